@@ -1,0 +1,312 @@
+"""CurationConfig: what a recipe says, checked when it is made, and its fingerprints.
+
+A recipe is a Python file with `get_config() -> CurationConfig`. Thresholds that the
+TIPS papers do not publish have no default here: a recipe states them with its reason.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import runpy
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pipeline.records import Drop, Pair
+
+FORMAT_VERSION = 1  # of everything in a run folder
+
+DropRule = Callable[[Pair], Drop | None]
+
+
+def _expect(is_valid: bool, name: str, value: object, expected: str) -> None:
+    if not is_valid:
+        raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+def _expect_cosine(name: str, value: float) -> None:
+    _expect(-1 <= value <= 1, name, value, "a cosine in [-1, 1]")
+
+
+def _expect_names(kind: str, names: Sequence[str]) -> None:
+    for name in names:
+        is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
+        _expect(is_valid, kind, name, "a name of letters, digits, _ and -")
+    _expect(len(set(names)) == len(names), kind, tuple(names), "names that differ")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTextSource:
+    """Source shards of one kind: img2dataset tars or Parquet, Hugging Face Parquet.
+
+    Column names matter for Parquet only; "" takes the first usual name that is there.
+    """
+
+    name: str
+    pattern: str  # glob, on any file system that Beam knows
+    image_column: str = ""
+    alt_text_column: str = ""
+    key_column: str = ""
+    needs_alt_text: bool = True  # a pair without alt text is unreadable
+    keep_all: bool = False  # only near-duplicates of evaluation images are dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds on one pair; what lies outside is unreadable, with the bound named."""
+
+    max_pixels: int = 89_478_485  # Pillow's own bound against decompression bombs
+    max_image_bytes: int = 64 << 20
+    max_alt_text_bytes: int = 64 << 10
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _expect(value >= 1, field.name, value, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The image-text encoder that measures alignment and similarity."""
+
+    checkpoint: str  # folder or Hugging Face id
+    batch_size: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        _expect(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortText:
+    """What the language filter does with texts too short to tell their language.
+
+    `keep` passes them, `drop` drops them, `alignment` passes those whose alignment
+    score is at least `min_score`: an English encoder finds foreign words misaligned.
+    """
+
+    policy: Literal["keep", "drop", "alignment"]
+    max_words: int  # texts of at most this many words are short
+    min_score: float = -1.0  # cosine
+
+    def __post_init__(self) -> None:
+        _expect(self.max_words >= 1, "max_words", self.max_words, "at least 1")
+        _expect_cosine("min_score", self.min_score)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepLanguages:
+    """Keeps alt text in one of `languages`, detected with `min_probability`."""
+
+    languages: tuple[str, ...] = ("en",)
+    min_probability: float = 0.0  # the most probable language counts
+    short_text: ShortText | None = None
+
+    def __post_init__(self) -> None:
+        is_valid = 0 <= self.min_probability <= 1
+        _expect(is_valid, "min_probability", self.min_probability, "0 to 1")
+        _expect(bool(self.languages), "languages", self.languages, "at least one")
+
+
+@dataclasses.dataclass(frozen=True)
+class MinScore:
+    """Keeps alignment scores of at least `min_score`."""
+
+    min_score: float  # cosine; does not carry over between encoders
+
+    def __post_init__(self) -> None:
+        _expect_cosine("min_score", self.min_score)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepFraction:
+    """Keeps the best-aligned `keep_fraction` of what passed rules and language."""
+
+    keep_fraction: float
+
+    def __post_init__(self) -> None:
+        is_valid = 0 < self.keep_fraction <= 1
+        _expect(is_valid, "keep_fraction", self.keep_fraction, "0 < fraction <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class NearSeeds:
+    """Keeps images at least `min_similarity` from some curated seed."""
+
+    min_similarity: float  # cosine of image embeddings
+
+    def __post_init__(self) -> None:
+        _expect_cosine("min_similarity", self.min_similarity)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """What `select` drops, in this order; None switches a step off."""
+
+    drop_rules: tuple[DropRule, ...] = ()
+    language: KeepLanguages | None = None
+    alignment: MinScore | KeepFraction | None = None
+    drop_exact_duplicates: bool = True
+    max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
+    retrieval: NearSeeds | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_evaluation_similarity is not None:
+            _expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Granularity:
+    """How much a synthetic caption says: a captioner, its prompt and its decoding."""
+
+    name: str
+    checkpoint: str  # folder or Hugging Face id of a PaliGemma
+    prompt: str
+    max_new_tokens: int
+    batch_size: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size"):
+            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """How training shards are cut."""
+
+    samples_per_shard: int = 10_000
+    max_side_px: int = 512  # of the short side; larger images are resized once
+    jpeg_quality: int = 90  # of resized images; others keep their bytes
+    required_granularities: tuple[str, ...] = ()  # samples without them stay out
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_shard", "max_side_px"):
+            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        is_valid = 1 <= self.jpeg_quality <= 100
+        _expect(is_valid, "jpeg_quality", self.jpeg_quality, "1 to 100")
+
+
+@dataclasses.dataclass(frozen=True)
+class CurationConfig:
+    """One curated data set, from source shards to training shards."""
+
+    encoder: EncoderConfig
+    selection: SelectionConfig
+    granularities: tuple[Granularity, ...] = ()
+    sources: tuple[ImageTextSource, ...] = ()
+    evaluation_sets: tuple[ImageTextSource, ...] = ()
+    seed_sets: tuple[ImageTextSource, ...] = ()
+    language_detector: Literal["fasttext", "langdetect"] = "fasttext"
+    limits: Limits = Limits()
+    export: ExportConfig = ExportConfig()
+
+    def __post_init__(self) -> None:
+        _expect_names("granularities", [g.name for g in self.granularities])
+        for kind in ("sources", "evaluation_sets", "seed_sets"):
+            _expect_names(kind, [source.name for source in getattr(self, kind)])
+        known = {granularity.name for granularity in self.granularities}
+        for name in self.export.required_granularities:
+            _expect(name in known, "required_granularities", name, f"of {known}")
+
+
+def load_config(path: str) -> CurationConfig:
+    """The configuration that the recipe in a Python file returns.
+
+    Raises:
+      ValueError: one line that says what is wrong with the file.
+    """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"--config {path}: expected a Python file with get_config()")
+    names = runpy.run_path(path)
+    if "get_config" not in names:
+        raise ValueError(f"--config {path}: expected a function get_config() in it")
+    config = names["get_config"]()
+    if not isinstance(config, CurationConfig):
+        found = type(config).__name__
+        raise ValueError(
+            f"--config {path}: get_config() gave {found}, expected CurationConfig"
+        )
+    return config
+
+
+def override(config: Any, assignment: str) -> Any:
+    """Applies one `a.b=value` of the command line to a (nested) dataclass.
+
+    Raises:
+      ValueError: on a field that is not there or a value of another type.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals:
+        raise ValueError(f"--set {assignment}: expected a.b=value")
+    try:
+        return _replace(config, path.split("."), text)
+    except ValueError as error:
+        raise ValueError(f"--set {assignment}: {error}") from error
+
+
+def _replace(value: Any, path: list[str], text: str) -> Any:
+    name, *rest = path
+    if isinstance(value, tuple):
+        return _replace_item(value, path, text)
+    if not dataclasses.is_dataclass(value):
+        raise ValueError(f"{value!r} has no field {name!r}")
+    names = [field.name for field in dataclasses.fields(value)]
+    if name not in names:
+        expected = ", ".join(names)
+        raise ValueError(f"no field {name!r}, expected one of {expected}")
+    old = getattr(value, name)
+    hint = typing.get_type_hints(type(value))[name]
+    new = _replace(old, rest, text) if rest else parse_value(text, hint)
+    return dataclasses.replace(value, **{name: new})
+
+
+def _replace_item(items: tuple, path: list[str], text: str) -> tuple:
+    name, *rest = path
+    if not name.isdigit() or int(name) >= len(items) or not rest:
+        raise ValueError(f"index {name!r}: expected 0 to {len(items) - 1} and a field")
+    index = int(name)
+    return (*items[:index], _replace(items[index], rest, text), *items[index + 1 :])
+
+
+def parse_value(text: str, hint: Any) -> Any:
+    """Reads a text as the annotated type: a number, bool, text, Literal or tuple."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if text == "none" and type(None) in arguments:
+            return None
+        (hint,) = [a for a in arguments if a in (int, float, str, bool)] or [None]
+    if origin is tuple:
+        return tuple(parse_value(t, arguments[0]) for t in text.split(",") if t)
+    if origin is Literal:
+        _expect(text in arguments, "value", text, " or ".join(arguments))
+        return text
+    if hint is bool:
+        _expect(text in ("true", "false"), "value", text, "true or false")
+        return text == "true"
+    if hint not in (int, float, str):
+        raise ValueError("this field is set in a recipe, or through its own fields")
+    return hint(text)
+
+
+def fingerprint(*parts: Any) -> str:
+    """12 hexadecimal digits of what determines a table."""
+    text = json.dumps([FORMAT_VERSION, *map(to_json, parts)], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as plain JSON values, with the name of its class."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__} | {
+            name: to_json(item) for name, item in fields.items()
+        }
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return value

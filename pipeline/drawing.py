@@ -1,0 +1,534 @@
+"""Draws scenes of one to five coloured shapes, with an exact mask of each.
+
+In: a numpy `Generator`. Out: a frozen `Scene`, and from it pixels (RGB), class ids
+per pixel, and where the objects lie relative to each other. Lengths and positions
+are fractions of the side of a scene, x to the right, y down; angles are radians.
+"""
+
+import dataclasses
+import functools
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+COLOUR_TO_RGB = {
+    "red": (220, 28, 36),
+    "orange": (250, 138, 16),
+    "yellow": (250, 226, 28),
+    "green": (34, 158, 56),
+    "cyan": (40, 208, 216),
+    "blue": (36, 72, 218),
+    "purple": (132, 44, 172),
+    "pink": (252, 134, 192),
+    "white": (250, 250, 250),
+    "black": (18, 18, 18),
+}
+BACKGROUND_TO_RGB = {
+    "gray": (150, 150, 150),
+    "beige": (224, 211, 186),
+    "tan": (188, 160, 128),
+    "charcoal": (66, 66, 70),
+    "dark slate": (72, 90, 104),
+    "pale mint": (190, 220, 205),
+    "dusty rose": (200, 164, 166),
+    "pale blue": (178, 200, 222),
+}
+SIZE_TO_DIAMETER = {"small": 0.24, "medium": 0.36, "large": 0.50}
+TEXTURES = ("plain", "striped", "dotted", "checked")
+BACKGROUND_KINDS = ("plain", "gradient", "striped", "checked", "noisy")
+
+MIN_VISIBLE = 0.65  # of the area of every object
+MIN_LARGEST_RATIO = 1.3  # visible area of the largest object over that of the next
+
+_N_OBJECTS_CUMULATIVE = (0.22, 0.52, 0.74, 0.90, 1.0)  # for 1, 2, 3, 4, 5 objects
+_LAYOUT_PX = 96  # side of the grid on which areas and overlaps are measured
+_GRID_SLACK = 1.06  # bounds are kept with this margin, as the grid is coarse
+_MIN_OVERLAP = 0.10  # of the smaller object; less would be neither apart nor over
+_GAP = 1.10  # objects that do not overlap are apart by a tenth of their size
+_SUPERSAMPLING = 4
+_OUTLINE = 0.014  # width of the visible half of the outline
+
+Rgb = tuple[float, float, float]
+Image = npt.NDArray[np.uint8]
+Field = npt.NDArray[np.float32]
+Contours = tuple[npt.NDArray[np.float64], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """A field of tones in [-1, 1]; `n_cycles` per unit of length."""
+
+    kind: str
+    n_cycles: float
+    angle: float
+    phases: tuple[float, float]
+    rng_seed: int
+    is_mirrored: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneObject:
+    """One shape; `diameter` is the longer side of its upright bounding box."""
+
+    colour: str
+    shape: str
+    size: str
+    pattern: Pattern
+    cx: float
+    cy: float
+    angle: float
+    diameter: float
+    rgb: Rgb
+
+    @property
+    def texture(self) -> str:
+        return self.pattern.kind
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.colour, self.shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Background:
+    name: str
+    pattern: Pattern
+    rgb: Rgb
+    contrast: float
+
+    @property
+    def kind(self) -> str:
+        return self.pattern.kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Objects in painter's order: a later one hides parts of an earlier one."""
+
+    objects: tuple[SceneObject, ...]
+    background: Background
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the objects are, in the order of `Scene.objects`.
+
+    `areas` and `visible_areas` are fractions of the scene, `overlaps[i][j]` is the
+    common area of two objects over that of the smaller, 0 for objects that are apart.
+    """
+
+    areas: tuple[float, ...]
+    visible_areas: tuple[float, ...]
+    overlaps: tuple[tuple[float, ...], ...]
+
+
+def _regular(n_points: int, radius: float, turn: float) -> npt.NDArray[np.float64]:
+    angles = turn + 2 * np.pi * np.arange(n_points) / n_points
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _star() -> npt.NDArray[np.float64]:
+    points = np.empty((10, 2))
+    points[0::2] = _regular(5, 0.5, -np.pi / 2)
+    points[1::2] = _regular(5, 0.225, -np.pi / 2 + np.pi / 5)
+    return points
+
+
+def _heart() -> npt.NDArray[np.float64]:
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x, -y], axis=1)
+
+
+def _unit(*contours: npt.ArrayLike) -> Contours:
+    """Centres the bounding box of the first contour; its longer side becomes 1."""
+    arrays = tuple(np.asarray(contour, np.float64) for contour in contours)
+    low, high = arrays[0].min(axis=0), arrays[0].max(axis=0)
+    return tuple((array - (low + high) / 2) / (high - low).max() for array in arrays)
+
+
+def _cross() -> npt.NDArray[np.float64]:
+    long, short = 0.5, 0.18
+    arm = np.array([(short, -long), (short, -short), (long, -short)])
+    turn = np.array([[0, 1], [-1, 0]])
+    return np.concatenate([arm @ np.linalg.matrix_power(turn, i) for i in range(4)])
+
+
+SHAPE_TO_CONTOURS: dict[str, Contours] = {
+    "circle": _unit(_regular(48, 0.5, 0.0)),
+    "square": _unit([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
+    "triangle": _unit([(0, -0.45), (0.5, 0.45), (-0.5, 0.45)]),
+    "star": _unit(_star()),
+    "cross": _unit(_cross()),
+    "ring": _unit(_regular(48, 0.5, 0.0), _regular(48, 0.25, 0.0)),
+    "heart": _unit(_heart()),
+}
+
+
+def classes() -> tuple[str, ...]:
+    """Names such as "red circle"; class `i` has the mask id `i + 1`."""
+    return tuple(
+        f"{colour} {shape}" for colour in COLOUR_TO_RGB for shape in SHAPE_TO_CONTOURS
+    )
+
+
+_CLASS_TO_ID = {name: i for i, name in enumerate(classes(), start=1)}
+
+
+def class_id(colour: str, shape: str) -> int:
+    """The mask id of a colour and shape, from 1; 0 is the background."""
+    return _CLASS_TO_ID[f"{colour} {shape}"]
+
+
+# Sampling
+
+
+def _pick(names: tuple[str, ...], unit: float) -> str:
+    return names[int(unit * len(names))]
+
+
+def _jitter(rgb: Rgb, units: list[float], amount: float) -> Rgb:
+    red, green, blue = (
+        min(max(value + amount * (2 * unit - 1), 0.0), 255.0)
+        for value, unit in zip(rgb, units, strict=True)
+    )
+    return red, green, blue
+
+
+def _sample_object(rng: np.random.Generator) -> SceneObject:
+    u = rng.random(12).tolist()
+    colour = _pick(tuple(COLOUR_TO_RGB), u[0])
+    size = _pick(tuple(SIZE_TO_DIAMETER), u[1])
+    texture = "plain" if u[2] < 0.4 else _pick(TEXTURES[1:], (u[2] - 0.4) / 0.6)
+    diameter = SIZE_TO_DIAMETER[size] * (0.92 + 0.16 * u[3])
+    n_stripes = {"small": 2.6, "medium": 3.4, "large": 4.2}[size]
+    pattern = Pattern(
+        kind=texture,
+        n_cycles=n_stripes * (0.9 + 0.2 * u[4]) / diameter,
+        angle=math.pi * u[5],
+        phases=(math.tau * u[6], math.tau * u[7]),
+        rng_seed=0,
+    )
+    return SceneObject(
+        colour=colour,
+        shape=_pick(tuple(SHAPE_TO_CONTOURS), u[8]),
+        size=size,
+        pattern=pattern,
+        cx=0.5,
+        cy=0.5,
+        angle=math.radians(15) * (2 * u[9] - 1),
+        diameter=diameter,
+        rgb=_jitter(COLOUR_TO_RGB[colour], rng.random(3).tolist(), 9),
+    )
+
+
+def _sample_background(rng: np.random.Generator) -> Background:
+    u = rng.random(10).tolist()
+    name = _pick(tuple(BACKGROUND_TO_RGB), u[0])
+    kind = _pick(BACKGROUND_KINDS, u[1])
+    low, high = {"noisy": (14, 30), "gradient": (1, 1)}.get(kind, (4, 10))
+    pattern = Pattern(
+        kind=kind,
+        n_cycles=low + (high - low) * u[2],
+        angle=math.tau * u[3],
+        phases=(math.tau * u[4], math.tau * u[5]),
+        rng_seed=int(rng.integers(2**32)),
+    )
+    rgb = _jitter(BACKGROUND_TO_RGB[name], u[6:9], 8)
+    contrast = (30 if kind == "gradient" else 15) * (0.8 + 0.4 * u[9])
+    return Background(name=name, pattern=pattern, rgb=rgb, contrast=contrast)
+
+
+def _has_distinct_largest(sizes: list[float]) -> bool:
+    if len(sizes) == 1:
+        return True
+    second, first = sorted(sizes)[-2:]
+    return first >= MIN_LARGEST_RATIO * _GRID_SLACK * second
+
+
+def _sample_objects(rng: np.random.Generator, n_objects: int) -> list[SceneObject]:
+    """Objects of different colour and shape, one of which is clearly the largest."""
+    while True:
+        objects = [_sample_object(rng) for _ in range(n_objects)]
+        areas = [_shape_area(obj.shape) * obj.diameter**2 for obj in objects]
+        is_distinct = len({obj.pair for obj in objects}) == n_objects
+        if is_distinct and _has_distinct_largest(areas) and sum(areas) < 0.5:
+            return objects
+
+
+def _can_join(placed: list["_Raster"], new: "_Raster") -> bool:
+    """Whether the new one hides little, and is from each either apart or clearly over."""
+    for old in placed:
+        left_px = cv2.countNonZero(old.visible & ~new.inside)
+        if left_px < MIN_VISIBLE * _GRID_SLACK * old.n_px:
+            return False
+        overlap = _overlap(old, new)
+        is_clear = overlap >= _MIN_OVERLAP and old.colour != new.colour
+        if overlap and not is_clear:
+            return False
+    return True
+
+
+def _place(
+    rng: np.random.Generator, objects: list[SceneObject]
+) -> tuple[SceneObject, ...] | None:
+    """Puts objects one after another where they fit; None if one does not."""
+    placed: list[SceneObject] = []
+    rasters: list[_Raster] = []
+    for obj in objects:
+        room = 0.5 - 0.6 * obj.diameter  # 0.6, as a square is turned by 15 degrees
+        for x, y in (0.5 + room * (2 * rng.random((12, 2)) - 1)).tolist():
+            tried = dataclasses.replace(obj, cx=x, cy=y)
+            raster = _rasterise(tried)
+            if _can_join(rasters, raster):
+                placed.append(tried)
+                rasters = _cover(rasters, raster)
+                break
+        else:
+            return None
+    is_distinct = _has_distinct_largest([_visible_px(raster) for raster in rasters])
+    return tuple(placed) if is_distinct else None
+
+
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """A scene whose largest object is unambiguous and whose objects are all visible."""
+    background = _sample_background(rng)
+    n_objects = 1 + int(np.searchsorted(_N_OBJECTS_CUMULATIVE, rng.random()))
+    placed = None
+    while placed is None:
+        placed = _place(rng, _sample_objects(rng, n_objects))
+    return Scene(objects=placed, background=background)
+
+
+def flip(scene: Scene) -> Scene:
+    """The scene in a mirror: left and right change places."""
+
+    def mirror(pattern: Pattern) -> Pattern:
+        return dataclasses.replace(pattern, is_mirrored=not pattern.is_mirrored)
+
+    objects = tuple(
+        dataclasses.replace(
+            obj, cx=1 - obj.cx, angle=-obj.angle, pattern=mirror(obj.pattern)
+        )
+        for obj in scene.objects
+    )
+    background = dataclasses.replace(
+        scene.background, pattern=mirror(scene.background.pattern)
+    )
+    return Scene(objects=objects, background=background)
+
+
+# Geometry
+
+
+def _shape_area(shape: str) -> float:
+    """Area of a shape of diameter 1."""
+    areas = [
+        cv2.contourArea(contour.astype(np.float32))
+        for contour in SHAPE_TO_CONTOURS[shape]
+    ]
+    return 2 * areas[0] - sum(areas)
+
+
+def _contours(obj: SceneObject, side_px: float, scale: float = 1.0) -> Contours:
+    """The outlines of an object in pixels of a scene of the given side."""
+    cos, sin = math.cos(obj.angle), math.sin(obj.angle)
+    turn = np.array([[cos, sin], [-sin, cos]]) * (obj.diameter * scale * side_px)
+    centre = np.array([obj.cx * side_px, obj.cy * side_px])
+    return tuple(contour @ turn + centre for contour in SHAPE_TO_CONTOURS[obj.shape])
+
+
+def _fill(contours: Contours, size_px: tuple[int, int]) -> Image:
+    """Ones inside the outlines on a canvas of (width, height)."""
+    canvas = np.zeros(size_px[::-1], np.uint8)
+    points = [np.rint(contour - 0.5).astype(np.int32) for contour in contours]
+    return cv2.fillPoly(canvas, points, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Raster:
+    """One object on the layout grid: its pixels, those with a gap, those not hidden."""
+
+    colour: str
+    inside: Image
+    around: Image
+    visible: Image
+    n_px: int
+
+
+def _rasterise(obj: SceneObject) -> _Raster:
+    size_px = (_LAYOUT_PX, _LAYOUT_PX)
+    inside = _fill(_contours(obj, _LAYOUT_PX), size_px)
+    # The hole of a ring is "around" it: what lies there is neither apart nor over.
+    around = _fill(_contours(obj, _LAYOUT_PX, _GAP)[:1], size_px)
+    return _Raster(obj.colour, inside, around, inside, cv2.countNonZero(inside))
+
+
+def _cover(rasters: list[_Raster], new: _Raster) -> list[_Raster]:
+    """Paints the new one over the others."""
+    seen = ~new.inside
+    hidden = [
+        dataclasses.replace(old, visible=old.visible & seen & 1) for old in rasters
+    ]
+    return [*hidden, new]
+
+
+def _visible_px(raster: _Raster) -> int:
+    return cv2.countNonZero(raster.visible)
+
+
+def _overlap(one: _Raster, other: _Raster) -> float:
+    """Common area over that of the smaller; tiny but not 0 if they only come close."""
+    if not cv2.countNonZero(one.around & other.around):
+        return 0.0
+    common_px = cv2.countNonZero(one.inside & other.inside)
+    return max(common_px / min(one.n_px, other.n_px), 1e-6)
+
+
+def measure(objects: tuple[SceneObject, ...]) -> Layout:
+    """Areas and overlaps of objects, counted on a grid."""
+    rasters: list[_Raster] = []
+    for obj in objects:
+        rasters = _cover(rasters, _rasterise(obj))
+    n_px = _LAYOUT_PX**2
+    return Layout(
+        areas=tuple(raster.n_px / n_px for raster in rasters),
+        visible_areas=tuple(_visible_px(raster) / n_px for raster in rasters),
+        overlaps=tuple(
+            tuple(_overlap(one, other) for other in rasters) for one in rasters
+        ),
+    )
+
+
+# Pixels
+
+
+@functools.lru_cache(maxsize=16)
+def _grid(width_px: int, height_px: int) -> tuple[Field, Field]:
+    """Pixel centres in pixels, as a row and a column."""
+    x = np.arange(width_px, dtype=np.float32)[None] + 0.5
+    y = np.arange(height_px, dtype=np.float32)[:, None] + 0.5
+    return x, y
+
+
+def _noise(pattern: Pattern, width_px: int, height_px: int) -> Field:
+    n_cells = max(int(pattern.n_cycles), 2)
+    rng = np.random.Generator(np.random.SFC64(pattern.rng_seed))
+    coarse = rng.random((n_cells, n_cells), np.float32) * 2 - 1
+    field = cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+    return field[:, ::-1] if pattern.is_mirrored else field
+
+
+def _tones(pattern: Pattern, x: Field, y: Field) -> Field:
+    """The pattern at positions relative to its centre, in [-1, 1], softly edged."""
+    if pattern.is_mirrored:
+        x = -x
+    cos, sin = math.cos(pattern.angle), math.sin(pattern.angle)
+    if pattern.kind == "gradient":
+        return np.clip(1.6 * (x * cos + y * sin), -1, 1)
+    per_length = math.tau * pattern.n_cycles
+    u = np.cos(per_length * (x * cos + y * sin) + pattern.phases[0])
+    if pattern.kind == "striped":
+        return np.clip(3 * u, -1, 1)
+    v = np.cos(per_length * (y * cos - x * sin) + pattern.phases[1])
+    if pattern.kind == "checked":
+        return np.clip(5 * u * v, -1, 1)
+    return np.clip(3 * (u + v - 0.6), -1, 1)  # dots
+
+
+def _paint_background(background: Background, width_px: int, height_px: int) -> Field:
+    rgb = np.array(background.rgb, np.float32)
+    pattern = background.pattern
+    if pattern.kind == "plain":
+        return np.broadcast_to(rgb, (height_px, width_px, 3)).copy()
+    if pattern.kind == "noisy":
+        tones = _noise(pattern, width_px, height_px)
+    else:
+        side_px = min(width_px, height_px)
+        x, y = _grid(width_px, height_px)
+        x, y = (x - width_px / 2) / side_px, (y - height_px / 2) / side_px
+        tones = _tones(pattern, x, y)
+    return rgb + (background.contrast * tones)[..., None]
+
+
+def _is_dark(rgb: Rgb) -> bool:
+    return max(rgb) < 60
+
+
+def _second_tone(rgb: Rgb) -> Field:
+    """The other tone of a two-tone texture: darker, or lighter than black."""
+    array = np.array(rgb, np.float32)
+    return array + 62 if _is_dark(rgb) else array * np.float32(0.70)
+
+
+def _outline_colour(rgb: Rgb) -> Field:
+    array = np.array(rgb, np.float32)
+    return array + 120 if _is_dark(rgb) else array * np.float32(0.45)
+
+
+def _coverage(contours: Contours, size_px: tuple[int, int], line_px: float) -> Field:
+    """Shares of each pixel that are inside, and that are outline: [2, h, w]."""
+    fine = (size_px[0] * _SUPERSAMPLING, size_px[1] * _SUPERSAMPLING)
+    scaled = tuple(contour * _SUPERSAMPLING for contour in contours)
+    inside = _fill(scaled, fine) * np.uint8(255)
+    points = [np.rint(contour - 0.5).astype(np.int32) for contour in scaled]
+    width = max(round(2 * line_px * _SUPERSAMPLING), 1)
+    line = cv2.polylines(np.zeros_like(inside), points, True, 255, width) & inside
+    shares = [
+        cv2.resize(fill, size_px, interpolation=cv2.INTER_AREA)
+        for fill in (inside, line)
+    ]
+    return np.stack(shares).astype(np.float32) / 255
+
+
+def _paint_object(
+    obj: SceneObject, side_px: int, offset_px: tuple[int, int], canvas: Field
+) -> tuple[tuple[slice, slice], Image]:
+    """Paints on the canvas; returns the box it touched and where it covers half."""
+    contours = tuple(c + offset_px for c in _contours(obj, side_px))
+    height_px, width_px = canvas.shape[:2]
+    x0, y0 = np.floor(contours[0].min(axis=0)).astype(int).clip(0).tolist()
+    x1, y1 = np.ceil(contours[0].max(axis=0)).astype(int).tolist()
+    x1, y1 = min(x1 + 1, width_px), min(y1 + 1, height_px)
+    size_px = (x1 - x0, y1 - y0)
+    inside, line = _coverage(
+        tuple(c - (x0, y0) for c in contours), size_px, _OUTLINE * side_px
+    )
+    x, y = _grid(*size_px)
+    x = (x + x0 - offset_px[0]) / side_px - obj.cx
+    y = (y + y0 - offset_px[1]) / side_px - obj.cy
+    box = (slice(y0, y1), slice(x0, x1))
+    colour = _object_colours(obj, x, y)
+    under = canvas[box] * (1 - inside)[..., None]
+    fill = colour * (inside - line)[..., None]
+    canvas[box] = under + fill + _outline_colour(obj.rgb) * line[..., None]
+    return box, inside >= 0.5
+
+
+def _object_colours(obj: SceneObject, x: Field, y: Field) -> Field:
+    rgb = np.array(obj.rgb, np.float32)
+    if obj.texture == "plain":
+        return rgb
+    share = (1 - _tones(obj.pattern, x, y)) / 2
+    return rgb + share[..., None] * (_second_tone(obj.rgb) - rgb)
+
+
+def draw(scene: Scene, side_px: int = 128, aspect: float = 1.0) -> tuple[Image, Image]:
+    """RGB [h, w, 3] and class ids [h, w] of a scene.
+
+    `side_px` is the shorter side and `aspect` width over height; what a longer side
+    adds to the square of the scene, half on each end, shows only background. A pixel
+    belongs to the topmost object that covers at least half of it.
+    """
+    width_px = round(side_px * max(aspect, 1.0))
+    height_px = round(side_px * max(1 / aspect, 1.0))
+    offset_px = ((width_px - side_px) // 2, (height_px - side_px) // 2)
+    canvas = _paint_background(scene.background, width_px, height_px)
+    mask = np.zeros((height_px, width_px), np.uint8)
+    for obj in scene.objects:
+        box, is_covered = _paint_object(obj, side_px, offset_px, canvas)
+        mask[box][is_covered] = class_id(*obj.pair)
+    return np.rint(canvas).clip(0, 255).astype(np.uint8), mask

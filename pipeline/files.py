@@ -1,0 +1,140 @@
+"""Files on any file system that Beam knows: listing, atomic writes, tables of rows.
+
+A unit of work writes one small Parquet table. A table is complete or absent: it is
+written under a temporary name and renamed, so a listing tells what is left to do.
+"""
+
+import dataclasses
+import functools
+import io
+import os
+import socket
+import threading
+import typing
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+Row = typing.TypeVar("Row")
+
+_ARROW_TYPES = {
+    bytes: pa.binary(),
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    float | None: pa.float64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+
+
+def find(pattern: str) -> tuple[str, ...]:
+    """Paths that match a glob, sorted; none is an empty tuple."""
+    (match,) = FileSystems.match([pattern])
+    return tuple(sorted(found.path for found in match.metadata_list))
+
+
+def join(folder: str, *names: str) -> str:
+    """`folder/name/...` on any file system."""
+    return FileSystems.join(folder, *names)
+
+
+def is_file(path: str) -> bool:
+    """Whether a file is there."""
+    return FileSystems.exists(path)
+
+
+def open_for_reading(path: str) -> typing.BinaryIO:
+    """A seekable binary file; compressed files are not unpacked."""
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def read(path: str) -> bytes:
+    """The whole file."""
+    with open_for_reading(path) as file:
+        return file.read()
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a file so that readers see all of it or nothing.
+
+    The temporary name is the writer's own: two writers of the same file do not meet,
+    and both write the same bytes.
+    """
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    temporary = f"{path}.{writer}.tmp"
+    _make_folder(FileSystems.split(path)[0])
+    with FileSystems.create(
+        temporary, compression_type=CompressionTypes.UNCOMPRESSED
+    ) as file:
+        file.write(data)
+    FileSystems.rename([temporary], [path])
+
+
+def delete(paths: Sequence[str]) -> None:
+    """Removes files."""
+    FileSystems.delete(list(paths))
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        FileSystems.mkdirs(folder)
+    except (BeamIOError, FileExistsError):  # another writer was first
+        if not FileSystems.exists(folder):
+            raise
+
+
+@functools.cache
+def schema_of(row_type: type) -> pa.Schema:
+    """The Arrow schema of a dataclass of the contract."""
+    hints = typing.get_type_hints(row_type)
+    return pa.schema([(name, _ARROW_TYPES[hint]) for name, hint in hints.items()])
+
+
+def to_table(rows: Iterable[typing.Any], row_type: type) -> pa.Table:
+    """A table of dataclass instances of one type."""
+    names = [field.name for field in dataclasses.fields(row_type)]
+    rows = list(rows)
+    columns = [[getattr(row, name) for row in rows] for name in names]
+    return pa.table(dict(zip(names, columns, strict=True)), schema=schema_of(row_type))
+
+
+def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
+    """The rows of a table as dataclass instances."""
+    columns = [
+        _values(table.column(field.name)) for field in dataclasses.fields(row_type)
+    ]
+    return [row_type(*values) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list:
+    values = column.to_pylist()
+    return [tuple(v) for v in values] if pa.types.is_list(column.type) else values
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitTables:
+    """One Parquet table a unit of work, in one folder named by a fingerprint."""
+
+    folder: str
+
+    def path(self, unit_name: str) -> str:
+        return join(self.folder, f"{unit_name}.parquet")
+
+    def unit_names(self) -> frozenset[str]:
+        """Units whose table is there."""
+        return frozenset(
+            FileSystems.split(path)[1].removesuffix(".parquet")
+            for path in find(join(self.folder, "*.parquet"))
+        )
+
+    def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
+        with open_for_reading(self.path(unit_name)) as file:
+            return pq.read_table(file, columns=columns)
+
+    def write(self, unit_name: str, table: pa.Table) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write(self.path(unit_name), buffer.getvalue())

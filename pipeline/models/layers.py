@@ -1,0 +1,120 @@
+"""The few layers that SigLIP and Gemma share.
+
+Weights keep the names and the orientation they have in Hugging Face files (`Linear` is
+`[out, in]`), so that a file is read without renaming or transposing anything. Every layer
+computes in the dtype of its input; normalisation and softmax compute in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+# Fan-in is the last axis of a weight stored as [out, in].
+LECUN_NORMAL = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+XAVIER_UNIFORM = nnx.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
+
+
+class Linear(nnx.Module):
+    """`x @ weight.T + bias`."""
+
+    def __init__(self, n_in: int, n_out: int, *, rngs: nnx.Rngs, use_bias: bool = True):
+        self.weight = nnx.Param(LECUN_NORMAL(rngs.params(), (n_out, n_in)))
+        self.bias = nnx.Param(jnp.zeros(n_out)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
+        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """Rows of a `[n_rows, width]` table."""
+
+    def __init__(self, n_rows: int, width: int, *, rngs: nnx.Rngs):
+        self.weight = nnx.Param(LECUN_NORMAL(rngs.params(), (n_rows, width)))
+
+    def __call__(self, ids: jax.Array, dtype: DTypeLike) -> jax.Array:
+        return self.weight[...][ids].astype(dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, in float32."""
+
+    def __init__(self, width: int, eps: float):
+        self.weight = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        centred = x.astype(jnp.float32)
+        centred -= centred.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        unit = centred * jax.lax.rsqrt(variance + self.eps)
+        weight, bias = (p[...].astype(jnp.float32) for p in (self.weight, self.bias))
+        return (unit * weight + bias).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Gemma's normalisation: unit root mean square, times `1 + weight`, in float32."""
+
+    def __init__(self, width: int, eps: float):
+        self.weight = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        exact = x.astype(jnp.float32)
+        mean_square = jnp.square(exact).mean(axis=-1, keepdims=True)
+        unit = exact * jax.lax.rsqrt(mean_square + self.eps)
+        return (unit * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
+
+
+def split_heads(x: jax.Array, n_heads: int) -> jax.Array:
+    """`[b, t, n_heads * head_dim]` to `[b, t, n_heads, head_dim]`."""
+    return x.reshape(*x.shape[:-1], n_heads, -1)
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+    """`[b, t, n_heads, head_dim]` to `[b, t, n_heads * head_dim]`."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def attend(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    *,
+    scale: float,
+    is_visible: jax.Array | None = None,
+    logit_cap: float | None = None,
+) -> jax.Array:
+    """Attention of `[b, t, n_heads, d]` queries to `[b, s, n_kv_heads, d]` keys.
+
+    Query head `h` reads key head `h * n_kv_heads // n_heads`. `is_visible` is a boolean
+    `[b, t, s]`; `logit_cap` is Gemma 2's `cap * tanh(logits / cap)`. Returns the shape of
+    `queries`.
+    """
+    b, t, n_heads, d = queries.shape
+    n_kv_heads = keys.shape[2]
+    grouped = queries.reshape(b, t, n_kv_heads, n_heads // n_kv_heads, d)
+    logits = jnp.einsum(
+        "btkgd,bskd->bkgts", grouped, keys, preferred_element_type=jnp.float32
+    )
+    logits *= scale
+    if logit_cap is not None:
+        logits = logit_cap * jnp.tanh(logits / logit_cap)
+    if is_visible is not None:
+        lowest = jnp.finfo(jnp.float32).min
+        logits = jnp.where(is_visible[:, None, None], logits, lowest)
+    shares = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", shares, values).reshape(queries.shape)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The tanh approximation, `gelu_pytorch_tanh` in Hugging Face configurations."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def check_activation(name: str) -> None:
+    """Raises ValueError unless a configuration's activation is the one written here."""
+    if name != "gelu_pytorch_tanh":
+        raise ValueError(f"hidden_act={name!r}: expected 'gelu_pytorch_tanh'")

@@ -1,0 +1,216 @@
+"""PaliGemma: SigLIP patches, projected, as the first tokens of a Gemma decoder.
+
+In: pixels and prompt ids. Out: logits of an answer, or a greedy answer. The sequence is the
+image tokens, `<bos>`, the prompt and a newline, which all see each other, then the answer, which
+is causal. Prompts are padded on the right to one length; padding is never read, and positions
+do not count it. Gemma's family (PaliGemma 1 or 2) comes from the configuration.
+
+Source: Beyer et al. 2024, arXiv:2407.07726; Steiner et al. 2024, arXiv:2412.03555.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from transformers import PaliGemmaConfig
+
+from pipeline.models.gemma import Cache, Gemma, GemmaConfig, KeysValues, Tokens
+from pipeline.models.layers import Linear
+from pipeline.models.siglip import VisionTower
+
+
+class Prompt(NamedTuple):
+    """`<bos>`, text and newline of each row: ids `[b, t]`, padded right, and lengths `[b]`."""
+
+    ids: jax.Array
+    n_tokens: jax.Array
+
+
+class Answer(NamedTuple):
+    """What `greedy_answer` wrote; `b` rows of at most `t` tokens.
+
+    Ids after the end token are 0. `n_tokens` counts the end token, and `logprob` is the sum over
+    those tokens, in nats. `has_ended` is False where the answer was cut.
+    """
+
+    ids: jax.Array
+    n_tokens: jax.Array
+    logprob: jax.Array
+    has_ended: jax.Array
+
+
+class Projector(nnx.Module):
+    def __init__(self, config: PaliGemmaConfig, *, rngs: nnx.Rngs):
+        width, projected = config.vision_config.hidden_size, config.projection_dim
+        self.linear = Linear(width, projected, rngs=rngs)
+
+
+class PaliGemma(nnx.Module):
+    """`dtype` is that of the computation; parameters keep their own."""
+
+    def __init__(
+        self,
+        config: PaliGemmaConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
+        gemma_config = GemmaConfig.from_hugging_face(config.text_config)
+        if config.projection_dim != gemma_config.width:
+            raise ValueError(
+                f"projection_dim={config.projection_dim}: expected the decoder's width "
+                f"{gemma_config.width}"
+            )
+        self.vision_tower = VisionTower(config.vision_config, rngs=rngs)
+        self.multi_modal_projector = Projector(config, rngs=rngs)
+        self.language_model = Gemma(gemma_config, rngs=rngs)
+        self.dtype = jnp.dtype(dtype)
+
+    def image_features(self, pixels: jax.Array) -> jax.Array:
+        """`[b, s, s, 3]` normalised pixels to `[b, p, d]` decoder inputs."""
+        patches = self.vision_tower.patch_tokens(pixels.astype(self.dtype))
+        return self.multi_modal_projector.linear(patches)
+
+    def prefix(self, features: jax.Array, prompt: Prompt) -> tuple[jax.Array, Tokens]:
+        """Image and prompt as decoder inputs `[b, p + t, d]`.
+
+        Hugging Face's code and ours give image features to the decoder unscaled; the
+        original divides them by `sqrt(width)` and multiplies everything by it.
+        """
+        words = self.language_model.embed(prompt.ids, self.dtype)
+        x = jnp.concatenate([features.astype(self.dtype), words], axis=1)
+        positions = jnp.broadcast_to(1 + jnp.arange(x.shape[1]), x.shape[:2])
+        is_valid = positions <= self._n_prefix(features, prompt)[:, None]
+        return x, Tokens(positions, is_prefix=is_valid, is_valid=is_valid)
+
+    def answer_logits(
+        self, features: jax.Array, prompt: Prompt, answer_ids: jax.Array
+    ) -> jax.Array:
+        """Teacher-forced logits of every answer token, `[b, t]` to `[b, t, vocab]` float32.
+
+        Row `i` of the result predicts `answer_ids[:, i]`; it has read the tokens before it.
+        """
+        x, tokens = self.prefix(features, prompt)
+        n_prefix = self._n_prefix(features, prompt)
+        b, n_answer = answer_ids.shape
+        words = self.language_model.embed(answer_ids[:, :-1], self.dtype)
+        hidden, _ = self.language_model(
+            jnp.concatenate([x, words], axis=1),
+            joined(tokens, answer_tokens(n_prefix, n_answer - 1)),
+        )
+        later = jnp.broadcast_to(
+            x.shape[1] + jnp.arange(n_answer - 1), (b, n_answer - 1)
+        )
+        index = jnp.concatenate([n_prefix[:, None] - 1, later], axis=1)
+        chosen = jnp.take_along_axis(hidden, index[..., None], axis=1)
+        return self.language_model.logits(chosen)
+
+    def prefill(
+        self, features: jax.Array, prompt: Prompt, n_free_slots: int
+    ) -> tuple[jax.Array, Cache, Tokens]:
+        """Logits of the first answer token, and a cache with room for the rest."""
+        x, tokens = self.prefix(features, prompt)
+        n_prefix = self._n_prefix(features, prompt)
+        hidden, cache = self.language_model(x, tokens)
+        last = jnp.take_along_axis(hidden, n_prefix[:, None, None] - 1, axis=1)[:, 0]
+        free = ((0, 0), (0, n_free_slots), (0, 0), (0, 0))
+        roomy = tuple(KeysValues(*(jnp.pad(x, free) for x in layer)) for layer in cache)
+        slots = joined(tokens, answer_tokens(n_prefix, n_free_slots))
+        return self.language_model.logits(last), roomy, slots
+
+    def decode(
+        self, token_ids: jax.Array, cache: Cache, slots: Tokens, slot: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Reads one token a row, `[b]`, into `slot`; returns the next token's logits."""
+        x = self.language_model.embed(token_ids[:, None], self.dtype)
+        query = Tokens(*(jax.lax.dynamic_slice_in_dim(a, slot, 1, 1) for a in slots))
+        hidden, cache = self.language_model(
+            x, query, keys=slots, cache=cache, slot=slot
+        )
+        return self.language_model.logits(hidden[:, 0]), cache
+
+    def _n_prefix(self, features: jax.Array, prompt: Prompt) -> jax.Array:
+        return features.shape[1] + prompt.n_tokens
+
+
+def answer_tokens(n_prefix: jax.Array, n_answer: int) -> Tokens:
+    """Answer tokens behind `n_prefix` tokens of each row.
+
+    All count as valid: nothing written earlier sees those that are not written yet.
+    """
+    positions = n_prefix[:, None] + 1 + jnp.arange(n_answer)
+    is_true = jnp.ones(positions.shape, bool)
+    return Tokens(positions, is_prefix=~is_true, is_valid=is_true)
+
+
+def joined(first: Tokens, second: Tokens) -> Tokens:
+    pairs = zip(first, second, strict=True)
+    return Tokens(*(jnp.concatenate(pair, axis=1) for pair in pairs))
+
+
+class _Progress(NamedTuple):
+    n_steps: jax.Array
+    answer: Answer
+    last_ids: jax.Array
+    cache: Cache
+
+
+def greedy_answer(
+    model: PaliGemma,
+    features: jax.Array,
+    prompt: Prompt,
+    is_row: jax.Array,
+    *,
+    end_id: int,
+    max_new_tokens: int,
+) -> Answer:
+    """The most likely token at every step, until all rows have ended.
+
+    Rows where `is_row` `[b]` is False are padding and count as ended. Compile it with
+    `end_id` and `max_new_tokens` static: the loop runs on the device.
+    """
+    logits, cache, slots = model.prefill(features, prompt, max_new_tokens - 1)
+    first_slot = features.shape[1] + prompt.ids.shape[1]
+
+    def step(progress: _Progress) -> _Progress:
+        slot = first_slot + progress.n_steps - 1
+        logits, cache = model.decode(progress.last_ids, progress.cache, slots, slot)
+        return _extended(progress._replace(cache=cache), logits, end_id)
+
+    def is_unfinished(progress: _Progress) -> jax.Array:
+        has_room = progress.n_steps < max_new_tokens
+        return has_room & ~progress.answer.has_ended.all()
+
+    b = len(is_row)
+    empty = Answer(
+        ids=jnp.zeros((b, max_new_tokens), jnp.int32),
+        n_tokens=jnp.zeros(b, jnp.int32),
+        logprob=jnp.zeros(b, jnp.float32),
+        has_ended=~is_row,
+    )
+    start = _Progress(jnp.int32(0), empty, jnp.zeros(b, jnp.int32), cache)
+    first = _extended(start, logits, end_id)
+    return jax.lax.while_loop(is_unfinished, step, first).answer
+
+
+def _extended(progress: _Progress, logits: jax.Array, end_id: int) -> _Progress:
+    """Appends the next token of every row that has not ended."""
+    answer, i = progress.answer, progress.n_steps
+    is_open = ~answer.has_ended
+    ids = jnp.where(is_open, most_likely(logits), 0)
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    logprob = jnp.take_along_axis(logprobs, ids[:, None], axis=-1)[:, 0]
+    extended = Answer(
+        ids=jax.lax.dynamic_update_slice(answer.ids, ids[:, None], (0, i)),
+        n_tokens=answer.n_tokens + is_open,
+        logprob=answer.logprob + jnp.where(is_open, logprob, 0),
+        has_ended=answer.has_ended | (ids == end_id),
+    )
+    return _Progress(i + 1, extended, ids, progress.cache)
+
+
+def most_likely(logits: jax.Array) -> jax.Array:
+    """The choice of the next token, `[b, vocab]` to `[b]`; sampling would replace it."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

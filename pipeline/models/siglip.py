@@ -1,0 +1,239 @@
+"""SigLIP: an image tower and a text tower that map to one embedding space.
+
+In: pixels in [-1, 1] (or as the checkpoint's preprocessor says) and token ids padded to the
+longest length. Out: embeddings, not normalised. The same modules serve SigLIP and the
+fixed-resolution SigLIP 2 checkpoints (`model_type` is `siglip` in both).
+
+Attributes carry the names of Hugging Face's `SiglipModel`, so that a parameter's path is its
+name in a checkpoint. Source: Zhai et al. 2023, arXiv:2303.15343; Tschannen et al. 2025,
+arXiv:2502.14786.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from transformers import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
+
+from pipeline.models.layers import (
+    LECUN_NORMAL,
+    XAVIER_UNIFORM,
+    Embedding,
+    LayerNorm,
+    Linear,
+    attend,
+    check_activation,
+    gelu,
+    merge_heads,
+    split_heads,
+)
+
+TowerConfig = SiglipVisionConfig | SiglipTextConfig
+
+
+class SiglipMLP(nnx.Module):
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+        width, hidden = config.hidden_size, config.intermediate_size
+        self.fc1 = Linear(width, hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class SiglipAttention(nnx.Module):
+    """Every token reads every token, padding included: SigLIP is trained that way."""
+
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.q_proj = Linear(width, width, rngs=rngs)
+        self.k_proj = Linear(width, width, rngs=rngs)
+        self.v_proj = Linear(width, width, rngs=rngs)
+        self.out_proj = Linear(width, width, rngs=rngs)
+        self.n_heads = config.num_attention_heads
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = (
+            split_heads(project(x), self.n_heads)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
+
+
+class SiglipLayer(nnx.Module):
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = SiglipAttention(config, rngs=rngs)
+        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = SiglipMLP(config, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class SiglipLayers(nnx.Module):
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+        check_activation(config.hidden_act)
+        self.layers = nnx.List(
+            SiglipLayer(config, rngs=rngs) for _ in range(config.num_hidden_layers)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class PatchEmbedding(nnx.Module):
+    """A convolution whose stride is its kernel: one linear map for each patch."""
+
+    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+        width, side = config.hidden_size, config.patch_size
+        n_inputs = config.num_channels * side * side
+        weight = LECUN_NORMAL(rngs.params(), (width, n_inputs))
+        self.weight = nnx.Param(weight.reshape(width, config.num_channels, side, side))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """`[b, h, w, c]` pixels to `[b, p, d]`, patches in reading order."""
+        b, h, w, c = pixels.shape
+        side = self.weight.shape[-1]
+        patches = pixels.reshape(b, h // side, side, w // side, side, c)
+        weight = self.weight[...].astype(pixels.dtype)
+        out = jnp.einsum("byixjc,dcij->byxd", patches, weight)
+        return out.reshape(b, -1, out.shape[-1]) + self.bias[...].astype(pixels.dtype)
+
+
+class VisionEmbeddings(nnx.Module):
+    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+        n_patches = (config.image_size // config.patch_size) ** 2
+        self.patch_embedding = PatchEmbedding(config, rngs=rngs)
+        self.position_embedding = Embedding(n_patches, config.hidden_size, rngs=rngs)
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        x = self.patch_embedding(pixels)
+        return x + self.position_embedding(jnp.arange(x.shape[1]), x.dtype)
+
+
+class TextEmbeddings(nnx.Module):
+    def __init__(self, config: SiglipTextConfig, *, rngs: nnx.Rngs):
+        n_positions, width = config.max_position_embeddings, config.hidden_size
+        self.token_embedding = Embedding(config.vocab_size, width, rngs=rngs)
+        self.position_embedding = Embedding(n_positions, width, rngs=rngs)
+
+    def __call__(self, token_ids: jax.Array, dtype: DTypeLike) -> jax.Array:
+        positions = jnp.arange(token_ids.shape[1])
+        tokens = self.token_embedding(token_ids, dtype)
+        return tokens + self.position_embedding(positions, dtype)
+
+
+class PackedAttention(nnx.Module):
+    """`torch.nn.MultiheadAttention`: queries, keys and values in one packed weight."""
+
+    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.in_proj_weight = nnx.Param(
+            XAVIER_UNIFORM(rngs.params(), (3 * width, width))
+        )
+        self.in_proj_bias = nnx.Param(jnp.zeros(3 * width))
+        self.out_proj = Linear(width, width, rngs=rngs)
+        self.n_heads = config.num_attention_heads
+
+    def __call__(self, queries: jax.Array, memory: jax.Array) -> jax.Array:
+        weights = jnp.split(self.in_proj_weight[...].astype(memory.dtype), 3)
+        biases = jnp.split(self.in_proj_bias[...].astype(memory.dtype), 3)
+        inputs = (queries, memory, memory)
+        q, k, v = (
+            split_heads(x @ weight.T + bias, self.n_heads)
+            for x, weight, bias in zip(inputs, weights, biases, strict=True)
+        )
+        return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
+
+
+class AttentionPooling(nnx.Module):
+    """One learned query reads all patches: `[b, p, d]` to `[b, d]`."""
+
+    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+        self.probe = nnx.Param(
+            XAVIER_UNIFORM(rngs.params(), (1, 1, config.hidden_size))
+        )
+        self.attention = PackedAttention(config, rngs=rngs)
+        self.layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = SiglipMLP(config, rngs=rngs)
+
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        b, _, d = patches.shape
+        probe = jnp.broadcast_to(self.probe[...].astype(patches.dtype), (b, 1, d))
+        pooled = self.attention(probe, patches)
+        return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]
+
+
+class VisionTower(nnx.Module):
+    """Pixels to patch tokens, and to one embedding if the checkpoint has a head."""
+
+    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+        self.embeddings = VisionEmbeddings(config, rngs=rngs)
+        self.encoder = SiglipLayers(config, rngs=rngs)
+        self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        has_head = config.vision_use_head
+        self.head = AttentionPooling(config, rngs=rngs) if has_head else None
+
+    def patch_tokens(self, pixels: jax.Array) -> jax.Array:
+        """`[b, s, s, 3]` pixels to `[b, p, d]`, after the last normalisation."""
+        return self.post_layernorm(self.encoder(self.embeddings(pixels)))
+
+
+class TextTower(nnx.Module):
+    def __init__(self, config: SiglipTextConfig, *, rngs: nnx.Rngs):
+        self.embeddings = TextEmbeddings(config, rngs=rngs)
+        self.encoder = SiglipLayers(config, rngs=rngs)
+        self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.head = Linear(config.hidden_size, config.projection_size, rngs=rngs)
+
+    def __call__(self, token_ids: jax.Array, dtype: DTypeLike) -> jax.Array:
+        """`[b, t]` ids to `[b, d]`, from the last token, which may be padding."""
+        tokens = self.encoder(self.embeddings(token_ids, dtype))
+        return self.head(self.final_layer_norm(tokens[:, -1]))
+
+
+class Siglip(nnx.Module):
+    """Both towers and the scale and bias of the sigmoid loss.
+
+    `dtype` is that of the computation; parameters keep their own.
+    """
+
+    def __init__(
+        self,
+        config: SiglipConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
+        self.text_model = TextTower(config.text_config, rngs=rngs)
+        self.vision_model = VisionTower(config.vision_config, rngs=rngs)
+        # Start of training in the SigLIP paper; a checkpoint overwrites both.
+        self.logit_scale = nnx.Param(jnp.full(1, math.log(10.0)))
+        self.logit_bias = nnx.Param(jnp.full(1, -10.0))
+        self.dtype = jnp.dtype(dtype)
+
+    def embed_images(self, pixels: jax.Array) -> jax.Array:
+        """`[b, s, s, 3]` normalised pixels to `[b, d]` float32, not L2-normalised."""
+        patches = self.vision_model.patch_tokens(pixels.astype(self.dtype))
+        return self.vision_model.head(patches).astype(jnp.float32)
+
+    def embed_texts(self, token_ids: jax.Array) -> jax.Array:
+        """`[b, t]` token ids to `[b, d]` float32, not L2-normalised."""
+        return self.text_model(token_ids, self.dtype).astype(jnp.float32)
+
+    def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:
+        """`exp(logit_scale) * cosine + logit_bias`, `[n_images, n_texts]`."""
+        cosines = unit_rows(images) @ unit_rows(texts).T
+        return jnp.exp(self.logit_scale[...]) * cosines + self.logit_bias[...]
+
+
+def unit_rows(x: jax.Array) -> jax.Array:
+    """Rows scaled to length 1."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,245 @@
+"""The contract between the stages, and between the pipeline and the trainer.
+
+Rows of the tables that the stages exchange, the reasons to drop a pair, and the
+features of a training record. Standard library and NumPy only: the trainer imports
+this module and nothing else of the pipeline.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+SCHEMA_VERSION = 1  # of the training records and their manifest
+
+KEPT = "kept"
+UNREADABLE = "unreadable"
+
+# One entry a record: where its payload lies in the TFRecord file.
+INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8")])
+
+CAPTION_PREFIX = "captions/"
+
+
+class DropReason(enum.StrEnum):
+    """Why a readable pair is not kept, in the order in which reasons are tried."""
+
+    FEW_WORDS = "few_words"
+    BOILERPLATE_ALT_TEXT = "boilerplate_alt_text"
+    TINY_IMAGE = "tiny_image"
+    EXTREME_ASPECT = "extreme_aspect"
+    LANGUAGE = "language"
+    LOW_ALIGNMENT = "low_alignment"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_EVALUATION = "near_evaluation"
+    FAR_FROM_SEEDS = "far_from_seeds"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    """One input pair as `score` found it; also of pairs that cannot be read."""
+
+    sample_id: bytes  # `sample_id` of the image bytes and the alt text
+    key: str  # the source's own name of the pair
+    url: str  # "" when the source records none
+    alt_text: str  # "" when missing or unreadable
+    image_hash: bytes  # `content_hash` of the image bytes
+    image_format: str  # "jpeg", "png", "webp"; "" when unreadable
+    width: int  # pixels; 0 when unreadable
+    height: int
+    n_bytes: int  # length of the encoded image
+    offset: int  # of the image: its byte in a tar, its row in a Parquet file
+    error: str  # why the pair cannot be read; "" when it can
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Language:
+    """What a detector says of one alt text; `code` is "" when it cannot tell."""
+
+    code: str  # ISO 639-1 where one exists
+    probability: float  # in [0, 1]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drop:
+    """A reason to drop a pair, with the value that failed and the bound it missed."""
+
+    reason: DropReason
+    value: float
+    threshold: float
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """What `select` decided on one input pair."""
+
+    sample_id: bytes
+    outcome: str  # KEPT, UNREADABLE or a DropReason
+    value: float | None  # None when kept, unreadable or without a measure
+    threshold: float | None
+    detail: str  # the error, the language, the image that it repeats ...
+    seeds: tuple[str, ...]  # names of all curated seed sets that want the image
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SyntheticCaption:
+    """One synthetic caption of one image."""
+
+    image_hash: bytes
+    sample_index: int  # 0 .. n_samples - 1
+    text: str
+    n_tokens: int
+    finish_reason: str  # "stop" or "length"; "error" with the error as the text
+    mean_logprob: float  # nats per token
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One training record."""
+
+    sample_id: bytes
+    image: bytes  # encoded
+    image_format: str
+    width: int
+    height: int
+    alt_text: str  # may be empty
+    captions: Mapping[str, tuple[str, ...]]  # granularity to synthetic captions
+    alignment_score: float  # cosine, in [-1, 1]
+    source: str
+    seeds: tuple[str, ...]
+
+
+def content_hash(data: bytes) -> bytes:
+    """BLAKE2b-128 of `data`: 16 bytes."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def sample_id(image: bytes, alt_text: bytes) -> bytes:
+    """Identity of a pair: 16 bytes, equal on all machines and for all file names.
+
+    BLAKE2b-128 over the length of the image (8 bytes, little-endian), the encoded
+    image and the alt text as UTF-8.
+    """
+    digest = hashlib.blake2b(len(image).to_bytes(8, "little"), digest_size=16)
+    digest.update(image)
+    digest.update(alt_text)
+    return digest.digest()
+
+
+def to_features(sample: Sample) -> dict[str, list[bytes] | list[float] | list[int]]:
+    """Feature name to values, as a `tf.train.Example` holds them."""
+    captions = {
+        CAPTION_PREFIX + name: [text.encode() for text in texts]
+        for name, texts in sample.captions.items()
+    }
+    return {
+        "sample_id": [sample.sample_id],
+        "image": [sample.image],
+        "image_format": [sample.image_format.encode()],
+        "width": [sample.width],
+        "height": [sample.height],
+        "alt_text": [sample.alt_text.encode()],
+        "alignment_score": [float(sample.alignment_score)],
+        "source": [sample.source.encode()],
+        "seeds": [name.encode() for name in sample.seeds],
+        **captions,
+    }
+
+
+def parse_sample(payload: bytes) -> Sample:
+    """Reads one serialised `tf.train.Example` as `export` writes it.
+
+    Raises:
+      ValueError: if the payload is no such record; the message says what is wrong.
+    """
+    try:
+        features = parse_example(payload)
+        captions = {
+            name.removeprefix(CAPTION_PREFIX): _texts(values)
+            for name, values in sorted(features.items())
+            if name.startswith(CAPTION_PREFIX)
+        }
+        return Sample(
+            sample_id=bytes(features["sample_id"][0]),
+            image=bytes(features["image"][0]),
+            image_format=_texts(features["image_format"])[0],
+            width=features["width"][0],
+            height=features["height"][0],
+            alt_text=_texts(features["alt_text"])[0],
+            captions=captions,
+            alignment_score=features["alignment_score"][0],
+            source=_texts(features["source"])[0],
+            seeds=_texts(features["seeds"]),
+        )
+    except (IndexError, KeyError, struct.error) as error:
+        raise ValueError(f"not a training record: {error!r}") from error
+
+
+def parse_example(payload: bytes) -> dict[str, list]:
+    """Feature name to values of a serialised `tf.train.Example`.
+
+    A reader of the protocol buffer wire format in 40 lines: TensorFlow's own takes
+    longer to import than a small run takes to train, in every loader process.
+    Raises IndexError or struct.error on truncated input, ValueError on a wire type
+    that the format does not have.
+    """
+    features = {}
+    for _, example in _fields(memoryview(payload)):
+        for _, entry in _fields(example):
+            parts = dict(_fields(entry))
+            features[str(parts[1], "utf-8")] = _feature_values(parts.get(2, b""))
+    return features
+
+
+def _texts(values: list) -> tuple[str, ...]:
+    return tuple(str(value, "utf-8") for value in values)
+
+
+def _feature_values(feature: memoryview | bytes) -> list:
+    values = []
+    for kind, items in _fields(memoryview(feature)):
+        for _, item in _fields(items):
+            if kind == 1:
+                values.append(item)
+            elif kind == 2:
+                values.extend(struct.unpack(f"<{len(item) // 4}f", item))
+            else:
+                values.extend(_varints(item))
+    return values
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yields (field number, payload); all fields of the format have a length."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        if tag & 7 != 2:
+            raise ValueError(f"wire type {tag & 7}: expected 2 (length-delimited)")
+        length, position = _varint(message, position)
+        if position + length > len(message):
+            raise IndexError(f"field of {length} bytes runs past the end")
+        yield tag >> 3, message[position : position + length]
+        position += length
+
+
+def _varints(message: memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(message):
+        value, position = _varint(message, position)
+        yield value - (1 << 64) if value >> 63 else value
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Returns the number at `position` and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7

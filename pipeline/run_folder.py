@@ -1,0 +1,119 @@
+"""Where everything of one run lies, and the fingerprints that name it.
+
+A fingerprint hashes what determines a table: the part of the configuration it depends
+on, the identity of the model, and the fingerprints of the tables it is made from.
+"""
+
+import dataclasses
+
+from pipeline import files
+from pipeline.config import CurationConfig, Granularity, ImageTextSource, fingerprint
+from pipeline.models import weights
+from pipeline.sources import Unit, list_units
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The output folder of a recipe, its units of work and its model identities."""
+
+    root: str
+    config: CurationConfig
+    units: tuple[Unit, ...]
+    evaluation_units: tuple[Unit, ...]
+    seed_units: tuple[Unit, ...]
+    checkpoint_to_digest: dict[str, str]
+
+    @classmethod
+    def open(cls, root: str, config: CurationConfig) -> "RunFolder":
+        """Lists the shards and hashes the checkpoints of a recipe.
+
+        Raises:
+          ValueError: on a glob without a match or a checkpoint that is not there.
+        """
+        checkpoints = {config.encoder.checkpoint} | {
+            granularity.checkpoint for granularity in config.granularities
+        }
+        return cls(
+            root=root,
+            config=config,
+            units=_units(config.sources),
+            evaluation_units=_units(config.evaluation_sets),
+            seed_units=_units(config.seed_sets),
+            checkpoint_to_digest={
+                name: weights.weights_digest(weights.resolve_checkpoint(name))
+                for name in sorted(checkpoints)
+            },
+        )
+
+    def pairs(self, source: ImageTextSource) -> files.UnitTables:
+        """Rows of `records.Pair`: every pair of a shard, in its order."""
+        return self._scores("pairs", self._pairs_fingerprint(source))
+
+    def languages(self, source: ImageTextSource) -> files.UnitTables:
+        """Rows of `records.Language`, one a row of `pairs`."""
+        detector = self.config.language_detector
+        parts = ("language", detector, self._pairs_fingerprint(source))
+        return self._scores("language", fingerprint(*parts))
+
+    def embeddings(self, source: ImageTextSource) -> files.UnitTables:
+        """Image embedding and alignment score, one row a row of `pairs`."""
+        encoder = self.config.encoder
+        digest = self.checkpoint_to_digest[encoder.checkpoint]
+        parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
+        return self._scores("embedding", fingerprint(*parts))
+
+    @property
+    def decisions(self) -> files.UnitTables:
+        """Rows of `records.Decision`, one a row of `pairs`."""
+        return files.UnitTables(
+            files.join(self.root, "decisions", self.decisions_fingerprint)
+        )
+
+    @property
+    def decisions_fingerprint(self) -> str:
+        roles = (self.units, self.evaluation_units, self.seed_units)
+        tables = [
+            [
+                (unit.source.name, self.embeddings(unit.source).path(unit.name))
+                for unit in units
+            ]
+            for units in roles
+        ]
+        keep_all = [s.name for s in self.config.sources if s.keep_all]
+        languages = [self.languages(source).folder for source in self.config.sources]
+        relative = [
+            [(n, p.removeprefix(self.root)) for n, p in role] for role in tables
+        ]
+        languages = [folder.removeprefix(self.root) for folder in languages]
+        return fingerprint(
+            "decisions", self.config.selection, keep_all, languages, relative
+        )
+
+    def captions(self, granularity: Granularity) -> str:
+        """Folder of the captions of one granularity."""
+        name = f"{granularity.name}-{self.granularity_fingerprint(granularity)}"
+        return files.join(self.root, "captions", name)
+
+    def granularity_fingerprint(self, granularity: Granularity) -> str:
+        """Identity of a granularity's captions; its name and batch size are not."""
+        digest = self.checkpoint_to_digest[granularity.checkpoint]
+        parts = (granularity.prompt, granularity.max_new_tokens, granularity.dtype)
+        return fingerprint("captions", digest, *parts)
+
+    @property
+    def tfrecords(self) -> str:
+        """Folder of the training shards."""
+        return files.join(self.root, "tfrecords")
+
+    def _pairs_fingerprint(self, source: ImageTextSource) -> str:
+        columns = (source.image_column, source.alt_text_column, source.key_column)
+        limits = self.config.limits
+        return fingerprint("pairs", columns, source.needs_alt_text, limits)
+
+    def _scores(self, measure: str, measure_fingerprint: str) -> files.UnitTables:
+        name = f"{measure}-{measure_fingerprint}"
+        return files.UnitTables(files.join(self.root, "scores", name))
+
+
+def _units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:
+    return tuple(unit for source in sources for unit in list_units(source))

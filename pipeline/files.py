@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 Row = typing.TypeVar("Row")
@@ -81,7 +81,7 @@ def delete(paths: Sequence[str]) -> None:
 def _make_folder(folder: str) -> None:
     try:
         FileSystems.mkdirs(folder)
-    except (BeamIOError, FileExistsError):  # another writer was first
+    except OSError:  # it is there, or another writer was first
         if not FileSystems.exists(folder):
             raise
 

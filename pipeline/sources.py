@@ -1,10 +1,46 @@
-"""Source shards to pairs (placeholder until the reader lands)."""
+"""Source shards to pairs, and back to the bytes of chosen images.
 
+In: img2dataset's webdataset tars (KEY.jpg, KEY.txt, KEY.json), its Parquet files, and
+Parquet files of Hugging Face image sets, on any file system that Beam knows. Out: all
+pairs in the order of the shard, one at a time. What is wrong with a pair is its error;
+what is wrong with a shard is the error of one last pair, which stands for the rest.
+"""
+
+import bisect
+import contextlib
 import dataclasses
 import hashlib
+import itertools
+import json
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from pipeline import files
-from pipeline.config import ImageTextSource
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import files, tars
+from pipeline.config import ImageTextSource, Limits
+from pipeline.records import Pair, content_hash
+
+_EXTENSION_TO_KIND = {
+    "jpg": "image",
+    "jpeg": "image",
+    "png": "image",
+    "webp": "image",
+    "gif": "image",  # `images.decode` says why not
+    "txt": "alt_text",
+    "json": "metadata",
+}
+_MAX_METADATA_BYTES = 1 << 20  # img2dataset writes 1 kB; larger ones are left out
+
+# Columns of Parquet files, the usual names first.
+_IMAGE_COLUMNS = ("jpg", "image", "png", "webp")
+_ALT_TEXT_COLUMNS = ("caption", "text", "alt_text", "TEXT")
+_KEY_COLUMNS = ("__key__", "key", "id")
+_URL_COLUMNS = ("url", "URL")
+_ROWS_PER_BATCH = 32  # held in memory: some MB of images
+_READ_BUFFER_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +58,359 @@ class Unit:
         return f"{stem}-{digest}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RawPair:
+    """One pair as it lies in its shard."""
+
+    key: str = ""  # of the whole shard: ""
+    url: str = ""
+    image: bytes = b""  # encoded
+    alt_text: bytes = b""  # UTF-8 unless `error` says otherwise
+    offset: int = 0  # of the image: its byte in a tar, its row in a Parquet file
+    error: str = ""  # why the pair cannot be read
+
+    @property
+    def text(self) -> str:
+        """The alt text; "" if it is blank or no UTF-8."""
+        try:
+            text = self.alt_text.decode()
+        except UnicodeDecodeError:
+            return ""
+        return text if text.strip() else ""
+
+
+class ShardError(ValueError):
+    """Why the rest of a shard, or the images of it, cannot be read."""
+
+
 def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
     """The shards of a source, sorted by path.
 
     Raises:
-      ValueError: if the glob matches nothing.
+      ValueError: if the glob matches nothing, or files that are no shards.
     """
     uris = files.find(source.pattern)
     if not uris:
         raise ValueError(
             f"{source.name}={source.pattern}: expected a glob that matches shards"
         )
+    for uri in uris:
+        if not uri.endswith((".tar", ".parquet")):
+            raise ValueError(
+                f"{source.name}={source.pattern}: expected .tar or .parquet files "
+                f"only, but it matches {uri}"
+            )
     return tuple(Unit(source, uri) for uri in uris)
+
+
+def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
+    """Reads every pair of a shard in its order; nothing is decoded yet.
+
+    A shard that is not there or damaged ends in one pair with the error. Failures that
+    another attempt may cure, such as of a network, are raised.
+    """
+    read = _read_tar if _is_tar(unit) else _read_parquet
+    try:
+        with files.open_for_reading(unit.uri) as file:
+            yield from read(file, unit.source, limits)
+    except (tars.TarError, ShardError) as error:
+        yield RawPair(error=str(error))
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        yield RawPair(error=f"shard cannot be opened: {error.strerror}")
+
+
+def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
+    """Reads the encoded images of readable pairs of a unit, in their order.
+
+    Args:
+      pairs: in the order of the shard.
+
+    Raises:
+      ShardError: if an image is not the one that was scored.
+    """
+    read = _read_tar_images if _is_tar(unit) else _read_parquet_images
+    with files.open_for_reading(unit.uri) as file:
+        try:
+            for pair, image in zip(pairs, read(file, unit.source, pairs), strict=True):
+                if content_hash(image) != pair.image_hash:
+                    raise ShardError(f"the image of {pair.key!r} is another one")
+                yield image
+        except ValueError as error:
+            raise ShardError(
+                f"{unit.uri} has changed since it was scored: {error}"
+            ) from error
+
+
+def _is_tar(unit: Unit) -> bool:
+    return unit.uri.endswith(".tar")
+
+
+def _image_error(n_bytes: int | None, limits: Limits) -> str:
+    """What is wrong with an image of so many bytes; None if there is none."""
+    if n_bytes is None:
+        return "no image"
+    if n_bytes == 0:
+        return "empty image"
+    if n_bytes > limits.max_image_bytes:
+        bound = f"max_image_bytes={limits.max_image_bytes}"
+        return f"image of {n_bytes} bytes: expected at most {bound}"
+    return ""
+
+
+def _alt_text_error(n_bytes: int, data: bytes, limits: Limits, is_needed: bool) -> str:
+    """What is wrong with an alt text; `data` is empty if it is too long to be read."""
+    if n_bytes > limits.max_alt_text_bytes:
+        bound = f"max_alt_text_bytes={limits.max_alt_text_bytes}"
+        return f"alt text of {n_bytes} bytes: expected at most {bound}"
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        return f"alt text is not UTF-8: {error.reason} at byte {error.start}"
+    return "no alt text" if is_needed and not text.strip() else ""
+
+
+# Tars: one pair is a run of members with one key.
+
+_Group = dict[str, tars.Member]  # kind, or extension of an unknown kind, to member
+
+
+def _read_tar(
+    file: typing.BinaryIO, source: ImageTextSource, limits: Limits
+) -> Iterator[RawPair]:
+    kind_to_max_bytes = {
+        "image": limits.max_image_bytes,
+        "alt_text": limits.max_alt_text_bytes,
+        "metadata": _MAX_METADATA_BYTES,
+    }
+    members = tars.read_members(
+        file, lambda name: kind_to_max_bytes.get(_key_and_kind(name)[1], 0)
+    )
+    required = {"image", "alt_text"} if source.needs_alt_text else {"image"}
+    for key, group in _group_by_key(members, required):
+        yield _tar_pair(key, group, source, limits)
+
+
+def _read_tar_images(
+    file: typing.BinaryIO, source: ImageTextSource, pairs: Sequence[Pair]
+) -> Iterator[bytes]:
+    del source  # a tar has no columns to name
+    for pair in pairs:
+        file.seek(pair.offset)
+        yield file.read(pair.n_bytes)
+
+
+def _group_by_key(
+    members: Iterable[tars.Member], required: set[str]
+) -> Iterator[tuple[str, _Group]]:
+    """Groups neighbours of one key; a second member of a kind begins another pair.
+
+    Members without a key (`README`, `.DS_Store`) are passed over. Where the tar breaks
+    off, a group that has the `required` kinds counts as complete.
+    """
+    key, group = "", _Group()
+    try:
+        for member in members:
+            new_key, kind = _key_and_kind(member.name)
+            if not kind:
+                continue
+            if group and (new_key != key or kind in group):
+                yield key, group
+                group = {}
+            key, group[kind] = new_key, member
+    except tars.TarError:
+        if required <= group.keys():
+            yield key, group
+        raise
+    if group:
+        yield key, group
+
+
+def _key_and_kind(name: str) -> tuple[str, str]:
+    """As webdataset does: the key ends at the first dot of the base name."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    extension = extension.lower() if stem else ""
+    return folder + slash + stem, _EXTENSION_TO_KIND.get(extension, extension)
+
+
+def _tar_pair(
+    key: str, group: _Group, source: ImageTextSource, limits: Limits
+) -> RawPair:
+    image, alt_text = group.get("image"), group.get("alt_text")
+    metadata = group.get("metadata")
+    text_bytes = (alt_text and alt_text.data) or b""
+    n_text_bytes = alt_text.size if alt_text else 0
+    return RawPair(
+        key=key,
+        url=_url((metadata and metadata.data) or b""),
+        image=(image and image.data) or b"",
+        alt_text=text_bytes,
+        offset=image.offset if image else 0,
+        error=_image_error(image.size if image else None, limits)
+        or _alt_text_error(n_text_bytes, text_bytes, limits, source.needs_alt_text),
+    )
+
+
+def _url(metadata: bytes) -> str:
+    """The address in the JSON that img2dataset writes; "" if there is none."""
+    try:
+        record = json.loads(metadata)
+    except (ValueError, RecursionError):
+        return ""
+    url = record.get("url") if isinstance(record, dict) else None
+    # JSON can hold half a surrogate pair, UTF-8 cannot.
+    return url.encode(errors="replace").decode() if isinstance(url, str) else ""
+
+
+# Parquet: one pair is a row.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Names of the columns of a Parquet file; "" where there is none."""
+
+    image: str
+    alt_text: str
+    key: str
+    url: str
+
+    @classmethod
+    def find(cls, schema: pa.Schema, source: ImageTextSource) -> "_Columns":
+        """Raises ShardError without images, or without a column the source names."""
+        image = _find_column(schema, source.image_column, _IMAGE_COLUMNS, _is_image)
+        if not image:
+            raise ShardError(f"no column with images among {schema.names}")
+        return cls(
+            image=image,
+            alt_text=_find_column(
+                schema, source.alt_text_column, _ALT_TEXT_COLUMNS, _is_bytes
+            ),
+            key=_find_column(schema, source.key_column, _KEY_COLUMNS, _is_label),
+            url=_find_column(schema, "", _URL_COLUMNS, _is_label),
+        )
+
+
+def _read_parquet(
+    file: typing.BinaryIO, source: ImageTextSource, limits: Limits
+) -> Iterator[RawPair]:
+    row = itertools.count()
+    with _open_parquet(file) as parquet:
+        columns = _Columns.find(parquet.schema_arrow, source)
+        names = [name for name in dataclasses.astuple(columns) if name]
+        for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=names):
+            images = _byte_values(batch, columns.image)
+            alt_texts = _byte_values(batch, columns.alt_text)
+            keys, urls = _labels(batch, columns.key), _labels(batch, columns.url)
+            for parts in zip(images, alt_texts, keys, urls, row, strict=False):
+                yield _parquet_pair(parts, source, limits)
+
+
+def _parquet_pair(
+    parts: tuple[bytes | None, bytes | None, str, str, int],
+    source: ImageTextSource,
+    limits: Limits,
+) -> RawPair:
+    image, alt_text, key, url, row = parts
+    error = _image_error(None if image is None else len(image), limits)
+    text = alt_text or b""
+    if not error:
+        error = _alt_text_error(len(text), text, limits, source.needs_alt_text)
+    return RawPair(key or str(row), url, image or b"", text, row, error)
+
+
+def _read_parquet_images(
+    file: typing.BinaryIO, source: ImageTextSource, pairs: Sequence[Pair]
+) -> Iterator[bytes]:
+    """Reads only the row groups that hold some of the pairs."""
+    rows = [pair.offset for pair in pairs]
+    first = 0
+    with _open_parquet(file) as parquet:
+        column = _Columns.find(parquet.schema_arrow, source).image
+        for group in range(parquet.num_row_groups):
+            end = first + parquet.metadata.row_group(group).num_rows
+            chosen = rows[
+                bisect.bisect_left(rows, first) : bisect.bisect_left(rows, end)
+            ]
+            if chosen:
+                yield from _row_group_images(
+                    parquet, group, column, {r - first for r in chosen}
+                )
+            first = end
+
+
+def _row_group_images(
+    parquet: pq.ParquetFile, group: int, column: str, chosen: set[int]
+) -> Iterator[bytes]:
+    first = 0
+    batches = parquet.iter_batches(_ROWS_PER_BATCH, [group], columns=[column])
+    for batch in batches:
+        images = _byte_values(batch, column)
+        yield from (
+            image or b"" for row, image in enumerate(images, first) if row in chosen
+        )
+        first += len(batch)
+
+
+@contextlib.contextmanager
+def _open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that is read in small pieces; its damage is a ShardError."""
+    try:
+        yield pq.ParquetFile(file, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        # Arrow reports damage as a plain OSError; those of the file system have a code.
+        is_damage = isinstance(error, pa.ArrowException) or (
+            type(error) is OSError and error.errno is None
+        )
+        if not is_damage:
+            raise
+        message = " ".join(str(error).split())
+        raise ShardError(f"Parquet file damaged: {message}") from error
+
+
+def _find_column(
+    schema: pa.Schema,
+    named: str,
+    usual: Sequence[str],
+    is_usable: Callable[[pa.DataType], bool],
+) -> str:
+    for name in (named,) if named else usual:
+        if name in schema.names and is_usable(schema.field(name).type):
+            return name
+    if named:
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        raise ShardError(f"no usable column {named!r} among {found}")
+    return ""
+
+
+def _is_image(column_type: pa.DataType) -> bool:
+    """Bytes, or a struct with `bytes` as Hugging Face writes it."""
+    if pa.types.is_struct(column_type):
+        index = column_type.get_field_index("bytes")
+        return index >= 0 and _is_image(column_type.field(index).type)
+    return pa.types.is_binary(column_type) or pa.types.is_large_binary(column_type)
+
+
+def _is_bytes(column_type: pa.DataType) -> bool:
+    is_string = pa.types.is_string(column_type) or pa.types.is_large_string(column_type)
+    return is_string or _is_image(column_type)
+
+
+def _is_label(column_type: pa.DataType) -> bool:
+    return _is_bytes(column_type) or pa.types.is_integer(column_type)
+
+
+def _byte_values(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
+    """Texts come as bytes too: Arrow would stop at the first that is no UTF-8."""
+    if not column:
+        return [None] * len(batch)
+    values = batch.column(column)
+    if pa.types.is_struct(values.type):
+        values = pc.struct_field(values, "bytes")
+    return values.cast(pa.large_binary()).to_pylist()
+
+
+def _labels(batch: pa.RecordBatch, column: str) -> list[str]:
+    if column and pa.types.is_integer(batch.column(column).type):
+        return [str(value) for value in batch.column(column).to_pylist()]
+    values = _byte_values(batch, column)
+    return [(value or b"").decode(errors="backslashreplace") for value in values]

@@ -1,8 +1,9 @@
 """Gemma and Gemma 2 decoders, with the key-value cache kept by the caller.
 
-In: embeddings, positions and a visibility mask. Out: hidden states, and the keys and values of
-every layer. One class serves both families; `GemmaConfig` holds what differs: Gemma 2
-normalises also after attention and MLP, caps logits, and alternates sliding-window layers.
+In: embeddings, positions and a visibility mask. Out: hidden states, and the keys and
+values of every layer. One class serves both families; `GemmaConfig` holds what differs:
+Gemma 2 normalises also after attention and MLP, caps logits, and alternates
+sliding-window layers.
 
 Attributes carry the names of Hugging Face's `GemmaModel`. Source: arXiv:2403.08295,
 arXiv:2408.00118.
@@ -23,6 +24,7 @@ from pipeline.models.layers import (
     RMSNorm,
     attend,
     check_activation,
+    contract,
     gelu,
     merge_heads,
     split_heads,
@@ -31,7 +33,7 @@ from pipeline.models.layers import (
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """What the forward pass needs to know; `windows[i]` is None if layer `i` sees all."""
+    """What the forward pass needs; `windows[i]` is None if layer `i` sees all."""
 
     vocab_size: int
     width: int
@@ -103,8 +105,8 @@ Cache = tuple[KeysValues, ...]
 class Tokens(NamedTuple):
     """What attention must know of `[b, t]` tokens besides their content.
 
-    Positions count from 1. A `prefix` token is seen by all prefix tokens; any valid token is
-    seen by those at its position or later.
+    Positions count from 1. A `prefix` token is seen by all prefix tokens; any valid
+    token is seen by those at its position or later.
     """
 
     positions: jax.Array
@@ -123,7 +125,7 @@ def is_visible(queries: Tokens, keys: Tokens, window: int | None) -> jax.Array:
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary position embedding of `[b, t, n_heads, d]`, halves convention, in float32."""
+    """Rotary positions of `[b, t, n_heads, d]`, halves convention, in float32."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
@@ -134,6 +136,8 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
 
 class GemmaMLP(nnx.Module):
+    """A linear map gated by another's GELU."""
+
     def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs):
         d, hidden = config.width, config.mlp_width
         self.gate_proj = Linear(d, hidden, rngs=rngs, use_bias=False)
@@ -145,6 +149,8 @@ class GemmaMLP(nnx.Module):
 
 
 class GemmaAttention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
     def __init__(self, config: GemmaConfig, window: int | None, *, rngs: nnx.Rngs):
         d, n_q = config.width, config.n_heads * config.head_dim
         n_kv = config.n_kv_heads * config.head_dim
@@ -233,7 +239,7 @@ class Gemma(nnx.Module):
         self.config = config
 
     def embed(self, token_ids: jax.Array, dtype: DTypeLike) -> jax.Array:
-        """Token embeddings times `sqrt(width)`, the factor rounded to `dtype` as in Gemma."""
+        """Token embeddings times `sqrt(width)`, which Gemma rounds to `dtype`."""
         factor = jnp.asarray(self.config.width**0.5, dtype)
         return self.embed_tokens(token_ids, dtype) * factor
 
@@ -246,10 +252,11 @@ class Gemma(nnx.Module):
         cache: Cache | None = None,
         slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, Cache]:
-        """Hidden states before the last norm, `[b, t, d]`, and every layer's keys and values.
+        """Hidden states `[b, t, d]` before the last norm, and all keys and values.
 
-        Without a `cache` the tokens read each other. With one, their keys and values are
-        written into it from `slot` on, and they read the whole cache, which `keys` describes.
+        Without a `cache` the tokens read each other. With one, their keys and values
+        are written into it from `slot` on, and they read the whole cache, which `keys`
+        describes.
         """
         new_cache = []
         for i, layer in enumerate(self.layers):
@@ -261,9 +268,7 @@ class Gemma(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """`[..., d]` hidden states to `[..., vocab]` float32."""
         normed = self.norm(hidden)
-        table = self.embed_tokens.weight[...].astype(normed.dtype)
-        out = jnp.einsum(
-            "...d,vd->...v", normed, table, preferred_element_type=jnp.float32
-        )
+        table = self.embed_tokens.weight[...]
+        out = contract("...d,vd->...v", normed, table, jnp.float32)
         cap = self.config.final_cap
         return out if cap is None else cap * jnp.tanh(out / cap)

@@ -1,9 +1,10 @@
 """PaliGemma: SigLIP patches, projected, as the first tokens of a Gemma decoder.
 
-In: pixels and prompt ids. Out: logits of an answer, or a greedy answer. The sequence is the
-image tokens, `<bos>`, the prompt and a newline, which all see each other, then the answer, which
-is causal. Prompts are padded on the right to one length; padding is never read, and positions
-do not count it. Gemma's family (PaliGemma 1 or 2) comes from the configuration.
+In: pixels and prompt ids. Out: logits of an answer, or a greedy answer. The sequence is
+the image tokens, `<bos>`, the prompt and a newline, which all see each other, then the
+answer, which is causal. Prompts are padded on the right to one length; padding is never
+read, and positions do not count it. Gemma's family (PaliGemma 1 or 2) comes from the
+configuration.
 
 Source: Beyer et al. 2024, arXiv:2407.07726; Steiner et al. 2024, arXiv:2412.03555.
 """
@@ -22,7 +23,7 @@ from pipeline.models.siglip import VisionTower
 
 
 class Prompt(NamedTuple):
-    """`<bos>`, text and newline of each row: ids `[b, t]`, padded right, and lengths `[b]`."""
+    """`<bos>`, text, newline: ids `[b, t]`, padded right, and their lengths `[b]`."""
 
     ids: jax.Array
     n_tokens: jax.Array
@@ -31,8 +32,8 @@ class Prompt(NamedTuple):
 class Answer(NamedTuple):
     """What `greedy_answer` wrote; `b` rows of at most `t` tokens.
 
-    Ids after the end token are 0. `n_tokens` counts the end token, and `logprob` is the sum over
-    those tokens, in nats. `has_ended` is False where the answer was cut.
+    Ids after the end token are 0. `n_tokens` counts the end token, and `logprob` is the
+    sum over those tokens, in nats. `has_ended` is False where the answer was cut.
     """
 
     ids: jax.Array
@@ -42,6 +43,8 @@ class Answer(NamedTuple):
 
 
 class Projector(nnx.Module):
+    """From the vision tower's width to the decoder's."""
+
     def __init__(self, config: PaliGemmaConfig, *, rngs: nnx.Rngs):
         width, projected = config.vision_config.hidden_size, config.projection_dim
         self.linear = Linear(width, projected, rngs=rngs)
@@ -63,6 +66,8 @@ class PaliGemma(nnx.Module):
                 f"projection_dim={config.projection_dim}: expected the decoder's width "
                 f"{gemma_config.width}"
             )
+        if not config.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings=false: expected a tied token table")
         self.vision_tower = VisionTower(config.vision_config, rngs=rngs)
         self.multi_modal_projector = Projector(config, rngs=rngs)
         self.language_model = Gemma(gemma_config, rngs=rngs)
@@ -88,9 +93,10 @@ class PaliGemma(nnx.Module):
     def answer_logits(
         self, features: jax.Array, prompt: Prompt, answer_ids: jax.Array
     ) -> jax.Array:
-        """Teacher-forced logits of every answer token, `[b, t]` to `[b, t, vocab]` float32.
+        """Teacher-forced logits, `[b, t]` answer ids to float32 `[b, t, vocab]`.
 
-        Row `i` of the result predicts `answer_ids[:, i]`; it has read the tokens before it.
+        Row `i` of the result predicts `answer_ids[:, i]`; it has read the tokens before
+        it.
         """
         x, tokens = self.prefix(features, prompt)
         n_prefix = self._n_prefix(features, prompt)
@@ -123,7 +129,7 @@ class PaliGemma(nnx.Module):
     def decode(
         self, token_ids: jax.Array, cache: Cache, slots: Tokens, slot: jax.Array
     ) -> tuple[jax.Array, Cache]:
-        """Reads one token a row, `[b]`, into `slot`; returns the next token's logits."""
+        """Reads one token a row, `[b]`, into `slot`; gives the next one's logits."""
         x = self.language_model.embed(token_ids[:, None], self.dtype)
         query = Tokens(*(jax.lax.dynamic_slice_in_dim(a, slot, 1, 1) for a in slots))
         hidden, cache = self.language_model(
@@ -212,5 +218,5 @@ def _extended(progress: _Progress, logits: jax.Array, end_id: int) -> _Progress:
 
 
 def most_likely(logits: jax.Array) -> jax.Array:
-    """The choice of the next token, `[b, vocab]` to `[b]`; sampling would replace it."""
+    """The next token, `[b, vocab]` to `[b]`; sampling would be written here."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

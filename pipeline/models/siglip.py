@@ -1,12 +1,12 @@
 """SigLIP: an image tower and a text tower that map to one embedding space.
 
-In: pixels in [-1, 1] (or as the checkpoint's preprocessor says) and token ids padded to the
-longest length. Out: embeddings, not normalised. The same modules serve SigLIP and the
-fixed-resolution SigLIP 2 checkpoints (`model_type` is `siglip` in both).
+In: pixels in [-1, 1] (or as the checkpoint's preprocessor says) and token ids padded to
+the longest length. Out: embeddings, not normalised. The same modules serve SigLIP and
+the fixed-resolution SigLIP 2 checkpoints (`model_type` is `siglip` in both).
 
-Attributes carry the names of Hugging Face's `SiglipModel`, so that a parameter's path is its
-name in a checkpoint. Source: Zhai et al. 2023, arXiv:2303.15343; Tschannen et al. 2025,
-arXiv:2502.14786.
+Attributes carry the names of Hugging Face's `SiglipModel`, so that a parameter's path
+is its name in a checkpoint. Source: Zhai et al. 2023, arXiv:2303.15343; Tschannen et
+al. 2025, arXiv:2502.14786.
 """
 
 import math
@@ -25,6 +25,7 @@ from pipeline.models.layers import (
     Linear,
     attend,
     check_activation,
+    contract,
     gelu,
     merge_heads,
     split_heads,
@@ -34,6 +35,8 @@ TowerConfig = SiglipVisionConfig | SiglipTextConfig
 
 
 class SiglipMLP(nnx.Module):
+    """Two linear maps with a GELU between them."""
+
     def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
         width, hidden = config.hidden_size, config.intermediate_size
         self.fc1 = Linear(width, hidden, rngs=rngs)
@@ -63,6 +66,8 @@ class SiglipAttention(nnx.Module):
 
 
 class SiglipLayer(nnx.Module):
+    """Attention and MLP, each normalised before and added to its input."""
+
     def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
         self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.self_attn = SiglipAttention(config, rngs=rngs)
@@ -75,6 +80,8 @@ class SiglipLayer(nnx.Module):
 
 
 class SiglipLayers(nnx.Module):
+    """All layers of one tower."""
+
     def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
         check_activation(config.hidden_act)
         self.layers = nnx.List(
@@ -102,12 +109,13 @@ class PatchEmbedding(nnx.Module):
         b, h, w, c = pixels.shape
         side = self.weight.shape[-1]
         patches = pixels.reshape(b, h // side, side, w // side, side, c)
-        weight = self.weight[...].astype(pixels.dtype)
-        out = jnp.einsum("byixjc,dcij->byxd", patches, weight)
+        out = contract("byixjc,dcij->byxd", patches, self.weight[...])
         return out.reshape(b, -1, out.shape[-1]) + self.bias[...].astype(pixels.dtype)
 
 
 class VisionEmbeddings(nnx.Module):
+    """Patches with learned positions."""
+
     def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
         n_patches = (config.image_size // config.patch_size) ** 2
         self.patch_embedding = PatchEmbedding(config, rngs=rngs)
@@ -119,6 +127,8 @@ class VisionEmbeddings(nnx.Module):
 
 
 class TextEmbeddings(nnx.Module):
+    """Tokens with learned positions."""
+
     def __init__(self, config: SiglipTextConfig, *, rngs: nnx.Rngs):
         n_positions, width = config.max_position_embeddings, config.hidden_size
         self.token_embedding = Embedding(config.vocab_size, width, rngs=rngs)
@@ -143,11 +153,11 @@ class PackedAttention(nnx.Module):
         self.n_heads = config.num_attention_heads
 
     def __call__(self, queries: jax.Array, memory: jax.Array) -> jax.Array:
-        weights = jnp.split(self.in_proj_weight[...].astype(memory.dtype), 3)
+        weights = jnp.split(self.in_proj_weight[...], 3)
         biases = jnp.split(self.in_proj_bias[...].astype(memory.dtype), 3)
         inputs = (queries, memory, memory)
         q, k, v = (
-            split_heads(x @ weight.T + bias, self.n_heads)
+            split_heads(contract("bti,oi->bto", x, weight) + bias, self.n_heads)
             for x, weight, bias in zip(inputs, weights, biases, strict=True)
         )
         return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
@@ -187,6 +197,8 @@ class VisionTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
+    """Token ids to one embedding."""
+
     def __init__(self, config: SiglipTextConfig, *, rngs: nnx.Rngs):
         self.embeddings = TextEmbeddings(config, rngs=rngs)
         self.encoder = SiglipLayers(config, rngs=rngs)
@@ -230,7 +242,7 @@ class Siglip(nnx.Module):
 
     def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:
         """`exp(logit_scale) * cosine + logit_bias`, `[n_images, n_texts]`."""
-        cosines = unit_rows(images) @ unit_rows(texts).T
+        cosines = contract("id,td->it", unit_rows(images), unit_rows(texts))
         return jnp.exp(self.logit_scale[...]) * cosines + self.logit_bias[...]
 
 

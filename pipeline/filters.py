@@ -1,0 +1,356 @@
+"""Drop rules on single pairs, the language filter and the alignment filter.
+
+Rules are values: a recipe lists them, and each is a function of one pair. Language and
+alignment are decided on whole columns. All transforms map PCollection[Verdicts] to
+PCollection[Verdicts].
+"""
+
+import dataclasses
+import fractions
+import functools
+import math
+import re
+from collections.abc import Iterable
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import files
+from pipeline.config import DropRule, KeepFraction, KeepLanguages, MinScore, ShortText
+from pipeline.records import Drop, DropReason, Pair
+from pipeline.run_folder import RunFolder
+from pipeline.verdicts import Verdicts, read_rows, to_objects
+
+# Alt text that consists of this and of nothing else says nothing about its image. Each
+# pattern must match the whole text, whatever its case. Tried on 25,645 alt texts of the
+# web, see docs.
+BOILERPLATE_PATTERNS = (
+    r"(?P<file_name>\S+\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg))",
+    r"(?P<camera_name>(?:img|dsc[fn]?|cimg)[-_ ]?\d{3,}\S*|p\d{7}|gopr\d{4}"
+    r"|(?:_?mg|mvi|pxl|pano|pict|imag|sam|wp|vid)_\d{3,}\S*)",
+    r"(?P<no_letters>[\W\d_]+)",
+    r"(?P<hash>(?=[a-f-]*\d)[0-9a-f-]{16,})",
+    r"(?P<address>(?:https?://|www\.)\S+)",
+    r"(?P<placeholder>(?:no|missing) (?:image|photo|picture|title|caption|description)"
+    r"(?: available)?|untitled(?:[-_ ]?\d+)?|placeholder(?: image)?|image not found"
+    r"|null|none|undefined|n/a|alt(?:[- ]text)?|spacer|(?:image is )?loading\W*)",
+    r"(?P<generic_word>(?:image|photo|picture|pic|img|thumbnail|logo|icon|banner"
+    r"|avatar|screenshot|advertisement)s?|(?:user|profile|gallery|featured|main|cover)"
+    r" (?:image|photo|picture|pic|avatar|icon)s?)",
+    r"(?P<numbered>(?:(?:gallery )?(?:image|photo|picture|pic|img|slide|figure|fig"
+    r"|thumbnail|screenshot|page)\.? ?(?:#|no\.?)? ?)?\d+(?: ?(?:of|/) ?\d+)?)",
+    r"(?P<enlarge>(?:click|tap)(?: (?:here|on|the|this|image|photo|picture|thumbnail"
+    r"|to|for|see|open|get|a))* (?:enlarge|zoom(?: in)?|larger|bigger|full[- ]?size"
+    r"|expand|view)(?: (?:the|this|image|photo|picture|larger|view|version|size))*)",
+    r"(?P<zoom>(?:(?:view|see|show|display) (?:(?:a|the) )?(?:larger|bigger"
+    r"|full[- ]?size)|enlarge|zoom(?:[- ]?in)?)(?: (?:the|this))?"
+    r"(?: (?:image|photo|picture|view))?)",
+    r"(?P<for_sale>(?:now )?(?:for|on) sale[:!.,]* ?(?:[$€£] ?)?(?:\d[\d.,]*+ ?(?:k|m"
+    r"|[$€£]|usd|eur|gbp)?(?: (?:obo|ono|or best offer|negotiable))?)?[!.]*)",
+    r"(?P<price>(?:(?:only|just|from|now|price)[:!]? ?)?(?:(?:[$€£]|usd|eur|gbp) ?"
+    r"\d[\d.,]*+ ?k?|\d[\d.,]*+ ?(?:k|[$€£]|usd|eur|gbp|euros?|dollars?))[!.]*)",
+    r"(?P<shop>buy (?:it )?now|add to (?:cart|basket)|sold(?: out)?|out of stock"
+    r"|price on request|best price|free shipping)",
+    r"(?P<stock_photo>(?:royalty[- ]free )?(?:stock )?(?:photo(?:graphy|s)?|image(?:s)?"
+    r"|vectors?|illustrations?)(?:[-: #]*\d+)?)",
+)
+
+# Scripts written without spaces: kana, Han, Thai, Lao, Myanmar, Khmer.
+_SPACELESS = "\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_SPACELESS += "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class FewWords:
+    """Drops alt text of fewer than `min_words` words, as `count_words` has them."""
+
+    min_words: int
+
+    def __post_init__(self) -> None:
+        _expect(self.min_words >= 1, "min_words", self.min_words, "at least 1")
+
+    def __call__(self, pair: Pair) -> Drop | None:
+        n_words = count_words(pair.alt_text)
+        if n_words >= self.min_words:
+            return None
+        return Drop(DropReason.FEW_WORDS, n_words, self.min_words)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoilerplateAltText:
+    """Drops alt text that matches a pattern as a whole: file names, prices, counters.
+
+    The detail of the decision is the name of the group around the pattern, if it has
+    one. Case and white space around the text do not count.
+    """
+
+    patterns: tuple[str, ...] = BOILERPLATE_PATTERNS
+
+    def __post_init__(self) -> None:
+        try:
+            _any_of(self.patterns)
+        except re.error as error:
+            _expect(False, "patterns", self.patterns, f"regular expressions ({error})")
+
+    def __call__(self, pair: Pair) -> Drop | None:
+        match = _any_of(self.patterns).fullmatch(pair.alt_text.strip())
+        if match is None:
+            return None
+        detail = match.lastgroup or ""
+        return Drop(DropReason.BOILERPLATE_ALT_TEXT, math.nan, math.nan, detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallImage:
+    """Drops images whose short side has fewer than `min_side_px` pixels."""
+
+    min_side_px: int
+
+    def __post_init__(self) -> None:
+        _expect(self.min_side_px >= 1, "min_side_px", self.min_side_px, "at least 1")
+
+    def __call__(self, pair: Pair) -> Drop | None:
+        side_px = min(pair.width, pair.height)
+        if side_px >= self.min_side_px:
+            return None
+        return Drop(DropReason.TINY_IMAGE, side_px, self.min_side_px)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtremeAspect:
+    """Drops images whose long side is more than `max_aspect` times the short one."""
+
+    max_aspect: float
+
+    def __post_init__(self) -> None:
+        _expect(self.max_aspect >= 1, "max_aspect", self.max_aspect, "at least 1")
+
+    def __call__(self, pair: Pair) -> Drop | None:
+        sides_px = pair.width, pair.height
+        aspect = max(sides_px) / min(sides_px)
+        if aspect <= self.max_aspect:
+            return None
+        return Drop(DropReason.EXTREME_ASPECT, aspect, self.max_aspect)
+
+
+def count_words(text: str) -> int:
+    """Words between white space.
+
+    Each character of a script that has no spaces counts as one, or a whole sentence of
+    Chinese would be one word.
+    """
+    return len(text.split()) if text.isascii() else len(_WORD.findall(text))
+
+
+def first_drop(rules: Iterable[DropRule], pair: Pair) -> Drop | None:
+    """What the first rule that drops the pair says."""
+    return next(filter(None, (rule(pair) for rule in rules)), None)
+
+
+@functools.lru_cache
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE)
+
+
+class ApplyRules(beam.PTransform):
+    """Drops what a rule drops; the first rule that does so names the reason."""
+
+    def __init__(self, run: RunFolder, rules: tuple[DropRule, ...]) -> None:
+        super().__init__()
+        self._run = run
+        self._rules = rules
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if not self._rules:
+            return verdicts
+        return verdicts | "Try rules" >> beam.Map(apply_rules, self._run, self._rules)
+
+
+def apply_rules(
+    verdicts: Verdicts, run: RunFolder, rules: tuple[DropRule, ...]
+) -> Verdicts:
+    """Tries the rules on the contested pairs of one unit."""
+    rows = verdicts.contested_rows
+    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows)
+    found = [first_drop(rules, pair) for pair in files.from_table(table, Pair)]
+    row_to_drop = {row: drop for row, drop in zip(rows, found, strict=True) if drop}
+    for reason in sorted({drop.reason for drop in row_to_drop.values()}):
+        drops = {r: drop for r, drop in row_to_drop.items() if drop.reason == reason}
+        verdicts = verdicts.drop(
+            np.array(list(drops)),
+            reason,
+            value=np.array([drop.value for drop in drops.values()]),
+            threshold=np.array([drop.threshold for drop in drops.values()]),
+            detail=[drop.detail for drop in drops.values()],
+        )
+    return verdicts
+
+
+class FilterLanguage(beam.PTransform):
+    """Drops alt text that is not in one of the languages to keep."""
+
+    def __init__(self, run: RunFolder, languages: KeepLanguages | None) -> None:
+        super().__init__()
+        self._run = run
+        self._languages = languages
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if self._languages is None:
+            return verdicts
+        return verdicts | "Compare languages" >> beam.Map(
+            filter_language, self._run, self._languages
+        )
+
+
+def filter_language(
+    verdicts: Verdicts, run: RunFolder, languages: KeepLanguages
+) -> Verdicts:
+    """Drops by the detected language; short text only as its own policy says.
+
+    The detail of a decision is the language found, the value its probability.
+    """
+    rows = verdicts.contested_rows
+    if languages.short_text is not None:
+        is_short = _is_short(verdicts, run, rows, languages.short_text.max_words)
+        verdicts = _filter_short_text(
+            verdicts, run, rows[is_short], languages.short_text
+        )
+        rows = rows[~is_short]
+    table = read_rows(run.languages(verdicts.unit.source), verdicts, rows)
+    probabilities = table["probability"].to_numpy()
+    is_wanted = pc.is_in(table["code"], pa.array(languages.languages)).to_numpy()
+    fails = ~(is_wanted & (probabilities >= languages.min_probability))
+    return verdicts.drop(
+        rows[fails],
+        DropReason.LANGUAGE,
+        value=probabilities[fails],
+        threshold=languages.min_probability,
+        detail=to_objects(table["code"])[fails],
+    )
+
+
+def _is_short(
+    verdicts: Verdicts, run: RunFolder, rows: np.ndarray, max_words: int
+) -> np.ndarray:
+    tables = run.pairs(verdicts.unit.source)
+    texts = read_rows(tables, verdicts, rows, "alt_text")["alt_text"].to_pylist()
+    return np.array([count_words(text) <= max_words for text in texts], dtype=bool)
+
+
+def _filter_short_text(
+    verdicts: Verdicts, run: RunFolder, rows: np.ndarray, short_text: ShortText
+) -> Verdicts:
+    if short_text.policy == "keep":
+        return verdicts
+    if short_text.policy == "drop":
+        return verdicts.drop(rows, DropReason.LANGUAGE, detail="short text")
+    scores = read_scores(verdicts, run, rows)
+    fails = ~(scores >= short_text.min_score)
+    return verdicts.drop(
+        rows[fails],
+        DropReason.LANGUAGE,
+        value=scores[fails],
+        threshold=short_text.min_score,
+        detail="short text",
+    )
+
+
+class FilterAlignment(beam.PTransform):
+    """Drops pairs whose text does not describe their image.
+
+    A pair without a score fails. `KeepFraction` counts all contested pairs of all
+    units, also those without a score, and rounds the number to keep up; pairs as good
+    as the last one to keep are kept too.
+    """
+
+    def __init__(
+        self, run: RunFolder, alignment: MinScore | KeepFraction | None
+    ) -> None:
+        super().__init__()
+        self._run = run
+        self._alignment = alignment
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if self._alignment is None:
+            return verdicts
+        if isinstance(self._alignment, MinScore):
+            cut = self._alignment.min_score
+        else:
+            cut = beam.pvalue.AsSingleton(
+                verdicts
+                | "Read scores" >> beam.Map(contested_scores, self._run)
+                | "Find cut" >> beam.CombineGlobally(_Cut(self._alignment))
+            )
+        return verdicts | "Compare scores" >> beam.Map(filter_alignment, self._run, cut)
+
+
+def filter_alignment(verdicts: Verdicts, run: RunFolder, cut: float) -> Verdicts:
+    """Drops alignment scores below `cut`, and pairs without one."""
+    rows = verdicts.contested_rows
+    scores = read_scores(verdicts, run, rows)
+    fails = ~(scores >= cut)
+    return verdicts.drop(
+        rows[fails],
+        DropReason.LOW_ALIGNMENT,
+        value=scores[fails],
+        threshold=cut,
+        detail=np.where(np.isnan(scores[fails]), "no score", ""),
+    )
+
+
+def contested_scores(verdicts: Verdicts, run: RunFolder) -> np.ndarray:
+    """Alignment scores of the contested pairs, float32."""
+    return read_scores(verdicts, run, verdicts.contested_rows).astype(np.float32)
+
+
+def read_scores(verdicts: Verdicts, run: RunFolder, rows: np.ndarray) -> np.ndarray:
+    """Alignment scores of some pairs, float64; NaN where there is none."""
+    tables = run.embeddings(verdicts.unit.source)
+    scores = read_rows(tables, verdicts, rows, "alignment_score")
+    return scores["alignment_score"].to_numpy().astype(np.float64)
+
+
+def alignment_cut(scores: np.ndarray, keep_fraction: float) -> float:
+    """The lowest score to keep: the n-th best, n = ceil(keep_fraction * len(scores)).
+
+    NaN ranks below every score, and is the answer when there is no score at all. The
+    fraction is taken as written: 0.7 of 10 is 7, whatever binary numbers make of it.
+    """
+    measured = scores[~np.isnan(scores)]
+    if not len(measured):
+        return math.nan
+    n_keep = math.ceil(fractions.Fraction(str(keep_fraction)) * len(scores))
+    n_keep = min(n_keep, len(measured))
+    return float(np.partition(measured, -n_keep)[-n_keep]) + 0.0  # no negative zero
+
+
+class _Cut(beam.CombineFn):
+    """`alignment_cut` of arrays of scores, in any order: 4 bytes a pair in memory."""
+
+    def __init__(self, alignment: KeepFraction) -> None:
+        self._keep_fraction = alignment.keep_fraction
+
+    def create_accumulator(self) -> list[np.ndarray]:
+        return []
+
+    def add_input(
+        self, accumulator: list[np.ndarray], scores: np.ndarray
+    ) -> list[np.ndarray]:
+        return [*accumulator, scores]
+
+    def merge_accumulators(
+        self, accumulators: Iterable[list[np.ndarray]]
+    ) -> list[np.ndarray]:
+        return [scores for accumulator in accumulators for scores in accumulator]
+
+    def extract_output(self, accumulator: list[np.ndarray]) -> float:
+        scores = np.concatenate([np.empty(0, np.float32), *accumulator])
+        return alignment_cut(scores, self._keep_fraction)
+
+
+def _expect(is_valid: bool, name: str, value: object, expected: str) -> None:
+    if not is_valid:
+        raise ValueError(f"{name}={value!r}: expected {expected}")

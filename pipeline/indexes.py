@@ -1,0 +1,298 @@
+"""Nearest images of evaluation and seed sets: small flat indexes, mapped into memory.
+
+Every set has two files under RUN/indexes, named by what determines them: a FAISS index
+of its image embeddings and a table of their keys. The launcher builds them, workers
+open them.
+"""
+
+import dataclasses
+import itertools
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.utils.shared import Shared
+
+from pipeline import files
+from pipeline.config import fingerprint
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+from pipeline.verdicts import Verdicts, expect_rows, to_objects
+
+_ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
+_N_CANDIDATES = 4  # images that may be the nearest, up to rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class SetFiles:
+    """Where the index and the keys of one evaluation or seed set lie."""
+
+    set_name: str
+    index_path: str
+    keys_path: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReferenceSet:
+    """The distinct images of one set, by key."""
+
+    name: str
+    index: faiss.Index
+    keys: np.ndarray  # str, ascending
+
+    @classmethod
+    def open(cls, paths: SetFiles) -> "ReferenceSet":
+        """Maps the index into memory, shared by all processes of the machine."""
+        index_path = _local_copy(paths.index_path)
+        with files.open_for_reading(paths.keys_path) as file:
+            keys = to_objects(pq.read_table(file)["key"])
+        index = faiss.read_index(index_path, faiss.IO_FLAG_MMAP_IFC)
+        return cls(paths.set_name, index, keys)
+
+    def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Similarity and position of the image nearest to each of n unit vectors.
+
+        FAISS proposes candidates; their similarity is then taken in double precision
+        and rounded to float32, so that it does not depend on which vectors share a
+        batch. Of equally similar images the first by key is the nearest.
+        """
+        n_candidates = min(_N_CANDIDATES, self.index.ntotal)
+        _, images = self.index.search(queries, n_candidates)
+        images = np.sort(images).T
+        cosines = np.stack([self._cosines(queries, candidate) for candidate in images])
+        best = cosines.argmax(axis=0)
+        every = np.arange(len(queries))
+        return cosines[best, every], images[best, every]
+
+    def _cosines(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
+        vectors = self.index.reconstruct_batch(images).astype(np.float64)
+        products = np.einsum("nd,nd->n", queries.astype(np.float64), vectors)
+        return products.clip(-1, 1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Nearest:
+    """The nearest image of each of s sets, for n queries.
+
+    Similarities are cosines in [-1, 1]; NaN for a query without an embedding.
+    """
+
+    sets: Sequence[ReferenceSet]
+    similarity: np.ndarray  # float64 [s, n]
+    image: np.ndarray  # int64 [s, n], position in the set
+
+    @property
+    def best_similarity(self) -> np.ndarray:
+        """Over all sets: float64 [n]."""
+        return self.similarity.max(axis=0)
+
+    def best_names(self, queries: np.ndarray) -> list[str]:
+        """`<set>:<key>` of the nearest image of all sets, for some queries.
+
+        The first of equally similar ones, by set.
+        """
+        similarity = self.similarity[:, queries]
+        best = similarity.argmax(axis=0)
+        images = self.image[best, queries]
+        return [
+            "no embedding"
+            if np.isnan(s)
+            else f"{self.sets[b].name}:{self.sets[b].keys[i]}"
+            for s, b, i in zip(similarity.max(axis=0), best, images, strict=True)
+        ]
+
+
+class Search(beam.DoFn):
+    """Lets `judge` decide on verdicts with a search of the sets at its hand.
+
+    `judge` gets the verdicts and a function from rows to `Nearest`. Maps
+    PCollection[Verdicts] to PCollection[Verdicts].
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        sets: tuple[SetFiles, ...],
+        judge: Callable[[Verdicts, Callable[[np.ndarray], Nearest]], Verdicts],
+    ) -> None:
+        self._run = run
+        self._paths = sets
+        self._judge = judge
+        self._shared = Shared()
+        self._launcher = _this_process()
+
+    def setup(self) -> None:
+        self._sets = self._shared.acquire(lambda: _OpenSets(self._paths))
+
+    def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
+        if _this_process() != self._launcher:
+            # One process a core works here; OpenMP keeps this setting by thread.
+            faiss.omp_set_num_threads(1)
+
+        def search(rows: np.ndarray) -> Nearest:
+            return find_nearest(self._sets.sets, self._run, verdicts, rows)
+
+        yield self._judge(verdicts, search)
+
+
+class _OpenSets:
+    """What the threads of a worker share; Beam holds it by a weak reference."""
+
+    def __init__(self, paths: tuple[SetFiles, ...]) -> None:
+        self.sets = tuple(map(ReferenceSet.open, paths))
+
+
+def find_nearest(
+    sets: Sequence[ReferenceSet], run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> Nearest:
+    """Searches the sets for the image embeddings of some pairs of a unit."""
+    similarity = np.full((len(sets), len(rows)), np.nan)
+    image = np.zeros((len(sets), len(rows)), dtype=np.int64)
+    for place, embeddings in _embeddings_of(run, verdicts, rows):
+        vectors, has_embedding = normalised(embeddings)
+        for i, reference_set in enumerate(sets):
+            _expect_dim(reference_set.name, vectors.shape[1], reference_set.index.d)
+            columns = place[has_embedding]
+            found = reference_set.nearest(vectors[has_embedding])
+            similarity[i, columns], image[i, columns] = found
+    return Nearest(sets, similarity, image)
+
+
+def normalised(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as float32 of length one, and which rows have a direction."""
+    vectors = embeddings.astype(np.float32)
+    length = np.linalg.norm(vectors, axis=1)
+    has_direction = np.isfinite(length) & (length > 0)
+    length = np.where(has_direction, length, 1)
+    return np.ascontiguousarray(vectors / length[:, None]), has_direction
+
+
+def build(role: str, run: RunFolder, units: Iterable[Unit]) -> tuple[SetFiles, ...]:
+    """Builds the indexes of the sets that `units` belong to, unless they are there.
+
+    Raises:
+      ValueError: if a set has no readable image, or embeddings of another width than
+        the pool's; `role` is the name of the sets in the configuration.
+    """
+    by_name = sorted(units, key=lambda unit: (unit.source.name, unit.uri))
+    return tuple(
+        _build_set(role, name, run, tuple(group))
+        for name, group in itertools.groupby(by_name, lambda unit: unit.source.name)
+    )
+
+
+def _build_set(
+    role: str, name: str, run: RunFolder, units: tuple[Unit, ...]
+) -> SetFiles:
+    stem = f"{name}-{_fingerprint(run, units)}"
+    folder = files.join(run.root, "indexes")
+    tables = files.UnitTables(folder)
+    paths = SetFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
+    if files.is_file(paths.index_path):
+        return paths
+    keys, vectors = _distinct(*_read_set(f"{role}={name}", run, units))
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    tables.write(stem, pa.table({"key": pa.array(keys, pa.string())}))
+    files.write(paths.index_path, faiss.serialize_index(index).tobytes())
+    return paths
+
+
+def _fingerprint(run: RunFolder, units: tuple[Unit, ...]) -> str:
+    paths = [run.embeddings(unit.source).path(unit.name) for unit in units]
+    return fingerprint("index", [path.removeprefix(run.root) for path in paths])
+
+
+def _read_set(
+    name: str, run: RunFolder, units: tuple[Unit, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and unit vectors of the readable images of a set, by key."""
+    tables = [_read_reference_unit(run, unit) for unit in units]
+    dim = _dim(_read_schema(run, run.units[0] if run.units else units[0]))
+    for _, embeddings in tables:
+        _expect_dim(name, embeddings.shape[1], dim)
+    keys = np.concatenate([keys for keys, _ in tables])
+    vectors, is_readable = normalised(np.concatenate([e for _, e in tables]))
+    rows = np.flatnonzero(is_readable)
+    if not len(rows):
+        raise ValueError(f"{name}: expected at least one readable image")
+    if len(rows) < len(keys):
+        logging.warning("%s: %d of %d images are readable", name, len(rows), len(keys))
+    rows = rows[np.argsort(keys[rows], kind="stable")]
+    return keys[rows], vectors[rows]
+
+
+def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    keys = run.pairs(unit.source).read(unit.name, columns=["key"])
+    embeddings = run.embeddings(unit.source).read(unit.name, columns=["embedding"])
+    matrix = _to_matrix(embeddings["embedding"].combine_chunks())
+    return to_objects(keys["key"]), matrix
+
+
+def _distinct(keys: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without the images that have the vector of an earlier one."""
+    as_bytes = vectors.view(np.dtype((np.void, vectors.itemsize * vectors.shape[1])))
+    _, first = np.unique(as_bytes, return_index=True)
+    first.sort()
+    return keys[first], vectors[first]
+
+
+def _embeddings_of(
+    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields places in `rows`, which ascend, and the embeddings of these pairs."""
+    path = run.embeddings(verdicts.unit.source).path(verdicts.unit.name)
+    with files.open_for_reading(path) as file:
+        parquet = pq.ParquetFile(file)
+        expect_rows(path, parquet.metadata.num_rows, verdicts)
+        first_row = 0
+        for batch in parquet.iter_batches(_ROWS_PER_SEARCH, columns=["embedding"]):
+            start, end = np.searchsorted(rows, [first_row, first_row + len(batch)])
+            if start < end:
+                matrix = _to_matrix(batch.column("embedding"))
+                yield np.arange(start, end), matrix[rows[start:end] - first_row]
+            first_row += len(batch)
+
+
+def _to_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), column.type.list_size)
+
+
+def _read_schema(run: RunFolder, unit: Unit) -> pa.Schema:
+    with files.open_for_reading(run.embeddings(unit.source).path(unit.name)) as file:
+        return pq.read_schema(file)
+
+
+def _dim(schema: pa.Schema) -> int:
+    return schema.field("embedding").type.list_size
+
+
+def _expect_dim(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(
+            f"{name}: embeddings of {found} dimensions, expected {expected} like the"
+            " pool's: score both with one encoder"
+        )
+
+
+def _local_copy(path: str) -> str:
+    """The path of the file on this machine, copied once if it is elsewhere."""
+    if FileSystems.get_scheme(path) is None:
+        return path
+    copy = os.path.join(tempfile.gettempdir(), FileSystems.split(path)[1])
+    if not os.path.exists(copy):
+        files.write(copy, files.read(path))
+    return copy
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()

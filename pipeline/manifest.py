@@ -1,0 +1,146 @@
+"""What describes an export: the manifest, the receipts of shards, their file names.
+
+Nothing in them tells when or where they were written: the same samples give the same
+bytes.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline import files
+from pipeline.config import fingerprint
+from pipeline.records import KEPT, SCHEMA_VERSION, UNREADABLE, DropReason
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+
+NAME = "manifest.json"
+INDEX_SUFFIX = ".index"
+RECEIPT_SUFFIX = ".json"
+
+_SHARD_FIELDS = ("name", "n_samples", "n_bytes", "sha256")
+
+
+class HasFingerprint(Protocol):
+    """A shard that is planned or written."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """Says that a shard is complete; lies beside it as JSON."""
+
+    name: str
+    fingerprint: str
+    n_samples: int
+    n_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitSummary:
+    """What plan and manifest need to know of one unit."""
+
+    unit: Unit
+    table_names: Mapping[str, Sequence[str]]  # granularity to its caption tables
+    outcome_to_count: Mapping[str, int]
+    n_without_granularity: Mapping[str, int]  # of the kept
+    n_samples: int  # that are exported
+    digest: str  # of all that their records say
+
+
+def header(run: RunFolder) -> dict[str, Any]:
+    """The part of a manifest that is known before any shard is written."""
+    granularities = run.config.granularities
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "granularities": [granularity.name for granularity in granularities],
+        "config": repr(run.config),
+        "fingerprints": {
+            "decisions": run.decisions_fingerprint,
+            "captions": {g.name: run.granularity_fingerprint(g) for g in granularities},
+        },
+    }
+
+
+def complete(
+    header: dict[str, Any],
+    summaries: Sequence[UnitSummary],
+    receipts: Iterable[Receipt],
+) -> dict[str, Any]:
+    """The manifest of shards that are all there.
+
+    `n_without_granularity` counts kept samples, also those that are not exported
+    because a granularity that they need is among the missing.
+    """
+    shards = sorted(receipts, key=lambda receipt: receipt.name)
+    names = [(summary.unit, summary.table_names) for summary in summaries]
+    fingerprints = {
+        "inputs": inputs_fingerprint(header, names),
+        "shards": shards_fingerprint(shards),
+    }
+    return header | {
+        "fingerprints": header["fingerprints"] | fingerprints,
+        "ledger": _ledger(summaries),
+        "n_samples": sum(shard.n_samples for shard in shards),
+        "n_without_granularity": {
+            name: sum(summary.n_without_granularity[name] for summary in summaries)
+            for name in header["granularities"]
+        },
+        "shards": [
+            {field: getattr(shard, field) for field in _SHARD_FIELDS}
+            for shard in shards
+        ],
+    }
+
+
+def _ledger(summaries: Iterable[UnitSummary]) -> dict[str, Any]:
+    counts: collections.Counter[str] = collections.Counter()
+    for summary in summaries:
+        counts.update(summary.outcome_to_count)
+    return {
+        "read": counts.total(),
+        "kept": counts[KEPT],
+        "unreadable": counts[UNREADABLE],
+        "dropped": {str(reason): counts[reason] for reason in DropReason},
+    }
+
+
+def inputs_fingerprint(
+    header: dict[str, Any],
+    table_names: Iterable[tuple[Unit, Mapping[str, Sequence[str]]]],
+) -> str:
+    """Of all that an export reads: the name of a table tells what is in it."""
+    fingerprints = {k: header["fingerprints"][k] for k in ("captions", "decisions")}
+    units = sorted((unit.source.name, unit.name, names) for unit, names in table_names)
+    return fingerprint("inputs", header["config"], fingerprints, units)
+
+
+def shards_fingerprint(shards: Iterable[HasFingerprint]) -> str:
+    """Of the bytes of all shards."""
+    return fingerprint("shards", sorted((s.name, s.fingerprint) for s in shards))
+
+
+def file_names(shard_names: Iterable[str]) -> set[str]:
+    """Names of all files that shards consist of."""
+    suffixes = ("", INDEX_SUFFIX, RECEIPT_SUFFIX)
+    return {name + suffix for name in shard_names for suffix in suffixes}
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """None if there is no such file."""
+    return json.loads(files.read(path)) if files.is_file(path) else None
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Leaves a file alone that holds the same."""
+    data = json.dumps(value, indent=1).encode() + b"\n"
+    if not files.is_file(path) or files.read(path) != data:
+        files.write(path, data)

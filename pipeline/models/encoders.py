@@ -1,0 +1,206 @@
+"""Frozen encoders that map images and texts to one space of unit vectors.
+
+In: uint8 images prepared by the same encoder, and strings. Out: float32 rows of length
+1, so that a dot product is a cosine. Any number of rows may be given; they are computed
+in batches of one shape, and one object may serve several threads.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import jax
+import numpy as np
+from flax import nnx
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipConfig
+
+from pipeline.models.batching import check_options, fixed_batches
+from pipeline.models.checkpoints import (
+    ModelIdentity,
+    resolve_checkpoint,
+    weights_digest,
+)
+from pipeline.models.preparation import ImagePreparation
+from pipeline.models.siglip import Siglip, unit_rows
+from pipeline.models.weights import load_config, load_module
+
+
+class Encoder(Protocol):
+    """What the pipeline asks of an encoder."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def image_size_px(self) -> int: ...
+
+    @property
+    def embedding_dim(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
+        """uint8 `[h, w, 3]` to uint8 `[image_size_px, image_size_px, 3]`."""
+
+    def encode_images(self, images: np.ndarray) -> np.ndarray:
+        """uint8 `[n, s, s, 3]` prepared images to float32 `[n, d]` unit rows."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """`n` texts to float32 `[n, d]` unit rows."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SiglipEncoder:
+    """SigLIP or SigLIP 2 on JAX's default device; made by `load`."""
+
+    identity: ModelIdentity
+    embedding_dim: int
+    batch_size: int
+    preparation: ImagePreparation
+    tokens: "SiglipTokens"
+    embed_images: Callable[[np.ndarray], jax.Array]
+    embed_token_ids: Callable[[np.ndarray], jax.Array]
+
+    @classmethod
+    def load(cls, checkpoint: str, batch_size: int, dtype: str) -> Self:
+        """Loads a folder or a Hugging Face id.
+
+        Args:
+          dtype: of weights and computation, "float32" or "bfloat16".
+
+        Raises:
+          ValueError: if it is not a SigLIP checkpoint that can be read here.
+        """
+        check_options(batch_size, dtype)
+        folder = resolve_checkpoint(checkpoint)
+        config = load_config(folder, SiglipConfig)
+        preparation = ImagePreparation.load(folder)
+        preparation.check_model(config.vision_config)
+        graph, params = load_module(
+            lambda rngs: Siglip(config, rngs=rngs, dtype=dtype), folder, dtype
+        )
+        embed_images = jax.jit(functools.partial(_embed_images, graph, preparation))
+        embed_token_ids = jax.jit(functools.partial(_embed_token_ids, graph))
+        return cls(
+            identity=ModelIdentity(checkpoint, weights_digest(folder), dtype),
+            embedding_dim=config.vision_config.hidden_size,
+            batch_size=batch_size,
+            preparation=preparation,
+            tokens=SiglipTokens.load(folder, config),
+            embed_images=functools.partial(embed_images, params),
+            embed_token_ids=functools.partial(embed_token_ids, params),
+        )
+
+    @property
+    def image_size_px(self) -> int:
+        return self.preparation.size_px
+
+    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
+        return self.preparation.resized(rgb)
+
+    def encode_images(self, images: np.ndarray) -> np.ndarray:
+        self.preparation.check_batch(images)
+        return self._encode(self.embed_images, images)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._encode(self.embed_token_ids, self.tokens.ids(texts))
+
+    def _encode(
+        self, embed: Callable[[np.ndarray], jax.Array], rows: np.ndarray
+    ) -> np.ndarray:
+        batches = [embed(batch) for batch in fixed_batches(rows, self.batch_size)]
+        no_rows = np.zeros((0, self.embedding_dim), np.float32)
+        return np.concatenate([*jax.device_get(batches), no_rows])[: len(rows)]
+
+
+def _embed_images(
+    graph: nnx.GraphDef[Siglip],
+    preparation: ImagePreparation,
+    params: nnx.State,
+    images: jax.Array,
+) -> jax.Array:
+    model = nnx.merge(graph, params)
+    return unit_rows(model.embed_images(preparation.normalised(images)))
+
+
+def _embed_token_ids(
+    graph: nnx.GraphDef[Siglip], params: nnx.State, token_ids: jax.Array
+) -> jax.Array:
+    return unit_rows(nnx.merge(graph, params).embed_texts(token_ids))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SiglipTokens:
+    """Token ids as in SigLIP's training: lower case, padded right to a fixed length."""
+
+    tokenizer: PreTrainedTokenizerBase
+    n_positions: int
+    # Setting truncation changes the tokenizer, which another thread may be using.
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @classmethod
+    def load(cls, folder: Path, config: SiglipConfig) -> Self:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(tokenizer, config.text_config.max_position_embeddings)
+
+    def ids(self, texts: Sequence[str]) -> np.ndarray:
+        """`n` texts to int32 `[n, n_positions]`, cut if they are longer.
+
+        Lower-casing is done here because the SigLIP 2 checkpoints that name Gemma's
+        tokenizer do not get it from there.
+        """
+        if not texts:
+            return np.zeros((0, self.n_positions), np.int32)
+        with self.lock:
+            encoded = self.tokenizer(
+                [text.lower() for text in texts],
+                padding="max_length",
+                padding_side="right",
+                truncation=True,
+                max_length=self.n_positions,
+            )
+        return np.array(encoded["input_ids"], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class NullEncoder:
+    """Embeddings that cost a hash of the bytes: for tests, and to time all the rest.
+
+    Equal inputs get equal rows; any two others are about orthogonal.
+    """
+
+    image_size_px: int = 32
+    batch_size: int = 64
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity("null", digest="", dtype="float32")
+
+    @property
+    def embedding_dim(self) -> int:
+        return hashlib.blake2b.MAX_DIGEST_SIZE
+
+    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
+        """Nearest pixels."""
+        rows, columns = (
+            np.arange(self.image_size_px) * side // self.image_size_px
+            for side in rgb.shape[:2]
+        )
+        return rgb[rows[:, None], columns]
+
+    def encode_images(self, images: np.ndarray) -> np.ndarray:
+        return self._hashed(image.tobytes() for image in images)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._hashed(text.encode() for text in texts)
+
+    def _hashed(self, contents: Iterable[bytes]) -> np.ndarray:
+        digests = b"".join(hashlib.blake2b(content).digest() for content in contents)
+        rows = np.frombuffer(digests, np.uint8).reshape(-1, self.embedding_dim) - 127.5
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return (rows / lengths).astype(np.float32)

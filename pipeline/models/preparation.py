@@ -1,0 +1,93 @@
+"""From a decoded image to what a checkpoint's vision tower was trained on.
+
+In: RGB pixels of any size. Out: a uint8 square for the host to batch, and on the device
+the normalised floats. Both follow the checkpoint's preprocessor configuration; the
+resized bytes equal those of Hugging Face's PIL image processor.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from transformers import SiglipVisionConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePreparation:
+    """Resize to a square without keeping the aspect ratio, then scale and normalise.
+
+    `mean` and `std` are for channel values in [0, 1].
+    """
+
+    size_px: int
+    resampling: Image.Resampling
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads a checkpoint's preprocessor file; ValueError if it is unusual."""
+        settings = _preprocessor_settings(folder)
+        size = settings["size"]
+        if size.keys() != {"height", "width"} or size["height"] != size["width"]:
+            raise ValueError(f"preprocessor size={size}: expected a square in pixels")
+        for step in ("do_resize", "do_rescale", "do_normalize"):
+            if not settings.get(step, True):
+                raise ValueError(f"preprocessor {step}=false: expected true")
+        return cls(
+            size_px=size["height"],
+            resampling=Image.Resampling(settings["resample"]),
+            mean=tuple(settings["image_mean"]),
+            std=tuple(settings["image_std"]),
+        )
+
+    def check_model(self, config: SiglipVisionConfig) -> None:
+        """Raises ValueError unless the vision tower takes images of this size."""
+        if self.size_px != config.image_size:
+            raise ValueError(
+                f"preprocessor size={self.size_px}: expected the vision tower's "
+                f"image_size {config.image_size}"
+            )
+
+    def resized(self, rgb: np.ndarray) -> np.ndarray:
+        """uint8 `[h, w, 3]` to uint8 `[size_px, size_px, 3]`, antialiased."""
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+            raise ValueError(
+                f"image is {rgb.dtype} {rgb.shape}: expected uint8 [height, width, 3]"
+            )
+        square = (self.size_px, self.size_px)
+        return np.asarray(Image.fromarray(rgb).resize(square, self.resampling))
+
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """uint8 `[b, s, s, 3]` to float32, as the vision tower expects."""
+        scaled = images.astype(jnp.float32) / 255
+        return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+    def check_batch(self, images: np.ndarray) -> None:
+        """Raises ValueError unless `images` is a stack of `resized` images."""
+        expected = (self.size_px, self.size_px, 3)
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            raise ValueError(
+                f"images are {images.dtype} {images.shape}: expected uint8 [n, "
+                f"{self.size_px}, {self.size_px}, 3]"
+            )
+
+
+def _preprocessor_settings(folder: Path) -> dict[str, Any]:
+    """From the image processor's file, or the one that newer releases merge it into."""
+    alone, merged = (
+        folder / "preprocessor_config.json",
+        folder / "processor_config.json",
+    )
+    if alone.exists():
+        return json.loads(alone.read_text())
+    if merged.exists():
+        return json.loads(merged.read_text())["image_processor"]
+    raise ValueError(
+        f"checkpoint={str(folder)!r}: expected {alone.name} or {merged.name}"
+    )

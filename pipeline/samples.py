@@ -1,0 +1,151 @@
+"""Kept pairs and their captions to training samples.
+
+In: the tables of a unit and the bytes of its images. Out: `records.Sample`s in the
+order of the unit, with images that every decoder reads as `score` did.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Self
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import PngImagePlugin, WebPImagePlugin
+
+from pipeline import files, images
+from pipeline.caption_tables import CaptionTables
+from pipeline.config import ExportConfig, Limits
+from pipeline.records import KEPT, Decision, Pair, Sample
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+
+_MAX_JPEG_SIDE_PX = 65_500  # of libjpeg
+_PNG_BIT_DEPTH = 24  # position of the byte that holds it
+
+DecidedPair = tuple[Pair, Decision, float]  # with the alignment score
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleTables:
+    """Where the tables lie that samples are joined from."""
+
+    source_to_pairs: Mapping[str, files.UnitTables]
+    source_to_embeddings: Mapping[str, files.UnitTables]
+    decisions: files.UnitTables
+    granularity_to_folder: Mapping[str, str]
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Self:
+        sources, granularities = run.config.sources, run.config.granularities
+        return cls(
+            source_to_pairs={s.name: run.pairs(s) for s in sources},
+            source_to_embeddings={s.name: run.embeddings(s) for s in sources},
+            decisions=run.decisions,
+            granularity_to_folder={g.name: run.captions(g) for g in granularities},
+        )
+
+    def open_captions(self) -> dict[str, CaptionTables]:
+        """Granularity to its captions, by name; lists one folder each."""
+        return {
+            name: CaptionTables.open(folder)
+            for name, folder in sorted(self.granularity_to_folder.items())
+        }
+
+    def decided_pairs(self, unit: Unit) -> list[DecidedPair]:
+        """All pairs of a unit in its order."""
+        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
+        embeddings = self.source_to_embeddings[unit.source.name]
+        scores = embeddings.read(unit.name, ["alignment_score"])
+        rows = zip(
+            files.from_table(pairs, Pair),
+            files.from_table(self.decisions.read(unit.name), Decision),
+            scores["alignment_score"].to_pylist(),
+            strict=True,
+        )
+        return list(rows)
+
+
+def kept_samples(
+    unit: Unit,
+    decided_pairs: Sequence[DecidedPair],
+    captions: Mapping[str, CaptionTables],
+) -> list[tuple[Pair, Sample]]:
+    """The kept pairs as samples whose image is still to be read.
+
+    A granularity of which an image has no caption is absent from its sample.
+    """
+    texts = {name: tables.texts(unit.name) for name, tables in captions.items()}
+    return [
+        (
+            pair,
+            Sample(
+                sample_id=pair.sample_id,
+                image=b"",
+                image_format=pair.image_format,
+                width=pair.width,
+                height=pair.height,
+                alt_text=pair.alt_text,
+                captions={
+                    name: hash_to_texts[pair.image_hash]
+                    for name, hash_to_texts in texts.items()
+                    if pair.image_hash in hash_to_texts
+                },
+                alignment_score=alignment_score,
+                source=unit.source.name,
+                seeds=decision.seeds,
+            ),
+        )
+        for pair, decision, alignment_score in decided_pairs
+        if decision.outcome == KEPT
+    ]
+
+
+def with_image(
+    sample: Sample, data: bytes, export: ExportConfig, limits: Limits
+) -> Sample:
+    """The sample with its image, resized if its short side is over `max_side_px`.
+
+    Bytes that need no resizing stay as they are, unless decoders disagree on them.
+    """
+    scale = export.max_side_px / min(sample.width, sample.height)
+    if scale >= 1 and is_plain(data, sample.image_format):
+        return dataclasses.replace(sample, image=data)
+    rgb = images.decode(data, limits).rgb
+    if scale < 1:
+        size_px = (round(sample.width * scale), round(sample.height * scale))
+        rgb = cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
+    image, image_format = _encoded(rgb, export.jpeg_quality)
+    height, width, _ = rgb.shape
+    return dataclasses.replace(
+        sample, image=image, image_format=image_format, width=width, height=height
+    )
+
+
+def is_plain(data: bytes, image_format: str) -> bool:
+    """Whether all usual decoders read the same RGB from an image.
+
+    They differ on CMYK, on transparency (dropped, or laid on some colour) and on 16
+    bits a channel (clipped, or the high byte).
+    """
+    if image_format == "jpeg":
+        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        return colorspace not in ("CMYK", "YCCK")
+    if image_format == "png" and data[_PNG_BIT_DEPTH] > 8:
+        return False
+    is_png = image_format == "png"
+    open_header = (
+        PngImagePlugin.PngImageFile if is_png else WebPImagePlugin.WebPImageFile
+    )
+    with open_header(BytesIO(data)) as image:
+        return not image.has_transparency_data
+
+
+def _encoded(rgb: np.ndarray, jpeg_quality: int) -> tuple[bytes, str]:
+    """A JPEG, or a PNG where a side is longer than a JPEG's may be."""
+    if max(rgb.shape) > _MAX_JPEG_SIDE_PX:
+        _, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        return png.tobytes(), "png"
+    rgb = np.ascontiguousarray(rgb)
+    return simplejpeg.encode_jpeg(rgb, jpeg_quality, colorsubsampling="420"), "jpeg"

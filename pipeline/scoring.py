@@ -1,0 +1,313 @@
+"""Stage 1, score: everything measured on every input pair of a unit.
+
+In: units. Out: up to three tables a unit, row by row alike (the pairs, the language of
+their alt text, their embeddings), and the units again. One pass over a shard makes the
+tables that are missing and no others; a pair that cannot be read gets its rows too.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler
+from apache_beam.utils.shared import Shared
+
+from pipeline import files, images, language, sources
+from pipeline.config import EncoderConfig, ImageTextSource, Limits
+from pipeline.models.encoders import Encoder, SiglipEncoder
+from pipeline.records import Language, Pair, content_hash, sample_id
+from pipeline.run_folder import RunFolder
+from pipeline.sources import RawPair, Unit
+from pipeline.threads import map_ahead
+
+STAGE = "score"
+
+_MIN_AHEAD = 64  # pairs in work besides one batch: enough for all cores
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedPair:
+    """A readable pair as an encoder wants it."""
+
+    pixels: np.ndarray  # uint8 [s, s, 3]
+    alt_text: str  # may be empty
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What an encoder says of one pair."""
+
+    embedding: np.ndarray  # of the image: float32 [d], of length 1
+    alignment_score: float  # cosine of image and alt text; NaN without alt text
+
+
+class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
+    """The SigLIP of a configuration."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(max_batch_size=config.batch_size)
+        self.config = config
+
+    def load_model(self) -> Encoder:
+        config = self.config
+        return SiglipEncoder.load(config.checkpoint, config.batch_size, config.dtype)
+
+    def run_inference(
+        self,
+        batch: Sequence[PreparedPair],
+        model: Encoder,
+        inference_args: dict[str, Any] | None = None,
+    ) -> list[Embedded]:
+        """Embeds all images, and the alt texts that are not empty."""
+        embeddings = model.encode_images(np.stack([pair.pixels for pair in batch]))
+        scores = np.full(len(batch), math.nan)
+        rows = [row for row, pair in enumerate(batch) if pair.alt_text]
+        if rows:
+            texts = model.encode_texts([batch[row].alt_text for row in rows])
+            scores[rows] = (embeddings[rows] * texts).sum(axis=1)
+        return [Embedded(*row) for row in zip(embeddings, scores.tolist(), strict=True)]
+
+
+class Score(beam.PTransform):
+    """Writes the tables that units lack, and passes the units on.
+
+    Counters: `pairs` written, and how many of them are `unreadable`; `images_encoded`,
+    `texts_encoded` and `languages_detected`; `units_skipped`, which lack nothing.
+    """
+
+    def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
+        super().__init__()
+        self._score_unit = _ScoreUnit(run, encoder_handler)
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        return units | "Score shards" >> beam.ParDo(self._score_unit)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+    """Tables of one source; evaluation and seed images need no language."""
+
+    pairs: files.UnitTables
+    embeddings: files.UnitTables
+    languages: files.UnitTables | None
+
+    @classmethod
+    def by_source(cls, run: RunFolder) -> dict[ImageTextSource, "_Tables"]:
+        without_language = {
+            source: cls(run.pairs(source), run.embeddings(source), None)
+            for source in (*run.config.evaluation_sets, *run.config.seed_sets)
+        }
+        return without_language | {
+            source: cls(
+                run.pairs(source), run.embeddings(source), run.languages(source)
+            )
+            for source in run.config.sources
+        }
+
+    def missing(self, unit_name: str) -> dict[str, files.UnitTables]:
+        """Measure to tables, for those in which the unit is missing."""
+        return {
+            field.name: tables
+            for field in dataclasses.fields(self)
+            if (tables := getattr(self, field.name)) is not None
+            and not files.is_file(tables.path(unit_name))
+        }
+
+
+class _ScoreUnit(beam.DoFn):
+    """Scores one unit at a time on all cores."""
+
+    def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
+        self._source_to_tables = _Tables.by_source(run)
+        self._limits = run.config.limits
+        self._detector_name = run.config.language_detector
+        self._handler = encoder_handler
+        self._shared_encoder, self._shared_detector = Shared(), Shared()
+        # `Shared` holds weak references; these keep the models while the DoFn lives.
+        self._encoder: Encoder | None = None
+        self._detector: language.Detector | None = None
+
+    def process(self, unit: Unit) -> Iterator[Unit]:
+        tables = self._source_to_tables[unit.source]
+        missing = tables.missing(unit.name)
+        if missing:
+            scores = self._score(unit, tables, missing)
+            for measure, unit_tables in missing.items():
+                unit_tables.write(unit.name, scores.table(measure))
+                scores.count(measure)
+        else:
+            _count("units_skipped", 1)
+        yield unit
+
+    def _score(
+        self, unit: Unit, tables: _Tables, missing: Container[str]
+    ) -> "_UnitScores":
+        one_pass = self._plan(missing)
+        if "pairs" in missing:
+            measured = one_pass.over_shard(unit)
+        else:
+            pairs = files.from_table(tables.pairs.read(unit.name), Pair)
+            measured = one_pass.over_pairs(unit, pairs)
+        scores = _UnitScores(self._handler, one_pass.encoder)
+        for pair in measured:
+            scores.add(pair)
+        return scores
+
+    def _plan(self, missing: Container[str]) -> "_Pass":
+        """Loads a model only if a table needs it."""
+        encoder = detector = None
+        if "embeddings" in missing:
+            encoder = self._shared_encoder.acquire(self._handler.load_model)
+            self._encoder = encoder
+        if "languages" in missing:
+            load = functools.partial(language.detector, self._detector_name)
+            detector = self._shared_detector.acquire(load)
+            self._detector = detector
+        return _Pass(self._limits, detector, encoder)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """One pair and what a pass found of it."""
+
+    pair: Pair
+    language: Language  # unknown if it was not asked for
+    pixels: np.ndarray | None  # for the encoder; None if unreadable or not asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """One pass over a shard; a model that is None has nothing to measure."""
+
+    limits: Limits
+    detector: language.Detector | None
+    encoder: Encoder | None
+
+    def over_shard(self, unit: Unit) -> Iterator[_Measured]:
+        """Measures all pairs of a shard."""
+        raw_pairs = sources.read_pairs(unit, self.limits)
+        return map_ahead(self._measure_raw, raw_pairs, self._n_ahead)
+
+    def over_pairs(self, unit: Unit, pairs: Sequence[Pair]) -> Iterator[_Measured]:
+        """Measures pairs that are known; reads their images only to embed them."""
+        if self.encoder is None:
+            return (self._measured(pair, None) for pair in pairs)
+        readable = [pair for pair in pairs if not pair.error]
+        encoded = sources.read_images(unit, readable)
+        items = ((pair, b"" if pair.error else next(encoded)) for pair in pairs)
+        return map_ahead(self._measure_known, items, self._n_ahead)
+
+    @property
+    def _n_ahead(self) -> int:
+        """While one batch is embedded the next one is decoded."""
+        return _MIN_AHEAD + (self.encoder.batch_size if self.encoder else 0)
+
+    def _measure_raw(self, raw: RawPair) -> _Measured:
+        decoded, error = None, raw.error
+        if not error:
+            try:
+                decoded = images.decode(raw.image, self.limits)
+            except images.ImageError as failure:
+                error = str(failure)
+        return self._measured(_pair(raw, decoded, error), decoded)
+
+    def _measure_known(self, item: tuple[Pair, bytes]) -> _Measured:
+        pair, image = item
+        decoded = None if pair.error else images.decode(image, self.limits)
+        return self._measured(pair, decoded)
+
+    def _measured(self, pair: Pair, decoded: images.Decoded | None) -> _Measured:
+        found, pixels = language.UNKNOWN, None
+        if self.detector and not pair.error:
+            (found,) = self.detector.detect([pair.alt_text])
+        if self.encoder and decoded:
+            pixels = self.encoder.prepare_image(decoded.rgb)
+        return _Measured(pair, found, pixels)
+
+
+def _pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
+    height, width = decoded.rgb.shape[:2] if decoded else (0, 0)
+    return Pair(
+        sample_id=sample_id(raw.image, raw.alt_text),
+        key=raw.key,
+        url=raw.url,
+        alt_text=raw.text,
+        image_hash=content_hash(raw.image),
+        image_format=decoded.format if decoded else "",
+        width=width,
+        height=height,
+        n_bytes=len(raw.image),
+        offset=raw.offset,
+        error=error,
+    )
+
+
+class _UnitScores:
+    """Gathers the rows of one unit, and prepared pairs to batches."""
+
+    def __init__(self, handler: EncoderHandler, encoder: Encoder | None) -> None:
+        self._handler = handler
+        self._encoder = encoder
+        self._pairs: list[Pair] = []
+        self._languages: list[Language] = []
+        self._pending: list[tuple[int, PreparedPair]] = []
+        self._row_to_embedded: dict[int, Embedded] = {}
+
+    def add(self, measured: _Measured) -> None:
+        if self._encoder and measured.pixels is not None:
+            prepared = PreparedPair(measured.pixels, measured.pair.alt_text)
+            self._pending.append((len(self._pairs), prepared))
+            if len(self._pending) == self._encoder.batch_size:
+                self._embed_pending(self._encoder)
+        self._pairs.append(measured.pair)
+        self._languages.append(measured.language)
+
+    def table(self, measure: str) -> pa.Table:
+        """The table of one measure, of all rows that were added."""
+        if measure == "pairs":
+            return files.to_table(self._pairs, Pair)
+        if measure == "languages":
+            return files.to_table(self._languages, Language)
+        return self._embeddings(self._encoder)
+
+    def count(self, measure: str) -> None:
+        """Adds the rows of one measure to its counters."""
+        readable = [pair for pair in self._pairs if not pair.error]
+        if measure == "pairs":
+            _count("pairs", len(self._pairs))
+            _count("unreadable", len(self._pairs) - len(readable))
+        elif measure == "languages":
+            _count("languages_detected", sum(bool(p.alt_text) for p in readable))
+        else:
+            _count("images_encoded", len(readable))
+            _count("texts_encoded", sum(bool(p.alt_text) for p in readable))
+
+    def _embed_pending(self, encoder: Encoder) -> None:
+        if self._pending:
+            rows, batch = zip(*self._pending, strict=True)
+            embedded = self._handler.run_inference(batch, encoder)
+            self._row_to_embedded.update(zip(rows, embedded, strict=True))
+            self._pending = []
+
+    def _embeddings(self, encoder: Encoder) -> pa.Table:
+        """float16 `embedding`, zeros for what is unreadable, and float32
+        `alignment_score`, NaN where there is no image or no alt text."""
+        self._embed_pending(encoder)
+        embeddings = np.zeros((len(self._pairs), encoder.embedding_dim), np.float16)
+        scores = np.full(len(self._pairs), math.nan, np.float32)
+        for row, embedded in self._row_to_embedded.items():
+            embeddings[row] = embedded.embedding
+            scores[row] = embedded.alignment_score
+        flat = pa.array(embeddings.ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, encoder.embedding_dim)
+        return pa.table({"embedding": column, "alignment_score": scores})
+
+
+def _count(name: str, n: int) -> None:
+    Metrics.counter(STAGE, name).inc(n)

@@ -1,0 +1,245 @@
+"""2 select: one decision on every pair, from its scores and the configuration.
+
+In: the tables that `score` wrote. Out: a table of decisions for every unit, and the
+ledger. No model runs, and no image or embedding crosses a shuffle.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Literal
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from pipeline import dedup, files, filters, indexes, records, retrieval
+from pipeline.indexes import SetFiles
+from pipeline.records import DropReason
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+from pipeline.verdicts import OUTCOMES, Verdicts, open_verdicts, outcome_counts
+
+_STAGE = "select"
+
+# Source name to [read, *one count per OUTCOMES].
+Counts = tuple[str, np.ndarray]
+
+
+class Select(beam.PTransform):
+    """Maps PCollection[Unit] to the ledger, one dictionary.
+
+    Writes `run.decisions` and `RUN/ledger.json`. Units that have decisions are counted
+    from their tables and not searched again.
+
+    Raises:
+      ValueError: when applied, on settings that contradict each other and on an
+        evaluation or seed set that is empty or embedded in another width.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        self._run = run
+
+    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[dict]:
+        check(self._run)
+        selection = self._run.config.selection
+        decisions = self._run.decisions
+        evaluation, seeds = build_indexes(self._run)
+        run = without_units(self._run)
+        filtered = (
+            units
+            | "Read pairs" >> beam.Map(open_verdicts, run)
+            | "Apply rules" >> filters.ApplyRules(run, selection.drop_rules)
+            | "Keep languages" >> filters.FilterLanguage(run, selection.language)
+            | "Keep aligned" >> filters.FilterAlignment(run, selection.alignment)
+            | "Drop exact duplicates"
+            >> dedup.DropExactDuplicates(run, selection.drop_exact_duplicates)
+        )
+        rest, finished = filtered | "Skip finished units" >> beam.ParDo(
+            SkipFinished(decisions)
+        ).with_outputs("finished", main="rest")
+        decided = (
+            rest
+            | "Drop near evaluation images"
+            >> dedup.DropNearEvaluation(
+                run, evaluation, selection.max_evaluation_similarity
+            )
+            | "Keep curated" >> retrieval.KeepCurated(run, seeds, selection.retrieval)
+            | "Write decisions" >> beam.ParDo(WriteDecisions(run, decisions))
+        )
+        read = units | "Count pairs" >> beam.Map(count_pairs, run)
+        counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
+        return counts | "Add up" >> WriteLedger(self._run.root, decisions.folder)
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError on settings that cannot be meant."""
+    selection = run.config.selection
+    if selection.max_evaluation_similarity is not None and not run.evaluation_units:
+        raise ValueError(
+            f"max_evaluation_similarity={selection.max_evaluation_similarity}:"
+            " expected evaluation sets to compare with, or none"
+        )
+    if selection.retrieval is not None and not run.seed_units:
+        raise ValueError(
+            f"retrieval={selection.retrieval}: expected seed sets, or none"
+        )
+    names = set()
+    for unit in run.units:
+        if unit.name in names:
+            raise ValueError(
+                f"{unit.source.name}={unit.uri}: expected no shard of another source"
+            )
+        names.add(unit.name)
+
+
+def build_indexes(
+    run: RunFolder,
+) -> tuple[tuple[SetFiles, ...], tuple[SetFiles, ...]]:
+    """The indexes of the evaluation sets and of the seed sets that are needed."""
+    selection = run.config.selection
+    evaluation, seeds = (), ()
+    if selection.max_evaluation_similarity is not None:
+        evaluation = indexes.build("evaluation_sets", run, run.evaluation_units)
+    if selection.retrieval is not None:
+        seeds = indexes.build("seed_sets", run, run.seed_units)
+    return evaluation, seeds
+
+
+def without_units(run: RunFolder) -> RunFolder:
+    """What workers need of a run: its size does not grow with the number of units."""
+    return dataclasses.replace(run, units=(), evaluation_units=(), seed_units=())
+
+
+class SkipFinished(beam.DoFn):
+    """Yields verdicts that are still to write, and the counts of finished units.
+
+    Tags each unit once: another look later could see a table that a failed attempt of
+    this very run has written.
+    """
+
+    def __init__(self, decisions: files.UnitTables) -> None:
+        self._decisions = decisions
+        self._skipped = Metrics.counter(_STAGE, "units_skipped")
+
+    def process(
+        self, verdicts: Verdicts
+    ) -> Iterator[Verdicts | TaggedOutput[Literal["finished"], Counts]]:
+        unit = verdicts.unit
+        if files.is_file(self._decisions.path(unit.name)):
+            self._skipped.inc()
+            table = self._decisions.read(unit.name, columns=["outcome"])
+            yield TaggedOutput(
+                "finished", _counts(unit, outcomes=outcome_counts(table))
+            )
+        else:
+            yield verdicts
+
+
+class WriteDecisions(beam.DoFn):
+    """Writes the decisions of a unit and yields their counts."""
+
+    def __init__(self, run: RunFolder, decisions: files.UnitTables) -> None:
+        self._run = run
+        self._decisions = decisions
+
+    def process(self, verdicts: Verdicts) -> Iterator[Counts]:
+        unit = verdicts.unit
+        pairs = self._run.pairs(unit.source).read(unit.name, columns=["sample_id"])
+        self._decisions.write(unit.name, verdicts.to_table(pairs["sample_id"]))
+        counts = verdicts.counts()
+        for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True):
+            is_reason = isinstance(outcome, DropReason)
+            name = f"dropped_{outcome}" if is_reason else outcome
+            Metrics.counter(_STAGE, name).inc(n)
+        yield _counts(unit, outcomes=counts)
+
+
+def count_pairs(unit: Unit, run: RunFolder) -> Counts:
+    """Counts the pairs of a unit, from another place than the decisions come from."""
+    with files.open_for_reading(run.pairs(unit.source).path(unit.name)) as file:
+        return _counts(unit, n_read=pq.read_metadata(file).num_rows)
+
+
+def _counts(
+    unit: Unit, *, n_read: int = 0, outcomes: np.ndarray | None = None
+) -> Counts:
+    outcomes = np.zeros(len(OUTCOMES), np.int64) if outcomes is None else outcomes
+    return unit.source.name, np.array([n_read, *outcomes])
+
+
+class WriteLedger(beam.PTransform):
+    """Adds up the counts, checks them and writes the ledger."""
+
+    def __init__(self, *folders: str) -> None:
+        super().__init__()
+        self._folders = folders
+
+    def expand(self, counts: beam.PCollection[Counts]) -> beam.PCollection[dict]:
+        return (
+            counts
+            | "Sum by source" >> beam.CombinePerKey(sum)
+            | "Collect sources" >> beam.combiners.ToDict()
+            | "Make ledger" >> beam.Map(make_ledger)
+            | "Write ledger" >> beam.Map(write_ledger, self._folders)
+        )
+
+
+def make_ledger(source_to_counts: dict[str, np.ndarray]) -> dict:
+    """What became of the pairs: of all together, and under "sources" of each source.
+
+    Raises:
+      ValueError: if pairs that were read have no decision or more than one.
+    """
+    total = sum(source_to_counts.values(), start=np.zeros(1 + len(OUTCOMES), np.int64))
+    sources = {
+        name: _ledger_of(name, counts)
+        for name, counts in sorted(source_to_counts.items())
+    }
+    return _ledger_of("all sources", total) | {"sources": sources}
+
+
+def _ledger_of(name: str, counts: np.ndarray) -> dict:
+    n_read, *outcomes = counts.tolist()
+    if n_read != sum(outcomes):
+        raise ValueError(f"{name}: {n_read} pairs read, {sum(outcomes)} decided")
+    outcome_to_count = dict(zip(map(str, OUTCOMES), outcomes, strict=True))
+    return {
+        "read": n_read,
+        "kept": outcome_to_count.pop(records.KEPT),
+        "unreadable": outcome_to_count.pop(records.UNREADABLE),
+        "dropped": outcome_to_count,
+    }
+
+
+def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
+    """Writes the ledger into the folders, of the run and of its decisions."""
+    data = (json.dumps(ledger, indent=2) + "\n").encode()
+    for folder in folders:
+        files.write(_ledger_path(folder), data)
+    return ledger
+
+
+def is_complete(run: RunFolder) -> bool:
+    """Whether all decisions of this configuration and their ledger are there."""
+    decisions = run.decisions
+    names = {unit.name for unit in run.units}
+    has_ledger = files.is_file(_ledger_path(decisions.folder))
+    return has_ledger and names <= decisions.unit_names()
+
+
+def restore_ledger(run: RunFolder) -> dict:
+    """Makes the ledger of complete decisions that of the run again; returns it.
+
+    Another configuration may have left its own ledger there in between.
+    """
+    data = files.read(_ledger_path(run.decisions.folder))
+    files.write(_ledger_path(run.root), data)
+    return json.loads(data)
+
+
+def _ledger_path(folder: str) -> str:
+    return files.join(folder, "ledger.json")

@@ -1,0 +1,141 @@
+"""Literal score tables for the tests of `select`: what `score` would have written."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline import files, records, selection
+from pipeline.config import (
+    CurationConfig,
+    EncoderConfig,
+    ImageTextSource,
+    SelectionConfig,
+)
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One pair and its scores."""
+
+    alt_text: str = "a red circle on a field"
+    image: str = ""  # equal names, equal image bytes; "" is an image of its own
+    embedding: tuple[float, ...] = (1.0, 0.0)
+    score: float = 0.5
+    code: str = "en"
+    probability: float = 1.0
+    size: tuple[int, int] = (64, 64)
+    key: str = ""  # "" is the row number
+    error: str = ""
+
+
+Shards = dict[str, Sequence[Row]]  # path to rows
+
+
+def make_run(
+    root: str,
+    config: SelectionConfig,
+    shards: Shards,
+    *,
+    evaluation: Shards | None = None,
+    seeds: Shards | None = None,
+    keep_all: Sequence[str] = (),
+) -> RunFolder:
+    """A run folder with score tables.
+
+    The shard `web/1` is of the source or set `web`.
+    """
+    units = [_units(s or {}, keep_all) for s in (shards, evaluation, seeds)]
+    names = [sorted({unit.source for unit in role}, key=repr) for role in units]
+    curation = CurationConfig(
+        encoder=EncoderConfig("encoder"),
+        selection=config,
+        sources=tuple(names[0]),
+        evaluation_sets=tuple(names[1]),
+        seed_sets=tuple(names[2]),
+    )
+    run = RunFolder(root, curation, *units, checkpoint_to_digest={"encoder": "digest"})
+    for role, tables in zip(units, (shards, evaluation, seeds), strict=True):
+        for unit in role:
+            write_scores(run, unit, tables[unit.uri])
+    return run
+
+
+def write_scores(run: RunFolder, unit: Unit, rows: Sequence[Row]) -> None:
+    """Writes the three tables of one shard."""
+    pairs = [_pair(unit, i, row) for i, row in enumerate(rows)]
+    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    languages = [records.Language(row.code, row.probability) for row in rows]
+    table = files.to_table(languages, records.Language)
+    run.languages(unit.source).write(unit.name, table)
+    dim = len(rows[0].embedding) if rows else 2
+    vectors = np.array([row.embedding for row in rows], np.float16)
+    scores = np.array([row.score for row in rows], np.float32)
+    columns = {
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
+        "alignment_score": pa.array(scores),
+    }
+    run.embeddings(unit.source).write(unit.name, pa.table(columns))
+
+
+def sample_id(row: Row, image: str) -> bytes:
+    """The identity of a row, whose image has that name."""
+    return records.sample_id(image.encode(), row.alt_text.encode())
+
+
+def select(run: RunFolder, *, units: Sequence[Unit] | None = None) -> dict:
+    """Runs `select` and returns the ledger."""
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        units = pipeline | beam.Create(run.units if units is None else units)
+        _ = units | selection.Select(run)
+    return json.loads(files.read(files.join(run.root, "ledger.json")))
+
+
+def outcomes(run: RunFolder) -> dict[str, list[str]]:
+    """Path of the shard to the outcomes of its pairs, after `select`."""
+    select(run)
+    return {
+        uri: [decision.outcome for decision in decisions]
+        for uri, decisions in read_decisions(run).items()
+    }
+
+
+def read_decisions(run: RunFolder) -> dict[str, list[records.Decision]]:
+    """Path of the shard to its decisions."""
+    tables = run.decisions
+    return {
+        unit.uri: files.from_table(tables.read(unit.name), records.Decision)
+        for unit in run.units
+    }
+
+
+def _units(shards: Shards, keep_all: Sequence[str]) -> tuple[Unit, ...]:
+    names = [uri.split("/")[0] for uri in shards]
+    return tuple(
+        Unit(ImageTextSource(name, f"{name}/*", keep_all=name in keep_all), uri)
+        for name, uri in zip(names, shards, strict=True)
+    )
+
+
+def _pair(unit: Unit, i: int, row: Row) -> records.Pair:
+    image = row.image or f"{unit.uri} {i}"
+    is_readable = not row.error
+    return records.Pair(
+        sample_id=sample_id(row, image),
+        key=row.key or str(i),
+        url="",
+        alt_text=row.alt_text if is_readable else "",
+        image_hash=records.content_hash(image.encode()),
+        image_format="jpeg" if is_readable else "",
+        width=row.size[0] if is_readable else 0,
+        height=row.size[1] if is_readable else 0,
+        n_bytes=100,
+        offset=i,
+        error=row.error,
+    )

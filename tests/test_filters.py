@@ -1,0 +1,324 @@
+import math
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from score_tables import Row, make_run, outcomes, read_decisions, select
+
+from pipeline import filters
+from pipeline.config import (
+    KeepFraction,
+    KeepLanguages,
+    MinScore,
+    SelectionConfig,
+    ShortText,
+)
+from pipeline.records import Drop, DropReason, Pair
+
+NAN = math.nan
+
+
+def pair(alt_text: str = "", width: int = 100, height: int = 100) -> Pair:
+    return Pair(b"", "", "", alt_text, b"", "jpeg", width, height, 1, 0, "")
+
+
+def only_outcomes(tmp_path, config: SelectionConfig, *rows: Row) -> list[str]:
+    return outcomes(make_run(str(tmp_path), config, {"web/1": rows}))["web/1"]
+
+
+# Drop rules
+
+
+def test_text_of_fewer_words_is_dropped_with_their_number():
+    rule = filters.FewWords(min_words=3)
+    assert rule(pair("red circle")) == Drop(DropReason.FEW_WORDS, 2, 3)
+    assert rule(pair(" ")) == Drop(DropReason.FEW_WORDS, 0, 3)
+    assert rule(pair("a red circle")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "n_words"),
+    [
+        ("a red  circle\n", 3),
+        ("ein rotes Fahrrad fährt", 4),
+        ("一只白色的狗", 6),
+        ("白い dog と2匹", 5),
+        ("красный круг", 2),
+        ("빨간 원", 2),
+        ("", 0),
+    ],
+)
+def test_a_character_of_a_script_without_spaces_counts_as_a_word(text, n_words):
+    assert filters.count_words(text) == n_words
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("file_name", ["IMG_2031.jpg", "P1610212.JPG", " koala-rescue.jpeg\n"]),
+        ("camera_name", ["IMG_2031", "DSC00412", "DSCN1234", "img 0001", "P1610212"]),
+        ("camera_name", ["_MG_2953", "PXL_20210101_120000", "GOPR0042"]),
+        ("no_letters", ["94342520887984", ":-)", "✓", "12/03/2019", "#1", "10"]),
+        ("hash", ["024a58a76d964b3f80e7ecbb19fbc020", "04764069-41b3-48d3-be5a-4cde"]),
+        ("address", ["www.xinsurance.com", "http://example.org/a?b=c"]),
+        ("placeholder", ["untitled", "Untitled-3", "No image available", "Loading…"]),
+        ("generic_word", ["Logo", "User avatar", "thumbnail", "gallery image"]),
+        ("numbered", ["image 3 of 8", "Photo #4", "Picture 4", "slide 2/9", "3 of 8"]),
+        ("enlarge", ["click to enlarge", "Click here to view larger image"]),
+        ("enlarge", ["Click on image to zoom", "tap to see full size"]),
+        ("zoom", ["Zoom-In", "enlarge this image", "View larger", "view full-size"]),
+        ("for_sale", ["for sale 30k", "For Sale!", "for sale: $30,000 OBO"]),
+        ("price", ["$29.99", "only €5", "30k", "1.200 EUR", "Price: $ 4"]),
+        ("shop", ["buy it now", "Sold out", "add to cart"]),
+        ("stock_photo", ["stock photo", "Royalty-Free Stock Photo #123", "photo 2"]),
+    ],
+)
+def test_boilerplate_is_dropped_with_the_name_of_its_pattern(name, texts):
+    reason = DropReason.BOILERPLATE_ALT_TEXT
+    for text in texts:
+        drop = filters.BoilerplateAltText()(pair(text))
+        assert drop is not None, text
+        assert (drop.reason, math.isnan(drop.value)) == (reason, True)
+        # A numbered photo is a stock photo as well: the first pattern names it.
+        assert drop.detail == name or (text, drop.detail) == ("photo 2", "numbered")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "seafood for sale outside a restaurant on night market",
+        "2000 BMW Z8 for sale 100745865",
+        "a lucky dog for sale",
+        "whole lobster + a drink for $29.99",
+        "homes for sale",
+        "Tomatoes Stock Photo",
+        "photo of a dog",
+        "3 images of cats",
+        "logo of a bakery",
+        "Pony Love.jpg Canvas Lunch Bag",
+        "Volkswagen ID.3",
+        "actor strolls in a pair of boots - click to steal her style !",
+        "zoom in on a green mountain",
+        "Zoom iQ5 Professional Stereo Microphone Review",
+        "image may contain : person , on stage",
+        "loading coal in the port",
+        "an untitled painting",
+        "写真展の入り口",
+        "Sam 2019",
+        "effaced facade",
+        "beach",
+    ],
+)
+def test_text_that_says_something_is_not_boilerplate(text):
+    assert filters.BoilerplateAltText()(pair(text)) is None
+
+
+@pytest.mark.parametrize(
+    "unit", ["1", "1.", "1 ", "$1,", "a-", "click on ", "image ", "f", ".jpg", "-", "("]
+)
+def test_no_boilerplate_pattern_takes_quadratic_time(unit):
+    text = unit * (65536 // len(unit)) + " x"
+    start_s = time.perf_counter()
+    filters.BoilerplateAltText()(pair(text))
+    assert time.perf_counter() - start_s < 5
+
+
+def test_patterns_can_be_replaced_and_need_no_name():
+    rule = filters.BoilerplateAltText(patterns=(r"foto \d+", r"(?P<shop>sofort .*)"))
+    assert rule(pair("FOTO 12")).detail == ""
+    assert rule(pair("Sofort kaufen")).detail == "shop"
+    assert rule(pair("IMG_2031.jpg")) is None
+
+
+def test_small_image_is_judged_by_its_short_side():
+    rule = filters.SmallImage(min_side_px=64)
+    assert rule(pair(width=640, height=63)) == Drop(DropReason.TINY_IMAGE, 63, 64)
+    assert rule(pair(width=64, height=64)) is None
+
+
+def test_extreme_aspect_is_judged_either_way_up():
+    rule = filters.ExtremeAspect(max_aspect=3)
+    dropped = Drop(DropReason.EXTREME_ASPECT, 4, 3)
+    assert rule(pair(width=400, height=100)) == dropped
+    assert rule(pair(width=100, height=400)) == dropped
+    assert rule(pair(width=300, height=100)) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: filters.FewWords(0), "min_words=0: expected at least 1"),
+        (lambda: filters.SmallImage(0), "min_side_px=0: expected at least 1"),
+        (lambda: filters.ExtremeAspect(0.5), "max_aspect=0.5: expected at least 1"),
+        (lambda: filters.ExtremeAspect(NAN), "max_aspect=nan: expected at least 1"),
+        (lambda: filters.BoilerplateAltText(("(",)), "expected regular expressions"),
+    ],
+)
+def test_impossible_bounds_are_an_error(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_first_rule_that_drops_names_the_reason(tmp_path):
+    rules = (filters.SmallImage(10), filters.FewWords(2))
+    config = SelectionConfig(drop_rules=rules)
+    rows = [Row("one", size=(9, 9)), Row("one"), Row("one two", size=(9, 9)), Row()]
+    run = make_run(str(tmp_path), config, {"web/1": rows})
+    select(run)
+    decided = [(d.outcome, d.value, d.threshold) for d in read_decisions(run)["web/1"]]
+    assert decided == [
+        ("tiny_image", 9, 10),
+        ("few_words", 1, 2),
+        ("tiny_image", 9, 10),
+        ("kept", None, None),
+    ]
+
+
+def test_rules_do_not_see_unreadable_pairs_nor_sources_to_keep_whole(tmp_path):
+    config = SelectionConfig(drop_rules=(filters.FewWords(2),))
+    shards = {"web/1": [Row("x", error="truncated")], "city/1": [Row("x"), Row("")]}
+    run = make_run(str(tmp_path), config, shards, keep_all=["city"])
+    assert outcomes(run) == {"web/1": ["unreadable"], "city/1": ["kept", "kept"]}
+    assert read_decisions(run)["web/1"][0].detail == "truncated"
+
+
+# Language
+
+
+def test_language_and_probability_decide(tmp_path):
+    languages = KeepLanguages(languages=("en", "fr"), min_probability=0.5)
+    rows = [
+        Row(code="en", probability=0.5),
+        Row(code="fr", probability=0.9),
+        Row(code="en", probability=0.25),
+        Row(code="de", probability=0.75),
+        Row(code="", probability=0.0),
+    ]
+    config = SelectionConfig(language=languages)
+    run = make_run(str(tmp_path), config, {"web/1": rows})
+    select(run)
+    decided = [
+        (d.outcome, d.value, d.threshold, d.detail)
+        for d in read_decisions(run)["web/1"]
+    ]
+    assert decided == [
+        ("kept", None, None, ""),
+        ("kept", None, None, ""),
+        ("language", 0.25, 0.5, "en"),
+        ("language", 0.75, 0.5, "de"),
+        ("language", 0.0, 0.5, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("keep", ["kept", "kept", "kept", "language", "language"]),
+        ("drop", ["language", "language", "language", "language", "language"]),
+        ("alignment", ["kept", "language", "language", "language", "language"]),
+    ],
+)
+def test_short_text_follows_its_policy_whatever_the_detector_says(
+    tmp_path, policy, expected
+):
+    short_text = ShortText(policy, max_words=2, min_score=0.25)
+    config = SelectionConfig(language=KeepLanguages(short_text=short_text))
+    rows = [
+        Row("rotes Rad", code="de", score=0.25),
+        Row("red bike", code="en", score=0.2),
+        Row("bike", code="en", score=NAN),
+        Row("ein rotes Rad", code="de", score=0.9),
+        Row("一只白色的狗", code="zh", score=0.9),
+    ]
+    assert only_outcomes(tmp_path, config, *rows) == expected
+
+
+def test_short_text_decided_by_alignment_records_the_score(tmp_path):
+    short_text = ShortText("alignment", max_words=2, min_score=0.5)
+    config = SelectionConfig(language=KeepLanguages(short_text=short_text))
+    run = make_run(str(tmp_path), config, {"web/1": [Row("rotes Rad", score=0.25)]})
+    select(run)
+    (decision,) = read_decisions(run)["web/1"]
+    assert (decision.value, decision.threshold) == (0.25, 0.5)
+    assert decision.detail == "short text"
+
+
+# Alignment
+
+
+def test_a_score_at_the_threshold_is_kept_and_none_fails(tmp_path):
+    config = SelectionConfig(alignment=MinScore(0.25))
+    rows = [Row(score=0.25), Row(score=0.24), Row(score=NAN)]
+    run = make_run(str(tmp_path), config, {"web/1": rows})
+    select(run)
+    kept, low, none = read_decisions(run)["web/1"]
+    assert kept.outcome == "kept"
+    assert low.value == np.float32(0.24)
+    assert (low.outcome, low.threshold, low.detail) == ("low_alignment", 0.25, "")
+    assert (none.outcome, none.value, none.threshold, none.detail) == (
+        "low_alignment",
+        None,
+        0.25,
+        "no score",
+    )
+
+
+def test_the_fraction_is_taken_over_all_units_of_what_is_still_contested(tmp_path):
+    config = SelectionConfig(
+        drop_rules=(filters.FewWords(2),),
+        language=KeepLanguages(),
+        alignment=KeepFraction(0.5),
+    )
+    shards = {
+        "web/1": [Row(score=0.75), Row(score=0.5), Row("short", score=0.9)],
+        "web/2": [Row(score=0.25), Row(code="de", score=0.9)],
+        "more/1": [Row(score=0.125), Row(score=0.9, error="broken")],
+        "city/1": [Row(score=0.0), Row(score=0.9)],
+    }
+    run = make_run(str(tmp_path), config, shards, keep_all=["city"])
+    assert outcomes(run) == {
+        "web/1": ["kept", "kept", "few_words"],
+        "web/2": ["low_alignment", "language"],
+        "more/1": ["low_alignment", "unreadable"],
+        "city/1": ["kept", "kept"],
+    }
+    assert read_decisions(run)["web/2"][0].threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep_fraction", "cut"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 0.5, 0.3),
+        ([0.1, 0.2, 0.3], 0.5, 0.2),  # 1.5 rounds up to 2
+        ([0.1, 0.2, 0.2, 0.2], 0.25, 0.2),  # all ties stay
+        ([0.1, 0.2, 0.3], 1, 0.1),
+        ([0.1, 0.2, NAN, NAN], 0.25, 0.2),  # pairs without a score count
+        ([0.1, 0.2, NAN, NAN], 0.75, 0.1),
+        ([i / 10 for i in range(10)], 0.7, 0.3),  # 0.7 * 10 is above 7 in binary
+    ],
+)
+def test_the_cut_is_the_score_of_the_last_pair_to_keep(scores, keep_fraction, cut):
+    assert filters.alignment_cut(np.array(scores), keep_fraction) == cut
+
+
+def test_the_cut_has_no_negative_zero_and_is_nan_without_scores():
+    zeros = np.array([-0.0, 0.0], np.float32)
+    for scores in (zeros, zeros[::-1]):
+        assert math.copysign(1, filters.alignment_cut(scores, 1)) == 1
+    assert math.isnan(filters.alignment_cut(np.array([NAN]), 0.5))
+    assert math.isnan(filters.alignment_cut(np.array([]), 0.5))
+
+
+@given(
+    scores=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50),
+    percent=st.integers(1, 100),
+)
+def test_the_fraction_is_kept_and_not_more_but_for_ties(scores, percent):
+    cut = filters.alignment_cut(np.array(scores, np.float32), percent / 100)
+    n_wanted = math.ceil(Fraction(percent, 100) * len(scores))
+    assert sum(score > cut for score in scores) < n_wanted
+    assert sum(score >= cut for score in scores) >= n_wanted

@@ -1,0 +1,210 @@
+"""A run folder whose scores and decisions are written by hand, and a fake captioner."""
+
+import dataclasses
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from PIL import Image
+
+from pipeline import config, files, images, records, sources
+from pipeline.caption_tables import FAILED, CaptionTables
+from pipeline.captioning import CaptionerHandler
+from pipeline.models.captioners import Caption, FinishReason
+from pipeline.run_folder import RunFolder
+
+SHORT = config.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
+LONG = config.Granularity("long", "tiny", "describe en", max_new_tokens=9, batch_size=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One pair of a source shard, and what was decided on it."""
+
+    image: bytes
+    alt_text: str = "a text"
+    outcome: str = records.KEPT
+    score: float = 0.25
+    seeds: tuple[str, ...] = ()
+
+
+def encoded(color: Sequence[int], size: tuple[int, int] = (12, 8), **options) -> bytes:
+    """A plain image as a PNG, unless `format` says otherwise."""
+    file = io.BytesIO()
+    Image.new("RGB", size, tuple(color)).save(file, **{"format": "PNG"} | options)
+    return file.getvalue()
+
+
+def plain_rows(n_rows: int, first: int = 0) -> list[Row]:
+    """Rows whose red channel is their number."""
+    return [Row(encoded((first + i, 7, 9)), f"text {first + i}") for i in range(n_rows)]
+
+
+def write_shard(path: Path, rows: Iterable[Row]) -> None:
+    """An img2dataset tar."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, row in enumerate(rows):
+            for suffix, data in (("jpg", row.image), ("txt", row.alt_text.encode())):
+                member = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def make_run(
+    root: Path, stem_to_rows: Mapping[str, Sequence[Row]], **changes
+) -> RunFolder:
+    """A run over `root/crawl/<stem>.tar` with pairs, scores and decisions.
+
+    `changes` are fields of the configuration.
+    """
+    source = config.ImageTextSource("web", str(root / "crawl" / "*.tar"))
+    fields = {"sources": (source,), "granularities": (SHORT, LONG)} | changes
+    settings = config.CurationConfig(
+        encoder=config.EncoderConfig("tiny"),
+        **{"selection": config.SelectionConfig()} | fields,
+    )
+    for stem, rows in stem_to_rows.items():
+        write_shard(root / "crawl" / f"{stem}.tar", rows)
+    units = tuple(u for s in settings.sources for u in sources.list_units(s))
+    checkpoints = {"tiny": "d0"} | {g.checkpoint: "d1" for g in settings.granularities}
+    run = RunFolder(str(root / "run"), settings, units, (), (), checkpoints)
+    for unit in units:
+        write_tables(run, unit, stem_to_rows[Path(unit.uri).stem])
+    return run
+
+
+def write_tables(run: RunFolder, unit: sources.Unit, rows: Sequence[Row]) -> None:
+    """What `score` and `select` would write of a unit."""
+    with tarfile.open(unit.uri) as tar:
+        offsets = [m.offset_data for m in tar.getmembers() if m.name.endswith(".jpg")]
+    pairs = [
+        _pair(str(number), row, offset)
+        for number, (row, offset) in enumerate(zip(rows, offsets, strict=True))
+    ]
+    decisions = [
+        records.Decision(pair.sample_id, row.outcome, None, None, "", row.seeds)
+        for pair, row in zip(pairs, rows, strict=True)
+    ]
+    scores = pa.array([row.score for row in rows], pa.float32())
+    embedding = pa.FixedSizeListArray.from_arrays(np.zeros(2 * len(rows), "f2"), 2)
+    embeddings = pa.table({"embedding": embedding, "alignment_score": scores})
+    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    run.embeddings(unit.source).write(unit.name, embeddings)
+    run.decisions.write(unit.name, files.to_table(decisions, records.Decision))
+
+
+def _pair(key: str, row: Row, offset: int) -> records.Pair:
+    try:
+        decoded = images.decode(row.image, config.Limits())
+        (height, width, _), image_format = decoded.rgb.shape, decoded.format
+    except images.ImageError:  # so that a later stage meets it
+        height, width, image_format = 8, 8, "jpeg"
+    return records.Pair(
+        sample_id=records.sample_id(row.image, row.alt_text.encode()),
+        key=key,
+        url="",
+        alt_text=row.alt_text,
+        image_hash=records.content_hash(row.image),
+        image_format=image_format,
+        width=width,
+        height=height,
+        n_bytes=len(row.image),
+        offset=offset,
+        error="",
+    )
+
+
+def write_captions(
+    run: RunFolder,
+    stem_to_rows: Mapping[str, Sequence[Row]],
+    granularities: Iterable[config.Granularity],
+) -> None:
+    """What `caption` with a FakeCaptioner would add."""
+    for granularity in granularities:
+        tables = CaptionTables.open(run.captions(granularity))
+        for unit in run.units:
+            done = tables.image_hashes(unit.name)
+            captions = [
+                _caption(row.image, granularity)
+                for row in stem_to_rows[Path(unit.uri).stem]
+                if row.outcome == records.KEPT
+                and records.content_hash(row.image) not in done
+            ]
+            if captions:
+                tables.add(unit.name, captions)
+
+
+def _caption(image: bytes, granularity: config.Granularity) -> records.SyntheticCaption:
+    try:
+        color = images.decode(image, config.Limits()).rgb[0, 0]
+    except images.ImageError as error:
+        text, reason = str(error), FAILED
+    else:
+        text, reason = f"{granularity.prompt} {' '.join(map(str, color))}", "stop"
+    image_hash = records.content_hash(image)
+    return records.SyntheticCaption(image_hash, 0, text, 4, reason, -0.5)
+
+
+def run_stage(stage: beam.PTransform, units: Sequence[sources.Unit]) -> dict[str, int]:
+    """Runs one stage in memory; gives its counters."""
+    pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions([]))
+    _ = pipeline | "Units" >> beam.Create(list(units), reshuffle=False) | stage
+    result = pipeline.run()
+    result.wait_until_finish()
+    counters = result.metrics().query()["counters"]
+    return {c.key.metric.name: c.committed for c in counters if c.committed}
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Relative path to content of all files under a folder."""
+    found = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+class FakeCaptioner:
+    """Says the prompt and the mean colour; logs in `calls` what it is asked for."""
+
+    batch_size = 4
+    image_size_px = 1
+
+    def __init__(self, calls: list[tuple], refuses: Callable[[str], bool]) -> None:
+        self._calls = calls
+        self._refuses = refuses
+
+    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
+        return rgb.mean(axis=(0, 1), keepdims=True).astype(np.uint8)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        self._calls.append(("encode", len(pixels)))
+        return pixels[:, 0, 0]
+
+    def caption(
+        self, features: np.ndarray, prompt: str, max_new_tokens: int
+    ) -> list[Caption]:
+        self._calls.append((prompt, len(features)))
+        texts = [f"{prompt} {' '.join(map(str, color))}" for color in features]
+        for text in texts:
+            if self._refuses(text):
+                raise ValueError(f"no caption {text!r}")
+        return [
+            Caption(text, max_new_tokens, FinishReason.STOP, -0.5) for text in texts
+        ]
+
+
+class FakeHandler(CaptionerHandler):
+    """Loads a FakeCaptioner. Of the class, as Beam copies handlers: what is logged."""
+
+    calls: ClassVar[list[tuple]] = []
+    refuses: ClassVar[Callable[[str], bool]] = staticmethod(lambda text: False)
+
+    def load_model(self) -> FakeCaptioner:
+        self.calls.append(("load", self.checkpoint))
+        return FakeCaptioner(self.calls, self.refuses)

@@ -1,0 +1,189 @@
+"""Endless training batches of drawn scenes for the tiny checkpoints.
+
+In: a seed. Out: dicts of NumPy arrays: two views of each picture, the second one copied
+and altered as a web site might do, what each patch of both shows, and texts.
+"""
+
+import dataclasses
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline import drawing
+
+SIDE_PX = 72
+PATCH_PX = 12
+
+_COLOURS = tuple(drawing.COLOUR_TO_RGB)
+_SHAPES = tuple(drawing.SHAPE_TO_CONTOURS)
+N_COLOUR_CLASSES = 1 + len(_COLOURS)  # with the background
+N_PATCH_CLASSES = N_COLOUR_CLASSES + 1 + len(_SHAPES)
+
+_OFF_TOPIC_SHARE = 0.06
+_USES = 4
+_MAX_KEPT = 40_000
+_QUEUE_BATCHES = 16
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image with the class of every pixel and its texts, by name."""
+
+    rgb: Pixels
+    mask: Pixels
+    texts: dict[str, str]
+
+
+def _class_table() -> npt.NDArray[np.float32]:
+    """Mask id to a one-hot colour and a one-hot shape, side by side."""
+    table = np.zeros((1 + len(drawing.classes()), N_PATCH_CLASSES), np.float32)
+    table[0, 0] = table[0, 1 + len(_COLOURS)] = 1
+    for i, name in enumerate(drawing.classes(), start=1):
+        colour, shape = name.split()
+        table[i, 1 + _COLOURS.index(colour)] = 1
+        table[i, 2 + len(_COLOURS) + _SHAPES.index(shape)] = 1
+    return table
+
+
+_CLASS_TABLE = _class_table()
+_PATCHES_PER_SIDE = SIDE_PX // PATCH_PX
+_N_PATCHES = _PATCHES_PER_SIDE**2
+_PATCH_OF_PIXEL = np.kron(
+    np.arange(_N_PATCHES).reshape(_PATCHES_PER_SIDE, -1),
+    np.ones((PATCH_PX, PATCH_PX), np.int64),
+)
+
+
+def patch_shares(mask: Pixels) -> npt.NDArray[np.float32]:
+    """Shares of each colour and shape in each patch, `[p, N_PATCH_CLASSES]`."""
+    size = (SIDE_PX, SIDE_PX)
+    small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    n_ids = len(_CLASS_TABLE)
+    counts = np.bincount(
+        (_PATCH_OF_PIXEL * n_ids + small).ravel(), minlength=_N_PATCHES * n_ids
+    )
+    return counts.reshape(_N_PATCHES, n_ids) @ _CLASS_TABLE / PATCH_PX**2
+
+
+def resize(rgb: Pixels) -> Pixels:
+    """To the square of the models, as their preprocessor does."""
+    size = (SIDE_PX, SIDE_PX)
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+
+
+def recompress(rgb: Pixels, quality: int) -> Pixels:
+    """Through JPEG and back."""
+    _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def crop(picture: Picture, area: float, rng: np.random.Generator) -> Picture:
+    """A random part of the given area, of the same aspect."""
+    height, width = picture.mask.shape
+    h, w = round(height * area**0.5), round(width * area**0.5)
+    y, x = rng.integers(0, (height - h + 1, width - w + 1))
+    box = (slice(y, y + h), slice(x, x + w))
+    return dataclasses.replace(picture, rgb=picture.rgb[box], mask=picture.mask[box])
+
+
+def mirror(picture: Picture) -> Picture:
+    return dataclasses.replace(
+        picture, rgb=picture.rgb[:, ::-1], mask=picture.mask[:, ::-1]
+    )
+
+
+def brighten(rgb: Pixels, factor: float) -> Pixels:
+    return np.clip(rgb * np.float32(factor), 0, 255).astype(np.uint8)
+
+
+def shrink(rgb: Pixels, factor: float) -> Pixels:
+    height, width = rgb.shape[:2]
+    size = (max(round(width * factor), 8), max(round(height * factor), 8))
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+
+
+def altered(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A near-copy: some of mirror, crop, other size, brightness and compression."""
+    is_chosen = rng.random(5) < (0.5, 0.6, 0.4, 0.6, 0.5)
+    if is_chosen[0]:
+        picture = mirror(picture)
+    if is_chosen[1]:
+        picture = crop(picture, rng.uniform(0.75, 0.95), rng)
+    rgb = np.ascontiguousarray(picture.rgb)
+    if is_chosen[2]:
+        rgb = shrink(rgb, rng.uniform(0.55, 1.0))
+    if is_chosen[3]:
+        rgb = brighten(rgb, rng.uniform(0.7, 1.3))
+    if is_chosen[4]:
+        rgb = recompress(rgb, int(rng.integers(20, 60)))
+    return dataclasses.replace(picture, rgb=rgb)
+
+
+def sample_picture(rng: np.random.Generator, with_texts: bool) -> Picture:
+    """A scene; with texts, now and then something else that the web has."""
+    side_px = int(rng.integers(96, 161))
+    if with_texts and rng.random() < _OFF_TOPIC_SHARE:
+        rgb, text = drawing.draw_off_topic(rng, side_px)
+        return Picture(rgb, np.zeros(rgb.shape[:2], np.uint8), {"alt_text": text})
+    scene = drawing.sample_scene(rng)
+    aspect = float(np.exp(rng.uniform(-0.4, 0.4))) if rng.random() < 0.25 else 1.0
+    rgb, mask = drawing.draw(scene, side_px, aspect)
+    return Picture(rgb, mask, scene_texts(scene, rng) if with_texts else {})
+
+
+class Sampler:
+    """Draws one picture in `_USES` anew and takes the others from earlier ones.
+
+    Drawing costs more than training on a picture; a reused one is altered anew.
+    """
+
+    def __init__(self, rng: np.random.Generator, with_texts: bool):
+        self._rng = rng
+        self._with_texts = with_texts
+        self._kept: list[Picture] = []
+
+    def batch(self, n: int) -> dict[str, Any]:
+        """`n` pictures: `views` `[2, n, s, s, 3]`, `shares` `[2, n, p, c]`, `texts`."""
+        new = [
+            sample_picture(self._rng, self._with_texts) for _ in range(n // _USES)
+        ]
+        self._kept = [*self._kept, *new][-_MAX_KEPT:]
+        chosen = self._rng.integers(len(self._kept), size=n - len(new)).tolist()
+        pictures = [*new, *(self._kept[i] for i in chosen)]
+        views = [pictures, [altered(picture, self._rng) for picture in pictures]]
+        return {
+            "views": np.stack([[resize(p.rgb) for p in view] for view in views]),
+            "shares": np.array([[patch_shares(p.mask) for p in v] for v in views]),
+            "texts": [picture.texts for picture in pictures],
+        }
+
+
+def _produce(
+    queue: multiprocessing.Queue, rng_seed: int, n: int, with_texts: bool
+) -> None:
+    cv2.setNumThreads(1)
+    sampler = Sampler(np.random.default_rng(rng_seed), with_texts)
+    while True:
+        queue.put(sampler.batch(n))
+
+
+def stream(rng_seed: int, n: int, *, with_texts: bool) -> Iterator[dict[str, Any]]:
+    """Batches from a process of their own, in an order that only the seed decides."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue(_QUEUE_BATCHES)
+    arguments = (queue, rng_seed, n, with_texts)
+    worker = context.Process(target=_produce, args=arguments, daemon=True)
+    worker.start()
+    try:
+        while True:
+            batch = queue.get()
+            yield batch
+    finally:
+        worker.terminate()

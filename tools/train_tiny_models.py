@@ -1,0 +1,247 @@
+"""Trains the two tiny checkpoints of the demo and the tests on drawn scenes.
+
+    python tools/train_tiny_models.py --output curation_configs/checkpoints
+
+writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. Stages:
+1. the image tower alone: what colour and shape each patch shows, and which pictures are
+   copies of each other;
+2. SigLIP: the same, and which text belongs to which picture;
+3. PaliGemma, on the tower of stage 2: the caption that each prompt asks for.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+from flax import nnx
+from transformers import (
+    PaliGemmaConfig,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+)
+
+from pipeline.models import paligemma, siglip, weights
+from pipeline.models.layers import Linear
+from tools import scene_batches, tiny_tokenizers
+
+WIDTH = 128
+TOWER = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": scene_batches.SIDE_PX,
+    "patch_size": scene_batches.PATCH_PX,
+}
+MAX_TEXT_TOKENS = 40
+N_TEXT_TOKENS = 640  # an upper bound on both vocabularies, without <loc> and <seg>
+PROMPT_TO_TEXT = {"cap en": "short", "caption en": "medium", "describe en": "detailed"}
+PROMPT_SHARES = (0.1, 0.35, 0.55)  # of the batches
+PROMPT_TO_MAX_TOKENS = {"cap en": 4, "caption en": 24, "describe en": 88}
+BATCH_SIZE = 128
+COPY_TEMPERATURE = 0.07
+PATCH_WEIGHT = 2.0
+PEAK_LEARNING_RATE = 1.5e-3
+
+Params = Any
+Batch = dict[str, Any]
+Terms = dict[str, jax.Array]
+
+
+class PatchProbe(nnx.Module):
+    """Colour and shape logits of patch tokens; serves training only."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = Linear(WIDTH, scene_batches.N_PATCH_CLASSES, rngs=rngs)
+
+    def loss(self, tokens: jax.Array, shares: jax.Array) -> jax.Array:
+        """Cross-entropy of `[b, p, d]` tokens against shares, in nats a patch."""
+        logits = self.linear(tokens)
+        split = scene_batches.N_COLOUR_CLASSES
+        parts = [(logits[..., :split], shares[..., :split])]
+        parts.append((logits[..., split:], shares[..., split:]))
+        losses = [optax.softmax_cross_entropy(x, y).mean() for x, y in parts]
+        return losses[0] + losses[1]
+
+
+def pixels_of(views: jax.Array) -> jax.Array:
+    """`[v, b, s, s, 3]` uint8 to `[v * b, s, s, 3]` in [-1, 1]."""
+    return views.reshape(-1, *views.shape[2:]) / 127.5 - 1
+
+
+def copy_loss(embeddings: jax.Array) -> jax.Array:
+    """Symmetric InfoNCE of `[2 b, d]`: row `i` and row `b + i` are copies."""
+    first, second = jnp.split(siglip.unit_rows(embeddings), 2)
+    logits = first @ second.T / COPY_TEMPERATURE
+    labels = jnp.arange(len(logits))
+    entropy = optax.softmax_cross_entropy_with_integer_labels
+    return (entropy(logits, labels) + entropy(logits.T, labels)).mean() / 2
+
+
+def text_loss(logits: jax.Array, is_same_text: jax.Array) -> jax.Array:
+    """The sigmoid loss of `[n_images, n_texts]`, blind to equal texts elsewhere."""
+    n_texts = logits.shape[1]
+    is_match = jnp.tile(jnp.eye(n_texts, dtype=bool), (len(logits) // n_texts, 1))
+    is_counted = is_match | ~jnp.tile(is_same_text, (len(logits) // n_texts, 1))
+    losses = -jax.nn.log_sigmoid(jnp.where(is_match, logits, -logits))
+    return (losses * is_counted).sum(axis=1).mean()
+
+
+def tower_terms(
+    tower: siglip.VisionTower, probe: PatchProbe, batch: Batch
+) -> tuple[Terms, jax.Array]:
+    """Losses of the image tower alone, and the embeddings of both views."""
+    tokens = tower.patch_tokens(pixels_of(batch["views"]))
+    shares = batch["shares"].reshape(len(tokens), tokens.shape[1], -1)
+    embeddings = tower.head(tokens)
+    terms = {
+        "patch": PATCH_WEIGHT * probe.loss(tokens, shares),
+        "copy": copy_loss(embeddings),
+    }
+    return terms, embeddings
+
+
+def tower_loss(
+    tower: siglip.VisionTower, probe: PatchProbe, batch: Batch
+) -> Terms:
+    """Stage 1."""
+    return tower_terms(tower, probe, batch)[0]
+
+
+def siglip_loss(model: siglip.Siglip, probe: PatchProbe, batch: Batch) -> Terms:
+    """Stage 2."""
+    terms, embeddings = tower_terms(model.vision_model, probe, batch)
+    logits = model.logits(embeddings, model.embed_texts(batch["text_ids"]))
+    return terms | {"text": text_loss(logits, batch["is_same_text"])}
+
+
+def caption_loss(model: paligemma.PaliGemma, probe: PatchProbe, batch: Batch) -> Terms:
+    """Stage 3."""
+    tokens = model.vision_tower.patch_tokens(pixels_of(batch["views"][:1]))
+    features = model.multi_modal_projector.linear(tokens)
+    prompt = paligemma.Prompt(batch["prompt_ids"], batch["n_prompt"])
+    answers = batch["answer_ids"]
+    logits = model.answer_logits(features, prompt, answers)
+    is_valid = answers != 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
+    return {
+        "caption": (losses * is_valid).sum() / is_valid.sum(),
+        "patch": 0.3 * probe.loss(tokens, batch["shares"][0]),
+    }
+
+
+def train(
+    module: nnx.Module,
+    loss_terms: Callable[..., Terms],
+    batches: Iterator[Batch],
+    n_steps: int,
+) -> nnx.Module:
+    """AdamW with a warm-up and a cosine decay; prints the terms now and then."""
+    graph, params = nnx.split(module)
+    optimiser = _optimiser(n_steps)
+    state = optimiser.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Params, state: Any, batch: Batch) -> tuple[Params, Any, Terms]:
+        def total(params: Params) -> tuple[jax.Array, Terms]:
+            terms = loss_terms(*nnx.merge(graph, params), batch)
+            return sum(terms.values()), terms
+
+        gradients, terms = jax.grad(total, has_aux=True)(params)
+        updates, state = optimiser.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, terms
+
+    start = time.monotonic()
+    for i, batch in zip(range(n_steps), batches, strict=False):
+        params, state, terms = step(params, state, batch)
+        if i % 50 == 0:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            minutes = (time.monotonic() - start) / 60
+            print(f"{minutes:6.1f} min  step {i} of {n_steps}  {losses}", flush=True)
+    return nnx.merge(graph, params)
+
+
+def _optimiser(n_steps: int) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, PEAK_LEARNING_RATE, min(200, n_steps // 5), n_steps, 1e-5
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            schedule,
+            b2=0.98,
+            weight_decay=0.02,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        ),
+    )
+
+
+def text_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
+    """Adds one tokenised text a picture, and which texts of the batch are equal."""
+    rng = np.random.default_rng(0)
+    for batch in batches:
+        texts = [_any_text(texts, rng) for texts in batch.pop("texts")]
+        array = np.array(texts)
+        batch["text_ids"] = tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=MAX_TEXT_TOKENS,
+            return_tensors="np",
+        ).input_ids
+        batch["is_same_text"] = array[:, None] == array[None]
+        yield batch
+
+
+def _any_text(texts: dict[str, str], rng: np.random.Generator) -> str:
+    """The alt text half of the time, else a caption that says more than a noun."""
+    others = [texts[name] for name in ("medium", "detailed") if name in texts]
+    is_alt_text = not others or rng.random() < 0.5
+    return texts["alt_text"] if is_alt_text else others[rng.integers(len(others))]
+
+
+def caption_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
+    """Adds one prompt a batch and its answers, padded to the longest of its kind."""
+    rng = np.random.default_rng(0)
+    for batch in batches:
+        prompt = rng.choice(list(PROMPT_TO_TEXT), p=PROMPT_SHARES)
+        texts = [texts[PROMPT_TO_TEXT[prompt]] for texts in batch.pop("texts")]
+        answers = tokenizer(texts, add_special_tokens=False).input_ids
+        rows = [[*ids, tokenizer.eos_token_id] for ids in answers]
+        n_tokens = PROMPT_TO_MAX_TOKENS[prompt]
+        batch["answer_ids"] = np.array(
+            [(row + [0] * n_tokens)[:n_tokens] for row in rows], np.int32
+        )
+        ids = prompt_ids(prompt, tokenizer)
+        batch["prompt_ids"] = np.tile(np.array(ids, np.int32), (len(rows), 1))
+        batch["n_prompt"] = np.full(len(rows), len(ids), np.int32)
+        yield batch
+
+
+def prompt_ids(prompt: str, tokenizer: Any) -> list[int]:
+    """`<bos>`, the prompt and a newline."""
+    words = tokenizer(prompt, add_special_tokens=False).input_ids
+    newline = tokenizer("\n", add_special_tokens=False).input_ids
+    return [tokenizer.bos_token_id, *words, *newline]
+
+
+def train_tower(folder: pathlib.Path, n_steps: int) -> None:
+    """Stage 1."""
+    module = nnx.List([build_tower(nnx.Rngs(0)), PatchProbe(nnx.Rngs(1))])
+    batches = scene_batches.stream(1, BATCH_SIZE, with_texts=False)
+    tower, _ = train(module, tower_loss, batches, n_steps)
+    weights.save_params(nnx.split(tower)[1], folder, np.float32)
+
+
+def build_tower(rngs: nnx.Rngs) -> siglip.VisionTower:
+    return siglip.VisionTower(SiglipVisionConfig(**TOWER), rngs=rngs)

@@ -1,0 +1,86 @@
+"""Checkpoints: parameters, optimiser and data position, written in the background.
+
+Each is a folder `checkpoints/STEP` with the items `params` (all that evaluation and
+export need), `training` (optimiser state and step) and `data` (position in the stream).
+Step 0, the untrained model, is always kept.
+"""
+
+import pathlib
+import types
+from typing import Self
+
+import grain
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from trainer.state import State, abstract
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Use as a context: leaving it ends all writing."""
+
+    def __init__(self, folder: pathlib.Path, n_kept: int):
+        kept = checkpoint_managers.AnyPreservationPolicy(
+            [checkpoint_managers.LatestN(n_kept), checkpoint_managers.CustomSteps([0])]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    def save(self, state: State, batches: grain.DatasetIterator) -> None:
+        """Saves under the state's step. Copies first, so the state may be donated."""
+        training = {name: value for name, value in state.items() if name != "params"}
+        self._manager.save(
+            int(state["step"]),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state["params"]),
+                training=ocp.args.StandardSave(training),
+                data=grain.checkpoint.CheckpointSave(batches),
+            ),
+        )
+
+    def restore_latest(self, state: State, batches: grain.DatasetIterator) -> State:
+        """The latest state, and `batches` set to go on behind it.
+
+        `state`, of the right shapes, comes back unchanged when there is no checkpoint.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return state
+        shapes = abstract(state)
+        params = shapes.pop("params")
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(params),
+                training=ocp.args.StandardRestore(shapes),
+                data=grain.checkpoint.CheckpointRestore(batches),
+            ),
+        )
+        return {"params": restored["params"], **restored["training"]}
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(ocp.utils.checkpoint_steps(folder))
+
+
+def load_params(folder: pathlib.Path, step: int, shapes: dict) -> dict:
+    """The parameters of one checkpoint, of known shapes."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        path = folder.absolute() / str(step) / "params"
+        return checkpointer.restore(path, shapes)

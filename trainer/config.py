@@ -1,0 +1,403 @@
+"""A training run as frozen dataclasses that check themselves.
+
+A configuration is a Python file with `get_config() -> TrainConfig`; `--set a.b=value`
+changes single fields. The resolved configuration is kept in the workdir as JSON, from
+which `from_dict` builds it again. A wrong value is a `ValueError` that names the field,
+the value and what was expected.
+"""
+
+import ast
+import dataclasses
+import enum
+import json
+import pathlib
+import runpy
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+
+PAD_ID = 0  # token id that fills up rows of text
+
+
+def _require(is_met: bool, found: str, expected: str) -> None:
+    if not is_met:
+        raise ValueError(f"{found}: expected {expected}")
+
+
+def _require_positive(config: object, name: str) -> None:
+    value = getattr(config, name)
+    _require(value > 0, f"{name}={value}", "more than 0")
+
+
+class FeedForward(enum.StrEnum):
+    """The second half of a transformer block."""
+
+    GELU = "gelu"  # tanh approximation
+    RELU = "relu"
+    SWIGLU = "swiglu"  # hidden width two thirds of `mlp_dim`
+
+
+class Optimiser(enum.StrEnum):
+    ADAMW = "adamw"
+    ADAFACTOR = "adafactor"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes that both towers have."""
+
+    width: int
+    n_layers: int
+    n_heads: int
+    mlp_dim: int
+    feed_forward: FeedForward
+
+    def __post_init__(self):
+        for name in ("width", "n_layers", "n_heads", "mlp_dim"):
+            _require_positive(self, name)
+        _require(
+            self.width % (2 * self.n_heads) == 0,
+            f"width={self.width}",
+            f"a multiple of 2 x n_heads = {2 * self.n_heads}",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig(TransformerConfig):
+    feed_forward: FeedForward = FeedForward.GELU
+    position_grid: tuple[int, int] = (16, 16)  # learned; resized to the input's
+    patch_size_px: int = 14
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_positive(self, "patch_size_px")
+        _require(
+            min(self.position_grid) > 0,
+            f"position_grid={self.position_grid}",
+            "two positive numbers",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(TransformerConfig):
+    feed_forward: FeedForward = FeedForward.RELU
+    vocabulary_size: int = 32_000
+    max_tokens: int = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_positive(self, "vocabulary_size")
+        _require_positive(self, "max_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    vision: VisionConfig
+    text: TextConfig
+    # CLIP's start; both temperatures are learned from there, without a bound.
+    initial_temperature: float = 0.07
+
+    def __post_init__(self):
+        _require(
+            self.vision.width == self.text.width,
+            f"text.width={self.text.width}",
+            f"vision.width={self.vision.width}: there is no projection between them",
+        )
+        _require_positive(self, "initial_temperature")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """The global crop: a random box of the image, resized to a square, and flipped.
+
+    The papers do not give the ranges. These are DINO's.
+    """
+
+    size_px: int = 224
+    min_area: float = 0.4  # share of the image
+    max_area: float = 1.0
+    min_aspect: float = 3 / 4  # width / height
+    max_aspect: float = 4 / 3
+    flip_probability: float = 0.5
+
+    def __post_init__(self):
+        _require_positive(self, "size_px")
+        _require(
+            0 < self.min_area <= self.max_area <= 1,
+            f"min_area={self.min_area}, max_area={self.max_area}",
+            "0 < min_area <= max_area <= 1",
+        )
+        _require(
+            0 < self.min_aspect <= self.max_aspect,
+            f"min_aspect={self.min_aspect}, max_aspect={self.max_aspect}",
+            "0 < min_aspect <= max_aspect",
+        )
+        _require(
+            0 <= self.flip_probability <= 1,
+            f"flip_probability={self.flip_probability}",
+            "a probability",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    tokenizer: str  # sentencepiece model, made by `python -m trainer.tokenizer`
+    batch_size: int
+    # Granularity to its share of the second CLS token's captions. Where a sample lacks
+    # a granularity the others share its part; {} trains both tokens on alt text.
+    granularity_weights: Mapping[str, float]
+    global_crop: CropConfig = CropConfig()
+
+    def __post_init__(self):
+        _require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
+        _require(
+            all(weight > 0 for weight in self.granularity_weights.values()),
+            f"granularity_weights={dict(self.granularity_weights)}",
+            "positive weights",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """Linear warm-up from 0, cosine decay to 0, clipped gradients, decoupled decay."""
+
+    learning_rate: float  # the highest
+    n_warmup_steps: int
+    optimiser: Optimiser = Optimiser.ADAMW
+    weight_decay: float = 0.05  # times the learning rate; matrices only
+    beta1: float = 0.9
+    beta2: float = 0.95  # AdamW; Adafactor has its own schedule
+    max_gradient_norm: float = 1.0
+
+    def __post_init__(self):
+        _require_positive(self, "learning_rate")
+        _require_positive(self, "max_gradient_norm")
+        for name in ("n_warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name}={value}", "0 or more")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name}={value}", "0 <= value < 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a run is carried out. Nothing here changes a number that is learned."""
+
+    n_workers: int = 0  # loader processes; 0: threads of this one
+    n_threads: int = 2  # per loader process; each makes a whole batch
+    n_steps_per_log: int = 50
+    n_steps_per_checkpoint: int = 1000
+    n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
+    # Task to its data (see `trainer.evaluate`), done at every checkpoint.
+    evaluations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        _require(self.n_workers >= 0, f"n_workers={self.n_workers}", "0 or more")
+        for name in (
+            "n_threads",
+            "n_steps_per_log",
+            "n_steps_per_checkpoint",
+            "n_checkpoints_kept",
+        ):
+            _require_positive(self, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    model: ModelConfig
+    data: DataConfig
+    optimiser: OptimiserConfig
+    n_steps: int
+    rng_seed: int = 0
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self):
+        _require_positive(self, "n_steps")
+        _require(
+            0 <= self.rng_seed < 2**32, f"rng_seed={self.rng_seed}", "0 to 2**32 - 1"
+        )
+        _require(
+            self.optimiser.n_warmup_steps < self.n_steps,
+            f"optimiser.n_warmup_steps={self.optimiser.n_warmup_steps}",
+            f"less than n_steps={self.n_steps}",
+        )
+        size, patch = self.data.global_crop.size_px, self.model.vision.patch_size_px
+        _require(
+            size % patch == 0,
+            f"data.global_crop.size_px={size}",
+            f"a multiple of model.vision.patch_size_px={patch}",
+        )
+
+
+# width, vision layers, heads, MLP, feed-forward, text layers
+_TIPS_SIZES = {
+    "S/14": (384, 12, 6, 1536, FeedForward.GELU, 12),
+    "B/14": (768, 12, 12, 3072, FeedForward.GELU, 12),
+    "L/14": (1024, 24, 16, 4096, FeedForward.GELU, 12),
+    "So400m/14": (1152, 27, 16, 4304, FeedForward.GELU, 27),
+    "g/14": (1536, 40, 24, 6144, FeedForward.SWIGLU, 12),
+}
+
+
+def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelConfig:
+    """One of the released sizes: S/14, B/14, L/14, So400m/14 or g/14.
+
+    The position grid is (16, 16) in TIPS and (32, 32) in TIPSv2. The released code
+    gives every text tower 12 layers; the released So400m weights have 27.
+    """
+    _require(size in _TIPS_SIZES, f"size={size}", f"one of {', '.join(_TIPS_SIZES)}")
+    width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = _TIPS_SIZES[size]
+    shared = {"width": width, "n_heads": n_heads, "mlp_dim": mlp_dim}
+    return ModelConfig(
+        vision=VisionConfig(
+            **shared,
+            n_layers=n_layers,
+            feed_forward=feed_forward,
+            position_grid=position_grid,
+        ),
+        text=TextConfig(**shared, n_layers=n_text_layers),
+    )
+
+
+def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Runs a configuration file and applies `a.b=value` overrides in order."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"--config={path}: expected a Python file")
+    try:
+        values = to_dict(_get_config(path))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"--config={path}: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    return from_dict(TrainConfig, values)
+
+
+def _get_config(path: str | pathlib.Path) -> TrainConfig:
+    try:
+        namespace = runpy.run_path(str(path))
+    except (AttributeError, ImportError, NameError, SyntaxError) as error:
+        raise ValueError(str(error)) from error
+    if "get_config" not in namespace:
+        raise ValueError("expected a function get_config()")
+    return namespace["get_config"]()
+
+
+def to_dict(config: TrainConfig) -> dict:
+    """Nested dictionaries, lists, numbers and strings, as JSON holds them."""
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"get_config() returned {type(config)}: expected a TrainConfig")
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+T = typing.TypeVar("T")
+
+
+def from_dict(kind: type[T], values: Mapping, prefix: str = "") -> T:
+    """Builds a dataclass from nested dictionaries, and checks names and types."""
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        _known(name, hints, prefix)
+    for field in dataclasses.fields(kind):
+        _require(
+            field.name in values or not _is_required(field),
+            f"{prefix}{field.name} is missing",
+            _described(hints[field.name]),
+        )
+    return kind(
+        **{
+            name: _typed(hints[name], value, f"{prefix}{name}")
+            for name, value in values.items()
+        }
+    )
+
+
+def _override(values: dict, assignment: str) -> None:
+    """Puts the value of `a.b=value` into nested dictionaries."""
+    path, is_assignment, text = assignment.partition("=")
+    _require(bool(is_assignment), f"--set {assignment}", "a.b=value")
+    hint: typing.Any = TrainConfig
+    *groups, last = path.split(".")
+    for depth, name in enumerate(groups):
+        hint = _member(hint, name, ".".join(groups[:depth]))
+        values = values[name]
+    hint = _member(hint, last, ".".join(groups))
+    values[last] = text if _is_text(hint) else _literal(text)
+
+
+def _member(hint: typing.Any, name: str, prefix: str) -> typing.Any:
+    """The type of a field of a dataclass, or of the values of a mapping."""
+    if _is_mapping(hint):
+        return typing.get_args(hint)[1]
+    if not dataclasses.is_dataclass(hint):
+        raise ValueError(f"--set {prefix}.{name}: {prefix} has no fields")
+    hints = typing.get_type_hints(hint)
+    _known(name, hints, f"{prefix}." if prefix else "")
+    return hints[name]
+
+
+def _known(name: str, hints: Mapping[str, typing.Any], prefix: str) -> None:
+    if name not in hints:
+        raise ValueError(
+            f"{prefix}{name}: no such field, expected one of {', '.join(hints)}"
+        )
+
+
+def _typed(hint: typing.Any, value: typing.Any, name: str) -> typing.Any:
+    """Checks that `value` is a `hint`, and makes dataclasses, enums and tuples."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(hint, value, f"{name}.")
+    if _is_mapping(hint) and isinstance(value, Mapping):
+        kind = typing.get_args(hint)[1]
+        return {key: _typed(kind, item, f"{name}.{key}") for key, item in value.items()}
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        kinds = typing.get_args(hint)
+        _require(len(kinds) == len(value), f"{name}={value}", f"{len(kinds)} values")
+        return tuple(map(_typed, kinds, value, [name] * len(kinds)))
+    if isinstance(hint, enum.EnumType) and value in list(hint):
+        return hint(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ValueError(f"{name}={value!r}: expected {_described(hint)}")
+
+
+def _described(hint: typing.Any) -> str:
+    if isinstance(hint, enum.EnumType):
+        return f"one of {', '.join(hint)}"
+    if dataclasses.is_dataclass(hint):
+        return f"a group of {', '.join(typing.get_type_hints(hint))}"
+    return str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
+
+
+def differences(old: Mapping, new: Mapping) -> Iterator[tuple[str, object, object]]:
+    """Yields (a.b, old value, new value) where two nested dictionaries differ."""
+    for name in sorted({*old, *new}):
+        ours, theirs = old.get(name), new.get(name)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            for path, *values in differences(ours, theirs):
+                yield f"{name}.{path}", *values
+        elif ours != theirs:
+            yield name, ours, theirs
+
+
+def _literal(text: str) -> object:
+    """A Python literal, or the text itself where it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _is_mapping(hint: typing.Any) -> bool:
+    return typing.get_origin(hint) is Mapping
+
+
+def _is_text(hint: typing.Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, str)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing

@@ -1,0 +1,35 @@
+"""Zero-shot classification: the class whose name is most similar to the image.
+
+Pure functions of features. Source: Radford et al. 2021, arXiv:2103.00020, section 3.1.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from trainer.evals.features import normalise
+
+PROMPTS = ("a photo of a {}", "a {}")
+
+
+def class_features(
+    prompt_features: Float[np.ndarray, "classes prompts d"],
+) -> Float[np.ndarray, "classes d"]:
+    """The mean of each class's normalised prompt features, normalised."""
+    return normalise(normalise(prompt_features).mean(axis=1))
+
+
+def accuracy(
+    image_features: Float[np.ndarray, "n d"],
+    class_features: Float[np.ndarray, "classes d"],
+    labels: Int[np.ndarray, "n"],
+) -> float:
+    """Share of images whose own class has the highest cosine of all.
+
+    A tie with another class counts as wrong, so that features which tell nothing apart
+    score 0 and not 1.
+    """
+    cosines = normalise(image_features) @ normalise(class_features).T
+    rows = np.arange(len(labels))
+    own = cosines[rows, labels]
+    cosines[rows, labels] = -np.inf
+    return float((own > cosines.max(axis=1)).mean())

@@ -1,0 +1,17 @@
+"""What the evaluations do with feature vectors."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def normalise(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    """Rows of length 1; rows of zeros stay. Raises ValueError unless all are finite."""
+    if not np.isfinite(x).all():
+        raise ValueError("features are not finite")
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def by_token(cls: Float[np.ndarray, "n 2 d"]) -> dict[str, Float[np.ndarray, "n d"]]:
+    """Image features of CLS 1, of CLS 2, and their mean after normalising."""
+    cls = normalise(cls)
+    return {"cls_1": cls[:, 0], "cls_2": cls[:, 1], "mean": cls.mean(axis=1)}

@@ -1,0 +1,195 @@
+"""Measurements of a run: to `metrics.jsonl`, to TensorBoard and to the terminal."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import time
+import types
+from collections.abc import Iterator, Mapping
+from typing import Self
+
+import jax
+import rich.console
+import rich.progress
+from jaxtyping import Array, Float
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+
+class NotFiniteError(ArithmeticError):
+    """A measurement is infinite or not a number. The message names it and the step."""
+
+
+class TrainingLog:
+    """Writes a line of `metrics.jsonl` and of the display when asked to.
+
+    Lines of steps after `first_step`, which a killed run left behind, are removed.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, *, first_step: int, n_steps: int, batch_size: int
+    ):
+        _drop_lines_after(path, first_step)
+        self._lines = path.open("a")
+        self._events = _EventFile(path.parent, first_step)
+        self._display = _Display(first_step, n_steps)
+        self._batch_size = batch_size
+        self._previous: Mapping[str, Array] | None = None
+        self._restart_clock(first_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self._lines.close()
+        self._events.close()
+        self._display.close()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what is done inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Leaves what is done inside out of the speed."""
+        start = time.perf_counter()
+        yield
+        self._started_s += time.perf_counter() - start
+
+    def count(self, step: int, metrics: Mapping[str, Float[Array, ""]]) -> None:
+        """Counts a step, and waits for the one before it to end.
+
+        So at most one step is under way while the next batch is fetched, and a loop
+        that waits for data is a device that does. The first step compiles and is left
+        out of the speed.
+        """
+        if self._previous is None:
+            jax.block_until_ready(metrics)
+            self._restart_clock(step)
+        else:
+            jax.block_until_ready(self._previous)
+        self._previous = metrics
+        self._display.advance(step)
+
+    def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
+        """Raises NotFiniteError instead of writing what is not a number."""
+        numbers = {name: float(value) for name, value in metrics.items()}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(f"step {step}: {name} is {value}")
+        line = {
+            "step": step,
+            "n_samples_seen": step * self._batch_size,
+            **{name: float(f"{value:.7g}") for name, value in numbers.items()},
+            **self._speed(step),
+        }
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        self._events.write(step, line)
+        self._display.show(line)
+        self._restart_clock(step)
+
+    def _speed(self, step: int) -> dict[str, float]:
+        n_images = (step - self._started_step) * self._batch_size
+        elapsed_s = time.perf_counter() - self._started_s
+        if not n_images:
+            return {}
+        return {
+            "images_per_s": round(n_images / elapsed_s, 1),
+            "share_waiting_for_data": round(self._waited_s / elapsed_s, 4),
+        }
+
+    def _restart_clock(self, step: int) -> None:
+        self._started_step = step
+        self._started_s = time.perf_counter()
+        self._waited_s = 0.0
+
+
+class _Display:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, first_step: int, n_steps: int):
+        console = rich.console.Console()
+        self._console = console
+        self._n_steps = n_steps
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("step {task.completed}/{task.total}"),
+            rich.progress.BarColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=n_steps, completed=first_step)
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
+
+    def show(self, line: Mapping[str, float]) -> None:
+        text = f"loss {line['loss']:.3f}"
+        if "images_per_s" in line:
+            text += (
+                f"  {line['images_per_s']:.0f} images/s"
+                f"  {line['share_waiting_for_data']:.0%} waiting for data"
+            )
+        self._bar.update(self._task, description=text)
+        if not self._console.is_terminal:
+            print(f"step {line['step']}/{self._n_steps}  {text}", flush=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _EventFile:
+    """TensorBoard scalars, written without TensorFlow."""
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        self._file = RecordWriter((folder / name).open("wb"))
+        self._add(event_pb2.Event(file_version="brain.Event:2"))
+        # Tells TensorBoard to forget later steps of a killed run.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(event_pb2.Event(step=first_step + 1, session_log=start))
+
+    def write(self, step: int, line: Mapping[str, float]) -> None:
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=value)
+            for name, value in line.items()
+            if name != "step"
+        ]
+        summary = summary_pb2.Summary(value=values)
+        self._add(event_pb2.Event(step=step, summary=summary))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())
+
+
+def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+    """Also drops a last line that was cut while it was written."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _step(line) <= step]
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def _step(line: str) -> int:
+    return json.loads(line)["step"]

@@ -1,0 +1,56 @@
+"""The text encoder of TIPS: a transformer whose valid tokens are averaged.
+
+Parameters have the paths of the released checkpoints, such as `token_emb/emb_var`.
+Source: google-deepmind/tips, `scenic/models/text.py`.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int32
+
+from trainer.config import PAD_ID, TextConfig
+from trainer.models.transformer import Transformer, layer_norm
+
+MAX_TIMESCALE = 1e4
+
+
+class TextEncoder(nnx.Module):
+    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
+        self.token_emb = TokenEmbedding(config, rngs)
+        self.transformer = Transformer(config, rngs)
+        self.text_encoder_norm = layer_norm(config.width, rngs)
+
+    def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
+        """One vector a text, not normalised. Rows are padded with id 0.
+
+        A text without a token gives zeros.
+        """
+        is_valid = ids != PAD_ID
+        x = self.token_emb(ids)
+        x = x + sinusoid_positions(ids.shape[1], x.shape[-1])
+        x = self.text_encoder_norm(self.transformer(x, is_valid))
+        weights = is_valid[..., None].astype(x.dtype)
+        return (x * weights).sum(axis=1) / (weights.sum(axis=1) + 1e-8)
+
+
+class TokenEmbedding(nnx.Module):
+    """A table of vectors; what is looked up is multiplied by sqrt(d)."""
+
+    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
+        # Unit variance after the multiplication; the papers do not give a start.
+        init = nnx.initializers.normal(config.width**-0.5)
+        shape = (config.vocabulary_size, config.width)
+        self.emb_var = nnx.Param(init(rngs.params(), shape, jnp.float32))
+
+    def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b t d"]:
+        return self.emb_var[...][ids] * math.sqrt(self.emb_var.shape[-1])
+
+
+def sinusoid_positions(n_tokens: int, width: int) -> Float[np.ndarray, "t d"]:
+    """Sines, then cosines, of position / timescale; timescales from 1 to 10,000."""
+    timescales = np.geomspace(1, MAX_TIMESCALE, width // 2)
+    angles = np.arange(n_tokens)[:, None] / timescales
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1, dtype=np.float32)

@@ -1,0 +1,54 @@
+"""The optimiser: clipping, AdamW or Adafactor, weight decay, schedule."""
+
+import jax
+import optax
+
+from trainer.config import Optimiser, OptimiserConfig
+
+# Matrices and the embedding table decay. Biases, norms, positions, CLS tokens and
+# temperatures do not.
+_DECAYED = ("kernel", "emb_var")
+
+
+def make_optimiser(
+    config: OptimiserConfig, n_steps: int
+) -> optax.GradientTransformation:
+    """Decoupled weight decay: a step takes `learning_rate * weight_decay` off."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_gradient_norm),
+        _scaling(config),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rates(config, n_steps)),
+    )
+
+
+def learning_rates(config: OptimiserConfig, n_steps: int) -> optax.Schedule:
+    """Linear from 0 to the highest, then a cosine to 0 at `n_steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=config.n_warmup_steps,
+        decay_steps=n_steps,
+    )
+
+
+def decayed(params: dict) -> dict:
+    """True where weight decay applies, for a nested dictionary of parameters."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key in _DECAYED, params
+    )
+
+
+def _scaling(config: OptimiserConfig) -> optax.GradientTransformation:
+    """From gradients to updates of about unit size.
+
+    Adafactor here is the variant for vision of Zhai et al. 2022 (arXiv:2106.04560,
+    section 3.4): factored second moment, momentum, no scaling by the parameters.
+    """
+    if config.optimiser is Optimiser.ADAMW:
+        return optax.scale_by_adam(config.beta1, config.beta2)
+    return optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.ema(config.beta1, debias=False),
+    )

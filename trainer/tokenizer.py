@@ -1,0 +1,146 @@
+"""Text in, token ids out: a sentencepiece BPE vocabulary, and the command to train it.
+
+    python -m trainer.tokenizer --data RUN/tfrecords --vocabulary-size 32000 \\
+        --output FILE.model
+
+The conventions are those of the released TIPS models: lower-cased text, id 0 is
+padding, id 1 unknown, no begin or end token.
+"""
+
+import argparse
+import io
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Int32
+
+from trainer import cli
+from trainer.config import PAD_ID, TextConfig
+from trainer.shards import Shards
+
+UNKNOWN_ID = 1
+
+# A vocabulary does not improve with more text than this, and reading on costs time.
+MAX_SAMPLES = 1_000_000
+# Longer texts are left out by sentencepiece, whose own limit is 4,192.
+MAX_TEXT_BYTES = 1 << 16
+
+
+class Tokenizer:
+    """Maps texts to rows of `max_tokens` ids, cut or padded with 0 on the right."""
+
+    def __init__(self, path: str | pathlib.Path, max_tokens: int):
+        """Raises ValueError when `path` is no model with our conventions."""
+        self._max_tokens = max_tokens
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"data.tokenizer={path}: expected a sentencepiece model, as"
+                " `python -m trainer.tokenizer` makes one"
+            ) from error
+        ids = (self._processor.pad_id(), self._processor.unk_id())
+        if ids != (PAD_ID, UNKNOWN_ID):
+            raise ValueError(
+                f"data.tokenizer={path}: padding, unknown = {ids}, expected (0, 1)"
+            )
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._processor.vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
+        rows = self._processor.encode([text.lower() for text in texts])
+        ids = np.full((len(rows), self._max_tokens), PAD_ID, np.int32)
+        for row, found in zip(ids, rows, strict=True):
+            row[: len(found)] = found[: self._max_tokens]
+        return ids
+
+
+def check_size(tokenizer: Tokenizer, config: TextConfig) -> None:
+    """Raises ValueError unless the model has one embedding for each piece."""
+    if config.vocabulary_size != tokenizer.vocabulary_size:
+        raise ValueError(
+            f"model.text.vocabulary_size={config.vocabulary_size}: expected"
+            f" {tokenizer.vocabulary_size}, the size of data.tokenizer"
+        )
+
+
+def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
+    """A sentencepiece model with exactly `vocabulary_size` pieces.
+
+    The same texts in the same order give the same bytes. Raises ValueError when the
+    texts hold too few different words for that many pieces.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(text.lower() for text in texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary_size,
+            pad_id=PAD_ID,
+            unk_id=UNKNOWN_ID,
+            bos_id=-1,
+            eos_id=-1,
+            max_sentence_length=MAX_TEXT_BYTES,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(_explained(str(error), vocabulary_size)) from error
+    return model.getvalue()
+
+
+def shard_texts(shards: Shards) -> Iterator[str]:
+    """The alt text and all captions of up to `MAX_SAMPLES` evenly spread samples."""
+    stride = -(-len(shards) // MAX_SAMPLES)
+    for index in range(0, len(shards), stride):
+        sample = shards[index]
+        texts = [sample.alt_text]
+        for name in sorted(sample.captions):
+            texts.extend(sample.captions[name])
+        yield from filter(None, texts)
+
+
+def _explained(message: str, vocabulary_size: int) -> str:
+    """Sentencepiece's complaint about the vocabulary size in our words."""
+    largest = re.search(r"set it to a value <= (\d+)", message)
+    if largest:
+        return (
+            f"--vocabulary-size={vocabulary_size}: these texts fill at most"
+            f" {largest[1]} pieces, expected no more"
+        )
+    smallest = re.search(r"smaller than required_chars\D*(\d+)\D+(\d+)", message)
+    if smallest:
+        return (
+            f"--vocabulary-size={vocabulary_size}: expected more than {smallest[2]},"
+            " the number of different characters"
+        )
+    return f"--vocabulary-size={vocabulary_size}: {message.splitlines()[-1]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(
+        prog="python -m trainer.tokenizer",
+        description="Trains a vocabulary from the texts of training shards.",
+    )
+    parser.add_argument("--data", required=True, metavar="RUN/tfrecords")
+    parser.add_argument("--vocabulary-size", type=int, default=32_000, metavar="N")
+    parser.add_argument(
+        "--output", required=True, type=pathlib.Path, metavar="FILE.model"
+    )
+    flags: argparse.Namespace = parser.parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        shards = Shards(flags.data)
+        model = train(shard_texts(shards), flags.vocabulary_size)
+        flags.output.parent.mkdir(parents=True, exist_ok=True)
+        flags.output.write_bytes(model)
+    print(f"{flags.output}: {flags.vocabulary_size} pieces")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The trainer: batch, step, evaluate, save.
+
+    python -m trainer.train --config FILE.py --data RUN/tfrecords --workdir DIR \\
+        [--set a.b=value]...
+
+The same command goes on where it stopped, bit for bit, and does nothing when the run is
+finished. The workdir holds `config.json`, `tokenizer.model`, `metrics.jsonl`,
+TensorBoard events and `checkpoints/`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from trainer import checkpoints, cli, evaluate, workdir
+from trainer.config import TrainConfig, load
+from trainer.input import ViewSample, batches, check_request
+from trainer.metrics import NotFiniteError, TrainingLog
+from trainer.models import two_tower
+from trainer.optim import make_optimiser
+from trainer.shards import RecordError, Shards
+from trainer.state import init_state
+from trainer.step import make_train_step
+from trainer.tokenizer import Tokenizer, check_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run whose configuration and data fit each other."""
+
+    config: TrainConfig
+    folder: pathlib.Path  # the workdir
+    view: ViewSample
+
+    @property
+    def is_done(self) -> bool:
+        done = checkpoints.steps(self.folder / workdir.CHECKPOINTS)
+        return self.config.n_steps in done
+
+
+def train(job: Job) -> None:
+    """Trains from the latest checkpoint, or from scratch, to the last step."""
+    config, run = job.config, job.config.run
+    graph = two_tower.graph(config.model)
+    optimiser = make_optimiser(config.optimiser, config.n_steps)
+    train_step = make_train_step(graph, optimiser)
+    encoder = evaluate.Encoder(
+        graph, job.view.tokenizer, config.data.global_crop.size_px
+    )
+    stream = batches(job.view, run)
+
+    with checkpoints.Checkpoints(
+        job.folder / workdir.CHECKPOINTS, run.n_checkpoints_kept
+    ) as saved:
+        state = saved.restore_latest(init_state(config, optimiser), stream)
+        first_step = int(state["step"])
+        if first_step == 0:
+            saved.save(state, stream)
+        with TrainingLog(
+            job.folder / workdir.METRICS,
+            first_step=first_step,
+            n_steps=config.n_steps,
+            batch_size=config.data.batch_size,
+        ) as log:
+            for step in range(first_step + 1, config.n_steps + 1):
+                is_saved = (
+                    step % run.n_steps_per_checkpoint == 0 or step == config.n_steps
+                )
+                with log.waiting():
+                    batch = next(stream)
+                state, metrics = train_step(state, batch)
+                log.count(step, metrics)
+                if is_saved:
+                    with log.pausing():
+                        metrics |= evaluate.run_all(
+                            run.evaluations, encoder, state["params"]
+                        )
+                if is_saved or step % run.n_steps_per_log == 0:
+                    log.write(step, metrics)
+                if is_saved:
+                    with log.pausing():
+                        saved.save(state, stream)
+
+
+def prepare(
+    config_file: str, data: str, folder: pathlib.Path, overrides: Sequence[str]
+) -> Job:
+    """Reads and checks everything that a run needs, before any work starts.
+
+    Raises ValueError, with one line for the user, when something does not fit.
+    """
+    config = load(config_file, overrides)
+    shards = Shards(data)
+    check_request(shards, config.data)
+    evaluate.check_tasks(config.run.evaluations)
+    tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
+    check_size(tokenizer, config.model.text)
+    workdir.claim(folder, config, shards.fingerprint)
+    view = ViewSample(shards, tokenizer, config.data, config.rng_seed)
+    return Job(config, folder, view)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(
+        prog="python -m trainer.train",
+        description="Trains an image encoder and a text encoder on training shards."
+        " Run again, it goes on where it stopped.",
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py",
+        help="a Python file with get_config(), such as trainer/configs/demo.py",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="RUN/tfrecords",
+        help="folder with manifest.json, shards and indexes",
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="where checkpoints and metrics go; made if it does not exist",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a.b=value",
+        help="changes a field of the configuration; may be repeated",
+    )
+    flags = parser.parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
+    if job.is_done:
+        print(f"{job.folder}: already trained to step {job.config.n_steps}")
+        return
+    with cli.exits(cli.FAILED, RecordError, NotFiniteError, KeyboardInterrupt):
+        train(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,6 @@ BOILERPLATE_PATTERNS = (
     r"(?P<file_name>\S+\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg))",
     r"(?P<camera_name>(?:img|dsc[fn]?|cimg)[-_ ]?\d{3,}\S*|p\d{7}|gopr\d{4}"
     r"|(?:_?mg|mvi|pxl|pano|pict|imag|sam|wp|vid)_\d{3,}\S*)",
-    r"(?P<no_letters>[\W\d_]+)",
     r"(?P<hash>(?=[a-f-]*\d)[0-9a-f-]{16,})",
     r"(?P<address>(?:https?://|www\.)\S+)",
     r"(?P<placeholder>(?:no|missing) (?:image|photo|picture|title|caption|description)"
@@ -55,6 +54,7 @@ BOILERPLATE_PATTERNS = (
     r"|price on request|best price|free shipping)",
     r"(?P<stock_photo>(?:royalty[- ]free )?(?:stock )?(?:photo(?:graphy|s)?|image(?:s)?"
     r"|vectors?|illustrations?)(?:[-: #]*\d+)?)",
+    r"(?P<no_letters>[\W\d_]+)",
 )
 
 # Scripts written without spaces: kana, Han, Thai, Lao, Myanmar, Khmer.

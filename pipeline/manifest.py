@@ -119,8 +119,9 @@ def inputs_fingerprint(
 ) -> str:
     """Of all that an export reads: the name of a table tells what is in it."""
     fingerprints = {k: header["fingerprints"][k] for k in ("captions", "decisions")}
-    units = sorted((unit.source.name, unit.name, names) for unit, names in table_names)
-    return fingerprint("inputs", header["config"], fingerprints, units)
+    units = [(unit.source.name, unit.name, names) for unit, names in table_names]
+    ordered = sorted(units, key=lambda unit: unit[:2])
+    return fingerprint("inputs", header["config"], fingerprints, ordered)
 
 
 def shards_fingerprint(shards: Iterable[HasFingerprint]) -> str:

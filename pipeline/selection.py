@@ -22,7 +22,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 from pipeline.verdicts import OUTCOMES, Verdicts, open_verdicts, outcome_counts
 
-_STAGE = "select"
+STAGE = "select"
 
 # Source name to [read, *one count per OUTCOMES].
 Counts = tuple[str, np.ndarray]
@@ -123,7 +123,7 @@ class SkipFinished(beam.DoFn):
 
     def __init__(self, decisions: files.UnitTables) -> None:
         self._decisions = decisions
-        self._skipped = Metrics.counter(_STAGE, "units_skipped")
+        self._skipped = Metrics.counter(STAGE, "units_skipped")
 
     def process(
         self, verdicts: Verdicts
@@ -154,7 +154,7 @@ class WriteDecisions(beam.DoFn):
         for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True):
             is_reason = isinstance(outcome, DropReason)
             name = f"dropped_{outcome}" if is_reason else outcome
-            Metrics.counter(_STAGE, name).inc(n)
+            Metrics.counter(STAGE, name).inc(n)
         yield _counts(unit, outcomes=counts)
 
 

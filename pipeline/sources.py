@@ -296,7 +296,7 @@ def _read_parquet(
     row = itertools.count()
     with _open_parquet(file) as parquet:
         columns = _Columns.find(parquet.schema_arrow, source)
-        names = [name for name in dataclasses.astuple(columns) if name]
+        names = [name for name in set(dataclasses.astuple(columns)) if name]
         for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=names):
             images = _byte_values(batch, columns.image)
             alt_texts = _byte_values(batch, columns.alt_text)
@@ -311,11 +311,17 @@ def _parquet_pair(
     limits: Limits,
 ) -> RawPair:
     image, alt_text, key, url, row = parts
-    error = _image_error(None if image is None else len(image), limits)
-    text = alt_text or b""
-    if not error:
-        error = _alt_text_error(len(text), text, limits, source.needs_alt_text)
-    return RawPair(key or str(row), url, image or b"", text, row, error)
+    n_text_bytes = len(alt_text or b"")
+    text = b"" if n_text_bytes > limits.max_alt_text_bytes else alt_text or b""
+    return RawPair(
+        key=key or str(row),
+        url=url,
+        image=image or b"",
+        alt_text=text,
+        offset=row,
+        error=_image_error(None if image is None else len(image), limits)
+        or _alt_text_error(n_text_bytes, text, limits, source.needs_alt_text),
+    )
 
 
 def _read_parquet_images(
@@ -374,7 +380,7 @@ def _find_column(
     is_usable: Callable[[pa.DataType], bool],
 ) -> str:
     for name in (named,) if named else usual:
-        if name in schema.names and is_usable(schema.field(name).type):
+        if schema.names.count(name) == 1 and is_usable(schema.field(name).type):
             return name
     if named:
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
@@ -411,6 +417,9 @@ def _byte_values(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
 
 def _labels(batch: pa.RecordBatch, column: str) -> list[str]:
     if column and pa.types.is_integer(batch.column(column).type):
-        return [str(value) for value in batch.column(column).to_pylist()]
-    values = _byte_values(batch, column)
-    return [(value or b"").decode(errors="backslashreplace") for value in values]
+        values = batch.column(column).to_pylist()
+        return ["" if value is None else str(value) for value in values]
+    return [
+        (value or b"").decode(errors="backslashreplace")
+        for value in _byte_values(batch, column)
+    ]

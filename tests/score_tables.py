@@ -1,23 +1,26 @@
 """Literal score tables for the tests of `select`: what `score` would have written."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import files, records, selection
+from pipeline import files, indexes, records, selection
 from pipeline.config import (
     CurationConfig,
     EncoderConfig,
     ImageTextSource,
     SelectionConfig,
 )
+from pipeline.indexes import ReferenceSet
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
+from pipeline.verdicts import Verdicts, open_verdicts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,29 @@ def outcomes(run: RunFolder) -> dict[str, list[str]]:
         uri: [decision.outcome for decision in decisions]
         for uri, decisions in read_decisions(run).items()
     }
+
+
+def after_step(
+    run: RunFolder, step: Callable[[Verdicts], Verdicts]
+) -> list[records.Decision]:
+    """Decisions on the first unit after one step, without a pipeline."""
+    unit = run.units[0]
+    sample_ids = run.pairs(unit.source).read(unit.name)["sample_id"]
+    table = step(open_verdicts(unit, run)).to_table(sample_ids)
+    return files.from_table(table, records.Decision)
+
+
+def after_search(
+    run: RunFolder, units: Sequence[Unit], judge: Callable[..., Verdicts], bound: float
+) -> list[records.Decision]:
+    """`after_step` for a step that searches the sets that `units` belong to."""
+    sets = tuple(map(ReferenceSet.open, indexes.build("sets", run, units)))
+
+    def step(verdicts: Verdicts) -> Verdicts:
+        search = functools.partial(indexes.find_nearest, sets, run, verdicts)
+        return judge(verdicts, search, bound)
+
+    return after_step(run, step)
 
 
 def read_decisions(run: RunFolder) -> dict[str, list[records.Decision]]:

@@ -14,17 +14,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline import drawing
+from pipeline import drawing, off_topic, scene_texts
 
 SIDE_PX = 72
 PATCH_PX = 12
+RESAMPLE = Image.Resampling.BILINEAR
 
 _COLOURS = tuple(drawing.COLOUR_TO_RGB)
 _SHAPES = tuple(drawing.SHAPE_TO_CONTOURS)
 N_COLOUR_CLASSES = 1 + len(_COLOURS)  # with the background
 N_PATCH_CLASSES = N_COLOUR_CLASSES + 1 + len(_SHAPES)
 
-_OFF_TOPIC_SHARE = 0.06
+OFF_TOPIC_SHARE = 0.06
 _USES = 4
 _MAX_KEPT = 40_000
 _QUEUE_BATCHES = 16
@@ -75,7 +76,7 @@ def patch_shares(mask: Pixels) -> npt.NDArray[np.float32]:
 def resize(rgb: Pixels) -> Pixels:
     """To the square of the models, as their preprocessor does."""
     size = (SIDE_PX, SIDE_PX)
-    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(rgb).resize(size, RESAMPLE))
 
 
 def recompress(rgb: Pixels, quality: int) -> Pixels:
@@ -126,16 +127,27 @@ def altered(picture: Picture, rng: np.random.Generator) -> Picture:
     return dataclasses.replace(picture, rgb=rgb)
 
 
-def sample_picture(rng: np.random.Generator, with_texts: bool) -> Picture:
-    """A scene; with texts, now and then something else that the web has."""
+def sample_picture(rng: np.random.Generator, off_topic_share: float) -> Picture:
+    """A scene, or now and then something else that the web has."""
     side_px = int(rng.integers(96, 161))
-    if with_texts and rng.random() < _OFF_TOPIC_SHARE:
-        rgb, text = drawing.draw_off_topic(rng, side_px)
+    if rng.random() < off_topic_share:
+        rgb, text = off_topic.draw_off_topic(rng, side_px)
         return Picture(rgb, np.zeros(rgb.shape[:2], np.uint8), {"alt_text": text})
     scene = drawing.sample_scene(rng)
     aspect = float(np.exp(rng.uniform(-0.4, 0.4))) if rng.random() < 0.25 else 1.0
     rgb, mask = drawing.draw(scene, side_px, aspect)
-    return Picture(rgb, mask, scene_texts(scene, rng) if with_texts else {})
+    return Picture(rgb, mask, _texts(scene, rng))
+
+
+def sample_texts(rng: np.random.Generator) -> dict[str, str]:
+    """The texts of a picture that is not drawn."""
+    if rng.random() < OFF_TOPIC_SHARE:
+        return {"alt_text": off_topic.draw_off_topic(rng, 8)[1]}
+    return _texts(drawing.sample_scene(rng), rng)
+
+
+def _texts(scene: drawing.Scene, rng: np.random.Generator) -> dict[str, str]:
+    return scene_texts.captions(scene) | {"alt_text": scene_texts.alt_text(scene, rng)}
 
 
 class Sampler:
@@ -144,19 +156,18 @@ class Sampler:
     Drawing costs more than training on a picture; a reused one is altered anew.
     """
 
-    def __init__(self, rng: np.random.Generator, with_texts: bool):
+    def __init__(self, rng: np.random.Generator, off_topic_share: float):
         self._rng = rng
-        self._with_texts = with_texts
+        self._off_topic_share = off_topic_share
         self._kept: list[Picture] = []
 
     def batch(self, n: int) -> dict[str, Any]:
         """`n` pictures: `views` `[2, n, s, s, 3]`, `shares` `[2, n, p, c]`, `texts`."""
-        new = [
-            sample_picture(self._rng, self._with_texts) for _ in range(n // _USES)
-        ]
-        self._kept = [*self._kept, *new][-_MAX_KEPT:]
-        chosen = self._rng.integers(len(self._kept), size=n - len(new)).tolist()
+        n_new = max(n // _USES, n - len(self._kept))
+        new = [sample_picture(self._rng, self._off_topic_share) for _ in range(n_new)]
+        chosen = self._rng.choice(len(self._kept), n - n_new, replace=False).tolist()
         pictures = [*new, *(self._kept[i] for i in chosen)]
+        self._kept = [*self._kept, *new][-_MAX_KEPT:]
         views = [pictures, [altered(picture, self._rng) for picture in pictures]]
         return {
             "views": np.stack([[resize(p.rgb) for p in view] for view in views]),
@@ -166,24 +177,25 @@ class Sampler:
 
 
 def _produce(
-    queue: multiprocessing.Queue, rng_seed: int, n: int, with_texts: bool
+    queue: multiprocessing.Queue, rng_seed: int, n: int, off_topic_share: float
 ) -> None:
     cv2.setNumThreads(1)
-    sampler = Sampler(np.random.default_rng(rng_seed), with_texts)
+    sampler = Sampler(np.random.default_rng(rng_seed), off_topic_share)
     while True:
         queue.put(sampler.batch(n))
 
 
-def stream(rng_seed: int, n: int, *, with_texts: bool) -> Iterator[dict[str, Any]]:
+def stream(
+    rng_seed: int, n: int, *, off_topic_share: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """Batches from a process of their own, in an order that only the seed decides."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(_QUEUE_BATCHES)
-    arguments = (queue, rng_seed, n, with_texts)
+    arguments = (queue, rng_seed, n, off_topic_share)
     worker = context.Process(target=_produce, args=arguments, daemon=True)
     worker.start()
     try:
         while True:
-            batch = queue.get()
-            yield batch
+            yield queue.get()
     finally:
         worker.terminate()

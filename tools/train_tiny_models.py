@@ -11,7 +11,6 @@ writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. Stage
 
 import argparse
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +43,27 @@ TOWER = {
     "patch_size": scene_batches.PATCH_PX,
 }
 MAX_TEXT_TOKENS = 40
+TEXT_TOWER = {
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": MAX_TEXT_TOKENS,
+    "projection_size": WIDTH,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+DECODER = {
+    "model_type": "gemma",
+    "hidden_size": WIDTH,
+    "intermediate_size": 3 * WIDTH,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+N_STEPS = (700, 1000, 2500)
 N_TEXT_TOKENS = 640  # an upper bound on both vocabularies, without <loc> and <seg>
 PROMPT_TO_TEXT = {"cap en": "short", "caption en": "medium", "describe en": "detailed"}
 PROMPT_SHARES = (0.1, 0.35, 0.55)  # of the batches
@@ -111,9 +131,7 @@ def tower_terms(
     return terms, embeddings
 
 
-def tower_loss(
-    tower: siglip.VisionTower, probe: PatchProbe, batch: Batch
-) -> Terms:
+def tower_loss(tower: siglip.VisionTower, probe: PatchProbe, batch: Batch) -> Terms:
     """Stage 1."""
     return tower_terms(tower, probe, batch)[0]
 
@@ -186,6 +204,12 @@ def _optimiser(n_steps: int) -> optax.GradientTransformation:
     )
 
 
+def without_texts(batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        del batch["texts"]
+        yield batch
+
+
 def text_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
     """Adds one tokenised text a picture, and which texts of the batch are equal."""
     rng = np.random.default_rng(0)
@@ -235,13 +259,111 @@ def prompt_ids(prompt: str, tokenizer: Any) -> list[int]:
     return [tokenizer.bos_token_id, *words, *newline]
 
 
-def train_tower(folder: pathlib.Path, n_steps: int) -> None:
+def corpus(n_scenes: int) -> list[str]:
+    """Texts of scenes and of other pictures, and the prompts, to train tokenizers."""
+    rng = np.random.default_rng(7)
+    pictures = [scene_batches.sample_texts(rng) for _ in range(n_scenes)]
+    return [*PROMPT_TO_TEXT, *(text for texts in pictures for text in texts.values())]
+
+
+def train_tower(work: pathlib.Path, n_steps: int) -> None:
     """Stage 1."""
     module = nnx.List([build_tower(nnx.Rngs(0)), PatchProbe(nnx.Rngs(1))])
-    batches = scene_batches.stream(1, BATCH_SIZE, with_texts=False)
+    batches = without_texts(scene_batches.stream(1, BATCH_SIZE))
     tower, _ = train(module, tower_loss, batches, n_steps)
-    weights.save_params(nnx.split(tower)[1], folder, np.float32)
+    weights.save_params(nnx.split(tower)[1], work / "tower", np.float32)
 
 
 def build_tower(rngs: nnx.Rngs) -> siglip.VisionTower:
     return siglip.VisionTower(SiglipVisionConfig(**TOWER), rngs=rngs)
+
+
+def trained_tower(folder: pathlib.Path) -> siglip.VisionTower:
+    return nnx.merge(*weights.load_module(build_tower, folder, jnp.float32))
+
+
+def train_siglip(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None:
+    """Stage 2."""
+    tokenizer = tiny_tokenizers.siglip_tokenizer(corpus(4000), N_TEXT_TOKENS)
+    config = SiglipConfig(
+        text_config=TEXT_TOWER | {"vocab_size": len(tokenizer)},
+        vision_config=TOWER,
+        architectures=["SiglipModel"],
+    )
+    model = siglip.Siglip(config, rngs=nnx.Rngs(2))
+    model.vision_model = trained_tower(work / "tower")
+    module = nnx.List([model, PatchProbe(nnx.Rngs(3))])
+    batches = scene_batches.stream(
+        2, BATCH_SIZE, off_topic_share=scene_batches.OFF_TOPIC_SHARE
+    )
+    with_text = text_batches(batches, tokenizer)
+    model, _ = train(module, siglip_loss, with_text, n_steps)
+    _, tower_params = nnx.split(model.vision_model)
+    weights.save_params(tower_params, work / "siglip-tower", np.float32)
+    save(output / "tiny-siglip", model, config, tokenizer)
+
+
+def train_paligemma(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None:
+    """Stage 3."""
+    tokenizer = tiny_tokenizers.paligemma_tokenizer(corpus(4000), N_TEXT_TOKENS)
+    vision = {"model_type": "siglip_vision_model", "vision_use_head": False}
+    config = PaliGemmaConfig(
+        text_config=DECODER | {"vocab_size": len(tokenizer)},
+        vision_config=vision | TOWER,
+        projection_dim=WIDTH,
+        hidden_size=WIDTH,
+        vocab_size=len(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        architectures=["PaliGemmaForConditionalGeneration"],
+    )
+    model = paligemma.PaliGemma(config, rngs=nnx.Rngs(4))
+    model.vision_tower = trained_tower(work / "siglip-tower")
+    model.vision_tower.head = None
+    module = nnx.List([model, PatchProbe(nnx.Rngs(5))])
+    batches = scene_batches.stream(3, BATCH_SIZE)
+    with_answers = caption_batches(batches, tokenizer)
+    model, _ = train(module, caption_loss, with_answers, n_steps)
+    n_patches = (scene_batches.SIDE_PX // scene_batches.PATCH_PX) ** 2
+    save(
+        output / "tiny-paligemma", model, config, tokenizer, image_seq_length=n_patches
+    )
+
+
+def save(
+    folder: pathlib.Path,
+    model: nnx.Module,
+    config: SiglipConfig | PaliGemmaConfig,
+    tokenizer: Any,
+    **processor_options: Any,
+) -> None:
+    """Writes a folder in Hugging Face form, weights in bfloat16."""
+    weights.save_params(nnx.split(model)[1], folder, ml_dtypes.bfloat16)
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    side = scene_batches.SIDE_PX
+    processor = SiglipImageProcessorPil(
+        size={"height": side, "width": side},
+        resample=scene_batches.RESAMPLE,
+        **processor_options,
+    )
+    processor.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("tiny-work"))
+    parser.add_argument("--stages", nargs="*", type=int, default=[1, 2, 3])
+    parser.add_argument("--steps", nargs=3, type=int, default=N_STEPS)
+    arguments = parser.parse_args()
+    work, output = arguments.work, arguments.output
+    if 1 in arguments.stages:
+        train_tower(work, arguments.steps[0])
+    if 2 in arguments.stages:
+        train_siglip(work, output, arguments.steps[1])
+    if 3 in arguments.stages:
+        train_paligemma(work, output, arguments.steps[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -9,15 +9,12 @@ therefore the same for any number of workers, hosts and restarts.
 import dataclasses
 from collections.abc import Mapping
 
-import cv2
 import grain
 import numpy as np
-import simplejpeg
 from absl import flags
-from jaxtyping import UInt8
 
 from pipeline.records import Sample
-from trainer import captions, crops
+from trainer import captions, crops, images
 from trainer.chance import uniforms
 from trainer.config import DataConfig, RunConfig
 from trainer.shards import RecordError, Shards
@@ -52,7 +49,7 @@ class ViewSample:
         text_draws = uniforms(captions.N_DRAWS, f"{salt}:text", sample.sample_id)
         texts = captions.choose(sample, text_draws, config.granularity_weights)
         alt_text, synthetic_caption = self.tokenizer(texts)
-        image = decode(sample.image, sample.image_format)
+        image = images.decode(sample.image, sample.image_format)
         return {
             "image": crops.global_crop(image, crop_draws, config.global_crop),
             "alt_text": alt_text,
@@ -102,17 +99,3 @@ def check_request(shards: Shards, config: DataConfig) -> None:
             f"data.batch_size={config.batch_size}: expected at most {len(shards)},"
             " the number of samples"
         )
-
-
-def decode(data: bytes, image_format: str) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB pixels as stored: a rotation noted in the file is not applied.
-
-    Raises ValueError when the image is truncated or of an unknown format.
-    """
-    if image_format == "jpeg":
-        return simplejpeg.decode_jpeg(data, "RGB")
-    flags_ = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags_)
-    if image is None:
-        raise ValueError(f"{len(data)} bytes: expected a whole {image_format} image")
-    return image

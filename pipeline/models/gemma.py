@@ -191,7 +191,7 @@ class Past(NamedTuple):
         start = (0, self.slot, 0, 0)
         return KeysValues(
             *(
-                jax.lax.dynamic_update_slice(old, fresh.astype(old.dtype), start)
+                jax.lax.dynamic_update_slice(old, fresh, start)
                 for old, fresh in zip(self.cache, new, strict=True)
             )
         )

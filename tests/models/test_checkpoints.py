@@ -2,7 +2,6 @@ import json
 import shutil
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -29,7 +28,7 @@ def test_an_id_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch):
         raise LocalEntryNotFoundError(hub_id)
 
     monkeypatch.setattr(checkpoints, "snapshot_download", unreachable)
-    with pytest.raises(ValueError, match="^checkpoint='google/paligemma': expected"):
+    with pytest.raises(ValueError, match="checkpoint='google/paligemma': expected"):
         checkpoints.resolve_checkpoint("google/paligemma")
 
 
@@ -41,7 +40,6 @@ def test_an_id_resolves_to_its_snapshot(
 
     monkeypatch.setattr(checkpoints, "snapshot_download", snapshot)
     assert checkpoints.resolve_checkpoint("google/siglip") == siglip_folder
-    assert callable(huggingface_hub.snapshot_download)
 
 
 def test_pickled_weights_are_refused(copy: Path):

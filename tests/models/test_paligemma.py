@@ -1,4 +1,7 @@
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,8 @@ from pipeline.models.paligemma import (
 )
 from tests import tiny_checkpoints
 
+T = TypeVar("T")
+
 N_NEW_TOKENS = 8
 NO_END = -1
 PROMPT = Prompt(
@@ -25,88 +30,126 @@ PROMPT = Prompt(
 ALL_ROWS = np.ones(3, bool)
 
 
+IMAGES = tiny_checkpoints.random_images(3) / 127.5 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A tiny model as jitted functions, so that each is compiled once."""
+
+    graph: nnx.GraphDef[PaliGemma]
+    params: nnx.State
+
+    def features(self) -> jax.Array:
+        return self._run(PaliGemma.image_features, IMAGES)
+
+    def logits(self, answer_ids: np.ndarray) -> jax.Array:
+        return self._run(PaliGemma.answer_logits, self.features(), PROMPT, answer_ids)
+
+    def keys(self, prompt: Prompt, answer_ids: np.ndarray) -> jax.Array:
+        return self._run(image_keys, self.features(), prompt, answer_ids)
+
+    def answer(
+        self,
+        prompt: Prompt = PROMPT,
+        is_row: np.ndarray = ALL_ROWS,
+        end_id: int = NO_END,
+        max_new_tokens: int = N_NEW_TOKENS,
+    ) -> Answer:
+        generate = GREEDY[max_new_tokens]
+        answer = self._run(generate, self.features(), prompt, is_row, end_id)
+        return jax.device_get(answer)
+
+    def _run(self, function: Callable[..., T], *inputs: object) -> T:
+        return _jitted(function, self.graph)(self.params, *inputs)
+
+
+@functools.cache
+def _jitted(
+    function: Callable[..., T], graph: nnx.GraphDef[PaliGemma]
+) -> Callable[..., T]:
+    return jax.jit(lambda params, *inputs: function(nnx.merge(graph, params), *inputs))
+
+
+def greedy(max_new_tokens: int) -> Callable[..., Answer]:
+    def run(model, features, prompt, is_row, end_id):
+        return greedy_answer(
+            model,
+            features,
+            prompt,
+            is_row,
+            end_id=end_id,
+            max_new_tokens=max_new_tokens,
+        )
+
+    return run
+
+
+GREEDY = {n: greedy(n) for n in (1, N_NEW_TOKENS)}
+
+
+def image_keys(
+    model: PaliGemma, features: jax.Array, prompt: Prompt, answer_ids: jax.Array
+) -> jax.Array:
+    """Keys of the first image token in layers 0 and 1, `[2, b, n_kv_heads, d]`."""
+    x, prefix = model.prefix(features, prompt)
+    words = model.language_model.embed(answer_ids, x.dtype)
+    answer = answer_tokens(features.shape[1] + prompt.n_tokens, answer_ids.shape[1])
+    _, cache = model.language_model(
+        jnp.concatenate([x, words], axis=1), joined(prefix, answer)
+    )
+    return jnp.stack([layer.keys[:, 0] for layer in cache[:2]])
+
+
 @pytest.fixture(scope="module", params=["gemma", "gemma2"])
-def model(request: pytest.FixtureRequest) -> PaliGemma:
+def model(request: pytest.FixtureRequest) -> Compiled:
     config = tiny_checkpoints.paligemma_config(request.param)
     module = PaliGemma(config, rngs=nnx.Rngs(0))
     graph, _ = nnx.split(module)
-    return nnx.merge(graph, tiny_checkpoints.randomised(module, 0))
+    return Compiled(graph, tiny_checkpoints.randomised(module, 0))
 
 
-def features(model: PaliGemma) -> jax.Array:
-    return model.image_features(tiny_checkpoints.random_images(3) / 127.5 - 1)
-
-
-def answered(model: PaliGemma, prompt: Prompt = PROMPT, **changes: object) -> Answer:
-    graph, params = nnx.split(model)
-    options = {"end_id": NO_END, "max_new_tokens": N_NEW_TOKENS, "is_row": ALL_ROWS}
-    options |= changes
-    is_row = options.pop("is_row")
-
-    @jax.jit
-    def run(params: nnx.State, images: jax.Array) -> Answer:
-        return greedy_answer(
-            nnx.merge(graph, params), images, prompt, is_row, **options
-        )
-
-    return jax.device_get(run(params, features(model)))
-
-
-def test_cached_decoding_equals_the_uncached_argmax_loop(model: PaliGemma):
+def test_cached_decoding_equals_the_uncached_argmax_loop(model: Compiled):
     ids = np.zeros((3, N_NEW_TOKENS), int)
     for i in range(N_NEW_TOKENS):
-        # The tokens from `i` on are not read by row `i` of the logits.
-        logits = model.answer_logits(features(model), PROMPT, ids)
+        # Row `i` of the logits has not read the tokens from `i` on.
+        logits = model.logits(ids)
         ids[:, i] = logits[:, i].argmax(-1)
-    answer = answered(model)
+    answer = model.answer()
     assert len(np.unique(ids, axis=0)) == 3
     np.testing.assert_array_equal(answer.ids, ids)
     logprobs = jax.nn.log_softmax(logits).max(-1).sum(-1)
     np.testing.assert_allclose(answer.logprob, logprobs, atol=1e-4)
 
 
-def first_layer_keys(
-    model: PaliGemma, prompt_token: int, answer_token: int
-) -> jax.Array:
-    """Keys that layers 0 and 1 compute for the first image token."""
-    prompt = PROMPT._replace(ids=PROMPT.ids.copy())
-    prompt.ids[:, 1] = prompt_token
-    images = features(model)
-    x, prefix = model.prefix(images, prompt)
-    answer = model.language_model.embed(np.full((3, 1), answer_token), x.dtype)
-    tokens = joined(prefix, answer_tokens(images.shape[1] + prompt.n_tokens, 1))
-    _, cache = model.language_model(jnp.concatenate([x, answer], axis=1), tokens)
-    return jnp.stack([layer.keys[:, 0] for layer in cache[:2]])
-
-
-def test_image_tokens_read_the_prompt_but_not_the_answer(model: PaliGemma):
-    keys = first_layer_keys(model, prompt_token=70, answer_token=90)
-    other_prompt = first_layer_keys(model, prompt_token=71, answer_token=90)
-    other_answer = first_layer_keys(model, prompt_token=70, answer_token=91)
+def test_image_tokens_read_the_prompt_but_not_the_answer(model: Compiled):
+    other_ids = PROMPT.ids.copy()
+    other_ids[:, 1] += 1
+    answer_ids = np.full((3, 1), 90)
+    keys = model.keys(PROMPT, answer_ids)
+    other_prompt = model.keys(PROMPT._replace(ids=other_ids), answer_ids)
     np.testing.assert_array_equal(keys[0], other_prompt[0])
     assert np.abs(keys[1] - other_prompt[1]).max() > 1e-3
-    np.testing.assert_array_equal(keys, other_answer)
+    np.testing.assert_array_equal(keys, model.keys(PROMPT, answer_ids + 1))
 
 
-def test_padding_of_the_prompt_changes_nothing(model: PaliGemma):
+def test_padding_of_the_prompt_changes_nothing(model: Compiled):
     longer = PROMPT._replace(ids=np.pad(PROMPT.ids, ((0, 0), (0, 6))))
-    short, long = answered(model), answered(model, longer)
+    short, long = model.answer(), model.answer(longer)
     np.testing.assert_array_equal(short.ids, long.ids)
     np.testing.assert_allclose(short.logprob, long.logprob, atol=1e-4)
 
 
-def test_content_of_the_padding_changes_nothing(model: PaliGemma):
+def test_content_of_the_padding_changes_nothing(model: Compiled):
     other = np.where(np.arange(5) < PROMPT.n_tokens[:, None], PROMPT.ids, 99)
-    expected = answered(model)
-    np.testing.assert_array_equal(
-        answered(model, PROMPT._replace(ids=other)).ids, expected.ids
-    )
+    answer = model.answer(PROMPT._replace(ids=other))
+    np.testing.assert_array_equal(answer.ids, model.answer().ids)
 
 
-def test_an_end_token_stops_its_row_only(model: PaliGemma):
-    free = answered(model)
+def test_an_end_token_stops_its_row_only(model: Compiled):
+    free = model.answer()
     end_id = int(free.ids[0, 2])
-    stopped = answered(model, end_id=end_id)
+    stopped = model.answer(end_id=end_id)
     for row in range(3):
         where = np.flatnonzero(free.ids[row] == end_id)
         n = where[0] + 1 if len(where) else N_NEW_TOKENS
@@ -116,56 +159,55 @@ def test_an_end_token_stops_its_row_only(model: PaliGemma):
     assert stopped.n_tokens[0] <= 3
 
 
-def test_padding_rows_are_empty_and_do_not_hold_up_the_loop(model: PaliGemma):
+def test_padding_rows_are_empty(model: Compiled):
     is_row = np.array([True, False, False])
-    end_id = int(answered(model).ids[0, 0])
-    answer = answered(model, is_row=is_row, end_id=end_id)
-    assert answer.n_tokens.tolist() == [1, 0, 0]
+    answer = model.answer(is_row=is_row)
+    assert answer.n_tokens.tolist() == [N_NEW_TOKENS, 0, 0]
     assert answer.logprob[1:].tolist() == [0, 0]
+    np.testing.assert_array_equal(answer.ids[0], model.answer().ids[0])
 
 
 def test_the_loop_stops_when_all_rows_have_ended(
-    model: PaliGemma, monkeypatch: pytest.MonkeyPatch
+    model: Compiled, monkeypatch: pytest.MonkeyPatch
 ):
     steps = []
     decode = PaliGemma.decode
 
-    @functools.wraps(decode)
-    def counted(*args: object) -> object:
+    def counted(*inputs: object) -> object:
         jax.debug.callback(lambda: steps.append(1))
-        return decode(*args)
+        return decode(*inputs)
 
     monkeypatch.setattr(PaliGemma, "decode", counted)
-    end_id = int(answered(model).ids[0, 2])
+    monkeypatch.setitem(GREEDY, N_NEW_TOKENS, greedy(N_NEW_TOKENS))
+    end_id = int(model.answer().ids[0, 2])
     jax.effects_barrier()
     assert len(steps) == N_NEW_TOKENS - 1
     steps.clear()
     only_first = np.array([True, False, False])
-    n_tokens = answered(model, is_row=only_first, end_id=end_id).n_tokens[0]
+    n_tokens = model.answer(is_row=only_first, end_id=end_id).n_tokens[0]
     jax.effects_barrier()
     assert len(steps) == n_tokens - 1 < N_NEW_TOKENS - 1
 
 
-def test_one_new_token_needs_no_decoding(model: PaliGemma):
-    expected = answered(model).ids[:, :1]
-    np.testing.assert_array_equal(answered(model, max_new_tokens=1).ids, expected)
+def test_one_new_token_needs_no_decoding(model: Compiled):
+    expected = model.answer().ids[:, :1]
+    np.testing.assert_array_equal(model.answer(max_new_tokens=1).ids, expected)
 
 
-def test_every_parameter_gets_a_gradient(model: PaliGemma):
-    graph, params = nnx.split(model)
-    images = tiny_checkpoints.random_images(3) / 127.5 - 1
+def test_every_parameter_gets_a_gradient(model: Compiled):
     ids = np.array([[90, 91, 1], [92, 1, 0], [93, 94, 1]])
 
     def loss(params: nnx.State) -> jax.Array:
-        model = nnx.merge(graph, params)
-        logits = model.answer_logits(model.image_features(images), PROMPT, ids)
+        whole = nnx.merge(model.graph, params)
+        logits = whole.answer_logits(whole.image_features(IMAGES), PROMPT, ids)
         return -jnp.take_along_axis(
             jax.nn.log_softmax(logits), ids[..., None], -1
         ).sum()
 
-    grads = nnx.to_flat_state(jax.jit(jax.grad(loss))(params))
-    assert all(np.isfinite(leaf[...]).all() for _, leaf in grads)
-    assert [path for path, leaf in grads if not np.any(leaf[...])] == []
+    grads = nnx.to_flat_state(jax.jit(jax.grad(loss))(model.params))
+    leaves = [(path, np.asarray(leaf[...])) for path, leaf in grads]
+    assert all(np.isfinite(leaf).all() for _, leaf in leaves)
+    assert [path for path, leaf in leaves if not leaf.any()] == []
 
 
 def test_an_untied_head_is_refused():

@@ -121,7 +121,7 @@ def test_a_missing_tensor_is_named(tensors: Tensors, tmp_path: Path):
 
 def test_an_unexpected_tensor_is_named(tensors: Tensors, tmp_path: Path):
     more = tensors | {"language_model.model.adapter": np.zeros(3)}
-    with pytest.raises(ValueError, match="unexpected language_model.adapter$"):
+    with pytest.raises(ValueError, match=r"unexpected language_model\.adapter$"):
         loaded(write(more, tmp_path))
 
 

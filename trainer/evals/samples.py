@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from trainer import crops
-from trainer.input import decode
+from trainer.images import decode
 
 _FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 PLAIN = "caption"  # granularity of captions that come without one

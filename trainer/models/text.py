@@ -6,22 +6,22 @@ Source: google-deepmind/tips, `scenic/models/text.py`.
 
 import math
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from trainer.config import PAD_ID, TextConfig
-from trainer.models.transformer import Transformer, layer_norm
+from trainer.models.layers import LayerNorm, ParamMaker
+from trainer.models.transformer import Transformer
 
 MAX_TIMESCALE = 1e4
 
 
 class TextEncoder(nnx.Module):
-    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
-        self.token_emb = TokenEmbedding(config, rngs)
-        self.transformer = Transformer(config, rngs)
-        self.text_encoder_norm = layer_norm(config.width, rngs)
+    def __init__(self, config: TextConfig, make: ParamMaker):
+        self.token_emb = TokenEmbedding(config, make)
+        self.transformer = Transformer(config, make)
+        self.text_encoder_norm = LayerNorm(config.width, make)
 
     def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
         """One vector a text, not normalised. Rows are padded with id 0.
@@ -39,11 +39,10 @@ class TextEncoder(nnx.Module):
 class TokenEmbedding(nnx.Module):
     """A table of vectors; what is looked up is multiplied by sqrt(d)."""
 
-    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TextConfig, make: ParamMaker):
         # Unit variance after the multiplication; the papers do not give a start.
         init = nnx.initializers.normal(config.width**-0.5)
-        shape = (config.vocabulary_size, config.width)
-        self.emb_var = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.emb_var = make(init, config.vocabulary_size, config.width)
 
     def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b t d"]:
         return self.emb_var[...][ids] * math.sqrt(self.emb_var.shape[-1])

@@ -10,20 +10,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from trainer.config import FeedForward, TransformerConfig
+from trainer.models.layers import LayerNorm, Linear, ParamMaker
 
-LAYER_NORM_EPSILON = 1e-6
-
-_KERNEL_INIT = nnx.initializers.xavier_uniform()
 _MLP_BIAS_INIT = nnx.initializers.normal(1e-6)
 
 
 class Transformer(nnx.Module):
     """`n_layers` blocks, one after the other."""
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, make: ParamMaker):
         self._n_layers = config.n_layers
         for i in range(config.n_layers):
-            setattr(self, f"encoderblock_{i}", EncoderBlock(config, rngs))
+            setattr(self, f"encoderblock_{i}", EncoderBlock(config, make))
 
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None = None
@@ -35,14 +33,14 @@ class Transformer(nnx.Module):
 
 
 class EncoderBlock(nnx.Module):
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.LayerNorm_0 = layer_norm(config.width, rngs)
-        self.MultiHeadDotProductAttention_0 = Attention(config, rngs)
-        self.LayerNorm_1 = layer_norm(config.width, rngs)
+    def __init__(self, config: TransformerConfig, make: ParamMaker):
+        self.LayerNorm_0 = LayerNorm(config.width, make)
+        self.MultiHeadDotProductAttention_0 = Attention(config, make)
+        self.LayerNorm_1 = LayerNorm(config.width, make)
         if config.feed_forward is FeedForward.SWIGLU:
-            self.FFNSwiGluFused_0 = SwiGlu(config, rngs)
+            self.FFNSwiGluFused_0 = SwiGlu(config, make)
         else:
-            self.MlpBlock_0 = Mlp(config, rngs)
+            self.MlpBlock_0 = Mlp(config, make)
 
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
@@ -56,14 +54,12 @@ class EncoderBlock(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention in both directions, blind to padded keys."""
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, make: ParamMaker):
         heads = (config.n_heads, config.width // config.n_heads)
-        self.query = _linear(config.width, heads, rngs)
-        self.key = _linear(config.width, heads, rngs)
-        self.value = _linear(config.width, heads, rngs)
-        self.out = nnx.LinearGeneral(
-            heads, config.width, axis=(-2, -1), kernel_init=_KERNEL_INIT, rngs=rngs
-        )
+        self.query = Linear((config.width,), heads, make)
+        self.key = Linear((config.width,), heads, make)
+        self.value = Linear((config.width,), heads, make)
+        self.out = Linear(heads, (config.width,), make)
 
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
@@ -78,10 +74,10 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers. Hidden units and outputs of padding are 0."""
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, make: ParamMaker):
         self._is_gelu = config.feed_forward is FeedForward.GELU
-        self.Dense_0 = _dense(config.width, config.mlp_dim, rngs)
-        self.Dense_1 = _dense(config.mlp_dim, config.width, rngs)
+        self.Dense_0 = _dense(config.width, config.mlp_dim, make)
+        self.Dense_1 = _dense(config.mlp_dim, config.width, make)
 
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
@@ -94,11 +90,11 @@ class Mlp(nnx.Module):
 class SwiGlu(nnx.Module):
     """Gated MLP; its hidden width is two thirds of `mlp_dim`, up to a multiple of 8."""
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, make: ParamMaker):
         hidden = -(-config.mlp_dim * 2 // 3 // 8) * 8
-        self.Dense_0 = _dense(config.width, hidden, rngs)
-        self.Dense_1 = _dense(config.width, hidden, rngs)
-        self.Dense_2 = _dense(hidden, config.width, rngs)
+        self.Dense_0 = _dense(config.width, hidden, make)
+        self.Dense_1 = _dense(config.width, hidden, make)
+        self.Dense_2 = _dense(hidden, config.width, make)
 
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
@@ -107,22 +103,8 @@ class SwiGlu(nnx.Module):
         return _zero_padding(self.Dense_2(_zero_padding(hidden, is_valid)), is_valid)
 
 
-def layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, rngs=rngs)
-
-
-def _linear(n_inputs: int, n_outputs: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
-    return nnx.LinearGeneral(n_inputs, n_outputs, kernel_init=_KERNEL_INIT, rngs=rngs)
-
-
-def _dense(n_inputs: int, n_outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(
-        n_inputs,
-        n_outputs,
-        kernel_init=_KERNEL_INIT,
-        bias_init=_MLP_BIAS_INIT,
-        rngs=rngs,
-    )
+def _dense(n_inputs: int, n_outputs: int, make: ParamMaker) -> Linear:
+    return Linear((n_inputs,), (n_outputs,), make, bias_init=_MLP_BIAS_INIT)
 
 
 def _zero_padding(

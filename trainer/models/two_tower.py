@@ -5,7 +5,6 @@ average of its tokens, and both have the same width. The prototype head of the
 self-supervised losses joins `TwoTower` as a third module beside `vision` and `text`.
 """
 
-import functools
 import math
 
 import jax
@@ -14,18 +13,20 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt8
 
 from trainer.config import ModelConfig
+from trainer.models.layers import ParamMaker
 from trainer.models.text import TextEncoder
 from trainer.models.vit import VisionOutput, VisionTransformer
 
 
 class TwoTower(nnx.Module):
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.vision = VisionTransformer(config.vision, rngs)
-        self.text = TextEncoder(config.text, rngs)
+    def __init__(self, config: ModelConfig, make: ParamMaker):
+        self.vision = VisionTransformer(config.vision, make)
+        self.text = TextEncoder(config.text, make)
         start = math.log(config.initial_temperature)
         # As logarithms they stay positive; exports store what divides the logits.
-        self.log_temperature_alt_text = nnx.Param(jnp.float32(start))
-        self.log_temperature_synthetic_caption = nnx.Param(jnp.float32(start))
+        init = nnx.initializers.constant(start)
+        self.log_temperature_alt_text = make(init)
+        self.log_temperature_synthetic_caption = make(init)
 
     def encode_image(self, image: UInt8[Array, "b h w 3"]) -> VisionOutput:
         return self.vision(image.astype(jnp.float32) / 255)
@@ -43,15 +44,15 @@ class TwoTower(nnx.Module):
 
 def graph(config: ModelConfig) -> nnx.GraphDef:
     """The model without its parameters: `nnx.merge(graph(config), params)`."""
-    return nnx.split(nnx.eval_shape(lambda: TwoTower(config, nnx.Rngs(0))))[0]
+    return nnx.graphdef(TwoTower(config, ParamMaker(None)))
 
 
 def abstract_params(config: ModelConfig) -> dict:
     """Shapes and types of the parameters, as a nested dictionary."""
-    return jax.eval_shape(functools.partial(init_params, config, rng_seed=0))
+    return nnx.to_pure_dict(nnx.state(TwoTower(config, ParamMaker(None))))
 
 
 def init_params(config: ModelConfig, rng_seed: int) -> dict:
     """Parameters of an untrained model, as a nested dictionary."""
-    model = TwoTower(config, nnx.Rngs(params=rng_seed))
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    model = TwoTower(config, ParamMaker(jax.random.key(rng_seed)))
+    return nnx.to_pure_dict(nnx.state(model))

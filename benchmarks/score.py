@@ -4,9 +4,9 @@ Both read the same tars, decode, resize to 224 pixels as SigLIP does and detect 
 language; the stage also hashes, checks, and writes its tables. They take turns in one
 process, and the median of each counts. Prints JSON.
 
-    python benchmarks/score.py                       # draws 2,000 photos first
-    python benchmarks/score.py --input 'crawl/*.tar' # or takes some
-    taskset -c 0 python benchmarks/score.py          # on one core
+    python -m benchmarks.score                       # draws 2,000 photos first
+    python -m benchmarks.score --input 'crawl/*.tar' # or takes some
+    taskset -c 0 python -m benchmarks.score          # on one core
 """
 
 import argparse

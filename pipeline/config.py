@@ -154,6 +154,9 @@ class SelectionConfig:
     retrieval: NearSeeds | None = None
 
     def __post_init__(self) -> None:
+        for rule in self.drop_rules:  # plain functions have no fingerprint
+            is_valid = dataclasses.is_dataclass(rule) and not isinstance(rule, type)
+            _expect(is_valid, "drop_rules", rule, "instances of dataclasses")
         if self.max_evaluation_similarity is not None:
             _expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
 

@@ -260,7 +260,7 @@ def _sample_objects(rng: np.random.Generator, n_objects: int) -> list[SceneObjec
 
 
 def _can_join(placed: list["_Raster"], new: "_Raster") -> bool:
-    """Whether the new one hides little, and is from each either apart or clearly over."""
+    """Whether the new one hides little, and is apart from each or clearly over it."""
     for old in placed:
         left_px = cv2.countNonZero(old.visible & ~new.inside)
         if left_px < MIN_VISIBLE * _GRID_SLACK * old.n_px:

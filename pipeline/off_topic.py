@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
 
-_WORDS = (
+_SENTENCE = (
     "the quick report of monthly sales shows that prices rose again in most "
     "regions while orders fell by a third see page four for more details and notes"
-).split()
+)
 
 
 def draw_off_topic(rng: np.random.Generator, side_px: int) -> tuple[Image, str]:
@@ -54,7 +54,7 @@ def _printed_text(rng: np.random.Generator, side_px: int) -> Image:
     scale = rng.uniform(0.3, 0.5)
     line_px = int(34 * scale)
     for y in range(line_px, side_px, line_px):
-        line = " ".join(rng.choice(_WORDS, 8))
+        line = " ".join(rng.choice(_SENTENCE.split(), 8))
         font = cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(page, line, (4, y), font, scale, (ink, ink, ink), 1, cv2.LINE_AA)
     return page

@@ -40,10 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, beam_arguments = _parser().parse_known_args(arguments)
     try:
         options = beam_options(beam_arguments)
-        config = configured(command)
-        run = RunFolder.open(command.output, config)
+        run = RunFolder.open(command.output, configured(command))
         selection.check(run)
-        granularities = _granularities(config, command.granularity)
+        granularities = _granularities(run.config, command.granularity)
         _claim(run)
     except ValueError as error:
         _exit_2(str(error))
@@ -55,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run_stage(stage, run, options, granularities)
     if "export" in stages:
         print(f"shards: {run.tfrecords}")
+
+
+def open_run(arguments: Sequence[str]) -> RunFolder:
+    """The run folder that a command line means, to look into it."""
+    command, _ = _parser().parse_known_args(arguments)
+    return RunFolder.open(command.output, configured(command))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -91,7 +91,7 @@ def check(run: RunFolder) -> None:
     for unit in run.units:
         if unit.name in names:
             raise ValueError(
-                f"{unit.source.name}={unit.uri}: expected no shard of another source"
+                f"{unit.source.name}={unit.uri}: expected a shard of one source only"
             )
         names.add(unit.name)
 

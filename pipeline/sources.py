@@ -6,11 +6,9 @@ pairs in the order of the shard, one at a time. What is wrong with a pair is its
 what is wrong with a shard is the error of one last pair, which stands for the rest.
 """
 
-import bisect
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -293,16 +291,39 @@ class _Columns:
 def _read_parquet(
     file: typing.BinaryIO, source: ImageTextSource, limits: Limits
 ) -> Iterator[RawPair]:
-    row = itertools.count()
     with _open_parquet(file) as parquet:
         columns = _Columns.find(parquet.schema_arrow, source)
         names = [name for name in set(dataclasses.astuple(columns)) if name]
-        for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=names):
+        for first, batch in _read_batches(parquet, names):
             images = _byte_values(batch, columns.image)
             alt_texts = _byte_values(batch, columns.alt_text)
             keys, urls = _labels(batch, columns.key), _labels(batch, columns.url)
-            for parts in zip(images, alt_texts, keys, urls, row, strict=False):
+            rows = range(first, first + len(batch))
+            for parts in zip(images, alt_texts, keys, urls, rows, strict=True):
                 yield _parquet_pair(parts, source, limits)
+
+
+def _read_batches(
+    parquet: pq.ParquetFile,
+    columns: Sequence[str],
+    chosen: frozenset[int] | None = None,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields batches, each with its first row in the file.
+
+    Row groups are read one by one, so that a damaged one costs none before it. Those
+    without any `chosen` row are not read.
+    """
+    first = 0
+    for group in range(parquet.num_row_groups):
+        n_rows = parquet.metadata.row_group(group).num_rows
+        if chosen is None or not chosen.isdisjoint(range(first, first + n_rows)):
+            row = first
+            for batch in parquet.iter_batches(
+                _ROWS_PER_BATCH, [group], columns=columns
+            ):
+                yield row, batch
+                row += len(batch)
+        first += n_rows
 
 
 def _parquet_pair(
@@ -327,34 +348,13 @@ def _parquet_pair(
 def _read_parquet_images(
     file: typing.BinaryIO, source: ImageTextSource, pairs: Sequence[Pair]
 ) -> Iterator[bytes]:
-    """Reads only the row groups that hold some of the pairs."""
-    rows = [pair.offset for pair in pairs]
-    first = 0
+    chosen = frozenset(pair.offset for pair in pairs)
     with _open_parquet(file) as parquet:
         column = _Columns.find(parquet.schema_arrow, source).image
-        for group in range(parquet.num_row_groups):
-            end = first + parquet.metadata.row_group(group).num_rows
-            chosen = rows[
-                bisect.bisect_left(rows, first) : bisect.bisect_left(rows, end)
-            ]
-            if chosen:
-                yield from _row_group_images(
-                    parquet, group, column, {r - first for r in chosen}
-                )
-            first = end
-
-
-def _row_group_images(
-    parquet: pq.ParquetFile, group: int, column: str, chosen: set[int]
-) -> Iterator[bytes]:
-    first = 0
-    batches = parquet.iter_batches(_ROWS_PER_BATCH, [group], columns=[column])
-    for batch in batches:
-        images = _byte_values(batch, column)
-        yield from (
-            image or b"" for row, image in enumerate(images, first) if row in chosen
-        )
-        first += len(batch)
+        for first, batch in _read_batches(parquet, [column], chosen):
+            for row, image in enumerate(_byte_values(batch, column), first):
+                if row in chosen:
+                    yield image or b""
 
 
 @contextlib.contextmanager

@@ -105,10 +105,15 @@ class PatchEmbedding(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """`[b, h, w, c]` pixels to `[b, p, d]`, patches in reading order."""
+        """`[b, h, w, c]` pixels to `[b, p, d]`, patches in reading order.
+
+        Pixels beyond the last whole patch are left out (384 px is no multiple of 14).
+        """
         b, h, w, c = pixels.shape
         side = self.weight.shape[-1]
-        patches = pixels.reshape(b, h // side, side, w // side, side, c)
+        n_rows, n_columns = h // side, w // side
+        whole = pixels[:, : n_rows * side, : n_columns * side]
+        patches = whole.reshape(b, n_rows, side, n_columns, side, c)
         out = contract("byixjc,dcij->byxd", patches, self.weight[...])
         return out.reshape(b, -1, out.shape[-1]) + self.bias[...].astype(pixels.dtype)
 
@@ -224,6 +229,7 @@ class Siglip(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
     ):
+        _check_heads(config)
         self.text_model = TextTower(config.text_config, rngs=rngs)
         self.vision_model = VisionTower(config.vision_config, rngs=rngs)
         # Start of training in the SigLIP paper; a checkpoint overwrites both.
@@ -244,6 +250,19 @@ class Siglip(nnx.Module):
         """`exp(logit_scale) * cosine + logit_bias`, `[n_images, n_texts]`."""
         cosines = contract("id,td->it", unit_rows(images), unit_rows(texts))
         return jnp.exp(self.logit_scale[...]) * cosines + self.logit_bias[...]
+
+
+def _check_heads(config: SiglipConfig) -> None:
+    image_dim = config.vision_config.hidden_size
+    if config.text_config.projection_size != image_dim:
+        raise ValueError(
+            f"projection_size={config.text_config.projection_size}: expected the width "
+            f"of image embeddings, {image_dim}"
+        )
+    if not config.vision_config.vision_use_head:
+        raise ValueError(
+            "vision_use_head=false: expected a tower with its pooling head"
+        )
 
 
 def unit_rows(x: jax.Array) -> jax.Array:

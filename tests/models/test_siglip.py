@@ -8,6 +8,20 @@ from pipeline.models.siglip import PatchEmbedding, Siglip, unit_rows
 from tests import tiny_checkpoints
 
 
+@pytest.mark.parametrize(
+    ("tower", "option", "value"),
+    [
+        ("text_config", "projection_size", 31),
+        ("vision_config", "vision_use_head", False),
+    ],
+)
+def test_towers_that_do_not_meet_are_refused(tower: str, option: str, value: object):
+    config = tiny_checkpoints.siglip_config()
+    setattr(getattr(config, tower), option, value)
+    with pytest.raises(ValueError, match=f"{option}={str(value).lower()}: expected"):
+        Siglip(config, rngs=nnx.Rngs(0))
+
+
 @pytest.fixture(scope="module")
 def model() -> Siglip:
     config = tiny_checkpoints.siglip_config()
@@ -37,6 +51,13 @@ def test_patches_are_read_row_by_row_as_the_convolution_does():
         patch = images[1, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
         expected = np.einsum("ijc,dcij->d", patch, weight) + np.arange(24)
         np.testing.assert_allclose(out[1, row * 5 + column], expected, atol=1e-4)
+
+
+def test_pixels_beyond_the_last_whole_patch_are_left_out():
+    config = tiny_checkpoints.siglip_config().vision_config
+    embed = PatchEmbedding(config, rngs=nnx.Rngs(0))
+    wider = np.pad(pixels(1), ((0, 0), (0, 7), (0, 7), (0, 0)), constant_values=1)
+    np.testing.assert_array_equal(embed(jnp.asarray(wider)), embed(pixels(1)))
 
 
 def test_text_embedding_reads_the_last_token(model: Siglip):

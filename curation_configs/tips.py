@@ -1,0 +1,61 @@
+"""TIPS: English pairs near curated seeds, captioned by PaliGemma, without test images.
+
+Paper: TIPS, arXiv:2410.16512, section 4.1. The authors kept 117 million of 10 billion
+pairs of a web crawl that is not public; they publish the order of the steps, but no
+threshold and no model of the filters. The values below are therefore other people's,
+each with its source, and belong on a crawl's own histogram.
+
+    python -m pipeline.run curate --config curation_configs/tips.py --output RUN \\
+        --input 'CRAWL/*.tar' --eval coco='COCO/*.tar' --seeds imagenet='IN/*.parquet'
+
+The captioner is the paper's: PaliGemma fine-tuned on COCO captions, at 224 px. Weights
+are downloaded by their Hugging Face ids (accept the licence there first); any id can be
+a folder instead.
+"""
+
+from pipeline.config import (
+    CurationConfig,
+    EncoderConfig,
+    ExportConfig,
+    Granularity,
+    KeepFraction,
+    KeepLanguages,
+    NearSeeds,
+    SelectionConfig,
+)
+from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords, SmallImage
+
+
+def get_config() -> CurationConfig:
+    return CurationConfig(
+        encoder=EncoderConfig(
+            "google/siglip2-base-patch16-224", batch_size=256, dtype="bfloat16"
+        ),
+        selection=SelectionConfig(
+            drop_rules=(
+                FewWords(min_words=3),  # DataComp: more than two words
+                BoilerplateAltText(),
+                SmallImage(min_side_px=200),  # DataComp
+                ExtremeAspect(max_aspect=3.0),  # DataComp
+            ),
+            language=KeepLanguages(("en",)),
+            # DataComp keeps the best 30 %. A share carries over between encoders, an
+            # absolute score does not.
+            alignment=KeepFraction(0.3),
+            # A guess on the safe side for SigLIP: a miss costs an evaluation, a false
+            # alarm one image. Measure it with planted copies.
+            max_evaluation_similarity=0.9,
+            retrieval=NearSeeds(0.6),  # a guess: TIPS keeps 7 % at this step
+        ),
+        granularities=(
+            Granularity(
+                "coco",
+                "google/paligemma-3b-ft-cococap-224",
+                "caption en",
+                max_new_tokens=32,  # as in the configuration that trained it
+                batch_size=256,
+                dtype="bfloat16",
+            ),
+        ),
+        export=ExportConfig(samples_per_shard=10_000, max_side_px=512),
+    )

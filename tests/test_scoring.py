@@ -1,0 +1,347 @@
+"""Tests of the score stage: tables, what is made when, and what is counted."""
+
+import dataclasses
+import io
+import json
+import math
+import tarfile
+from pathlib import Path
+from typing import ClassVar
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from PIL import Image
+
+from pipeline import files, images, language, sources
+from pipeline.config import (
+    CurationConfig,
+    EncoderConfig,
+    ImageTextSource,
+    SelectionConfig,
+)
+from pipeline.models.encoders import NullEncoder
+from pipeline.records import Language, Pair, content_hash, sample_id
+from pipeline.run_folder import RunFolder
+from pipeline.scoring import EncoderHandler, PreparedPair, Score
+
+GERMAN = "ein kleiner Junge spielt im Garten mit einem Ball"
+ENGLISH = "a brown dog runs after a red ball in the green grass"
+
+
+class NullHandler(EncoderHandler):
+    """Loads an encoder without weights, and counts how often."""
+
+    n_loads: ClassVar[int] = 0
+
+    def load_model(self) -> NullEncoder:
+        type(self).n_loads += 1
+        return NullEncoder(batch_size=self.config.batch_size)
+
+
+@pytest.fixture(autouse=True)
+def _no_loads(monkeypatch):
+    monkeypatch.setattr(NullHandler, "n_loads", 0)
+
+
+def png(red: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (red, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_shard(path: Path, *pairs: tuple[bytes, bytes | None]) -> None:
+    """An img2dataset tar of images and alt texts; None leaves the text out."""
+    with tarfile.open(path, "w") as tar:
+        for number, (image, alt_text) in enumerate(pairs):
+            metadata = json.dumps({"url": f"https://example.com/{number}"}).encode()
+            members = {"png": image, "txt": alt_text, "json": metadata}
+            for suffix, data in members.items():
+                if data is not None:
+                    member = tarfile.TarInfo(f"{number}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+def make_run(folder: Path, **changes) -> RunFolder:
+    """A run over `folder/*.tar`; `changes` are fields of the configuration."""
+    fields = {
+        "encoder": EncoderConfig("null", batch_size=2),
+        "selection": SelectionConfig(),
+        "sources": (ImageTextSource("web", str(folder / "*.tar")),),
+    }
+    config = CurationConfig(**fields | changes)
+    units, evaluation_units, seed_units = (
+        tuple(unit for source in role for unit in sources.list_units(source))
+        for role in (config.sources, config.evaluation_sets, config.seed_sets)
+    )
+    root = str(folder / "run")
+    checkpoints = {config.encoder.checkpoint: "digest"}
+    return RunFolder(root, config, units, evaluation_units, seed_units, checkpoints)
+
+
+def score(run: RunFolder) -> dict[str, int]:
+    """Scores all units; returns the counters."""
+    units = [*run.units, *run.evaluation_units, *run.seed_units]
+    pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions([]))
+    _ = pipeline | beam.Create(units) | Score(run, NullHandler(run.config.encoder))
+    counters = pipeline.run().metrics().query()["counters"]
+    return {
+        counter.key.metric.name: counter.committed
+        for counter in counters
+        if counter.key.metric.namespace == "score"
+    }
+
+
+def pairs_of(run: RunFolder, unit: sources.Unit) -> list[Pair]:
+    return files.from_table(run.pairs(unit.source).read(unit.name), Pair)
+
+
+def languages_of(run: RunFolder, unit: sources.Unit) -> list[Language]:
+    return files.from_table(run.languages(unit.source).read(unit.name), Language)
+
+
+def embeddings_of(run: RunFolder, unit: sources.Unit) -> tuple[np.ndarray, np.ndarray]:
+    table = run.embeddings(unit.source).read(unit.name)
+    rows = table["embedding"].combine_chunks()
+    width = table.schema.field("embedding").type.list_size
+    return (
+        rows.flatten().to_numpy().reshape(-1, width),
+        table["alignment_score"].to_numpy(),
+    )
+
+
+def tables_of(run: RunFolder) -> dict[str, bytes]:
+    """Path in the run folder to content of every table."""
+    return {
+        str(path.relative_to(run.root)): path.read_bytes()
+        for path in sorted(Path(run.root).rglob("*.parquet"))
+    }
+
+
+def test_a_readable_pair_has_a_row_with_all_that_is_known(tmp_path):
+    image, text = png(7), ENGLISH.encode()
+    write_shard(tmp_path / "a.tar", (image, text))
+    run = make_run(tmp_path)
+    score(run)
+    (unit,) = run.units
+    expected = Pair(
+        sample_id=sample_id(image, text),
+        key="0",
+        url="https://example.com/0",
+        alt_text=ENGLISH,
+        image_hash=content_hash(image),
+        image_format="png",
+        width=4,
+        height=3,
+        n_bytes=len(image),
+        offset=512,
+        error="",
+    )
+    assert pairs_of(run, unit) == [expected]
+
+
+def test_tables_have_the_same_rows_in_the_order_of_the_shard(tmp_path):
+    write_shard(
+        tmp_path / "a.tar",
+        (png(0), ENGLISH.encode()),
+        (b"no image", GERMAN.encode()),
+        (png(1), None),
+        (png(2), GERMAN.encode()),
+        (png(3), b"12 34"),
+    )
+    run = make_run(tmp_path)
+    counters = score(run)
+    (unit,) = run.units
+    not_image = "starts with b'no image': expected a JPEG, PNG or WebP image"
+    errors = ["", not_image, "no alt text", "", ""]
+    assert [pair.error for pair in pairs_of(run, unit)] == errors
+    codes = [row.code for row in languages_of(run, unit)]
+    assert codes == ["en", "", "", "de", ""]
+    embeddings, scores = embeddings_of(run, unit)
+    assert embeddings.any(axis=1).tolist() == [True, False, False, True, True]
+    assert np.isnan(scores).tolist() == [False, True, True, False, False]
+    assert counters == {
+        "pairs": 5,
+        "unreadable": 2,
+        "languages_detected": 3,
+        "images_encoded": 3,
+        "texts_encoded": 3,
+    }
+
+
+def test_embeddings_are_the_encoders_and_scores_their_cosine(tmp_path):
+    write_shard(tmp_path / "a.tar", *((png(i), f"text {i}".encode()) for i in range(5)))
+    run = make_run(tmp_path)
+    score(run)
+    encoder = NullEncoder()
+    pixels = [
+        encoder.prepare_image(np.full((3, 4, 3), (i, 0, 0), np.uint8)) for i in range(5)
+    ]
+    expected = encoder.encode_images(np.stack(pixels))
+    texts = encoder.encode_texts([f"text {i}" for i in range(5)])
+    embeddings, scores = embeddings_of(run, run.units[0])
+    assert (embeddings.dtype, scores.dtype) == (np.float16, np.float32)
+    np.testing.assert_array_equal(embeddings, expected.astype(np.float16))
+    np.testing.assert_allclose(scores, (expected * texts).sum(axis=1), atol=1e-6)
+
+
+def test_a_second_run_makes_nothing_and_loads_no_model(tmp_path):
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", (png(0), ENGLISH.encode()))
+    run = make_run(tmp_path)
+    score(run)
+    before = tables_of(run)
+    assert NullHandler.n_loads == 1  # for both units
+    assert score(run) == {"units_skipped": 2}
+    assert NullHandler.n_loads == 1
+    assert tables_of(run) == before
+
+
+def test_only_the_units_that_lack_a_table_are_scored(tmp_path):
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", (png(0), ENGLISH.encode()))
+    run = make_run(tmp_path)
+    score(run)
+    before = tables_of(run)
+    tables = run.embeddings(run.units[1].source)
+    files.delete([tables.path(run.units[1].name)])
+    counters = score(run)
+    assert counters == {"units_skipped": 1, "images_encoded": 1, "texts_encoded": 1}
+    assert tables_of(run) == before
+
+
+def test_another_detector_reads_no_image_and_loads_no_encoder(tmp_path):
+    write_shard(tmp_path / "a.tar", (png(0), GERMAN.encode()), (b"", b"text"))
+    run = make_run(tmp_path)
+    score(run)
+    (tmp_path / "a.tar").unlink()
+    other = dataclasses.replace(
+        run, config=dataclasses.replace(run.config, language_detector="langdetect")
+    )
+    assert score(other) == {"languages_detected": 1}
+    assert [row.code for row in languages_of(other, run.units[0])] == ["de", ""]
+    assert NullHandler.n_loads == 1
+
+
+def test_another_encoder_leaves_pairs_and_languages_alone(tmp_path, monkeypatch):
+    pairs = [(png(i), f"text {i}".encode()) for i in range(5)]
+    pairs[1:1] = [(b"", b"text"), (png(9), None)]
+    write_shard(tmp_path / "a.tar", *pairs)
+    run = make_run(tmp_path)
+    score(run)
+    before = tables_of(run)
+    encoder = dataclasses.replace(run.config.encoder, dtype="bfloat16")
+    other = make_run(tmp_path, encoder=encoder)
+    monkeypatch.setattr(language, "detector", None)  # a call would be an error
+    assert score(other) == {"images_encoded": 5, "texts_encoded": 5}
+    after = tables_of(run)
+    assert after.items() > before.items()
+    # The same encoder in one pass over the shard, and in a later one of its own:
+    (new,) = after.keys() - before.keys()
+    (old,) = (path for path in before if "embedding" in path)
+    assert after[new] == before[old]
+
+
+def test_an_embedding_of_other_bytes_than_were_scored_is_an_error(tmp_path):
+    write_shard(tmp_path / "a.tar", (png(0), b"text"))
+    run = make_run(tmp_path)
+    score(run)
+    write_shard(tmp_path / "a.tar", (png(1), b"text"))
+    encoder = dataclasses.replace(run.config.encoder, dtype="bfloat16")
+    with pytest.raises(RuntimeError, match=r"a\.tar has changed since it was scored"):
+        score(make_run(tmp_path, encoder=encoder))
+
+
+def test_a_shard_that_cannot_be_read_is_one_unreadable_row(tmp_path):
+    write_shard(tmp_path / "a.tar", (png(0), b"text"))
+    (tmp_path / "b.tar").write_bytes(b"garbage")
+    run = make_run(tmp_path)
+    counters = score(run)
+    assert (counters["pairs"], counters["unreadable"]) == (2, 1)
+    (row,) = pairs_of(run, run.units[1])
+    assert row.error.startswith("tar cut off at byte 7")
+
+
+def test_a_unit_without_pairs_has_empty_tables(tmp_path):
+    write_shard(tmp_path / "a.tar")
+    run = make_run(tmp_path)
+    assert score(run)["pairs"] == 0
+    (unit,) = run.units
+    assert (pairs_of(run, unit), languages_of(run, unit)) == ([], [])
+    assert embeddings_of(run, unit)[0].shape == (0, 64)
+    assert score(run) == {"units_skipped": 1}
+
+
+def test_evaluation_and_seed_images_need_no_text_and_no_language(tmp_path, monkeypatch):
+    write_shard(tmp_path / "a.tar", (png(0), None), (png(1), b"text"))
+    source = ImageTextSource("eval", str(tmp_path / "a.tar"), needs_alt_text=False)
+    run = make_run(tmp_path, sources=(), evaluation_sets=(source,), seed_sets=(source,))
+    monkeypatch.setattr(language, "detector", None)  # a call would be an error
+    score(run)
+    (unit,) = run.evaluation_units
+    assert [pair.error for pair in pairs_of(run, unit)] == ["", ""]
+    embeddings, scores = embeddings_of(run, unit)
+    assert embeddings.any(axis=1).all()
+    assert np.isnan(scores).tolist() == [True, False]
+    assert score(run) == {"units_skipped": 2}
+
+
+def test_the_same_shard_as_source_and_as_evaluation_set_gets_its_language(tmp_path):
+    write_shard(tmp_path / "a.tar", (png(0), ENGLISH.encode()))
+    source = ImageTextSource("web", str(tmp_path / "a.tar"))
+    run = make_run(tmp_path, sources=(source,), evaluation_sets=(source,))
+    assert score(run)["pairs"] == 1
+    assert [row.code for row in languages_of(run, run.units[0])] == ["en"]
+
+
+def test_only_full_batches_but_for_the_last_reach_the_encoder(tmp_path, monkeypatch):
+    pairs = [(png(i), b"text") for i in range(5)]
+    pairs[1:1] = [(b"", b"text")] * 3
+    write_shard(tmp_path / "a.tar", *pairs)
+    sizes = []
+    run_inference = NullHandler.run_inference
+
+    def recorded(self, batch, model, inference_args=None):
+        sizes.append(len(batch))
+        return run_inference(self, batch, model, inference_args)
+
+    monkeypatch.setattr(NullHandler, "run_inference", recorded)
+    score(make_run(tmp_path))
+    assert sizes == [2, 2, 1]
+
+
+def test_texts_that_are_missing_are_not_embedded():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    batch = [PreparedPair(pixels, text) for text in ("", "a", "")]
+    handler = NullHandler(EncoderConfig("null"))
+    scores = [
+        row.alignment_score for row in handler.run_inference(batch, NullEncoder())
+    ]
+    assert [math.isnan(value) for value in scores] == [True, False, True]
+    (only,) = handler.run_inference(batch[:1], NullEncoder())
+    assert math.isnan(only.alignment_score)
+
+
+def test_an_image_that_breaks_the_decoder_does_not_hide_a_bug(tmp_path, monkeypatch):
+    def fail(*args: object) -> None:
+        raise KeyError("a bug")
+
+    write_shard(tmp_path / "a.tar", (png(0), b"text"))
+    monkeypatch.setattr(images, "decode", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        score(make_run(tmp_path))
+
+
+def test_the_embedding_column_has_a_fixed_width(tmp_path):
+    write_shard(tmp_path / "a.tar", (png(0), b"text"))
+    run = make_run(tmp_path)
+    score(run)
+    (unit,) = run.units
+    schema = run.embeddings(unit.source).read(unit.name).schema
+    assert schema.names == ["embedding", "alignment_score"]
+    assert schema.field("embedding").type == pa.list_(pa.float16(), 64)
+    assert schema.field("alignment_score").type == pa.float32()

@@ -1,0 +1,88 @@
+"""Compares the decisions of a run on a drawn crawl with the planted truth.
+
+In: the truth table of `pipeline.scenes` and the outcome of every pair. Out: precision
+and recall of each reason to drop a pair.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from pipeline.records import KEPT, UNREADABLE, DropReason
+from pipeline.run_folder import RunFolder
+
+PairKey = tuple[str, str]  # shard without folder and suffix, key
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """How one outcome compares with the truth; counts of pairs."""
+
+    n_planted: int
+    n_decided: int
+    n_right: int
+
+    @property
+    def precision(self) -> float:
+        return self.n_right / self.n_decided if self.n_decided else 1.0
+
+    @property
+    def recall(self) -> float:
+        return self.n_right / self.n_planted if self.n_planted else 1.0
+
+
+def read_outcomes(run: RunFolder) -> dict[PairKey, str]:
+    """The outcome of every pair of a run."""
+    outcomes = {}
+    for unit in run.units:
+        keys = run.pairs(unit.source).read(unit.name, ["key"])["key"].to_pylist()
+        decided = run.decisions.read(unit.name, ["outcome"])["outcome"].to_pylist()
+        shard = unit.uri.rsplit("/", 1)[-1].removesuffix(".tar")
+        outcomes |= {(shard, k): o for k, o in zip(keys, decided, strict=True)}
+    return outcomes
+
+
+def grade(truth: pa.Table, key_to_outcome: Mapping[PairKey, str]) -> dict[str, Grade]:
+    """Grades by outcome: every `DropReason`, "unreadable" and "kept".
+
+    Which one of equal images stays is not planted: the identities decide. In a group of
+    n equal images, n - 1 of them are expected to go, whichever they are.
+    """
+    rows = truth.to_pylist()
+    expected = {(row["shard"], row["key"]): row["expected"] for row in rows}
+    for group in _equal_images(rows):
+        _expect_what_stays(group, expected, key_to_outcome)
+    planted = collections.Counter(expected.values())
+    decided = collections.Counter(key_to_outcome[key] for key in expected)
+    right = collections.Counter(
+        outcome for key, outcome in expected.items() if key_to_outcome[key] == outcome
+    )
+    return {
+        outcome: Grade(planted[outcome], decided[outcome], right[outcome])
+        for outcome in (*map(str, DropReason), UNREADABLE, KEPT)
+    }
+
+
+def _equal_images(rows: Sequence[dict]) -> list[list[PairKey]]:
+    """Groups of an original and its exact duplicates."""
+    key_to_shard = {row["key"]: row["shard"] for row in rows}
+    groups = collections.defaultdict(list)
+    for row in rows:
+        if row["expected"] == DropReason.EXACT_DUPLICATE:
+            original = row["duplicate_of"]
+            groups[key_to_shard[original], original].append((row["shard"], row["key"]))
+    return [[original, *copies] for original, copies in groups.items()]
+
+
+def _expect_what_stays(
+    group: Sequence[PairKey],
+    expected: dict[PairKey, str],
+    key_to_outcome: Mapping[PairKey, str],
+) -> None:
+    duplicate = str(DropReason.EXACT_DUPLICATE)
+    staying = [key for key in group if key_to_outcome[key] != duplicate]
+    stays = staying[0] if staying else group[0]
+    for key in group:
+        expected[key] = KEPT if key == stays else duplicate

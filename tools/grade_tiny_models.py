@@ -1,0 +1,161 @@
+"""Grades the two tiny checkpoints on drawn scenes that they have not seen.
+
+    python -m tools.grade_tiny_models
+
+prints one JSON object. Truth is known exactly, as the scenes are drawn here.
+"""
+
+import argparse
+import json
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import drawing, scene_texts
+from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.models.encoders import SiglipEncoder
+from tools import scene_batches
+
+CHECKPOINTS = "curation_configs/checkpoints"
+PROMPTS = ("cap en", "caption en", "describe en")
+_MAX_NEW_TOKENS = 96
+_BATCH_SIZE = 64
+
+
+def unseen_scenes(n: int, rng_seed: int = 1_000_003) -> list[drawing.Scene]:
+    rng = np.random.default_rng(rng_seed)
+    return [drawing.sample_scene(rng) for _ in range(n)]
+
+
+def area_under_curve(
+    positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64]
+) -> float:
+    """Chance that a positive scores above a negative; ties count half."""
+    below = np.searchsorted(np.sort(negatives), positives, "left")
+    not_above = np.searchsorted(np.sort(negatives), positives, "right")
+    return float((below + not_above).mean() / 2 / len(negatives))
+
+
+def alignment(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, float]:
+    """AUC of the alignment score: own alt text against that of another scene."""
+    rng = np.random.default_rng(0)
+    pictures = [drawing.draw(scene)[0] for scene in scenes]
+    images = encoder.encode_images(np.stack([*map(encoder.prepare_image, pictures)]))
+    texts = encoder.encode_texts([scene_texts.alt_text(s, rng) for s in scenes])
+    own = (images * texts).sum(axis=1)
+    other = (images * np.roll(texts, 1, axis=0)).sum(axis=1)
+    return (
+        {"auc": area_under_curve(own, other)}
+        | _quantiles("own", own)
+        | _quantiles("other", other)
+    )
+
+
+def copies(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, float]:
+    """Similarities of pictures to their altered copies, and to the nearest other."""
+    rng = np.random.default_rng(0)
+    pictures = [
+        scene_batches.Picture(*drawing.draw(scene), texts={}) for scene in scenes
+    ]
+    views = [pictures, [scene_batches.altered(p, rng) for p in pictures]]
+    embedded = [
+        encoder.encode_images(np.stack([encoder.prepare_image(p.rgb) for p in view]))
+        for view in views
+    ]
+    similarities = embedded[0] @ embedded[1].T
+    own = similarities.diagonal().copy()
+    np.fill_diagonal(similarities, -1)
+    nearest = similarities.max(axis=1)
+    return _quantiles("copy", own) | _quantiles("nearest_other", nearest)
+
+
+def captions(
+    captioner: PaliGemmaCaptioner, scenes: list[drawing.Scene]
+) -> dict[str, dict[str, float]]:
+    """What captions say rightly, by prompt.
+
+    `pairs_right`: of the (colour, shape) pairs named, those in the picture.
+    `pairs_found`: of the pairs in the picture, those named. `largest_right`: captions
+    whose first noun is the largest object. `exact`: captions as the grammar has them.
+    """
+    pictures = [captioner.prepare_image(drawing.draw(scene)[0]) for scene in scenes]
+    parts = [
+        captioner.encode(np.stack(pictures[i : i + _BATCH_SIZE]))
+        for i in range(0, len(pictures), _BATCH_SIZE)
+    ]
+    graded = {}
+    for prompt, granularity in zip(
+        PROMPTS, ("short", "medium", "detailed"), strict=True
+    ):
+        texts = [
+            caption.text
+            for features in parts
+            for caption in captioner.caption(features, prompt, _MAX_NEW_TOKENS)
+        ]
+        graded[prompt] = _grade(texts, scenes, granularity)
+    return graded
+
+
+def _grade(
+    texts: list[str], scenes: list[drawing.Scene], granularity: str
+) -> dict[str, float]:
+    named = [scene_texts.named_pairs(text) for text in texts]
+    objects = [scene_texts.by_visible_area(scene) for scene in scenes]
+    true = [{obj.pair for obj in there} for there in objects]
+    n_right = sum(
+        pair in there
+        for pairs, there in zip(named, true, strict=True)
+        for pair in pairs
+    )
+    n_found = sum(
+        pair in pairs
+        for pairs, there in zip(named, true, strict=True)
+        for pair in there
+    )
+    exact = [scene_texts.captions(scene)[granularity] for scene in scenes]
+    right = {"exact": np.mean([a == b for a, b in zip(texts, exact, strict=True)])}
+    if granularity == "short":
+        nouns = [there[0].shape for there in objects]
+        right["largest_right"] = np.mean(
+            [a == b for a, b in zip(texts, nouns, strict=True)]
+        )
+    else:
+        firsts = [
+            pairs[:1] == (there[0].pair,)
+            for pairs, there in zip(named, objects, strict=True)
+        ]
+        right["largest_right"] = np.mean(firsts)
+        right["pairs_right"] = n_right / max(sum(map(len, named)), 1)
+        right["pairs_found"] = n_found / sum(map(len, true))
+    return {name: round(float(value), 4) for name, value in right.items()}
+
+
+def _quantiles(name: str, values: npt.NDArray[np.floating]) -> dict[str, float]:
+    shares = (0.01, 0.05, 0.5, 0.95, 0.99)
+    found = np.quantile(values, shares)
+    return {
+        f"{name}_p{share * 100:g}": round(float(value), 4)
+        for share, value in zip(shares, found, strict=True)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", default=CHECKPOINTS)
+    parser.add_argument("--n-scenes", type=int, default=500)
+    arguments = parser.parse_args()
+    scenes = unseen_scenes(arguments.n_scenes)
+    folder = arguments.checkpoints
+    encoder = SiglipEncoder.load(f"{folder}/tiny-siglip", _BATCH_SIZE, "float32")
+    grades = {
+        "alignment": alignment(encoder, scenes),
+        "copies": copies(encoder, scenes),
+    }
+    captioner = PaliGemmaCaptioner.load(
+        f"{folder}/tiny-paligemma", _BATCH_SIZE, "float32"
+    )
+    print(json.dumps(grades | {"captions": captions(captioner, scenes)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

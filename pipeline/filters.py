@@ -16,6 +16,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.pvalue import AsSingleton
 
 from pipeline import files
 from pipeline.config import DropRule, KeepFraction, KeepLanguages, MinScore, ShortText
@@ -279,7 +280,7 @@ class FilterAlignment(beam.PTransform):
         if isinstance(self._alignment, MinScore):
             cut = self._alignment.min_score
         else:
-            cut = beam.pvalue.AsSingleton(
+            cut = AsSingleton(
                 verdicts
                 | "Read scores" >> beam.Map(contested_scores, self._run)
                 | "Find cut" >> beam.CombineGlobally(_Cut(self._alignment))

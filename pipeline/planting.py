@@ -177,7 +177,7 @@ def exact_duplicate(
 ) -> DrawnPair:
     """The image of a clean pair, with the same or with another true alt text."""
     alt_text = original.alt_text
-    if rng.random() < 0.5:
+    if original.scene is not None and rng.random() < 0.5:
         alt_text = scene_texts.alt_text(original.scene, rng).encode()
     return dataclasses.replace(
         original,

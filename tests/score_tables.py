@@ -54,7 +54,8 @@ def make_run(
 
     The shard `web/1` is of the source or set `web`.
     """
-    units = [_units(s or {}, keep_all) for s in (shards, evaluation, seeds)]
+    tables = [shards, evaluation or {}, seeds or {}]
+    units = [_units(role, keep_all) for role in tables]
     names = [sorted({unit.source for unit in role}, key=repr) for role in units]
     curation = CurationConfig(
         encoder=EncoderConfig("encoder"),
@@ -64,9 +65,9 @@ def make_run(
         seed_sets=tuple(names[2]),
     )
     run = RunFolder(root, curation, *units, checkpoint_to_digest={"encoder": "digest"})
-    for role, tables in zip(units, (shards, evaluation, seeds), strict=True):
+    for role, uri_to_rows in zip(units, tables, strict=True):
         for unit in role:
-            write_scores(run, unit, tables[unit.uri])
+            write_scores(run, unit, uri_to_rows[unit.uri])
     return run
 
 
@@ -95,8 +96,8 @@ def sample_id(row: Row, image: str) -> bytes:
 def select(run: RunFolder, *, units: Sequence[Unit] | None = None) -> dict:
     """Runs `select` and returns the ledger."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        units = pipeline | beam.Create(run.units if units is None else units)
-        _ = units | selection.Select(run)
+        created = pipeline | beam.Create(run.units if units is None else units)
+        _ = created | selection.Select(run)
     return json.loads(files.read(files.join(run.root, "ledger.json")))
 
 

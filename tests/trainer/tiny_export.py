@@ -24,9 +24,9 @@ def picture(number: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, image_format: str = "jpeg") -> bytes:
+def encoded(image: Image.Image, image_format: str = "jpeg", **options) -> bytes:
     file = io.BytesIO()
-    image.save(file, image_format, quality=95)
+    image.save(file, image_format, quality=95, **options)
     return file.getvalue()
 
 

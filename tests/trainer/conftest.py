@@ -1,0 +1,49 @@
+import pathlib
+
+import pytest
+import tiny_export
+
+from trainer import config, tokenizer
+
+VOCABULARY_SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory) -> pathlib.Path:
+    """A folder with 24 samples in 2 shards."""
+    samples = [tiny_export.sample(number) for number in range(24)]
+    return tiny_export.write(tmp_path_factory.mktemp("run") / "tfrecords", samples)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory, export) -> pathlib.Path:
+    """A sentencepiece model of the export's texts."""
+    path = tmp_path_factory.mktemp("vocabulary") / "tiny.model"
+    size = str(VOCABULARY_SIZE)
+    tokenizer.main(
+        ["--data", str(export), "--vocabulary-size", size, "--output", str(path)]
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(vocabulary) -> config.TrainConfig:
+    """A model of a few thousand parameters and a run of a few steps."""
+    sizes = {"width": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 24}
+    return config.TrainConfig(
+        model=config.ModelConfig(
+            vision=config.VisionConfig(**sizes, position_grid=(2, 2)),
+            text=config.TextConfig(
+                **sizes, vocabulary_size=VOCABULARY_SIZE, max_tokens=12
+            ),
+        ),
+        data=config.DataConfig(
+            tokenizer=str(vocabulary),
+            batch_size=8,
+            granularity_weights={"short": 1.0, "detailed": 3.0},
+            global_crop=config.CropConfig(size_px=28),
+        ),
+        optimiser=config.OptimiserConfig(learning_rate=3e-3, n_warmup_steps=2),
+        n_steps=6,
+        run=config.RunConfig(n_threads=1, n_steps_per_log=1, n_steps_per_checkpoint=3),
+    )

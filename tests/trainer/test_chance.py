@@ -1,0 +1,26 @@
+from trainer.chance import uniforms
+
+
+def test_the_draws_of_an_id_never_change():
+    assert uniforms(2, "7:0:crop", b"id") == EXPECTED
+
+
+def test_draws_differ_between_salts_and_ids():
+    draws = {
+        uniforms(1, salt, sample_id)
+        for salt in ("0:0", "0:1", "1:0")
+        for sample_id in (b"a", b"b")
+    }
+    assert len(draws) == 6
+
+
+def test_draws_are_uniform_and_independent():
+    pairs = [uniforms(2, "0", number.to_bytes(2)) for number in range(2000)]
+    quarters = [0] * 4
+    for first, second in pairs:
+        assert 0 <= first < 1
+        quarters[2 * (first >= 0.5) + (second >= 0.5)] += 1
+    assert all(440 < count < 560 for count in quarters)
+
+
+EXPECTED = (0.2265761780312051, 0.9707721408907684)

@@ -1,0 +1,93 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trainer import config, optim
+from trainer.models import two_tower
+
+ADAMW = config.OptimiserConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    rate = optim.learning_rates(ADAMW, n_steps=20)
+    rates = [float(rate(step)) for step in (0, 2, 4, 12, 20)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+
+
+def test_only_matrices_and_embeddings_decay(tiny):
+    mask = optim.decayed(two_tower.abstract_params(tiny.model))
+    kept = {
+        path[-1].key
+        for path, is_decayed in jax.tree_util.tree_leaves_with_path(mask)
+        if not is_decayed
+    }
+    assert kept == {
+        "bias",
+        "scale",
+        "posembed_input",
+        "cls",
+        "log_temperature_alt_text",
+        "log_temperature_synthetic_caption",
+    }
+    assert mask["text"]["token_emb"]["emb_var"]
+    assert mask["vision"]["encoder"]["ToTokenSequence_0"]["embedding"]["kernel"]
+
+
+def one_update(optimiser_config, params, gradients, n_before=4):
+    """The update at the top of the learning rate, after some without gradient."""
+    optimiser = optim.make_optimiser(optimiser_config, n_steps=100)
+    state = optimiser.init(params)
+    zeros = jax.tree.map(jnp.zeros_like, gradients)
+    for _ in range(n_before):
+        _, state = optimiser.update(zeros, state, params)
+    return optimiser.update(gradients, state, params)[0]
+
+
+@pytest.mark.parametrize("optimiser", list(config.Optimiser))
+def test_decay_takes_a_share_of_the_learning_rate_off(optimiser):
+    settings = dataclasses.replace(ADAMW, optimiser=optimiser, weight_decay=0.5)
+    params = {"kernel": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)}
+    update = one_update(settings, params, jax.tree.map(jnp.zeros_like, params))
+    np.testing.assert_allclose(update["kernel"], -0.1 * 0.5 * 2, rtol=1e-5)
+    np.testing.assert_array_equal(update["bias"], 0)
+
+
+@pytest.mark.parametrize("optimiser", list(config.Optimiser))
+def test_a_step_goes_against_the_gradient(optimiser):
+    settings = dataclasses.replace(ADAMW, optimiser=optimiser)
+    params = {"kernel": jnp.zeros((2, 2))}
+    signs = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+    update = one_update(settings, params, {"kernel": signs * 0.01}, n_before=4)
+    np.testing.assert_array_equal(jnp.sign(update["kernel"]), -signs)
+
+
+def test_the_norm_of_all_gradients_together_is_clipped():
+    settings = dataclasses.replace(ADAMW, max_gradient_norm=1.0)
+    chain = optim.make_optimiser(settings, n_steps=100)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    state = chain.init(params)
+    _, state = chain.update(
+        {"a": jnp.array([30.0]), "b": jnp.array([40.0])}, state, params
+    )
+    (adam,) = [
+        part for part in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(part)
+    ]
+    means = [float(adam.mu[name][0]) / (1 - settings.beta1) for name in "ab"]
+    assert means == pytest.approx([0.6, 0.8])
+
+
+def is_adam(part):
+    return hasattr(part, "mu")
+
+
+def test_adafactor_keeps_less_than_a_copy_of_a_large_matrix():
+    settings = dataclasses.replace(
+        ADAMW, optimiser=config.Optimiser.ADAFACTOR, beta1=0.0
+    )
+    params = {"kernel": jnp.zeros((256, 256))}
+    chain = optim.make_optimiser(settings, n_steps=100)
+    sizes = [x.size for x in jax.tree.leaves(jax.eval_shape(chain.init, params))]
+    assert sorted(sizes)[-2:] == [256, 256 * 256]

@@ -1,0 +1,96 @@
+import pytest
+import sentencepiece
+from conftest import VOCABULARY_SIZE
+
+from trainer import tokenizer
+from trainer.shards import Shards
+
+
+@pytest.fixture(scope="module")
+def tokenize(vocabulary):
+    return tokenizer.Tokenizer(vocabulary, max_tokens=6)
+
+
+def test_rows_are_padded_with_zeros_and_cut_on_the_right(tokenize):
+    short, empty, long = tokenize(["red", "", "red " * 20])
+    n_valid = (short != 0).sum()
+    assert 0 < n_valid < 6
+    assert (short[:n_valid] != 0).all()
+    assert empty.tolist() == [0] * 6
+    assert (long != 0).all()
+    assert long[:n_valid].tolist() == short[:n_valid].tolist()
+
+
+def test_text_is_lower_cased(tokenize):
+    upper, lower = tokenize(["A RED Picture", "a red picture"])
+    assert upper.tolist() == lower.tolist()
+    assert 1 not in lower
+
+
+def test_unknown_letters_have_id_1_and_nothing_begins_or_ends_a_text(tokenize):
+    (row,) = tokenize(["\N{SNOWMAN}"])
+    assert 1 in row.tolist()
+    assert set(row.tolist()) - {0, 1} <= set(tokenize([" "])[0]) | set(
+        tokenize(["a"])[0]
+    )
+
+
+def test_padding_cannot_be_written_in_a_text(tokenize):
+    (row,) = tokenize(["<pad>"])
+    assert row[0] != 0
+
+
+def test_the_same_texts_give_the_same_bytes(vocabulary, export):
+    texts = list(tokenizer.shard_texts(Shards(export)))
+    assert tokenizer.train(texts, VOCABULARY_SIZE) == vocabulary.read_bytes()
+
+
+def test_alt_texts_and_all_captions_are_learned_from(export):
+    texts = list(tokenizer.shard_texts(Shards(export)))
+    assert len(texts) == 24 * 4
+    assert texts[:2] == ["photo 0 of something red", "a red picture, number 0"]
+
+
+def test_a_corpus_that_is_too_small_is_told_the_largest_size():
+    with pytest.raises(
+        ValueError, match=r"=32000: these texts fill at most \d+ pieces"
+    ):
+        tokenizer.train(["a few words", "and a few more"], 32_000)
+
+
+def test_a_size_below_the_number_of_letters_is_told_that_number():
+    with pytest.raises(ValueError, match=r"=3: expected more than \d+"):
+        tokenizer.train(["a few words", "and a few more"], 3)
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
+    arguments = ["--data", str(tmp_path / "none"), "--output", str(tmp_path / "x")]
+    with pytest.raises(SystemExit) as exit_info:
+        tokenizer.main(arguments)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path):
+    path = tmp_path / "x.model"
+    for contents in (None, b"", b"something else"):
+        if contents is not None:
+            path.write_bytes(contents)
+        with pytest.raises(
+            ValueError, match=r"x\.model: expected a sentencepiece model"
+        ):
+            tokenizer.Tokenizer(path, 8)
+
+
+def test_a_model_with_other_conventions_is_refused(tmp_path):
+    path = tmp_path / "other.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["a few words"] * 9),
+            model_writer=file,
+            vocab_size=16,
+            model_type="bpe",
+            minloglevel=2,
+        )
+    with pytest.raises(ValueError, match=r"padding, unknown = \(-1, 0\)"):
+        tokenizer.Tokenizer(path, 8)

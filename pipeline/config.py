@@ -99,15 +99,21 @@ class ShortText:
 
 @dataclasses.dataclass(frozen=True)
 class KeepLanguages:
-    """Keeps alt text in one of `languages`, detected with `min_probability`."""
+    """Keeps alt text in one of `languages`, detected with `min_probability`.
+
+    Another language counts as such from `min_foreign_probability` on: what a detector
+    is less sure of passes, and its alignment score decides.
+    """
 
     languages: tuple[str, ...] = ("en",)
     min_probability: float = 0.0  # the most probable language counts
+    min_foreign_probability: float = 0.0
     short_text: ShortText | None = None
 
     def __post_init__(self) -> None:
-        is_valid = 0 <= self.min_probability <= 1
-        _expect(is_valid, "min_probability", self.min_probability, "0 to 1")
+        for name in ("min_probability", "min_foreign_probability"):
+            value = getattr(self, name)
+            _expect(0 <= value <= 1, name, value, "0 to 1")
         _expect(bool(self.languages), "languages", self.languages, "at least one")
 
 

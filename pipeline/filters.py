@@ -223,12 +223,15 @@ def filter_language(
     table = read_rows(run.languages(verdicts.unit.source), verdicts, rows)
     probabilities = table["probability"].to_numpy()
     is_wanted = pc.is_in(table["code"], pa.array(languages.languages)).to_numpy()
-    fails = ~(is_wanted & (probabilities >= languages.min_probability))
+    thresholds = np.where(
+        is_wanted, languages.min_probability, languages.min_foreign_probability
+    )
+    fails = is_wanted ^ (probabilities >= thresholds)
     return verdicts.drop(
         rows[fails],
         DropReason.LANGUAGE,
         value=probabilities[fails],
-        threshold=languages.min_probability,
+        threshold=thresholds[fails],
         detail=to_objects(table["code"])[fails],
     )
 

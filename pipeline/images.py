@@ -60,7 +60,7 @@ def _decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     """Decodes with libjpeg-turbo, whose warnings are errors here."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        _check(width * height, limits.max_pixels, "max_pixels")
+        _check(int(width) * int(height), limits.max_pixels, "max_pixels")
         if colorspace in ("CMYK", "YCCK"):
             return _adobe_cmyk_to_rgb(simplejpeg.decode_jpeg(data, "CMYK"))
         return simplejpeg.decode_jpeg(data, "RGB")
@@ -78,16 +78,14 @@ def _decode_png(data: bytes, limits: Limits) -> np.ndarray:
     if _PNG_END not in data:  # Pillow accepts a file without its last 20 bytes
         raise ImageError("PNG: truncated, its end is missing")
     try:
-        with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-            return _pixels(image, limits)
+        return _pixels(PngImagePlugin.PngImageFile(io.BytesIO(data)), limits)
     except _PILLOW_ERRORS as error:
         raise _image_error("PNG", error) from error
 
 
 def _decode_webp(data: bytes, limits: Limits) -> np.ndarray:
     try:
-        with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
-            return _pixels(image, limits)
+        return _pixels(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), limits)
     except _PILLOW_ERRORS as error:
         raise _image_error("WebP", error) from error
 

@@ -26,6 +26,7 @@ class Detector(Protocol):
 
     def detect(self, texts: Sequence[str]) -> list[Language]:
         """The most probable language of each text."""
+        ...
 
 
 class FastText:

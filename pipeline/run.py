@@ -16,7 +16,7 @@ from typing import NoReturn
 
 # XLA and Beam's workers say a lot that is of no use to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from apache_beam.options.pipeline_options import PipelineOptions
 

@@ -97,14 +97,14 @@ class _Tables:
     embeddings: files.UnitTables
     languages: files.UnitTables | None
 
-    @classmethod
-    def by_source(cls, run: RunFolder) -> dict[ImageTextSource, "_Tables"]:
+    @staticmethod
+    def by_source(run: RunFolder) -> dict[ImageTextSource, "_Tables"]:
         without_language = {
-            source: cls(run.pairs(source), run.embeddings(source), None)
+            source: _Tables(run.pairs(source), run.embeddings(source), None)
             for source in (*run.config.evaluation_sets, *run.config.seed_sets)
         }
         return without_language | {
-            source: cls(
+            source: _Tables(
                 run.pairs(source), run.embeddings(source), run.languages(source)
             )
             for source in run.config.sources
@@ -264,7 +264,7 @@ class _UnitScores:
             prepared = PreparedPair(measured.pixels, measured.pair.alt_text)
             self._pending.append((len(self._pairs), prepared))
             if len(self._pending) == self._encoder.batch_size:
-                self._embed_pending(self._encoder)
+                self._embed_pending()
         self._pairs.append(measured.pair)
         self._languages.append(measured.language)
 
@@ -274,7 +274,7 @@ class _UnitScores:
             return files.to_table(self._pairs, Pair)
         if measure == "languages":
             return files.to_table(self._languages, Language)
-        return self._embeddings(self._encoder)
+        return self._embeddings()
 
     def count(self, measure: str) -> None:
         """Adds the rows of one measure to its counters."""
@@ -288,24 +288,26 @@ class _UnitScores:
             _count("images_encoded", len(readable))
             _count("texts_encoded", sum(bool(p.alt_text) for p in readable))
 
-    def _embed_pending(self, encoder: Encoder) -> None:
-        if self._pending:
+    def _embed_pending(self) -> None:
+        if self._pending and self._encoder:
             rows, batch = zip(*self._pending, strict=True)
-            embedded = self._handler.run_inference(batch, encoder)
+            embedded = self._handler.run_inference(batch, self._encoder)
             self._row_to_embedded.update(zip(rows, embedded, strict=True))
             self._pending = []
 
-    def _embeddings(self, encoder: Encoder) -> pa.Table:
+    def _embeddings(self) -> pa.Table:
         """float16 `embedding`, zeros for what is unreadable, and float32
         `alignment_score`, NaN where there is no image or no alt text."""
-        self._embed_pending(encoder)
-        embeddings = np.zeros((len(self._pairs), encoder.embedding_dim), np.float16)
+        assert self._encoder is not None  # it is loaded if this table is missing
+        self._embed_pending()
+        width = self._encoder.embedding_dim
+        embeddings = np.zeros((len(self._pairs), width), np.float16)
         scores = np.full(len(self._pairs), math.nan, np.float32)
         for row, embedded in self._row_to_embedded.items():
             embeddings[row] = embedded.embedding
             scores[row] = embedded.alignment_score
         flat = pa.array(embeddings.ravel())
-        column = pa.FixedSizeListArray.from_arrays(flat, encoder.embedding_dim)
+        column = pa.FixedSizeListArray.from_arrays(flat, width)
         return pa.table({"embedding": column, "alignment_score": scores})
 
 

@@ -362,12 +362,11 @@ def _open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
     """A Parquet file that is read in small pieces; its damage is a ShardError."""
     try:
         yield pq.ParquetFile(file, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        # Arrow reports damage as a plain OSError; those of the file system have a code.
-        is_damage = isinstance(error, pa.ArrowException) or (
-            type(error) is OSError and error.errno is None
-        )
-        if not is_damage:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # Arrow's own OSError is damage; one with a code, or a subclass, is a failure of
+        # the file system or the network.
+        is_plain = type(error) is OSError and error.errno is None
+        if isinstance(error, OSError) and not is_plain:
             raise
         message = " ".join(str(error).split())
         raise ShardError(f"Parquet file damaged: {message}") from error

@@ -205,8 +205,25 @@ def test_language_and_probability_decide(tmp_path):
         ("kept", None, None, ""),
         ("kept", None, None, ""),
         ("language", 0.25, 0.5, "en"),
-        ("language", 0.75, 0.5, "de"),
-        ("language", 0.0, 0.5, ""),
+        ("language", 0.75, 0.0, "de"),
+        ("language", 0.0, 0.0, ""),
+    ]
+
+
+def test_a_doubtful_other_language_passes(tmp_path):
+    decided = by_language(
+        tmp_path,
+        KeepLanguages(min_foreign_probability=0.75),
+        Row(code="hu", probability=0.5),
+        Row(code="de", probability=0.75),
+        Row(code="en", probability=0.0),
+        Row(code="", probability=0.0),
+    )
+    assert [(d.outcome, d.threshold) for d in decided] == [
+        ("kept", None),
+        ("language", 0.75),
+        ("kept", None),
+        ("kept", None),
     ]
 
 

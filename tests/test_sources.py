@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import files
 from pipeline.config import ImageTextSource, Limits
 from pipeline.records import Pair, content_hash, sample_id
 from pipeline.sources import (
@@ -371,6 +372,20 @@ def test_a_parquet_that_has_shrunk_is_an_error_that_names_it(tmp_path):
     write_parquet(path, {name: values[:1] for name, values in columns.items()})
     with pytest.raises(ShardError, match=r"a\.parquet has changed since it was scored"):
         list(read_images(unit_of(path), pairs))
+
+
+class FailingFile(io.BytesIO):
+    """A file on a network that goes away."""
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        raise ConnectionError("reset by peer")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
+def test_a_failure_that_may_pass_is_raised_and_is_no_row(monkeypatch, name):
+    monkeypatch.setattr(files, "open_for_reading", lambda path: FailingFile(b"x" * 99))
+    with pytest.raises(ConnectionError, match="reset by peer"):
+        pairs_of(name)
 
 
 def test_units_are_sorted_and_have_names_of_their_own(tmp_path):

@@ -32,10 +32,13 @@ def siglip_tokenizer(texts: Iterable[str], n_tokens: int) -> Siglip2Tokenizer:
     )
 
 
-def paligemma_tokenizer(texts: Iterable[str], n_tokens: int) -> GemmaTokenizer:
-    """Adds `<image>`, 1024 `<locNNNN>` and 128 `<segNNN>` behind the text tokens.
+def paligemma_tokenizer(
+    texts: Iterable[str], n_tokens: int, *, with_locations: bool = True
+) -> GemmaTokenizer:
+    """Adds `<image>` behind the text tokens, then 1024 `<locNNNN>` and 128 `<segNNN>`.
 
-    `n_tokens` is an upper bound on the number of text tokens.
+    `n_tokens` is an upper bound on the number of text tokens. A model that is not to
+    say where things are does without the last two kinds.
     """
     vocab, merges = trained_bpe(texts, n_tokens)
     tokenizer = GemmaTokenizer(
@@ -43,7 +46,8 @@ def paligemma_tokenizer(texts: Iterable[str], n_tokens: int) -> GemmaTokenizer:
     )
     image = AddedToken("<image>", normalized=False, special=True)
     tokenizer.add_special_tokens({"additional_special_tokens": [image]})
-    tokenizer.add_tokens([*_LOCATIONS, *_SEGMENTS])
+    if with_locations:
+        tokenizer.add_tokens([*_LOCATIONS, *_SEGMENTS])
     return tokenizer
 
 

@@ -63,12 +63,13 @@ DECODER = {
     "num_key_value_heads": 1,
     "head_dim": 32,
 }
-N_STEPS = (700, 1000, 2500)
+N_STEPS = (700, 500, 900)
 N_TEXT_TOKENS = 640  # an upper bound on both vocabularies, without <loc> and <seg>
 PROMPT_TO_TEXT = {"cap en": "short", "caption en": "medium", "describe en": "detailed"}
 PROMPT_SHARES = (0.1, 0.35, 0.55)  # of the batches
 PROMPT_TO_MAX_TOKENS = {"cap en": 3, "caption en": 14, "describe en": 60}
 BATCH_SIZE = 128
+CAPTION_BATCH_SIZE = 64
 COPY_TEMPERATURE = 0.07
 PATCH_WEIGHT = 2.0
 PEAK_LEARNING_RATE = 1.5e-3
@@ -284,7 +285,7 @@ def trained_tower(folder: pathlib.Path) -> siglip.VisionTower:
 
 def train_siglip(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None:
     """Stage 2."""
-    tokenizer = tiny_tokenizers.siglip_tokenizer(corpus(4000), N_TEXT_TOKENS)
+    tokenizer = tiny_tokenizers.siglip_tokenizer(corpus(1000), N_TEXT_TOKENS)
     config = SiglipConfig(
         text_config=TEXT_TOWER | {"vocab_size": len(tokenizer)},
         vision_config=TOWER,
@@ -305,7 +306,9 @@ def train_siglip(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None
 
 def train_paligemma(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None:
     """Stage 3."""
-    tokenizer = tiny_tokenizers.paligemma_tokenizer(corpus(4000), N_TEXT_TOKENS)
+    tokenizer = tiny_tokenizers.paligemma_tokenizer(
+        corpus(1000), N_TEXT_TOKENS, with_locations=False
+    )
     vision = {"model_type": "siglip_vision_model", "vision_use_head": False}
     config = PaliGemmaConfig(
         text_config=DECODER | {"vocab_size": len(tokenizer)},
@@ -320,7 +323,7 @@ def train_paligemma(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> N
     model.vision_tower = trained_tower(work / "siglip-tower")
     model.vision_tower.head = None
     module = nnx.List([model, PatchProbe(nnx.Rngs(5))])
-    batches = scene_batches.stream(3, BATCH_SIZE)
+    batches = scene_batches.stream(3, CAPTION_BATCH_SIZE)
     with_answers = caption_batches(batches, tokenizer)
     model, _ = train(module, caption_loss, with_answers, n_steps)
     n_patches = (scene_batches.SIDE_PX // scene_batches.PATCH_PX) ** 2

@@ -6,9 +6,13 @@ import jax
 import numpy as np
 import pytest
 import transformers
+from flax import nnx
 
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.models.captioners import PaliGemmaCaptioner, PromptTokens
 from pipeline.models.encoders import SiglipEncoder
+from pipeline.models.paligemma import PaliGemma
+from pipeline.models.preparation import ImagePreparation
+from pipeline.models.weights import load_config, load_module
 from tests import tiny_checkpoints
 
 pytestmark = pytest.mark.torch
@@ -64,6 +68,11 @@ def test_text_embeddings_equal_hugging_face(siglip: Path):
     np.testing.assert_allclose(ours, normalised(reference), atol=1e-5)
 
 
+def loaded(folder: Path) -> tuple[nnx.GraphDef[PaliGemma], nnx.State]:
+    config = load_config(folder, transformers.PaliGemmaConfig)
+    return load_module(lambda rngs: PaliGemma(config, rngs=rngs), folder, "float32")
+
+
 def generated(folder: Path, prompt: str) -> "transformers.utils.ModelOutput":
     """Greedy tokens and logits of Hugging Face's own generate()."""
     model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
@@ -86,6 +95,30 @@ def generated(folder: Path, prompt: str) -> "transformers.utils.ModelOutput":
         return_dict_in_generate=True,
         output_logits=True,
     )
+
+
+def test_first_logits_equal_hugging_face(paligemma: Path):
+    reference = generated(paligemma, PROMPTS[0]).logits[0].numpy()
+    model = nnx.merge(*loaded(paligemma))
+    preparation = ImagePreparation.load(paligemma)
+    prompt = PromptTokens.load(paligemma).repeated_prompt(PROMPTS[0], len(IMAGES))
+
+    @jax.jit
+    def first_logits(images: jax.Array) -> jax.Array:
+        features = model.image_features(preparation.normalised(images))
+        return model.prefill(features, prompt, n_free_slots=0)[0]
+
+    logits = first_logits(IMAGES)
+    assert np.abs(reference).max() > 1
+    np.testing.assert_allclose(logits, reference, atol=1e-4)
+
+
+def test_folders_written_by_hugging_face_are_read(paligemma: Path, tmp_path: Path):
+    model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(paligemma)
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    (_, ours), (_, theirs) = loaded(paligemma), loaded(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

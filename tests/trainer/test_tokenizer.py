@@ -29,10 +29,7 @@ def test_text_is_lower_cased(tokenize):
 
 def test_unknown_letters_have_id_1_and_nothing_begins_or_ends_a_text(tokenize):
     (row,) = tokenize(["\N{SNOWMAN}"])
-    assert 1 in row.tolist()
-    assert set(row.tolist()) - {0, 1} <= set(tokenize([" "])[0]) | set(
-        tokenize(["a"])[0]
-    )
+    assert row.tolist()[1:] == [1, 0, 0, 0, 0]  # behind the mark of a new word
 
 
 def test_padding_cannot_be_written_in_a_text(tokenize):
@@ -52,9 +49,7 @@ def test_alt_texts_and_all_captions_are_learned_from(export):
 
 
 def test_a_corpus_that_is_too_small_is_told_the_largest_size():
-    with pytest.raises(
-        ValueError, match=r"=32000: these texts fill at most \d+ pieces"
-    ):
+    with pytest.raises(ValueError, match=r"=32000: .* at most \d+ pieces"):
         tokenizer.train(["a few words", "and a few more"], 32_000)
 
 
@@ -76,9 +71,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
     for contents in (None, b"", b"something else"):
         if contents is not None:
             path.write_bytes(contents)
-        with pytest.raises(
-            ValueError, match=r"x\.model: expected a sentencepiece model"
-        ):
+        with pytest.raises(ValueError, match=r"x\.model: expected a sentencepiece"):
             tokenizer.Tokenizer(path, 8)
 
 

@@ -28,18 +28,32 @@ class ParamMaker:
     def __call__(
         self, init: nnx.initializers.Initializer, *shape: int
     ) -> nnx.Param[Array]:
+        return self._made(init, shape, shape)
+
+    def kernel(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...]
+    ) -> nnx.Param[Array]:
+        """Xavier-uniform, as the matrix from all inputs to all outputs that it is."""
+        matrix = (math.prod(inputs), math.prod(outputs))
+        return self._made(XAVIER, matrix, inputs + outputs)
+
+    def _made(
+        self,
+        init: nnx.initializers.Initializer,
+        initial: tuple[int, ...],
+        shape: tuple[int, ...],
+    ) -> nnx.Param[Array]:
         if self._key is None:
             return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
         self._n_made += 1
         key = jax.random.fold_in(self._key, self._n_made)
-        return nnx.Param(init(key, shape, jnp.float32))
+        return nnx.Param(init(key, initial, jnp.float32).reshape(shape))
 
 
 class Linear(nnx.Module):
     """Contracts the last axes of its input, and adds a bias.
 
-    The kernel has the shape `inputs + outputs` and starts xavier-uniform, as the
-    matrix from all inputs to all outputs that it is.
+    The kernel has the shape `inputs + outputs`.
     """
 
     def __init__(
@@ -51,7 +65,7 @@ class Linear(nnx.Module):
         bias_init: nnx.initializers.Initializer = ZEROS,
     ):
         self._n_contracted = len(inputs)
-        self.kernel = make(_flattened(inputs), *inputs, *outputs)
+        self.kernel = make.kernel(inputs, outputs)
         self.bias = make(bias_init, *outputs)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -68,14 +82,3 @@ class LayerNorm(nnx.Module):
         variance = (x**2).mean(axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
         return x * self.scale[...] + self.bias[...]
-
-
-def _flattened(inputs: tuple[int, ...]) -> nnx.initializers.Initializer:
-    """Xavier-uniform over the product of the inputs and that of the outputs."""
-
-    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-        n_inputs = math.prod(inputs)
-        matrix = XAVIER(key, (n_inputs, math.prod(shape) // n_inputs), dtype)
-        return matrix.reshape(shape)
-
-    return init

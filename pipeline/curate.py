@@ -6,6 +6,7 @@ everything there returns none.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
@@ -63,6 +64,21 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
     "caption": caption,
     "export": export_shards,
 }
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError on settings of a recipe that contradict each other."""
+    selection.check(run)
+
+
+def ledger(run: RunFolder) -> dict[str, Any] | None:
+    """What became of all pairs; None before they are decided on."""
+    return selection.restore_ledger(run) if selection.is_complete(run) else None
+
+
+def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
+    """Numbers of kept pairs that have a caption, and of all kept pairs."""
+    return captioning.coverage(run, granularity, run.units)
 
 
 def _run(

@@ -175,7 +175,7 @@ def parse_sample(payload: bytes) -> Sample:
             source=_texts(features["source"])[0],
             seeds=_texts(features["seeds"]),
         )
-    except (IndexError, KeyError, struct.error) as error:
+    except (IndexError, KeyError, ValueError, struct.error) as error:
         raise ValueError(f"not a training record: {error!r}") from error
 
 

@@ -20,7 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import captioning, curate, files, progress, selection
+from pipeline import curate, files, progress
 from pipeline.config import (
     FORMAT_VERSION,
     CurationConfig,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = beam_options(beam_arguments)
         run = RunFolder.open(command.output, configured(command))
-        selection.check(run)
+        curate.check(run)
         granularities = _granularities(run.config, command.granularity)
         _claim(run)
     except ValueError as error:
@@ -216,12 +216,10 @@ def print_status(run: RunFolder) -> None:
     """What is there: scored shards, decisions, captions by granularity."""
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
-    is_selected = selection.is_complete(run)
-    print(f"selected: {'yes' if is_selected else 'no'}")
-    if is_selected:
-        print(json.dumps(selection.restore_ledger(run), indent=1))
+    ledger = curate.ledger(run)
+    print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
     for granularity in run.config.granularities:
-        n_captioned, n_kept = captioning.coverage(run, granularity, run.units)
+        n_captioned, n_kept = curate.coverage(run, granularity)
         fingerprint = run.granularity_fingerprint(granularity)
         print(f"{granularity.name} {fingerprint}: {n_captioned:,} of {n_kept:,} kept")
 

@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_tables import (
     Row,
@@ -94,6 +94,7 @@ WORDS = st.tuples(HASHES, HASHES)
 PAIRS = st.tuples(st.sampled_from("abc"), WORDS, WORDS)  # unit, image hash, sample id
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(PAIRS, min_size=1, max_size=30), rng=st.randoms())
 def test_repeats_are_those_of_brute_force_in_any_order_of_blocks(pairs, rng):
     stays: dict[tuple, tuple] = {}

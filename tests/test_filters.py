@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_tables import Row, after_step, make_run, outcomes, read_decisions
 
@@ -315,6 +315,7 @@ def test_the_cut_has_no_negative_zero_and_is_nan_without_scores():
     assert math.isnan(filters.alignment_cut(np.array([]), 0.5))
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50),
     percent=st.integers(1, 100),

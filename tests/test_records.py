@@ -51,7 +51,7 @@ def test_what_tensorflow_writes_is_read_back(changes):
 def test_every_truncation_is_an_error_and_never_a_wrong_record():
     payload = _serialised(dataclasses.replace(SAMPLE, image=b"\xff\xd8"))
     for length in range(len(payload)):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="not a training record"):
             records.parse_sample(payload[:length])
 
 

@@ -1,0 +1,94 @@
+"""The command line: what is wrong costs one line and exit code 2, before any work."""
+
+import json
+
+import pytest
+
+from pipeline import run
+
+CONFIG = "curation_configs/demo.py"
+
+
+@pytest.fixture
+def crawl(tmp_path):
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+    (folder / "0.tar").write_bytes(b"")
+    return f"{folder}/*.tar"
+
+
+def error_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_unknown_command_is_refused(capsys):
+    error = error_of(capsys, "cure", "--config", CONFIG, "--output", "x")
+    assert "invalid choice: 'cure'" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--threshold", "3"], "--threshold: expected a flag of --help or of Beam"),
+        (["--set", "selection"], "--set selection: expected a.b=value"),
+        (["--set", "selektion.x=1"], "no field 'selektion'"),
+        (["--set", "selection.alignment.min_score=2"], "a cosine in [-1, 1]"),
+        (["--set", "encoder.batch_size=many"], "many"),
+        (["--set", "encoder.checkpoint=/no/folder"], "/no/folder"),
+        (["--seeds", "flowers"], "--seeds flowers: expected NAME=GLOB"),
+        (["--eval", "a=/no/such/*.tar"], "a=/no/such/*.tar: expected a glob"),
+        (["--granularity", "tiny"], "--granularity tiny: expected one of"),
+    ],
+)
+def test_a_wrong_flag_is_named(capsys, tmp_path, crawl, flags, expected):
+    output = tmp_path / "run"
+    base = ["curate", "--config", CONFIG, "--output", str(output), "--input", crawl]
+    sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
+    assert expected in error_of(capsys, *base, *sets, *flags)
+    assert not output.exists()
+
+
+def test_a_glob_that_matches_nothing_is_named(capsys, tmp_path):
+    base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
+    assert "/no/*.tar" in error_of(capsys, *base, "--input", "/no/*.tar")
+
+
+def test_a_recipe_without_evaluation_sets_for_its_threshold_is_refused(
+    capsys, tmp_path, crawl
+):
+    base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
+    error = error_of(capsys, *base, "--input", crawl)
+    assert "expected evaluation sets" in error
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (None, "expected a Python file with get_config()"),
+        ("x = 1", "expected a function get_config()"),
+        ("def get_config(): return 3", "gave int, expected CurationConfig"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(capsys, tmp_path, recipe, expected):
+    path = tmp_path / "recipe.py"
+    if recipe is not None:
+        path.write_text(recipe)
+    arguments = ["curate", "--config", str(path), "--output", str(tmp_path / "run")]
+    assert expected in error_of(capsys, *arguments)
+
+
+def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "config.json").write_text(json.dumps({"format_version": 0}))
+    base = ["curate", "--config", CONFIG, "--output", str(output), "--input", crawl]
+    sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
+    assert "expected format version 1, found 0" in error_of(capsys, *base, *sets)
+
+
+def test_beam_flags_reach_beam():
+    options = run.beam_options(["--runner", "DataflowRunner", "--project", "p"])
+    assert options.get_all_options(drop_default=True)["project"] == "p"

@@ -1,0 +1,104 @@
+import json
+import re
+import struct
+
+import jax.numpy as jnp
+import pytest
+from tensorboard.compat.proto import event_pb2
+
+from trainer.metrics import NotFiniteError, TrainingLog
+
+
+def make_log(folder, first_step=0):
+    path = folder / "metrics.jsonl"
+    return TrainingLog(path, first_step=first_step, n_steps=9, batch_size=4)
+
+
+def lines(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_holds_step_samples_metrics_and_speed(tmp_path):
+    with make_log(tmp_path) as log:
+        for step in (1, 2, 3):
+            with log.waiting():
+                pass
+            log.count(step, {"loss": jnp.float32(step)})
+        log.write(3, {"loss": jnp.float32(3), "retrieval/recall@1": 0.123456789})
+    (line,) = lines(tmp_path)
+    assert line.pop("images_per_s") > 0
+    assert 0 <= line.pop("share_waiting_for_data") <= 1
+    assert line == {
+        "step": 3,
+        "n_samples_seen": 12,
+        "loss": 3.0,
+        "retrieval/recall@1": 0.1234568,
+    }
+
+
+def test_pauses_and_the_first_step_do_not_count_as_training(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: clock[0])
+
+    def spend(seconds):
+        clock[0] += seconds
+
+    with make_log(tmp_path) as log:
+        spend(50)
+        log.count(1, {})
+        for step in (2, 3):
+            with log.waiting():
+                spend(1)
+            spend(3)
+            log.count(step, {})
+        with log.pausing():
+            spend(70)
+        log.write(3, {"loss": 0.0})
+    (line,) = lines(tmp_path)
+    assert (line["images_per_s"], line["share_waiting_for_data"]) == (1.0, 0.25)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_stops_the_run(tmp_path, value):
+    with (
+        make_log(tmp_path) as log,
+        pytest.raises(NotFiniteError, match=r"step 7: gradient_norm is (nan|inf)"),
+    ):
+        log.write(7, {"loss": 1.0, "gradient_norm": jnp.float32(value)})
+    assert lines(tmp_path) == []
+
+
+def test_going_on_removes_later_lines_and_a_cut_one(tmp_path):
+    with make_log(tmp_path) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"loss": 0.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    with make_log(tmp_path, first_step=2) as log:
+        log.write(3, {"loss": 1.0})
+    assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [(1, 0), (2, 0), (3, 1)]
+
+
+def test_without_a_terminal_there_is_a_plain_line(tmp_path, capsys):
+    with make_log(tmp_path) as log:
+        log.write(3, {"loss": 2.5})
+    pattern = r"step 3/9  loss 2\.500  \d+ images/s  0% waiting for data\n"
+    assert re.fullmatch(pattern, capsys.readouterr().out)
+
+
+def test_tensorboard_finds_the_numbers(tmp_path):
+    with make_log(tmp_path, first_step=4) as log:
+        log.write(5, {"loss": 2.5})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    version, start, event = read_events(path.read_bytes())
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 5
+    values = {value.tag: value.simple_value for value in event.summary.value}
+    assert (event.step, values["loss"], values["n_samples_seen"]) == (5, 2.5, 20)
+
+
+def read_events(data):
+    while data:
+        (length,) = struct.unpack_from("<Q", data)
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]

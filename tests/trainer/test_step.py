@@ -1,0 +1,105 @@
+"""One compiled step of the tiny model, looked at from several sides."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from trainer import input as trainer_input
+from trainer import losses, optim, step
+from trainer import state as states
+from trainer.models import two_tower
+from trainer.shards import Shards
+from trainer.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    config: object
+    batch: dict
+    initial: dict  # as numpy, since steps donate their state
+    train_step: object
+
+    def run(self, n_steps, batch=None):
+        state, history = self.initial, []
+        for _ in range(n_steps):
+            state, metrics = self.train_step(state, batch or self.batch)
+            history.append(jax.device_get(metrics))
+        return jax.device_get(state), history
+
+
+@pytest.fixture(scope="module")
+def setup(export, tiny):
+    config = dataclasses.replace(tiny, n_steps=200)
+    tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
+    view = trainer_input.ViewSample(Shards(export), tokenizer, config.data, 0)
+    rows = [view(position, position) for position in range(8)]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
+    initial = jax.device_get(states.init_state(config, optimiser))
+    train_step = step.make_train_step(two_tower.graph(config.model), optimiser)
+    return Setup(config, batch, initial, train_step)
+
+
+def test_metrics_name_every_term_beside_its_chance(setup):
+    _, (metrics,) = setup.run(1)
+    assert metrics.keys() == {
+        "loss",
+        "contrastive_alt_text",
+        "contrastive_alt_text_chance",
+        "contrastive_synthetic_caption",
+        "contrastive_synthetic_caption_chance",
+        "temperature_alt_text",
+        "temperature_synthetic_caption",
+        "gradient_norm",
+    }
+    assert metrics["contrastive_alt_text_chance"] == pytest.approx(math.log(8))
+    terms = (metrics[losses.ALT_TEXT], metrics[losses.SYNTHETIC_CAPTION])
+    assert metrics["loss"] == pytest.approx(sum(terms) / 2)
+    assert metrics["temperature_alt_text"] == pytest.approx(0.07)
+
+
+def test_a_repeated_batch_is_learned(setup):
+    _, history = setup.run(60)
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    for term in (losses.ALT_TEXT, losses.SYNTHETIC_CAPTION):
+        assert history[-1][term] < 0.6 * math.log(8)
+
+
+def test_the_cls_tokens_split_at_the_first_update(setup):
+    before = cls_tokens(setup.initial)
+    after = cls_tokens(setup.run(2)[0])  # the rate of the first is 0
+    assert np.array_equal(before[0], before[1])
+    assert np.abs(after[0] - after[1]).max() > 1e-4
+
+
+def cls_tokens(state):
+    return state["params"]["vision"]["encoder"]["ToTokenSequence_0"]["cls"][0]
+
+
+def test_all_parameters_learn(setup):
+    after = setup.run(3)[0]["params"]
+    for path, old in jax.tree_util.tree_leaves_with_path(setup.initial["params"]):
+        new = after
+        for key in path:
+            new = new[key.key]
+        # Attention does not see a bias that all keys share.
+        is_key_bias = [key.key for key in path[-2:]] == ["key", "bias"]
+        assert is_key_bias or not np.array_equal(old, new), path
+
+
+def test_captions_reach_their_own_token(setup):
+    """Other alt texts change the first term and leave the second one alone."""
+    other = setup.batch | {"alt_text": setup.batch["alt_text"][::-1]}
+    _, (one,) = setup.run(1)
+    _, (two,) = setup.run(1, other)
+    assert one[losses.ALT_TEXT] != pytest.approx(two[losses.ALT_TEXT], rel=1e-3)
+    assert one[losses.SYNTHETIC_CAPTION] == pytest.approx(two[losses.SYNTHETIC_CAPTION])
+
+
+def test_the_same_start_gives_the_same_bits(setup):
+    ours, theirs = setup.run(3)[0], setup.run(3)[0]
+    assert int(ours["step"]) == 3
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)

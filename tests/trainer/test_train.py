@@ -1,0 +1,238 @@
+"""The commands from end to end, on the tiny model."""
+
+import io
+import json
+import tarfile
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_export
+
+from trainer import checkpoints, evaluate, optim, state, train
+from trainer.config import load, to_dict
+from trainer.metrics import TrainingLog
+
+CONFIG = "from trainer.config import *\n\ndef get_config():\n    return from_dict(\n"
+CONFIG += "        TrainConfig, {values!r}\n    )\n"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, tiny):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.py"
+    path.write_text(CONFIG.format(values=to_dict(tiny)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_train(recipe, export):
+    def run(workdir, *overrides, data=export, config=recipe):
+        sets = [part for one in overrides for part in ("--set", one)]
+        flags = ["--config", config, "--data", data, "--workdir", workdir, *sets]
+        train.main([str(flag) for flag in flags])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluation_tar(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluation") / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for i in range(12):
+            one = tiny_export.sample(i)
+            metadata = {"label": tiny_export.COLOURS[i % 3]}
+            metadata["captions"] = {name: list(c) for name, c in one.captions.items()}
+            for suffix, data in (
+                ("jpg", one.image),
+                ("json", json.dumps(metadata).encode()),
+            ):
+                member = tarfile.TarInfo(f"{i}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run_train, evaluation_tar):
+    """A finished run of 6 steps, checkpoints at 3 and 6, evaluated at both."""
+    workdir = tmp_path_factory.mktemp("trained")
+    run_train(workdir, f"run.evaluations.retrieval={evaluation_tar}")
+    return workdir
+
+
+def saved_state(workdir, recipe, step):
+    config = load(recipe)
+    optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
+    shapes = state.abstract(state.init_state(config, optimiser))
+    params = shapes.pop("params")
+    folder = workdir / "checkpoints" / str(step)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return {
+            "params": checkpointer.restore(folder / "params", params),
+            "training": checkpointer.restore(folder / "training", shapes),
+            "data": sorted((folder / "data").iterdir())[0].read_text(),
+        }
+
+
+def assert_same_state(ours, theirs):
+    assert ours.pop("data") == theirs.pop("data")
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def metric_lines(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    timed = ("images_per_s", "share_waiting_for_data")
+    return [{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines]
+
+
+def test_a_workdir_holds_everything_that_was_promised(trained):
+    names = {path.name.partition(".tfevents")[0] for path in trained.iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "events.out",
+        "metrics.jsonl",
+        "tokenizer.model",
+    }
+    assert checkpoints.steps(trained / "checkpoints") == [0, 3, 6]
+    lines = metric_lines(trained)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[5]["n_samples_seen"] == 48
+    assert "retrieval/short/mean/text_to_image/recall@1" in lines[2]
+    assert "retrieval/short/mean/text_to_image/recall@1" not in lines[3]
+
+
+def test_a_finished_run_says_so_and_does_nothing(trained, run_train, capsys):
+    before = sorted(
+        (p, p.stat().st_mtime_ns) for p in trained.rglob("checkpoints/**/*")
+    )
+    run_train(trained)
+    assert "already trained to step 6" in capsys.readouterr().out
+    after = sorted((p, p.stat().st_mtime_ns) for p in trained.rglob("checkpoints/**/*"))
+    assert before == after
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    trained, run_train, recipe, tmp_path, monkeypatch
+):
+    count = TrainingLog.count
+
+    def interrupt_at_step_5(log, step, metrics):
+        if step == 5:
+            raise KeyboardInterrupt
+        count(log, step, metrics)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingLog, "count", interrupt_at_step_5)
+        with pytest.raises(SystemExit) as exit_info:
+            run_train(tmp_path)
+    assert exit_info.value.code == 1
+    assert checkpoints.steps(tmp_path / "checkpoints") == [0, 3]
+    run_train(tmp_path, "run.n_threads=3")
+    assert_same_state(saved_state(tmp_path, recipe, 6), saved_state(trained, recipe, 6))
+    numbers = [
+        {k: v for k, v in line.items() if "retrieval" not in k}
+        for line in metric_lines(trained)
+    ]
+    assert metric_lines(tmp_path) == numbers
+
+
+def test_evaluation_prints_one_json_object(trained, evaluation_tar, capsys):
+    flags = ["--data", str(evaluation_tar), "--task"]
+    evaluate.main(["--checkpoint", str(trained), *flags, "retrieval"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["task"], result["step"]) == ("retrieval", 6)
+    assert result["detailed"]["n_texts"] == 24
+    assert result["short"]["cls_1"].keys() == {"image_to_text", "text_to_image"}
+    line = metric_lines(trained)[-1]
+    assert result["short"]["mean"]["text_to_image"]["recall@5"] == pytest.approx(
+        line["retrieval/short/mean/text_to_image/recall@5"]
+    )
+
+
+def test_the_untrained_model_can_be_evaluated_too(trained, evaluation_tar, capsys):
+    task = ["--task", "zero_shot_classification", "--data", str(evaluation_tar)]
+    results = []
+    for flags in (
+        ["--checkpoint", str(trained), "--step", "0"],
+        ["--checkpoint", str(trained / "checkpoints" / "0")],
+    ):
+        evaluate.main([*flags, *task])
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0] == results[1]
+    assert (results[0]["step"], results[0]["n_classes"]) == (0, 3)
+    assert results[0]["cls_1"] == results[0]["cls_2"]  # both tokens start at zero
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"--checkpoint": "nowhere"}, "config.json: No such file"),
+        ({"--step": "5"}, "--step=5: expected one of 0, 3, 6"),
+        ({"--data": "nowhere"}, "nowhere: no file, expected tars"),
+        ({"--task": "segmentation"}, "invalid choice: 'segmentation'"),
+    ],
+)
+def test_a_wrong_evaluation_command_exits_with_2_and_one_line(
+    trained, evaluation_tar, capsys, flags, message
+):
+    right = {"--checkpoint": trained, "--task": "retrieval", "--data": evaluation_tar}
+    arguments = [str(part) for pair in (right | flags).items() for part in pair]
+    assert_wrong(lambda: evaluate.main(arguments), message, capsys)
+
+
+def assert_wrong(command, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        command()
+    output = capsys.readouterr()
+    assert exit_info.value.code == 2
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+    assert not output.out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.text.vocab_size=3"], "model.text.vocab_size: no such field"),
+        (["model.text.vocabulary_size=65"], "vocabulary_size=65: expected 64"),
+        (["data.granularity_weights.long=1"], "long, expected granularities"),
+        (["data.batch_size=25"], "batch_size=25: expected at most 24"),
+        (["data.tokenizer=none.model"], "none.model: expected a sentencepiece model"),
+        (["run.evaluations.segmentation=x"], "segmentation: expected one of"),
+        (["run.evaluations.retrieval=nowhere"], "nowhere: no file"),
+    ],
+)
+def test_a_wrong_training_command_exits_with_2_before_any_work(
+    tmp_path, run_train, capsys, overrides, message
+):
+    workdir = tmp_path / "new"
+    assert_wrong(lambda: run_train(workdir, *overrides), message, capsys)
+    assert not workdir.exists()
+
+
+def test_another_configuration_in_a_workdir_exits_with_2(trained, run_train, capsys):
+    def command():
+        run_train(trained, "optimiser.learning_rate=1")
+
+    assert_wrong(command, "optimiser.learning_rate=1.0: expected 0.003", capsys)
+
+
+def test_data_that_is_not_there_exits_with_2(tmp_path, run_train, capsys):
+    def command():
+        run_train(tmp_path / "w", data=tmp_path / "nowhere")
+
+    assert_wrong(command, "nowhere/manifest.json: No such file", capsys)
+
+
+def test_a_broken_record_exits_with_1_and_names_it(tmp_path, run_train, capsys):
+    samples = [tiny_export.sample(number) for number in range(8)]
+    samples[5] = tiny_export.sample(5, image=b"\xff\xd8\xff")
+    folder = tiny_export.write(tmp_path / "data", samples, 1)
+    with pytest.raises(SystemExit) as exit_info:
+        run_train(tmp_path / "work", data=folder)
+    assert exit_info.value.code == 1
+    error = capsys.readouterr().err
+    assert "error: record 5 of " in error.splitlines()[-1]

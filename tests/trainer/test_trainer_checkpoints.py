@@ -1,0 +1,77 @@
+"""Saving and going on: with a plain state, since any pytree of arrays will do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trainer import checkpoints
+from trainer import input as trainer_input
+from trainer.config import RunConfig
+from trainer.shards import Shards
+from trainer.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def stream(export, tiny):
+    tokenizer = Tokenizer(tiny.data.tokenizer, tiny.model.text.max_tokens)
+    view = trainer_input.ViewSample(Shards(export), tokenizer, tiny.data, 0)
+    stream = trainer_input.batches(view, RunConfig(n_threads=1))
+    yield stream
+    stream.close()
+
+
+def make_state(step):
+    return {
+        "params": {"layer": {"kernel": jnp.full((300, 300), float(step))}},
+        "opt_state": (jnp.arange(4) + step,),
+        "step": jnp.int32(step),
+    }
+
+
+def test_the_latest_state_and_position_come_back(tmp_path, stream):
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        for step in range(3):
+            saved.save(make_state(step), stream)
+            expected = next(stream)["sample_id"].tolist()
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        state = saved.restore_latest(make_state(0), stream)
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(2))
+    assert next(stream)["sample_id"].tolist() == expected
+
+
+def test_without_a_checkpoint_the_given_state_comes_back(tmp_path, stream):
+    state = make_state(0)
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        assert saved.restore_latest(state, stream) is state
+
+
+def test_the_latest_are_kept_and_the_untrained_one(tmp_path, stream):
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        for step in (0, 3, 6, 9):
+            saved.save(make_state(step), stream)
+    assert checkpoints.steps(tmp_path) == [0, 6, 9]
+    assert checkpoints.steps(tmp_path / "none") == []
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path, stream):
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = make_state(5)
+    with checkpoints.Checkpoints(tmp_path, n_kept=1) as saved:
+        saved.save(state, stream)
+        for _ in range(20):
+            state = overwrite(state)
+    params = checkpoints.load_params(tmp_path, 5, make_state(0)["params"])
+    assert set(np.unique(params["layer"]["kernel"])) == {5.0}
+
+
+def test_a_checkpoint_that_was_being_written_when_killed_does_not_count(
+    tmp_path, stream
+):
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        saved.save(make_state(1), stream)
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    assert checkpoints.steps(tmp_path) == [1]
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        state = saved.restore_latest(make_state(0), stream)
+    assert int(state["step"]) == 1

@@ -21,7 +21,7 @@ test-torch: .venv-torch/installed
 check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mypy
 
 install: .venv/installed
 

@@ -41,7 +41,7 @@ setup(
             "beartype",
             "hypothesis",
             "jaxtyping",
-            "pyright[nodejs]",
+            "mypy",
             "pytest",
             "ruff",
         ],

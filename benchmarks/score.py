@@ -86,11 +86,12 @@ def hand_written_loop(paths: list[str]) -> int:
     for path in paths:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.name.endswith(".jpg"):
-                    resized(simplejpeg.decode_jpeg(tar.extractfile(member).read()))
+                file = tar.extractfile(member)
+                if file and member.name.endswith(".jpg"):
+                    resized(simplejpeg.decode_jpeg(file.read()))
                     n_pairs += 1
-                elif member.name.endswith(".txt"):
-                    detector.detect(tar.extractfile(member).read().decode())
+                elif file and member.name.endswith(".txt"):
+                    detector.detect(file.read().decode())
     return n_pairs
 
 

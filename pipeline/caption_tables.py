@@ -46,7 +46,7 @@ class CaptionTables:
 
     def texts(self, unit_name: str) -> dict[bytes, tuple[str, ...]]:
         """Image hash to its captions by sample index; without those that failed."""
-        index_to_text = collections.defaultdict(dict)
+        index_to_text: dict[bytes, dict[int, str]] = collections.defaultdict(dict)
         for row in self._rows(unit_name):
             if row.finish_reason != FAILED:
                 index_to_text[row.image_hash][row.sample_index] = row.text

@@ -156,6 +156,7 @@ class Caption(beam.PTransform):
         return units
 
     def _model_to_granularities(self) -> dict[tuple[str, str], list[Granularity]]:
+        groups: dict[tuple[str, str], list[Granularity]]
         groups = collections.defaultdict(list)
         for granularity in self._granularities:
             groups[granularity.checkpoint, granularity.dtype].append(granularity)
@@ -240,7 +241,7 @@ class _CaptionUnit(beam.DoFn):
     def _requests(self, unit: Unit) -> list[_Request]:
         """In the order of the unit; an image that comes twice is asked for once."""
         done = {g: tables.image_hashes(unit.name) for g, tables in self._tables.items()}
-        requests = {}
+        requests: dict[bytes, _Request] = {}
         for pair in self._inputs.kept_pairs(unit):
             missing = tuple(g for g in done if pair.image_hash not in done[g])
             if missing:
@@ -248,6 +249,7 @@ class _CaptionUnit(beam.DoFn):
         return list(requests.values())
 
     def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
+        hash_to_row: dict[Granularity, dict[bytes, SyntheticCaption]]
         hash_to_row = collections.defaultdict(dict)
         for granularity, row in self._rows(unit, requests):
             hash_to_row[granularity][row.image_hash] = row

@@ -261,7 +261,7 @@ def _replace(value: Any, path: list[str], text: str) -> Any:
     name, *rest = path
     if isinstance(value, tuple):
         return _replace_item(value, path, text)
-    if not dataclasses.is_dataclass(value):
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise ValueError(f"{value!r} has no field {name!r}")
     names = [field.name for field in dataclasses.fields(value)]
     if name not in names:

@@ -52,7 +52,7 @@ _OUTLINE = 0.014  # width of the visible half of the outline
 
 Rgb = tuple[float, float, float]
 Image = npt.NDArray[np.uint8]
-Field = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating]
 Contours = tuple[npt.NDArray[np.float64], ...]
 
 
@@ -371,7 +371,8 @@ def _cover(rasters: list[_Raster], new: _Raster) -> list[_Raster]:
     """Paints the new one over the others."""
     seen = ~new.inside
     hidden = [
-        dataclasses.replace(old, visible=old.visible & seen & 1) for old in rasters
+        dataclasses.replace(old, visible=old.visible & seen & np.uint8(1))
+        for old in rasters
     ]
     return [*hidden, new]
 

@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-Row = typing.TypeVar("Row")
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = typing.TypeVar("Row", bound="DataclassInstance")
 
 _ARROW_TYPES = {
     bytes: pa.binary(),

@@ -78,7 +78,7 @@ class LangDetect:
         return Language(code, min(code_to_probability[code], 1.0))
 
 
-_DETECTORS = {"fasttext": FastText, "langdetect": LangDetect}
+_DETECTORS: dict[str, type[Detector]] = {"fasttext": FastText, "langdetect": LangDetect}
 
 
 def detector(name: str) -> Detector:

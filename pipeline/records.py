@@ -200,7 +200,7 @@ def _texts(values: list) -> tuple[str, ...]:
 
 
 def _feature_values(feature: memoryview | bytes) -> list:
-    values = []
+    values: list = []
     for kind, items in _fields(memoryview(feature)):
         for _, item in _fields(items):
             if kind == 1:

@@ -101,7 +101,8 @@ def build_indexes(
 ) -> tuple[tuple[SetFiles, ...], tuple[SetFiles, ...]]:
     """The indexes of the evaluation sets and of the seed sets that are needed."""
     selection = run.config.selection
-    evaluation, seeds = (), ()
+    evaluation: tuple[SetFiles, ...] = ()
+    seeds: tuple[SetFiles, ...] = ()
     if selection.max_evaluation_similarity is not None:
         evaluation = indexes.build("evaluation_sets", run, run.evaluation_units)
     if selection.retrieval is not None:

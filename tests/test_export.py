@@ -193,7 +193,7 @@ def test_an_export_again_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "n_shards"), [("index", 1), ("records", 0), ("records", 2), ("receipt", 1)]
+    ("step", "n_shards"), [("index", 2), ("records", 1), ("receipt", 0)]
 )
 def test_an_export_that_is_killed_goes_on_where_it_was(
     tmp_path, monkeypatch, step, n_shards

@@ -300,7 +300,7 @@ def test_the_fraction_is_taken_over_all_units_of_what_is_still_contested(tmp_pat
         ([0.1, 0.2, 0.3], 1, 0.1),
         ([0.1, 0.2, NAN, NAN], 0.25, 0.2),  # pairs without a score count
         ([0.1, 0.2, NAN, NAN], 0.75, 0.1),
-        ([i / 10 for i in range(10)], 0.7, 0.3),  # 0.7 * 10 is above 7 in binary
+        ([i / 20 for i in range(20)], 0.55, 0.45),  # 0.55 * 20 > 11 in floats
     ],
 )
 def test_the_cut_is_the_score_of_the_last_pair_to_keep(scores, keep_fraction, cut):

@@ -51,10 +51,16 @@ def test_the_nearest_image_does_not_depend_on_what_is_searched_together():
         np.testing.assert_array_equal(np.concatenate([p[1] for p in parts]), image)
 
 
-def test_of_equally_similar_images_the_first_is_the_nearest():
-    vectors, _ = indexes.normalised(np.array([[0, 1], [1, 1], [1, -1], [1, 1]]))
-    similarity, image = reference_set(vectors).nearest(np.array([[1, 0]], np.float32))
-    assert (image.tolist(), similarity.tolist()) == ([1], [np.float32(0.5**0.5)])
+@pytest.mark.parametrize("n_worse", range(4))
+def test_of_equally_similar_images_the_first_is_the_nearest(n_worse):
+    equal = [[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1]]
+    images = [[-1, 0, 0]] * n_worse + equal[n_worse:]
+    vectors, _ = indexes.normalised(np.array(images))
+    queries = np.array([[1, 0, 0]] * 30, np.float32)  # many are searched another way
+    for n in (1, 30):
+        similarity, image = reference_set(vectors).nearest(queries[:n])
+        assert image.tolist() == [n_worse] * n
+        assert similarity.tolist() == [np.float32(0.5**0.5)] * n
 
 
 def test_vectors_without_a_direction_are_found_out():

@@ -35,7 +35,7 @@ class Grade:
 
 def read_outcomes(run: RunFolder) -> dict[PairKey, str]:
     """The outcome of every pair of a run."""
-    outcomes = {}
+    outcomes: dict[PairKey, str] = {}
     for unit in run.units:
         keys = run.pairs(unit.source).read(unit.name, ["key"])["key"].to_pylist()
         decided = run.decisions.read(unit.name, ["outcome"])["outcome"].to_pylist()

@@ -7,6 +7,7 @@ prints one JSON object. Truth is known exactly, as the scenes are drawn here.
 
 import argparse
 import json
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +114,9 @@ def _grade(
         for pair in there
     )
     exact = [scene_texts.captions(scene)[granularity] for scene in scenes]
-    right = {"exact": np.mean([a == b for a, b in zip(texts, exact, strict=True)])}
+    right: dict[str, Any] = {
+        "exact": np.mean([a == b for a, b in zip(texts, exact, strict=True)])
+    }
     if granularity == "short":
         nouns = [there[0].shape for there in objects]
         right["largest_right"] = np.mean(

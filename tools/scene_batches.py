@@ -22,8 +22,9 @@ RESAMPLE = Image.Resampling.BILINEAR
 
 _COLOURS = tuple(drawing.COLOUR_TO_RGB)
 _SHAPES = tuple(drawing.SHAPE_TO_CONTOURS)
-N_COLOUR_CLASSES = 1 + len(_COLOURS)  # with the background
-N_PATCH_CLASSES = N_COLOUR_CLASSES + 1 + len(_SHAPES)
+PATCH_CLASSES = ("background", *_COLOURS, "background", *_SHAPES)
+N_PATCH_CLASSES = len(PATCH_CLASSES)
+N_COLOUR_CLASSES = 1 + len(_COLOURS)  # the first ones; the others are shapes
 
 OFF_TOPIC_SHARE = 0.06
 _USES = 4
@@ -62,7 +63,7 @@ _PATCH_OF_PIXEL = np.kron(
 )
 
 
-def patch_shares(mask: Pixels) -> npt.NDArray[np.float32]:
+def patch_shares(mask: Pixels) -> npt.NDArray[np.floating]:
     """Shares of each colour and shape in each patch, `[p, N_PATCH_CLASSES]`."""
     size = (SIDE_PX, SIDE_PX)
     small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
@@ -82,7 +83,8 @@ def resize(rgb: Pixels) -> Pixels:
 def recompress(rgb: Pixels, quality: int) -> Pixels:
     """Through JPEG and back."""
     _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return decoded[..., ::-1]
 
 
 def crop(picture: Picture, area: float, rng: np.random.Generator) -> Picture:

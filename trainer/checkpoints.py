@@ -51,13 +51,14 @@ class Checkpoints:
             ),
         )
 
-    def restore_latest(self, state: State, batches: grain.DatasetIterator) -> State:
+    def resume(self, state: State, batches: grain.DatasetIterator) -> State:
         """The latest state, and `batches` set to go on behind it.
 
-        `state`, of the right shapes, comes back unchanged when there is no checkpoint.
+        Without a checkpoint it is `state`, which is saved as the first one.
         """
         step = self._manager.latest_step()
         if step is None:
+            self.save(state, batches)
             return state
         shapes = abstract(state)
         params = shapes.pop("params")

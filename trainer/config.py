@@ -248,7 +248,11 @@ def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelCon
     """
     _require(size in _TIPS_SIZES, f"size={size}", f"one of {', '.join(_TIPS_SIZES)}")
     width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = _TIPS_SIZES[size]
-    shared = {"width": width, "n_heads": n_heads, "mlp_dim": mlp_dim}
+    shared: dict[str, typing.Any] = {
+        "width": width,
+        "n_heads": n_heads,
+        "mlp_dim": mlp_dim,
+    }
     return ModelConfig(
         vision=VisionConfig(
             **shared,
@@ -290,7 +294,10 @@ def to_dict(config: TrainConfig) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-T = typing.TypeVar("T")
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = typing.TypeVar("T", bound="DataclassInstance")
 
 
 def from_dict(kind: type[T], values: Mapping, prefix: str = "") -> T:
@@ -345,7 +352,8 @@ def _known(name: str, hints: Mapping[str, typing.Any], prefix: str) -> None:
 
 def _typed(hint: typing.Any, value: typing.Any, name: str) -> typing.Any:
     """Checks that `value` is a `hint`, and makes dataclasses, enums and tuples."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    is_class = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+    if is_class and isinstance(value, Mapping):
         return from_dict(hint, value, f"{name}.")
     if _is_mapping(hint) and isinstance(value, Mapping):
         kind = typing.get_args(hint)[1]
@@ -376,8 +384,8 @@ def differences(old: Mapping, new: Mapping) -> Iterator[tuple[str, object, objec
     for name in sorted({*old, *new}):
         ours, theirs = old.get(name), new.get(name)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            for path, *values in differences(ours, theirs):
-                yield f"{name}.{path}", *values
+            for path, old_value, new_value in differences(ours, theirs):
+                yield f"{name}.{path}", old_value, new_value
         elif ours != theirs:
             yield name, ours, theirs
 

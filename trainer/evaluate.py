@@ -51,7 +51,7 @@ class Encoder:
 def run(task: str, encoder: Encoder, params: dict, data: str) -> dict:
     """One task on one evaluation set: nested numbers, all shares in [0, 1].
 
-    Raises ValueError when no sample has what the task needs.
+    Raises SampleError when no sample has what the task needs.
     """
     found = samples.read(samples.find_tars(data), encoder.size_px)
     cls, truths = _embed(encoder, params, found)
@@ -81,15 +81,16 @@ def _zero_shot_classification(
     truths: Sequence[samples.Truth],
 ) -> dict:
     rows = [row for row, truth in enumerate(truths) if truth.label]
-    names = sorted({truths[row].label for row in rows})
+    labels = [truth.label for truth in truths if truth.label]
+    names = sorted(set(labels))
     if len(names) < 2:
-        raise ValueError(f"{len(names)} different labels, expected at least 2")
+        raise samples.SampleError(f"{len(names)} different labels, expected at least 2")
     prompts = [prompt.format(n) for n in names for prompt in classification.PROMPTS]
     texts = encoder.texts(params, prompts).reshape(len(names), -1, cls.shape[-1])
     classes = classification.class_features(texts)
-    labels = np.array([names.index(truths[row].label) for row in rows])
+    numbers = np.array([names.index(label) for label in labels])
     accuracies = {
-        token: {"accuracy": classification.accuracy(images, classes, labels)}
+        token: {"accuracy": classification.accuracy(images, classes, numbers)}
         for token, images in features.by_token(cls[rows]).items()
     }
     return {"n_images": len(rows), "n_classes": len(names), **accuracies}
@@ -104,9 +105,10 @@ def _retrieval(
     """Every granularity by itself: names of things match many images, sentences few."""
     granularities = sorted({name for truth in truths for name in truth.captions})
     if not granularities:
-        raise ValueError("no captions, expected some in KEY.json or KEY.txt")
+        raise samples.SampleError("no captions, expected some in KEY.json or KEY.txt")
     captions = {
-        name: [truth.captions.get(name) for truth in truths] for name in granularities
+        name: [truth.captions.get(name, ()) for truth in truths]
+        for name in granularities
     }
     return {
         name: _retrieval_of(encoder, params, cls, texts)
@@ -118,7 +120,7 @@ def _retrieval_of(
     encoder: Encoder,
     params: dict,
     cls: Float[np.ndarray, "n 2 d"],
-    captions: Sequence[tuple[str, ...] | None],
+    captions: Sequence[tuple[str, ...]],
 ) -> dict:
     """Among the images that have captions."""
     rows = [row for row, texts in enumerate(captions) if texts]
@@ -145,12 +147,13 @@ def _embed(
     found: Iterator[tuple[UInt8[np.ndarray, "h w 3"], samples.Truth]],
 ) -> tuple[Float[np.ndarray, "n 2 d"], list[samples.Truth]]:
     """Image features and truths, holding one batch of images at a time."""
-    cls, truths = [], []
+    cls: list[np.ndarray] = []
+    truths: list[samples.Truth] = []
     while chunk := list(itertools.islice(found, _BATCH_SIZE)):
         cls.append(encoder.images(params, np.stack([image for image, _ in chunk])))
         truths.extend(truth for _, truth in chunk)
     if not truths:
-        raise ValueError("no image in the evaluation set")
+        raise samples.SampleError("no image in the evaluation set")
     return np.concatenate(cls), truths
 
 
@@ -174,21 +177,22 @@ def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def load(checkpoint: pathlib.Path, step: int | None) -> tuple[Encoder, dict, int]:
-    """Encoder, parameters and step of a workdir or of one of its checkpoints.
+    """Encoder, parameters and step of a workdir, or of one of its checkpoints.
 
-    Without `step` it is the one that a checkpoint folder names, or the latest.
+    Of a workdir it is the latest step unless `step` names another.
     """
     checkpoint = checkpoint.absolute()
-    if step is None and checkpoint.name.isdecimal():
-        step = int(checkpoint.name)
-    is_step = checkpoint.parent.name == workdir.CHECKPOINTS
-    folder = checkpoint.parent.parent if is_step else checkpoint
+    if checkpoint.parent.name == workdir.CHECKPOINTS and checkpoint.name.isdecimal():
+        folder, step = checkpoint.parent.parent, int(checkpoint.name)
+    else:
+        folder = checkpoint
     config = workdir.load_config(folder)
     found = checkpoints.steps(folder / workdir.CHECKPOINTS)
-    if not found or (step is not None and step not in found):
-        listed = ", ".join(map(str, found)) or "none"
-        raise ValueError(f"--step={step}: expected one of {listed} in {folder}")
+    if not found:
+        raise ValueError(f"{folder}: no checkpoint, expected a workdir with some")
     step = found[-1] if step is None else step
+    if step not in found:
+        raise ValueError(f"step {step}: expected one of {', '.join(map(str, found))}")
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     shapes = two_tower.abstract_params(config.model)
     params = checkpoints.load_params(folder / workdir.CHECKPOINTS, step, shapes)
@@ -225,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with cli.exits(cli.WRONG_USAGE, ValueError):
         samples.find_tars(flags.data)
         encoder, params, step = load(flags.checkpoint, flags.step)
-    with cli.exits(cli.FAILED, ValueError):
+    with cli.exits(cli.FAILED, samples.SampleError):
         results = run(flags.task, encoder, params, flags.data)
     json.dump({"task": flags.task, "step": step, **results}, sys.stdout, indent=2)
     print()

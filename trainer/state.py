@@ -20,16 +20,12 @@ State = dict[str, Any]
 
 def init_state(config: TrainConfig, optimiser: optax.GradientTransformation) -> State:
     """The state before the first step; a function of the configuration alone."""
-
-    def init() -> State:
-        params = two_tower.init_params(config.model, config.rng_seed)
-        return {
-            "params": params,
-            "opt_state": optimiser.init(params),
-            "step": jnp.int32(0),
-        }
-
-    return jax.jit(init)()
+    params = two_tower.init_params(config.model, config.rng_seed)
+    return {
+        "params": params,
+        "opt_state": jax.jit(optimiser.init)(params),
+        "step": jnp.int32(0),
+    }
 
 
 def abstract(state: State) -> State:

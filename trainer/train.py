@@ -8,12 +8,14 @@ finished. The workdir holds `config.json`, `tokenizer.model`, `metrics.jsonl`,
 TensorBoard events and `checkpoints/`.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from trainer import checkpoints, cli, evaluate, workdir
 from trainer.config import TrainConfig, load
+from trainer.evals.samples import SampleError
 from trainer.input import ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
 from trainer.models import two_tower
@@ -47,15 +49,14 @@ def train(job: Job) -> None:
     encoder = evaluate.Encoder(
         graph, job.view.tokenizer, config.data.global_crop.size_px
     )
-    stream = batches(job.view, run)
+    folder = job.folder / workdir.CHECKPOINTS
 
-    with checkpoints.Checkpoints(
-        job.folder / workdir.CHECKPOINTS, run.n_checkpoints_kept
-    ) as saved:
-        state = saved.restore_latest(init_state(config, optimiser), stream)
+    with (
+        contextlib.closing(batches(job.view, run)) as stream,
+        checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
+    ):
+        state = saved.resume(init_state(config, optimiser), stream)
         first_step = int(state["step"])
-        if first_step == 0:
-            saved.save(state, stream)
         with TrainingLog(
             job.folder / workdir.METRICS,
             first_step=first_step,
@@ -63,18 +64,16 @@ def train(job: Job) -> None:
             batch_size=config.data.batch_size,
         ) as log:
             for step in range(first_step + 1, config.n_steps + 1):
-                is_saved = (
-                    step % run.n_steps_per_checkpoint == 0 or step == config.n_steps
-                )
                 with log.waiting():
                     batch = next(stream)
                 state, metrics = train_step(state, batch)
                 log.count(step, metrics)
+                is_last = step == config.n_steps
+                is_saved = is_last or step % run.n_steps_per_checkpoint == 0
                 if is_saved:
                     with log.pausing():
-                        metrics |= evaluate.run_all(
-                            run.evaluations, encoder, state["params"]
-                        )
+                        params = state["params"]
+                        metrics |= evaluate.run_all(run.evaluations, encoder, params)
                 if is_saved or step % run.n_steps_per_log == 0:
                     log.write(step, metrics)
                 if is_saved:
@@ -139,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if job.is_done:
         print(f"{job.folder}: already trained to step {job.config.n_steps}")
         return
-    with cli.exits(cli.FAILED, RecordError, NotFiniteError, KeyboardInterrupt):
+    errors = (RecordError, SampleError, NotFiniteError, OSError, KeyboardInterrupt)
+    with cli.exits(cli.FAILED, *errors):
         train(job)
 
 

@@ -141,8 +141,8 @@ class PaliGemmaCaptioner:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
         rows = self.tokens.repeated_prompt(prompt, self.batch_size)
-        is_image = np.arange(self.batch_size * len(features.batches))
-        is_image = is_image.reshape(-1, self.batch_size) < features.n_images
+        numbers = np.arange(self.batch_size * len(features.batches))
+        is_image = numbers.reshape(-1, self.batch_size) < features.n_images
         answers = [
             self.answer_batch(batch, rows, is_row, max_new_tokens=max_new_tokens)
             for batch, is_row in zip(features.batches, is_image, strict=True)

@@ -219,12 +219,12 @@ class GemmaLayer(nnx.Module):
         if past is not None:
             memory = past.updated(memory)
         read = self.self_attn(normed, memory, queries, keys)
-        if self.pre_feedforward_layernorm is None:
+        pre, post = self.pre_feedforward_layernorm, self.post_feedforward_layernorm
+        if pre is None or post is None:
             x = x + read
             return x + self.mlp(self.post_attention_layernorm(x)), memory
         x = x + self.post_attention_layernorm(read)
-        changed = self.mlp(self.pre_feedforward_layernorm(x))
-        return x + self.post_feedforward_layernorm(changed), memory
+        return x + post(self.mlp(pre(x))), memory
 
 
 class Gemma(nnx.Module):

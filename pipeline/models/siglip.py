@@ -10,6 +10,7 @@ al. 2025, arXiv:2502.14786.
 """
 
 import math
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from pipeline.models.layers import (
     split_heads,
 )
 
-TowerConfig = SiglipVisionConfig | SiglipTextConfig
+TowerConfig: TypeAlias = SiglipVisionConfig | SiglipTextConfig
 
 
 class SiglipMLP(nnx.Module):
@@ -200,6 +201,12 @@ class VisionTower(nnx.Module):
         """`[b, s, s, 3]` pixels to `[b, p, d]`, after the last normalisation."""
         return self.post_layernorm(self.encoder(self.embeddings(pixels)))
 
+    def pooled(self, patches: jax.Array) -> jax.Array:
+        """`[b, p, d]` to `[b, d]`; ValueError if the checkpoint has no head."""
+        if self.head is None:
+            raise ValueError("vision_use_head=False: expected a tower with a head")
+        return self.head(patches)
+
 
 class TextTower(nnx.Module):
     """Token ids to one embedding."""
@@ -240,7 +247,7 @@ class Siglip(nnx.Module):
     def embed_images(self, pixels: jax.Array) -> jax.Array:
         """`[b, s, s, 3]` normalised pixels to `[b, d]` float32, not L2-normalised."""
         patches = self.vision_model.patch_tokens(pixels.astype(self.dtype))
-        return self.vision_model.head(patches).astype(jnp.float32)
+        return self.vision_model.pooled(patches).astype(jnp.float32)
 
     def embed_texts(self, token_ids: jax.Array) -> jax.Array:
         """`[b, t]` token ids to `[b, d]` float32, not L2-normalised."""

@@ -1,11 +1,28 @@
 import pathlib
+from collections.abc import Iterator
 
+import jax
 import pytest
 import tiny_export
 
 from trainer import config, tokenizer
 
 VOCABULARY_SIZE = 64
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> Iterator[None]:
+    """Runs that start anew load the step that an earlier one compiled."""
+    values = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("jax")),
+        "jax_persistent_cache_min_compile_time_secs": 1,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    for name in values:
+        jax.config.update(name, values[name])
+    yield
+    for name in values:
+        jax.config.update(name, before[name])
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +46,7 @@ def vocabulary(tmp_path_factory, export) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def tiny(vocabulary) -> config.TrainConfig:
     """A model of a few thousand parameters and a run of a few steps."""
-    sizes = {"width": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 24}
+    sizes = {"width": 16, "n_layers": 1, "n_heads": 2, "mlp_dim": 24}
     return config.TrainConfig(
         model=config.ModelConfig(
             vision=config.VisionConfig(**sizes, position_grid=(2, 2)),

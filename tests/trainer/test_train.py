@@ -169,7 +169,7 @@ def test_the_untrained_model_can_be_evaluated_too(trained, evaluation_tar, capsy
     ("flags", "message"),
     [
         ({"--checkpoint": "nowhere"}, "config.json: No such file"),
-        ({"--step": "5"}, "--step=5: expected one of 0, 3, 6"),
+        ({"--step": "5"}, "step 5: expected one of 0, 3, 6"),
         ({"--data": "nowhere"}, "nowhere: no file, expected tars"),
         ({"--task": "segmentation"}, "invalid choice: 'segmentation'"),
     ],

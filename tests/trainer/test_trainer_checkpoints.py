@@ -35,15 +35,16 @@ def test_the_latest_state_and_position_come_back(tmp_path, stream):
             saved.save(make_state(step), stream)
             expected = next(stream)["sample_id"].tolist()
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
-        state = saved.restore_latest(make_state(0), stream)
+        state = saved.resume(make_state(0), stream)
     jax.tree.map(np.testing.assert_array_equal, state, make_state(2))
     assert next(stream)["sample_id"].tolist() == expected
 
 
-def test_without_a_checkpoint_the_given_state_comes_back(tmp_path, stream):
+def test_without_a_checkpoint_the_given_state_becomes_the_first(tmp_path, stream):
     state = make_state(0)
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
-        assert saved.restore_latest(state, stream) is state
+        assert saved.resume(state, stream) is state
+    assert checkpoints.steps(tmp_path) == [0]
 
 
 def test_the_latest_are_kept_and_the_untrained_one(tmp_path, stream):
@@ -73,5 +74,5 @@ def test_a_checkpoint_that_was_being_written_when_killed_does_not_count(
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
     assert checkpoints.steps(tmp_path) == [1]
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
-        state = saved.restore_latest(make_state(0), stream)
+        state = saved.resume(make_state(0), stream)
     assert int(state["step"]) == 1

@@ -9,6 +9,8 @@ captions of the shards and then this model:
         --workdir RUN/model --set data.tokenizer=RUN/tokenizer.model
 """
 
+from typing import Any
+
 from trainer.config import (
     CropConfig,
     DataConfig,
@@ -22,7 +24,7 @@ from trainer.config import (
 
 
 def get_config() -> TrainConfig:
-    sizes = {"width": 96, "n_heads": 3, "mlp_dim": 384}
+    sizes: dict[str, Any] = {"width": 96, "n_heads": 3, "mlp_dim": 384}
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(**sizes, n_layers=4, position_grid=(8, 8)),

@@ -33,7 +33,7 @@ Image = UInt8[np.ndarray, "size size 3"]
 
 
 class SampleError(ValueError):
-    """An evaluation sample that cannot be used. The message names tar and key."""
+    """An evaluation set that cannot be used, or a sample of it, which is named."""
 
 
 def find_tars(pattern: str) -> list[pathlib.Path]:
@@ -66,7 +66,9 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple:
     """(key, extension, bytes); a key ends at the first dot of the file name."""
     folder, _, name = member.name.rpartition("/")
     stem, _, extension = name.partition(".")
-    return f"{folder}/{stem}", extension.lower(), tar.extractfile(member).read()
+    file = tar.extractfile(member)
+    data = file.read() if file else b""  # links have no content of their own
+    return f"{folder}/{stem}", extension.lower(), data
 
 
 def _sample(

@@ -1,53 +1,58 @@
 """The two layers that everything is made of, and how their parameters are made.
 
-Flax's own layers draw keys from a counter that is part of the module. Under `jax.jit`
-that counter is traced, and building the largest model takes minutes; this way it takes
-a second, and the shapes alone take none.
+Flax's own layers draw keys from a counter that is part of the module. Traced, that
+counter makes building the largest model take minutes, and drawing with `jax.random`
+compiles a program for every shape. NumPy draws at once, and the same on all backends.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-XAVIER = nnx.initializers.xavier_uniform()
-ONES = nnx.initializers.ones
-ZEROS = nnx.initializers.zeros
 LAYER_NORM_EPSILON = 1e-6
+
+Shape = tuple[int, ...]
+Init = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
+
+
+def normal(std: float) -> Init:
+    return lambda rng, shape: np.float32(std) * rng.standard_normal(shape, np.float32)
+
+
+def constant(value: float) -> Init:
+    return lambda _, shape: np.full(shape, value, np.float32)
+
+
+ZEROS, ONES = constant(0.0), constant(1.0)
 
 
 class ParamMaker:
-    """Makes parameters in the order of the calls: arrays, or shapes without a key."""
+    """Makes parameters in the order of the calls: arrays, or shapes without a seed."""
 
-    def __init__(self, key: Key[Array, ""] | None):
-        self._key = key
+    def __init__(self, rng_seed: int | None):
+        self._rng_seed = rng_seed
         self._n_made = 0
 
-    def __call__(
-        self, init: nnx.initializers.Initializer, *shape: int
-    ) -> nnx.Param[Array]:
-        return self._made(init, shape, shape)
-
-    def kernel(
-        self, inputs: tuple[int, ...], outputs: tuple[int, ...]
-    ) -> nnx.Param[Array]:
-        """Xavier-uniform, as the matrix from all inputs to all outputs that it is."""
-        matrix = (math.prod(inputs), math.prod(outputs))
-        return self._made(XAVIER, matrix, inputs + outputs)
-
-    def _made(
-        self,
-        init: nnx.initializers.Initializer,
-        initial: tuple[int, ...],
-        shape: tuple[int, ...],
-    ) -> nnx.Param[Array]:
-        if self._key is None:
+    def __call__(self, init: Init, *shape: int) -> nnx.Param[Array]:
+        if self._rng_seed is None:
             return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
         self._n_made += 1
-        key = jax.random.fold_in(self._key, self._n_made)
-        return nnx.Param(init(key, initial, jnp.float32).reshape(shape))
+        rng = np.random.default_rng([self._rng_seed, self._n_made])
+        return nnx.Param(jnp.asarray(init(rng, shape)))
+
+    def kernel(self, inputs: Shape, outputs: Shape) -> nnx.Param[Array]:
+        """Xavier-uniform, as the matrix from all inputs to all outputs that it is."""
+        bound = math.sqrt(6 / (math.prod(inputs) + math.prod(outputs)))
+
+        def uniform(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+            return (2 * rng.random(shape, np.float32) - 1) * np.float32(bound)
+
+        return self(uniform, *inputs, *outputs)
 
 
 class Linear(nnx.Module):
@@ -58,11 +63,11 @@ class Linear(nnx.Module):
 
     def __init__(
         self,
-        inputs: tuple[int, ...],
-        outputs: tuple[int, ...],
+        inputs: Shape,
+        outputs: Shape,
         make: ParamMaker,
         *,
-        bias_init: nnx.initializers.Initializer = ZEROS,
+        bias_init: Init = ZEROS,
     ):
         self._n_contracted = len(inputs)
         self.kernel = make.kernel(inputs, outputs)

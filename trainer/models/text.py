@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from trainer.config import PAD_ID, TextConfig
-from trainer.models.layers import LayerNorm, ParamMaker
+from trainer.models.layers import LayerNorm, ParamMaker, normal
 from trainer.models.transformer import Transformer
 
 MAX_TIMESCALE = 1e4
@@ -41,7 +41,7 @@ class TokenEmbedding(nnx.Module):
 
     def __init__(self, config: TextConfig, make: ParamMaker):
         # Unit variance after the multiplication; the papers do not give a start.
-        init = nnx.initializers.normal(config.width**-0.5)
+        init = normal(config.width**-0.5)
         self.emb_var = make(init, config.vocabulary_size, config.width)
 
     def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b t d"]:

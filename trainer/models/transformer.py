@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from trainer.config import FeedForward, TransformerConfig
-from trainer.models.layers import LayerNorm, Linear, ParamMaker
+from trainer.models.layers import LayerNorm, Linear, ParamMaker, normal
 
-_MLP_BIAS_INIT = nnx.initializers.normal(1e-6)
+_MLP_BIAS_INIT = normal(1e-6)
 
 
 class Transformer(nnx.Module):

@@ -7,13 +7,12 @@ self-supervised losses joins `TwoTower` as a third module beside `vision` and `t
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt8
 
 from trainer.config import ModelConfig
-from trainer.models.layers import ParamMaker
+from trainer.models.layers import ParamMaker, constant
 from trainer.models.text import TextEncoder
 from trainer.models.vit import VisionOutput, VisionTransformer
 
@@ -24,7 +23,7 @@ class TwoTower(nnx.Module):
         self.text = TextEncoder(config.text, make)
         start = math.log(config.initial_temperature)
         # As logarithms they stay positive; exports store what divides the logits.
-        init = nnx.initializers.constant(start)
+        init = constant(start)
         self.log_temperature_alt_text = make(init)
         self.log_temperature_synthetic_caption = make(init)
 
@@ -54,5 +53,5 @@ def abstract_params(config: ModelConfig) -> dict:
 
 def init_params(config: ModelConfig, rng_seed: int) -> dict:
     """Parameters of an untrained model, as a nested dictionary."""
-    model = TwoTower(config, ParamMaker(jax.random.key(rng_seed)))
+    model = TwoTower(config, ParamMaker(rng_seed))
     return nnx.to_pure_dict(nnx.state(model))

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from trainer.config import VisionConfig
-from trainer.models.layers import ZEROS, LayerNorm, Linear, ParamMaker
+from trainer.models.layers import ZEROS, LayerNorm, Linear, ParamMaker, normal
 from trainer.models.transformer import Transformer
 
 N_CLS_TOKENS = 2
@@ -61,7 +61,7 @@ class ToTokenSequence(nnx.Module):
     def __init__(self, config: VisionConfig, make: ParamMaker):
         gh, gw = config.position_grid
         width = config.width
-        init_positions = nnx.initializers.normal(width**-0.5)
+        init_positions = normal(width**-0.5)
         self._patch_size = config.patch_size_px
         # A convolution whose stride is its size: a linear map of every patch.
         patch = (config.patch_size_px, config.patch_size_px, 3)

@@ -45,13 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         granularities = _granularities(run.config, command.granularity)
         _claim(run)
     except ValueError as error:
-        _exit_2(str(error))
+        _exit(2, error)
     if command.command == "status":
         print_status(run)
         return
     stages = curate.STAGES if command.command == "curate" else (command.command,)
-    for stage in stages:
-        _run_stage(stage, run, options, granularities)
+    try:
+        for stage in stages:
+            _run_stage(stage, run, options, granularities)
+    except ValueError as error:
+        _exit(1, error)
     if "export" in stages:
         print(f"shards: {run.tfrecords}")
 
@@ -224,9 +227,9 @@ def print_status(run: RunFolder) -> None:
         print(f"{granularity.name} {fingerprint}: {n_captioned:,} of {n_kept:,} kept")
 
 
-def _exit_2(message: str) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(2)
+def _exit(code: int, error: ValueError) -> NoReturn:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

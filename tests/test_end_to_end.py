@@ -21,6 +21,7 @@ N_PAIRS = 250  # the fewest with every planted kind
 @pytest.fixture(scope="module")
 def web(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("web")
+    scenes.clear(folder)
     scenes.write(scenes.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
     return folder
 

@@ -2,8 +2,8 @@
 
     python -m tools.train_tiny_models --output curation_configs/checkpoints
 
-writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. The stages took
-26, 18 and 18 minutes on two cores that had other work too:
+writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. The stages
+took 26, 18 and 18 minutes on two cores that had other work too:
 
 1. the image tower alone: what colour and shape each patch shows, and which pictures are
    copies of each other;

@@ -36,8 +36,8 @@ def pixels(n: int) -> jax.Array:
 
 def test_embeddings_have_the_shared_width(model: Siglip):
     ids = jnp.arange(3 * 18).reshape(3, 18)
-    assert nnx.eval_shape(model.embed_images, pixels(2)).shape == (2, 24)
-    assert nnx.eval_shape(model.embed_texts, ids).shape == (3, 24)
+    assert nnx.eval_shape(Siglip.embed_images, model, pixels(2)).shape == (2, 24)
+    assert nnx.eval_shape(Siglip.embed_texts, model, ids).shape == (3, 24)
 
 
 def test_patches_are_read_row_by_row_as_the_convolution_does():

@@ -71,7 +71,7 @@ def saved_state(workdir, recipe, step):
         return {
             "params": checkpointer.restore(folder / "params", params),
             "training": checkpointer.restore(folder / "training", shapes),
-            "data": sorted((folder / "data").iterdir())[0].read_text(),
+            "data": next((folder / "data").glob("process_*.json")).read_text(),
         }
 
 

@@ -36,7 +36,7 @@ def get_config() -> TrainConfig:
             granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
             global_crop=CropConfig(size_px=112, min_area=0.6),
         ),
-        optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=50),
-        n_steps=400,
-        run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=200),
+        optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=20),
+        n_steps=160,
+        run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=80),
     )

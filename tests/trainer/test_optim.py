@@ -39,11 +39,12 @@ def test_only_matrices_and_embeddings_decay(tiny):
 def one_update(optimiser_config, params, gradients, n_before=4):
     """The update at the top of the learning rate, after some without gradient."""
     optimiser = optim.make_optimiser(optimiser_config, n_steps=100)
+    update = jax.jit(optimiser.update)
     state = optimiser.init(params)
     zeros = jax.tree.map(jnp.zeros_like, gradients)
     for _ in range(n_before):
-        _, state = optimiser.update(zeros, state, params)
-    return optimiser.update(gradients, state, params)[0]
+        _, state = update(zeros, state, params)
+    return update(gradients, state, params)[0]
 
 
 @pytest.mark.parametrize("optimiser", list(config.Optimiser))
@@ -69,7 +70,7 @@ def test_the_norm_of_all_gradients_together_is_clipped():
     chain = optim.make_optimiser(settings, n_steps=100)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     gradients = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
-    _, state = chain.update(gradients, chain.init(params), params)
+    _, state = jax.jit(chain.update)(gradients, chain.init(params), params)
     parts = jax.tree.leaves(state, is_leaf=is_adam)
     (adam,) = [part for part in parts if is_adam(part)]
     means = [float(adam.mu[name][0]) / (1 - settings.beta1) for name in "ab"]

@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -19,10 +20,10 @@ def encoder(tiny):
     config = dataclasses.replace(tiny.model.text, n_layers=2)
     model = text.TextEncoder(config, ParamMaker(0))
     params = jax.tree.map(
-        lambda x: RNG.normal(0.0, 0.3, x.shape).astype(np.float32),
+        lambda x: jnp.float32(RNG.normal(0.0, 0.3, x.shape)),
         nnx.to_pure_dict(nnx.state(model)),
     )
-    return nnx.merge(nnx.graphdef(model), params), params
+    return jax.jit(nnx.merge(nnx.graphdef(model), params)), params
 
 
 def test_the_encoder_equals_its_plain_reference(encoder):

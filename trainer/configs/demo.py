@@ -34,7 +34,8 @@ def get_config() -> TrainConfig:
             tokenizer="tokenizer.model",
             batch_size=64,
             granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
-            global_crop=CropConfig(size_px=112, min_area=0.6),
+            # No flips: these captions say what is left and what is right.
+            global_crop=CropConfig(size_px=112, min_area=0.6, flip_probability=0.0),
         ),
         optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=20),
         n_steps=160,

@@ -214,6 +214,10 @@ class CurationConfig:
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
+        detectors = ("fasttext", "langdetect")
+        is_known = self.language_detector in detectors
+        expected = " or ".join(detectors)
+        _expect(is_known, "language_detector", self.language_detector, expected)
         _expect_names("granularities", [g.name for g in self.granularities])
         for kind in ("sources", "evaluation_sets", "seed_sets"):
             _expect_names(kind, [source.name for source in getattr(self, kind)])

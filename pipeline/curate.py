@@ -13,7 +13,7 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import captioning, export, scoring, selection
+from pipeline import captioning, export, scoring, selection, sources
 from pipeline.config import Granularity
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -67,8 +67,12 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
 
 
 def check(run: RunFolder) -> None:
-    """Raises ValueError on settings of a recipe that contradict each other."""
+    """Raises ValueError on settings that contradict each other or the source shards."""
     selection.check(run)
+    units = (*run.units, *run.evaluation_units, *run.seed_units)
+    source_to_first = {unit.source: unit for unit in reversed(units)}
+    for unit in source_to_first.values():
+        sources.check_columns(unit)
 
 
 def ledger(run: RunFolder) -> dict[str, Any] | None:

@@ -1,12 +1,11 @@
-"""Draws scenes of one to five coloured shapes, with an exact mask of each.
+"""Scenes of one to five coloured shapes: what is in them, and where.
 
-In: a numpy `Generator`. Out: a frozen `Scene`, and from it pixels (RGB), class ids
-per pixel, and where the objects lie relative to each other. Lengths and positions
-are fractions of the side of a scene, x to the right, y down; angles are radians.
+In: a numpy `Generator`. Out: a frozen `Scene`, and how its objects lie relative to each
+other. Lengths and positions are fractions of the side of a scene, x to the right,
+y down; angles are radians.
 """
 
 import dataclasses
-import functools
 import math
 
 import cv2
@@ -23,19 +22,18 @@ COLOUR_TO_RGB = {
     "purple": (132, 44, 172),
     "pink": (252, 134, 192),
     "white": (250, 250, 250),
-    "black": (18, 18, 18),
 }
 BACKGROUND_TO_RGB = {
     "gray": (150, 150, 150),
     "beige": (224, 211, 186),
     "tan": (188, 160, 128),
-    "charcoal": (66, 66, 70),
-    "dark slate": (72, 90, 104),
+    "slate": (112, 128, 144),
+    "olive": (142, 142, 96),
     "pale mint": (190, 220, 205),
     "dusty rose": (200, 164, 166),
     "pale blue": (178, 200, 222),
 }
-SIZE_TO_DIAMETER = {"small": 0.24, "medium": 0.36, "large": 0.50}
+SIZE_TO_DIAMETER = {"small": 0.28, "medium": 0.38, "large": 0.52}
 TEXTURES = ("plain", "striped", "dotted", "checked")
 BACKGROUND_KINDS = ("plain", "gradient", "striped", "checked", "noisy")
 
@@ -47,12 +45,9 @@ _LAYOUT_PX = 96  # side of the grid on which areas and overlaps are measured
 _GRID_SLACK = 1.06  # bounds are kept with this margin, as the grid is coarse
 _MIN_OVERLAP = 0.10  # of the smaller object; less would be neither apart nor over
 _GAP = 1.10  # objects that do not overlap are apart by a tenth of their size
-_SUPERSAMPLING = 4
-_OUTLINE = 0.014  # width of the visible half of the outline
 
 Rgb = tuple[float, float, float]
 Image = npt.NDArray[np.uint8]
-Field = npt.NDArray[np.floating]
 Contours = tuple[npt.NDArray[np.float64], ...]
 
 
@@ -163,7 +158,7 @@ SHAPE_TO_CONTOURS: dict[str, Contours] = {
     "triangle": _unit([(0, -0.45), (0.5, 0.45), (-0.5, 0.45)]),
     "star": _unit(_star()),
     "cross": _unit(_cross()),
-    "ring": _unit(_regular(48, 0.5, 0.0), _regular(48, 0.25, 0.0)),
+    "ring": _unit(_regular(48, 0.5, 0.0), _regular(48, 0.19, 0.0)),
     "heart": _unit(_heart()),
 }
 
@@ -333,7 +328,7 @@ def _shape_area(shape: str) -> float:
     return 2 * areas[0] - sum(areas)
 
 
-def _contours(obj: SceneObject, side_px: float, scale: float = 1.0) -> Contours:
+def outlines(obj: SceneObject, side_px: float, scale: float = 1.0) -> Contours:
     """The outlines of an object in pixels of a scene of the given side."""
     cos, sin = math.cos(obj.angle), math.sin(obj.angle)
     turn = np.array([[cos, sin], [-sin, cos]]) * (obj.diameter * scale * side_px)
@@ -341,7 +336,7 @@ def _contours(obj: SceneObject, side_px: float, scale: float = 1.0) -> Contours:
     return tuple(contour @ turn + centre for contour in SHAPE_TO_CONTOURS[obj.shape])
 
 
-def _fill(contours: Contours, size_px: tuple[int, int]) -> Image:
+def fill_inside(contours: Contours, size_px: tuple[int, int]) -> Image:
     """Ones inside the outlines on a canvas of (width, height)."""
     canvas = np.zeros(size_px[::-1], np.uint8)
     points = [np.rint(contour - 0.5).astype(np.int32) for contour in contours]
@@ -361,9 +356,9 @@ class _Raster:
 
 def _rasterise(obj: SceneObject) -> _Raster:
     size_px = (_LAYOUT_PX, _LAYOUT_PX)
-    inside = _fill(_contours(obj, _LAYOUT_PX), size_px)
+    inside = fill_inside(outlines(obj, _LAYOUT_PX), size_px)
     # The hole of a ring is "around" it: what lies there is neither apart nor over.
-    around = _fill(_contours(obj, _LAYOUT_PX, _GAP)[:1], size_px)
+    around = fill_inside(outlines(obj, _LAYOUT_PX, _GAP)[:1], size_px)
     return _Raster(obj.colour, inside, around, inside, cv2.countNonZero(inside))
 
 
@@ -402,134 +397,3 @@ def measure(objects: tuple[SceneObject, ...]) -> Layout:
             tuple(_overlap(one, other) for other in rasters) for one in rasters
         ),
     )
-
-
-# Pixels
-
-
-@functools.lru_cache(maxsize=16)
-def _grid(width_px: int, height_px: int) -> tuple[Field, Field]:
-    """Pixel centres in pixels, as a row and a column."""
-    x = np.arange(width_px, dtype=np.float32)[None] + 0.5
-    y = np.arange(height_px, dtype=np.float32)[:, None] + 0.5
-    return x, y
-
-
-def _noise(pattern: Pattern, width_px: int, height_px: int) -> Field:
-    n_cells = max(int(pattern.n_cycles), 2)
-    rng = np.random.Generator(np.random.SFC64(pattern.rng_seed))
-    coarse = rng.random((n_cells, n_cells), np.float32) * 2 - 1
-    field = cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
-    return field[:, ::-1] if pattern.is_mirrored else field
-
-
-def _tones(pattern: Pattern, x: Field, y: Field) -> Field:
-    """The pattern at positions relative to its centre, in [-1, 1], softly edged."""
-    if pattern.is_mirrored:
-        x = -x
-    cos, sin = math.cos(pattern.angle), math.sin(pattern.angle)
-    if pattern.kind == "gradient":
-        return np.clip(1.6 * (x * cos + y * sin), -1, 1)
-    per_length = math.tau * pattern.n_cycles
-    u = np.cos(per_length * (x * cos + y * sin) + pattern.phases[0])
-    if pattern.kind == "striped":
-        return np.clip(3 * u, -1, 1)
-    v = np.cos(per_length * (y * cos - x * sin) + pattern.phases[1])
-    if pattern.kind == "checked":
-        return np.clip(5 * u * v, -1, 1)
-    return np.clip(3 * (u + v - 0.6), -1, 1)  # dots
-
-
-def _paint_background(background: Background, width_px: int, height_px: int) -> Field:
-    rgb = np.array(background.rgb, np.float32)
-    pattern = background.pattern
-    if pattern.kind == "plain":
-        return np.broadcast_to(rgb, (height_px, width_px, 3)).copy()
-    if pattern.kind == "noisy":
-        tones = _noise(pattern, width_px, height_px)
-    else:
-        side_px = min(width_px, height_px)
-        x, y = _grid(width_px, height_px)
-        x, y = (x - width_px / 2) / side_px, (y - height_px / 2) / side_px
-        tones = _tones(pattern, x, y)
-    return rgb + (background.contrast * tones)[..., None]
-
-
-def _is_dark(rgb: Rgb) -> bool:
-    return max(rgb) < 60
-
-
-def _second_tone(rgb: Rgb) -> Field:
-    """The other tone of a two-tone texture: darker, or lighter than black."""
-    array = np.array(rgb, np.float32)
-    return array + 62 if _is_dark(rgb) else array * np.float32(0.70)
-
-
-def _outline_colour(rgb: Rgb) -> Field:
-    array = np.array(rgb, np.float32)
-    return array + 120 if _is_dark(rgb) else array * np.float32(0.45)
-
-
-def _coverage(contours: Contours, size_px: tuple[int, int], line_px: float) -> Field:
-    """Shares of each pixel that are inside, and that are outline: [2, h, w]."""
-    fine = (size_px[0] * _SUPERSAMPLING, size_px[1] * _SUPERSAMPLING)
-    scaled = tuple(contour * _SUPERSAMPLING for contour in contours)
-    inside = _fill(scaled, fine) * np.uint8(255)
-    points = [np.rint(contour - 0.5).astype(np.int32) for contour in scaled]
-    width = max(round(2 * line_px * _SUPERSAMPLING), 1)
-    line = cv2.polylines(np.zeros_like(inside), points, True, 255, width) & inside
-    shares = [
-        cv2.resize(fill, size_px, interpolation=cv2.INTER_AREA)
-        for fill in (inside, line)
-    ]
-    return np.stack(shares).astype(np.float32) / 255
-
-
-def _paint_object(
-    obj: SceneObject, side_px: int, offset_px: tuple[int, int], canvas: Field
-) -> tuple[tuple[slice, slice], Image]:
-    """Paints on the canvas; returns the box it touched and where it covers half."""
-    contours = tuple(c + offset_px for c in _contours(obj, side_px))
-    height_px, width_px = canvas.shape[:2]
-    x0, y0 = np.floor(contours[0].min(axis=0)).astype(int).clip(0).tolist()
-    x1, y1 = np.ceil(contours[0].max(axis=0)).astype(int).tolist()
-    x1, y1 = min(x1 + 1, width_px), min(y1 + 1, height_px)
-    size_px = (x1 - x0, y1 - y0)
-    inside, line = _coverage(
-        tuple(c - (x0, y0) for c in contours), size_px, _OUTLINE * side_px
-    )
-    x, y = _grid(*size_px)
-    x = (x + x0 - offset_px[0]) / side_px - obj.cx
-    y = (y + y0 - offset_px[1]) / side_px - obj.cy
-    box = (slice(y0, y1), slice(x0, x1))
-    colour = _object_colours(obj, x, y)
-    under = canvas[box] * (1 - inside)[..., None]
-    fill = colour * (inside - line)[..., None]
-    canvas[box] = under + fill + _outline_colour(obj.rgb) * line[..., None]
-    return box, inside >= 0.5
-
-
-def _object_colours(obj: SceneObject, x: Field, y: Field) -> Field:
-    rgb = np.array(obj.rgb, np.float32)
-    if obj.texture == "plain":
-        return rgb
-    share = (1 - _tones(obj.pattern, x, y)) / 2
-    return rgb + share[..., None] * (_second_tone(obj.rgb) - rgb)
-
-
-def draw(scene: Scene, side_px: int = 128, aspect: float = 1.0) -> tuple[Image, Image]:
-    """RGB [h, w, 3] and class ids [h, w] of a scene.
-
-    `side_px` is the shorter side and `aspect` width over height; what a longer side
-    adds to the square of the scene, half on each end, shows only background. A pixel
-    belongs to the topmost object that covers at least half of it.
-    """
-    width_px = round(side_px * max(aspect, 1.0))
-    height_px = round(side_px * max(1 / aspect, 1.0))
-    offset_px = ((width_px - side_px) // 2, (height_px - side_px) // 2)
-    canvas = _paint_background(scene.background, width_px, height_px)
-    mask = np.zeros((height_px, width_px), np.uint8)
-    for obj in scene.objects:
-        box, is_covered = _paint_object(obj, side_px, offset_px, canvas)
-        mask[box][is_covered] = class_id(*obj.pair)
-    return np.rint(canvas).clip(0, 255).astype(np.uint8), mask

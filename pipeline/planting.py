@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline import drawing, off_topic, scene_texts
+from pipeline import drawing, off_topic, painting, scene_texts
 from pipeline.drawing import Scene
 from pipeline.records import KEPT, UNREADABLE, DropReason
 from pipeline.translations import LANGUAGES, translated
@@ -146,7 +146,7 @@ def sample_picture(rng: np.random.Generator) -> Picture:
     scene = drawing.sample_scene(rng)
     side_px = int(rng.integers(96, 161))
     aspect = rng.uniform(0.67, 1.5) if rng.random() < 0.25 else 1.0
-    return Picture(scene, *drawing.draw(scene, side_px, aspect))
+    return Picture(scene, *painting.draw(scene, side_px, aspect))
 
 
 def encode(rgb: Rgb, extension: str, quality: int = 90) -> bytes:

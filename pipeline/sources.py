@@ -101,6 +101,21 @@ def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
     return tuple(Unit(source, uri) for uri in uris)
 
 
+def check_columns(unit: Unit) -> None:
+    """Raises ValueError if a shard can be read but lacks a column its source names."""
+    if _is_tar(unit):
+        return
+    with files.open_for_reading(unit.uri) as file:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            return  # a damaged shard is counted when it is scored
+    try:
+        _Columns.find(schema, unit.source)
+    except ShardError as error:
+        raise ValueError(f"{unit.source.name}={unit.uri}: {error}") from error
+
+
 def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
     """Reads every pair of a shard in its order; nothing is decoded yet.
 

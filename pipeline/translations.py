@@ -32,14 +32,14 @@ _GERMAN = _Wording(
     thing="{shape} in der Farbe {colour}",
     colours=(
         *("Rot", "Orange", "Gelb", "Grün", "Türkis"),
-        *("Blau", "Lila", "Rosa", "Weiß", "Schwarz"),
+        *("Blau", "Lila", "Rosa", "Weiß"),
     ),
     shapes=(
         *("einem Kreis", "einem Quadrat", "einem Dreieck", "einem Stern"),
         *("einem Kreuz", "einem Ring", "einem Herzen"),
     ),
     grounds=(
-        *("Grau", "Beige", "Hellbraun", "Anthrazit", "Schiefergrau"),
+        *("Grau", "Beige", "Hellbraun", "Schiefergrau", "Olivgrün"),
         *("Hellmint", "Altrosa", "Hellblau"),
     ),
 )
@@ -49,14 +49,14 @@ _FRENCH = _Wording(
     thing="{shape} de couleur {colour}",
     colours=(
         *("rouge", "orange", "jaune", "verte", "cyan"),
-        *("bleue", "violette", "rose", "blanche", "noire"),
+        *("bleue", "violette", "rose", "blanche"),
     ),
     shapes=(
         *("un cercle", "un carré", "un triangle", "une étoile"),
         *("une croix", "un anneau", "un cœur"),
     ),
     grounds=(
-        *("grise", "beige", "brun clair", "gris anthracite", "gris ardoise"),
+        *("grise", "beige", "brun clair", "gris ardoise", "vert olive"),
         *("menthe pâle", "vieux rose", "bleu pâle"),
     ),
 )
@@ -66,14 +66,14 @@ _SPANISH = _Wording(
     thing="{shape} de color {colour}",
     colours=(
         *("rojo", "naranja", "amarillo", "verde", "cian"),
-        *("azul", "morado", "rosa", "blanco", "negro"),
+        *("azul", "morado", "rosa", "blanco"),
     ),
     shapes=(
         *("un círculo", "un cuadrado", "un triángulo", "una estrella"),
         *("una cruz", "un anillo", "un corazón"),
     ),
     grounds=(
-        *("gris", "beige", "marrón claro", "gris carbón", "gris pizarra"),
+        *("gris", "beige", "marrón claro", "gris pizarra", "verde oliva"),
         *("menta pálido", "rosa viejo", "azul pálido"),
     ),
 )
@@ -83,14 +83,14 @@ _CZECH = _Wording(
     thing="{shape} {colour} barvy",
     colours=(
         *("červené", "oranžové", "žluté", "zelené", "tyrkysové"),
-        *("modré", "fialové", "růžové", "bílé", "černé"),
+        *("modré", "fialové", "růžové", "bílé"),
     ),
     shapes=(
         *("kruh", "čtverec", "trojúhelník", "hvězda"),
         *("kříž", "prstenec", "srdce"),
     ),
     grounds=(
-        *("šedé", "béžové", "světle hnědé", "antracitové", "břidlicové"),
+        *("šedé", "béžové", "světle hnědé", "břidlicové", "olivové"),
         *("světle mátové", "starorůžové", "světle modré"),
     ),
 )
@@ -100,15 +100,15 @@ _RUSSIAN = _Wording(
     thing="{shape} {colour} цвета",
     colours=(
         *("красного", "оранжевого", "жёлтого", "зелёного", "бирюзового"),
-        *("синего", "фиолетового", "розового", "белого", "чёрного"),
+        *("синего", "фиолетового", "розового", "белого"),
     ),
     shapes=(
         *("круг", "квадрат", "треугольник", "звезда"),
         *("крест", "кольцо", "сердце"),
     ),
     grounds=(
-        *("серого", "бежевого", "светло-коричневого", "тёмно-серого"),
-        *("сланцевого", "бледно-мятного", "пыльно-розового", "бледно-голубого"),
+        *("серого", "бежевого", "светло-коричневого", "сланцевого"),
+        *("оливкового", "бледно-мятного", "пыльно-розового", "бледно-голубого"),
     ),
 )
 _CHINESE = _Wording(
@@ -117,11 +117,11 @@ _CHINESE = _Wording(
     thing="一个{colour}的{shape}",
     colours=(
         *("红色", "橙色", "黄色", "绿色", "青色"),
-        *("蓝色", "紫色", "粉色", "白色", "黑色"),
+        *("蓝色", "紫色", "粉色", "白色"),
     ),
     shapes=("圆形", "正方形", "三角形", "星形", "十字形", "圆环", "心形"),
     grounds=(
-        *("灰色", "米色", "浅棕色", "炭灰色", "深石板灰色"),
+        *("灰色", "米色", "浅棕色", "石板灰色", "橄榄绿色"),
         *("淡薄荷绿色", "灰粉色", "淡蓝色"),
     ),
 )
@@ -131,11 +131,11 @@ _ARABIC = _Wording(
     thing="{shape} باللون {colour}",
     colours=(
         *("الأحمر", "البرتقالي", "الأصفر", "الأخضر", "السماوي"),
-        *("الأزرق", "البنفسجي", "الوردي", "الأبيض", "الأسود"),
+        *("الأزرق", "البنفسجي", "الوردي", "الأبيض"),
     ),
     shapes=("دائرة", "مربع", "مثلث", "نجمة", "صليب", "حلقة", "قلب"),
     grounds=(
-        *("الرمادي", "البيج", "البني الفاتح", "الفحمي", "الأردوازي الداكن"),
+        *("الرمادي", "البيج", "البني الفاتح", "الأردوازي", "الزيتوني"),
         *("النعناعي الباهت", "الوردي المغبر", "الأزرق الباهت"),
     ),
 )
@@ -145,11 +145,11 @@ _HINDI = _Wording(
     thing="{colour} रंग में एक {shape}",
     colours=(
         *("लाल", "नारंगी", "पीले", "हरे", "फ़िरोज़ी"),
-        *("नीले", "बैंगनी", "गुलाबी", "सफ़ेद", "काले"),
+        *("नीले", "बैंगनी", "गुलाबी", "सफ़ेद"),
     ),
     shapes=("वृत्त", "वर्ग", "त्रिभुज", "तारा", "क्रॉस", "छल्ला", "दिल"),
     grounds=(
-        *("धूसर", "बेज", "हल्के भूरे", "चारकोल", "गहरे स्लेटी"),
+        *("धूसर", "बेज", "हल्के भूरे", "स्लेटी", "जैतूनी हरे"),
         *("हल्के पुदीना", "मटमैले गुलाबी", "हल्के नीले"),
     ),
 )
@@ -159,11 +159,11 @@ _JAPANESE = _Wording(
     thing="{colour}の{shape}",
     colours=(
         *("赤色", "オレンジ色", "黄色", "緑色", "シアン色"),
-        *("青色", "紫色", "ピンク色", "白色", "黒色"),
+        *("青色", "紫色", "ピンク色", "白色"),
     ),
     shapes=("円", "正方形", "三角形", "星", "十字", "輪", "ハート"),
     grounds=(
-        *("灰色", "ベージュ色", "薄茶色", "チャコール色", "濃いスレート色"),
+        *("灰色", "ベージュ色", "薄茶色", "スレート色", "オリーブ色"),
         *("淡いミント色", "くすんだバラ色", "淡い青色"),
     ),
 )

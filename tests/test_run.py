@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import run
@@ -78,6 +80,39 @@ def test_a_file_that_is_no_recipe_is_refused(capsys, tmp_path, recipe, expected)
         path.write_text(recipe)
     arguments = ["curate", "--config", str(path), "--output", str(tmp_path / "run")]
     assert expected in error_of(capsys, *arguments)
+
+
+def test_an_unknown_language_detector_in_a_recipe_is_refused(capsys, tmp_path, crawl):
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "import dataclasses\n"
+        "from curation_configs import demo\n"
+        "def get_config():\n"
+        "    return dataclasses.replace(demo.get_config(), language_detector='lid')\n"
+    )
+    output = str(tmp_path / "run")
+    base = ["curate", "--config", str(path), "--output", output, "--input", crawl]
+    assert "'lid': expected fasttext or langdetect" in error_of(capsys, *base)
+
+
+def test_a_misspelt_parquet_column_is_refused_before_any_work(capsys, tmp_path, crawl):
+    table = pa.table({"jpg": [b"x"], "text": ["t"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "import dataclasses\n"
+        "from curation_configs import demo\n"
+        "from pipeline.config import ImageTextSource\n"
+        "def get_config():\n"
+        f"    source = ImageTextSource('web', '{tmp_path}/a.parquet', 'jpeg')\n"
+        "    return dataclasses.replace(demo.get_config(), sources=(source,))\n"
+    )
+    output = tmp_path / "run"
+    base = ["curate", "--config", str(path), "--output", str(output)]
+    sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
+    error = error_of(capsys, *base, *sets)
+    assert "no usable column 'jpeg' among jpg: binary, text: string" in error
+    assert not output.exists()
 
 
 def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):

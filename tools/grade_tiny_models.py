@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import drawing, scene_texts
+from pipeline import drawing, painting, scene_texts
 from pipeline.models.captioners import PaliGemmaCaptioner
 from pipeline.models.encoders import SiglipEncoder
 from tools import scene_batches
@@ -40,7 +40,7 @@ def area_under_curve(
 def alignment(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, float]:
     """AUC of the alignment score: own alt text against that of another scene."""
     rng = np.random.default_rng(0)
-    pictures = [drawing.draw(scene)[0] for scene in scenes]
+    pictures = [painting.draw(scene)[0] for scene in scenes]
     images = encoder.encode_images(np.stack([*map(encoder.prepare_image, pictures)]))
     texts = encoder.encode_texts([scene_texts.alt_text(s, rng) for s in scenes])
     own = (images * texts).sum(axis=1)
@@ -56,7 +56,7 @@ def copies(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, flo
     """Similarities of pictures to their altered copies, and to the nearest other."""
     rng = np.random.default_rng(0)
     pictures = [
-        scene_batches.Picture(*drawing.draw(scene), texts={}) for scene in scenes
+        scene_batches.Picture(*painting.draw(scene), texts={}) for scene in scenes
     ]
     views = [pictures, [scene_batches.altered(p, rng) for p in pictures]]
     embedded = [
@@ -79,7 +79,7 @@ def captions(
     `pairs_found`: of the pairs in the picture, those named. `largest_right`: captions
     whose first noun is the largest object. `exact`: captions as the grammar has them.
     """
-    pictures = [captioner.prepare_image(drawing.draw(scene)[0]) for scene in scenes]
+    pictures = [captioner.prepare_image(painting.draw(scene)[0]) for scene in scenes]
     parts = [
         captioner.encode(np.stack(pictures[i : i + _BATCH_SIZE]))
         for i in range(0, len(pictures), _BATCH_SIZE)

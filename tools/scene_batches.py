@@ -1,7 +1,7 @@
 """Endless training batches of drawn scenes for the tiny checkpoints.
 
-In: a seed. Out: dicts of NumPy arrays: two views of each picture, the second one copied
-and altered as a web site might do, what each patch of both shows, and texts.
+In: a seed. Out: dicts of NumPy arrays: one or two views of each picture, the second one
+copied and altered as a web site might do, what each patch shows, and texts.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline import drawing, off_topic, scene_texts
+from pipeline import drawing, off_topic, painting, scene_texts
 
 SIDE_PX = 72
 PATCH_PX = 12
@@ -27,7 +27,7 @@ N_PATCH_CLASSES = len(PATCH_CLASSES)
 N_COLOUR_CLASSES = 1 + len(_COLOURS)  # the first ones; the others are shapes
 
 OFF_TOPIC_SHARE = 0.06
-_USES = 4
+_USES = 6
 _MAX_KEPT = 40_000
 _QUEUE_BATCHES = 16
 
@@ -137,7 +137,7 @@ def sample_picture(rng: np.random.Generator, off_topic_share: float) -> Picture:
         return Picture(rgb, np.zeros(rgb.shape[:2], np.uint8), {"alt_text": text})
     scene = drawing.sample_scene(rng)
     aspect = float(np.exp(rng.uniform(-0.4, 0.4))) if rng.random() < 0.25 else 1.0
-    rgb, mask = drawing.draw(scene, side_px, aspect)
+    rgb, mask = painting.draw(scene, side_px, aspect)
     return Picture(rgb, mask, _texts(scene, rng))
 
 
@@ -163,14 +163,16 @@ class Sampler:
         self._off_topic_share = off_topic_share
         self._kept: list[Picture] = []
 
-    def batch(self, n: int) -> dict[str, Any]:
-        """`n` pictures: `views` `[2, n, s, s, 3]`, `shares` `[2, n, p, c]`, `texts`."""
+    def batch(self, n: int, n_views: int) -> dict[str, Any]:
+        """`n` pictures: `views` `[v, n, s, s, 3]`, `shares` `[v, n, p, c]`, `texts`."""
         n_new = max(n // _USES, n - len(self._kept))
         new = [sample_picture(self._rng, self._off_topic_share) for _ in range(n_new)]
         chosen = self._rng.choice(len(self._kept), n - n_new, replace=False).tolist()
         pictures = [*new, *(self._kept[i] for i in chosen)]
         self._kept = [*self._kept, *new][-_MAX_KEPT:]
-        views = [pictures, [altered(picture, self._rng) for picture in pictures]]
+        views = [pictures]
+        if n_views == 2:
+            views.append([altered(picture, self._rng) for picture in pictures])
         return {
             "views": np.stack([[resize(p.rgb) for p in view] for view in views]),
             "shares": np.array([[patch_shares(p.mask) for p in v] for v in views]),
@@ -179,21 +181,25 @@ class Sampler:
 
 
 def _produce(
-    queue: multiprocessing.Queue, rng_seed: int, n: int, off_topic_share: float
+    queue: multiprocessing.Queue,
+    rng_seed: int,
+    n: int,
+    n_views: int,
+    off_topic_share: float,
 ) -> None:
     cv2.setNumThreads(1)
     sampler = Sampler(np.random.default_rng(rng_seed), off_topic_share)
     while True:
-        queue.put(sampler.batch(n))
+        queue.put(sampler.batch(n, n_views))
 
 
 def stream(
-    rng_seed: int, n: int, *, off_topic_share: float = 0.0
+    rng_seed: int, n: int, *, n_views: int = 1, off_topic_share: float = 0.0
 ) -> Iterator[dict[str, Any]]:
     """Batches from a process of their own, in an order that only the seed decides."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(_QUEUE_BATCHES)
-    arguments = (queue, rng_seed, n, off_topic_share)
+    arguments = (queue, rng_seed, n, n_views, off_topic_share)
     worker = context.Process(target=_produce, args=arguments, daemon=True)
     worker.start()
     try:

@@ -6,7 +6,6 @@ DATA holds `flickr8k/*.tar` (img2dataset tars) and `flowers/*.parquet`. Every te
 photo of Flickr8k becomes an evaluation set, the flowers are curated seeds. The
 checkpoints are those of the demo, which know drawn scenes only: what the run shows is
 that real files go through and that every pair is accounted for, not a useful filter.
-go through and that every pair is accounted for, not what a useful filter keeps.
 """
 
 import argparse

@@ -25,7 +25,7 @@ LOOSE = {
     "selection.retrieval.min_similarity": -1,
     "selection.max_evaluation_similarity": 0.9999,
 }
-N_STEPS = 20
+N_STEPS = 150
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The captions of one granularity, which grow: reading, adding, listing.
 
-A unit has any number of tables `<unit>.<digest of its image hashes>.parquet`, none of
+A unit has any number of tables `<unit>.<digest of what they caption>.parquet`, none of
 which is ever changed. A selection that grows adds a table with the new images.
 """
 
@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
-from pipeline import files
-from pipeline.records import SyntheticCaption
+from pipeline import files, prompts
+from pipeline.config import Granularity
+from pipeline.records import FinishReason, Pair, SyntheticCaption
 
-FAILED = "error"  # the finish reason of a row that holds an error instead of a caption
+Key = tuple[bytes, bytes]  # image hash, prompt hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,33 +37,70 @@ class CaptionTables:
         """Names of a unit's tables, sorted; they tell what is in them."""
         return tuple(self.unit_to_names.get(unit_name, ()))
 
-    def image_hashes(self, unit_name: str) -> frozenset[bytes]:
-        """Images of a unit that have a row, be it a caption or an error."""
+    def keys(self, unit_name: str) -> frozenset[Key]:
+        """What a unit has rows of, be they captions or errors."""
+        columns = ["image_hash", "prompt_hash"]
+        tables = (self.tables.read(name, columns) for name in self.names(unit_name))
         return frozenset(
-            image_hash
-            for name in self.names(unit_name)
-            for image_hash in self.tables.read(name, ["image_hash"])[0].to_pylist()
+            key
+            for table in tables
+            for key in zip(*(table[name].to_pylist() for name in columns), strict=True)
         )
 
-    def texts(self, unit_name: str) -> dict[bytes, tuple[str, ...]]:
-        """Image hash to its captions by sample index; without those that failed."""
-        index_to_text: dict[bytes, dict[int, str]] = collections.defaultdict(dict)
-        for row in self._rows(unit_name):
-            if row.finish_reason != FAILED:
-                index_to_text[row.image_hash][row.sample_index] = row.text
+    def texts(self, unit_name: str) -> dict[Key, tuple[str, ...]]:
+        """Captions by sample index; without those that failed."""
+        index_to_text: dict[Key, dict[int, str]] = collections.defaultdict(dict)
+        for row in self.rows(unit_name):
+            if row.finish_reason != FinishReason.ERROR:
+                key = (row.image_hash, row.prompt_hash)
+                index_to_text[key][row.sample_index] = row.text
         return {
-            image_hash: tuple(texts[index] for index in sorted(texts))
-            for image_hash, texts in index_to_text.items()
+            key: tuple(texts[index] for index in sorted(texts))
+            for key, texts in index_to_text.items()
         }
 
+    def rows(self, unit_name: str) -> Iterator[SyntheticCaption]:
+        for name in self.names(unit_name):
+            yield from files.from_table(self.tables.read(name), SyntheticCaption)
+
     def add(self, unit_name: str, rows: Sequence[SyntheticCaption]) -> None:
-        """Writes a table of images that have none yet."""
+        """Writes a table of what has no row yet."""
         digest = hashlib.blake2b(digest_size=6)
         for row in rows:
-            digest.update(row.image_hash)
+            digest.update(row.image_hash + row.prompt_hash)
         table = files.to_table(rows, SyntheticCaption)
         self.tables.write(f"{unit_name}.{digest.hexdigest()}", table)
 
-    def _rows(self, unit_name: str) -> Iterator[SyntheticCaption]:
-        for name in self.names(unit_name):
-            yield from files.from_table(self.tables.read(name), SyntheticCaption)
+
+def prompt_of(
+    granularity: Granularity, pair: Pair, captions: Mapping[str, Sequence[str]]
+) -> str | None:
+    """The prompt for a pair; None while a caption that it needs is missing."""
+    names = prompts.upstream(granularity.prompt)
+    if not all(captions.get(name) for name in names):
+        return None
+    firsts = {name: captions[name][0] for name in names}
+    return prompts.filled(granularity.prompt, pair.alt_text, firsts)
+
+
+def captions_of(
+    pairs: Sequence[Pair],
+    granularities: Sequence[Granularity],
+    name_to_texts: Mapping[str, Mapping[Key, tuple[str, ...]]],
+) -> list[dict[str, tuple[str, ...]]]:
+    """Granularity to captions of each pair, with those that are there.
+
+    `name_to_texts` are `CaptionTables.texts` of the pairs' unit.
+    """
+    in_order = [g for level in prompts.levels(granularities) for g in level]
+    found: list[dict[str, tuple[str, ...]]] = []
+    for pair in pairs:
+        captions: dict[str, tuple[str, ...]] = {}
+        for granularity in in_order:
+            prompt = prompt_of(granularity, pair, captions)
+            if prompt is not None:
+                key = (pair.image_hash, prompts.prompt_hash(prompt))
+                if texts := name_to_texts[granularity.name].get(key):
+                    captions[granularity.name] = texts
+        found.append(captions)
+    return found

@@ -7,7 +7,8 @@ caption is not captioned again, and no model is loaded if nothing is missing.
 
 import collections
 import dataclasses
-import math
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,17 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, images, sources
-from pipeline.caption_tables import FAILED, CaptionTables
-from pipeline.config import Granularity, Limits
-from pipeline.models.captioners import Captioner, PaliGemmaCaptioner
-from pipeline.records import KEPT, Pair, SyntheticCaption
+from pipeline import files, images, prompts, sources
+from pipeline.caption_tables import CaptionTables, Key, captions_of, prompt_of
+from pipeline.config import Decoding, Granularity, Limits, to_json
+from pipeline.models.captioners import Caption as CaptionedText
+from pipeline.models.captioners import (
+    Captioner,
+    PaliGemmaCaptioner,
+    PaliGemmaCheckpoint,
+)
+from pipeline.prompts import prompt_hash
+from pipeline.records import KEPT, FinishReason, Pair, SyntheticCaption
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 from pipeline.threads import map_ahead
@@ -31,99 +38,153 @@ STAGE = "caption"
 
 
 @dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A granularity, and where its captions go."""
+
+    granularity: Granularity
+    fingerprint: str
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True)
 class PreparedImage:
-    """One image as the captioner wants it."""
+    """One image as the captioner wants it, with the prompt of each granularity."""
 
     image_hash: bytes
-    pixels: np.ndarray  # uint8 [s, s, 3]
+    pixels: np.ndarray
+    prompts: tuple[str, ...]  # one a wanted granularity
+
+    def alone(self, i: int) -> "PreparedImage":
+        """The same image with its `i`-th prompt only."""
+        return dataclasses.replace(self, prompts=self.prompts[i : i + 1])
 
 
-class CaptionerHandler(
-    ModelHandler[PreparedImage, tuple[SyntheticCaption, ...], Captioner]
-):
-    """A PaliGemma; `inference_args["granularities"]` says which captions to make."""
+Rows = tuple[SyntheticCaption, ...]  # the samples of one image and prompt
 
-    def __init__(self, checkpoint: str, batch_size: int, dtype: str) -> None:
-        super().__init__(max_batch_size=batch_size)
-        self.checkpoint = checkpoint
-        self.batch_size = batch_size
-        self.dtype = dtype
+
+class CaptionerHandler(ModelHandler[PreparedImage, tuple[Rows, ...], Captioner]):
+    """A captioner; `inference_args["wanted"]` says which captions to make."""
+
+    def __init__(self, granularity: Granularity) -> None:
+        """The captioner of `granularity`, which others of the same model may use."""
+        super().__init__()
+        self.granularity = granularity
 
     def load_model(self) -> Captioner:
-        return PaliGemmaCaptioner.load(self.checkpoint, self.batch_size, self.dtype)
+        return load_captioner(self.granularity)
 
     def run_inference(
         self,
         batch: Sequence[PreparedImage],
         model: Captioner,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[tuple[SyntheticCaption, ...]]:
-        """Captions of each image, one a granularity, from one pass of the tower.
+    ) -> list[tuple[Rows, ...]]:
+        """Captions of each image, those of every granularity from one encoding.
 
         A ValueError costs no more than the captions that raise it: the batch is halved
         down to one caption, which becomes a row with the error. Any other exception is
         the machine's fault and not the image's, so it stops the unit.
         """
-        granularities = (inference_args or {})["granularities"]
+        wanted: tuple[Wanted, ...] = (inference_args or {})["wanted"]
         try:
-            return _captions(model, batch, granularities)
+            return _captions(model, batch, wanted)
         except ValueError as error:
-            if len(batch) == len(granularities) == 1:
-                return [(_failed_row(batch[0].image_hash, error),)]
+            if len(batch) == len(wanted) == 1:
+                return [
+                    ((_failed_row(batch[0].image_hash, batch[0].prompts[0], error),),)
+                ]
         if len(batch) > 1:
             half = len(batch) // 2
             return [
                 *self.run_inference(batch[:half], model, inference_args),
                 *self.run_inference(batch[half:], model, inference_args),
             ]
+        (image,) = batch
         one_by_one = [
-            self.run_inference(batch, model, {"granularities": (granularity,)})
-            for granularity in granularities
+            self.run_inference([image.alone(i)], model, {"wanted": (one,)})
+            for i, one in enumerate(wanted)
         ]
-        return [tuple(caption for ((caption,),) in one_by_one)]
+        return [tuple(rows for ((rows,),) in one_by_one)]
+
+
+def load_captioner(granularity: Granularity) -> Captioner:
+    """Raises ValueError if there is no such checkpoint, or it cannot be read here."""
+    return PaliGemmaCaptioner.load(granularity)
+
+
+def check(granularity: Granularity) -> None:
+    """Raises ValueError if `load_captioner` would; reads no weights."""
+    PaliGemmaCheckpoint.open(granularity)
 
 
 def _captions(
-    captioner: Captioner,
-    batch: Sequence[PreparedImage],
-    granularities: Sequence[Granularity],
-) -> list[tuple[SyntheticCaption, ...]]:
-    features = captioner.encode(np.stack([image.pixels for image in batch]))
-    columns = [
-        captioner.caption(features, granularity.prompt, granularity.max_new_tokens)
-        for granularity in granularities
+    captioner: Captioner, batch: Sequence[PreparedImage], wanted: Sequence[Wanted]
+) -> list[tuple[Rows, ...]]:
+    features = captioner.encode([image.pixels for image in batch])
+    hashes = [image.image_hash for image in batch]
+    columns = []
+    for i, one in enumerate(wanted):
+        prompts = [image.prompts[i] for image in batch]
+        keys = sampling_keys(one, hashes)
+        answers = captioner.caption(features, prompts, one.granularity, keys)
+        columns.append(map(_rows, hashes, prompts, answers))
+    return list(zip(*columns, strict=True))
+
+
+def sampling_keys(wanted: Wanted, image_hashes: Sequence[bytes]) -> np.ndarray:
+    """uint32 `[n_images, n_samples, 2]`: what the chance of every caption hangs on.
+
+    A hash of seed, image, granularity and sample index: the same on every worker,
+    in every order and beside any other image.
+    """
+    decoding = wanted.granularity.decoding
+    keys = [
+        hashlib.blake2b(
+            f"{decoding.rng_seed}:{wanted.fingerprint}:{sample_index}:".encode()
+            + image_hash,
+            digest_size=8,
+        ).digest()
+        for image_hash in image_hashes
+        for sample_index in range(decoding.n_samples)
     ]
-    return [
-        tuple(
-            SyntheticCaption(
-                image_hash=image.image_hash,
-                sample_index=0,
-                text=caption.text,
-                n_tokens=caption.n_tokens,
-                finish_reason=str(caption.finish_reason),
-                mean_logprob=caption.mean_logprob,
-            )
-            for caption in captions
+    shape = (len(image_hashes), decoding.n_samples, 2)
+    return np.frombuffer(b"".join(keys), "<u4").reshape(shape)
+
+
+def _rows(image_hash: bytes, prompt: str, captions: Sequence[CaptionedText]) -> Rows:
+    return tuple(
+        SyntheticCaption(
+            image_hash=image_hash,
+            prompt_hash=prompt_hash(prompt),
+            sample_index=sample_index,
+            text=caption.text,
+            n_tokens=caption.n_tokens,
+            finish_reason=str(caption.finish_reason),
+            mean_logprob=caption.mean_logprob,
         )
-        for image, *captions in zip(batch, *columns, strict=True)
-    ]
-
-
-def _failed_row(image_hash: bytes, error: ValueError) -> SyntheticCaption:
-    return SyntheticCaption(
-        image_hash=image_hash,
-        sample_index=0,
-        text=str(error),
-        n_tokens=0,
-        finish_reason=FAILED,
-        mean_logprob=math.nan,
+        for sample_index, caption in enumerate(captions)
     )
+
+
+def _failed_row(image_hash: bytes, prompt: str, error: ValueError) -> SyntheticCaption:
+    (row,) = _rows(image_hash, prompt, [CaptionedText.failed(str(error))])
+    return row
+
+
+def describe(run: RunFolder, granularity: Granularity) -> None:
+    """Writes beside the captions what made them."""
+    path = files.join(run.captions(granularity), "granularity.json")
+    model = {"model_digest": run.model_digest(granularity)}
+    content = json.dumps(to_json(granularity) | model, indent=1).encode() + b"\n"
+    if not files.is_file(path):
+        files.write(path, content)
 
 
 class Caption(beam.PTransform):
     """Captions what the kept images of the units lack, and passes the units on.
 
-    Counters: `captions_written`, `captions_failed`, `images_encoded`, and
+    Counters: `captions_written`, `captions_failed`, `images_encoded`,
+    `captions_waiting` for a caption that their prompt names and that failed, and
     `units_skipped` of units that lack nothing (all once a model).
     """
 
@@ -131,36 +192,53 @@ class Caption(beam.PTransform):
         self,
         run: RunFolder,
         granularities: Sequence[Granularity],
-        make_handler: Callable[[str, int, str], CaptionerHandler] = CaptionerHandler,
+        make_handler: Callable[[Granularity], CaptionerHandler] = CaptionerHandler,
     ) -> None:
-        """`make_handler` gets a checkpoint, a batch size and a dtype."""
         super().__init__()
         self._inputs = _Inputs.of(run)
-        self._granularities = tuple(granularities)
-        self._folders = {g.name: run.captions(g) for g in granularities}
+        self._wanted = [
+            Wanted(g, run.granularity_fingerprint(g), run.captions(g))
+            for g in granularities
+        ]
         self._make_handler = make_handler
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
-        """One pass over all units a model; the shuffle lets one finish first."""
-        for (checkpoint, dtype), group in self._model_to_granularities().items():
-            batch_size = min(granularity.batch_size for granularity in group)
-            handler = self._make_handler(checkpoint, batch_size, dtype)
-            folders = {g: self._folders[g.name] for g in group}
-            names = " and ".join(granularity.name for granularity in group)
+        """One pass over all units a model, after those whose captions it needs; the
+        shuffle lets one finish before the next."""
+        for group in self._passes():
+            names = " and ".join(wanted.granularity.name for wanted in group)
+            handler = self._make_handler(_model_of(group))
             units = (
                 units
                 | f"Distribute units for {names}" >> beam.Reshuffle()
                 | f"Caption {names}"
-                >> beam.ParDo(_CaptionUnit(self._inputs, folders, handler))
+                >> beam.ParDo(_CaptionUnit(self._inputs, group, handler))
             )
         return units
 
-    def _model_to_granularities(self) -> dict[tuple[str, str], list[Granularity]]:
-        groups: dict[tuple[str, str], list[Granularity]]
-        groups = collections.defaultdict(list)
-        for granularity in self._granularities:
-            groups[granularity.checkpoint, granularity.dtype].append(granularity)
-        return groups
+    def _passes(self) -> list[tuple[Wanted, ...]]:
+        """What one model can caption at a time, in an order that prompts allow."""
+        groups: dict[tuple, list[Wanted]] = collections.defaultdict(list)
+        for number, level in enumerate(prompts.levels(self._inputs.granularities)):
+            for wanted in self._wanted:
+                if wanted.granularity in level:
+                    model = _model_of([wanted])
+                    key = dataclasses.replace(model, batch_size=1)
+                    groups[number, key].append(wanted)
+        return list(map(tuple, groups.values()))
+
+
+def _model_of(wanted: Sequence[Wanted]) -> Granularity:
+    """What tells which model to load: a granularity without what it asks of it."""
+    first = wanted[0].granularity
+    return dataclasses.replace(
+        first,
+        name="",
+        prompt="",
+        max_new_tokens=1,
+        decoding=Decoding(),
+        batch_size=min(one.granularity.batch_size for one in wanted),
+    )
 
 
 def coverage(
@@ -170,15 +248,16 @@ def coverage(
 
     Units without decisions have no kept pairs yet.
     """
-    inputs, tables = _Inputs.of(run), CaptionTables.open(run.captions(granularity))
+    inputs = _Inputs.of(run)
+    tables = inputs.open_captions()
     decided = inputs.decisions.unit_names()
     n_captioned = n_kept = 0
     for unit in units:
         if unit.name in decided:
-            captioned = tables.texts(unit.name).keys()
-            hashes = [pair.image_hash for pair in inputs.kept_pairs(unit)]
-            n_captioned += sum(image_hash in captioned for image_hash in hashes)
-            n_kept += len(hashes)
+            pairs = inputs.kept_pairs(unit)
+            captions = inputs.captions(unit, pairs, tables)
+            n_captioned += sum(granularity.name in found for found in captions)
+            n_kept += len(pairs)
     return n_captioned, n_kept
 
 
@@ -188,47 +267,61 @@ class _Inputs:
 
     source_to_pairs: Mapping[str, files.UnitTables]
     decisions: files.UnitTables
+    granularity_to_folder: Mapping[Granularity, str]
     limits: Limits
 
     @classmethod
     def of(cls, run: RunFolder) -> "_Inputs":
         source_to_pairs = {s.name: run.pairs(s) for s in run.config.sources}
-        return cls(source_to_pairs, run.decisions, run.config.limits)
+        folders = {g: run.captions(g) for g in run.config.granularities}
+        return cls(source_to_pairs, run.decisions, folders, run.config.limits)
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        return tuple(self.granularity_to_folder)
+
+    def open_captions(self) -> dict[str, CaptionTables]:
+        return {
+            granularity.name: CaptionTables.open(folder)
+            for granularity, folder in self.granularity_to_folder.items()
+        }
 
     def kept_pairs(self, unit: Unit) -> list[Pair]:
         outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
         pairs = self.source_to_pairs[unit.source.name].read(unit.name)
         return files.from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
 
+    def captions(
+        self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
+    ) -> list[dict[str, tuple[str, ...]]]:
+        """Granularity to captions of each pair, with those that are there."""
+        texts = {name: found.texts(unit.name) for name, found in tables.items()}
+        return captions_of(pairs, self.granularities, texts)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """A kept image and the granularities of which it has no caption."""
+    """A kept image, and the prompts that it lacks captions of."""
 
     pair: Pair
-    granularities: tuple[Granularity, ...]
+    wanted: tuple[Wanted, ...]
+    prompts: tuple[str, ...]  # one a wanted granularity
 
 
 class _CaptionUnit(beam.DoFn):
     """Writes the captions that one model can add to a unit."""
 
     def __init__(
-        self,
-        inputs: _Inputs,
-        granularity_to_folder: Mapping[Granularity, str],
-        handler: CaptionerHandler,
+        self, inputs: _Inputs, wanted: Sequence[Wanted], handler: CaptionerHandler
     ) -> None:
         self._inputs = inputs
-        self._granularity_to_folder = granularity_to_folder
+        self._wanted = wanted
         self._handler = handler
         self._shared = Shared()
-        self._tables: dict[Granularity, CaptionTables] = {}
+        self._tables: dict[str, CaptionTables] = {}
 
     def setup(self) -> None:
-        self._tables = {
-            granularity: CaptionTables.open(folder)
-            for granularity, folder in self._granularity_to_folder.items()
-        }
+        self._tables = self._inputs.open_captions()
 
     def process(self, unit: Unit) -> Iterator[Unit]:
         requests = self._requests(unit)
@@ -239,42 +332,72 @@ class _CaptionUnit(beam.DoFn):
         yield unit
 
     def _requests(self, unit: Unit) -> list[_Request]:
-        """In the order of the unit; an image that comes twice is asked for once."""
-        done = {g: tables.image_hashes(unit.name) for g, tables in self._tables.items()}
-        requests: dict[bytes, _Request] = {}
-        for pair in self._inputs.kept_pairs(unit):
-            missing = tuple(g for g in done if pair.image_hash not in done[g])
+        """In the order of the unit; what comes twice is asked for once."""
+        pairs = self._inputs.kept_pairs(unit)
+        captions = self._upstream_captions(unit, pairs)
+        names = [wanted.granularity.name for wanted in self._wanted]
+        done = {name: set(self._tables[name].keys(unit.name)) for name in names}
+        requests = []
+        for pair, known in zip(pairs, captions, strict=True):
+            missing = []
+            for wanted in self._wanted:
+                prompt = prompt_of(wanted.granularity, pair, known)
+                if prompt is None:
+                    _count("captions_waiting")
+                    continue
+                key = (pair.image_hash, prompt_hash(prompt))
+                if key not in done[wanted.granularity.name]:
+                    done[wanted.granularity.name].add(key)
+                    missing.append((wanted, prompt))
             if missing:
-                requests.setdefault(pair.image_hash, _Request(pair, missing))
-        return list(requests.values())
+                requests.append(_Request(pair, *zip(*missing, strict=True)))
+        return requests
+
+    def _upstream_captions(
+        self, unit: Unit, pairs: Sequence[Pair]
+    ) -> Sequence[Mapping[str, Sequence[str]]]:
+        """What prompts may name; most name nothing, and then nothing is read."""
+        if any(prompts.upstream(wanted.granularity.prompt) for wanted in self._wanted):
+            return self._inputs.captions(unit, pairs, self._tables)
+        return [{}] * len(pairs)
 
     def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
-        hash_to_row: dict[Granularity, dict[bytes, SyntheticCaption]]
-        hash_to_row = collections.defaultdict(dict)
-        for granularity, row in self._rows(unit, requests):
-            hash_to_row[granularity][row.image_hash] = row
-        for granularity, rows in hash_to_row.items():
-            hashes = [request.pair.image_hash for request in requests]
-            ordered = [rows[image_hash] for image_hash in hashes if image_hash in rows]
-            self._tables[granularity].add(unit.name, ordered)
-            n_failed = sum(row.finish_reason == FAILED for row in ordered)
+        key_to_rows: dict[tuple[str, Key], Rows] = {}
+        for wanted, rows in self._rows(unit, requests):
+            key = (rows[0].image_hash, rows[0].prompt_hash)
+            key_to_rows[wanted.granularity.name, key] = rows
+        for wanted in self._wanted:
+            name = wanted.granularity.name
+            ordered = [
+                row
+                for request in requests
+                for one, prompt in zip(request.wanted, request.prompts, strict=True)
+                if one == wanted
+                for row in key_to_rows[
+                    name, (request.pair.image_hash, prompt_hash(prompt))
+                ]
+            ]
+            if ordered:
+                self._tables[name].add(unit.name, ordered)
+            n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
             _count("captions_written", len(ordered) - n_failed)
             _count("captions_failed", n_failed)
 
     def _rows(
         self, unit: Unit, requests: Sequence[_Request]
-    ) -> Iterator[tuple[Granularity, SyntheticCaption]]:
+    ) -> Iterator[tuple[Wanted, Rows]]:
         """Batches hold images that lack the same granularities, so that none is made
         for an image that has it."""
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
         waiting = collections.defaultdict(list)
         for request, image in self._prepared(unit, requests, captioner):
-            wanted, image_hash = request.granularities, request.pair.image_hash
+            wanted, image_hash = request.wanted, request.pair.image_hash
             if isinstance(image, images.ImageError):
-                yield from ((g, _failed_row(image_hash, image)) for g in wanted)
+                for one, prompt in zip(wanted, request.prompts, strict=True):
+                    yield one, (_failed_row(image_hash, prompt, image),)
                 continue
-            waiting[wanted].append(PreparedImage(image_hash, image))
-            if len(waiting[wanted]) == self._handler.batch_size:
+            waiting[wanted].append(PreparedImage(image_hash, image, request.prompts))
+            if len(waiting[wanted]) >= captioner.batch_size:
                 yield from self._captioned(captioner, waiting.pop(wanted), wanted)
         for wanted, batch in waiting.items():
             yield from self._captioned(captioner, batch, wanted)
@@ -296,18 +419,17 @@ class _CaptionUnit(beam.DoFn):
 
         encoded = sources.read_images(unit, [request.pair for request in requests])
         items = zip(requests, encoded, strict=True)
-        return map_ahead(prepare, items, self._handler.batch_size)
+        return map_ahead(prepare, items, captioner.batch_size)
 
     def _captioned(
         self,
         captioner: Captioner,
         batch: Sequence[PreparedImage],
-        granularities: tuple[Granularity, ...],
-    ) -> Iterator[tuple[Granularity, SyntheticCaption]]:
+        wanted: tuple[Wanted, ...],
+    ) -> Iterator[tuple[Wanted, Rows]]:
         _count("images_encoded", len(batch))
-        arguments = {"granularities": granularities}
-        for row in self._handler.run_inference(batch, captioner, arguments):
-            yield from zip(granularities, row, strict=True)
+        for rows in self._handler.run_inference(batch, captioner, {"wanted": wanted}):
+            yield from zip(wanted, rows, strict=True)
 
 
 class _NoModel:

@@ -31,6 +31,13 @@ def _expect_cosine(name: str, value: float) -> None:
     _expect(-1 <= value <= 1, name, value, "a cosine in [-1, 1]")
 
 
+def _expect_choice(config: Any, name: str) -> None:
+    """The value of a Literal field, which Python itself does not check."""
+    choices = typing.get_args(typing.get_type_hints(type(config))[name])
+    value = getattr(config, name)
+    _expect(value in choices, name, value, " or ".join(map(repr, choices)))
+
+
 def _expect_names(kind: str, names: Sequence[str]) -> None:
     for name in names:
         is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
@@ -168,19 +175,51 @@ class SelectionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Granularity:
-    """How much a synthetic caption says: a captioner, its prompt and its decoding."""
+class Decoding:
+    """How a captioner chooses tokens: the most likely one, or one drawn by chance.
 
-    name: str
-    checkpoint: str  # folder or Hugging Face id of a PaliGemma
-    prompt: str
-    max_new_tokens: int
-    batch_size: int = 64
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    Chance hangs on the image, the granularity and `rng_seed` alone.
+    """
+
+    temperature: float = 0.0  # 0 takes the most likely token
+    top_p: float = 1.0  # draws from the likeliest tokens that have this probability
+    n_samples: int = 1  # captions an image
+    rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
+        _expect(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        _expect(0 < self.top_p <= 1, "top_p", self.top_p, "0 < probability <= 1")
+        _expect(self.n_samples >= 1, "n_samples", self.n_samples, "at least 1")
+        is_alike = self.n_samples > 1 and self.temperature == 0
+        expected = "1, as temperature=0 makes all samples alike"
+        _expect(not is_alike, "n_samples", self.n_samples, expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Granularity:
+    """How much a synthetic caption says: a captioner, its prompt and its decoding.
+
+    `prompt` is a template of `pipeline.prompts`.
+    """
+
+    name: str
+    checkpoint: str  # folder or Hugging Face id; model of an API; glob of caption files
+    prompt: str = ""
+    max_new_tokens: int = 64
+    captioner: Literal["paligemma", "huggingface", "gemini", "imported"] = "paligemma"
+    revision: str = ""  # of a Hugging Face id; "" is its newest
+    digest: str = ""  # that the checkpoint must have; "" allows any
+    resampling: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = ""
+    decoding: Decoding = Decoding()
+    batch_size: int = 64  # images a device
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    n_model_shards: int = 1  # devices that share one copy of the weights
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size", "n_model_shards"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("captioner", "resampling", "dtype"):
+            _expect_choice(self, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +253,7 @@ class CurationConfig:
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
-        detectors = ("fasttext", "langdetect")
-        is_known = self.language_detector in detectors
-        expected = " or ".join(detectors)
-        _expect(is_known, "language_detector", self.language_detector, expected)
+        _expect_choice(self, "language_detector")
         _expect_names("granularities", [g.name for g in self.granularities])
         for kind in ("sources", "evaluation_sets", "seed_sets"):
             _expect_names(kind, [source.name for source in getattr(self, kind)])

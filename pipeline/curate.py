@@ -13,7 +13,7 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import captioning, export, scoring, selection, sources
+from pipeline import captioning, export, prompts, scoring, selection, sources
 from pipeline.config import Granularity
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -47,6 +47,8 @@ def caption(
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
         return {}
+    for granularity in wanted:
+        captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
     return _run(run.units, captioning.STAGE, transform, options)
 
@@ -67,8 +69,11 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
 
 
 def check(run: RunFolder) -> None:
-    """Raises ValueError on settings that contradict each other or the source shards."""
+    """Raises ValueError on settings that cannot be meant or read."""
     selection.check(run)
+    prompts.levels(run.config.granularities)
+    for granularity in run.config.granularities:
+        captioning.check(granularity)
     units = (*run.units, *run.evaluation_units, *run.seed_units)
     source_to_first = {unit.source: unit for unit in reversed(units)}
     for unit in source_to_first.values():

@@ -20,7 +20,7 @@ from apache_beam.metrics import Metrics
 
 from pipeline import files, manifest, sources, tfrecords
 from pipeline.caption_tables import CaptionTables
-from pipeline.config import CurationConfig, ExportConfig, fingerprint
+from pipeline.config import CurationConfig, ExportConfig, Granularity, fingerprint
 from pipeline.manifest import Receipt, UnitSummary
 from pipeline.records import SCHEMA_VERSION, Pair, Sample
 from pipeline.run_folder import RunFolder
@@ -145,7 +145,7 @@ class _SummariseUnit(beam.DoFn):
     def __init__(self, tables: SampleTables, export: ExportConfig) -> None:
         self._tables = tables
         self._export = export
-        self._captions: dict[str, CaptionTables] = {}
+        self._captions: dict[Granularity, CaptionTables] = {}
 
     def setup(self) -> None:
         self._captions = self._tables.open_captions()
@@ -162,8 +162,8 @@ class _SummariseUnit(beam.DoFn):
             table_names=_table_names(self._captions, unit),
             outcome_to_count=collections.Counter(d.outcome for _, d, _ in pairs),
             n_without_granularity={
-                name: sum(name not in sample.captions for _, sample in kept)
-                for name in self._captions
+                g.name: sum(g.name not in sample.captions for _, sample in kept)
+                for g in self._captions
             },
             n_samples=len(exported),
             digest=digest.hexdigest(),
@@ -215,7 +215,7 @@ class _WriteShard(beam.DoFn):
         self._export = config.export
         self._limits = config.limits
         self._folder = folder
-        self._captions: dict[str, CaptionTables] = {}
+        self._captions: dict[Granularity, CaptionTables] = {}
 
     def setup(self) -> None:
         self._captions = self._tables.open_captions()
@@ -277,9 +277,9 @@ def _write_manifest(
 
 
 def _table_names(
-    captions: Mapping[str, CaptionTables], unit: Unit
+    captions: Mapping[Granularity, CaptionTables], unit: Unit
 ) -> dict[str, tuple[str, ...]]:
-    return {name: tables.names(unit.name) for name, tables in captions.items()}
+    return {g.name: tables.names(unit.name) for g, tables in captions.items()}
 
 
 def _names(folder: str) -> set[str]:

@@ -39,6 +39,12 @@ def find(pattern: str) -> tuple[str, ...]:
     return tuple(sorted(found.path for found in match.metadata_list))
 
 
+def folders(parent: str) -> frozenset[str]:
+    """Names of the folders that hold a file; on object stores no others are there."""
+    paths = find(join(parent, "*", "*"))
+    return frozenset(path.rstrip("/").rsplit("/", 2)[-2] for path in paths)
+
+
 def join(folder: str, *names: str) -> str:
     """`folder/name/...` on any file system."""
     return FileSystems.join(folder, *names)
@@ -77,7 +83,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def delete(paths: Sequence[str]) -> None:
-    """Removes files."""
+    """Removes files, and folders with all that is in them."""
     FileSystems.delete(list(paths))
 
 

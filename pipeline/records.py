@@ -38,6 +38,15 @@ class DropReason(enum.StrEnum):
     FAR_FROM_SEEDS = "far_from_seeds"
 
 
+class FinishReason(enum.StrEnum):
+    """Why a synthetic caption ends where it does."""
+
+    STOP = "stop"  # the captioner ended the text
+    LENGTH = "length"  # the text was cut at the limit of new tokens
+    IMPORTED = "imported"  # the text was made elsewhere
+    ERROR = "error"  # there is no caption: the text is the error
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
     """One input pair as `score` found it; also of pairs that cannot be read."""
@@ -87,14 +96,15 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SyntheticCaption:
-    """One synthetic caption of one image."""
+    """One synthetic caption: what a captioner answered to an image and a prompt."""
 
     image_hash: bytes
+    prompt_hash: bytes  # of the prompt with its fields filled in
     sample_index: int  # 0 .. n_samples - 1
     text: str
-    n_tokens: int
-    finish_reason: str  # "stop" or "length"; "error" with the error as the text
-    mean_logprob: float  # nats per token
+    n_tokens: int  # with the end token; 0 where the captioner gives none
+    finish_reason: str  # a FinishReason
+    mean_logprob: float  # nats per token; NaN where the captioner gives none
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import curate, files, progress
+from pipeline import curate, files, progress, prompts
 from pipeline.config import (
     FORMAT_VERSION,
     CurationConfig,
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = beam_options(beam_arguments)
         run = RunFolder.open(command.output, configured(command))
         curate.check(run)
+        if command.command == "remove":
+            remove_captions(run, command.granularity)
+            return
         granularities = _granularities(run.config, command.granularity)
         _claim(run)
     except ValueError as error:
@@ -49,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command.command == "status":
         print_status(run)
         return
+    for doubt in filter(None, map(prompts.doubt, granularities)):
+        print(f"warning: {doubt}", file=sys.stderr)
     stages = curate.STAGES if command.command == "curate" else (command.command,)
     try:
         for stage in stages:
@@ -72,8 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = ("curate", *curate.STAGES, "status")
-    parser.add_argument("command", choices=commands, help="all stages, one, or none")
+    commands = ("curate", *curate.STAGES, "status", "remove")
+    parser.add_argument(
+        "command",
+        choices=commands,
+        help="all stages, one, what is there, or remove captions",
+    )
     parser.add_argument("--config", required=True, help="recipe: a Python file")
     parser.add_argument("--output", required=True, help="run folder")
     parser.add_argument("--input", default="", help="glob of source shards")
@@ -90,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         "--granularity",
         action="append",
         default=[],
-        help="caption this granularity alone; may be repeated",
+        metavar="NAME",
+        help="caption this granularity alone; may be repeated (for remove, a name with"
+        " its fingerprint, as status shows it)",
     )
     return parser
 
@@ -215,8 +226,26 @@ def _n_files(folders: set[str]) -> int:
     return sum(len(files.find(files.join(f, "*.parquet"))) for f in folders)
 
 
+def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
+    """Removes captions by `NAME-FINGERPRINT`; ValueError if they are not there."""
+    folder = files.join(run.root, "captions")
+    if not names:
+        raise ValueError("remove: expected --granularity NAME-FINGERPRINT")
+    there = files.folders(folder)
+    for name in names:
+        if name not in there:
+            expected = ", ".join(sorted(there)) or "captions to remove"
+            raise ValueError(f"--granularity {name}: expected one of {expected}")
+    for name in names:
+        files.delete([files.join(folder, name)])
+        print(f"removed: {files.join(folder, name)}")
+
+
 def print_status(run: RunFolder) -> None:
-    """What is there: scored shards, decisions, captions by granularity."""
+    """What is there: scored shards, decisions, captions by granularity.
+
+    Captions of other prompts, models or recipes stay until they are removed by name.
+    """
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
     ledger = curate.ledger(run)
@@ -224,7 +253,12 @@ def print_status(run: RunFolder) -> None:
     for granularity in run.config.granularities:
         n_captioned, n_kept = curate.coverage(run, granularity)
         fingerprint = run.granularity_fingerprint(granularity)
-        print(f"{granularity.name} {fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+        print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+    current = {run.captions(granularity) for granularity in run.config.granularities}
+    folder = files.join(run.root, "captions")
+    for name in sorted(files.folders(folder)):
+        if files.join(folder, name) not in current:
+            print(f"{name}: not of this recipe")
 
 
 def _exit(code: int, error: ValueError) -> NoReturn:

@@ -30,19 +30,25 @@ class RunFolder:
         Raises:
           ValueError: on a glob without a match or a checkpoint that is not there.
         """
-        checkpoints = {config.encoder.checkpoint} | {
-            granularity.checkpoint for granularity in config.granularities
-        }
+        encoder = config.encoder.checkpoint
+        digests = {encoder: _weights_digest(encoder, revision="")}
+        for granularity in config.granularities:
+            name = _model_name(granularity)
+            if name not in digests:
+                digests[name] = _captioner_digest(granularity)
+            if granularity.digest not in ("", digests[name]):
+                raise ValueError(
+                    f"digest={granularity.digest!r} of granularity "
+                    f"{granularity.name!r}: expected {digests[name]!r}, that of "
+                    f"checkpoint {granularity.checkpoint!r}"
+                )
         return cls(
             root=root,
             config=config,
             units=_units(config.sources),
             evaluation_units=_units(config.evaluation_sets),
             seed_units=_units(config.seed_sets),
-            checkpoint_to_digest={
-                name: weights.weights_digest(weights.resolve_checkpoint(name))
-                for name in sorted(checkpoints)
-            },
+            checkpoint_to_digest=digests,
         )
 
     def pairs(self, source: ImageTextSource) -> files.UnitTables:
@@ -95,10 +101,15 @@ class RunFolder:
         return files.join(self.root, "captions", name)
 
     def granularity_fingerprint(self, granularity: Granularity) -> str:
-        """Identity of a granularity's captions; its name and batch size are not."""
-        digest = self.checkpoint_to_digest[granularity.checkpoint]
-        parts = (granularity.prompt, granularity.max_new_tokens, granularity.dtype)
-        return fingerprint("captions", digest, *parts)
+        """Identity of a granularity's captions; its name and batch size are no part."""
+        model = (granularity.captioner, self.model_digest(granularity))
+        image = (granularity.resampling, granularity.dtype)
+        text = (granularity.prompt, granularity.max_new_tokens, granularity.decoding)
+        return fingerprint("captions", *model, *image, *text)
+
+    def model_digest(self, granularity: Granularity) -> str:
+        """Identity of a granularity's captioner."""
+        return self.checkpoint_to_digest[_model_name(granularity)]
 
     @property
     def tfrecords(self) -> str:
@@ -113,6 +124,19 @@ class RunFolder:
     def _scores(self, measure: str, measure_fingerprint: str) -> files.UnitTables:
         name = f"{measure}-{measure_fingerprint}"
         return files.UnitTables(files.join(self.root, "scores", name))
+
+
+def _model_name(granularity: Granularity) -> str:
+    revision = granularity.revision
+    return granularity.checkpoint + (f"@{revision}" if revision else "")
+
+
+def _captioner_digest(granularity: Granularity) -> str:
+    return _weights_digest(granularity.checkpoint, granularity.revision)
+
+
+def _weights_digest(checkpoint: str, revision: str) -> str:
+    return weights.weights_digest(weights.resolve_checkpoint(checkpoint, revision))
 
 
 def _units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:

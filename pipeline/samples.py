@@ -15,8 +15,8 @@ import simplejpeg
 from PIL import PngImagePlugin, WebPImagePlugin
 
 from pipeline import files, images
-from pipeline.caption_tables import CaptionTables
-from pipeline.config import ExportConfig, Limits
+from pipeline.caption_tables import CaptionTables, captions_of
+from pipeline.config import ExportConfig, Granularity, Limits
 from pipeline.records import KEPT, Decision, Pair, Sample
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -34,23 +34,24 @@ class SampleTables:
     source_to_pairs: Mapping[str, files.UnitTables]
     source_to_embeddings: Mapping[str, files.UnitTables]
     decisions: files.UnitTables
-    granularity_to_folder: Mapping[str, str]
+    granularity_to_folder: Mapping[Granularity, str]
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
-        sources, granularities = run.config.sources, run.config.granularities
+        sources = run.config.sources
+        granularities = sorted(run.config.granularities, key=lambda g: g.name)
         return cls(
             source_to_pairs={s.name: run.pairs(s) for s in sources},
             source_to_embeddings={s.name: run.embeddings(s) for s in sources},
             decisions=run.decisions,
-            granularity_to_folder={g.name: run.captions(g) for g in granularities},
+            granularity_to_folder={g: run.captions(g) for g in granularities},
         )
 
-    def open_captions(self) -> dict[str, CaptionTables]:
+    def open_captions(self) -> dict[Granularity, CaptionTables]:
         """Granularity to its captions, by name; lists one folder each."""
         return {
-            name: CaptionTables.open(folder)
-            for name, folder in sorted(self.granularity_to_folder.items())
+            granularity: CaptionTables.open(folder)
+            for granularity, folder in self.granularity_to_folder.items()
         }
 
     def decided_pairs(self, unit: Unit) -> list[DecidedPair]:
@@ -70,13 +71,17 @@ class SampleTables:
 def kept_samples(
     unit: Unit,
     decided_pairs: Sequence[DecidedPair],
-    captions: Mapping[str, CaptionTables],
+    tables: Mapping[Granularity, CaptionTables],
 ) -> list[tuple[Pair, Sample]]:
     """The kept pairs as samples whose image is still to be read.
 
     A granularity of which an image has no caption is absent from its sample.
     """
-    texts = {name: tables.texts(unit.name) for name, tables in captions.items()}
+    kept = [row for row in decided_pairs if row[1].outcome == KEPT]
+    name_to_texts = {
+        g.name: captions.texts(unit.name) for g, captions in tables.items()
+    }
+    captions = captions_of([pair for pair, _, _ in kept], list(tables), name_to_texts)
     return [
         (
             pair,
@@ -87,18 +92,15 @@ def kept_samples(
                 width=pair.width,
                 height=pair.height,
                 alt_text=pair.alt_text,
-                captions={
-                    name: hash_to_texts[pair.image_hash]
-                    for name, hash_to_texts in texts.items()
-                    if pair.image_hash in hash_to_texts
-                },
+                captions=name_to_captions,
                 alignment_score=alignment_score,
                 source=unit.source.name,
                 seeds=decision.seeds,
             ),
         )
-        for pair, decision, alignment_score in decided_pairs
-        if decision.outcome == KEPT
+        for (pair, decision, alignment_score), name_to_captions in zip(
+            kept, captions, strict=True
+        )
     ]
 
 

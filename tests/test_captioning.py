@@ -24,6 +24,7 @@ from pipeline import files
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption, coverage
 from pipeline.config import MinScore, SelectionConfig
+from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, SyntheticCaption, content_hash
 
 FEWER = SelectionConfig(alignment=MinScore(0.9))
@@ -61,15 +62,18 @@ def test_every_kept_image_gets_one_row_a_granularity_in_the_order_of_the_unit(tm
     run = make_run(tmp_path, {"a": [kept[0], dropped, kept[1]]})
     counters = caption(run)
     hashes = [content_hash(row.image) for row in kept]
+    prompt = prompt_hash(SHORT.prompt)
     assert rows_of(run, SHORT, run.units[0]) == [
-        SyntheticCaption(hashes[0], 0, "cap en 0 7 9", 4, "stop", -0.5),
-        SyntheticCaption(hashes[1], 0, "cap en 1 7 9", 4, "stop", -0.5),
+        SyntheticCaption(hashes[0], prompt, 0, "cap en 0 7 9", 5, "stop", -0.5),
+        SyntheticCaption(hashes[1], prompt, 0, "cap en 1 7 9", 5, "stop", -0.5),
     ]
+    prompt = prompt_hash(LONG.prompt)
     assert rows_of(run, LONG, run.units[0]) == [
-        SyntheticCaption(hashes[0], 0, "describe en 0 7 9", 9, "stop", -0.5),
-        SyntheticCaption(hashes[1], 0, "describe en 1 7 9", 9, "stop", -0.5),
+        SyntheticCaption(hashes[0], prompt, 0, "describe en 0 7 9", 5, "stop", -0.5),
+        SyntheticCaption(hashes[1], prompt, 0, "describe en 1 7 9", 5, "stop", -0.5),
     ]
-    digest = hashlib.blake2b(b"".join(hashes), digest_size=6).hexdigest()
+    keys = [image_hash + prompt_hash(SHORT.prompt) for image_hash in hashes]
+    digest = hashlib.blake2b(b"".join(keys), digest_size=6).hexdigest()
     (path,) = Path(run.captions(SHORT)).iterdir()
     assert path.name == f"{run.units[0].name}.{digest}.parquet"
     assert counters == {"captions_written": 4, "images_encoded": 2}
@@ -79,8 +83,8 @@ def test_batches_are_full_and_the_tower_runs_once_for_all_granularities(
     tmp_path, calls
 ):
     caption(make_run(tmp_path, {"a": plain_rows(6)}))
-    full = [("encode", 4), ("cap en", 4), ("describe en", 4)]
-    rest = [("encode", 2), ("cap en", 2), ("describe en", 2)]
+    full = [("encode", 4), ("short", 4), ("long", 4)]
+    rest = [("encode", 2), ("short", 2), ("long", 2)]
     assert calls == [("load", "tiny"), *full, *rest]
 
 
@@ -114,7 +118,8 @@ def test_a_selection_that_grows_adds_a_table_with_the_new_images_only(tmp_path, 
     assert before.items() < bytes_of(run.captions(SHORT)).items()
     texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0].name)
     assert texts == {
-        content_hash(row.image): (f"cap en {i} 7 9",) for i, row in enumerate(rows)
+        (content_hash(row.image), prompt_hash("cap en")): (f"cap en {i} 7 9",)
+        for i, row in enumerate(rows)
     }
 
 
@@ -124,7 +129,7 @@ def test_a_new_granularity_leaves_the_others_alone(tmp_path, calls):
     before = bytes_of(run.captions(SHORT))
     calls.clear()
     caption(make_run(tmp_path, {"a": plain_rows(3)}))
-    assert calls == [("load", "tiny"), ("encode", 3), ("describe en", 3)]
+    assert calls == [("load", "tiny"), ("encode", 3), ("long", 3)]
     assert bytes_of(run.captions(SHORT)) == before
 
 
@@ -139,9 +144,9 @@ def test_images_are_batched_with_those_that_lack_the_same_granularities(
     run = make_run(tmp_path, {"a": rows}, selection=MORE)
     caption(run)
     assert calls[0] == ("load", "tiny")
-    both, rest = [("encode", 3), ("cap en", 3), ("describe en", 3)], calls[4:]
+    both, rest = [("encode", 3), ("short", 3), ("long", 3)], calls[4:]
     assert calls[1:4] == both
-    assert rest == [("encode", 3), ("describe en", 3)]
+    assert rest == [("encode", 3), ("long", 3)]
     expected = [f"describe en {i} 7 9" for i in range(6)]
     assert texts_of(run, LONG, run.units[0]) == expected
 
@@ -174,7 +179,7 @@ def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
     assert math.isnan(failed.mean_logprob)
     texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0].name)
     assert len(texts) == 63
-    assert failed.image_hash not in texts
+    assert failed.image_hash not in {image_hash for image_hash, _ in texts}
     assert coverage(run, SHORT, run.units) == (63, 64)
     assert caption(run) == {"units_skipped": 1}
 
@@ -244,9 +249,9 @@ def test_models_of_several_checkpoints_run_one_after_the_other(
     caption(run)
     assert calls == [
         ("load", "tiny"),
-        *[("encode", 1), ("cap en", 1)] * 2,
+        *[("encode", 1), ("short", 1)] * 2,
         ("load", "other"),
-        *[("encode", 1), ("describe en", 1)] * 2,
+        *[("encode", 1), ("long", 1)] * 2,
     ]
     assert n_alive == [0, 0]
 

@@ -92,7 +92,7 @@ def test_an_unknown_language_detector_in_a_recipe_is_refused(capsys, tmp_path, c
     )
     output = str(tmp_path / "run")
     base = ["curate", "--config", str(path), "--output", output, "--input", crawl]
-    assert "'lid': expected fasttext or langdetect" in error_of(capsys, *base)
+    assert "'lid': expected 'fasttext' or 'langdetect'" in error_of(capsys, *base)
 
 
 def test_a_misspelt_parquet_column_is_refused_before_any_work(capsys, tmp_path, crawl):

@@ -15,9 +15,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
 from pipeline import config, files, images, records, sources
-from pipeline.caption_tables import FAILED, CaptionTables
+from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import CaptionerHandler
-from pipeline.models.captioners import Caption, FinishReason
+from pipeline.models.captioners import Caption
+from pipeline.prompts import prompt_hash
+from pipeline.records import FinishReason
 from pipeline.run_folder import RunFolder
 
 SHORT = config.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
@@ -131,7 +133,7 @@ def write_captions(
     for granularity in granularities:
         tables = CaptionTables.open(run.captions(granularity))
         for unit in run.units:
-            done = tables.image_hashes(unit.name)
+            done = {image_hash for image_hash, _ in tables.keys(unit.name)}
             captions = [
                 _caption(row.image, granularity)
                 for row in stem_to_rows[Path(unit.uri).stem]
@@ -146,11 +148,12 @@ def _caption(image: bytes, granularity: config.Granularity) -> records.Synthetic
     try:
         color = images.decode(image, config.Limits()).rgb[0, 0]
     except images.ImageError as error:
-        text, reason = str(error), FAILED
+        text, reason = str(error), "error"
     else:
         text, reason = f"{granularity.prompt} {' '.join(map(str, color))}", "stop"
     image_hash = records.content_hash(image)
-    return records.SyntheticCaption(image_hash, 0, text, 4, reason, -0.5)
+    key = (image_hash, prompt_hash(granularity.prompt))
+    return records.SyntheticCaption(*key, 0, text, 4, reason, -0.5)
 
 
 def run_stage(stage: beam.PTransform, units: Sequence[sources.Unit]) -> dict[str, int]:
@@ -182,21 +185,32 @@ class FakeCaptioner:
     def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
         return rgb.mean(axis=(0, 1), keepdims=True).astype(np.uint8)
 
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        self._calls.append(("encode", len(pixels)))
-        return pixels[:, 0, 0]
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        self._calls.append(("encode", len(images)))
+        return np.stack(images)[:, 0, 0]
 
     def caption(
-        self, features: np.ndarray, prompt: str, max_new_tokens: int
-    ) -> list[Caption]:
-        self._calls.append((prompt, len(features)))
-        texts = [f"{prompt} {' '.join(map(str, color))}" for color in features]
-        for text in texts:
-            if self._refuses(text):
-                raise ValueError(f"no caption {text!r}")
+        self,
+        features: np.ndarray,
+        prompts: Sequence[str],
+        granularity: config.Granularity,
+        keys: np.ndarray,
+    ) -> list[tuple[Caption, ...]]:
+        """A sampled caption ends with its key."""
+        is_greedy = granularity.decoding.temperature == 0
+        self._calls.append((granularity.name, len(features)))
         return [
-            Caption(text, max_new_tokens, FinishReason.STOP, -0.5) for text in texts
+            tuple(self._said(prompt, color, None if is_greedy else key) for key in row)
+            for prompt, color, row in zip(prompts, features, keys, strict=True)
         ]
+
+    def _said(self, prompt: str, color: np.ndarray, key: np.ndarray | None) -> Caption:
+        text = f"{prompt} {' '.join(map(str, color))}"
+        if self._refuses(text):
+            raise ValueError(f"no caption {text!r}")
+        if key is not None:
+            text += f" {key[0]:x}"
+        return Caption(text, len(text.split()), FinishReason.STOP, -0.5)
 
 
 class FakeHandler(CaptionerHandler):
@@ -206,5 +220,5 @@ class FakeHandler(CaptionerHandler):
     refuses: ClassVar[Callable[[str], bool]] = staticmethod(lambda text: False)
 
     def load_model(self) -> FakeCaptioner:
-        self.calls.append(("load", self.checkpoint))
+        self.calls.append(("load", self.granularity.checkpoint))
         return FakeCaptioner(self.calls, self.refuses)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curation_configs import demo
 from pipeline import drawing, painting, scene_texts
+from pipeline.config import Granularity
 from pipeline.models.captioners import PaliGemmaCaptioner
 from pipeline.models.encoders import SiglipEncoder
 from tools import scene_batches
 
 CHECKPOINTS = "curation_configs/checkpoints"
-PROMPTS = ("cap en", "caption en", "describe en")
-_MAX_NEW_TOKENS = 96
 _BATCH_SIZE = 64
 
 
@@ -81,20 +81,28 @@ def captions(
     """
     pictures = [captioner.prepare_image(painting.draw(scene)[0]) for scene in scenes]
     parts = [
-        captioner.encode(np.stack(pictures[i : i + _BATCH_SIZE]))
+        captioner.encode(pictures[i : i + _BATCH_SIZE])
         for i in range(0, len(pictures), _BATCH_SIZE)
     ]
     graded = {}
-    for prompt, granularity in zip(
-        PROMPTS, ("short", "medium", "detailed"), strict=True
-    ):
+    for granularity in demo.get_config().granularities:
         texts = [
             caption.text
             for features in parts
-            for caption in captioner.caption(features, prompt, _MAX_NEW_TOKENS)
+            for (caption,) in captioner.caption(
+                features,
+                [granularity.prompt] * features.n_images,
+                granularity,
+                np.zeros((features.n_images, 1, 2), np.uint32),
+            )
         ]
-        graded[prompt] = _grade(texts, scenes, granularity)
+        graded[granularity.prompt] = _grade(texts, scenes, granularity.name)
     return graded
+
+
+def tiny_captioner(folder: str = CHECKPOINTS) -> PaliGemmaCaptioner:
+    granularity = Granularity("", f"{folder}/tiny-paligemma", batch_size=_BATCH_SIZE)
+    return PaliGemmaCaptioner.load(granularity)
 
 
 def _grade(
@@ -150,14 +158,12 @@ def main() -> None:
     scenes = unseen_scenes(arguments.n_scenes)
     folder = arguments.checkpoints
     encoder = SiglipEncoder.load(f"{folder}/tiny-siglip", _BATCH_SIZE, "float32")
-    grades = {
+    grades: dict[str, Any] = {
         "alignment": alignment(encoder, scenes),
         "copies": copies(encoder, scenes),
     }
-    captioner = PaliGemmaCaptioner.load(
-        f"{folder}/tiny-paligemma", _BATCH_SIZE, "float32"
-    )
-    print(json.dumps(grades | {"captions": captions(captioner, scenes)}, indent=1))
+    grades["captions"] = captions(tiny_captioner(folder), scenes)
+    print(json.dumps(grades, indent=1))
 
 
 if __name__ == "__main__":

@@ -45,19 +45,20 @@ class ModelIdentity:
     dtype: str
 
 
-def resolve_checkpoint(name_or_folder: str) -> Path:
+def resolve_checkpoint(name_or_folder: str, revision: str = "") -> Path:
     """The folder of a checkpoint, downloaded first if it is named by a Hugging Face id.
 
-    Raises ValueError if there is no such folder or id, or only pickled weights.
+    `revision` is a branch, tag or commit of the id's repository. Raises ValueError if
+    there is no such folder or id, or only pickled weights.
     """
     folder = Path(name_or_folder).expanduser()
     if not folder.is_dir():
-        folder = _downloaded(name_or_folder)
+        folder = _downloaded(name_or_folder, revision)
     weight_files(folder)
     return folder
 
 
-def _downloaded(hub_id: str) -> Path:
+def _downloaded(hub_id: str, revision: str) -> Path:
     problem = ValueError(
         f"checkpoint={hub_id!r}: expected a folder with config.json and "
         f"{SINGLE_FILE}, or the id of a Hugging Face repository that can be reached"
@@ -66,7 +67,11 @@ def _downloaded(hub_id: str) -> Path:
         raise problem
     patterns = ["*.json", "*.safetensors", "*.model"]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision or None, allow_patterns=patterns
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise problem from error
 

@@ -81,6 +81,36 @@ class GemmaConfig:
         )
 
 
+_CUT_OUTPUTS = ("q_proj", "gate_proj", "up_proj", "embed_tokens")
+_CUT_INPUTS = ("o_proj", "down_proj")
+
+
+def cut_axis(name: str, config: GemmaConfig, n_shards: int) -> int | None:
+    """The axis along which `n_shards` devices share a parameter; None for a whole one.
+
+    Heads, the hidden width of the MLP and the rows of the token table are shared, so
+    that devices exchange two sums a layer. Source: Shoeybi et al. 2019,
+    arXiv:1909.08053.
+
+    Raises:
+      ValueError: if heads or widths cannot be shared evenly.
+    """
+    if n_shards == 1 or not name.startswith("language_model."):
+        return None
+    for kind in ("n_heads", "mlp_width", "vocab_size"):
+        if (n := getattr(config, kind)) % n_shards:
+            raise ValueError(
+                f"n_model_shards={n_shards}: expected a divisor of the decoder's "
+                f"{kind} {n}"
+            )
+    layer = name.removesuffix(".weight").rsplit(".", 1)[-1]
+    if layer in ("k_proj", "v_proj"):
+        return 0 if config.n_kv_heads % n_shards == 0 else None
+    return {**dict.fromkeys(_CUT_OUTPUTS, 0), **dict.fromkeys(_CUT_INPUTS, 1)}.get(
+        layer
+    )
+
+
 def _windows(
     config: transformers.GemmaConfig | transformers.Gemma2Config,
 ) -> tuple[int | None, ...]:
@@ -93,7 +123,7 @@ def _windows(
 
 
 class KeysValues(NamedTuple):
-    """One layer's keys and values, each `[b, s, n_kv_heads, head_dim]`."""
+    """One layer's keys and values, each `[b, n_kv_heads, s, head_dim]`."""
 
     keys: jax.Array
     values: jax.Array
@@ -164,7 +194,8 @@ class GemmaAttention(nnx.Module):
     def keys_values(self, x: jax.Array, positions: jax.Array) -> KeysValues:
         n_kv_heads, theta = self.config.n_kv_heads, self.config.rope_theta
         keys = rotate(split_heads(self.k_proj(x), n_kv_heads), positions, theta)
-        return KeysValues(keys, split_heads(self.v_proj(x), n_kv_heads))
+        values = split_heads(self.v_proj(x), n_kv_heads)
+        return KeysValues(keys.swapaxes(1, 2), values.swapaxes(1, 2))
 
     def __call__(
         self, x: jax.Array, memory: KeysValues, queries: Tokens, keys: Tokens
@@ -188,7 +219,7 @@ class Past(NamedTuple):
     slot: jax.Array
 
     def updated(self, new: KeysValues) -> KeysValues:
-        start = (0, self.slot, 0, 0)
+        start = (0, 0, self.slot, 0)
         return KeysValues(
             *(
                 jax.lax.dynamic_update_slice(old, fresh, start)

@@ -109,19 +109,18 @@ def attend(
     is_visible: jax.Array | None = None,
     logit_cap: float | None = None,
 ) -> jax.Array:
-    """Attention of `[b, t, n_heads, d]` queries to `[b, s, n_kv_heads, d]` keys.
+    """Attention of `[b, t, n_heads, d]` queries to `[b, n_kv_heads, s, d]` keys.
 
     Query head `h` reads key head `h * n_kv_heads // n_heads`. `is_visible` is a boolean
     `[b, t, s]`; `logit_cap` is Gemma 2's `cap * tanh(logits / cap)`. Returns the shape
     of `queries`.
     """
     b, t, n_heads, d = queries.shape
-    n_kv_heads = keys.shape[2]
+    n_kv_heads = keys.shape[1]
     n_groups = n_heads // n_kv_heads
     # The query heads that share a key head are rows of one matrix.
     rows = queries.reshape(b, t, n_kv_heads, n_groups, d).transpose(0, 2, 3, 1, 4)
     rows = rows.reshape(b, n_kv_heads, n_groups * t, d)
-    keys, values = (jnp.moveaxis(x, 2, 1) for x in (keys, values))
     logits = scale * contract("bkrd,bksd->bkrs", rows, keys, jnp.float32)
     if logit_cap is not None:
         logits = logit_cap * jnp.tanh(logits / logit_cap)

@@ -1,6 +1,6 @@
 """PaliGemma: SigLIP patches, projected, as the first tokens of a Gemma decoder.
 
-In: pixels and prompt ids. Out: logits of an answer, or a greedy answer. The sequence is
+In: pixels and prompt ids. Out: logits of an answer, or answers. The sequence is
 the image tokens, `<bos>`, the prompt and a newline, which all see each other, then the
 answer, which is causal. Prompts are padded on the right to one length; padding is never
 read, and positions do not count it. Gemma's family (PaliGemma 1 or 2) comes from the
@@ -9,6 +9,7 @@ configuration.
 Source: Beyer et al. 2024, arXiv:2407.07726; Steiner et al. 2024, arXiv:2412.03555.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ class Prompt(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What `greedy_answer` wrote; `b` rows of at most `t` tokens.
+    """What `generate` wrote; `b` rows of at most `t` tokens.
 
     Ids after the end token are 0. `n_tokens` counts the end token, and `logprob` is the
     sum over those tokens, in nats. `has_ended` is False where the answer was cut.
@@ -121,7 +122,7 @@ class PaliGemma(nnx.Module):
         n_prefix = self._n_prefix(features, prompt)
         hidden, cache = self.language_model(x, tokens)
         last = jnp.take_along_axis(hidden, n_prefix[:, None, None] - 1, axis=1)[:, 0]
-        free = ((0, 0), (0, n_free_slots), (0, 0), (0, 0))
+        free = ((0, 0), (0, 0), (0, n_free_slots), (0, 0))
         roomy = tuple(KeysValues(*(jnp.pad(x, free) for x in layer)) for layer in cache)
         slots = joined(tokens, answer_tokens(n_prefix, n_free_slots))
         return self.language_model.logits(last), roomy, slots
@@ -156,6 +157,20 @@ def joined(first: Tokens, second: Tokens) -> Tokens:
     return Tokens(*(jnp.concatenate(pair, axis=1) for pair in pairs))
 
 
+class Sampling(NamedTuple):
+    """How tokens are chosen; temperature 0 takes the most likely one.
+
+    `top_p` keeps the likeliest tokens whose probabilities reach it together.
+    Source: Holtzman et al. 2020, arXiv:1904.09751.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+GREEDY = Sampling()
+
+
 class _Progress(NamedTuple):
     n_steps: jax.Array
     answer: Answer
@@ -163,51 +178,76 @@ class _Progress(NamedTuple):
     cache: Cache
 
 
-def greedy_answer(
+def generate(
     model: PaliGemma,
     features: jax.Array,
     prompt: Prompt,
     is_row: jax.Array,
+    keys: jax.Array,
     *,
     end_id: int,
     max_new_tokens: int,
+    sampling: Sampling = GREEDY,
 ) -> Answer:
-    """The most likely token at every step, until all rows have ended.
+    """Answers token by token, until all rows have ended; the loop runs on the device.
 
-    Rows where `is_row` `[b]` is False are padding and count as ended. Compile it with
-    `end_id` and `max_new_tokens` static: the loop runs on the device.
+    Args:
+      is_row: boolean `[b]`; rows where it is False are padding and count as ended.
+      keys: uint32 `[b, n, 2]`, what the chance of each of `n` samples of a row hangs
+        on. Samples share the prefill of their row.
+
+    Returns:
+      `b * n` answers, those of one row together.
     """
+    b, n, _ = keys.shape
     logits, cache, slots = model.prefill(features, prompt, max_new_tokens - 1)
+    logits, cache, slots, is_row = jax.tree.map(
+        lambda x: _repeated(x, n), (logits, cache, slots, is_row)
+    )
     first_slot = features.shape[1] + prompt.ids.shape[1]
+    choose = functools.partial(
+        _extended, keys=keys.reshape(b * n, 2), end_id=end_id, sampling=sampling
+    )
 
     def step(progress: _Progress) -> _Progress:
         slot = first_slot + progress.n_steps - 1
         logits, cache = model.decode(progress.last_ids, progress.cache, slots, slot)
-        return _extended(progress._replace(cache=cache), logits, end_id)
+        return choose(progress._replace(cache=cache), logits)
 
     def is_unfinished(progress: _Progress) -> jax.Array:
         has_room = progress.n_steps < max_new_tokens
         return has_room & ~progress.answer.has_ended.all()
 
-    b = len(is_row)
     empty = Answer(
-        ids=jnp.zeros((b, max_new_tokens), jnp.int32),
-        n_tokens=jnp.zeros(b, jnp.int32),
-        logprob=jnp.zeros(b, jnp.float32),
+        ids=jnp.zeros((b * n, max_new_tokens), jnp.int32),
+        n_tokens=jnp.zeros(b * n, jnp.int32),
+        logprob=jnp.zeros(b * n, jnp.float32),
         has_ended=~is_row,
     )
-    start = _Progress(jnp.int32(0), empty, jnp.zeros(b, jnp.int32), cache)
-    first = _extended(start, logits, end_id)
+    start = _Progress(jnp.int32(0), empty, jnp.zeros(b * n, jnp.int32), cache)
+    first = choose(start, logits)
     return jax.lax.while_loop(is_unfinished, step, first).answer
 
 
-def _extended(progress: _Progress, logits: jax.Array, end_id: int) -> _Progress:
+def _repeated(x: jax.Array, n: int) -> jax.Array:
+    """`[b, ...]` to `[b * n, ...]`, each row `n` times."""
+    return x if n == 1 else jnp.repeat(x, n, axis=0)
+
+
+def _extended(
+    progress: _Progress,
+    logits: jax.Array,
+    *,
+    keys: jax.Array,
+    end_id: int,
+    sampling: Sampling,
+) -> _Progress:
     """Appends the next token of every row that has not ended."""
     answer, i = progress.answer, progress.n_steps
     is_open = ~answer.has_ended
-    ids = jnp.where(is_open, most_likely(logits), 0)
-    logprobs = jax.nn.log_softmax(logits, axis=-1)
-    logprob = jnp.take_along_axis(logprobs, ids[:, None], axis=-1)[:, 0]
+    ids = jnp.where(is_open, next_tokens(logits, keys, i, sampling), 0)
+    chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+    logprob = chosen - jax.nn.logsumexp(logits, axis=-1)
     extended = Answer(
         ids=jax.lax.dynamic_update_slice(answer.ids, ids[:, None], (0, i)),
         n_tokens=answer.n_tokens + is_open,
@@ -217,6 +257,30 @@ def _extended(progress: _Progress, logits: jax.Array, end_id: int) -> _Progress:
     return _Progress(i + 1, extended, ids, progress.cache)
 
 
-def most_likely(logits: jax.Array) -> jax.Array:
-    """The next token, `[b, vocab]` to `[b]`; sampling would be written here."""
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+def next_tokens(
+    logits: jax.Array, keys: jax.Array, step: jax.Array, sampling: Sampling
+) -> jax.Array:
+    """The next token of every row, `[b, vocab]` to `[b]`.
+
+    Draws by the Gumbel-max trick: what a row draws depends on its key `[2]` and the
+    step alone.
+    """
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    scaled = _likeliest(logits / sampling.temperature, sampling.top_p)
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(
+        jax.random.wrap_key_data(keys, impl="threefry2x32"), step
+    )
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(step_keys)
+    return jnp.argmax(scaled + noise, axis=-1).astype(jnp.int32)
+
+
+def _likeliest(logits: jax.Array, top_p: float) -> jax.Array:
+    """Minus infinity in place of all but the tokens that `top_p` keeps."""
+    if top_p == 1:
+        return logits
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    shares = jax.nn.softmax(ordered, axis=-1)
+    is_kept = jnp.cumsum(shares, axis=-1) - shares < top_p
+    lowest = jnp.where(is_kept, ordered, jnp.inf).min(axis=-1, keepdims=True)
+    return jnp.where(logits >= lowest, logits, -jnp.inf)

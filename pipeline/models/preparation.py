@@ -30,8 +30,11 @@ class ImagePreparation:
     std: tuple[float, float, float]
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads a checkpoint's preprocessor file; ValueError if it is unusual."""
+    def load(cls, folder: Path, resampling: str = "") -> Self:
+        """Reads a checkpoint's preprocessor file; ValueError if it is unusual.
+
+        `resampling` is Pillow's name of a filter, in place of the checkpoint's.
+        """
         settings = _preprocessor_settings(folder)
         size = settings["size"]
         if size.keys() != {"height", "width"} or size["height"] != size["width"]:
@@ -41,7 +44,9 @@ class ImagePreparation:
                 raise ValueError(f"preprocessor {step}=false: expected true")
         return cls(
             size_px=size["height"],
-            resampling=Image.Resampling(settings["resample"]),
+            resampling=Image.Resampling[resampling.upper()]
+            if resampling
+            else Image.Resampling(settings["resample"]),
             mean=tuple(settings["image_mean"]),
             std=tuple(settings["image_std"]),
         )

@@ -63,6 +63,7 @@ class SiglipAttention(nnx.Module):
             split_heads(project(x), self.n_heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
 
 
@@ -166,6 +167,7 @@ class PackedAttention(nnx.Module):
             split_heads(contract("bti,oi->bto", x, weight) + bias, self.n_heads)
             for x, weight, bias in zip(inputs, weights, biases, strict=True)
         )
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
 
 

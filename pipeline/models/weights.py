@@ -6,10 +6,11 @@ renamed but a few prefixes that differ between releases.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -51,24 +52,42 @@ def load_config(folder: Path, kind: type[Config]) -> Config:
 
 
 def load_module(
-    build: Callable[[nnx.Rngs], Module], folder: Path, dtype: DTypeLike
+    build: Callable[[nnx.Rngs], Module],
+    folder: Path,
+    dtype: DTypeLike,
+    place: Callable[[str, np.ndarray], jax.Array] = lambda name, x: jnp.asarray(x),
 ) -> tuple[nnx.GraphDef[Module], nnx.State]:
     """Structure and parameters of `build(rngs)`, with the weights of a checkpoint.
 
-    `build` is only traced: no random weights are made. Tensors are read from the
-    memory-mapped files one at a time and cast to `dtype`. Raises ValueError naming all
-    tensors that are missing, unexpected or of the wrong shape.
+    `build` is only traced: no random weights are made. Tensors are read one at a time,
+    cast to `dtype` and given to `place(name, tensor)`, which puts them on devices; the
+    host never holds a second copy. Raises ValueError as `check_module`.
+    """
+    graph, name_to_place = check_module(build, folder)
+    loaded = []
+    for name, tensor in _stored_tensors(folder):
+        path, variable = name_to_place[name]
+        loaded.append(
+            (path, variable.replace(place(name, tensor.astype(dtype, copy=False))))
+        )
+        del tensor
+    return graph, nnx.from_flat_state(loaded)
+
+
+def check_module(
+    build: Callable[[nnx.Rngs], Module], folder: Path
+) -> tuple[nnx.GraphDef[Module], dict[str, tuple[tuple, nnx.Variable]]]:
+    """Structure of `build(rngs)`, and path and variable of each parameter's name.
+
+    Raises ValueError naming all tensors of the checkpoint that are missing, unexpected
+    or of the wrong shape; reads no tensor.
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     flat = nnx.to_flat_state(abstract)
     name_to_place = {_joined(path): (path, variable) for path, variable in flat}
     shapes = {name: tuple(leaf.shape) for name, (_, leaf) in name_to_place.items()}
-    _check_tensors(shapes, dict(_stored_shapes(folder)), folder)
-    loaded = []
-    for name, tensor in _stored_tensors(folder, dtype):
-        path, variable = name_to_place[name]
-        loaded.append((path, variable.replace(tensor)))
-    return graph, nnx.from_flat_state(loaded)
+    _check_tensors(shapes, _stored_shapes(folder), folder)
+    return graph, name_to_place
 
 
 def save_params(params: nnx.State, folder: Path, dtype: DTypeLike) -> None:
@@ -105,23 +124,37 @@ def _stored_name(parameter: str) -> str:
     return parameter
 
 
-def _stored_shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for file, stored, name in _entries(folder):
-        yield name, tuple(file.get_slice(stored).get_shape())
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {entry.name: entry.shape for entry in _entries(folder)}
 
 
-def _stored_tensors(folder: Path, dtype: DTypeLike) -> Iterator[tuple[str, jax.Array]]:
-    for file, stored, name in _entries(folder):
-        yield name, jnp.asarray(file.get_tensor(stored), dtype)
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Large tensors first, each through a map of its own.
+
+    So the host's peak is one model, whatever the last tensors are: a map keeps the
+    pages that were read through it, and a tensor is there twice while it is placed.
+    """
+    for entry in sorted(_entries(folder), key=lambda e: -math.prod(e.shape)):
+        with _opened(entry.file) as file:
+            yield entry.name, file.get_tensor(entry.stored_name)
 
 
-def _entries(folder: Path) -> Iterator[tuple[safetensors.safe_open, str, str]]:
-    """Every tensor's open file, its name there, and the path of its parameter."""
+class _Entry(NamedTuple):
+    """One tensor in a file, and the path of its parameter."""
+
+    file: Path
+    stored_name: str
+    name: str
+    shape: tuple[int, ...]
+
+
+def _entries(folder: Path) -> Iterator[_Entry]:
     for path in weight_files(folder):
         with _opened(path) as file:
             for stored in file.keys():  # noqa: SIM118 (it is no mapping)
                 if (name := parameter_name(stored)) is not None:
-                    yield file, stored, name
+                    shape = tuple(file.get_slice(stored).get_shape())
+                    yield _Entry(path, stored, name, shape)
 
 
 def _opened(path: Path) -> safetensors.safe_open:

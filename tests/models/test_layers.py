@@ -36,17 +36,17 @@ def test_attention_equals_plain_loops_with_grouped_heads_mask_and_cap():
     b, t, s, n_heads, n_kv_heads, d = 2, 3, 5, 4, 2, 6
     keys = jax.random.split(jax.random.key(0), 4)
     q = jax.random.normal(keys[0], (b, t, n_heads, d))
-    k = jax.random.normal(keys[1], (b, s, n_kv_heads, d))
-    v = jax.random.normal(keys[2], (b, s, n_kv_heads, d))
+    k = jax.random.normal(keys[1], (b, n_kv_heads, s, d))
+    v = jax.random.normal(keys[2], (b, n_kv_heads, s, d))
     seen = jax.random.bernoulli(keys[3], 0.6, (b, t, s)).at[..., 0].set(True)
     attend = jax.jit(functools.partial(layers.attend, scale=0.7, logit_cap=1.5))
     out = np.asarray(attend(q, k, v, is_visible=seen))
     q, k, v, seen = map(np.asarray, (q, k, v, seen))
     for row, query, head in np.ndindex(b, t, n_heads):
         kv_head = head // (n_heads // n_kv_heads)
-        logits = 0.7 * (k[row, :, kv_head] @ q[row, query, head])
+        logits = 0.7 * (k[row, kv_head] @ q[row, query, head])
         weights = np.exp(1.5 * np.tanh(logits / 1.5)) * seen[row, query]
-        expected = weights @ v[row, :, kv_head] / weights.sum()
+        expected = weights @ v[row, kv_head] / weights.sum()
         np.testing.assert_allclose(out[row, query, head], expected, atol=1e-5)
 
 

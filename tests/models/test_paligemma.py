@@ -14,7 +14,7 @@ from pipeline.models.paligemma import (
     PaliGemma,
     Prompt,
     answer_tokens,
-    greedy_answer,
+    generate,
     joined,
 )
 from tests import tiny_checkpoints
@@ -56,8 +56,8 @@ class Compiled:
         end_id: int = NO_END,
         max_new_tokens: int = N_NEW_TOKENS,
     ) -> Answer:
-        generate = GREEDY[max_new_tokens]
-        answer = self._run(generate, self.features(), prompt, is_row, end_id)
+        inputs = (self.features(), prompt, is_row, end_id)
+        answer = self._run(GREEDY[max_new_tokens], *inputs)
         return jax.device_get(answer)
 
     def _run(self, function: Callable[..., T], *inputs: object) -> T:
@@ -73,11 +73,12 @@ def _jitted(
 
 def greedy(max_new_tokens: int) -> Callable[..., Answer]:
     def run(model, features, prompt, is_row, end_id):
-        return greedy_answer(
+        return generate(
             model,
             features,
             prompt,
             is_row,
+            np.zeros((len(is_row), 1, 2), np.uint32),
             end_id=end_id,
             max_new_tokens=max_new_tokens,
         )
@@ -98,7 +99,7 @@ def image_keys(
     _, cache = model.language_model(
         jnp.concatenate([x, words], axis=1), joined(prefix, answer)
     )
-    return jnp.stack([layer.keys[:, 0] for layer in cache[:2]])
+    return jnp.stack([layer.keys[:, :, 0] for layer in cache[:2]])
 
 
 @pytest.fixture(scope="module", params=["gemma", "gemma2"])

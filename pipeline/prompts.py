@@ -8,6 +8,7 @@ granularity NAME. `{alt_text:200}` stops at a word within the first 200 characte
 templates without it, have it first. `{{` and `}}` are braces.
 """
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +31,8 @@ _TASKS = (
     "question",
     "segment",
 )
-_PRETRAINED_ONLY = ("cap", "describe", "ocr", "question")
+# With a language, as in `describe en`; tuned checkpoints read free English otherwise.
+_PRETRAINED_ONLY = re.compile(r"(cap|describe|question) [a-z]{2,3}\b.*|ocr")
 
 
 def upstream(template: str) -> tuple[str, ...]:
@@ -113,7 +115,9 @@ def doubt(granularity: Granularity) -> str | None:
     if "-pt-" in name and task not in _TASKS:
         known = ", ".join(_TASKS)
         return f"prompt {granularity.prompt!r}: {name} knows the tasks {known}"
-    if ("-mix-" in name or "-ft-" in name) and task in _PRETRAINED_ONLY:
+    if ("-mix-" in name or "-ft-" in name) and _PRETRAINED_ONLY.fullmatch(
+        granularity.prompt
+    ):
         return f"prompt {granularity.prompt!r}: only checkpoints named -pt- know {task}"
     return None
 

@@ -81,34 +81,40 @@ class GemmaConfig:
         )
 
 
-_CUT_OUTPUTS = ("q_proj", "gate_proj", "up_proj", "embed_tokens")
-_CUT_INPUTS = ("o_proj", "down_proj")
+_AXIS_TO_CUT_LAYERS = {
+    0: ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "embed_tokens"),
+    1: ("o_proj", "down_proj"),
+}
 
 
 def cut_axis(name: str, config: GemmaConfig, n_shards: int) -> int | None:
     """The axis along which `n_shards` devices share a parameter; None for a whole one.
 
-    Heads, the hidden width of the MLP and the rows of the token table are shared, so
-    that devices exchange two sums a layer. Source: Shoeybi et al. 2019,
-    arXiv:1909.08053.
+    Heads and the hidden width of the MLP are shared, so that devices exchange two sums
+    a layer; so are the heads of keys and values and the rows of the token table where
+    that comes out even. Source: Shoeybi et al. 2019, arXiv:1909.08053.
 
     Raises:
-      ValueError: if heads or widths cannot be shared evenly.
+      ValueError: if heads or the hidden width do not come out even.
     """
     if n_shards == 1 or not name.startswith("language_model."):
         return None
-    for kind in ("n_heads", "mlp_width", "vocab_size"):
+    for kind in ("n_heads", "mlp_width"):
         if (n := getattr(config, kind)) % n_shards:
             raise ValueError(
                 f"n_model_shards={n_shards}: expected a divisor of the decoder's "
                 f"{kind} {n}"
             )
     layer = name.removesuffix(".weight").rsplit(".", 1)[-1]
-    if layer in ("k_proj", "v_proj"):
-        return 0 if config.n_kv_heads % n_shards == 0 else None
-    return {**dict.fromkeys(_CUT_OUTPUTS, 0), **dict.fromkeys(_CUT_INPUTS, 1)}.get(
-        layer
-    )
+    layer_to_n = {
+        "embed_tokens": config.vocab_size,
+        "k_proj": config.n_kv_heads,
+        "v_proj": config.n_kv_heads,
+    }
+    if layer_to_n.get(layer, n_shards) % n_shards:
+        return None
+    axes = _AXIS_TO_CUT_LAYERS.items()
+    return next((axis for axis, layers in axes if layer in layers), None)
 
 
 def _windows(

@@ -267,7 +267,7 @@ def next_tokens(
     """
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    scaled = _likeliest(logits / sampling.temperature, sampling.top_p)
+    scaled = likeliest(logits / sampling.temperature, sampling.top_p)
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(
         jax.random.wrap_key_data(keys, impl="threefry2x32"), step
     )
@@ -275,7 +275,7 @@ def next_tokens(
     return jnp.argmax(scaled + noise, axis=-1).astype(jnp.int32)
 
 
-def _likeliest(logits: jax.Array, top_p: float) -> jax.Array:
+def likeliest(logits: jax.Array, top_p: float) -> jax.Array:
     """Minus infinity in place of all but the tokens that `top_p` keeps."""
     if top_p == 1:
         return logits

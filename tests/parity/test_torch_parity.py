@@ -8,19 +8,19 @@ import pytest
 import transformers
 from flax import nnx
 
-from pipeline.models.captioners import PaliGemmaCaptioner, PromptTokens
+from pipeline.models.captioners import PromptTokens
 from pipeline.models.encoders import SiglipEncoder
-from pipeline.models.paligemma import PaliGemma
+from pipeline.models.paligemma import PaliGemma, Prompt, likeliest
 from pipeline.models.preparation import ImagePreparation
 from pipeline.models.weights import load_config, load_module
-from tests import tiny_checkpoints
+from tests import goldens, tiny_checkpoints
+from tests.goldens import Question
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
+hugging_face = pytest.importorskip("tests.parity.hugging_face")
 
-PROMPTS = ("caption en", "describe en", "two red circles")
 IMAGES = tiny_checkpoints.random_images(4)
-N_NEW_TOKENS = 16
 
 
 def normalised(rows: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paligemma(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("checkpoints") / request.param
     return tiny_checkpoints.write_paligemma(folder, request.param)
 
 
@@ -73,44 +73,42 @@ def loaded(folder: Path) -> tuple[nnx.GraphDef[PaliGemma], nnx.State]:
     return load_module(lambda rngs: PaliGemma(config, rngs=rngs), folder, "float32")
 
 
-def generated(folder: Path, prompt: str) -> "transformers.utils.ModelOutput":
-    """Greedy tokens and logits of Hugging Face's own generate()."""
-    model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-        folder, attn_implementation="eager"
-    )
-    processor = transformers.PaliGemmaProcessor(
-        transformers.AutoImageProcessor.from_pretrained(folder),
-        transformers.AutoTokenizer.from_pretrained(folder),
-    )
-    inputs = processor(
-        images=list(IMAGES),
-        text=["<image>" + prompt] * len(IMAGES),
-        return_tensors="pt",
-    )
-    inputs.pop("labels", None)
-    return model.generate(
-        **inputs,
-        max_new_tokens=N_NEW_TOKENS,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
+@pytest.mark.parametrize("question", goldens.QUESTIONS, ids=lambda q: q.name)
+def test_goldens_are_what_hugging_face_answers(paligemma: Path, question: Question):
+    output = hugging_face.generated(paligemma, question)
+    name = goldens.checkpoint_name(paligemma.name, rng_seed=0)
+    assert hugging_face.padded(output).tolist() == goldens.read()[name][question.name]
 
 
-def test_first_logits_equal_hugging_face(paligemma: Path):
-    reference = generated(paligemma, PROMPTS[0]).logits[0].numpy()
+@pytest.mark.parametrize("question", goldens.QUESTIONS, ids=lambda q: q.name)
+def test_first_logits_equal_hugging_face(paligemma: Path, question: Question):
+    reference = hugging_face.generated(paligemma, question).logits[0].numpy()
+    reference = reference[:: question.n_samples]
     model = nnx.merge(*loaded(paligemma))
     preparation = ImagePreparation.load(paligemma)
-    prompt = PromptTokens.load(paligemma).repeated_prompt(PROMPTS[0], len(IMAGES))
+    tokens = PromptTokens.load(paligemma)
+    prompt_ids = [tokens.ids(prompt) for prompt in question.prompts]
+    ids = np.zeros((len(prompt_ids), 20), np.int32)
+    for row, prompt in zip(ids, prompt_ids, strict=True):
+        row[: len(prompt)] = prompt
 
     @jax.jit
     def first_logits(images: jax.Array) -> jax.Array:
         features = model.image_features(preparation.normalised(images))
+        prompt = Prompt(ids, np.array(list(map(len, prompt_ids))))
         return model.prefill(features, prompt, n_free_slots=0)[0]
 
-    logits = first_logits(IMAGES)
+    logits = first_logits(goldens.IMAGES)
     assert np.abs(reference).max() > 1
     np.testing.assert_allclose(logits, reference, atol=1e-4)
+
+
+def test_nucleus_keeps_what_hugging_face_keeps():
+    logits = np.random.default_rng(0).normal(0, 3, (50, 40)).astype(np.float32)
+    for top_p in (0.05, 0.5, 0.9, 0.999):
+        warper = transformers.TopPLogitsWarper(top_p)
+        expected = warper(None, torch.tensor(logits)).numpy()
+        np.testing.assert_array_equal(likeliest(logits, top_p), expected)
 
 
 def test_folders_written_by_hugging_face_are_read(paligemma: Path, tmp_path: Path):
@@ -119,21 +117,3 @@ def test_folders_written_by_hugging_face_are_read(paligemma: Path, tmp_path: Pat
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     (_, ours), (_, theirs) = loaded(paligemma), loaded(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_captions_equal_hugging_face(paligemma: Path, prompt: str):
-    reference = generated(paligemma, prompt)
-    expected = reference.sequences[:, -N_NEW_TOKENS:].numpy()
-    captioner = PaliGemmaCaptioner.load(str(paligemma), len(IMAGES), "float32")
-    (features,) = captioner.encode(IMAGES).batches
-    rows = captioner.tokens.repeated_prompt(prompt, len(IMAGES))
-    answer = captioner.answer_batch(
-        features, rows, np.ones(len(IMAGES), bool), max_new_tokens=N_NEW_TOKENS
-    )
-    assert len(np.unique(expected, axis=0)) == len(IMAGES)
-    np.testing.assert_array_equal(jax.device_get(answer.ids), expected)
-    chosen = np.stack(
-        [step.log_softmax(-1).max(-1).values for step in reference.logits]
-    )
-    np.testing.assert_allclose(answer.logprob, chosen.sum(0), atol=1e-4)

@@ -13,11 +13,11 @@ are downloaded by their Hugging Face ids (accept the licence there first); any i
 a folder instead.
 """
 
+from curation_configs.granularities import COCO
 from pipeline.config import (
     CurationConfig,
     EncoderConfig,
     ExportConfig,
-    Granularity,
     KeepFraction,
     KeepLanguages,
     NearSeeds,
@@ -47,15 +47,6 @@ def get_config() -> CurationConfig:
             max_evaluation_similarity=0.9,
             retrieval=NearSeeds(0.6),  # a guess: TIPS keeps 7 % at this step
         ),
-        granularities=(
-            Granularity(
-                "coco",
-                "google/paligemma-3b-ft-cococap-224",
-                "caption en",
-                max_new_tokens=32,  # as in the configuration that trained it
-                batch_size=256,
-                dtype="bfloat16",
-            ),
-        ),
+        granularities=(COCO,),
         export=ExportConfig(samples_per_shard=10_000, max_side_px=512),
     )

@@ -55,6 +55,7 @@ def get_config() -> CurationConfig:
                 max_new_tokens=32,  # as in the configuration that trained it
                 batch_size=256,
                 dtype="bfloat16",
+                n_words=(6, 25),  # 158 of COCO's own have 8 to 23
             ),
         ),
         export=ExportConfig(samples_per_shard=10_000, max_side_px=512),

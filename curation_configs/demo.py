@@ -7,6 +7,7 @@ this recipe on them. Both checkpoints are tiny and know drawn scenes only.
 import pathlib
 
 from pipeline.config import (
+    CaptionQuality,
     CurationConfig,
     EncoderConfig,
     ExportConfig,
@@ -50,5 +51,6 @@ def get_config() -> CurationConfig:
             Granularity("medium", _CAPTIONER, "caption en", 24, n_words=(7, 8)),
             Granularity("detailed", _CAPTIONER, "describe en", 96, n_words=(10, 48)),
         ),
+        caption_quality=CaptionQuality(min_foreign_probability=0.65),  # as above
         export=ExportConfig(samples_per_shard=500),
     )

@@ -238,12 +238,12 @@ class Ours:
 
     @classmethod
     def load(cls, folder: pathlib.Path, batch_size: int, dtype: str) -> "Ours":
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
         granularities = tuple(
-            Granularity(prompt, str(folder), prompt, length, batch_size=batch_size)
+            Granularity(prompt, str(folder), prompt, length, **options)
             for prompt, length in PROMPTS_AND_LENGTHS
         )
-        first = dataclasses.replace(granularities[0], dtype=dtype)
-        return cls(PaliGemmaCaptioner.load(first), granularities)
+        return cls(PaliGemmaCaptioner.load(granularities[0]), granularities)
 
     def captions(self, pixels: list[np.ndarray]) -> list:
         features = self.captioner.encode(pixels)

@@ -7,6 +7,7 @@ this recipe on them. Both checkpoints are tiny and know drawn scenes only.
 import pathlib
 
 from pipeline.config import (
+    CaptionQuality,
     CurationConfig,
     EncoderConfig,
     ExportConfig,
@@ -45,9 +46,11 @@ def get_config() -> CurationConfig:
             retrieval=NearSeeds(0.542),
         ),
         granularities=(
-            Granularity("short", _CAPTIONER, "cap en", max_new_tokens=8),
-            Granularity("medium", _CAPTIONER, "caption en", max_new_tokens=24),
-            Granularity("detailed", _CAPTIONER, "describe en", max_new_tokens=96),
+            # As many words as the grammar of drawn scenes makes.
+            Granularity("short", _CAPTIONER, "cap en", 8, n_words=(1, 1)),
+            Granularity("medium", _CAPTIONER, "caption en", 24, n_words=(7, 8)),
+            Granularity("detailed", _CAPTIONER, "describe en", 96, n_words=(10, 48)),
         ),
+        caption_quality=CaptionQuality(min_foreign_probability=0.65),  # as above
         export=ExportConfig(samples_per_shard=500),
     )

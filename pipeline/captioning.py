@@ -237,6 +237,7 @@ def _model_of(wanted: Sequence[Wanted]) -> Granularity:
         prompt="",
         max_new_tokens=1,
         decoding=Decoding(),
+        n_words=(0, 0),
         batch_size=min(one.granularity.batch_size for one in wanted),
     )
 

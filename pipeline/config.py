@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from pipeline.records import Drop, Pair
+from pipeline.records import CaptionFlag, Drop, Pair
 
 FORMAT_VERSION = 1  # of everything in a run folder
 
@@ -214,12 +214,64 @@ class Granularity:
     batch_size: int = 64  # images a device
     dtype: Literal["float32", "bfloat16"] = "float32"
     n_model_shards: int = 1  # devices that share one copy of the weights
+    n_words: tuple[int, int] = (1, 1000)  # fewest and most; others are flagged
 
     def __post_init__(self) -> None:
+        is_range = len(self.n_words) == 2 and 0 <= self.n_words[0] <= self.n_words[1]
+        _expect(is_range, "n_words", self.n_words, "the fewest and the most words")
         for name in ("max_new_tokens", "batch_size", "n_model_shards"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("captioner", "resampling", "dtype"):
             _expect_choice(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionQuality:
+    """From where on a synthetic caption is flagged; None switches a flag off.
+
+    Nothing here makes a caption again, or drops one: `drop_caption_flags` does.
+    """
+
+    # Share of four-word sequences that occurred before. The most in 10,854 captions by
+    # people is 0.16 (2,205 of photos, 8,649 Conceptual Captions), as in the demo's own.
+    max_repetition: float = 0.2
+    # Images beside its own that have the same caption of a granularity: what fits a
+    # hundred others says little of one, and so few texts are that frequent that every
+    # worker can hold them.
+    max_identical: int = 100
+    languages: tuple[str, ...] = ("en",)  # that of TIPS's texts
+    # More likely than all others together. fastText is then wrong about 0.3 % of 2,205
+    # English captions cut to one, two or three words, and about none of them whole.
+    min_foreign_probability: float = 0.5
+    min_mean_logprob: float | None = None  # nats; differs from captioner to captioner
+    measure_alignment: bool = False  # with the recipe's encoder: one text a caption
+    min_alignment_score: float | None = None  # cosine; differs between encoders
+
+    def __post_init__(self) -> None:
+        for name in ("max_repetition", "min_foreign_probability"):
+            value = getattr(self, name)
+            _expect(0 <= value <= 1, name, value, "0 to 1")
+        n = self.max_identical
+        _expect(n >= 1, "max_identical", n, "at least 1")
+        _expect(bool(self.languages), "languages", self.languages, "at least one")
+        for code in self.languages:
+            is_code = re.fullmatch("[a-z]{2,3}", code) is not None
+            _expect(is_code, "languages", code, "codes such as 'en'")
+        if self.min_mean_logprob is not None:
+            is_valid = self.min_mean_logprob <= 0
+            _expect(is_valid, "min_mean_logprob", self.min_mean_logprob, "at most 0")
+        if self.min_alignment_score is not None:
+            score = self.min_alignment_score
+            _expect_cosine("min_alignment_score", score)
+            expected = "measure_alignment=True with it"
+            _expect(self.measure_alignment, "min_alignment_score", score, expected)
+
+
+# What a flag needs to be set at all.
+_FLAG_TO_THRESHOLD = {
+    CaptionFlag.LOW_LOGPROB: "min_mean_logprob",
+    CaptionFlag.LOW_ALIGNMENT: "min_alignment_score",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,8 +282,13 @@ class ExportConfig:
     max_side_px: int = 512  # of the short side; larger images are resized once
     jpeg_quality: int = 90  # of resized images; others keep their bytes
     required_granularities: tuple[str, ...] = ()  # samples without them stay out
+    drop_caption_flags: tuple[str, ...] = ()  # captions with one of them stay out
 
     def __post_init__(self) -> None:
+        known = [str(flag) for flag in CaptionFlag]
+        expected = f"one of {', '.join(known)}"
+        for name in self.drop_caption_flags:
+            _expect(name in known, "drop_caption_flags", name, expected)
         for name in ("samples_per_shard", "max_side_px"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         is_valid = 1 <= self.jpeg_quality <= 100
@@ -250,6 +307,7 @@ class CurationConfig:
     seed_sets: tuple[ImageTextSource, ...] = ()
     language_detector: Literal["fasttext", "langdetect"] = "fasttext"
     limits: Limits = Limits()
+    caption_quality: CaptionQuality = CaptionQuality()
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
@@ -260,6 +318,11 @@ class CurationConfig:
         known = {granularity.name for granularity in self.granularities}
         for name in self.export.required_granularities:
             _expect(name in known, "required_granularities", name, f"of {known}")
+        for flag, threshold in _FLAG_TO_THRESHOLD.items():
+            if flag in self.export.drop_caption_flags:
+                is_set = getattr(self.caption_quality, threshold) is not None
+                expected = f"caption_quality.{threshold} with it"
+                _expect(is_set, "drop_caption_flags", str(flag), expected)
 
 
 def load_config(path: str) -> CurationConfig:

@@ -13,7 +13,15 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import captioning, export, prompts, scoring, selection, sources
+from pipeline import (
+    captioning,
+    export,
+    flagging,
+    prompts,
+    scoring,
+    selection,
+    sources,
+)
 from pipeline.config import Granularity
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -43,21 +51,30 @@ def caption(
     options: PipelineOptions,
     granularities: Sequence[Granularity] | None = None,
 ) -> Counters:
-    """Captions the kept images that have no caption yet."""
+    """Captions the kept images that have no caption yet, and flags the doubtful."""
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
         return {}
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
-    return _run(run.units, captioning.STAGE, transform, options)
+    captioned = _run(run.units, captioning.STAGE, transform, options)
+    return {**captioned, **flag(run, options)}
+
+
+def flag(run: RunFolder, options: PipelineOptions) -> Counters:
+    """Says what is doubtful about captions, and drops none."""
+    if not run.config.granularities or flagging.is_complete(run):
+        return {}
+    return _run(run.units, flagging.STAGE, flagging.Flag(run), options)
 
 
 def export_shards(run: RunFolder, options: PipelineOptions) -> Counters:
     """Writes the training shards of kept images with their captions."""
+    flagged = flag(run, options)
     if export.is_complete(run):
-        return {}
-    return _run(run.units, export.STAGE, export.Export(run), options)
+        return flagged
+    return {**flagged, **_run(run.units, export.STAGE, export.Export(run), options)}
 
 
 STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
@@ -88,6 +105,11 @@ def ledger(run: RunFolder) -> dict[str, Any] | None:
 def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
     """Numbers of kept pairs that have a caption, and of all kept pairs."""
     return captioning.coverage(run, granularity, run.units)
+
+
+def flag_counts(run: RunFolder) -> Mapping[str, flagging.FlagCounts]:
+    """Flags by granularity; empty while captions have none."""
+    return flagging.counts(run)
 
 
 def _run(

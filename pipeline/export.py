@@ -153,6 +153,8 @@ class _SummariseUnit(beam.DoFn):
     def process(self, unit: Unit) -> Iterator[UnitSummary]:
         pairs = self._tables.decided_pairs(unit)
         kept = kept_samples(unit, pairs, self._captions)
+        flagged = self._tables.flags.read(unit)
+        kept = self._tables.flags.left(kept, flagged)
         exported = _exported(kept, self._export)
         digest = hashlib.blake2b(digest_size=16)
         for _, sample in exported:
@@ -167,6 +169,7 @@ class _SummariseUnit(beam.DoFn):
             },
             n_samples=len(exported),
             digest=digest.hexdigest(),
+            dropped_captions=self._tables.flags.counts(flagged),
         )
 
 
@@ -256,6 +259,8 @@ class _WriteShard(beam.DoFn):
         for piece in shard.slices:
             pairs = self._tables.decided_pairs(piece.unit)
             kept = kept_samples(piece.unit, pairs, self._captions)
+            flagged = self._tables.flags.read(piece.unit)
+            kept = self._tables.flags.left(kept, flagged)
             exported = _exported(kept, self._export)[piece.start : piece.stop]
             encoded = sources.read_images(piece.unit, [pair for pair, _ in exported])
             samples = [sample for _, sample in exported]

@@ -54,11 +54,16 @@ class UnitSummary:
     n_without_granularity: Mapping[str, int]  # of the kept
     n_samples: int  # that are exported
     digest: str  # of all that their records say
+    # Granularity to what is not exported: "captions", and how many have each flag.
+    dropped_captions: Mapping[str, Mapping[str, int]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def header(run: RunFolder) -> dict[str, Any]:
     """The part of a manifest that is known before any shard is written."""
     granularities = run.config.granularities
+    flags = run.flags_fingerprint if run.config.export.drop_caption_flags else None
     return {
         "schema_version": SCHEMA_VERSION,
         "granularities": [granularity.name for granularity in granularities],
@@ -66,6 +71,7 @@ def header(run: RunFolder) -> dict[str, Any]:
         "fingerprints": {
             "decisions": run.decisions_fingerprint,
             "captions": {g.name: run.granularity_fingerprint(g) for g in granularities},
+            "flags": flags,
         },
     }
 
@@ -78,7 +84,8 @@ def complete(
     """The manifest of shards that are all there.
 
     `n_without_granularity` counts kept samples, also those that are not exported
-    because a granularity that they need is among the missing.
+    because a granularity that they need is among the missing. `dropped_captions` of a
+    granularity counts captions, and a caption with two flags under both.
     """
     shards = sorted(receipts, key=lambda receipt: receipt.name)
     names = [(summary.unit, summary.table_names) for summary in summaries]
@@ -92,6 +99,10 @@ def complete(
         "n_samples": sum(shard.n_samples for shard in shards),
         "n_without_granularity": {
             name: sum(summary.n_without_granularity[name] for summary in summaries)
+            for name in header["granularities"]
+        },
+        "dropped_captions": {
+            name: _added_up(summary.dropped_captions[name] for summary in summaries)
             for name in header["granularities"]
         },
         "shards": [
@@ -113,12 +124,20 @@ def _ledger(summaries: Iterable[UnitSummary]) -> dict[str, Any]:
     }
 
 
+def _added_up(name_to_counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    counts: collections.Counter[str] = collections.Counter()
+    for found in name_to_counts:
+        counts.update(found)
+    return dict(counts)
+
+
 def inputs_fingerprint(
     header: dict[str, Any],
     table_names: Iterable[tuple[Unit, Mapping[str, Sequence[str]]]],
 ) -> str:
     """Of all that an export reads: the name of a table tells what is in it."""
-    fingerprints = {k: header["fingerprints"][k] for k in ("captions", "decisions")}
+    parts = ("captions", "decisions", "flags")
+    fingerprints = {part: header["fingerprints"][part] for part in parts}
     units = [(unit.source.name, unit.name, names) for unit, names in table_names]
     ordered = sorted(units, key=lambda unit: unit[:2])
     return fingerprint("inputs", header["config"], fingerprints, ordered)

@@ -47,6 +47,23 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"  # there is no caption: the text is the error
 
 
+class CaptionFlag(enum.StrEnum):
+    """Why a synthetic caption may be a bad one; a caption can have several."""
+
+    NO_END = "no_end"  # cut at the limit of new tokens
+    EMPTY = "empty"  # nothing but spaces and punctuation
+    REPETITION = "repetition"  # says the same words over and over
+    LENGTH = "length"  # number of words outside the range of its granularity
+    LOCATION_TOKENS = "location_tokens"  # `<loc0000>`, `<seg000>`
+    PROMPT_ECHO = "prompt_echo"  # begins with its prompt
+    EQUALS_ALT_TEXT = "equals_alt_text"
+    EQUALS_OTHER = "equals_other"  # equals one of an earlier granularity of the pair
+    FREQUENT = "frequent"  # many other images have the same
+    LANGUAGE = "language"  # none of those expected
+    LOW_LOGPROB = "low_logprob"
+    LOW_ALIGNMENT = "low_alignment"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
     """One input pair as `score` found it; also of pairs that cannot be read."""
@@ -105,6 +122,21 @@ class SyntheticCaption:
     n_tokens: int  # with the end token; 0 where the captioner gives none
     finish_reason: str  # a FinishReason
     mean_logprob: float  # nats per token; NaN where the captioner gives none
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlaggedCaption:
+    """What is doubtful about one caption of a kept pair, with what was measured."""
+
+    sample_id: bytes
+    granularity: str
+    sample_index: int
+    flags: tuple[str, ...]  # of CaptionFlag, in its order; empty if nothing is doubtful
+    n_words: int
+    repetition: float  # share of its word sequences that it has said before
+    language: str  # ISO 639-1 where one exists; "" when the detector cannot tell
+    language_probability: float
+    alignment_score: float | None  # cosine with the image; None if not measured
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

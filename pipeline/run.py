@@ -242,7 +242,7 @@ def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
 
 
 def print_status(run: RunFolder) -> None:
-    """What is there: scored shards, decisions, captions by granularity.
+    """What is there: scored shards, decisions, captions by granularity and flag.
 
     Captions of other prompts, models or recipes stay until they are removed by name.
     """
@@ -250,10 +250,18 @@ def print_status(run: RunFolder) -> None:
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
     ledger = curate.ledger(run)
     print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
+    flag_counts = curate.flag_counts(run)
     for granularity in run.config.granularities:
         n_captioned, n_kept = curate.coverage(run, granularity)
         fingerprint = run.granularity_fingerprint(granularity)
         print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+        if found := flag_counts.get(granularity.name):
+            flags = ", ".join(
+                f"{name} {n:,}" for name, n in sorted(found.flag_to_count.items())
+            )
+            n_flagged, n_captions = found.n_flagged, found.n_captions
+            print(f"  flagged: {n_flagged:,} of {n_captions:,} captions", end="")
+            print(f" ({flags})" if flags else "")
     current = {run.captions(granularity) for granularity in run.config.granularities}
     folder = files.join(run.root, "captions")
     for name in sorted(files.folders(folder)):

@@ -7,6 +7,7 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 import dataclasses
 
 from pipeline import files
+from pipeline.caption_tables import CaptionTables
 from pipeline.config import CurationConfig, Granularity, ImageTextSource, fingerprint
 from pipeline.models import weights
 from pipeline.sources import Unit, list_units
@@ -110,6 +111,42 @@ class RunFolder:
     def model_digest(self, granularity: Granularity) -> str:
         """Identity of a granularity's captioner."""
         return self.checkpoint_to_digest[_model_name(granularity)]
+
+    def caption_languages(self, granularity: Granularity) -> files.UnitTables:
+        """Rows of `records.Language`; a table for each one of captions, named alike."""
+        detector = self.config.language_detector
+        parts = (detector, self.granularity_fingerprint(granularity))
+        return self._scores("caption_language", fingerprint("language", *parts))
+
+    def caption_alignment(
+        self, source: ImageTextSource, granularity: Granularity
+    ) -> files.UnitTables:
+        """`alignment_score`; a table for each one of captions, named alike."""
+        embeddings = self.embeddings(source).folder.removeprefix(self.root)
+        parts = (embeddings, self.granularity_fingerprint(granularity))
+        return self._scores("caption_alignment", fingerprint("alignment", *parts))
+
+    @property
+    def flags(self) -> files.UnitTables:
+        """Rows of `records.FlaggedCaption`; lists the captions that are there."""
+        return files.UnitTables(files.join(self.root, "flags", self.flags_fingerprint))
+
+    @property
+    def flags_fingerprint(self) -> str:
+        """The name of a table of captions tells what is in it."""
+        granularities = self.config.granularities
+        tables = [CaptionTables.open(self.captions(g)) for g in granularities]
+        units = sorted(
+            (unit.source.name, unit.name, [found.names(unit.name) for found in tables])
+            for unit in self.units
+        )
+        captions = [
+            (g.name, g.n_words, self.granularity_fingerprint(g)) for g in granularities
+        ]
+        settings = (self.config.caption_quality, self.config.language_detector)
+        return fingerprint(
+            "flags", settings, self.decisions_fingerprint, captions, units
+        )
 
     @property
     def tfrecords(self) -> str:

@@ -4,8 +4,9 @@ In: the tables of a unit and the bytes of its images. Out: `records.Sample`s in 
 order of the unit, with images that every decoder reads as `score` did.
 """
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Self
 
@@ -17,7 +18,7 @@ from PIL import PngImagePlugin, WebPImagePlugin
 from pipeline import files, images
 from pipeline.caption_tables import CaptionTables, captions_of
 from pipeline.config import ExportConfig, Granularity, Limits
-from pipeline.records import KEPT, Decision, Pair, Sample
+from pipeline.records import KEPT, Decision, FlaggedCaption, Pair, Sample
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 
@@ -35,6 +36,7 @@ class SampleTables:
     source_to_embeddings: Mapping[str, files.UnitTables]
     decisions: files.UnitTables
     granularity_to_folder: Mapping[Granularity, str]
+    flags: "DroppedFlags"
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
@@ -45,6 +47,7 @@ class SampleTables:
             source_to_embeddings={s.name: run.embeddings(s) for s in sources},
             decisions=run.decisions,
             granularity_to_folder={g: run.captions(g) for g in granularities},
+            flags=DroppedFlags.of(run),
         )
 
     def open_captions(self) -> dict[Granularity, CaptionTables]:
@@ -66,6 +69,65 @@ class SampleTables:
             strict=True,
         )
         return list(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class DroppedFlags:
+    """The flags that keep a caption out of the shards, and where they are told."""
+
+    names: frozenset[str]
+    granularities: tuple[str, ...]
+    tables: files.UnitTables | None  # None if no flag does: then none is read
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Self:
+        names = frozenset(run.config.export.drop_caption_flags)
+        granularities = tuple(g.name for g in run.config.granularities)
+        return cls(names, granularities, run.flags if names else None)
+
+    def read(self, unit: Unit) -> list[FlaggedCaption]:
+        """All captions of the unit's kept pairs; none if no flag matters."""
+        if self.tables is None:
+            return []
+        return files.from_table(self.tables.read(unit.name), FlaggedCaption)
+
+    def left(
+        self, kept: list[tuple[Pair, Sample]], rows: Iterable[FlaggedCaption]
+    ) -> list[tuple[Pair, Sample]]:
+        """The kept samples of a unit without the captions that stay out."""
+        if not self.names:
+            return kept
+        flagged: dict[tuple[bytes, str], dict[int, tuple[str, ...]]]
+        flagged = collections.defaultdict(dict)
+        for row in rows:
+            flagged[row.sample_id, row.granularity][row.sample_index] = row.flags
+        return [(pair, self._without(sample, flagged)) for pair, sample in kept]
+
+    def _without(
+        self,
+        sample: Sample,
+        flagged: Mapping[tuple[bytes, str], Mapping[int, tuple[str, ...]]],
+    ) -> Sample:
+        """A granularity of which no caption is left is absent."""
+        left = {}
+        for name, texts in sample.captions.items():
+            index_to_flags = flagged[sample.sample_id, name]
+            flags = [index_to_flags[index] for index in sorted(index_to_flags)]
+            both = zip(texts, flags, strict=True)
+            left[name] = tuple(text for text, f in both if self.names.isdisjoint(f))
+        captions = {name: texts for name, texts in left.items() if texts}
+        return dataclasses.replace(sample, captions=captions)
+
+    def counts(self, rows: Iterable[FlaggedCaption]) -> dict[str, dict[str, int]]:
+        """Granularity to numbers of `captions` that stay out, and of those with a
+        flag."""
+        names = ("captions", *sorted(self.names))
+        found = {name: dict.fromkeys(names, 0) for name in self.granularities}
+        for row in rows:
+            if flags := self.names.intersection(row.flags):
+                for name in ("captions", *flags):
+                    found[row.granularity][name] += 1
+        return found
 
 
 def kept_samples(

@@ -20,7 +20,7 @@ from apache_beam.utils.shared import Shared
 
 from pipeline import files, images, language, sources
 from pipeline.config import EncoderConfig, ImageTextSource, Limits
-from pipeline.models.encoders import Encoder, SiglipEncoder
+from pipeline.models.encoders import Encoder, load_encoder
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.run_folder import RunFolder
 from pipeline.sources import RawPair, Unit
@@ -55,8 +55,7 @@ class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
         self.config = config
 
     def load_model(self) -> Encoder:
-        config = self.config
-        return SiglipEncoder.load(config.checkpoint, config.batch_size, config.dtype)
+        return load_encoder(self.config)
 
     def run_inference(
         self,

@@ -88,6 +88,12 @@ def test_batches_are_full_and_the_tower_runs_once_for_all_granularities(
     assert calls == [("load", "tiny"), *full, *rest]
 
 
+def test_the_expected_number_of_words_does_not_part_granularities(tmp_path, calls):
+    long = dataclasses.replace(LONG, n_words=(4, 9))
+    caption(make_run(tmp_path, {"a": plain_rows(2)}, granularities=(SHORT, long)))
+    assert calls == [("load", "tiny"), ("encode", 2), ("short", 2), ("long", 2)]
+
+
 def test_a_second_run_loads_no_model_and_writes_nothing(tmp_path, calls):
     run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(2, first=10)})
     caption(run)

@@ -28,7 +28,9 @@ from tiny_run import (
 )
 
 from pipeline import files, images, manifest, records, samples, sources
+from pipeline.caption_tables import CaptionTables
 from pipeline.config import (
+    CaptionQuality,
     ExportConfig,
     ImageTextSource,
     Limits,
@@ -36,6 +38,8 @@ from pipeline.config import (
     SelectionConfig,
 )
 from pipeline.export import Export, is_complete, plan_shards
+from pipeline.flagging import Flag
+from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, content_hash, sample_id
 
 TWO_A_SHARD = ExportConfig(samples_per_shard=2)
@@ -525,3 +529,118 @@ def test_an_image_too_long_for_a_jpeg_becomes_a_png():
     assert (sample.image_format, sample.width, sample.height) == ("png", 70_000, 1)
     rgb = images.decode(sample.image, Limits()).rgb
     assert (rgb == (10, 20, 30)).all()
+
+
+FLAGS = {  # of the captions of UNITS["a"], by granularity and row
+    "short": [("no_end", "length"), ("length",), ()],
+    "long": [(), ("frequent",), ("no_end",)],
+}
+
+
+def flagged_run(root, drop_caption_flags, **changes):
+    """Captions with FLAGS in unit a, and without a flag in b."""
+    export_config = ExportConfig(drop_caption_flags=drop_caption_flags, **changes)
+    run = captioned_run(root, UNITS, export=export_config)
+    for unit, rows in zip(run.units, UNITS.values(), strict=True):
+        flagged = [
+            records.FlaggedCaption(
+                sample_id=sample_id(row.image, row.alt_text.encode()),
+                granularity=name,
+                sample_index=0,
+                flags=flags[number] if len(rows) == 3 else (),
+                n_words=5,
+                repetition=0.0,
+                language="en",
+                language_probability=1.0,
+                alignment_score=None,
+            )
+            for number, row in enumerate(rows)
+            for name, flags in FLAGS.items()
+        ]
+        table = files.to_table(flagged, records.FlaggedCaption)
+        run.flags.write(unit.name, table)
+    return run
+
+
+def test_captions_with_a_flag_to_drop_stay_out_and_are_counted(tmp_path):
+    run = flagged_run(tmp_path, ("no_end", "length"))
+    export(run)
+    said = [sorted(sample.captions) for sample in samples_of(run)]
+    both = ["long", "short"]
+    assert said == [["long"], ["long"], ["short"], both, both]
+    assert samples_of(run)[2].captions == {"short": ("cap en 2 7 9",)}
+    found = manifest_of(run)
+    assert found["dropped_captions"] == {
+        "short": {"captions": 2, "length": 2, "no_end": 1},
+        "long": {"captions": 1, "length": 0, "no_end": 1},
+    }
+    assert found["n_without_granularity"] == {"short": 2, "long": 1}
+    assert found["n_samples"] == 5
+
+
+def test_a_sample_whose_required_captions_are_flagged_stays_out(tmp_path):
+    run = flagged_run(tmp_path, ("no_end",), required_granularities=("short",))
+    export(run)
+    texts = [sample.alt_text for sample in samples_of(run)]
+    assert texts == [f"text {number}" for number in (1, 2, 10, 11)]
+    assert manifest_of(run)["n_without_granularity"] == {"short": 1, "long": 1}
+
+
+def test_without_flags_to_drop_no_table_of_flags_is_read(tmp_path):
+    run = captioned_run(tmp_path, UNITS)
+    export(run)
+    assert not Path(run.root, "flags").exists()
+    nothing = {"captions": 0}
+    assert manifest_of(run)["dropped_captions"] == {"short": nothing, "long": nothing}
+    assert all(len(sample.captions) == 2 for sample in samples_of(run))
+
+
+def test_one_of_several_captions_stays_out(tmp_path):
+    rows = {"a": plain_rows(1)}
+    run = make_run(
+        tmp_path,
+        rows,
+        granularities=(SHORT,),
+        export=ExportConfig(drop_caption_flags=("empty",)),
+    )
+    key = (content_hash(rows["a"][0].image), prompt_hash(SHORT.prompt))
+    captions = [
+        records.SyntheticCaption(*key, index, text, 4, reason, -0.5)
+        for index, text, reason in (
+            (0, "no answer", "error"),
+            (1, "", "stop"),
+            (2, "a dog", "stop"),
+            (3, "a cat", "length"),
+        )
+    ]
+    (unit,) = run.units
+    CaptionTables.open(run.captions(SHORT)).add(unit.name, captions)
+    run_stage(Flag(run), run.units)
+    export(run)
+    assert [sample.captions for sample in samples_of(run)] == [
+        {"short": ("a dog", "a cat")}
+    ]
+    dropped = {"captions": 1, "empty": 1}
+    assert manifest_of(run)["dropped_captions"] == {"short": dropped}
+
+
+def test_other_flags_to_drop_make_an_export_incomplete(tmp_path):
+    run = flagged_run(tmp_path, ("no_end",))
+    export(run)
+    assert is_complete(run)
+    before = bytes_of(run.tfrecords)
+    export(flagged_run(tmp_path, ("no_end", "frequent")))
+    assert not is_complete(run)
+    assert len(samples_of(run)[1].captions) == 1
+    export(run)
+    assert bytes_of(run.tfrecords) == before
+
+
+def test_an_export_hangs_on_its_thresholds_of_quality(tmp_path):
+    run = flagged_run(tmp_path, ("no_end",))
+    export(run)
+    quality = CaptionQuality(max_repetition=0.5)
+    config = dataclasses.replace(run.config, caption_quality=quality)
+    stricter = dataclasses.replace(run, config=config)
+    assert not is_complete(stricter)
+    assert manifest_of(run)["fingerprints"]["flags"] == run.flags_fingerprint

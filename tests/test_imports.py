@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PREFIXES = ("pipeline", "trainer", "apache_beam", "jax", "torch", "tensorflow")
-STAGES = ("scoring", "selection", "captioning", "export")
+STAGES = ("scoring", "selection", "captioning", "flagging", "export")
 
 # Imports modules and prints what they have brought along.
 PROGRAM = """

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipConfig
 
+from pipeline.config import EncoderConfig
 from pipeline.models.batching import check_options, fixed_batches
 from pipeline.models.checkpoints import (
     ModelIdentity,
@@ -52,6 +53,11 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """`n` texts to float32 `[n, d]` unit rows."""
+
+
+def load_encoder(config: EncoderConfig) -> Encoder:
+    """Raises ValueError if the checkpoint cannot be read here."""
+    return SiglipEncoder.load(config.checkpoint, config.batch_size, config.dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

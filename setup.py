@@ -36,9 +36,11 @@ setup(
         "transformers>=5",
     ],
     extras_require={
+        "gemini": ["google-genai>=3"],
         "torch": ["torch"],
         "dev": [
             "beartype",
+            "google-genai>=3",
             "hypothesis",
             "jaxtyping",
             "mypy",

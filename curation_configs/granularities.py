@@ -1,7 +1,7 @@
 """Ready-made granularities; a recipe lists those it wants.
 
 Weights are named by their Hugging Face ids (accept the licence there first); replace
-`checkpoint` with a folder where they are. Prompts are those of the model's card,
+`checkpoint` with a folder where they are. PaliGemma's prompts are those of its card,
 ai.google.dev/gemma/docs/paligemma.
 """
 
@@ -51,4 +51,20 @@ DENSE = dataclasses.replace(
     prompt="caption en",
     max_new_tokens=256,
     batch_size=64,
+)
+
+# TIPSv2's third caption, which sees the alt text and PaliGemma's caption. The prompt is
+# the authors', github.com/google-deepmind/tips/issues/38. Their model, Gemini 1.5 Flash,
+# is no longer served; they state no decoding and no length.
+GEMINI = Granularity(
+    name="gemini",
+    checkpoint="gemini-2.5-flash",
+    captioner="gemini",
+    prompt="Based on the existing captions for the image, create a new caption that "
+    "accurately describes what is in the image.\n\n"
+    "Image: {image}\n\n"
+    "Captions:\n1. {alt_text}\n2. {caption:coco}\n\n"
+    "Return just the new caption and nothing else.",
+    max_new_tokens=256,
+    batch_size=32,  # requests at a time
 )

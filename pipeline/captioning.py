@@ -8,6 +8,7 @@ caption is not captioned again, and no model is loaded if nothing is missing.
 import collections
 import dataclasses
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from pipeline.models.captioners import (
     Captioner,
     PaliGemmaCaptioner,
     PaliGemmaCheckpoint,
+    ServiceError,
 )
 from pipeline.prompts import prompt_hash
 from pipeline.records import KEPT, FinishReason, Pair, SyntheticCaption
@@ -35,6 +37,12 @@ from pipeline.sources import Unit
 from pipeline.threads import map_ahead
 
 STAGE = "caption"
+
+# Captioners that need an extra of setup.py: their module, and the extra.
+_OPTIONAL = {
+    "gemini": ("pipeline.gemini", "gemini"),
+    "huggingface": ("pipeline.models.huggingface", "torch"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +68,10 @@ class PreparedImage:
 
 
 Rows = tuple[SyntheticCaption, ...]  # the samples of one image and prompt
+Answers = tuple[Rows | ServiceError, ...]  # of one image, one a wanted granularity
 
 
-class CaptionerHandler(ModelHandler[PreparedImage, tuple[Rows, ...], Captioner]):
+class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
     """A captioner; `inference_args["wanted"]` says which captions to make."""
 
     def __init__(self, granularity: Granularity) -> None:
@@ -78,7 +87,7 @@ class CaptionerHandler(ModelHandler[PreparedImage, tuple[Rows, ...], Captioner])
         batch: Sequence[PreparedImage],
         model: Captioner,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[tuple[Rows, ...]]:
+    ) -> list[Answers]:
         """Captions of each image, those of every granularity from one encoding.
 
         A ValueError costs no more than the captions that raise it: the batch is halved
@@ -109,17 +118,34 @@ class CaptionerHandler(ModelHandler[PreparedImage, tuple[Rows, ...], Captioner])
 
 def load_captioner(granularity: Granularity) -> Captioner:
     """Raises ValueError if there is no such checkpoint, or it cannot be read here."""
+    if granularity.captioner in _OPTIONAL:
+        return _optional(granularity).load(granularity)
     return PaliGemmaCaptioner.load(granularity)
 
 
 def check(granularity: Granularity) -> None:
     """Raises ValueError if `load_captioner` would; reads no weights."""
-    PaliGemmaCheckpoint.open(granularity)
+    if granularity.captioner in _OPTIONAL:
+        _optional(granularity).check(granularity)
+    else:
+        PaliGemmaCheckpoint.open(granularity)
+
+
+def _optional(granularity: Granularity) -> Any:
+    """The module of a captioner, with its `load` and `check`."""
+    module, extra = _OPTIONAL[granularity.captioner]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"captioner={granularity.captioner!r} of granularity {granularity.name!r}: "
+            f"expected the extra [{extra}] to be installed ({error})"
+        ) from error
 
 
 def _captions(
     captioner: Captioner, batch: Sequence[PreparedImage], wanted: Sequence[Wanted]
-) -> list[tuple[Rows, ...]]:
+) -> list[Answers]:
     features = captioner.encode([image.pixels for image in batch])
     hashes = [image.image_hash for image in batch]
     columns = []
@@ -127,7 +153,7 @@ def _captions(
         prompts = [image.prompts[i] for image in batch]
         keys = sampling_keys(one, hashes)
         answers = captioner.caption(features, prompts, one.granularity, keys)
-        columns.append(map(_rows, hashes, prompts, answers))
+        columns.append(map(_answer, hashes, prompts, answers))
     return list(zip(*columns, strict=True))
 
 
@@ -149,6 +175,14 @@ def sampling_keys(wanted: Wanted, image_hashes: Sequence[bytes]) -> np.ndarray:
     ]
     shape = (len(image_hashes), decoding.n_samples, 2)
     return np.frombuffer(b"".join(keys), "<u4").reshape(shape)
+
+
+def _answer(
+    image_hash: bytes, prompt: str, captions: Sequence[CaptionedText] | ServiceError
+) -> Rows | ServiceError:
+    if isinstance(captions, ServiceError):
+        return captions
+    return _rows(image_hash, prompt, captions)
 
 
 def _rows(image_hash: bytes, prompt: str, captions: Sequence[CaptionedText]) -> Rows:
@@ -364,9 +398,22 @@ class _CaptionUnit(beam.DoFn):
 
     def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
         key_to_rows: dict[tuple[str, Key], Rows] = {}
-        for wanted, rows in self._rows(unit, requests):
-            key = (rows[0].image_hash, rows[0].prompt_hash)
-            key_to_rows[wanted.granularity.name, key] = rows
+        try:
+            for wanted, rows in self._rows(unit, requests):
+                key = (rows[0].image_hash, rows[0].prompt_hash)
+                key_to_rows[wanted.granularity.name, key] = rows
+        except ServiceError:  # what was answered before is paid for
+            self._add(unit, requests, key_to_rows)
+            raise
+        self._add(unit, requests, key_to_rows)
+
+    def _add(
+        self,
+        unit: Unit,
+        requests: Sequence[_Request],
+        key_to_rows: Mapping[tuple[str, Key], Rows],
+    ) -> None:
+        """Writes what there is, in the order of the requests."""
         for wanted in self._wanted:
             name = wanted.granularity.name
             ordered = [
@@ -374,9 +421,9 @@ class _CaptionUnit(beam.DoFn):
                 for request in requests
                 for one, prompt in zip(request.wanted, request.prompts, strict=True)
                 if one == wanted
-                for row in key_to_rows[
-                    name, (request.pair.image_hash, prompt_hash(prompt))
-                ]
+                for row in key_to_rows.get(
+                    (name, (request.pair.image_hash, prompt_hash(prompt))), ()
+                )
             ]
             if ordered:
                 self._tables[name].add(unit.name, ordered)
@@ -428,9 +475,17 @@ class _CaptionUnit(beam.DoFn):
         batch: Sequence[PreparedImage],
         wanted: tuple[Wanted, ...],
     ) -> Iterator[tuple[Wanted, Rows]]:
+        """Raises the first ServiceError, after the rows of all that has an answer."""
         _count("images_encoded", len(batch))
-        for rows in self._handler.run_inference(batch, captioner, {"wanted": wanted}):
-            yield from zip(wanted, rows, strict=True)
+        errors = []
+        for row in self._handler.run_inference(batch, captioner, {"wanted": wanted}):
+            for one, answer in zip(wanted, row, strict=True):
+                if isinstance(answer, ServiceError):
+                    errors.append(answer)
+                else:
+                    yield one, answer
+        if errors:
+            raise errors[0]
 
 
 class _NoModel:

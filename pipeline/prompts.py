@@ -63,6 +63,11 @@ def filled(template: str, alt_text: str, captions: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
+def around_images(prompt: str) -> list[str]:
+    """The texts of a filled-in prompt before, between and after its images."""
+    return (prompt if IMAGE in prompt else IMAGE + prompt).split(IMAGE)
+
+
 def prompt_hash(prompt: str) -> bytes:
     """Identity of a filled-in prompt: 16 bytes."""
     return content_hash(prompt.encode())

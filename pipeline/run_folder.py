@@ -169,6 +169,8 @@ def _model_name(granularity: Granularity) -> str:
 
 
 def _captioner_digest(granularity: Granularity) -> str:
+    if granularity.captioner == "gemini":
+        return granularity.checkpoint  # all that an API says of its model
     return _weights_digest(granularity.checkpoint, granularity.revision)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import shutil
+import sys
 import weakref
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tiny_run import (
 
 from pipeline import files
 from pipeline.caption_tables import CaptionTables
-from pipeline.captioning import Caption, coverage
+from pipeline.captioning import Caption, check, coverage
 from pipeline.config import MinScore, SelectionConfig
 from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, SyntheticCaption, content_hash
@@ -268,3 +269,11 @@ def test_coverage_counts_no_unit_that_is_not_decided(tmp_path):
     assert coverage(run, SHORT, run.units) == (3, 5)
     Path(run.decisions.path(run.units[1].name)).unlink()
     assert coverage(run, SHORT, run.units) == (3, 3)
+
+
+def test_a_missing_torch_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pipeline.models.huggingface", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    granularity = dataclasses.replace(LONG, captioner="huggingface")
+    with pytest.raises(ValueError, match=r"^captioner='huggingface' of .*\[torch\]"):
+        check(granularity)

@@ -70,7 +70,15 @@ def test_the_pipeline_never_imports_the_trainer_or_torch():
 
 
 def test_the_models_do_without_beam():
-    assert "apache_beam" not in packages(*modules("pipeline/models"))
+    with_torch = "pipeline.models.huggingface"  # which need not be there
+    names = [name for name in modules("pipeline/models") if name != with_torch]
+    assert "apache_beam" not in packages(*names)
+    assert "apache_beam" not in named_in(with_torch)
+
+
+def test_captioners_that_need_an_extra_are_imported_when_they_are_asked_for():
+    loaded = brought_along("pipeline.run")
+    assert not {"pipeline.gemini", "pipeline.models.huggingface"} & loaded
 
 
 def test_the_demo_web_is_drawn_without_beam_and_jax():

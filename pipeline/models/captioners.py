@@ -55,6 +55,10 @@ class Caption:
         return cls(error, 0, FinishReason.ERROR, float("nan"))
 
 
+class ServiceError(Exception):
+    """A service gave no answer, which says nothing about what it was asked."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFeatures:
     """Encoded images on the device: `[b, p, d]` batches, the last one padded."""
@@ -90,8 +94,11 @@ class Captioner(Protocol):
         prompts: Sequence[str],
         granularity: Granularity,
         keys: np.ndarray,
-    ) -> list[tuple[Caption, ...]]:
+    ) -> Sequence[tuple[Caption, ...] | ServiceError]:
         """For every image its prompt's captions, `granularity.decoding.n_samples`.
+
+        A ServiceError in their place leaves the image without a row and stops the run,
+        which asks again when it goes on; the other answers are kept.
 
         Args:
           keys: uint32 `[n_images, n_samples, 2]`; all chance hangs on them.

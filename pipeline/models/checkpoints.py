@@ -33,6 +33,12 @@ _SIDE_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",  # the tokens that end an answer
 )
 
 
@@ -65,7 +71,7 @@ def _downloaded(hub_id: str, revision: str) -> Path:
     )
     if not _HUB_ID.fullmatch(hub_id):
         raise problem
-    patterns = ["*.json", "*.safetensors", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
         return Path(
             snapshot_download(

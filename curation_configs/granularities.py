@@ -54,8 +54,8 @@ DENSE = dataclasses.replace(
 )
 
 # TIPSv2's third caption, which sees the alt text and PaliGemma's caption. The prompt is
-# the authors', github.com/google-deepmind/tips/issues/38. Their model, Gemini 1.5 Flash,
-# is no longer served; they state no decoding and no length.
+# the authors', github.com/google-deepmind/tips/issues/38. Their model, Gemini 1.5
+# Flash, is no longer served; they state no decoding and no length.
 GEMINI = Granularity(
     name="gemini",
     checkpoint="gemini-2.5-flash",

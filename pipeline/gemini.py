@@ -134,7 +134,7 @@ class GeminiCaptioner:
         return [_samples(answers[i : i + n_samples]) for i in starts]
 
     def _answer(
-        self, contents: list[types.Part], options: types.GenerateContentConfig
+        self, contents: list[Any], options: types.GenerateContentConfig
     ) -> Caption | ServiceError:
         try:
             (result,) = self.handler.run_inference(
@@ -164,7 +164,7 @@ def _handler(model: str) -> GeminiModelHandler:
 
 def _generate(
     model: str,
-    batch: Sequence[list[types.Part]],
+    batch: Sequence[list[Any]],
     client: genai.Client,
     inference_args: dict[str, Any],
 ) -> types.GenerateContentResponse:
@@ -180,7 +180,7 @@ def _generate(
         raise errors.ServerError(503, reply) from error
 
 
-def _contents(jpeg: bytes, prompt: str) -> list[types.Part]:
+def _contents(jpeg: bytes, prompt: str) -> list[Any]:
     """The texts of a prompt, with the image between them."""
     image = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
     first, *rest = prompts.around_images(prompt)

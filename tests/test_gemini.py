@@ -16,7 +16,7 @@ from fake_gemini import DROP, FakeGemini, jpeg_of, refused, said, slowly, texts_
 from PIL import Image
 from tiny_run import SHORT, make_run, plain_rows, run_stage, write_captions
 
-from curation_configs.granularities import tipsv2_gemini
+from curation_configs.granularities import GEMINI
 from pipeline import captioning, gemini
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption
@@ -268,10 +268,11 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def run_of(tmp_path, n_rows: int, **changes) -> tuple[RunFolder, Granularity]:
     """A run whose pairs have the captions that TIPSv2's prompt names."""
-    third = dataclasses.replace(tipsv2_gemini("short"), **changes)
+    third = dataclasses.replace(GEMINI, **changes)
+    first = dataclasses.replace(SHORT, name="coco")
     rows = {"a": plain_rows(n_rows)}
-    run = make_run(tmp_path, rows, granularities=(SHORT, third))
-    write_captions(run, rows, [SHORT])
+    run = make_run(tmp_path, rows, granularities=(first, third))
+    write_captions(run, rows, [first])
     return run, third
 
 

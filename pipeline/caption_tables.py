@@ -14,6 +14,8 @@ from pipeline import files, prompts
 from pipeline.config import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
 
+STAGE = "caption"  # namespace of the counters of all that fills the tables
+
 Key = tuple[bytes, bytes]  # image hash, prompt hash
 
 

@@ -20,7 +20,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, images, prompts, sources
+from pipeline import files, images, imported_captions, importing, prompts, sources
+from pipeline.caption_tables import STAGE as STAGE
 from pipeline.caption_tables import CaptionTables, Key, captions_of, prompt_of
 from pipeline.config import Decoding, Granularity, Limits, to_json
 from pipeline.models.captioners import Caption as CaptionedText
@@ -35,8 +36,6 @@ from pipeline.records import KEPT, FinishReason, Pair, SyntheticCaption
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 from pipeline.threads import map_ahead
-
-STAGE = "caption"
 
 # Captioners that need an extra of setup.py: their module, and the extra.
 _OPTIONAL = {
@@ -124,8 +123,13 @@ def load_captioner(granularity: Granularity) -> Captioner:
 
 
 def check(granularity: Granularity) -> None:
-    """Raises ValueError if `load_captioner` would; reads no weights."""
-    if granularity.captioner in _OPTIONAL:
+    """Raises ValueError if `load_captioner` would, or files have no captions to import.
+
+    Reads no weights.
+    """
+    if granularity.captioner == "imported":
+        imported_captions.check(granularity)
+    elif granularity.captioner in _OPTIONAL:
         _optional(granularity).check(granularity)
     else:
         PaliGemmaCheckpoint.open(granularity)
@@ -208,7 +212,9 @@ def _failed_row(image_hash: bytes, prompt: str, error: ValueError) -> SyntheticC
 def describe(run: RunFolder, granularity: Granularity) -> None:
     """Writes beside the captions what made them."""
     path = files.join(run.captions(granularity), "granularity.json")
-    model = {"model_digest": run.model_digest(granularity)}
+    model: dict[str, Any] = {"model_digest": run.model_digest(granularity)}
+    if granularity.captioner == "imported":
+        model["files"] = imported_captions.describe(run.imported_files(granularity))
     content = json.dumps(to_json(granularity) | model, indent=1).encode() + b"\n"
     if not files.is_file(path):
         files.write(path, content)
@@ -233,12 +239,20 @@ class Caption(beam.PTransform):
         self._wanted = [
             Wanted(g, run.granularity_fingerprint(g), run.captions(g))
             for g in granularities
+            if g.captioner != "imported"
         ]
+        self._imports = {
+            g.name: importing.ImportCaptions(run, g)
+            for g in granularities
+            if g.captioner == "imported" and not importing.is_complete(run, g)
+        }
         self._make_handler = make_handler
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         """One pass over all units a model, after those whose captions it needs; the
-        shuffle lets one finish before the next."""
+        shuffle lets one finish before the next. Imports need none and come first."""
+        for name, import_captions in self._imports.items():
+            units = units | f"Import {name}" >> import_captions
         for group in self._passes():
             names = " and ".join(wanted.granularity.name for wanted in group)
             handler = self._make_handler(_model_of(group))

@@ -223,6 +223,8 @@ class Granularity:
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("captioner", "resampling", "dtype"):
             _expect_choice(self, name)
+        if self.captioner == "imported":
+            _expect(not self.prompt, "prompt", self.prompt, "none of imported captions")
 
 
 @dataclasses.dataclass(frozen=True)

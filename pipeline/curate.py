@@ -5,6 +5,7 @@ stages, writes what is missing of its own, and returns its counters; a stage tha
 everything there returns none.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -128,4 +129,7 @@ def _run(
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(stage))
-    return {c.key.metric.name: c.result for c in found["counters"]}
+    totals: collections.Counter[str] = collections.Counter()
+    for counter in found["counters"]:  # one a step, and steps share names
+        totals[counter.key.metric.name] += counter.result
+    return totals

@@ -20,7 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import curate, files, progress, prompts
+from pipeline import curate, files, importing, progress, prompts
 from pipeline.config import (
     FORMAT_VERSION,
     CurationConfig,
@@ -209,7 +209,10 @@ def describe(counters: Mapping[str, int]) -> str:
 def _progress_of(
     stage: str, run: RunFolder, granularities: Sequence[Granularity]
 ) -> tuple[int, Callable[[], int]]:
-    """How many tables a stage makes, and a function that counts those there."""
+    """How many tables a stage makes, and a function that counts those there.
+
+    An import counts as one: nobody knows before its end which units it finds texts for.
+    """
     if stage == "score":
         units = (*run.units, *run.evaluation_units, *run.seed_units)
         folders = {run.embeddings(unit.source).folder for unit in units}
@@ -217,8 +220,15 @@ def _progress_of(
     if stage == "select":
         return len(run.units), lambda: _n_files({run.decisions.folder})
     if stage == "caption":
-        folders = {run.captions(granularity) for granularity in granularities}
-        return len(run.units) * len(folders), lambda: _n_files(folders)
+        imported = [g for g in granularities if g.captioner == "imported"]
+        folders = {run.captions(g) for g in granularities if g not in imported}
+        n_total = len(run.units) * len(folders) + len(imported)
+        return (
+            n_total,
+            lambda: (
+                _n_files(folders) + sum(importing.is_complete(run, g) for g in imported)
+            ),
+        )
     return 1, lambda: len(files.find(files.join(run.tfrecords, "manifest.json")))
 
 

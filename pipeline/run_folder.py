@@ -5,10 +5,12 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 """
 
 import dataclasses
+from collections.abc import Mapping
 
-from pipeline import files
+from pipeline import files, imported_captions
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import CurationConfig, Granularity, ImageTextSource, fingerprint
+from pipeline.imported_captions import ImportedFile
 from pipeline.models import weights
 from pipeline.sources import Unit, list_units
 
@@ -23,6 +25,9 @@ class RunFolder:
     evaluation_units: tuple[Unit, ...]
     seed_units: tuple[Unit, ...]
     checkpoint_to_digest: dict[str, str]
+    glob_to_files: Mapping[str, tuple[ImportedFile, ...]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @classmethod
     def open(cls, root: str, config: CurationConfig) -> "RunFolder":
@@ -33,10 +38,15 @@ class RunFolder:
         """
         encoder = config.encoder.checkpoint
         digests = {encoder: _weights_digest(encoder, revision="")}
+        imports = {
+            granularity.checkpoint: imported_captions.list_files(granularity)
+            for granularity in config.granularities
+            if granularity.captioner == "imported"
+        }
         for granularity in config.granularities:
             name = _model_name(granularity)
             if name not in digests:
-                digests[name] = _captioner_digest(granularity)
+                digests[name] = _captioner_digest(granularity, imports)
             if granularity.digest not in ("", digests[name]):
                 raise ValueError(
                     f"digest={granularity.digest!r} of granularity "
@@ -50,6 +60,7 @@ class RunFolder:
             evaluation_units=_units(config.evaluation_sets),
             seed_units=_units(config.seed_sets),
             checkpoint_to_digest=digests,
+            glob_to_files=imports,
         )
 
     def pairs(self, source: ImageTextSource) -> files.UnitTables:
@@ -148,6 +159,10 @@ class RunFolder:
             "flags", settings, self.decisions_fingerprint, captions, units
         )
 
+    def imported_files(self, granularity: Granularity) -> tuple[ImportedFile, ...]:
+        """Where the captions of an imported granularity come from, by contents."""
+        return self.glob_to_files[granularity.checkpoint]
+
     @property
     def tfrecords(self) -> str:
         """Folder of the training shards."""
@@ -168,7 +183,11 @@ def _model_name(granularity: Granularity) -> str:
     return granularity.checkpoint + (f"@{revision}" if revision else "")
 
 
-def _captioner_digest(granularity: Granularity) -> str:
+def _captioner_digest(
+    granularity: Granularity, imports: Mapping[str, tuple[ImportedFile, ...]]
+) -> str:
+    if granularity.captioner == "imported":
+        return imported_captions.contents_digest(imports[granularity.checkpoint])
     if granularity.captioner == "gemini":
         return granularity.checkpoint  # all that an API says of its model
     return _weights_digest(granularity.checkpoint, granularity.revision)

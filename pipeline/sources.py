@@ -306,7 +306,7 @@ class _Columns:
 def _read_parquet(
     file: typing.BinaryIO, source: ImageTextSource, limits: Limits
 ) -> Iterator[RawPair]:
-    with _open_parquet(file) as parquet:
+    with open_parquet(file) as parquet:
         columns = _Columns.find(parquet.schema_arrow, source)
         names = [name for name in set(dataclasses.astuple(columns)) if name]
         for first, batch in _read_batches(parquet, names):
@@ -364,7 +364,7 @@ def _read_parquet_images(
     file: typing.BinaryIO, source: ImageTextSource, pairs: Sequence[Pair]
 ) -> Iterator[bytes]:
     chosen = frozenset(pair.offset for pair in pairs)
-    with _open_parquet(file) as parquet:
+    with open_parquet(file) as parquet:
         column = _Columns.find(parquet.schema_arrow, source).image
         for first, batch in _read_batches(parquet, [column], chosen):
             for row, image in enumerate(_byte_values(batch, column), first):
@@ -373,7 +373,7 @@ def _read_parquet_images(
 
 
 @contextlib.contextmanager
-def _open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
+def open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
     """A Parquet file that is read in small pieces; its damage is a ShardError."""
     try:
         yield pq.ParquetFile(file, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)

@@ -1,5 +1,6 @@
 """A run folder whose scores and decisions are written by hand, and a fake captioner."""
 
+import collections
 import dataclasses
 import io
 import tarfile
@@ -35,6 +36,7 @@ class Row:
     outcome: str = records.KEPT
     score: float = 0.25
     seeds: tuple[str, ...] = ()
+    url: str = ""
 
 
 def encoded(color: Sequence[int], size: tuple[int, int] = (12, 8), **options) -> bytes:
@@ -112,7 +114,7 @@ def _pair(key: str, row: Row, offset: int) -> records.Pair:
     return records.Pair(
         sample_id=records.sample_id(row.image, row.alt_text.encode()),
         key=key,
-        url="",
+        url=row.url,
         alt_text=row.alt_text,
         image_hash=records.content_hash(row.image),
         image_format=image_format,
@@ -162,8 +164,10 @@ def run_stage(stage: beam.PTransform, units: Sequence[sources.Unit]) -> dict[str
     _ = pipeline | "Units" >> beam.Create(list(units), reshuffle=False) | stage
     result = pipeline.run()
     result.wait_until_finish()
-    counters = result.metrics().query()["counters"]
-    return {c.key.metric.name: c.committed for c in counters if c.committed}
+    totals: collections.Counter[str] = collections.Counter()
+    for counter in result.metrics().query()["counters"]:
+        totals[counter.key.metric.name] += counter.committed
+    return dict(+totals)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import (
+    captioner_handler,
     captioning,
     export,
     flagging,
@@ -91,7 +92,7 @@ def check(run: RunFolder) -> None:
     selection.check(run)
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
-        captioning.check(granularity)
+        captioner_handler.check(granularity)
     units = (*run.units, *run.evaluation_units, *run.seed_units)
     source_to_first = {unit.source: unit for unit in reversed(units)}
     for unit in source_to_first.values():

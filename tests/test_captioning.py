@@ -23,7 +23,8 @@ from tiny_run import (
 
 from pipeline import files
 from pipeline.caption_tables import CaptionTables
-from pipeline.captioning import Caption, check, coverage
+from pipeline.captioner_handler import check
+from pipeline.captioning import Caption, coverage
 from pipeline.config import MinScore, SelectionConfig
 from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, SyntheticCaption, content_hash

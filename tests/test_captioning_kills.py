@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from pipeline.caption_tables import CaptionTables
-from pipeline.captioning import Caption, CaptionerHandler
+from pipeline.captioner_handler import CaptionerHandler
+from pipeline.captioning import Caption
 from pipeline.config import Decoding, Granularity
 from pipeline.run_folder import RunFolder
 from tests import tiny_checkpoints

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_run import SHORT, make_run, plain_rows, run_stage, write_captions
 
 from curation_configs.granularities import GEMINI
-from pipeline import captioning, gemini
+from pipeline import gemini
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption
 from pipeline.config import Decoding, Granularity
@@ -223,17 +223,17 @@ def test_what_the_caller_is_at_fault_for_is_found_before_and_stops_a_run(server,
     assert len(server.bodies) == 1
     message = reply.content["error"]["message"]
     with pytest.raises(ValueError, match=f"^checkpoint='{MODEL}': {reply.status}.*"):
-        captioning.check(PLAIN)
+        captioner_handler.check(PLAIN)
     assert message in str(answer)
 
 
 def test_a_service_that_cannot_be_reached_is_left_to_the_run(server, monkeypatch):
     server.count_tokens = refused(503, "UNAVAILABLE", "Overloaded.")
-    captioning.check(PLAIN)
+    captioner_handler.check(PLAIN)
     (path,) = server.paths
     assert path.endswith(f"/models/{MODEL}:countTokens")
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
-    captioning.check(PLAIN)
+    captioner_handler.check(PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_service_that_cannot_be_reached_is_left_to_the_run(server, monkeypatch
 )
 def test_what_a_gemini_cannot_do_is_refused_before_it_is_asked(server, changes, error):
     with pytest.raises(ValueError, match=error):
-        captioning.check(dataclasses.replace(PLAIN, **changes))
+        captioner_handler.check(dataclasses.replace(PLAIN, **changes))
     assert server.paths == []
 
 
@@ -256,14 +256,14 @@ def test_missing_credentials_are_named(server, monkeypatch, project):
     monkeypatch.delenv("GEMINI_API_KEY")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", project)
     with pytest.raises(ValueError, match=r"^no credentials for .*GEMINI_API_KEY or"):
-        captioning.check(PLAIN)
+        captioner_handler.check(PLAIN)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "pipeline.gemini")
     monkeypatch.setitem(sys.modules, "google.genai", None)
     with pytest.raises(ValueError, match=r"^captioner='gemini' of .* extra \[gemini\]"):
-        captioning.check(PLAIN)
+        captioner_handler.check(PLAIN)
 
 
 def run_of(tmp_path, n_rows: int, **changes) -> tuple[RunFolder, Granularity]:

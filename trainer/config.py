@@ -42,6 +42,57 @@ class Optimiser(enum.StrEnum):
     ADAFACTOR = "adafactor"
 
 
+class Remat(enum.StrEnum):
+    """What is computed again in the backward pass instead of being kept."""
+
+    NONE = "none"
+    DOTS = "dots"  # all but the outputs of matrix products
+    FULL = "full"  # all but the inputs of the blocks
+
+
+class ContrastiveLoss(enum.StrEnum):
+    INFO_NCE = "info_nce"
+    SIGMOID = "sigmoid"
+
+
+class PatchLoss(enum.StrEnum):
+    IBOT = "ibot"  # masked patches only (TIPS)
+    IBOT_PLUS_PLUS = "ibot++"  # all patches (TIPSv2)
+
+
+class PatchReduction(enum.StrEnum):
+    """How the patches of iBOT++ are averaged; the paper does not say."""
+
+    MEAN = "mean"  # over all patches alike
+    SEPARATE = "separate"  # masked and visible ones apart, then weighted
+
+
+class Ema(enum.StrEnum):
+    """What the teacher keeps as an exponential moving average of the student."""
+
+    FULL = "full"  # image encoder and head (TIPS)
+    HEAD = "head"  # the head; the encoder is the student's own (TIPSv2)
+
+
+class AntiCollapse(enum.StrEnum):
+    """What keeps the teacher from giving all images one prototype."""
+
+    CENTRING = "centring"  # DINO's, of both papers
+    SINKHORN = "sinkhorn"  # DINOv2's
+
+
+class Masking(enum.StrEnum):
+    RANDOM = "random"
+    BLOCK = "block"  # rectangles, as in BEiT and iBOT
+
+
+class Schedule(enum.StrEnum):
+    """Of the learning rate after its warm-up."""
+
+    COSINE = "cosine"  # to 0 at the last step
+    RSQRT = "rsqrt"  # 1 / sqrt(step)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """Sizes that both towers have."""
@@ -91,9 +142,95 @@ class TextConfig(TransformerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The prototype head of self-distillation: an MLP, a narrow unit vector, prototypes.
+
+    Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
+    """
+
+    n_prototypes: int = 32_768
+    hidden_dim: int = 2048
+    n_layers: int = 3
+    bottleneck_dim: int = 256
+    is_shared: bool = False  # by CLS token and patches
+
+    def __post_init__(self):
+        for name in ("n_prototypes", "hidden_dim", "n_layers", "bottleneck_dim"):
+            _require_positive(self, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfSupervisionConfig:
+    """Self-distillation from one global crop to local crops, and of masked patches.
+
+    Weights, the mask ratio and the losses are the papers' (arXiv:2410.16512, section 3;
+    arXiv:2604.12012). They do not give temperatures, momenta and decays: those are
+    DINO's and iBOT's. Both weights 0 switch everything off.
+    """
+
+    distillation_weight: float = 1.0
+    patch_weight: float = 2.0
+    patch_loss: PatchLoss = PatchLoss.IBOT_PLUS_PLUS
+    patch_reduction: PatchReduction = PatchReduction.MEAN
+    visible_weight: float = 1.0  # of visible patches beside masked ones, SEPARATE only
+    mask_ratio: float = 0.75
+    masking: Masking = Masking.RANDOM
+    ema: Ema = Ema.HEAD
+    ema_decay: float = 0.994  # at the first step; cosine to the last
+    final_ema_decay: float = 0.996
+    anti_collapse: AntiCollapse = AntiCollapse.CENTRING
+    centre_momentum: float = 0.9
+    student_temperature: float = 0.1
+    initial_teacher_temperature: float = 0.04
+    teacher_temperature: float = 0.07
+    n_teacher_warmup_steps: int = 0  # from the initial teacher temperature, linearly
+    n_tokens_per_chunk: int = 32  # of each image, through the prototypes at a time
+
+    def __post_init__(self):
+        for name in ("distillation_weight", "patch_weight", "visible_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name}={value}", "0 or more")
+        for name in ("mask_ratio", "ema_decay", "final_ema_decay", "centre_momentum"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"{name}={value}", "0 <= value <= 1")
+        for name in (
+            "student_temperature",
+            "initial_teacher_temperature",
+            "teacher_temperature",
+            "n_tokens_per_chunk",
+        ):
+            _require_positive(self, name)
+        n = self.n_teacher_warmup_steps
+        _require(n >= 0, f"n_teacher_warmup_steps={n}", "0 or more")
+
+    @property
+    def is_on(self) -> bool:
+        return self.distillation_weight > 0 or self.patch_weight > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the step is computed; of no influence on what it computes but rounding."""
+
+    dtype: str = "float32"  # or bfloat16; parameters, softmax and losses are float32
+    remat: Remat = Remat.NONE
+    scan_layers: bool = False  # one compiled block for all layers
+    n_microbatches: int = 1  # the contrastive loss still sees the whole batch
+    n_fsdp: int = 1  # devices that share one copy of parameters and optimiser
+    n_rows_per_chunk: int = 1024  # of the contrastive logits, on each device
+
+    def __post_init__(self):
+        for name in ("n_microbatches", "n_fsdp", "n_rows_per_chunk"):
+            _require_positive(self, name)
+        is_known = self.dtype in ("float32", "bfloat16")
+        _require(is_known, f"dtype={self.dtype}", "float32 or bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     vision: VisionConfig
     text: TextConfig
+    head: HeadConfig = HeadConfig()
     # CLIP's start; both temperatures are learned from there, without a bound.
     initial_temperature: float = 0.07
 
@@ -147,9 +284,13 @@ class DataConfig:
     # a granularity the others share its part; {} trains both tokens on alt text.
     granularity_weights: Mapping[str, float]
     global_crop: CropConfig = CropConfig()
+    local_crop: CropConfig = CropConfig(size_px=98, min_area=0.05, max_area=0.4)
+    n_local_crops: int = 6
 
     def __post_init__(self):
         _require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
+        n = self.n_local_crops
+        _require(n >= 0, f"n_local_crops={n}", "0 or more")
         _require(
             all(weight > 0 for weight in self.granularity_weights.values()),
             f"granularity_weights={dict(self.granularity_weights)}",
@@ -159,11 +300,12 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """Linear warm-up from 0, cosine decay to 0, clipped gradients, decoupled decay."""
+    """Linear warm-up from 0, a schedule, clipped gradients, decoupled decay."""
 
     learning_rate: float  # the highest
     n_warmup_steps: int
     optimiser: Optimiser = Optimiser.ADAMW
+    schedule: Schedule = Schedule.COSINE
     weight_decay: float = 0.05  # times the learning rate; matrices only
     beta1: float = 0.9
     beta2: float = 0.95  # AdamW; Adafactor has its own schedule
@@ -209,6 +351,9 @@ class TrainConfig:
     data: DataConfig
     optimiser: OptimiserConfig
     n_steps: int
+    self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
+    contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE
+    compute: ComputeConfig = ComputeConfig()
     rng_seed: int = 0
     run: RunConfig = RunConfig()
 
@@ -222,11 +367,30 @@ class TrainConfig:
             f"optimiser.n_warmup_steps={self.optimiser.n_warmup_steps}",
             f"less than n_steps={self.n_steps}",
         )
-        size, patch = self.data.global_crop.size_px, self.model.vision.patch_size_px
+        patch = self.model.vision.patch_size_px
+        for name in ("global_crop", "local_crop"):
+            size = getattr(self.data, name).size_px
+            _require(
+                size % patch == 0,
+                f"data.{name}.size_px={size}",
+                f"a multiple of model.vision.patch_size_px={patch}",
+            )
+        ssl, n_local_crops = self.self_supervision, self.data.n_local_crops
         _require(
-            size % patch == 0,
-            f"data.global_crop.size_px={size}",
-            f"a multiple of model.vision.patch_size_px={patch}",
+            ssl.distillation_weight == 0 or n_local_crops > 0,
+            f"data.n_local_crops={n_local_crops}",
+            "at least 1, or self_supervision.distillation_weight=0",
+        )
+        n_parts = self.compute.n_microbatches
+        _require(
+            self.data.batch_size % n_parts == 0,
+            f"compute.n_microbatches={n_parts}",
+            f"a divisor of data.batch_size={self.data.batch_size}",
+        )
+        _require(
+            n_parts == 1 or ssl.anti_collapse is AntiCollapse.CENTRING,
+            f"compute.n_microbatches={n_parts}",
+            "1 with self_supervision.anti_collapse=sinkhorn, which needs a whole batch",
         )
 
 

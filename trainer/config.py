@@ -143,7 +143,7 @@ class TextConfig(TransformerConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The prototype head of self-distillation: an MLP, a narrow unit vector, prototypes.
+    """The head of self-distillation: an MLP, a narrow unit vector, prototypes.
 
     Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
     """

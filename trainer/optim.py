@@ -1,9 +1,11 @@
 """The optimiser: clipping, AdamW or Adafactor, weight decay, schedule."""
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
-from trainer.config import Optimiser, OptimiserConfig
+from trainer.config import Optimiser, OptimiserConfig, Schedule
 
 # Matrices and the embedding table decay. Biases, norms, positions, CLS tokens and
 # temperatures do not.
@@ -23,13 +25,29 @@ def make_optimiser(
 
 
 def learning_rates(config: OptimiserConfig, n_steps: int) -> optax.Schedule:
-    """Linear from 0 to the highest, then a cosine to 0 at `n_steps`."""
+    """Linear from 0 to the highest, then a cosine to 0 at `n_steps`, or 1 / sqrt.
+
+    The latter is `learning_rate * sqrt(n_warmup_steps / step)`.
+    """
+    if config.schedule is Schedule.RSQRT:
+        return _reciprocal_square_root(config)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,
         warmup_steps=config.n_warmup_steps,
         decay_steps=n_steps,
     )
+
+
+def _reciprocal_square_root(config: OptimiserConfig) -> optax.Schedule:
+    n = max(config.n_warmup_steps, 1)
+
+    def rate(step: Float[Array, ""]) -> Float[Array, ""]:
+        return config.learning_rate * jnp.minimum(
+            step / n, jnp.sqrt(n / jnp.maximum(step, 1))
+        )
+
+    return rate
 
 
 def decayed(params: dict) -> dict:

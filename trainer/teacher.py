@@ -1,0 +1,62 @@
+"""The teacher: what it keeps of the student, and the schedules of its state.
+
+TIPS keeps an exponential moving average (EMA) of image encoder and head. TIPSv2 keeps
+one of the head alone, and its encoder is the student's own. The centres are running
+means of the teacher's prototype logits.
+Source: TIPS, arXiv:2410.16512; TIPSv2, arXiv:2604.12012, equation 5; the schedules are
+those of DINO, Caron et al. 2021, arXiv:2104.14294.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from trainer.config import Ema, HeadConfig, SelfSupervisionConfig
+
+CENTRES = ("cls", "patch")
+
+
+def init(params: dict, config: SelfSupervisionConfig) -> dict:
+    """A copy of what the teacher keeps of the student; nothing if it has no use."""
+    if not config.is_on:
+        return {}
+    kept = ("vision", "head") if config.ema is Ema.FULL else ("head",)
+    return jax.tree.map(jnp.copy, {name: params[name] for name in kept})
+
+
+def init_centres(
+    head: HeadConfig, config: SelfSupervisionConfig
+) -> dict[str, Float[Array, "k"]]:
+    if not config.is_on:
+        return {}
+    return {name: jnp.zeros(head.n_prototypes) for name in CENTRES}
+
+
+def updated(teacher: dict, params: dict, decay: Float[Array, ""]) -> dict:
+    """`decay` is the weight of the old value; the student is stepped before."""
+    student = {name: params[name] for name in teacher}
+    return jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, teacher, student
+    )
+
+
+def decay_at(
+    step: Float[Array, ""], n_steps: int, config: SelfSupervisionConfig
+) -> Float[Array, ""]:
+    """Cosine from `ema_decay` at step 0 to `final_ema_decay` at the last."""
+    done = jnp.clip(step / n_steps, 0, 1)
+    start, end = config.ema_decay, config.final_ema_decay
+    return end - (end - start) * (1 + jnp.cos(math.pi * done)) / 2
+
+
+def temperature_at(
+    step: Float[Array, ""], config: SelfSupervisionConfig
+) -> Float[Array, ""]:
+    """Linear from the initial temperature over the warm-up, then constant."""
+    start, end = config.initial_teacher_temperature, config.teacher_temperature
+    if not config.n_teacher_warmup_steps:
+        return jnp.float32(end)
+    done = jnp.clip(step / config.n_teacher_warmup_steps, 0, 1)
+    return start + (end - start) * done

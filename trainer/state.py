@@ -1,9 +1,9 @@
 """What changes from step to step: a plain nested dictionary of arrays.
 
-    {"params": {...}, "opt_state": (...), "step": n}
+    {"params": {...}, "teacher": {...}, "centres": {...}, "opt_state": (...), "step": n}
 
-`step` counts the updates done. The EMA of the teacher and the centres of the
-self-supervised losses join as further entries.
+`teacher` is the EMA of what the teacher keeps, and `centres` are those of its logits;
+both are empty without self-supervision. `step` counts the updates done.
 """
 
 from typing import Any
@@ -11,23 +11,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from trainer import sharding, teacher
 from trainer.config import TrainConfig
 from trainer.models import two_tower
 
 State = dict[str, Any]
 
 
-def init_state(config: TrainConfig, optimiser: optax.GradientTransformation) -> State:
+def init_state(
+    config: TrainConfig,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+) -> State:
     """The state before the first step; a function of the configuration alone."""
-    params = two_tower.init_params(config.model, config.rng_seed)
-    return {
+    ssl = config.self_supervision
+    params = two_tower.init_params(config.model, config.rng_seed, has_head=ssl.is_on)
+    state = {
         "params": params,
+        "teacher": teacher.init(params, ssl),
+        "centres": teacher.init_centres(config.model.head, ssl),
         "opt_state": jax.jit(optimiser.init)(params),
         "step": jnp.int32(0),
     }
+    return state if mesh is None else placed(state, mesh)
+
+
+def placed(state: State, mesh: Mesh) -> State:
+    """The state on the devices of a mesh."""
+    return jax.device_put(state, sharding.of_state(mesh, state))
 
 
 def abstract(state: State) -> State:
-    """Shapes and types of a state, which a checkpoint is read into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    """Shapes, types and places of a state, which a checkpoint is read into."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )

@@ -1,49 +1,75 @@
 """The train step: one jitted function from state and batch to state and metrics.
 
-`loss_terms` is the place where further forward passes (local crops, masked global
-crop, teacher) and their terms join. Chance, where a term needs it, comes from the seed
-folded with `state["step"]`; nothing else is random here.
+The student sees the global crop twice, whole and with hidden patches, and the local
+crops. The whole view gives the contrastive terms and, in TIPSv2, the teacher's targets
+as well; in TIPS a teacher with an encoder of its own sees it. Nothing here is random.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
 
-from trainer import losses
+from trainer import losses, prototypes, teacher
+from trainer.config import AntiCollapse, ContrastiveLoss, Ema, TrainConfig
 from trainer.input import Batch
 from trainer.models.two_tower import TwoTower
+from trainer.models.vit import VisionOutput
+from trainer.prototypes import Scores
 from trainer.state import State
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
 
 
+class Features(NamedTuple):
+    """What the contrastive terms need of a batch."""
+
+    cls: Float[Array, "b 2 d"]
+    alt_text: Float[Array, "b d"]
+    synthetic_caption: Float[Array, "b d"]
+
+
+class Views(NamedTuple):
+    """What the student makes of the images; None where no term needs it."""
+
+    whole: VisionOutput
+    masked: VisionOutput | None
+    local_cls: Float[Array, "b m d"] | None  # CLS 1 of the local crops
+
+
 def make_train_step(
-    graph: nnx.GraphDef, optimiser: optax.GradientTransformation
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     """The step donates its state: use the one that it returns."""
-
-    def loss(params: dict, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        model = nnx.merge(graph, params)
-        terms = loss_terms(model, batch)
-        temperatures = {
-            f"temperature_{kind}": value for kind, value in model.temperatures().items()
-        }
-        chance = losses.chance_levels(len(batch["image"]))
-        return losses.total(terms), {**terms, **chance, **temperatures}
+    objective = Objective(config, graph, mesh)
+    ssl = config.self_supervision
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         params = state["params"]
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
-            params, batch
-        )
+        (value, aux), gradients = objective.gradients(params, state, batch)
+        metrics, mean_logits = aux
         updates, opt_state = optimiser.update(gradients, state["opt_state"], params)
+        params = optax.apply_updates(params, updates)
+        decay = teacher.decay_at(state["step"], config.n_steps, ssl)
+        centres = {
+            name: prototypes.updated_centre(
+                centre, mean_logits[name], ssl.centre_momentum
+            )
+            for name, centre in state["centres"].items()
+        }
         state = {
-            "params": optax.apply_updates(params, updates),
+            "params": params,
+            "teacher": teacher.updated(state["teacher"], params, decay),
+            "centres": centres,
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
@@ -53,10 +79,226 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def loss_terms(model: TwoTower, batch: Batch) -> Metrics:
-    """Every term of the loss. One pass of the text encoder serves both captions."""
-    vision = model.encode_image(batch["image"])
-    ids = jnp.concatenate([batch["alt_text"], batch["synthetic_caption"]])
-    alt_text, synthetic_caption = jnp.split(model.encode_text(ids), 2)
-    texts = {"alt_text": alt_text, "synthetic_caption": synthetic_caption}
-    return losses.contrastive_terms(vision.cls, texts, model.temperatures())
+class Objective:
+    """The loss of a batch and its gradient."""
+
+    def __init__(self, config: TrainConfig, graph: nnx.GraphDef, mesh: Mesh | None):
+        self._config = config
+        self._ssl = config.self_supervision
+        self._graph = graph
+        self._mesh = mesh
+
+    def gradients(self, params: dict, state: State, batch: Batch) -> tuple:
+        """((loss, (metrics, mean logits)), gradient of the parameters)."""
+        n_parts = self._config.compute.n_microbatches
+        if n_parts == 1:
+            return jax.value_and_grad(self._loss, has_aux=True)(params, state, batch)
+        return self._gradients_in_parts(params, state, _parts(batch, n_parts))
+
+    def _loss(self, params: dict, state: State, batch: Batch) -> tuple:
+        model = nnx.merge(self._graph, params)
+        views = self._views(model, batch)
+        features = _features(model, views.whole, batch)
+        terms = self._contrastive_terms(model, features)
+        own, metrics, mean_logits = self._self_supervision(model, views, state, batch)
+        terms |= own
+        value = losses.total(terms, self._ssl)
+        metrics |= self._facts(model, terms, len(batch["image"]))
+        return value, (metrics, mean_logits)
+
+    def _gradients_in_parts(self, params: dict, state: State, parts: Batch) -> tuple:
+        """The same for a batch that is worked on part by part.
+
+        The contrastive terms need the features of all parts, so these are made first,
+        without a gradient; then each part is made again, and the gradient of the
+        contrastive terms goes through it as that of a linear function of its features.
+        Source: Gao et al. 2021, arXiv:2101.06983 (gradient cache).
+        """
+        n_parts = self._config.compute.n_microbatches
+
+        def features_of(part: Batch) -> Features:
+            model = nnx.merge(self._graph, params)
+            return _features(model, model.encode_image(part["image"]), part)
+
+        def contrastive(params: dict, features: Features) -> tuple:
+            model = nnx.merge(self._graph, params)
+            whole = jax.tree.map(_joined, features)
+            terms = self._contrastive_terms(model, whole)
+            n_pairs = len(whole.cls)
+            weighted = (terms[losses.ALT_TEXT] + terms[losses.SYNTHETIC_CAPTION]) / 2
+            return weighted, self._facts(model, terms, n_pairs)
+
+        def part_loss(params: dict, part: Batch, slopes: Features) -> tuple:
+            model = nnx.merge(self._graph, params)
+            views = self._views(model, part)
+            features = _features(model, views.whole, part)
+            products = jax.tree.map(
+                lambda x, slope: (x * slope).sum(), features, slopes
+            )
+            terms, metrics, logits = self._self_supervision(model, views, state, part)
+            own = losses.weighted(terms, self._ssl)
+            return sum(products) + own / n_parts, (own, metrics | terms, logits)
+
+        features = jax.lax.map(features_of, parts)
+        (value, facts), (gradients, slopes) = jax.value_and_grad(
+            contrastive, argnums=(0, 1), has_aux=True
+        )(params, features)
+
+        def add_part(total: dict, part_and_slopes: tuple) -> tuple:
+            gradients, aux = jax.grad(part_loss, has_aux=True)(params, *part_and_slopes)
+            return jax.tree.map(jnp.add, total, gradients), aux
+
+        gradients, aux = jax.lax.scan(add_part, gradients, (parts, slopes))
+        own, metrics, mean_logits = jax.tree.map(lambda x: x.mean(axis=0), aux)
+        metrics |= facts | self._facts_of_terms(metrics)
+        return (value + own, (metrics, mean_logits)), gradients
+
+    def _views(self, model: TwoTower, batch: Batch) -> Views:
+        """One pass for both views of the global crop, and one for all local crops."""
+        ssl, image = self._ssl, batch["image"]
+        if ssl.patch_weight > 0:
+            mask = batch["mask"]
+            masks = _interleaved(jnp.zeros_like(mask), mask)
+            both = model.encode_image(_interleaved(image, image), masks)
+            cls, patches = map(_apart, both)
+            whole, masked = map(VisionOutput, cls, patches)
+        else:
+            whole, masked = model.encode_image(image), None
+        local_cls = None
+        if ssl.distillation_weight > 0:
+            crops = batch["local_crops"]
+            b, m = crops.shape[:2]
+            cls = model.encode_image(crops.reshape(b * m, *crops.shape[2:])).cls
+            local_cls = cls[:, 0].reshape(b, m, -1)
+        return Views(whole, masked, local_cls)
+
+    def _contrastive_terms(self, model: TwoTower, features: Features) -> Metrics:
+        texts = {
+            "alt_text": features.alt_text,
+            "synthetic_caption": features.synthetic_caption,
+        }
+        is_sigmoid = self._config.contrastive_loss is ContrastiveLoss.SIGMOID
+        return losses.contrastive_terms(
+            features.cls,
+            texts,
+            model.temperatures(),
+            biases=model.biases() if is_sigmoid else None,
+            mesh=self._mesh,
+            n_rows_per_chunk=self._config.compute.n_rows_per_chunk,
+        )
+
+    def _self_supervision(
+        self, model: TwoTower, views: Views, state: State, batch: Batch
+    ) -> tuple[Metrics, Metrics, dict[str, Float[Array, "k"]]]:
+        """Terms, further metrics, and the teacher's mean logits for the centres."""
+        if not self._ssl.is_on:
+            return {}, {}, {}
+        teaching = nnx.merge(self._graph, {**state["params"], **state["teacher"]})
+        is_full = self._ssl.ema is Ema.FULL
+        targets = teaching.encode_image(batch["image"]) if is_full else views.whole
+        targets = jax.lax.stop_gradient(targets)
+        temperature = teacher.temperature_at(state["step"], self._ssl)
+        terms: Metrics = {}
+        metrics: Metrics = {"teacher_temperature": temperature}
+        mean_logits = {}
+
+        def compare(name: str, student: tuple, teaching: tuple) -> prototypes.Match:
+            """Both sides as (bottleneck, prototypes); the last is the teacher's."""
+            scores = jax.lax.stop_gradient(Scores(*teaching, temperature))
+            mean_logits[name] = prototypes.mean_logits(*scores[:2])
+            match = prototypes.cross_entropy(
+                Scores(*student, self._ssl.student_temperature),
+                scores,
+                self._bias(state["centres"][name], scores),
+                n_tokens_per_chunk=self._ssl.n_tokens_per_chunk,
+            )
+            metrics[f"teacher_entropy_{name}"] = match.teacher_entropy
+            metrics[f"n_used_prototypes_{name}"] = match.n_used_prototypes.astype(float)
+            return match
+
+        ours, theirs = model.head.of_cls, teaching.head.of_cls
+        target = (theirs(targets.cls[:, :1]), theirs.prototypes())
+        if views.local_cls is not None:
+            student = (ours(views.local_cls), ours.prototypes())
+            match = compare("cls", student, target)
+            terms[losses.DISTILLATION] = losses.distillation(match.cross_entropy)
+        ours, theirs = model.head.of_patches, teaching.head.of_patches
+        if views.masked is not None:
+            student = (ours(_flat(views.masked.patches)), ours.prototypes())
+            target = (theirs(_flat(targets.patches)), theirs.prototypes())
+            match = compare("patch", student, target)
+            mask = batch["mask"].reshape(len(batch["mask"]), -1)
+            terms[losses.PATCH] = losses.patch(match.cross_entropy, mask, self._ssl)
+            metrics |= _masked_apart(match.cross_entropy, mask)
+        for name in state["centres"]:  # of a term that is switched off
+            mean_logits.setdefault(name, state["centres"][name])
+        return terms, metrics, mean_logits
+
+    def _bias(self, centre: Float[Array, "k"], scores: Scores) -> Float[Array, "k"]:
+        if self._ssl.anti_collapse is AntiCollapse.CENTRING:
+            return prototypes.centre_bias(centre, scores.temperature)
+        return prototypes.sinkhorn_bias(
+            *scores, n_tokens_per_chunk=self._ssl.n_tokens_per_chunk
+        )
+
+    def _facts(self, model: TwoTower, terms: Metrics, n_pairs: int) -> Metrics:
+        """Terms beside their chance, and the temperatures."""
+        temperatures = {
+            f"temperature_{kind}": value for kind, value in model.temperatures().items()
+        }
+        return {**terms, **self._chance(terms, n_pairs), **temperatures}
+
+    def _facts_of_terms(self, metrics: Metrics) -> Metrics:
+        names = {losses.DISTILLATION, losses.PATCH} & metrics.keys()
+        return self._chance(dict.fromkeys(sorted(names)), n_pairs=2)
+
+    def _chance(self, terms: dict, n_pairs: int) -> dict[str, float]:
+        return losses.chance_levels(
+            terms,
+            n_pairs,
+            self._config.model.head.n_prototypes,
+            contrastive_loss=self._config.contrastive_loss,
+        )
+
+
+def _features(model: TwoTower, whole: VisionOutput, batch: Batch) -> Features:
+    """One pass of the text encoder serves both captions."""
+    ids = _interleaved(batch["alt_text"], batch["synthetic_caption"])
+    return Features(whole.cls, *_apart(model.encode_text(ids)))
+
+
+def _masked_apart(
+    cross_entropy: Float[Array, "b p"], mask: Bool[Array, "b p"]
+) -> Metrics:
+    return {
+        "patch_masked": losses.mean_where(mask, cross_entropy),
+        "patch_visible": losses.mean_where(~mask, cross_entropy),
+    }
+
+
+def _flat(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
+    return patches.reshape(len(patches), -1, patches.shape[-1])
+
+
+def _interleaved(first: Array, second: Array) -> Array:
+    """Rows in turn: so both stay on the device that has the image."""
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+
+
+def _apart(rows: Array) -> tuple[Array, Array]:
+    """The inverse of `_interleaved`."""
+    pairs = rows.reshape(-1, 2, *rows.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _parts(batch: Batch, n_parts: int) -> Batch:
+    """`[b, ...]` to `[n_parts, b / n_parts, ...]`: every n-th row, so that each part
+    is cut over the devices as the batch is."""
+    return jax.tree.map(
+        lambda x: x.reshape(-1, n_parts, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+
+
+def _joined(parts: Array) -> Array:
+    """The inverse of `_parts`."""
+    return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])

@@ -354,6 +354,9 @@ class TrainConfig:
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
     contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE
     compute: ComputeConfig = ComputeConfig()
+    # Workdir whose parameters a new run starts from, with positions resized to the
+    # model's grid; "" starts from scratch. A run of its own goes on from its own.
+    init_from: str = ""
     rng_seed: int = 0
     run: RunConfig = RunConfig()
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Self
 
 import jax
+import numpy as np
 import rich.console
 import rich.progress
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -36,7 +37,7 @@ class TrainingLog:
         self._events = _EventFile(path.parent, first_step)
         self._display = _Display(first_step, n_steps)
         self._batch_size = batch_size
-        self._previous: Mapping[str, Array] | None = None
+        self._previous: tuple[int, Mapping, np.ndarray] | None = None
         self._restart_clock(first_step)
 
     def __enter__(self) -> Self:
@@ -66,8 +67,16 @@ class TrainingLog:
         yield
         self._started_s += time.perf_counter() - start
 
-    def count(self, step: int, metrics: Mapping[str, Float[Array, ""]]) -> None:
+    def count(
+        self,
+        step: int,
+        metrics: Mapping[str, Float[Array, ""]],
+        sample_ids: UInt8[np.ndarray, "b 16"],
+    ) -> None:
         """Counts a step, and waits for the one before it to end.
+
+        Raises NotFiniteError, which names the samples, if that one's metrics are not
+        finite.
 
         So at most one step is under way while the next batch is fetched, and a loop
         that waits for data is a device that does. The first step compiles and is left
@@ -77,16 +86,15 @@ class TrainingLog:
             jax.block_until_ready(metrics)
             self._restart_clock(step)
         else:
-            jax.block_until_ready(self._previous)
-        self._previous = metrics
+            _check_finite(*self._previous)
+        self._previous = (step, metrics, sample_ids)
         self._display.advance(step)
 
     def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
         """Raises NotFiniteError instead of writing what is not a number."""
+        if self._previous is not None:
+            _check_finite(*self._previous)
         numbers = {name: float(value) for name, value in metrics.items()}
-        for name, value in numbers.items():
-            if not math.isfinite(value):
-                raise NotFiniteError(f"step {step}: {name} is {value}")
         line = {
             "step": step,
             "n_samples_seen": step * self._batch_size,
@@ -113,6 +121,19 @@ class TrainingLog:
         self._started_step = step
         self._started_s = time.perf_counter()
         self._waited_s = 0.0
+
+
+def _check_finite(
+    step: int,
+    metrics: Mapping[str, Float[Array, ""]],
+    sample_ids: UInt8[np.ndarray, "b 16"],
+) -> None:
+    """Raises NotFiniteError; the loss says whether it is worth looking at the terms."""
+    if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
+        return
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    ids = " ".join(bytes(row).hex() for row in sample_ids)
+    raise NotFiniteError(f"step {step}: not finite: {', '.join(wrong)}; samples {ids}")
 
 
 class _Display:

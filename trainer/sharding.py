@@ -41,8 +41,8 @@ def check_batch(mesh: Mesh, batch_size: int, n_microbatches: int = 1) -> None:
     n_parts = mesh.size * n_microbatches
     if batch_size % n_parts:
         raise ValueError(
-            f"data.batch_size={batch_size}: expected a multiple of {n_parts}, the number"
-            " of devices times compute.n_microbatches"
+            f"data.batch_size={batch_size}: expected a multiple of {n_parts}, which is "
+            "the number of devices times compute.n_microbatches"
         )
 
 

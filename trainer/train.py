@@ -13,6 +13,9 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import jax
+from jax.sharding import Mesh
+
 from trainer import checkpoints, cli, evaluate, workdir
 from trainer.config import TrainConfig, load
 from trainer.evals.samples import SampleError
@@ -20,6 +23,8 @@ from trainer.input import ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
 from trainer.models import two_tower
 from trainer.optim import make_optimiser
+from trainer.preemption import Preemption
+from trainer.sharding import check_batch, make_mesh, to_devices
 from trainer.shards import RecordError, Shards
 from trainer.state import init_state
 from trainer.step import make_train_step
@@ -33,6 +38,7 @@ class Job:
     config: TrainConfig
     folder: pathlib.Path  # the workdir
     view: ViewSample
+    mesh: Mesh
 
     @property
     def is_done(self) -> bool:
@@ -42,10 +48,11 @@ class Job:
 
 def train(job: Job) -> None:
     """Trains from the latest checkpoint, or from scratch, to the last step."""
-    config, run = job.config, job.config.run
-    graph = two_tower.graph(config.model)
+    config, run, mesh = job.config, job.config.run, job.mesh
+    has_head = config.self_supervision.is_on
+    graph = two_tower.graph(config.model, has_head=has_head, compute=config.compute)
     optimiser = make_optimiser(config.optimiser, config.n_steps)
-    train_step = make_train_step(graph, optimiser)
+    train_step = make_train_step(config, graph, optimiser, mesh)
     encoder = evaluate.Encoder(
         graph, job.view.tokenizer, config.data.global_crop.size_px
     )
@@ -54,11 +61,12 @@ def train(job: Job) -> None:
     with (
         contextlib.closing(batches(job.view, run)) as stream,
         checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
+        Preemption() as preemption,
     ):
-        state = saved.resume(init_state(config, optimiser), stream)
+        state = saved.resume(init_state(config, optimiser, mesh), stream)
         first_step = int(state["step"])
         with TrainingLog(
-            job.folder / workdir.METRICS,
+            job.folder / workdir.metrics_name(),
             first_step=first_step,
             n_steps=config.n_steps,
             batch_size=config.data.batch_size,
@@ -66,11 +74,13 @@ def train(job: Job) -> None:
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():
                     batch = next(stream)
-                state, metrics = train_step(state, batch)
-                log.count(step, metrics)
+                state, metrics = train_step(state, to_devices(mesh, batch))
+                log.count(step, metrics, batch["sample_id"])
                 is_last = step == config.n_steps
-                is_saved = is_last or step % run.n_steps_per_checkpoint == 0
-                if is_saved:
+                is_asked = preemption.is_asked(step)
+                is_due = is_last or step % run.n_steps_per_checkpoint == 0
+                is_saved = is_due or is_asked
+                if is_due:
                     with log.pausing():
                         params = state["params"]
                         metrics |= evaluate.run_all(run.evaluations, encoder, params)
@@ -79,6 +89,9 @@ def train(job: Job) -> None:
                 if is_saved:
                     with log.pausing():
                         saved.save(state, stream)
+                if is_asked:
+                    print(f"asked to stop: saved step {step}")
+                    return
 
 
 def prepare(
@@ -89,6 +102,8 @@ def prepare(
     Raises ValueError, with one line for the user, when something does not fit.
     """
     config = load(config_file, overrides)
+    mesh = make_mesh(config.compute.n_fsdp)
+    check_batch(mesh, config.data.batch_size, config.compute.n_microbatches)
     shards = Shards(data)
     check_request(shards, config.data)
     evaluate.check_tasks(config.run.evaluations)
@@ -96,7 +111,7 @@ def prepare(
     check_size(tokenizer, config.model.text)
     workdir.claim(folder, config, shards.fingerprint)
     view = ViewSample(shards, tokenizer, config.data, config.rng_seed)
-    return Job(config, folder, view)
+    return Job(config, folder, view, mesh)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +147,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="a.b=value",
         help="changes a field of the configuration; may be repeated",
     )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one process of several, which find each other as JAX finds them on"
+        " TPU pods and under Slurm",
+    )
     flags = parser.parse_args(arguments)
+    if flags.distributed:
+        jax.distributed.initialize()
     with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
         job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
     if job.is_done:

@@ -11,12 +11,19 @@ import os
 import pathlib
 import shutil
 
+import jax
+
 from trainer.config import TrainConfig, differences, from_dict, to_dict
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
-METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+
+
+def metrics_name() -> str:
+    """`metrics.jsonl`; other processes of one run measure into files of their own."""
+    number = jax.process_index()
+    return f"metrics-{number}.jsonl" if number else "metrics.jsonl"
 
 
 def claim(workdir: pathlib.Path, config: TrainConfig, shards: str) -> None:
@@ -24,7 +31,7 @@ def claim(workdir: pathlib.Path, config: TrainConfig, shards: str) -> None:
 
     `shards` is the fingerprint of the shards. Raises ValueError naming the field when
     the workdir was made with another configuration, other shards or another tokenizer.
-    `run` may differ.
+    `run` and `compute` may differ.
     """
     tokenizer = pathlib.Path(config.data.tokenizer)
     fingerprints = {"shards": shards, "tokenizer": _digest(tokenizer)}
@@ -56,8 +63,9 @@ def _check_same(path: pathlib.Path, old: dict, new: dict) -> None:
 
 
 def _compared(contents: dict) -> dict:
-    """Without what may differ: `run`, and the place of the tokenizer."""
-    config = {k: v for k, v in contents["config"].items() if k != "run"}
+    """Without what may differ: `run`, `compute`, and the place of the tokenizer."""
+    may_differ = ("run", "compute")
+    config = {k: v for k, v in contents["config"].items() if k not in may_differ}
     config["data"] = {k: v for k, v in config["data"].items() if k != "tokenizer"}
     return {**contents, "config": config}
 

@@ -1,0 +1,46 @@
+"""TIPS B/14: contrastive, self-distillation and iBOT, with a full EMA teacher.
+
+Paper: arXiv:2410.16512, section 4. Theirs: the model, batch 16,384, 70 epochs of 116
+million images (about 496,000 steps), crops of 224 and 98 px, mask ratio, weights and
+32,768 prototypes; 256 TPUv3 chips for 4 days. Ours, as the paper does not give them:
+optimiser, learning rate, warm-up, weight decay, temperatures, decays, crop ranges.
+
+    python -m trainer.train --config trainer/configs/tips_b14.py \\
+        --data RUN/tfrecords --workdir DIR --set data.tokenizer=RUN/tokenizer.model
+"""
+
+from trainer.config import (
+    ComputeConfig,
+    DataConfig,
+    Ema,
+    Optimiser,
+    OptimiserConfig,
+    PatchLoss,
+    Remat,
+    RunConfig,
+    SelfSupervisionConfig,
+    TrainConfig,
+    tips_model,
+)
+
+N_STEPS = 496_000
+
+
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        model=tips_model("B/14"),
+        data=DataConfig(
+            tokenizer="tokenizer.model",
+            batch_size=16_384,
+            granularity_weights={"coco": 1.0},
+        ),
+        self_supervision=SelfSupervisionConfig(patch_loss=PatchLoss.IBOT, ema=Ema.FULL),
+        optimiser=OptimiserConfig(
+            optimiser=Optimiser.ADAFACTOR,  # TIPSv2's; TIPS does not say
+            learning_rate=1e-3,
+            n_warmup_steps=10_000,
+        ),
+        n_steps=N_STEPS,
+        compute=ComputeConfig(dtype="bfloat16", remat=Remat.DOTS),
+        run=RunConfig(n_steps_per_checkpoint=5_000),
+    )

@@ -46,7 +46,7 @@ class Remat(enum.StrEnum):
     """What is computed again in the backward pass instead of being kept."""
 
     NONE = "none"
-    DOTS = "dots"  # all but the outputs of matrix products
+    DOTS = "dots"  # all but the products with parameters
     FULL = "full"  # all but the inputs of the blocks
 
 
@@ -143,7 +143,7 @@ class TextConfig(TransformerConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The prototype head of self-distillation: an MLP, a narrow unit vector, prototypes.
+    """The prototype head of self-distillation: MLP, narrow unit vector, prototypes.
 
     Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
     """

@@ -81,7 +81,12 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def load_params(folder: pathlib.Path, step: int, shapes: dict) -> dict:
-    """The parameters of one checkpoint, of known shapes."""
+    """The parameters of one checkpoint, of known shapes.
+
+    Modules that `shapes` lacks, such as the head, are left out.
+    """
     with ocp.StandardCheckpointer() as checkpointer:
         path = folder.absolute() / str(step) / "params"
-        return checkpointer.restore(path, shapes)
+        stored = abstract(checkpointer.metadata(path).item_metadata.tree)
+        params = checkpointer.restore(path, {**stored, **shapes})
+    return {name: params[name] for name in shapes}

@@ -46,7 +46,7 @@ class Remat(enum.StrEnum):
     """What is computed again in the backward pass instead of being kept."""
 
     NONE = "none"
-    DOTS = "dots"  # all but the outputs of matrix products
+    DOTS = "dots"  # all but the products with parameters
     FULL = "full"  # all but the inputs of the blocks
 
 

@@ -196,7 +196,7 @@ def load(checkpoint: pathlib.Path, step: int | None) -> tuple[Encoder, dict, int
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     shapes = two_tower.abstract_params(config.model)
     params = checkpoints.load_params(folder / workdir.CHECKPOINTS, step, shapes)
-    graph = two_tower.graph(config.model)
+    graph = two_tower.graph(config.model, compute=config.compute)
     return Encoder(graph, tokenizer, config.data.global_crop.size_px), params, step
 
 

@@ -66,6 +66,15 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path, stream):
     assert set(np.unique(params["layer"]["kernel"])) == {5.0}
 
 
+def test_parameters_are_loaded_without_modules_that_are_not_asked_for(tmp_path, stream):
+    state = make_state(0)
+    layer = state["params"]["layer"]
+    with checkpoints.Checkpoints(tmp_path, n_kept=1) as saved:
+        saved.save(state | {"params": {"layer": layer, "head": jnp.ones(3)}}, stream)
+    params = checkpoints.load_params(tmp_path, 0, {"layer": layer})
+    jax.tree.map(np.testing.assert_array_equal, params, {"layer": layer})
+
+
 def test_a_checkpoint_that_was_being_written_when_killed_does_not_count(
     tmp_path, stream
 ):

@@ -1,20 +1,29 @@
 """The two layers that everything is made of, and how their parameters are made.
 
+Parameters are float32. Every layer computes in the dtype of its input, to which it
+casts them; normalisation and softmax compute in float32.
+
 Flax's own layers draw keys from a counter that is part of the module. Traced, that
 counter makes building the largest model take minutes, and drawing with `jax.random`
 compiles a program for every shape. NumPy draws at once, and the same on all backends.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from trainer.config import ComputeConfig
+
 LAYER_NORM_EPSILON = 1e-6
+PLAIN = ComputeConfig()  # where nothing else is asked for
 
 Shape = tuple[int, ...]
 Init = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
@@ -55,10 +64,20 @@ class ParamMaker:
         return self(uniform, *inputs, *outputs)
 
 
+def float32_in_full(dtype: jnp.dtype) -> AbstractContextManager:
+    """Matrix products of float32 are float32 here, gradients included.
+
+    Accelerators would round their inputs by default. Other types are left alone.
+    """
+    if dtype != jnp.float32:
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("highest")
+
+
 class Linear(nnx.Module):
     """Contracts the last axes of its input, and adds a bias.
 
-    The kernel has the shape `inputs + outputs`.
+    The kernel has the shape `inputs + outputs`; it starts Xavier-uniform by default.
     """
 
     def __init__(
@@ -67,14 +86,27 @@ class Linear(nnx.Module):
         outputs: Shape,
         make: ParamMaker,
         *,
+        kernel_init: Init | None = None,
         bias_init: Init = ZEROS,
     ):
         self._n_contracted = len(inputs)
-        self.kernel = make.kernel(inputs, outputs)
+        if kernel_init is None:
+            self.kernel = make.kernel(inputs, outputs)
+        else:
+            self.kernel = make(kernel_init, *inputs, *outputs)
         self.bias = make(bias_init, *outputs)
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.tensordot(x, self.kernel[...], self._n_contracted) + self.bias[...]
+    def __call__(
+        self, x: Float[Array, "..."], out_dtype: DTypeLike | None = None
+    ) -> Float[Array, "..."]:
+        """The sums are of `out_dtype`, by default that of the input."""
+        dtype = x.dtype if out_dtype is None else out_dtype
+        kernel = self.kernel[...].astype(x.dtype)
+        with float32_in_full(x.dtype):
+            out = jnp.tensordot(
+                x, kernel, self._n_contracted, preferred_element_type=dtype
+            )
+        return out + self.bias[...].astype(dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -83,7 +115,8 @@ class LayerNorm(nnx.Module):
         self.bias = make(ZEROS, width)
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        x = x - x.mean(axis=-1, keepdims=True)
-        variance = (x**2).mean(axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
-        return x * self.scale[...] + self.bias[...]
+        exact = x.astype(jnp.float32)
+        exact = exact - exact.mean(axis=-1, keepdims=True)
+        variance = (exact**2).mean(axis=-1, keepdims=True)
+        exact = exact * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+        return (exact * self.scale[...] + self.bias[...]).astype(x.dtype)

@@ -6,32 +6,40 @@ Source: google-deepmind/tips, `scenic/models/text.py`.
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from trainer.config import PAD_ID, TextConfig
-from trainer.models.layers import LayerNorm, ParamMaker, normal
+from trainer.config import PAD_ID, ComputeConfig, TextConfig
+from trainer.models.layers import PLAIN, LayerNorm, ParamMaker, normal
 from trainer.models.transformer import Transformer
 
 MAX_TIMESCALE = 1e4
 
 
 class TextEncoder(nnx.Module):
-    def __init__(self, config: TextConfig, make: ParamMaker):
+    def __init__(
+        self,
+        config: TextConfig,
+        make: ParamMaker,
+        compute: ComputeConfig = PLAIN,
+    ):
+        self._dtype = compute.dtype
         self.token_emb = TokenEmbedding(config, make)
-        self.transformer = Transformer(config, make)
+        self.transformer = Transformer(config, make, compute)
         self.text_encoder_norm = LayerNorm(config.width, make)
 
     def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
-        """One vector a text, not normalised. Rows are padded with id 0.
+        """One float32 vector a text, not normalised. Rows are padded with id 0.
 
         A text without a token gives zeros.
         """
         is_valid = ids != PAD_ID
         x = self.token_emb(ids)
         x = x + sinusoid_positions(ids.shape[1], x.shape[-1])
-        x = self.text_encoder_norm(self.transformer(x, is_valid))
+        x = self.transformer(x.astype(self._dtype), is_valid)
+        x = self.text_encoder_norm(x.astype(jnp.float32))
         weights = is_valid[..., None].astype(x.dtype)
         return (x * weights).sum(axis=1) / (weights.sum(axis=1) + 1e-8)
 

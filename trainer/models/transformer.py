@@ -4,22 +4,44 @@ Modules hold parameters and nothing else: no random state, no dropout. Attribute
 the names of the released checkpoints, so that a parameter's path is its key there.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from trainer.config import FeedForward, TransformerConfig
-from trainer.models.layers import LayerNorm, Linear, ParamMaker, normal
+from trainer.config import ComputeConfig, FeedForward, Remat, TransformerConfig
+from trainer.models.layers import (
+    LayerNorm,
+    Linear,
+    ParamMaker,
+    float32_in_full,
+    normal,
+)
 
 _MLP_BIAS_INIT = normal(1e-6)
 
+_POLICIES = {
+    # Not the products of attention either: they are cheap, and quadratic in tokens.
+    Remat.DOTS: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    Remat.FULL: jax.checkpoint_policies.nothing_saveable,
+}
+
 
 class Transformer(nnx.Module):
-    """`n_layers` blocks, one after the other."""
+    """`n_layers` blocks, one after the other.
 
-    def __init__(self, config: TransformerConfig, make: ParamMaker):
+    With `scan_layers` they are compiled once: the parameters, whose paths do not
+    change, are stacked inside the step and a loop of the device goes over the layers.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, make: ParamMaker, compute: ComputeConfig
+    ):
         self._n_layers = config.n_layers
+        self._remat = compute.remat
+        self._is_scanned = compute.scan_layers
         for i in range(config.n_layers):
             setattr(self, f"encoderblock_{i}", EncoderBlock(config, make))
 
@@ -27,9 +49,30 @@ class Transformer(nnx.Module):
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None = None
     ) -> Float[Array, "b t d"]:
         """`is_valid` is False on padding; None means that nothing is padded."""
-        for i in range(self._n_layers):
-            x = getattr(self, f"encoderblock_{i}")(x, is_valid)
+        blocks = [getattr(self, f"encoderblock_{i}") for i in range(self._n_layers)]
+        graph = nnx.graphdef(blocks[0])
+        params = [nnx.to_pure_dict(nnx.state(block)) for block in blocks]
+
+        def apply(
+            x: Float[Array, "b t d"], params: dict
+        ) -> tuple[Float[Array, "b t d"], None]:
+            return nnx.merge(graph, params)(x, is_valid), None
+
+        # The loop already keeps XLA from merging the second computation with the first.
+        apply = _rematerialised(apply, self._remat, prevent_cse=not self._is_scanned)
+        if self._is_scanned:
+            stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *params)
+            return jax.lax.scan(apply, x, stacked)[0]
+        for layer in params:
+            x, _ = apply(x, layer)
         return x
+
+
+def _rematerialised(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
+    """The same function, with other values kept for its gradient."""
+    if remat is Remat.NONE:
+        return apply
+    return jax.checkpoint(apply, policy=_POLICIES[remat], prevent_cse=prevent_cse)
 
 
 class EncoderBlock(nnx.Module):
@@ -65,9 +108,9 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
     ) -> Float[Array, "b t d"]:
         mask = None if is_valid is None else is_valid[:, None, None, :]
-        mixed = jax.nn.dot_product_attention(
-            self.query(x), self.key(x), self.value(x), mask=mask
-        )
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        with float32_in_full(x.dtype):
+            mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
         return self.out(mixed)
 
 

@@ -1,34 +1,55 @@
-"""Both encoders and the two temperatures of the contrastive losses.
+"""Both encoders, the temperatures of the contrastive losses, and what trains patches.
 
 There is no projection: the embedding of an image is a CLS token, that of a text the
-average of its tokens, and both have the same width. The prototype head of the
-self-supervised losses joins `TwoTower` as a third module beside `vision` and `text`.
+average of its tokens, and both have the same width. Self-supervision adds the prototype
+heads and the mask token. They stand beside `vision` and `text`, whose parameters are
+what an export holds.
 """
 
 import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from trainer.config import ModelConfig
-from trainer.models.layers import ParamMaker, constant
+from trainer.config import ComputeConfig, ModelConfig
+from trainer.models.head import PrototypeHeads
+from trainer.models.layers import PLAIN, ZEROS, ParamMaker, constant
 from trainer.models.text import TextEncoder
-from trainer.models.vit import VisionOutput, VisionTransformer
+from trainer.models.vit import Masked, VisionOutput, VisionTransformer, resize_grid
 
 
 class TwoTower(nnx.Module):
-    def __init__(self, config: ModelConfig, make: ParamMaker):
-        self.vision = VisionTransformer(config.vision, make)
-        self.text = TextEncoder(config.text, make)
+    """`head` and `mask_token` are there with `has_head` only."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        make: ParamMaker,
+        *,
+        has_head: bool = False,
+        compute: ComputeConfig = PLAIN,
+    ):
+        self.vision = VisionTransformer(config.vision, make, compute)
+        self.text = TextEncoder(config.text, make, compute)
         start = math.log(config.initial_temperature)
         # As logarithms they stay positive; exports store what divides the logits.
         init = constant(start)
         self.log_temperature_alt_text = make(init)
         self.log_temperature_synthetic_caption = make(init)
+        # Last, so that the towers start the same with a head and without.
+        if has_head:
+            self.head = PrototypeHeads(config.head, config.vision.width, make, compute)
+            self.mask_token = make(ZEROS, config.vision.width)
 
-    def encode_image(self, image: UInt8[Array, "b h w 3"]) -> VisionOutput:
-        return self.vision(image.astype(jnp.float32) / 255)
+    def encode_image(
+        self,
+        image: UInt8[Array, "b h w 3"],
+        mask: Bool[Array, "b gh gw"] | None = None,
+    ) -> VisionOutput:
+        """Patches where `mask` is True are hidden behind the mask token."""
+        masked = None if mask is None else Masked(mask, self.mask_token[...])
+        return self.vision(image.astype(jnp.float32) / 255, masked)
 
     def encode_text(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
         return self.text(ids)
@@ -41,17 +62,37 @@ class TwoTower(nnx.Module):
         }
 
 
-def graph(config: ModelConfig) -> nnx.GraphDef:
+def graph(
+    config: ModelConfig,
+    *,
+    has_head: bool = False,
+    compute: ComputeConfig = PLAIN,
+) -> nnx.GraphDef:
     """The model without its parameters: `nnx.merge(graph(config), params)`."""
-    return nnx.graphdef(TwoTower(config, ParamMaker(None)))
+    make = ParamMaker(None)
+    return nnx.graphdef(TwoTower(config, make, has_head=has_head, compute=compute))
 
 
-def abstract_params(config: ModelConfig) -> dict:
+def abstract_params(config: ModelConfig, *, has_head: bool = False) -> dict:
     """Shapes and types of the parameters, as a nested dictionary."""
-    return nnx.to_pure_dict(nnx.state(TwoTower(config, ParamMaker(None))))
-
-
-def init_params(config: ModelConfig, rng_seed: int) -> dict:
-    """Parameters of an untrained model, as a nested dictionary."""
-    model = TwoTower(config, ParamMaker(rng_seed))
+    model = TwoTower(config, ParamMaker(None), has_head=has_head)
     return nnx.to_pure_dict(nnx.state(model))
+
+
+def init_params(config: ModelConfig, rng_seed: int, *, has_head: bool = False) -> dict:
+    """Parameters of an untrained model, as a nested dictionary."""
+    model = TwoTower(config, ParamMaker(rng_seed), has_head=has_head)
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def resize_positions(params: dict, grid: tuple[int, int]) -> dict:
+    """The same parameters with learned positions for `grid`, which is (rows, columns).
+
+    For a phase at a higher resolution: 224 px has a grid of (16, 16), 448 px (32, 32).
+    """
+    encoder = params["vision"]["encoder"]
+    tokens = encoder["ToTokenSequence_0"]
+    positions = resize_grid(tokens["posembed_input"], *grid)
+    tokens = {**tokens, "posembed_input": positions}
+    encoder = {**encoder, "ToTokenSequence_0": tokens}
+    return {**params, "vision": {**params["vision"], "encoder": encoder}}

@@ -10,42 +10,60 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from trainer.config import VisionConfig
-from trainer.models.layers import ZEROS, LayerNorm, Linear, ParamMaker, normal
+from trainer.config import ComputeConfig, VisionConfig
+from trainer.models.layers import PLAIN, ZEROS, LayerNorm, Linear, ParamMaker, normal
 from trainer.models.transformer import Transformer
 
 N_CLS_TOKENS = 2
 
 
 class VisionOutput(NamedTuple):
-    """Tokens after the final norm."""
+    """Tokens after the final norm, float32."""
 
     cls: Float[Array, "b 2 d"]  # CLS 1 (alt text), CLS 2 (synthetic captions)
     patches: Float[Array, "b gh gw d"]  # rows from the top
 
 
-class VisionTransformer(nnx.Module):
-    def __init__(self, config: VisionConfig, make: ParamMaker):
-        self.encoder = Encoder(config, make)
+class Masked(NamedTuple):
+    """Patches that are hidden, and what is seen in their place."""
 
-    def __call__(self, image: Float[Array, "b h w 3"]) -> VisionOutput:
+    mask: Bool[Array, "b gh gw"]
+    token: Float[Array, "d"]
+
+
+class VisionTransformer(nnx.Module):
+    def __init__(
+        self,
+        config: VisionConfig,
+        make: ParamMaker,
+        compute: ComputeConfig = PLAIN,
+    ):
+        self._dtype = compute.dtype
+        self.encoder = Encoder(config, make, compute)
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], masked: Masked | None = None
+    ) -> VisionOutput:
         """`image` is RGB in [0, 1], without any other normalisation."""
-        return self.encoder(image)
+        return self.encoder(image.astype(self._dtype), masked)
 
 
 class Encoder(nnx.Module):
-    def __init__(self, config: VisionConfig, make: ParamMaker):
+    def __init__(self, config: VisionConfig, make: ParamMaker, compute: ComputeConfig):
         self.ToTokenSequence_0 = ToTokenSequence(config, make)
-        self.transformer = Transformer(config, make)
+        self.transformer = Transformer(config, make, compute)
         self.encoder_norm = LayerNorm(config.width, make)
 
-    def __call__(self, image: Float[Array, "b h w 3"]) -> VisionOutput:
-        grid, cls = self.ToTokenSequence_0(image)
+    def __call__(
+        self, image: Float[Array, "b h w 3"], masked: Masked | None
+    ) -> VisionOutput:
+        grid, cls = self.ToTokenSequence_0(image, masked)
         b, gh, gw, d = grid.shape
         tokens = jnp.concatenate([cls, grid.reshape(b, gh * gw, d)], axis=1)
-        tokens = self.encoder_norm(self.transformer(tokens))
+        tokens = self.transformer(tokens).astype(jnp.float32)
+        tokens = self.encoder_norm(tokens)
         patches = tokens[:, N_CLS_TOKENS:].reshape(b, gh, gw, d)
         return VisionOutput(tokens[:, :N_CLS_TOKENS], patches)
 
@@ -54,8 +72,8 @@ class ToTokenSequence(nnx.Module):
     """Patches with their learned positions, and CLS tokens, which have none.
 
     Both CLS tokens start at zero and hence equal; the first gradient splits them.
-    A mask token for the masked patch loss replaces patches here, after the embedding
-    and before the positions.
+    The mask token replaces patches after the embedding and before the positions, as in
+    DINOv2 (arXiv:2304.07193): a hidden patch still tells where it is.
     """
 
     def __init__(self, config: VisionConfig, make: ParamMaker):
@@ -70,14 +88,16 @@ class ToTokenSequence(nnx.Module):
         self.cls = make(ZEROS, 1, N_CLS_TOKENS, width)
 
     def __call__(
-        self, image: Float[Array, "b h w 3"]
+        self, image: Float[Array, "b h w 3"], masked: Masked | None
     ) -> tuple[Float[Array, "b gh gw d"], Float[Array, "b 2 d"]]:
         grid = self.embedding(to_patches(image, self._patch_size))
+        if masked is not None:
+            grid = jnp.where(masked.mask[..., None], masked.token, grid)
         positions = resize_grid(self.posembed_input[...], *grid.shape[1:3])
         cls = jnp.broadcast_to(
             self.cls[...], (len(image), N_CLS_TOKENS, grid.shape[-1])
         )
-        return grid + positions, cls
+        return (grid + positions).astype(image.dtype), cls.astype(image.dtype)
 
 
 def to_patches(

@@ -114,3 +114,53 @@ def info_nce(image: np.ndarray, text: np.ndarray, temperature: float) -> float:
 
 def cosine(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y / math.sqrt((x @ x) * (y @ y)))
+
+
+def sigmoid_loss(
+    image: np.ndarray, text: np.ndarray, temperature: float, bias: float
+) -> float:
+    """Each pair a question of its own: does this text belong to this image?"""
+    total = 0.0
+    for i in range(len(image)):
+        for j in range(len(text)):
+            logit = cosine(image[i], text[j]) / temperature + bias
+            total += math.log1p(math.exp(-logit if i == j else logit))
+    return total / len(image)
+
+
+def cross_entropy(student, teacher, bias: np.ndarray) -> np.ndarray:
+    """One number for each token; both sides are (vectors, prototypes, temperature)."""
+    found = np.zeros(student[0].shape[:2])
+    for image, token in np.ndindex(*found.shape):
+        ours, theirs = (
+            vectors[image, token] @ matrix / temperature
+            for vectors, matrix, temperature in (student, teacher)
+        )
+        p, q = softmax(theirs + bias), softmax(ours)
+        found[image, token] = -sum(p[k] * math.log(q[k]) for k in range(len(p)))
+    return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+
+def sinkhorn(logits: np.ndarray, n_iterations: int) -> np.ndarray:
+    """Distributions over prototypes for rows of logits, as SwAV's listing has it."""
+    q = np.exp(logits)
+    n, k = q.shape
+    for _ in range(n_iterations):
+        for prototype in range(k):
+            q[:, prototype] /= k * q[:, prototype].sum()
+        for token in range(n):
+            q[token] /= n * q[token].sum()
+    return q * n
+
+
+def masked_mean(values: np.ndarray, mask: np.ndarray) -> float:
+    """Over each image's masked patches, then over images; 0 for one without any."""
+    total = 0.0
+    for row, hidden in zip(values, mask, strict=True):
+        chosen = [value for value, is_in in zip(row, hidden, strict=True) if is_in]
+        total += sum(chosen) / len(chosen) if chosen else 0
+    return total / len(values)

@@ -152,7 +152,9 @@ class HeadConfig:
     hidden_dim: int = 2048
     n_layers: int = 3
     bottleneck_dim: int = 256
-    is_shared: bool = False  # by CLS token and patches
+    # By CLS token and patches: as the figure of TIPSv2 draws it, and as the 42 % of
+    # parameters that its teacher saves imply.
+    is_shared: bool = True
 
     def __post_init__(self):
         for name in ("n_prototypes", "hidden_dim", "n_layers", "bottleneck_dim"):
@@ -233,6 +235,8 @@ class ModelConfig:
     head: HeadConfig = HeadConfig()
     # CLIP's start; both temperatures are learned from there, without a bound.
     initial_temperature: float = 0.07
+    contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE
+    initial_bias: float = -10.0  # of the sigmoid loss: SigLIP's
 
     def __post_init__(self):
         _require(
@@ -352,7 +356,6 @@ class TrainConfig:
     optimiser: OptimiserConfig
     n_steps: int
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
-    contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE
     compute: ComputeConfig = ComputeConfig()
     # Workdir whose parameters a new run starts from, with positions resized to the
     # model's grid; "" starts from scratch. A run of its own goes on from its own.

@@ -233,14 +233,24 @@ def total(
 
     A term whose weight is 0 need not be there.
     """
-    value = (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2
-    for term, weight in (
-        (DISTILLATION, config.distillation_weight),
-        (PATCH, config.patch_weight),
-    ):
-        if weight > 0:
-            value = value + weight * terms[term]
-    return value
+    return contrastive(terms) + self_supervised(terms, config)
+
+
+def contrastive(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """1/2 (c1 + c2)."""
+    return (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2
+
+
+def self_supervised(
+    terms: Mapping[str, Float[Array, ""]], config: SelfSupervisionConfig
+) -> Float[Array, ""]:
+    """alpha * distillation + beta * patch."""
+    weights = {
+        DISTILLATION: config.distillation_weight,
+        PATCH: config.patch_weight,
+    }
+    wanted = {term: weight for term, weight in weights.items() if weight > 0}
+    return sum((w * terms[term] for term, w in wanted.items()), jnp.float32(0))
 
 
 def l2_normalise(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from trainer import losses, prototypes, teacher
-from trainer.config import AntiCollapse, ContrastiveLoss, Ema, TrainConfig
+from trainer.config import AntiCollapse, Ema, TrainConfig
 from trainer.input import Batch
 from trainer.models.two_tower import TwoTower
 from trainer.models.vit import VisionOutput
@@ -125,8 +125,7 @@ class Objective:
             whole = jax.tree.map(_joined, features)
             terms = self._contrastive_terms(model, whole)
             n_pairs = len(whole.cls)
-            weighted = (terms[losses.ALT_TEXT] + terms[losses.SYNTHETIC_CAPTION]) / 2
-            return weighted, self._facts(model, terms, n_pairs)
+            return losses.contrastive(terms), self._facts(model, terms, n_pairs)
 
         def part_loss(params: dict, part: Batch, slopes: Features) -> tuple:
             model = nnx.merge(self._graph, params)
@@ -136,7 +135,7 @@ class Objective:
                 lambda x, slope: (x * slope).sum(), features, slopes
             )
             terms, metrics, logits = self._self_supervision(model, views, state, part)
-            own = losses.weighted(terms, self._ssl)
+            own = losses.self_supervised(terms, self._ssl)
             return sum(products) + own / n_parts, (own, metrics | terms, logits)
 
         features = jax.lax.map(features_of, parts)
@@ -177,12 +176,11 @@ class Objective:
             "alt_text": features.alt_text,
             "synthetic_caption": features.synthetic_caption,
         }
-        is_sigmoid = self._config.contrastive_loss is ContrastiveLoss.SIGMOID
         return losses.contrastive_terms(
             features.cls,
             texts,
             model.temperatures(),
-            biases=model.biases() if is_sigmoid else None,
+            biases=model.biases(),
             mesh=self._mesh,
             n_rows_per_chunk=self._config.compute.n_rows_per_chunk,
         )
@@ -257,7 +255,7 @@ class Objective:
             terms,
             n_pairs,
             self._config.model.head.n_prototypes,
-            contrastive_loss=self._config.contrastive_loss,
+            contrastive_loss=self._config.model.contrastive_loss,
         )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from trainer.config import ComputeConfig, ModelConfig
+from trainer.config import ComputeConfig, ContrastiveLoss, ModelConfig
 from trainer.models.head import PrototypeHeads
 from trainer.models.layers import PLAIN, ZEROS, ParamMaker, constant
 from trainer.models.text import TextEncoder
@@ -37,6 +37,9 @@ class TwoTower(nnx.Module):
         init = constant(start)
         self.log_temperature_alt_text = make(init)
         self.log_temperature_synthetic_caption = make(init)
+        if config.contrastive_loss is ContrastiveLoss.SIGMOID:
+            self.bias_alt_text = make(constant(config.initial_bias))
+            self.bias_synthetic_caption = make(constant(config.initial_bias))
         # Last, so that the towers start the same with a head and without.
         if has_head:
             self.head = PrototypeHeads(config.head, config.vision.width, make, compute)
@@ -59,6 +62,15 @@ class TwoTower(nnx.Module):
         return {
             "alt_text": jnp.exp(self.log_temperature_alt_text[...]),
             "synthetic_caption": jnp.exp(self.log_temperature_synthetic_caption[...]),
+        }
+
+    def biases(self) -> dict[str, Float[Array, ""]] | None:
+        """What the sigmoid loss adds to the logits; None with another loss."""
+        if not hasattr(self, "bias_alt_text"):
+            return None
+        return {
+            "alt_text": self.bias_alt_text[...],
+            "synthetic_caption": self.bias_synthetic_caption[...],
         }
 
 

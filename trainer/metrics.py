@@ -32,6 +32,7 @@ class TrainingLog:
         self, path: pathlib.Path, *, first_step: int, n_steps: int, batch_size: int
     ):
         _drop_lines_after(path, first_step)
+        self._n_records_skipped = _n_records_skipped(path)
         self._lines = path.open("a")
         self._events = _EventFile(path.parent, first_step)
         self._display = _Display(first_step, n_steps)
@@ -81,6 +82,10 @@ class TrainingLog:
         self._previous = metrics
         self._display.advance(step)
 
+    def skip(self, n_records: int) -> None:
+        """Counts records of this step's batch that were broken, and replaced."""
+        self._n_records_skipped += n_records
+
     def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
         """Raises NotFiniteError instead of writing what is not a number."""
         numbers = {name: float(value) for name, value in metrics.items()}
@@ -90,6 +95,7 @@ class TrainingLog:
         line = {
             "step": step,
             "n_samples_seen": step * self._batch_size,
+            "n_records_skipped": self._n_records_skipped,
             **{name: float(f"{value:.7g}") for name, value in numbers.items()},
             **self._speed(step),
         }
@@ -189,6 +195,12 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept))
     os.replace(temporary, path)
+
+
+def _n_records_skipped(path: pathlib.Path) -> int:
+    """Up to the last line, which a run that goes on has written at its checkpoint."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1]).get("n_records_skipped", 0) if lines else 0
 
 
 def _step(line: str) -> int:

@@ -64,7 +64,7 @@ def block_mask(
         if not n_left:
             return mask
         part = mask[_rectangle(grid, n_left, draws)]
-        n_new = part.size - np.count_nonzero(part)
+        n_new = part.size - int(np.count_nonzero(part))
         if n_new <= n_left:
             part[...] = True
             n_left -= n_new

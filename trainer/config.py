@@ -288,8 +288,14 @@ class DataConfig:
     # a granularity the others share its part; {} trains both tokens on alt text.
     granularity_weights: Mapping[str, float]
     global_crop: CropConfig = CropConfig()
-    local_crop: CropConfig = CropConfig(size_px=98, min_area=0.05, max_area=0.4)
+    # Never flipped: the papers flip the global crop alone.
+    local_crop: CropConfig = CropConfig(
+        size_px=98, min_area=0.05, max_area=0.4, flip_probability=0.0
+    )
     n_local_crops: int = 6
+    # Name of a set, as `--data` gives it, to its share of the samples shown. {} shows
+    # the samples of all sets equally often.
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         _require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
@@ -298,6 +304,11 @@ class DataConfig:
         _require(
             all(weight > 0 for weight in self.granularity_weights.values()),
             f"granularity_weights={dict(self.granularity_weights)}",
+            "positive weights",
+        )
+        _require(
+            all(weight > 0 for weight in self.mixture.values()),
+            f"mixture={dict(self.mixture)}",
             "positive weights",
         )
 

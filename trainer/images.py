@@ -6,6 +6,7 @@ transparent lies on white.
 """
 
 import io
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -32,11 +33,45 @@ def decode(data: bytes, image_format: str) -> RGB:
         raise ValueError(f"expected a whole {image_format} image: {error}") from error
 
 
-def _decode_jpeg(data: bytes) -> RGB:
+def size(data: bytes, image_format: str) -> tuple[int, int]:
+    """(height, width) of an image, from its header.
+
+    Raises ValueError when the header is damaged.
+    """
+    if image_format == "jpeg":
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        return height, width
+    try:
+        with Image.open(io.BytesIO(data), formats=[image_format]) as image:
+            return image.height, image.width
+    except _PILLOW_ERRORS as error:
+        raise ValueError(f"expected a whole {image_format} image: {error}") from error
+
+
+def decode_fast(data: bytes, image_format: str, reduction: int) -> tuple[RGB, int]:
+    """Pixels for training, and by how much they were reduced.
+
+    JPEGs come at a `reduction`-th of their sides, rounded up, with the fastest
+    transform and upsampling: a sixth less time, for errors of one level on average (45
+    dB), well below those of the compression. Others come as from `decode`.
+    """
+    if image_format != "jpeg":
+        return decode(data, image_format), 1
+    height, width = size(data, image_format)
+    options = {
+        "min_height": -(-height // reduction),
+        "min_width": -(-width // reduction),
+        "min_factor": reduction,
+    }
+    return _decode_jpeg(data, fastdct=True, fastupsample=True, **options), reduction
+
+
+def _decode_jpeg(data: bytes, **options: Any) -> RGB:
     colorspace = simplejpeg.decode_jpeg_header(data)[2]
     if colorspace not in ("CMYK", "YCCK"):
-        return simplejpeg.decode_jpeg(data, "RGB")
-    inverted = simplejpeg.decode_jpeg(data, "CMYK")  # 255 - ink, as Adobe writes it
+        return simplejpeg.decode_jpeg(data, "RGB", **options)
+    # 255 - ink, as Adobe writes it
+    inverted = simplejpeg.decode_jpeg(data, "CMYK", **options)
     product = inverted[..., :3].astype(np.uint16) * inverted[..., 3:]
     return ((product + 127) // 255).astype(np.uint8)
 

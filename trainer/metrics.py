@@ -33,6 +33,7 @@ class TrainingLog:
         self, path: pathlib.Path, *, first_step: int, n_steps: int, batch_size: int
     ):
         _drop_lines_after(path, first_step)
+        self._n_records_skipped = _n_records_skipped(path)
         self._lines = path.open("a")
         self._events = _EventFile(path.parent, first_step)
         self._display = _Display(first_step, n_steps)
@@ -90,6 +91,10 @@ class TrainingLog:
         self._previous = (step, metrics, sample_ids)
         self._display.advance(step)
 
+    def skip(self, n_records: int) -> None:
+        """Counts records of this step's batch that were broken, and replaced."""
+        self._n_records_skipped += n_records
+
     def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
         """Raises NotFiniteError instead of writing what is not a number."""
         if self._previous is not None:
@@ -98,6 +103,7 @@ class TrainingLog:
         line = {
             "step": step,
             "n_samples_seen": step * self._batch_size,
+            "n_records_skipped": self._n_records_skipped,
             **{name: float(f"{value:.7g}") for name, value in numbers.items()},
             **self._speed(step),
         }
@@ -210,6 +216,12 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept))
     os.replace(temporary, path)
+
+
+def _n_records_skipped(path: pathlib.Path) -> int:
+    """Up to the last line, which a run that goes on has written at its checkpoint."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1]).get("n_records_skipped", 0) if lines else 0
 
 
 def _step(line: str) -> int:

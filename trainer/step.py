@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from trainer import losses, prototypes, teacher
 from trainer.config import AntiCollapse, Ema, TrainConfig
 from trainer.input import Batch
+from trainer.models.head import PrototypeHead
 from trainer.models.two_tower import TwoTower
 from trainer.models.vit import VisionOutput
 from trainer.prototypes import Scores
@@ -200,12 +201,21 @@ class Objective:
         metrics: Metrics = {"teacher_temperature": temperature}
         mean_logits = {}
 
-        def compare(name: str, student: tuple, teaching: tuple) -> prototypes.Match:
-            """Both sides as (bottleneck, prototypes); the last is the teacher's."""
-            scores = jax.lax.stop_gradient(Scores(*teaching, temperature))
-            mean_logits[name] = prototypes.mean_logits(*scores[:2])
+        def compare(
+            name: str,
+            student: Float[Array, "b t d"],
+            target: Float[Array, "b t d"],
+            heads: tuple[PrototypeHead, PrototypeHead],
+        ) -> prototypes.Match:
+            """Tokens of both sides, and the heads of student and teacher."""
+            ours, theirs = heads
+            scores = Scores(theirs(target), theirs.prototypes(), temperature)
+            scores = jax.lax.stop_gradient(scores)
+            mean_logits[name] = prototypes.mean_logits(
+                scores.bottleneck, scores.prototypes
+            )
             match = prototypes.cross_entropy(
-                Scores(*student, self._ssl.student_temperature),
+                Scores(ours(student), ours.prototypes(), self._ssl.student_temperature),
                 scores,
                 self._bias(state["centres"][name], scores),
                 n_tokens_per_chunk=self._ssl.n_tokens_per_chunk,
@@ -214,17 +224,14 @@ class Objective:
             metrics[f"n_used_prototypes_{name}"] = match.n_used_prototypes.astype(float)
             return match
 
-        ours, theirs = model.head.of_cls, teaching.head.of_cls
-        target = (theirs(targets.cls[:, :1]), theirs.prototypes())
         if views.local_cls is not None:
-            student = (ours(views.local_cls), ours.prototypes())
-            match = compare("cls", student, target)
+            heads = (model.head.of_cls, teaching.head.of_cls)
+            match = compare("cls", views.local_cls, targets.cls[:, :1], heads)
             terms[losses.DISTILLATION] = losses.distillation(match.cross_entropy)
-        ours, theirs = model.head.of_patches, teaching.head.of_patches
         if views.masked is not None:
-            student = (ours(_flat(views.masked.patches)), ours.prototypes())
-            target = (theirs(_flat(targets.patches)), theirs.prototypes())
-            match = compare("patch", student, target)
+            heads = (model.head.of_patches, teaching.head.of_patches)
+            patches = _flat(views.masked.patches), _flat(targets.patches)
+            match = compare("patch", *patches, heads)
             mask = batch["mask"].reshape(len(batch["mask"]), -1)
             terms[losses.PATCH] = losses.patch(match.cross_entropy, mask, self._ssl)
             metrics |= _masked_apart(match.cross_entropy, mask)

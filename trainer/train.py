@@ -1,7 +1,7 @@
 """The trainer: batch, step, evaluate, save.
 
-    python -m trainer.train --config FILE.py --data RUN/tfrecords --workdir DIR \\
-        [--set a.b=value]...
+    python -m trainer.train --config FILE.py --workdir DIR \\
+        --data [NAME=]RUN/tfrecords... [--set a.b=value]...
 
 The same command goes on where it stopped, bit for bit, and does nothing when the run is
 finished. The workdir holds `config.json`, `tokenizer.model`, `metrics.jsonl`,
@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 from trainer import checkpoints, cli, evaluate, workdir
 from trainer.config import TrainConfig, load
 from trainer.evals.samples import SampleError
-from trainer.input import ViewSample, batches, check_request
+from trainer.input import SkippedRecords, ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
+from trainer.mixture import open_mixture
 from trainer.models import two_tower
 from trainer.optim import make_optimiser
 from trainer.preemption import Preemption
 from trainer.sharding import check_batch, make_mesh, to_devices
-from trainer.shards import RecordError, Shards
+from trainer.shards import RecordError
 from trainer.state import init_state
 from trainer.step import make_train_step
 from trainer.tokenizer import Tokenizer, check_size
@@ -57,6 +58,7 @@ def train(job: Job) -> None:
         graph, job.view.tokenizer, config.data.global_crop.size_px
     )
     folder = job.folder / workdir.CHECKPOINTS
+    skipped = SkippedRecords(job.view)
 
     with (
         contextlib.closing(batches(job.view, run)) as stream,
@@ -74,6 +76,7 @@ def train(job: Job) -> None:
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():
                     batch = next(stream)
+                log.skip(skipped.count(batch))
                 state, metrics = train_step(state, to_devices(mesh, batch))
                 log.count(step, metrics, batch["sample_id"])
                 is_last = step == config.n_steps
@@ -95,7 +98,10 @@ def train(job: Job) -> None:
 
 
 def prepare(
-    config_file: str, data: str, folder: pathlib.Path, overrides: Sequence[str]
+    config_file: str,
+    data: Sequence[str],
+    folder: pathlib.Path,
+    overrides: Sequence[str],
 ) -> Job:
     """Reads and checks everything that a run needs, before any work starts.
 
@@ -104,13 +110,20 @@ def prepare(
     config = load(config_file, overrides)
     mesh = make_mesh(config.compute.n_fsdp)
     check_batch(mesh, config.data.batch_size, config.compute.n_microbatches)
-    shards = Shards(data)
+    shards = open_mixture(data, config.data.mixture)
     check_request(shards, config.data)
     evaluate.check_tasks(config.run.evaluations)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     check_size(tokenizer, config.model.text)
     workdir.claim(folder, config, shards.fingerprint)
-    view = ViewSample(shards, tokenizer, config.data, config.rng_seed)
+    view = ViewSample(
+        shards,
+        tokenizer,
+        config.data,
+        config.rng_seed,
+        config.self_supervision,
+        config.model.vision.patch_size_px,
+    )
     return Job(config, folder, view, mesh)
 
 
@@ -128,9 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--data",
+        action="append",
         required=True,
-        metavar="RUN/tfrecords",
-        help="folder with manifest.json, shards and indexes",
+        metavar="[NAME=]RUN/tfrecords",
+        help="folder with manifest.json, shards and indexes; may be repeated, for a"
+        " mixture with the weights of data.mixture",
     )
     parser.add_argument(
         "--workdir",

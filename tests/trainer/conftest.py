@@ -59,6 +59,8 @@ def tiny(vocabulary) -> config.TrainConfig:
             batch_size=8,
             granularity_weights={"short": 1.0, "detailed": 3.0},
             global_crop=config.CropConfig(size_px=28),
+            local_crop=config.CropConfig(size_px=14, min_area=0.1, max_area=0.4),
+            n_local_crops=2,
         ),
         optimiser=config.OptimiserConfig(learning_rate=3e-3, n_warmup_steps=2),
         n_steps=6,

@@ -1,4 +1,6 @@
-from trainer.chance import uniforms
+import numpy as np
+
+from trainer.chance import many_uniforms, uniforms
 
 
 def test_the_draws_of_an_id_never_change():
@@ -23,4 +25,19 @@ def test_draws_are_uniform_and_independent():
     assert all(440 < count < 560 for count in quarters)
 
 
+def test_many_draws_of_an_id_never_change_and_fewer_are_their_beginning():
+    draws = many_uniforms(300, "7:0:mask", b"id")
+    assert draws[:2].tolist() == EXPECTED_OF_MANY
+    assert many_uniforms(5, "7:0:mask", b"id").tolist() == draws[:5].tolist()
+    assert many_uniforms(300, "7:1:mask", b"id")[0] != draws[0]
+
+
+def test_many_draws_are_uniform():
+    draws = many_uniforms(20_000, "0", b"id")
+    assert 0 <= draws.min() < draws.max() < 1
+    counts, _ = np.histogram(draws, 10, (0, 1))
+    assert np.abs(counts - 2000).max() < 200
+
+
+EXPECTED_OF_MANY = [0.42326682774935354, 0.44281951090507843]
 EXPECTED = (0.2265761780312051, 0.9707721408907684)

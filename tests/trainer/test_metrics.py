@@ -31,9 +31,20 @@ def test_a_line_holds_step_samples_metrics_and_speed(tmp_path):
     assert line == {
         "step": 3,
         "n_samples_seen": 12,
+        "n_records_skipped": 0,
         "loss": 3.0,
         "retrieval/recall@1": 0.1234568,
     }
+
+
+def test_skipped_records_add_up_over_lines_and_restarts(tmp_path):
+    for first_step in (0, 2):
+        with make_log(tmp_path, first_step) as log:
+            for step in (first_step + 1, first_step + 2):
+                log.skip(step)
+                log.write(step, {"loss": 0.0})
+            log.skip(100)  # after the last line: to be done again
+    assert [line["n_records_skipped"] for line in lines(tmp_path)] == [1, 3, 6, 10]
 
 
 def test_pauses_and_the_first_step_do_not_count_as_training(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from trainer import input as trainer_input
 from trainer import losses, optim, step
 from trainer import state as states
+from trainer.mixture import Mixture
 from trainer.models import two_tower
 from trainer.shards import Shards
 from trainer.tokenizer import Tokenizer
@@ -34,7 +35,10 @@ class Setup:
 def setup(export, tiny):
     config = dataclasses.replace(tiny, n_steps=200)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
-    view = trainer_input.ViewSample(Shards(export), tokenizer, config.data, 0)
+    shards = Mixture({"web": Shards(export)})
+    view = trainer_input.ViewSample(
+        shards, tokenizer, config.data, 0, config.self_supervision, 14
+    )
     rows = [view(position, position) for position in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     optimiser = optim.make_optimiser(config.optimiser, config.n_steps)

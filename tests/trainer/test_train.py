@@ -227,12 +227,38 @@ def test_data_that_is_not_there_exits_with_2(tmp_path, run_train, capsys):
     assert_wrong(command, "nowhere/manifest.json: No such file", capsys)
 
 
-def test_a_broken_record_exits_with_1_and_names_it(tmp_path, run_train, capsys):
-    samples = [tiny_export.sample(number) for number in range(8)]
-    samples[5] = tiny_export.sample(5, image=b"\xff\xd8\xff")
-    folder = tiny_export.write(tmp_path / "data", samples, 1)
+def damaged_export(folder, broken, n=16):
+    samples = [
+        tiny_export.sample(i, **({"image": b"\xff\xd8\xff"} if i in broken else {}))
+        for i in range(n)
+    ]
+    return tiny_export.write(folder, samples, 1)
+
+
+def test_a_broken_record_is_skipped_counted_and_named_once(tmp_path, run_train, caplog):
+    folder = damaged_export(tmp_path / "data", {5})
+    run_train(tmp_path / "work", data=folder)
+    counts = [x["n_records_skipped"] for x in metric_lines(tmp_path / "work")]
+    assert counts[1] >= 1  # after the first epoch, of two steps
+    assert counts == sorted(counts)
+    assert counts[5] >= 3
+    warnings = [text for text in caplog.messages if text.startswith("skipped record")]
+    assert len(warnings) == 1
+    assert "record 5 of " in warnings[0]
+
+
+def test_nothing_but_broken_records_exits_with_1_and_names_one(
+    tmp_path, run_train, capsys
+):
+    folder = damaged_export(tmp_path / "data", set(range(8)), n=8)
     with pytest.raises(SystemExit) as exit_info:
         run_train(tmp_path / "work", data=folder)
     assert exit_info.value.code == 1
-    error = capsys.readouterr().err
-    assert "error: record 5 of " in error.splitlines()[-1]
+    assert "error: record " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_of_sets_that_are_not_there_exit_with_2(tmp_path, run_train, capsys):
+    def command():
+        run_train(tmp_path / "work", "data.mixture.books=2.0")
+
+    assert_wrong(command, "data.mixture: weights of books, expected", capsys)

@@ -8,6 +8,7 @@ import pytest
 from trainer import checkpoints
 from trainer import input as trainer_input
 from trainer.config import RunConfig
+from trainer.mixture import Mixture
 from trainer.shards import Shards
 from trainer.tokenizer import Tokenizer
 
@@ -15,7 +16,10 @@ from trainer.tokenizer import Tokenizer
 @pytest.fixture
 def stream(export, tiny):
     tokenizer = Tokenizer(tiny.data.tokenizer, tiny.model.text.max_tokens)
-    view = trainer_input.ViewSample(Shards(export), tokenizer, tiny.data, 0)
+    shards = Mixture({"web": Shards(export)})
+    view = trainer_input.ViewSample(
+        shards, tokenizer, tiny.data, 0, tiny.self_supervision, 14
+    )
     stream = trainer_input.batches(view, RunConfig(n_threads=1))
     yield stream
     stream.close()

@@ -59,3 +59,46 @@ def test_a_noted_rotation_is_not_applied():
     exif[0x0112] = 6
     file = tiny_export.encoded(PICTURE, "jpeg", exif=exif)
     assert images.decode(file, "jpeg").shape == (32, 40, 3)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_size_is_that_of_the_pixels(image_format):
+    assert images.size(tiny_export.encoded(PICTURE, image_format), image_format) == (
+        32,
+        40,
+    )
+    with pytest.raises(ValueError, match=r"."):
+        images.size(b"", image_format)
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_fast_pixels_are_near_to_means_of_the_exact_ones(reduction):
+    picture = tiny_export.picture(0, size=(160, 120))
+    data = tiny_export.encoded(picture)
+    pixels, factor = images.decode_fast(data, "jpeg", reduction)
+    assert factor == reduction
+    assert pixels.shape == (120 // reduction, 160 // reduction, 3)
+    exact = images.decode(data, "jpeg").reshape(
+        120 // reduction, reduction, 160 // reduction, reduction, 3
+    )
+    assert np.abs(pixels - exact.mean(axis=(1, 3))).mean() < 3
+
+
+def test_a_reduced_side_is_rounded_up():
+    data = tiny_export.encoded(tiny_export.picture(0, size=(33, 47)))
+    assert images.decode_fast(data, "jpeg", 4)[0].shape == (12, 9, 3)
+
+
+def test_only_jpegs_are_reduced():
+    data = tiny_export.encoded(PICTURE, "png")
+    pixels, factor = images.decode_fast(data, "png", 4)
+    assert factor == 1
+    assert np.array_equal(pixels, images.decode(data, "png"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.9])
+def test_a_truncated_image_is_an_error_at_every_reduction(share):
+    data = tiny_export.encoded(PICTURE)
+    for reduction in (1, 8):
+        with pytest.raises(ValueError, match=r"."):
+            images.decode_fast(data[: int(share * len(data))], "jpeg", reduction)

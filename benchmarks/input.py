@@ -1,0 +1,286 @@
+"""How fast does the trainer's input make rows, and where does its time go?
+
+Shards in, batches of one crop of 224 pixels and six of 98 out. The trainer also makes
+masks and token ids. A tf.data pipeline and a loader with Pillow cut the same boxes;
+neither draws them, and tf.data does not smooth what it shrinks. They take turns in one
+process, and the best round of each counts, in images per second of processor time,
+which other programs on the machine change little. Prints JSON.
+
+    python -m benchmarks.input                 # draws 256 photos of 512 x 384 first
+    taskset -c 0 python -m benchmarks.input    # on one core
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from benchmarks import score
+from pipeline import tfrecords
+from pipeline.records import SCHEMA_VERSION, Sample, sample_id
+from trainer import crops, images, tokenizer
+from trainer import input as trainer_input
+from trainer.chance import many_uniforms
+from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
+from trainer.mixture import Mixture
+from trainer.shards import Shards
+
+BATCH_SIZE = 32
+SHARD = "train-00000-of-00001.tfrecord"
+
+Boxes = list[list[crops.Crop]]  # of each sample: the global crop, then the local ones
+
+
+def write_shards(folder: pathlib.Path, n_samples: int) -> None:
+    """An export of drawn photos, about 40 kB each."""
+    samples = [_sample(number) for number in range(n_samples)]
+    path = folder / SHARD
+    index = tfrecords.write_local(str(path), samples)
+    (folder / f"{SHARD}.index").write_bytes(index.tobytes())
+    shard = {"name": SHARD, "n_samples": n_samples, "sha256": ""}
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "granularities": ["short"],
+        "shards": [shard],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _sample(number: int) -> Sample:
+    image = score._photo(np.random.default_rng(number))
+    text = score.CAPTIONS[number % len(score.CAPTIONS)]
+    return Sample(
+        sample_id=sample_id(image, number.to_bytes(4)),
+        image=image,
+        image_format="jpeg",
+        width=512,
+        height=384,
+        alt_text=f"{text} {number}",
+        captions={"short": (text,)},
+        alignment_score=0.5,
+        source="drawn",
+        seeds=(),
+    )
+
+
+def make_view(folder: pathlib.Path) -> trainer_input.ViewSample:
+    shards = Shards(folder)
+    model = folder / "tokenizer.model"
+    model.write_bytes(tokenizer.train(tokenizer.shard_texts(shards), 200))
+    return trainer_input.ViewSample(
+        Mixture({"drawn": shards}),
+        tokenizer.Tokenizer(str(model), 64),
+        DataConfig(
+            tokenizer=str(model),
+            batch_size=BATCH_SIZE,
+            granularity_weights={"short": 1.0},
+        ),
+        rng_seed=0,
+        self_supervision=SelfSupervisionConfig(),
+        patch_size_px=14,
+    )
+
+
+def draw_boxes(view: trainer_input.ViewSample) -> Boxes:
+    """Boxes of the trainer's distribution, for the contenders and for the stages."""
+    config, drawn = view.config, []
+    for index in range(len(view.shards)):
+        draws = many_uniforms(35, "boxes", index.to_bytes(4)).reshape(7, 5)
+        local_crops = crops.random_crops(384, 512, draws[1:], config.local_crop)
+        first = crops.random_crop(384, 512, draws[0].tolist(), config.global_crop)
+        drawn.append([first, *local_crops])
+    return drawn
+
+
+def trainer_loader(view: trainer_input.ViewSample) -> Callable[[], int]:
+    """The whole loader, in one thread of this process.
+
+    Its stream goes on from round to round: what it prefetches for the next round is as
+    much as it has prefetched for this one.
+    """
+    stream = trainer_input.batches(view, RunConfig(n_threads=1))
+    n_batches = len(view.shards) // BATCH_SIZE
+
+    def rows() -> int:
+        for _ in range(n_batches):
+            next(stream)
+        return n_batches * BATCH_SIZE
+
+    return rows
+
+
+def pillow_rows(view: trainer_input.ViewSample, boxes: Boxes) -> int:
+    rows = []
+    for index, chosen in enumerate(boxes):
+        sample = view.shards[index]
+        image = Image.open(io.BytesIO(sample.image)).convert("RGB")
+        views = [_pillow_view(image, crop) for crop in chosen]
+        rows.append((views[0], np.stack(views[1:])))
+        if len(rows) == BATCH_SIZE:
+            for part in zip(*rows, strict=True):
+                np.stack(part)
+            rows = []
+    return len(boxes)
+
+
+def _pillow_view(image: Image.Image, crop: crops.Crop) -> np.ndarray:
+    top, left, height, width = crop.box
+    part = (left, top, left + width, top + height)
+    side = (crop.size_px, crop.size_px)
+    view = image.resize(side, Image.Resampling.BILINEAR, box=part)
+    if crop.is_flipped:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
+
+
+def tensorflow_pipeline(folder: pathlib.Path, boxes: Boxes) -> Callable[[], int]:
+    import tensorflow as tf  # takes seconds
+
+    places = np.array([[crop.box for crop in chosen] for chosen in boxes], np.int32)
+    flips = np.array([chosen[0].is_flipped for chosen in boxes])
+
+    def resized(image: Any, box: Any, size_px: int) -> Any:
+        part = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
+        return tf.cast(tf.image.resize(part, [size_px, size_px]), tf.uint8)
+
+    def row(record: Any, chosen: Any, is_flipped: Any) -> Any:
+        features = {"image": tf.io.FixedLenFeature([], tf.string)}
+        data = tf.io.parse_single_example(record, features)["image"]
+        image = tf.image.decode_jpeg(
+            data, channels=3, fancy_upscaling=False, dct_method="INTEGER_FAST"
+        )
+        first = resized(image, chosen[0], 224)
+        first = tf.cond(is_flipped, lambda: tf.reverse(first, [1]), lambda: first)
+        return first, tf.stack([resized(image, chosen[i], 98) for i in range(1, 7)])
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    dataset = tf.data.Dataset.zip(
+        (
+            tf.data.TFRecordDataset(str(folder / SHARD)),
+            tf.data.Dataset.from_tensor_slices(places),
+            tf.data.Dataset.from_tensor_slices(flips),
+        )
+    )
+    dataset = dataset.map(row).batch(BATCH_SIZE).with_options(options)
+
+    def rows() -> int:
+        return sum(len(first) for first, _ in dataset.as_numpy_iterator())
+
+    return rows
+
+
+def stages(
+    view: trainer_input.ViewSample, boxes: Boxes
+) -> dict[str, Callable[[], int]]:
+    """The parts of the trainer's work, each alone over all samples."""
+    samples = [view.shards[index] for index in range(len(view.shards))]
+    decoded = [images.decode(sample.image, "jpeg") for sample in samples[:BATCH_SIZE]]
+    rows = [view(0, index) for index in range(BATCH_SIZE)]
+
+    def over(items: Sequence, call: Callable[[Any], object]) -> Callable[[], int]:
+        def run() -> int:
+            for item in items:
+                call(item)
+            return len(items)
+
+        return run
+
+    def cut(number: int) -> None:
+        image = decoded[number % len(decoded)]
+        trainer_input._cut_all(image, boxes[number][:1], 1)
+        trainer_input._cut_all(image, boxes[number][1:], 1)
+
+    def batch() -> dict[str, np.ndarray]:
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def transfer() -> int:
+        jax.block_until_ready(jax.device_put(whole))
+        return BATCH_SIZE
+
+    def stack() -> int:
+        batch()
+        return BATCH_SIZE
+
+    whole = batch()
+    return {
+        "read": over(range(len(samples)), view.shards.__getitem__),
+        "decode": over(samples, lambda s: images.decode_fast(s.image, "jpeg", 1)),
+        "crop": over(range(len(samples)), cut),
+        "mask": over(samples, lambda s: view._mask(s, "0")),
+        "tokenise": over(samples, lambda s: view.tokenizer([s.alt_text, s.alt_text])),
+        "batch": stack,
+        "transfer": transfer,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """The best round of one contender."""
+
+    images_per_cpu_s: float
+    cpu_ms_per_image: float
+
+
+def measure(
+    contenders: dict[str, Callable[[], int]], n_rounds: int
+) -> dict[str, Timing]:
+    """A first round warms up; then they take turns."""
+    best = dict.fromkeys(contenders, float("inf"))
+    for number in range(n_rounds + 1):
+        for name, contender in contenders.items():
+            start = time.process_time()
+            n_images = contender()
+            seconds = (time.process_time() - start) / n_images
+            if number:
+                best[name] = min(best[name], seconds)
+    return {
+        name: Timing(round(1 / seconds, 1), round(1000 * seconds, 4))
+        for name, seconds in best.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=256, help="to draw")
+    parser.add_argument("--rounds", type=int, default=7)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_shards(folder, flags.images)
+        view = make_view(folder)
+        boxes = draw_boxes(view)
+        loaders = {
+            "trainer": trainer_loader(view),
+            "tf.data": tensorflow_pipeline(folder, boxes),
+            "pillow": lambda: pillow_rows(view, boxes),
+        }
+        found = measure(loaders, flags.rounds)
+        parts = measure(stages(view, boxes), flags.rounds)
+    speeds = {name: timing.images_per_cpu_s for name, timing in found.items()}
+    result = {
+        "images_per_cpu_s": speeds,
+        "trainer_against": {
+            name: round(speeds["trainer"] / speeds[name], 2)
+            for name in ("tf.data", "pillow")
+        },
+        "cpu_ms_per_image": {n: timing.cpu_ms_per_image for n, timing in parts.items()},
+        "images": flags.images,
+        "rounds": flags.rounds,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -96,16 +96,19 @@ class Objective:
             return jax.value_and_grad(self._loss, has_aux=True)(params, state, batch)
         return self._gradients_in_parts(params, state, _parts(batch, n_parts))
 
-    def _loss(self, params: dict, state: State, batch: Batch) -> tuple:
+    def terms(self, params: dict, state: State, batch: Batch) -> tuple:
+        """(terms, further metrics, the teacher's mean logits) of a whole batch."""
         model = nnx.merge(self._graph, params)
         views = self._views(model, batch)
         features = _features(model, views.whole, batch)
-        terms = self._contrastive_terms(model, features)
         own, metrics, mean_logits = self._self_supervision(model, views, state, batch)
-        terms |= own
-        value = losses.total(terms, self._ssl)
+        terms = self._contrastive_terms(model, features) | own
         metrics |= self._facts(model, terms, len(batch["image"]))
-        return value, (metrics, mean_logits)
+        return terms, metrics, mean_logits
+
+    def _loss(self, params: dict, state: State, batch: Batch) -> tuple:
+        terms, metrics, mean_logits = self.terms(params, state, batch)
+        return losses.total(terms, self._ssl), (metrics, mean_logits)
 
     def _gradients_in_parts(self, params: dict, state: State, parts: Batch) -> tuple:
         """The same for a batch that is worked on part by part.

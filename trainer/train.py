@@ -13,13 +13,14 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import grain
 import jax
 from jax.sharding import Mesh
 
 from trainer import checkpoints, cli, evaluate, workdir
 from trainer.config import TrainConfig, load
 from trainer.evals.samples import SampleError
-from trainer.input import SkippedRecords, ViewSample, batches, check_request
+from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
 from trainer.mixture import open_mixture
 from trainer.models import two_tower
@@ -61,7 +62,7 @@ def train(job: Job) -> None:
     skipped = SkippedRecords(job.view)
 
     with (
-        contextlib.closing(batches(job.view, run)) as stream,
+        contextlib.closing(_batches(job)) as stream,
         checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
         Preemption() as preemption,
     ):
@@ -95,6 +96,16 @@ def train(job: Job) -> None:
                 if is_asked:
                     print(f"asked to stop: saved step {step}")
                     return
+
+
+def _batches(job: Job) -> grain.DatasetIterator[Batch]:
+    """This process's rows of every batch."""
+    return batches(
+        job.view,
+        job.config.run,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
 
 
 def prepare(

@@ -53,6 +53,9 @@ def tiny(vocabulary) -> config.TrainConfig:
             text=config.TextConfig(
                 **sizes, vocabulary_size=VOCABULARY_SIZE, max_tokens=12
             ),
+            head=config.HeadConfig(
+                n_prototypes=12, hidden_dim=16, n_layers=2, bottleneck_dim=6
+            ),
         ),
         data=config.DataConfig(
             tokenizer=str(vocabulary),

@@ -1,0 +1,122 @@
+"""A tiny model and a random batch, for tests of the objective and the step."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from trainer import optim, sharding, step
+from trainer import state as states
+from trainer.config import (
+    CropConfig,
+    DataConfig,
+    HeadConfig,
+    ModelConfig,
+    OptimiserConfig,
+    SelfSupervisionConfig,
+    TextConfig,
+    TrainConfig,
+    VisionConfig,
+)
+from trainer.models import two_tower
+
+N_IMAGES = 8
+_SIZES = {"width": 16, "n_heads": 2, "mlp_dim": 32}
+
+
+def config(**changes) -> TrainConfig:
+    """Global crops of 4 x 4 patches, two local crops of 2 x 2.
+
+    Changes are fields of `self_supervision`, or of the configuration itself.
+    """
+    names = {field.name for field in dataclasses.fields(SelfSupervisionConfig)}
+    own = {name: value for name, value in changes.items() if name in names}
+    others = {name: value for name, value in changes.items() if name not in names}
+    fields = {
+        "model": ModelConfig(
+            vision=VisionConfig(**_SIZES, n_layers=2, position_grid=(4, 4)),
+            text=TextConfig(**_SIZES, n_layers=1, vocabulary_size=50, max_tokens=6),
+            head=HeadConfig(
+                n_prototypes=24, hidden_dim=16, n_layers=2, bottleneck_dim=8
+            ),
+        ),
+        "data": DataConfig(
+            tokenizer="tokenizer.model",
+            batch_size=N_IMAGES,
+            granularity_weights={},
+            global_crop=CropConfig(size_px=56),
+            local_crop=CropConfig(size_px=28),
+            n_local_crops=2,
+        ),
+        "optimiser": OptimiserConfig(learning_rate=3e-3, n_warmup_steps=2),
+        "n_steps": 100,
+        "self_supervision": SelfSupervisionConfig(**{"n_tokens_per_chunk": 3} | own),
+    }
+    return TrainConfig(**fields | others)
+
+
+def batch(rng_seed: int = 0) -> dict[str, np.ndarray]:
+    """Noise with 12 of 16 patches hidden, and texts of random tokens."""
+    rng = np.random.default_rng(rng_seed)
+    hidden = np.arange(16) < 12
+    masks = [rng.permutation(hidden).reshape(4, 4) for _ in range(N_IMAGES)]
+    ids = rng.integers(1, 50, (2, N_IMAGES, 6)).astype(np.int32)
+    return {
+        "image": rng.integers(0, 256, (N_IMAGES, 56, 56, 3), np.uint8),
+        "local_crops": rng.integers(0, 256, (N_IMAGES, 2, 28, 28, 3), np.uint8),
+        "mask": np.stack(masks),
+        "alt_text": ids[0],
+        "synthetic_caption": ids[1],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is needed to look at single steps."""
+
+    config: TrainConfig
+    n_fsdp: int | None = None  # None: no mesh at all
+
+    @property
+    def mesh(self):
+        return None if self.n_fsdp is None else sharding.make_mesh(self.n_fsdp)
+
+    @property
+    def graph(self):
+        has_head = self.config.self_supervision.is_on
+        return two_tower.graph(
+            self.config.model, has_head=has_head, compute=self.config.compute
+        )
+
+    @property
+    def objective(self) -> step.Objective:
+        return step.Objective(self.config, self.graph, self.mesh)
+
+    def initial(self) -> dict:
+        """Parameters with noise, since some start at zero and would hide mistakes."""
+        optimiser = self.optimiser
+        state = states.init_state(self.config, optimiser)
+        rng = np.random.default_rng(1)
+        state["params"] = jax.tree.map(
+            lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+            state["params"],
+        )
+        return state if self.mesh is None else states.placed(state, self.mesh)
+
+    @property
+    def optimiser(self):
+        return optim.make_optimiser(self.config.optimiser, self.config.n_steps)
+
+    def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
+        """State and metrics after steps on one repeated batch, on the host."""
+        train_step = step.make_train_step(
+            self.config, self.graph, self.optimiser, self.mesh
+        )
+        state, history = self.initial(), []
+        rows = batch()
+        if self.mesh is not None:
+            rows = sharding.to_devices(self.mesh, rows)
+        for _ in range(n_steps):
+            state, metrics = train_step(state, rows)
+            history.append({name: float(value) for name, value in metrics.items()})
+        return jax.device_get(state), history

@@ -37,7 +37,7 @@ def setup(export, tiny):
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     shards = Mixture({"web": Shards(export)})
     view = trainer_input.ViewSample(
-        shards, tokenizer, config.data, 0, config.self_supervision, 14
+        shards, tokenizer, config.data, 1, config.self_supervision, 14
     )
     rows = [view(position, position) for position in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -88,7 +88,9 @@ def test_a_repeated_batch_is_learned(setup):
 
 def test_the_cls_tokens_split_at_the_first_update(setup):
     before = cls_tokens(setup.initial)
-    after = cls_tokens(setup.run(2)[0])  # the rate of the first is 0
+    # The rate of the first step is 0, and the second moves each number by its sign
+    # alone, which is the same for both tokens of some batches (of data seed 0).
+    after = cls_tokens(setup.run(2)[0])
     assert np.array_equal(before[0], before[1])
     assert np.abs(after[0] - after[1]).max() > 1e-4
 

@@ -1,0 +1,221 @@
+"""Faults that a trainer may well have, planted one at a time: the tests notice each.
+
+Every mutation changes one line in a copy of the project, and runs the tests that should
+fail. `make test-slow` runs this; it takes long.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+OBJECTIVE = "test_objective.py"
+PROTOTYPES = "test_prototypes.py"
+LOSSES = "test_losses.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    name: str
+    file: str  # below trainer/
+    old: str
+    new: str
+    tests: str  # below tests/trainer/
+
+
+MUTATIONS = (
+    Mutation(
+        "EMA decay on the wrong side",
+        "teacher.py",
+        "decay * old + (1 - decay) * new",
+        "(1 - decay) * old + decay * new",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "teacher never updated",
+        "step.py",
+        '"teacher": teacher.updated(state["teacher"], params, decay)',
+        '"teacher": state["teacher"]',
+        OBJECTIVE,
+    ),
+    Mutation(
+        "centre never updated",
+        "step.py",
+        '"centres": centres,',
+        '"centres": state["centres"],',
+        OBJECTIVE,
+    ),
+    Mutation(
+        "centre momentum swapped",
+        "prototypes.py",
+        "momentum * centre + (1 - momentum) * logits",
+        "(1 - momentum) * centre + momentum * logits",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "centre added",
+        "prototypes.py",
+        "return -jax.lax.stop_gradient(centre) / temperature",
+        "return jax.lax.stop_gradient(centre) / temperature",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "centre not sharpened",
+        "prototypes.py",
+        "return -jax.lax.stop_gradient(centre) / temperature",
+        "return -jax.lax.stop_gradient(centre)",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "prototype temperature multiplies",
+        "prototypes.py",
+        "return products / scores.temperature",
+        "return products * scores.temperature",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "teacher learns",
+        "prototypes.py",
+        "    teacher, bias = jax.lax.stop_gradient((teacher, bias))\n",
+        "",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "contrastive temperature multiplies",
+        "losses.py",
+        "rows, columns = ours / temperature, gather(theirs)",
+        "rows, columns = ours * temperature, gather(theirs)",
+        LOSSES,
+    ),
+    Mutation(
+        "features not normalised",
+        "losses.py",
+        "image, text = (l2_normalise(x.astype(jnp.float32)) for x in (image, text))",
+        "image, text = (x.astype(jnp.float32) for x in (image, text))",
+        LOSSES,
+    ),
+    Mutation(
+        "one direction only",
+        "losses.py",
+        "return (to_text + to_image) / 2",
+        "return to_text",
+        LOSSES,
+    ),
+    Mutation(
+        "psum left out",
+        "losses.py",
+        "return jax.lax.psum(sum_of_rows(image, text, gather, *parameters), axes)",
+        "return jax.lax.pmax(sum_of_rows(image, text, gather, *parameters), axes)",
+        "test_losses_on_devices.py",
+    ),
+    Mutation(
+        "mask inverted in the loss",
+        "losses.py",
+        "masked = mean_where(mask, cross_entropy)",
+        "masked = mean_where(~mask, cross_entropy)",
+        LOSSES,
+    ),
+    Mutation(
+        "mean over the batch before images",
+        "losses.py",
+        "return (sums / jnp.maximum(is_counted.sum(axis=1), 1)).mean()",
+        "return sums.sum() / jnp.maximum(is_counted.sum(), 1)",
+        LOSSES,
+    ),
+    Mutation(
+        "iBOT++ that is iBOT",
+        "losses.py",
+        "    if config.patch_loss is PatchLoss.IBOT:\n",
+        "    if True:\n",
+        LOSSES,
+    ),
+    Mutation(
+        "halves of the contrastive loss left out",
+        "losses.py",
+        "return (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2",
+        "return terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]",
+        LOSSES,
+    ),
+    Mutation(
+        "captions swapped between CLS tokens",
+        "losses.py",
+        'ALT_TEXT: (0, "alt_text"), SYNTHETIC_CAPTION: (1, "synthetic_caption")',
+        'ALT_TEXT: (0, "synthetic_caption"), SYNTHETIC_CAPTION: (1, "alt_text")',
+        f"test_step.py {OBJECTIVE}",
+    ),
+    Mutation(
+        "mask on the view of the contrastive loss",
+        "step.py",
+        "masks = _interleaved(jnp.zeros_like(mask), mask)",
+        "masks = _interleaved(mask, jnp.zeros_like(mask))",
+        "test_views.py",
+    ),
+    Mutation(
+        "distillation of CLS 2",
+        "step.py",
+        "local_cls = cls[:, 0].reshape(b, m, -1)",
+        "local_cls = cls[:, 1].reshape(b, m, -1)",
+        "test_views.py",
+    ),
+    Mutation(
+        "local crops of other images",
+        "step.py",
+        "local_cls = cls[:, 0].reshape(b, m, -1)",
+        "local_cls = cls[:, 0].reshape(m, b, -1).swapaxes(0, 1)",
+        "test_views.py",
+    ),
+    Mutation(
+        "a part's own loss not averaged",
+        "step.py",
+        "return sum(products) + own / n_parts,",
+        "return sum(products) + own,",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "contrastive gradient of parts left out",
+        "step.py",
+        "return sum(products) + own / n_parts,",
+        "return 0 * sum(products) + own / n_parts,",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "the mask hides the rest",
+        "masks.py",
+        'mask.flat[np.argsort(order, kind="stable")[:n_hidden]] = True',
+        'mask.flat[np.argsort(order, kind="stable")[n_hidden:]] = True',
+        "test_masks.py",
+    ),
+    Mutation(
+        "positions left out",
+        "models/vit.py",
+        "return grid + positions, cls",
+        "return grid, cls",
+        "test_vit.py",
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_planted_fault_is_noticed(mutation: Mutation, tmp_path: pathlib.Path):
+    for name in ("trainer", "tests", "pipeline"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "trainer" / mutation.file
+    source = path.read_text()
+    assert source.count(mutation.old) == 1
+    path.write_text(source.replace(mutation.old, mutation.new))
+    tests = [f"tests/trainer/{name}" for name in mutation.tests.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "failed" in done.stdout or "FAILED" in done.stdout

@@ -187,14 +187,28 @@ def is_visible(queries: Tokens, keys: Tokens, window: int | None) -> jax.Array:
     return (causal | both_prefix) & keys.is_valid[:, None, :]
 
 
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions of `[b, t, n_heads, d]`, halves convention, in float32."""
-    half = x.shape[-1] // 2
+class Turns(NamedTuple):
+    """Sines and cosines of rotary positions, float32 `[b, t, 1, head_dim / 2]`."""
+
+    sin: jax.Array
+    cos: jax.Array
+
+
+def turns(positions: jax.Array, head_dim: int, theta: float) -> Turns:
+    """Those of `[b, t]` positions, for all layers: XLA would make them anew in each."""
+    half = head_dim // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    return jax.lax.optimization_barrier(Turns(jnp.sin(angles), jnp.cos(angles)))
+
+
+def rotate(x: jax.Array, turns: Turns) -> jax.Array:
+    """Rotary positions of `[b, t, n_heads, d]`, halves convention, in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
+    turned = (
+        first * turns.cos - second * turns.sin,
+        second * turns.cos + first * turns.sin,
+    )
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
@@ -224,13 +238,17 @@ class GemmaAttention(nnx.Module):
         self.config = config
         self.window = window
 
-    def keys_values(self, x: jax.Array, positions: jax.Array) -> KeysValues:
-        n_kv_heads, theta = self.config.n_kv_heads, self.config.rope_theta
-        keys = rotate(split_heads(self.k_proj(x), n_kv_heads), positions, theta)
+    def keys_values(self, x: jax.Array, turns: Turns) -> KeysValues:
+        n_kv_heads = self.config.n_kv_heads
+        keys = rotate(split_heads(self.k_proj(x), n_kv_heads), turns)
         return KeysValues(*as_memory(keys, split_heads(self.v_proj(x), n_kv_heads)))
 
     def __call__(
-        self, x: jax.Array, queries: Tokens, read: Sequence[tuple[KeysValues, Tokens]]
+        self,
+        x: jax.Array,
+        queries: Tokens,
+        turns: Turns,
+        read: Sequence[tuple[KeysValues, Tokens]],
     ) -> jax.Array:
         """`read` are the memories, each with its tokens."""
         config = self.config
@@ -240,7 +258,7 @@ class GemmaAttention(nnx.Module):
             for memory, tokens in read
         ]
         mixed = attend(
-            rotate(q, queries.positions, config.rope_theta),
+            rotate(q, turns),
             memories,
             scale=config.query_scale,
             logit_cap=config.attention_cap,
@@ -271,13 +289,17 @@ class GemmaLayer(nnx.Module):
         self.mlp = GemmaMLP(config, rngs=rngs)
         self.post_feedforward_layernorm = norm() if config.has_post_norms else None
 
-    def keys_values(self, x: jax.Array, positions: jax.Array) -> KeysValues:
-        return self.self_attn.keys_values(self.input_layernorm(x), positions)
+    def keys_values(self, x: jax.Array, turns: Turns) -> KeysValues:
+        return self.self_attn.keys_values(self.input_layernorm(x), turns)
 
     def __call__(
-        self, x: jax.Array, queries: Tokens, read: Sequence[tuple[KeysValues, Tokens]]
+        self,
+        x: jax.Array,
+        queries: Tokens,
+        turns: Turns,
+        read: Sequence[tuple[KeysValues, Tokens]],
     ) -> jax.Array:
-        mixed = self.self_attn(self.input_layernorm(x), queries, read)
+        mixed = self.self_attn(self.input_layernorm(x), queries, turns, read)
         pre, post = self.pre_feedforward_layernorm, self.post_feedforward_layernorm
         if pre is None or post is None:
             x = x + mixed
@@ -304,10 +326,11 @@ class Gemma(nnx.Module):
 
     def __call__(self, x: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
         """Hidden states `[b, t, d]` before the last norm, and all keys and values."""
+        here = turns(tokens.positions, self.config.head_dim, self.config.rope_theta)
         cache = []
         for layer in self.layers:
-            memory = layer.keys_values(x, tokens.positions)
-            x = layer(x, tokens, [(memory, tokens)])
+            memory = layer.keys_values(x, here)
+            x = layer(x, tokens, here, [(memory, tokens)])
             cache.append(memory)
         return x, tuple(cache)
 
@@ -316,17 +339,17 @@ class Gemma(nnx.Module):
     ) -> tuple[jax.Array, AnswerCache]:
         """The same for the answer token of `slot`, `[q, 1, d]`, behind the past."""
         answer = past.answer
-        here = Tokens(
+        token = Tokens(
             *(
                 jax.lax.dynamic_slice_in_dim(part, slot, 1, 1)
                 for part in past.answer_tokens
             )
         )
+        here = turns(token.positions, self.config.head_dim, self.config.rope_theta)
         for i, layer in enumerate(self.layers):
-            new = layer.keys_values(x, here.positions)
-            answer = answer.updated(i, new, slot)
-            prefix = (past.prefix[i], past.prefix_tokens)
-            x = layer(x, here, [prefix, (answer.of_layer(i), past.answer_tokens)])
+            answer = answer.updated(i, layer.keys_values(x, here), slot)
+            written = (answer.of_layer(i), past.answer_tokens)
+            x = layer(x, token, here, [(past.prefix[i], past.prefix_tokens), written])
         return x, answer
 
     def empty_answer(self, n_rows: int, n_tokens: int, dtype: DTypeLike) -> AnswerCache:

@@ -9,14 +9,14 @@ demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
 # The Hugging Face models in PyTorch are the oracle of these.
 test-torch: .venv-torch/installed
-	$(TORCH_BIN)/python -m pytest -m torch
+	$(TORCH_BIN)/python -m pytest -m torch -n auto --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check

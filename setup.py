@@ -45,6 +45,7 @@ setup(
             "jaxtyping",
             "mypy",
             "pytest",
+            "pytest-xdist",
             "ruff",
         ],
     },

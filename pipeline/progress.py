@@ -17,11 +17,12 @@ _LINE_S = 10.0
 def watch(name: str, n_total: int, count_done: Callable[[], int]) -> Iterator[None]:
     """Shows `name` and how many of `n_total` are done until the block ends.
 
-    A bar on a terminal; elsewhere a line now and then.
+    A bar on a terminal; elsewhere a line now and then. Tables of other source shards,
+    which lie in the same folders, count up to `n_total` only.
     """
     is_over = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _show_lines
-    arguments = (name, n_total, count_done, is_over)
+    arguments = (name, n_total, lambda: min(count_done(), n_total), is_over)
     thread = threading.Thread(target=show, args=arguments, daemon=True)
     thread.start()
     try:

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_run import SHORT, make_run, plain_rows, run_stage, write_captions
 
 from curation_configs.granularities import GEMINI
-from pipeline import gemini
+from pipeline import captioner_handler, gemini
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption
 from pipeline.config import Decoding, Granularity

@@ -444,7 +444,10 @@ def test_the_command_imports_once_and_then_says_that_nothing_is_to_do(
     run = command_line.open_run(command)
     write_tables(run, run.units[0], rows)
     command_line.main(command)
-    done = "caption: captions_unmatched 1, captions_written 2\n"
+    done = (
+        "caption: captions_checked 2, captions_unmatched 1, captions_written 2,"
+        " texts_detected 2\n"
+    )
     assert capsys.readouterr().out == done
     assert texts_of(run, run.units[0]) == ["human 0", "human 1"]
     n_total, count_done = command_line._progress_of(
@@ -464,7 +467,10 @@ def test_the_counts_of_several_imports_are_added_up(tmp_path, crawl, capsys):
     run = command_line.open_run(command)
     write_tables(run, run.units[0], rows)
     command_line.main([*command, "--granularity", "again"])
-    assert capsys.readouterr().out == "caption: captions_written 4\n"
+    assert capsys.readouterr().out == (
+        "caption: captions_checked 4, captions_flagged 2, captions_written 4,"
+        " flagged_equals_other 2, texts_detected 2\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ arXiv:2408.00118.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import jax
@@ -21,7 +22,9 @@ from jax.typing import DTypeLike
 from pipeline.models.layers import (
     Embedding,
     Linear,
+    Memory,
     RMSNorm,
+    as_memory,
     attend,
     check_activation,
     contract,
@@ -129,13 +132,37 @@ def _windows(
 
 
 class KeysValues(NamedTuple):
-    """One layer's keys and values, each `[b, n_kv_heads, s, head_dim]`."""
+    """One layer's keys `[b, n_kv_heads, head_dim, s]` and values `[b, n_kv_heads, s,
+    head_dim]`."""
 
     keys: jax.Array
     values: jax.Array
 
 
-Cache = tuple[KeysValues, ...]
+Cache = tuple[KeysValues, ...]  # of the prefix, one a layer
+
+
+class AnswerCache(NamedTuple):
+    """Keys and values of answer tokens, of all layers in one array each.
+
+    They change at every step of the loop; XLA updates two arrays in place where it
+    would copy many.
+    """
+
+    keys: jax.Array  # [l, q, n_kv_heads, head_dim, t]
+    values: jax.Array  # [l, q, n_kv_heads, t, head_dim]
+
+    def updated(self, layer: int, new: KeysValues, slot: jax.Array) -> "AnswerCache":
+        keys = jax.lax.dynamic_update_slice(
+            self.keys, new.keys[None], (layer, 0, 0, 0, slot)
+        )
+        values = jax.lax.dynamic_update_slice(
+            self.values, new.values[None], (layer, 0, 0, slot, 0)
+        )
+        return AnswerCache(keys, values)
+
+    def of_layer(self, layer: int) -> KeysValues:
+        return KeysValues(self.keys[layer], self.values[layer])
 
 
 class Tokens(NamedTuple):
@@ -160,14 +187,28 @@ def is_visible(queries: Tokens, keys: Tokens, window: int | None) -> jax.Array:
     return (causal | both_prefix) & keys.is_valid[:, None, :]
 
 
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions of `[b, t, n_heads, d]`, halves convention, in float32."""
-    half = x.shape[-1] // 2
+class Turns(NamedTuple):
+    """Sines and cosines of rotary positions, float32 `[b, t, 1, head_dim / 2]`."""
+
+    sin: jax.Array
+    cos: jax.Array
+
+
+def turns(positions: jax.Array, head_dim: int, theta: float) -> Turns:
+    """Those of `[b, t]` positions, for all layers: XLA would make them anew in each."""
+    half = head_dim // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    return jax.lax.optimization_barrier(Turns(jnp.sin(angles), jnp.cos(angles)))
+
+
+def rotate(x: jax.Array, turns: Turns) -> jax.Array:
+    """Rotary positions of `[b, t, n_heads, d]`, halves convention, in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
+    turned = (
+        first * turns.cos - second * turns.sin,
+        second * turns.cos + first * turns.sin,
+    )
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
@@ -197,41 +238,41 @@ class GemmaAttention(nnx.Module):
         self.config = config
         self.window = window
 
-    def keys_values(self, x: jax.Array, positions: jax.Array) -> KeysValues:
-        n_kv_heads, theta = self.config.n_kv_heads, self.config.rope_theta
-        keys = rotate(split_heads(self.k_proj(x), n_kv_heads), positions, theta)
-        values = split_heads(self.v_proj(x), n_kv_heads)
-        return KeysValues(keys.swapaxes(1, 2), values.swapaxes(1, 2))
+    def keys_values(self, x: jax.Array, turns: Turns) -> KeysValues:
+        n_kv_heads = self.config.n_kv_heads
+        keys = rotate(split_heads(self.k_proj(x), n_kv_heads), turns)
+        return KeysValues(*as_memory(keys, split_heads(self.v_proj(x), n_kv_heads)))
 
     def __call__(
-        self, x: jax.Array, memory: KeysValues, queries: Tokens, keys: Tokens
+        self,
+        x: jax.Array,
+        queries: Tokens,
+        turns: Turns,
+        read: Sequence[tuple[KeysValues, Tokens]],
     ) -> jax.Array:
+        """`read` are the memories, each with its tokens."""
         config = self.config
         q = split_heads(self.q_proj(x), config.n_heads)
-        read = attend(
-            rotate(q, queries.positions, config.rope_theta),
-            *memory,
+        memories = [
+            Memory(*memory, is_visible(queries, tokens, self.window))
+            for memory, tokens in read
+        ]
+        mixed = attend(
+            rotate(q, turns),
+            memories,
             scale=config.query_scale,
-            is_visible=is_visible(queries, keys, self.window),
             logit_cap=config.attention_cap,
         )
-        return self.o_proj(merge_heads(read))
+        return self.o_proj(merge_heads(mixed))
 
 
 class Past(NamedTuple):
-    """One layer's cache and the slot that the next token's keys and values go to."""
+    """What answer tokens read: `q` rows, of which `q / b` share a row of the prefix."""
 
-    cache: KeysValues
-    slot: jax.Array
-
-    def updated(self, new: KeysValues) -> KeysValues:
-        start = (0, 0, self.slot, 0)
-        return KeysValues(
-            *(
-                jax.lax.dynamic_update_slice(old, fresh, start)
-                for old, fresh in zip(self.cache, new, strict=True)
-            )
-        )
+    prefix: Cache
+    prefix_tokens: Tokens  # [q, s]
+    answer: AnswerCache
+    answer_tokens: Tokens  # [q, t]
 
 
 class GemmaLayer(nnx.Module):
@@ -248,20 +289,23 @@ class GemmaLayer(nnx.Module):
         self.mlp = GemmaMLP(config, rngs=rngs)
         self.post_feedforward_layernorm = norm() if config.has_post_norms else None
 
+    def keys_values(self, x: jax.Array, turns: Turns) -> KeysValues:
+        return self.self_attn.keys_values(self.input_layernorm(x), turns)
+
     def __call__(
-        self, x: jax.Array, queries: Tokens, keys: Tokens, past: Past | None
-    ) -> tuple[jax.Array, KeysValues]:
-        normed = self.input_layernorm(x)
-        memory = self.self_attn.keys_values(normed, queries.positions)
-        if past is not None:
-            memory = past.updated(memory)
-        read = self.self_attn(normed, memory, queries, keys)
+        self,
+        x: jax.Array,
+        queries: Tokens,
+        turns: Turns,
+        read: Sequence[tuple[KeysValues, Tokens]],
+    ) -> jax.Array:
+        mixed = self.self_attn(self.input_layernorm(x), queries, turns, read)
         pre, post = self.pre_feedforward_layernorm, self.post_feedforward_layernorm
         if pre is None or post is None:
-            x = x + read
-            return x + self.mlp(self.post_attention_layernorm(x)), memory
-        x = x + self.post_attention_layernorm(read)
-        return x + post(self.mlp(pre(x))), memory
+            x = x + mixed
+            return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.post_attention_layernorm(mixed)
+        return x + post(self.mlp(pre(x)))
 
 
 class Gemma(nnx.Module):
@@ -280,27 +324,42 @@ class Gemma(nnx.Module):
         factor = jnp.asarray(self.config.width**0.5, dtype)
         return self.embed_tokens(token_ids, dtype) * factor
 
-    def __call__(
-        self,
-        x: jax.Array,
-        queries: Tokens,
-        *,
-        keys: Tokens | None = None,
-        cache: Cache | None = None,
-        slot: jax.Array | int = 0,
-    ) -> tuple[jax.Array, Cache]:
-        """Hidden states `[b, t, d]` before the last norm, and all keys and values.
+    def __call__(self, x: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
+        """Hidden states `[b, t, d]` before the last norm, and all keys and values."""
+        here = turns(tokens.positions, self.config.head_dim, self.config.rope_theta)
+        cache = []
+        for layer in self.layers:
+            memory = layer.keys_values(x, here)
+            x = layer(x, tokens, here, [(memory, tokens)])
+            cache.append(memory)
+        return x, tuple(cache)
 
-        Without a `cache` the tokens read each other. With one, their keys and values
-        are written into it from `slot` on, and they read the whole cache, which `keys`
-        describes.
-        """
-        new_cache = []
+    def read_token(
+        self, x: jax.Array, past: Past, slot: jax.Array
+    ) -> tuple[jax.Array, AnswerCache]:
+        """The same for the answer token of `slot`, `[q, 1, d]`, behind the past."""
+        answer = past.answer
+        token = Tokens(
+            *(
+                jax.lax.dynamic_slice_in_dim(part, slot, 1, 1)
+                for part in past.answer_tokens
+            )
+        )
+        here = turns(token.positions, self.config.head_dim, self.config.rope_theta)
         for i, layer in enumerate(self.layers):
-            past = None if cache is None else Past(cache[i], jnp.asarray(slot))
-            x, memory = layer(x, queries, queries if keys is None else keys, past)
-            new_cache.append(memory)
-        return x, tuple(new_cache)
+            answer = answer.updated(i, layer.keys_values(x, here), slot)
+            written = (answer.of_layer(i), past.answer_tokens)
+            x = layer(x, token, here, [(past.prefix[i], past.prefix_tokens), written])
+        return x, answer
+
+    def empty_answer(self, n_rows: int, n_tokens: int, dtype: DTypeLike) -> AnswerCache:
+        """Room for answers of `n_tokens`."""
+        config = self.config
+        shape = (len(config.windows), n_rows, config.n_kv_heads)
+        return AnswerCache(
+            jnp.zeros((*shape, config.head_dim, n_tokens), dtype),
+            jnp.zeros((*shape, n_tokens, config.head_dim), dtype),
+        )
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """`[..., d]` hidden states to `[..., vocab]` float32."""

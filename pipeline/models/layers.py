@@ -5,8 +5,12 @@ Weights keep the names and the orientation they have in Hugging Face files (`Lin
 layer computes in the dtype of its input; normalisation and softmax compute in float32.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -95,43 +99,98 @@ def split_heads(x: jax.Array, n_heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], n_heads, -1)
 
 
+def as_memory(keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values `[b, s, n_kv_heads, d]` as they lie in a `Memory`."""
+    return keys.transpose(0, 2, 3, 1), values.swapaxes(1, 2)
+
+
 def merge_heads(x: jax.Array) -> jax.Array:
     """`[b, t, n_heads, head_dim]` to `[b, t, n_heads * head_dim]`."""
     return x.reshape(*x.shape[:-2], -1)
 
 
+class Memory(NamedTuple):
+    """Keys and values that queries read, and which of them each query may see.
+
+    Both lie as their products need them; the batch of a memory may be one that `n` rows
+    of queries share each, in which case `q = n * b`.
+    """
+
+    keys: jax.Array  # [b, n_kv_heads, d, s]
+    values: jax.Array  # [b, n_kv_heads, s, d]
+    is_visible: jax.Array | None = None  # boolean [q, t, s]
+
+
 def attend(
     queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
+    memories: Sequence[Memory],
     *,
     scale: float,
-    is_visible: jax.Array | None = None,
     logit_cap: float | None = None,
 ) -> jax.Array:
-    """Attention of `[b, t, n_heads, d]` queries to `[b, n_kv_heads, s, d]` keys.
+    """Attention of `[q, t, n_heads, d]` queries to all memories as if they were one.
 
-    Query head `h` reads key head `h * n_kv_heads // n_heads`. `is_visible` is a boolean
-    `[b, t, s]`; `logit_cap` is Gemma 2's `cap * tanh(logits / cap)`. Returns the shape
-    of `queries`.
+    Query head `h` reads key head `h * n_kv_heads // n_heads`. `logit_cap` is Gemma 2's
+    `cap * tanh(logits / cap)`. Returns the shape of `queries`.
     """
-    b, t, n_heads, d = queries.shape
-    n_kv_heads = keys.shape[1]
+    n_queries, t, n_heads, d = queries.shape
+    n_kv_heads = memories[0].keys.shape[1]
     n_groups = n_heads // n_kv_heads
     # The query heads that share a key head are rows of one matrix.
-    rows = queries.reshape(b, t, n_kv_heads, n_groups, d).transpose(0, 2, 3, 1, 4)
-    rows = rows.reshape(b, n_kv_heads, n_groups * t, d)
-    logits = scale * contract("bkrd,bksd->bkrs", rows, keys, jnp.float32)
+    rows = queries.reshape(n_queries, t, n_kv_heads, n_groups, d)
+    rows = rows.transpose(0, 2, 3, 1, 4)
+    rows = rows.reshape(n_queries, n_kv_heads, n_groups * t, d)
+    logits = [_logits(rows, memory, n_groups, scale, logit_cap) for memory in memories]
+    shares = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1)
+    ends = np.cumsum([part.shape[-1] for part in logits])
+    parts = jnp.split(shares.astype(queries.dtype), ends[:-1], axis=-1)
+    read = sum(
+        _per_query(
+            contract("bkrs,bksd->bkrd", _per_memory(part, memory), memory.values),
+            n_queries,
+        )
+        for part, memory in zip(parts, memories, strict=True)
+    )
+    read = read.reshape(n_queries, n_kv_heads, n_groups, t, d)
+    return read.transpose(0, 3, 1, 2, 4).reshape(queries.shape)
+
+
+def _logits(
+    rows: jax.Array,
+    memory: Memory,
+    n_groups: int,
+    scale: float,
+    logit_cap: float | None,
+) -> jax.Array:
+    """float32 `[q, n_kv_heads, rows, s]`, lowest where a query may not see."""
+    products = contract(
+        "bkrd,bkds->bkrs", _per_memory(rows, memory), memory.keys, jnp.float32
+    )
+    logits = scale * _per_query(products, len(rows))
     if logit_cap is not None:
         logits = logit_cap * jnp.tanh(logits / logit_cap)
-    if is_visible is not None:
-        lowest = jnp.finfo(jnp.float32).min
-        is_row_visible = jnp.tile(is_visible, (1, n_groups, 1))[:, None]
-        logits = jnp.where(is_row_visible, logits, lowest)
-    shares = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    read = contract("bkrs,bksd->bkrd", shares, values)
-    read = read.reshape(b, n_kv_heads, n_groups, t, d).transpose(0, 3, 1, 2, 4)
-    return read.reshape(queries.shape)
+    if memory.is_visible is None:
+        return logits
+    is_row_visible = jnp.tile(memory.is_visible, (1, n_groups, 1))[:, None]
+    return jnp.where(is_row_visible, logits, jnp.finfo(jnp.float32).min)
+
+
+def _per_memory(rows: jax.Array, memory: Memory) -> jax.Array:
+    """`[n * b, k, r, x]` to `[b, k, n * r, x]`: what shares a memory, as one matrix."""
+    b = len(memory.keys)
+    if len(rows) == b:
+        return rows
+    _, k, r, x = rows.shape
+    return rows.reshape(b, -1, k, r, x).swapaxes(1, 2).reshape(b, k, -1, x)
+
+
+def _per_query(rows: jax.Array, n_queries: int) -> jax.Array:
+    """The inverse of `_per_memory`."""
+    b, k, _, x = rows.shape
+    if b == n_queries:
+        return rows
+    n = n_queries // b
+    return rows.reshape(b, k, n, -1, x).swapaxes(1, 2).reshape(n_queries, k, -1, x)
 
 
 def gelu(x: jax.Array) -> jax.Array:

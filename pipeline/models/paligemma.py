@@ -18,7 +18,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from transformers import PaliGemmaConfig
 
-from pipeline.models.gemma import Cache, Gemma, GemmaConfig, KeysValues, Tokens
+from pipeline.models.gemma import (
+    AnswerCache,
+    Cache,
+    Gemma,
+    GemmaConfig,
+    Past,
+    Tokens,
+)
 from pipeline.models.layers import Linear
 from pipeline.models.siglip import VisionTower
 
@@ -115,28 +122,40 @@ class PaliGemma(nnx.Module):
         return self.language_model.logits(chosen)
 
     def prefill(
-        self, features: jax.Array, prompt: Prompt, n_free_slots: int
+        self, features: jax.Array, prompt: Prompt
     ) -> tuple[jax.Array, Cache, Tokens]:
-        """Logits of the first answer token, and a cache with room for the rest."""
+        """Logits of the first answer token, the cache and its tokens."""
         x, tokens = self.prefix(features, prompt)
-        n_prefix = self._n_prefix(features, prompt)
         hidden, cache = self.language_model(x, tokens)
+        n_prefix = self._n_prefix(features, prompt)
         last = jnp.take_along_axis(hidden, n_prefix[:, None, None] - 1, axis=1)[:, 0]
-        free = ((0, 0), (0, 0), (0, n_free_slots), (0, 0))
-        roomy = tuple(KeysValues(*(jnp.pad(x, free) for x in layer)) for layer in cache)
-        slots = joined(tokens, answer_tokens(n_prefix, n_free_slots))
-        return self.language_model.logits(last), roomy, slots
+        return self.language_model.logits(last), cache, tokens
+
+    def past(
+        self,
+        features: jax.Array,
+        prompt: Prompt,
+        prefix: tuple[Cache, Tokens],
+        n_samples: int,
+        n_tokens: int,
+    ) -> Past:
+        """What answers of `n_tokens` read, `n_samples` an image; none is written."""
+        cache, tokens = prefix
+        n_prefix = _repeated(self._n_prefix(features, prompt), n_samples)
+        return Past(
+            cache,
+            Tokens(*(_repeated(part, n_samples) for part in tokens)),
+            self.language_model.empty_answer(len(n_prefix), n_tokens, self.dtype),
+            answer_tokens(n_prefix, n_tokens),
+        )
 
     def decode(
-        self, token_ids: jax.Array, cache: Cache, slots: Tokens, slot: jax.Array
-    ) -> tuple[jax.Array, Cache]:
-        """Reads one token a row, `[b]`, into `slot`; gives the next one's logits."""
+        self, token_ids: jax.Array, past: Past, slot: jax.Array
+    ) -> tuple[jax.Array, AnswerCache]:
+        """Reads one token a row, `[q]`, into `slot`; gives the next one's logits."""
         x = self.language_model.embed(token_ids[:, None], self.dtype)
-        query = Tokens(*(jax.lax.dynamic_slice_in_dim(a, slot, 1, 1) for a in slots))
-        hidden, cache = self.language_model(
-            x, query, keys=slots, cache=cache, slot=slot
-        )
-        return self.language_model.logits(hidden[:, 0]), cache
+        hidden, answer = self.language_model.read_token(x, past, slot)
+        return self.language_model.logits(hidden[:, 0]), answer
 
     def _n_prefix(self, features: jax.Array, prompt: Prompt) -> jax.Array:
         return features.shape[1] + prompt.n_tokens
@@ -175,7 +194,7 @@ class _Progress(NamedTuple):
     n_steps: jax.Array
     answer: Answer
     last_ids: jax.Array
-    cache: Cache
+    cache: AnswerCache
 
 
 def generate(
@@ -200,18 +219,19 @@ def generate(
       `b * n` answers, those of one row together.
     """
     b, n, _ = keys.shape
-    logits, cache, slots = model.prefill(features, prompt, max_new_tokens - 1)
-    logits, cache, slots, is_row = jax.tree.map(
-        lambda x: _repeated(x, n), (logits, cache, slots, is_row)
-    )
-    first_slot = features.shape[1] + prompt.ids.shape[1]
+    logits, prefix, tokens = model.prefill(features, prompt)
+    n_read = max(max_new_tokens - 1, 1)  # the last token is not read
+    past = model.past(features, prompt, (prefix, tokens), n, n_read)
     choose = functools.partial(
         _extended, keys=keys.reshape(b * n, 2), end_id=end_id, sampling=sampling
     )
 
     def step(progress: _Progress) -> _Progress:
-        slot = first_slot + progress.n_steps - 1
-        logits, cache = model.decode(progress.last_ids, progress.cache, slots, slot)
+        logits, cache = model.decode(
+            progress.last_ids,
+            past._replace(answer=progress.cache),
+            progress.n_steps - 1,
+        )
         return choose(progress._replace(cache=cache), logits)
 
     def is_unfinished(progress: _Progress) -> jax.Array:
@@ -222,10 +242,11 @@ def generate(
         ids=jnp.zeros((b * n, max_new_tokens), jnp.int32),
         n_tokens=jnp.zeros(b * n, jnp.int32),
         logprob=jnp.zeros(b * n, jnp.float32),
-        has_ended=~is_row,
+        has_ended=~_repeated(is_row, n),
     )
-    start = _Progress(jnp.int32(0), empty, jnp.zeros(b * n, jnp.int32), cache)
-    first = choose(start, logits)
+    none = jnp.zeros(b * n, jnp.int32)
+    start = _Progress(jnp.int32(0), empty, none, past.answer)
+    first = choose(start, _repeated(logits, n))
     return jax.lax.while_loop(is_unfinished, step, first).answer
 
 

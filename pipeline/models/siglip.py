@@ -24,6 +24,8 @@ from pipeline.models.layers import (
     Embedding,
     LayerNorm,
     Linear,
+    Memory,
+    as_memory,
     attend,
     check_activation,
     contract,
@@ -63,8 +65,9 @@ class SiglipAttention(nnx.Module):
             split_heads(project(x), self.n_heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
+        memory = Memory(*as_memory(k, v))
+        read = attend(q, [memory], scale=q.shape[-1] ** -0.5)
+        return self.out_proj(merge_heads(read))
 
 
 class SiglipLayer(nnx.Module):
@@ -167,8 +170,9 @@ class PackedAttention(nnx.Module):
             split_heads(contract("bti,oi->bto", x, weight) + bias, self.n_heads)
             for x, weight, bias in zip(inputs, weights, biases, strict=True)
         )
-        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        return self.out_proj(merge_heads(attend(q, k, v, scale=q.shape[-1] ** -0.5)))
+        memory = Memory(*as_memory(k, v))
+        read = attend(q, [memory], scale=q.shape[-1] ** -0.5)
+        return self.out_proj(merge_heads(read))
 
 
 class AttentionPooling(nnx.Module):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from pipeline.models.gemma import GemmaConfig, Tokens, is_visible, rotate
+from pipeline.models.gemma import GemmaConfig, Tokens, is_visible, rotate, turns
 from tests.tiny_checkpoints import paligemma_config
 
 
@@ -43,8 +43,8 @@ def test_rotation_depends_on_the_distance_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def product(query_position: int, key_position: int) -> float:
-        turned_q = rotate(q, jnp.array([[query_position]]), 10_000.0)
-        turned_k = rotate(k, jnp.array([[key_position]]), 10_000.0)
+        turned_q = rotate(q, turns(jnp.array([[query_position]]), 8, 10_000.0))
+        turned_k = rotate(k, turns(jnp.array([[key_position]]), 8, 10_000.0))
         return float((turned_q * turned_k).sum())
 
     assert product(5, 3) == pytest.approx(product(105, 103), abs=1e-4)
@@ -53,7 +53,7 @@ def test_rotation_depends_on_the_distance_only():
 
 def test_rotation_of_a_worked_pair():
     x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
-    turned = rotate(x, jnp.array([[3]]), 10_000.0).ravel()
+    turned = rotate(x, turns(jnp.array([[3]]), 2, 10_000.0)).ravel()
     np.testing.assert_allclose(turned, [np.cos(3), np.sin(3)], rtol=1e-5)
 
 

@@ -36,18 +36,39 @@ def test_attention_equals_plain_loops_with_grouped_heads_mask_and_cap():
     b, t, s, n_heads, n_kv_heads, d = 2, 3, 5, 4, 2, 6
     keys = jax.random.split(jax.random.key(0), 4)
     q = jax.random.normal(keys[0], (b, t, n_heads, d))
-    k = jax.random.normal(keys[1], (b, n_kv_heads, s, d))
-    v = jax.random.normal(keys[2], (b, n_kv_heads, s, d))
+    k = jax.random.normal(keys[1], (b, s, n_kv_heads, d))
+    v = jax.random.normal(keys[2], (b, s, n_kv_heads, d))
     seen = jax.random.bernoulli(keys[3], 0.6, (b, t, s)).at[..., 0].set(True)
     attend = jax.jit(functools.partial(layers.attend, scale=0.7, logit_cap=1.5))
-    out = np.asarray(attend(q, k, v, is_visible=seen))
-    q, k, v, seen = map(np.asarray, (q, k, v, seen))
-    for row, query, head in np.ndindex(b, t, n_heads):
-        kv_head = head // (n_heads // n_kv_heads)
-        logits = 0.7 * (k[row, kv_head] @ q[row, query, head])
+    out = np.asarray(attend(q, [layers.Memory(*layers.as_memory(k, v), seen)]))
+    expected = by_loops(q, k, v, seen)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    parts = [
+        layers.Memory(*layers.as_memory(k[:, part], v[:, part]), seen[..., part])
+        for part in (slice(0, 2), slice(2, 5))
+    ]
+    np.testing.assert_allclose(attend(q, parts), expected, atol=1e-5)
+
+
+def test_rows_that_share_a_memory_read_as_if_each_had_its_own():
+    q = jax.random.normal(jax.random.key(0), (6, 1, 4, 6))
+    k, v = jax.random.normal(jax.random.key(1), (2, 2, 5, 2, 6))
+    shared = layers.attend(q, [layers.Memory(*layers.as_memory(k, v))], scale=0.7)
+    own = layers.as_memory(k.repeat(3, axis=0), v.repeat(3, axis=0))
+    expected = layers.attend(q, [layers.Memory(*own)], scale=0.7)
+    np.testing.assert_allclose(shared, expected, atol=1e-6)
+
+
+def by_loops(*arrays: jax.Array) -> np.ndarray:
+    q, k, v, seen = map(np.asarray, arrays)
+    expected = np.zeros_like(q)
+    n_groups = q.shape[2] // k.shape[2]
+    for row, query, head in np.ndindex(q.shape[:3]):
+        kv_head = head // n_groups
+        logits = 0.7 * (k[row, :, kv_head] @ q[row, query, head])
         weights = np.exp(1.5 * np.tanh(logits / 1.5)) * seen[row, query]
-        expected = weights @ v[row, kv_head] / weights.sum()
-        np.testing.assert_allclose(out[row, query, head], expected, atol=1e-5)
+        expected[row, query, head] = weights @ v[row, :, kv_head] / weights.sum()
+    return expected
 
 
 def test_another_activation_is_refused():

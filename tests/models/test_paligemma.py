@@ -99,7 +99,7 @@ def image_keys(
     _, cache = model.language_model(
         jnp.concatenate([x, words], axis=1), joined(prefix, answer)
     )
-    return jnp.stack([layer.keys[:, :, 0] for layer in cache[:2]])
+    return jnp.stack([layer.keys[..., 0] for layer in cache[:2]])
 
 
 @pytest.fixture(scope="module", params=["gemma", "gemma2"])

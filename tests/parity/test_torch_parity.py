@@ -96,7 +96,7 @@ def test_first_logits_equal_hugging_face(paligemma: Path, question: Question):
     def first_logits(images: jax.Array) -> jax.Array:
         features = model.image_features(preparation.normalised(images))
         prompt = Prompt(ids, np.array(list(map(len, prompt_ids))))
-        return model.prefill(features, prompt, n_free_slots=0)[0]
+        return model.prefill(features, prompt)[0]
 
     logits = first_logits(goldens.IMAGES)
     assert np.abs(reference).max() > 1

@@ -134,12 +134,12 @@ def _check_finite(
     metrics: Mapping[str, Float[Array, ""]],
     sample_ids: UInt8[np.ndarray, "b 16"],
 ) -> None:
-    """Raises NotFiniteError; the loss says whether it is worth looking at the terms."""
-    if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
-        return
-    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
-    ids = " ".join(bytes(row).hex() for row in sample_ids)
-    raise NotFiniteError(f"step {step}: not finite: {', '.join(wrong)}; samples {ids}")
+    """Raises NotFiniteError, which names what is not finite and the samples."""
+    numbers = jax.device_get(dict(metrics))
+    wrong = [f"{name} is {x}" for name, x in numbers.items() if not math.isfinite(x)]
+    if wrong:
+        ids = " ".join(bytes(row).hex() for row in sample_ids)
+        raise NotFiniteError(f"step {step}: {', '.join(wrong)}; samples {ids}")
 
 
 class _Display:

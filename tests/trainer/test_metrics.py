@@ -3,10 +3,13 @@ import re
 import struct
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tensorboard.compat.proto import event_pb2
 
 from trainer.metrics import NotFiniteError, TrainingLog
+
+IDS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 
 
 def make_log(folder, first_step=0):
@@ -23,7 +26,7 @@ def test_a_line_holds_step_samples_metrics_and_speed(tmp_path):
         for step in (1, 2, 3):
             with log.waiting():
                 pass
-            log.count(step, {"loss": jnp.float32(step)})
+            log.count(step, {"loss": jnp.float32(step)}, IDS)
         log.write(3, {"loss": jnp.float32(3), "retrieval/recall@1": 0.123456789})
     (line,) = lines(tmp_path)
     assert line.pop("images_per_s") > 0
@@ -56,12 +59,12 @@ def test_pauses_and_the_first_step_do_not_count_as_training(tmp_path, monkeypatc
 
     with make_log(tmp_path) as log:
         spend(50)
-        log.count(1, {})
+        log.count(1, {}, IDS)
         for step in (2, 3):
             with log.waiting():
                 spend(1)
             spend(3)
-            log.count(step, {})
+            log.count(step, {}, IDS)
         with log.pausing():
             spend(70)
         log.write(3, {"loss": 0.0})
@@ -70,12 +73,16 @@ def test_pauses_and_the_first_step_do_not_count_as_training(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_a_number_stops_the_run(tmp_path, value):
-    with (
-        make_log(tmp_path) as log,
-        pytest.raises(NotFiniteError, match=r"step 7: gradient_norm is (nan|inf)"),
-    ):
-        log.write(7, {"loss": 1.0, "gradient_norm": jnp.float32(value)})
+def test_what_is_not_a_number_stops_the_run_and_names_the_samples(tmp_path, value):
+    metrics = {"loss": jnp.float32(1), "patch": jnp.float32(value)}
+    ids = re.escape(" ".join(bytes(row).hex() for row in IDS))
+    message = rf"step 7: patch is (nan|inf); samples {ids}"
+    with make_log(tmp_path) as log, pytest.raises(NotFiniteError, match=message):
+        log.count(7, metrics, IDS)
+        log.write(7, metrics)
+    with make_log(tmp_path) as log, pytest.raises(NotFiniteError, match=message):
+        log.count(7, metrics, IDS)
+        log.count(8, {"loss": jnp.float32(1)}, IDS)  # no line is due
     assert lines(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""The demo: a small two-tower model on drawn scenes of 128 px, on two CPU cores.
+"""The demo: a small TIPSv2 on drawn scenes of 128 px, on two CPU cores.
 
 Not from the papers, except for its structure. `make demo` trains the vocabulary on the
 captions of the shards and then this model:
@@ -14,9 +14,11 @@ from typing import Any
 from trainer.config import (
     CropConfig,
     DataConfig,
+    HeadConfig,
     ModelConfig,
     OptimiserConfig,
     RunConfig,
+    SelfSupervisionConfig,
     TextConfig,
     TrainConfig,
     VisionConfig,
@@ -29,6 +31,7 @@ def get_config() -> TrainConfig:
         model=ModelConfig(
             vision=VisionConfig(**sizes, n_layers=4, position_grid=(8, 8)),
             text=TextConfig(**sizes, n_layers=2, vocabulary_size=200, max_tokens=48),
+            head=HeadConfig(n_prototypes=512, hidden_dim=192, bottleneck_dim=64),
         ),
         data=DataConfig(
             tokenizer="tokenizer.model",
@@ -36,8 +39,14 @@ def get_config() -> TrainConfig:
             granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
             # No flips: these captions say what is left and what is right.
             global_crop=CropConfig(size_px=112, min_area=0.6, flip_probability=0.0),
+            local_crop=CropConfig(
+                size_px=56, min_area=0.1, max_area=0.4, flip_probability=0.0
+            ),
+            n_local_crops=2,
         ),
+        # TIPSv2's terms, which are the defaults.
+        self_supervision=SelfSupervisionConfig(n_tokens_per_chunk=16),
         optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=20),
-        n_steps=160,
-        run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=80),
+        n_steps=120,
+        run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=60),
     )

@@ -55,6 +55,21 @@ def config(**changes) -> TrainConfig:
     return TrainConfig(**fields | others)
 
 
+def without_key_biases(params: dict) -> list:
+    """Attention does not see a bias that all keys share: its gradient is rounding.
+
+    Adam makes it as large as any other.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [
+        leaf
+        for path, leaf in leaves
+        if not jax.tree_util.keystr(path, simple=True, separator="/").endswith(
+            "key/bias"
+        )
+    ]
+
+
 def batch(rng_seed: int = 0) -> dict[str, np.ndarray]:
     """Noise with 12 of 16 patches hidden, and texts of random tokens."""
     rng = np.random.default_rng(rng_seed)
@@ -106,6 +121,15 @@ class Run:
     @property
     def optimiser(self):
         return optim.make_optimiser(self.config.optimiser, self.config.n_steps)
+
+    def gradients(self) -> dict:
+        """Those of the first step, on the host."""
+        rows = batch()
+        if self.mesh is not None:
+            rows = sharding.to_devices(self.mesh, rows)
+        state = self.initial()
+        _, found = jax.jit(self.objective.gradients)(state["params"], state, rows)
+        return jax.device_get(found)
 
     def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
         """State and metrics after steps on one repeated batch, on the host."""

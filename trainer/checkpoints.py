@@ -10,6 +10,7 @@ import types
 from typing import Self
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -87,6 +88,9 @@ def load_params(folder: pathlib.Path, step: int, shapes: dict) -> dict:
     """
     with ocp.StandardCheckpointer() as checkpointer:
         path = folder.absolute() / str(step) / "params"
-        stored = abstract(checkpointer.metadata(path).item_metadata.tree)
+        stored = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+            checkpointer.metadata(path).item_metadata.tree,
+        )
         params = checkpointer.restore(path, {**stored, **shapes})
     return {name: params[name] for name in shapes}

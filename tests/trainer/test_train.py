@@ -118,10 +118,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 ):
     count = TrainingLog.count
 
-    def interrupt_at_step_5(log, step, metrics):
+    def interrupt_at_step_5(log, step, metrics, sample_ids):
         if step == 5:
             raise KeyboardInterrupt
-        count(log, step, metrics)
+        count(log, step, metrics, sample_ids)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingLog, "count", interrupt_at_step_5)

@@ -8,6 +8,7 @@ granularity NAME. `{alt_text:200}` stops at a word within the first 200 characte
 templates without it, have it first. `{{` and `}}` are braces.
 """
 
+import functools
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ _TASKS = (
 _PRETRAINED_ONLY = re.compile(r"(cap|describe|question) [a-z]{2,3}\b.*|ocr")
 
 
+@functools.cache  # asked for every image
 def upstream(template: str) -> tuple[str, ...]:
     """Names of the granularities whose captions a template needs.
 

@@ -210,7 +210,9 @@ class PaliGemmaCaptioner:
         keys: np.ndarray,
     ) -> list[tuple[Caption, ...]]:
         """A prompt that is too long gets captions that say so."""
-        prompt_ids = [self.tokens.ids(prompt) for prompt in prompts]
+        # Most granularities ask all images the same.
+        prompt_to_ids = {prompt: self.tokens.ids(prompt) for prompt in set(prompts)}
+        prompt_ids = [prompt_to_ids[prompt] for prompt in prompts]
         captions: dict[int, tuple[Caption, ...]] = {}
         for length, numbers in _by_padded_length(prompt_ids).items():
             if length is None:

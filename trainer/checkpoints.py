@@ -10,7 +10,6 @@ import types
 from typing import Self
 
 import grain
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -81,16 +80,14 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder))
 
 
-def load_params(folder: pathlib.Path, step: int, shapes: dict) -> dict:
-    """The parameters of one checkpoint, of known shapes.
-
-    Modules that `shapes` lacks, such as the head, are left out.
-    """
-    with ocp.StandardCheckpointer() as checkpointer:
-        path = folder.absolute() / str(step) / "params"
-        stored = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-            checkpointer.metadata(path).item_metadata.tree,
+def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
+    """The parts of an item of one checkpoint that `shapes` has; others are not read."""
+    path = folder.absolute() / str(step) / item
+    places = ocp.checkpoint_utils.construct_restore_args(shapes)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                shapes, restore_args=places, partial_restore=True
+            ),
         )
-        params = checkpointer.restore(path, {**stored, **shapes})
-    return {name: params[name] for name in shapes}

@@ -72,6 +72,14 @@ class Ema(enum.StrEnum):
 
     FULL = "full"  # image encoder and head (TIPS)
     HEAD = "head"  # the head; the encoder is the student's own (TIPSv2)
+    FROZEN = "frozen"  # nothing: another, trained model teaches (distillation)
+
+
+class InitParts(enum.StrEnum):
+    """What a new run takes from `init_from`."""
+
+    ALL = "all"
+    TEXT = "text"  # the text encoder; the rest starts from scratch
 
 
 class AntiCollapse(enum.StrEnum):
@@ -175,9 +183,13 @@ class SelfSupervisionConfig:
     patch_loss: PatchLoss = PatchLoss.IBOT_PLUS_PLUS
     patch_reduction: PatchReduction = PatchReduction.MEAN
     visible_weight: float = 1.0  # of visible patches beside masked ones, SEPARATE only
-    mask_ratio: float = 0.75
+    mask_ratio: float = 0.75  # 0: the student's patches are those of the whole view
     masking: Masking = Masking.RANDOM
     ema: Ema = Ema.HEAD
+    # CLS 1 of the student's global crop meets the teacher's too. With an EMA teacher
+    # that compares a view with itself; with a frozen one it is distillation, of which
+    # the papers do not give the form.
+    is_global_crop_distilled: bool = False
     ema_decay: float = 0.994  # at the first step; cosine to the last
     final_ema_decay: float = 0.996
     anti_collapse: AntiCollapse = AntiCollapse.CENTRING
@@ -325,6 +337,7 @@ class OptimiserConfig:
     beta1: float = 0.9
     beta2: float = 0.95  # AdamW; Adafactor has its own schedule
     max_gradient_norm: float = 1.0
+    is_text_frozen: bool = False  # the text encoder stays as it started
 
     def __post_init__(self):
         _require_positive(self, "learning_rate")
@@ -369,8 +382,11 @@ class TrainConfig:
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
     compute: ComputeConfig = ComputeConfig()
     # Workdir whose parameters a new run starts from, with positions resized to the
-    # model's grid; "" starts from scratch. A run of its own goes on from its own.
+    # model's grid; "" starts from scratch. Later it goes on from its own.
     init_from: str = ""
+    init_parts: InitParts = InitParts.ALL
+    # Workdir of the teacher, with self_supervision.ema=frozen.
+    teacher_from: str = ""
     rng_seed: int = 0
     run: RunConfig = RunConfig()
 
@@ -397,6 +413,11 @@ class TrainConfig:
             ssl.distillation_weight == 0 or n_local_crops > 0,
             f"data.n_local_crops={n_local_crops}",
             "at least 1, or self_supervision.distillation_weight=0",
+        )
+        _require(
+            (ssl.ema is Ema.FROZEN) == bool(self.teacher_from),
+            f"teacher_from={self.teacher_from!r}",
+            "a workdir with self_supervision.ema=frozen, and nothing without",
         )
         n_parts = self.compute.n_microbatches
         _require(

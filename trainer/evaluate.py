@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from trainer import checkpoints, cli, workdir
+from trainer import cli, trained
 from trainer.evals import classification, features, retrieval, samples
 from trainer.models import two_tower
 from trainer.tokenizer import Tokenizer
@@ -181,23 +181,17 @@ def load(checkpoint: pathlib.Path, step: int | None) -> tuple[Encoder, dict, int
 
     Of a workdir it is the latest step unless `step` names another.
     """
-    checkpoint = checkpoint.absolute()
-    if checkpoint.parent.name == workdir.CHECKPOINTS and checkpoint.name.isdecimal():
-        folder, step = checkpoint.parent.parent, int(checkpoint.name)
-    else:
-        folder = checkpoint
-    config = workdir.load_config(folder)
-    found = checkpoints.steps(folder / workdir.CHECKPOINTS)
-    if not found:
-        raise ValueError(f"{folder}: no checkpoint, expected a workdir with some")
-    step = found[-1] if step is None else step
-    if step not in found:
-        raise ValueError(f"step {step}: expected one of {', '.join(map(str, found))}")
+    found = trained.find(checkpoint, step)
+    config = found.config
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     shapes = two_tower.abstract_params(config.model)
-    params = checkpoints.load_params(folder / workdir.CHECKPOINTS, step, shapes)
+    params = found.params(shapes)
     graph = two_tower.graph(config.model, compute=config.compute)
-    return Encoder(graph, tokenizer, config.data.global_crop.size_px), params, step
+    return (
+        Encoder(graph, tokenizer, config.data.global_crop.size_px),
+        params,
+        found.step,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,10 +17,26 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """Decoupled weight decay: a step takes `learning_rate * weight_decay` off."""
     return optax.chain(
+        _frozen(config),
         optax.clip_by_global_norm(config.max_gradient_norm),
         _scaling(config),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.scale_by_learning_rate(learning_rates(config, n_steps)),
+        _frozen(config),
+    )
+
+
+def _frozen(config: OptimiserConfig) -> optax.GradientTransformation:
+    """First, so that what is frozen counts in no norm; last, so that it decays not."""
+    if not config.is_text_frozen:
+        return optax.identity()
+    return optax.masked(optax.set_to_zero(), _text)
+
+
+def _text(params: dict) -> dict:
+    """True for the text encoder, for a nested dictionary of parameters."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[0].key == "text", params
     )
 
 

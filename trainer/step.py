@@ -2,7 +2,8 @@
 
 The student sees the global crop twice, whole and with hidden patches, and the local
 crops. The whole view gives the contrastive terms and, in TIPSv2, the teacher's targets
-as well; in TIPS a teacher with an encoder of its own sees it. Nothing here is random.
+as well; a teacher with an encoder of its own, as in TIPS, sees it too. Nothing here is
+random.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from trainer import losses, prototypes, teacher
-from trainer.config import AntiCollapse, Ema, TrainConfig
+from trainer.config import AntiCollapse, Ema, ModelConfig, TrainConfig
 from trainer.input import Batch
+from trainer.models import two_tower
 from trainer.models.head import PrototypeHead
 from trainer.models.two_tower import TwoTower
 from trainer.models.vit import VisionOutput
@@ -46,12 +48,15 @@ class Views(NamedTuple):
 
 def make_train_step(
     config: TrainConfig,
-    graph: nnx.GraphDef,
     optimiser: optax.GradientTransformation,
     mesh: Mesh | None = None,
+    teacher_model: ModelConfig | None = None,
 ) -> TrainStep:
-    """The step donates its state: use the one that it returns."""
-    objective = Objective(config, graph, mesh)
+    """The step donates its state: use the one that it returns.
+
+    `teacher_model` is that of a frozen teacher.
+    """
+    objective = Objective(config, mesh, teacher_model)
     ssl = config.self_supervision
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -60,7 +65,6 @@ def make_train_step(
         metrics, mean_logits = aux
         updates, opt_state = optimiser.update(gradients, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
-        decay = teacher.decay_at(state["step"], config.n_steps, ssl)
         centres = {
             name: prototypes.updated_centre(
                 centre, mean_logits[name], ssl.centre_momentum
@@ -69,7 +73,9 @@ def make_train_step(
         }
         state = {
             "params": params,
-            "teacher": teacher.updated(state["teacher"], params, decay),
+            "teacher": teacher.updated(
+                state["teacher"], params, state["step"], config.n_steps, ssl
+            ),
             "centres": centres,
             "opt_state": opt_state,
             "step": state["step"] + 1,
@@ -83,11 +89,18 @@ def make_train_step(
 class Objective:
     """The loss of a batch and its gradient."""
 
-    def __init__(self, config: TrainConfig, graph: nnx.GraphDef, mesh: Mesh | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        mesh: Mesh | None = None,
+        teacher_model: ModelConfig | None = None,
+    ):
+        model, compute = config.model, config.compute
         self._config = config
         self._ssl = config.self_supervision
-        self._graph = graph
         self._mesh = mesh
+        self._graph = two_tower.graph(model, has_head=self._ssl.is_on, compute=compute)
+        self._teacher_graph = two_tower.teacher_graph(teacher_model or model, compute)
 
     def gradients(self, params: dict, state: State, batch: Batch) -> tuple:
         """((loss, (metrics, mean logits)), gradient of the parameters)."""
@@ -159,14 +172,16 @@ class Objective:
     def _views(self, model: TwoTower, batch: Batch) -> Views:
         """One pass for both views of the global crop, and one for all local crops."""
         ssl, image = self._ssl, batch["image"]
-        if ssl.patch_weight > 0:
+        masked: VisionOutput | None
+        if ssl.patch_weight > 0 and ssl.mask_ratio > 0:
             mask = batch["mask"]
             masks = _interleaved(jnp.zeros_like(mask), mask)
             both = model.encode_image(_interleaved(image, image), masks)
             cls, patches = map(_apart, both)
             whole, masked = map(VisionOutput, cls, patches)
         else:
-            whole, masked = model.encode_image(image), None
+            whole = model.encode_image(image)
+            masked = whole if ssl.patch_weight > 0 else None
         local_cls = None
         if ssl.distillation_weight > 0:
             crops = batch["local_crops"]
@@ -195,9 +210,10 @@ class Objective:
         """Terms, further metrics, and the teacher's mean logits for the centres."""
         if not self._ssl.is_on:
             return {}, {}, {}
-        teaching = nnx.merge(self._graph, {**state["params"], **state["teacher"]})
-        is_full = self._ssl.ema is Ema.FULL
-        targets = teaching.encode_image(batch["image"]) if is_full else views.whole
+        own = {"vision": state["params"]["vision"]}
+        teaching = nnx.merge(self._teacher_graph, own | state["teacher"])
+        is_own = self._ssl.ema is Ema.HEAD
+        targets = views.whole if is_own else teaching.encode_image(batch["image"])
         targets = jax.lax.stop_gradient(targets)
         temperature = teacher.temperature_at(state["step"], self._ssl)
         terms: Metrics = {}
@@ -229,7 +245,10 @@ class Objective:
 
         if views.local_cls is not None:
             heads = (model.head.of_cls, teaching.head.of_cls)
-            match = compare("cls", views.local_cls, targets.cls[:, :1], heads)
+            ours = views.local_cls
+            if self._ssl.is_global_crop_distilled:
+                ours = jnp.concatenate([views.whole.cls[:, :1], ours], axis=1)
+            match = compare("cls", ours, targets.cls[:, :1], heads)
             terms[losses.DISTILLATION] = losses.distillation(match.cross_entropy)
         if views.masked is not None:
             heads = (model.head.of_patches, teaching.head.of_patches)

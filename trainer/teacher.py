@@ -1,8 +1,9 @@
 """The teacher: what it keeps of the student, and the schedules of its state.
 
 TIPS keeps an exponential moving average (EMA) of image encoder and head. TIPSv2 keeps
-one of the head alone, and its encoder is the student's own. The centres are running
-means of the teacher's prototype logits.
+one of the head alone, and its encoder is the student's own. In distillation a trained
+model teaches, and is not changed. The centres are running means of the teacher's
+prototype logits.
 Source: TIPS, arXiv:2410.16512; TIPSv2, arXiv:2604.12012, equation 5; the schedules are
 those of DINO, Caron et al. 2021, arXiv:2104.14294.
 """
@@ -20,10 +21,14 @@ CENTRES = ("cls", "patch")
 
 def init(params: dict, config: SelfSupervisionConfig) -> dict:
     """A copy of what the teacher keeps of the student; nothing if it has no use."""
-    if not config.is_on:
-        return {}
-    kept = ("vision", "head") if config.ema is Ema.FULL else ("head",)
-    return jax.tree.map(jnp.copy, {name: params[name] for name in kept})
+    return jax.tree.map(jnp.copy, {name: params[name] for name in kept(config)})
+
+
+def kept(config: SelfSupervisionConfig) -> tuple[str, ...]:
+    """Modules that the teacher has an average of; a frozen one has none."""
+    if not config.is_on or config.ema is Ema.FROZEN:
+        return ()
+    return ("vision", "head") if config.ema is Ema.FULL else ("head",)
 
 
 def init_centres(
@@ -34,8 +39,17 @@ def init_centres(
     return {name: jnp.zeros(head.n_prototypes) for name in CENTRES}
 
 
-def updated(teacher: dict, params: dict, decay: Float[Array, ""]) -> dict:
-    """`decay` is the weight of the old value; the student is stepped before."""
+def updated(
+    teacher: dict,
+    params: dict,
+    step: Float[Array, ""],
+    n_steps: int,
+    config: SelfSupervisionConfig,
+) -> dict:
+    """`params` are those after the update; the decay weighs the old value."""
+    if config.ema is Ema.FROZEN:
+        return teacher
+    decay = decay_at(step, n_steps, config)
     student = {name: params[name] for name in teacher}
     return jax.tree.map(
         lambda old, new: decay * old + (1 - decay) * new, teacher, student

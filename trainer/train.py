@@ -17,7 +17,7 @@ import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import checkpoints, cli, evaluate, workdir
+from trainer import checkpoints, cli, evaluate, origins, workdir
 from trainer.config import TrainConfig, load
 from trainer.evals.samples import SampleError
 from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
@@ -25,10 +25,10 @@ from trainer.metrics import NotFiniteError, TrainingLog
 from trainer.mixture import open_mixture
 from trainer.models import two_tower
 from trainer.optim import make_optimiser
+from trainer.origins import Origins, initial_state
 from trainer.preemption import Preemption
 from trainer.sharding import check_batch, make_mesh, to_devices
 from trainer.shards import RecordError
-from trainer.state import init_state
 from trainer.step import make_train_step
 from trainer.tokenizer import Tokenizer, check_size
 
@@ -41,6 +41,7 @@ class Job:
     folder: pathlib.Path  # the workdir
     view: ViewSample
     mesh: Mesh
+    origins: Origins
 
     @property
     def is_done(self) -> bool:
@@ -54,7 +55,8 @@ def train(job: Job) -> None:
     has_head = config.self_supervision.is_on
     graph = two_tower.graph(config.model, has_head=has_head, compute=config.compute)
     optimiser = make_optimiser(config.optimiser, config.n_steps)
-    train_step = make_train_step(config, graph, optimiser, mesh)
+    teacher_model = job.origins.teacher_model
+    train_step = make_train_step(config, optimiser, mesh, teacher_model)
     encoder = evaluate.Encoder(
         graph, job.view.tokenizer, config.data.global_crop.size_px
     )
@@ -66,7 +68,8 @@ def train(job: Job) -> None:
         checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
         Preemption() as preemption,
     ):
-        state = saved.resume(init_state(config, optimiser, mesh), stream)
+        initial = initial_state(config, optimiser, mesh, job.origins)
+        state = saved.resume(initial, stream)
         first_step = int(state["step"])
         with TrainingLog(
             job.folder / workdir.metrics_name(),
@@ -126,6 +129,7 @@ def prepare(
     evaluate.check_tasks(config.run.evaluations)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     check_size(tokenizer, config.model.text)
+    found = origins.find(config)
     workdir.claim(folder, config, shards.fingerprint)
     view = ViewSample(
         shards,
@@ -135,7 +139,7 @@ def prepare(
         config.self_supervision,
         config.model.vision.patch_size_px,
     )
-    return Job(config, folder, view, mesh)
+    return Job(config, folder, view, mesh, found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

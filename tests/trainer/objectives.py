@@ -18,7 +18,6 @@ from trainer.config import (
     TrainConfig,
     VisionConfig,
 )
-from trainer.models import two_tower
 
 N_IMAGES = 8
 _SIZES = {"width": 16, "n_heads": 2, "mlp_dim": 32}
@@ -97,15 +96,8 @@ class Run:
         return None if self.n_fsdp is None else sharding.make_mesh(self.n_fsdp)
 
     @property
-    def graph(self):
-        has_head = self.config.self_supervision.is_on
-        return two_tower.graph(
-            self.config.model, has_head=has_head, compute=self.config.compute
-        )
-
-    @property
     def objective(self) -> step.Objective:
-        return step.Objective(self.config, self.graph, self.mesh)
+        return step.Objective(self.config, self.mesh)
 
     def initial(self) -> dict:
         """Parameters with noise, since some start at zero and would hide mistakes."""
@@ -133,9 +125,7 @@ class Run:
 
     def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
         """State and metrics after steps on one repeated batch, on the host."""
-        train_step = step.make_train_step(
-            self.config, self.graph, self.optimiser, self.mesh
-        )
+        train_step = step.make_train_step(self.config, self.optimiser, self.mesh)
         state, history = self.initial(), []
         rows = batch()
         if self.mesh is not None:

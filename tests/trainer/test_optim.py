@@ -57,6 +57,20 @@ def test_decay_takes_a_share_of_the_learning_rate_off(optimiser):
 
 
 @pytest.mark.parametrize("optimiser", list(config.Optimiser))
+def test_a_frozen_text_encoder_stays_and_counts_in_no_norm(optimiser):
+    settings = dataclasses.replace(
+        ADAMW, optimiser=optimiser, weight_decay=0.5, is_text_frozen=True
+    )
+    layer = {"kernel": jnp.full((3, 3), 2.0)}
+    params = {"vision": layer, "text": layer}
+    gradients = {"vision": layer, "text": {"kernel": jnp.full((3, 3), 1e6)}}
+    update = one_update(settings, params, gradients)
+    np.testing.assert_array_equal(update["text"]["kernel"], 0)
+    alone = one_update(settings, {"vision": layer}, {"vision": layer})
+    jax.tree.map(np.testing.assert_array_equal, update["vision"], alone["vision"])
+
+
+@pytest.mark.parametrize("optimiser", list(config.Optimiser))
 def test_a_step_goes_against_the_gradient(optimiser):
     settings = dataclasses.replace(ADAMW, optimiser=optimiser)
     params = {"kernel": jnp.zeros((2, 2))}

@@ -11,7 +11,6 @@ from trainer import input as trainer_input
 from trainer import losses, optim, step
 from trainer import state as states
 from trainer.mixture import Mixture
-from trainer.models import two_tower
 from trainer.shards import Shards
 from trainer.tokenizer import Tokenizer
 
@@ -43,8 +42,7 @@ def setup(export, tiny):
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
     initial = jax.device_get(states.init_state(config, optimiser))
-    graph = two_tower.graph(config.model, has_head=True)
-    train_step = step.make_train_step(config, graph, optimiser)
+    train_step = step.make_train_step(config, optimiser)
     return Setup(config, batch, initial, train_step)
 
 

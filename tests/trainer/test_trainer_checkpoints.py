@@ -66,7 +66,7 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path, stream):
         saved.save(state, stream)
         for _ in range(20):
             state = overwrite(state)
-    params = checkpoints.load_params(tmp_path, 5, make_state(0)["params"])
+    params = checkpoints.load_item(tmp_path, 5, "params", make_state(0)["params"])
     assert set(np.unique(params["layer"]["kernel"])) == {5.0}
 
 
@@ -75,7 +75,7 @@ def test_parameters_are_loaded_without_modules_that_are_not_asked_for(tmp_path, 
     layer = state["params"]["layer"]
     with checkpoints.Checkpoints(tmp_path, n_kept=1) as saved:
         saved.save(state | {"params": {"layer": layer, "head": jnp.ones(3)}}, stream)
-    params = checkpoints.load_params(tmp_path, 0, {"layer": layer})
+    params = checkpoints.load_item(tmp_path, 0, "params", {"layer": layer})
     jax.tree.map(np.testing.assert_array_equal, params, {"layer": layer})
 
 

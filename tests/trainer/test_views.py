@@ -6,12 +6,15 @@ import pytest
 from flax import nnx
 from objectives import Run, batch, config
 
+from trainer.models import two_tower
+
 
 @pytest.fixture(scope="module")
 def parts():
     """The objective, the model and a batch."""
     run = Run(config())
-    model = nnx.merge(run.graph, run.initial()["params"])
+    graph = two_tower.graph(run.config.model, has_head=True)
+    model = nnx.merge(graph, run.initial()["params"])
     return run.objective, model, batch()
 
 
@@ -35,3 +38,9 @@ def test_local_crops_keep_to_their_image_and_give_cls_1(parts):
         crop = model.encode_image(rows["local_crops"][:, number])
         close(views.local_cls[:, number], crop.cls[:, 0])
         assert np.abs(crop.cls[:, 0] - crop.cls[:, 1]).max() > 1e-3
+
+
+def test_without_a_mask_ratio_the_student_sees_the_whole_view_once(parts):
+    _, model, rows = parts
+    views = Run(config(mask_ratio=0.0)).objective._views(model, rows)
+    assert views.masked is views.whole

@@ -52,7 +52,7 @@ class TwoTower(nnx.Module):
     ) -> VisionOutput:
         """Patches where `mask` is True are hidden behind the mask token."""
         masked = None if mask is None else Masked(mask, self.mask_token[...])
-        return self.vision(image.astype(jnp.float32) / 255, masked)
+        return self.vision(_unit_range(image), masked)
 
     def encode_text(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
         return self.text(ids)
@@ -74,6 +74,21 @@ class TwoTower(nnx.Module):
         }
 
 
+class ImageTeacher(nnx.Module):
+    """What a teacher consists of: an image encoder and prototype heads."""
+
+    def __init__(self, config: ModelConfig, make: ParamMaker, compute: ComputeConfig):
+        self.vision = VisionTransformer(config.vision, make, compute)
+        self.head = PrototypeHeads(config.head, config.vision.width, make, compute)
+
+    def encode_image(self, image: UInt8[Array, "b h w 3"]) -> VisionOutput:
+        return self.vision(_unit_range(image))
+
+
+def _unit_range(image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return image.astype(jnp.float32) / 255
+
+
 def graph(
     config: ModelConfig,
     *,
@@ -83,6 +98,11 @@ def graph(
     """The model without its parameters: `nnx.merge(graph(config), params)`."""
     make = ParamMaker(None)
     return nnx.graphdef(TwoTower(config, make, has_head=has_head, compute=compute))
+
+
+def teacher_graph(config: ModelConfig, compute: ComputeConfig = PLAIN) -> nnx.GraphDef:
+    """The teacher without its parameters, which are `vision` and `head`."""
+    return nnx.graphdef(ImageTeacher(config, ParamMaker(None), compute))
 
 
 def abstract_params(config: ModelConfig, *, has_head: bool = False) -> dict:

@@ -1,0 +1,239 @@
+"""Runs that begin with a trained model, or learn from one."""
+
+import dataclasses
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trainer import (
+    checkpoints,
+    optim,
+    origins,
+    sharding,
+    state,
+    step,
+    teacher,
+    train,
+    trained,
+    workdir,
+)
+from trainer.config import Ema, InitParts, TrainConfig, to_dict
+
+RECIPE = "from trainer.config import *\n\ndef get_config():\n    return from_dict(\n"
+RECIPE += "        TrainConfig, {values!r}\n    )\n"
+
+
+@pytest.fixture(scope="module")
+def workdir_of(tmp_path_factory):
+    """Makes a workdir of a configuration with one checkpoint, full of noise."""
+
+    def make(config: TrainConfig):
+        folder = tmp_path_factory.mktemp("work")
+        workdir.claim(folder, config, shards="none")
+        rng = np.random.default_rng(0)
+        optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
+        noise = jax.tree.map(
+            lambda x: x + rng.normal(size=x.shape).astype(x.dtype),
+            state.init_state(config, optimiser),
+        )
+        stream = iter(grain.MapDataset.range(8).to_iter_dataset())
+        with checkpoints.Checkpoints(folder / "checkpoints", n_kept=1) as saved:
+            saved.save(noise | {"step": jnp.int32(6)}, stream)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module", params=[Ema.HEAD, Ema.FULL])
+def teacher_run(request, tiny, workdir_of):
+    return workdir_of(with_ssl(tiny, ema=request.param))
+
+
+@pytest.fixture(scope="module")
+def plain_run(tiny, workdir_of):
+    """Trained without self-supervision."""
+    return workdir_of(with_ssl(tiny, distillation_weight=0.0, patch_weight=0.0))
+
+
+def with_ssl(config, *, teacher_from="", **changes):
+    ssl = dataclasses.replace(config.self_supervision, **changes)
+    return dataclasses.replace(config, self_supervision=ssl, teacher_from=teacher_from)
+
+
+def student_of(tiny, folder):
+    """Wider than its teacher, with another number of layers."""
+    sizes = {"width": 24, "n_layers": 2}
+    model = dataclasses.replace(
+        tiny.model,
+        vision=dataclasses.replace(tiny.model.vision, **sizes),
+        text=dataclasses.replace(tiny.model.text, **sizes),
+    )
+    return with_ssl(
+        dataclasses.replace(tiny, model=model),
+        ema=Ema.FROZEN,
+        mask_ratio=0.0,
+        is_global_crop_distilled=True,
+        teacher_from=str(folder),
+    )
+
+
+def initial(config):
+    optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
+    mesh = sharding.make_mesh()
+    return origins.initial_state(config, optimiser, mesh, origins.find(config))
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_of):
+    config = student_of(tiny, workdir_of(tiny))
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE.format(values=to_dict(config)))
+    flags = ["--config", recipe, "--data", export, "--workdir", tmp_path / "work"]
+    train.main([str(flag) for flag in flags])
+    before = initial(config)
+    student = trained.find(tmp_path / "work")
+    assert student.step == config.n_steps
+    kept = {"teacher": before["teacher"]}
+    stored = checkpoints.load_item(student.folder / "checkpoints", 6, "training", kept)
+    assert_same(stored, kept)
+    params = student.params(before["params"])
+    with pytest.raises(AssertionError):
+        assert_same(params["vision"], before["params"]["vision"])
+
+
+def test_a_teacher_is_what_taught(tiny, teacher_run):
+    found = trained.find(teacher_run)
+    taught, centres = found.teacher()
+    ema = found.config.self_supervision.ema
+    shapes = state.init_state(found.config, optim.make_optimiser(tiny.optimiser, 6))
+    student = found.params({"vision": shapes["params"]["vision"]})["vision"]
+    assert taught.keys() == {"vision", "head"}
+    if ema is Ema.HEAD:
+        assert_same(taught["vision"], student)
+    else:
+        with pytest.raises(AssertionError):
+            assert_same(taught["vision"], student)
+    assert_same(initial(student_of(tiny, teacher_run))["teacher"], taught)
+    assert_same(initial(student_of(tiny, teacher_run))["centres"], centres)
+
+
+def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
+    """The cross-entropies of all patches and of the global CLS 1 are entropies."""
+    given = {"mask_ratio": 0.0, "student_temperature": 1.0, "teacher_temperature": 1.0}
+    folder = str(workdir_of(tiny))
+    alone = with_ssl(tiny, ema=Ema.FROZEN, **given, teacher_from=folder)
+    beside = with_ssl(alone, is_global_crop_distilled=True, teacher_from=folder)
+    now = initial(alone)
+    now["params"] = now["params"] | now["teacher"]
+    now["centres"] = jax.tree.map(jnp.zeros_like, now["centres"])
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 60, (2, 8, 12)).astype(np.int32)
+    batch = {
+        "image": rng.integers(0, 256, (8, 28, 28, 3), np.uint8),
+        "local_crops": rng.integers(0, 256, (8, 2, 14, 14, 3), np.uint8),
+        "mask": np.zeros((8, 2, 2), bool),
+        "alt_text": ids[0],
+        "synthetic_caption": ids[1],
+    }
+
+    def terms_of(config):
+        objective = step.Objective(config, teacher_model=tiny.model)
+        return objective.terms(now["params"], now, batch)[:2]
+
+    (local, metrics), (both, _) = terms_of(alone), terms_of(beside)
+    entropy = float(metrics["teacher_entropy_patch"])
+    assert float(local["patch"]) == pytest.approx(entropy, rel=1e-5)
+    entropy = float(metrics["teacher_entropy_cls"])
+    expected = (entropy + 2 * float(local["distillation"])) / 3
+    assert float(both["distillation"]) == pytest.approx(expected, rel=1e-5)
+    assert float(local["distillation"]) > entropy
+
+
+def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
+    """With positions of its own grid, teacher and centres; step 0, optimiser anew."""
+    vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
+    ema = trained.find(teacher_run).config.self_supervision.ema
+    config = dataclasses.replace(
+        with_ssl(tiny, ema=ema),
+        model=dataclasses.replace(tiny.model, vision=vision),
+        init_from=str(teacher_run),
+    )
+    now = initial(config)
+    start = trained.find(teacher_run)
+    shapes = jax.eval_shape(lambda: initial(tiny)["params"])
+    before = start.params(shapes)
+    assert_same(now["params"]["text"], before["text"])
+    assert_same(now["params"]["head"], before["head"])
+    positions = now["params"]["vision"]["encoder"]["ToTokenSequence_0"]
+    assert positions["posembed_input"].shape == (1, 4, 4, 16)
+    assert_same(now["centres"], start.teacher()[1])
+    assert_same(now["teacher"]["head"], start.teacher()[0]["head"])
+    assert now["teacher"].keys() == set(teacher.kept(config.self_supervision))
+    assert int(now["step"]) == 0
+    assert np.abs(now["centres"]["patch"]).max() > 0
+
+
+def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
+    config = dataclasses.replace(
+        tiny, init_from=str(plain_run), init_parts=InitParts.TEXT
+    )
+    fresh = initial(tiny)["params"]
+    taken = trained.find(plain_run).params({"text": fresh["text"]})
+    assert_same(initial(config)["params"], fresh | taken)
+    with pytest.raises(AssertionError):
+        assert_same(taken["text"], fresh["text"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": "nowhere"}, "nowhere/config.json: No such file"),
+        ({"init_from": "PLAIN"}, "expected a model with a head, or init_parts=text"),
+        ({"init_from": "PLAIN", "width": 32}, "expected a model with a head"),
+        (
+            {"init_from": "PLAIN", "width": 32, "init_parts": InitParts.TEXT},
+            "model.text.width=16 there, expected 32",
+        ),
+        ({"ema": Ema.FROZEN, "teacher_from": "nowhere"}, "nowhere/config.json: No"),
+        ({"ema": Ema.FROZEN, "teacher_from": "PLAIN"}, "expected a model with a head"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_named(tiny, plain_run, changes, message):
+    given = {
+        name: str(plain_run) if value == "PLAIN" else value
+        for name, value in changes.items()
+    }
+    config = tiny
+    if width := given.pop("width", None):
+        model = dataclasses.replace(
+            config.model,
+            vision=dataclasses.replace(config.model.vision, width=width),
+            text=dataclasses.replace(config.model.text, width=width),
+        )
+        config = dataclasses.replace(config, model=model)
+    if ema := given.pop("ema", None):
+        config = with_ssl(config, ema=ema, teacher_from=given.pop("teacher_from"))
+    config = dataclasses.replace(config, **given)
+    with pytest.raises(ValueError, match=message):
+        origins.find(config)
+
+
+def test_other_prototypes_than_the_teachers_are_an_error(tiny, teacher_run):
+    config = student_of(tiny, teacher_run)
+    head = dataclasses.replace(config.model.head, n_prototypes=8)
+    model = dataclasses.replace(config.model, head=head)
+    with pytest.raises(ValueError, match="n_prototypes=8: expected 12, those of the"):
+        origins.find(dataclasses.replace(config, model=model))
+
+
+def test_a_frozen_teacher_has_a_workdir_and_another_has_none(tiny):
+    with pytest.raises(ValueError, match="teacher_from='': expected a workdir with"):
+        with_ssl(tiny, ema=Ema.FROZEN)
+    with pytest.raises(ValueError, match="teacher_from='x': expected a workdir with"):
+        with_ssl(tiny, teacher_from="x")

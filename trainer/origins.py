@@ -1,0 +1,112 @@
+"""What a run takes from trained models: its first parameters, or its teacher.
+
+`init_from` is read once, before the first step of a new run. The frozen teacher of
+`teacher_from` becomes part of the state, and of every checkpoint.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from trainer import teacher, trained
+from trainer.config import Ema, InitParts, ModelConfig, TrainConfig, differences
+from trainer.models import two_tower
+from trainer.state import State, init_state, placed
+from trainer.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """The models that `init_from` and `teacher_from` name; None without."""
+
+    start: Trained | None
+    teacher: Trained | None
+
+    @property
+    def teacher_model(self) -> ModelConfig | None:
+        return None if self.teacher is None else self.teacher.config.model
+
+
+def find(config: TrainConfig) -> Origins:
+    """Raises ValueError when a model is not there or does not fit."""
+    start, frozen = None, None
+    if config.init_from:
+        start = trained.find(pathlib.Path(config.init_from))
+        _check_start(config, start)
+    if config.self_supervision.ema is Ema.FROZEN:
+        frozen = trained.find(pathlib.Path(config.teacher_from))
+        _check_teacher(config, frozen)
+    return Origins(start, frozen)
+
+
+def initial_state(
+    config: TrainConfig,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    origins: Origins,
+) -> State:
+    """The state before the first step, on the devices of a mesh."""
+    state = init_state(config, optimiser)
+    if origins.start is not None:
+        state = _started(state, config, origins.start)
+    if origins.teacher is not None:
+        kept, centres = origins.teacher.teacher()
+        state = {**state, "teacher": kept, "centres": centres}
+    return placed(state, mesh)
+
+
+def _started(state: State, config: TrainConfig, start: Trained) -> State:
+    """The same state with what was trained, and positions resized to the grid."""
+    ssl, grid = config.self_supervision, config.model.vision.position_grid
+    shapes = two_tower.abstract_params(start.config.model, has_head=ssl.is_on)
+    if config.init_parts is InitParts.TEXT:
+        text = start.params({"text": shapes["text"]})
+        return {**state, "params": state["params"] | text}
+    params = two_tower.resize_positions(start.params(shapes), grid)
+    state = {**state, "params": params}
+    if ssl.is_on and ssl.ema is not Ema.FROZEN:
+        taught, centres = start.teacher()
+        taught = two_tower.resize_positions(taught, grid)
+        kept = {name: taught[name] for name in teacher.kept(ssl)}
+        state = {**state, "teacher": kept, "centres": centres}
+    return state
+
+
+def _check_start(config: TrainConfig, start: Trained) -> None:
+    name = f"init_from={config.init_from}"
+    ours, theirs = _without_grid(config.model), _without_grid(start.config.model)
+    if config.init_parts is InitParts.TEXT:
+        ours, theirs = {"text": ours["text"]}, {"text": theirs["text"]}
+    elif config.self_supervision.is_on and not start.config.self_supervision.is_on:
+        raise ValueError(
+            f"{name}: trained without self-supervision, expected a model with a head,"
+            " or init_parts=text"
+        )
+    for field, there, here in differences(theirs, ours):
+        raise ValueError(f"{name}: model.{field}={there} there, expected {here}")
+
+
+def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
+    """As nested dictionaries, but for the grid, which may differ."""
+    values = dataclasses.asdict(model)
+    del values["vision"]["position_grid"]
+    return values
+
+
+def _check_teacher(config: TrainConfig, frozen: Trained) -> None:
+    if not frozen.config.self_supervision.is_on:
+        raise ValueError(
+            f"teacher_from={config.teacher_from}: trained without self-supervision,"
+            " expected a model with a head"
+        )
+    ours = config.model.head.n_prototypes
+    theirs = frozen.config.model.head.n_prototypes
+    if ours != theirs:
+        raise ValueError(
+            f"model.head.n_prototypes={ours}: expected {theirs}, those of the teacher"
+            f" in {config.teacher_from}"
+        )

@@ -229,7 +229,6 @@ class Objective:
             """Tokens of both sides, and the heads of student and teacher."""
             ours, theirs = heads
             scores = Scores(theirs(target), theirs.prototypes(), temperature)
-            scores = jax.lax.stop_gradient(scores)
             mean_logits[name] = prototypes.mean_logits(
                 scores.bottleneck, scores.prototypes
             )

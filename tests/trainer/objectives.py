@@ -1,9 +1,11 @@
 """A tiny model and a random batch, for tests of the objective and the step."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from trainer import optim, sharding, step
 from trainer import state as states
@@ -89,11 +91,14 @@ class Run:
     """What is needed to look at single steps."""
 
     config: TrainConfig
-    n_fsdp: int | None = None  # None: no mesh at all
+    grid: tuple[int, int] | None = None  # devices by data and fsdp; None: no mesh
 
     @property
     def mesh(self):
-        return None if self.n_fsdp is None else sharding.make_mesh(self.n_fsdp)
+        if self.grid is None:
+            return None
+        devices = np.array(jax.devices()[: math.prod(self.grid)])
+        return Mesh(devices.reshape(self.grid), sharding.BATCH_AXES)
 
     @property
     def objective(self) -> step.Objective:
@@ -114,14 +119,15 @@ class Run:
     def optimiser(self):
         return optim.make_optimiser(self.config.optimiser, self.config.n_steps)
 
-    def gradients(self) -> dict:
-        """Those of the first step, on the host."""
+    def gradients(self) -> tuple[dict, dict]:
+        """Metrics of the first step and gradients, on the host."""
         rows = batch()
         if self.mesh is not None:
             rows = sharding.to_devices(self.mesh, rows)
         state = self.initial()
-        _, found = jax.jit(self.objective.gradients)(state["params"], state, rows)
-        return jax.device_get(found)
+        found = jax.jit(self.objective.gradients)(state["params"], state, rows)
+        (loss, (metrics, _)), gradients = jax.device_get(found)
+        return {"loss": loss, **metrics}, gradients
 
     def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
         """State and metrics after steps on one repeated batch, on the host."""

@@ -38,8 +38,8 @@ MUTATIONS = (
     Mutation(
         "teacher never updated",
         "step.py",
-        '"teacher": teacher.updated(state["teacher"], params, decay)',
-        '"teacher": state["teacher"]',
+        '"teacher": teacher.updated(',
+        '"teacher": state["teacher"] or teacher.updated(',
         OBJECTIVE,
     ),
     Mutation(
@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "one direction only",
         "losses.py",
-        "return (to_text + to_image) / 2",
-        "return to_text",
+        "pairs = jnp.stack([image, text]), jnp.stack([text, image])",
+        "pairs = jnp.stack([image, image]), jnp.stack([text, text])",
         LOSSES,
     ),
     Mutation(
@@ -192,8 +192,8 @@ MUTATIONS = (
     Mutation(
         "positions left out",
         "models/vit.py",
-        "return grid + positions, cls",
-        "return grid, cls",
+        "return (grid + positions).astype(image.dtype)",
+        "return grid.astype(image.dtype)",
         "test_vit.py",
     ),
 )

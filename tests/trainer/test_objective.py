@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from objectives import Run, batch, config, without_key_biases
+from objectives import Run, batch, config
 
 from trainer import losses, teacher
 from trainer.config import (
@@ -100,29 +100,22 @@ def test_centres_move_towards_the_mean_logits():
         assert np.abs(expected[name]).max() > 1e-4
 
 
-@pytest.mark.parametrize("recipe", [TIPS, TIPSV2], ids=["tips", "tipsv2"])
-@pytest.mark.parametrize("n_microbatches", [2, 4])
-def test_parts_of_a_batch_train_as_the_whole(recipe, n_microbatches):
+@pytest.mark.parametrize(("recipe", "n_microbatches"), [(TIPS, 2), (TIPSV2, 4)])
+def test_parts_of_a_batch_are_worth_the_whole(recipe, n_microbatches):
     compute = ComputeConfig(n_microbatches=n_microbatches)
-    one, several = Run(config(**recipe)), Run(config(**recipe, compute=compute))
-    whole, history = one.trained(3)
-    parts, others = several.trained(3)
-    for ours, theirs in zip(others, history, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours.keys() - {"n_used_prototypes_cls", "n_used_prototypes_patch"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=2e-5, abs=1e-5), name
-    for ours, theirs in zip(
-        without_key_biases(parts), without_key_biases(whole), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    jax.tree.map(assert_close, several.gradients(), one.gradients())
+    of_whole, whole = Run(config(**recipe)).gradients()
+    of_parts, parts = Run(config(**recipe, compute=compute)).gradients()
+    assert of_parts.keys() == of_whole.keys()
+    for name in of_parts.keys() - {"n_used_prototypes_cls", "n_used_prototypes_patch"}:
+        assert of_parts[name] == pytest.approx(of_whole[name], rel=1e-5), name
+    jax.tree.map(assert_close, parts, whole)
 
 
 def test_every_term_falls_on_one_repeated_batch():
-    _, history = Run(config()).trained(60)
-    for term in (losses.ALT_TEXT, losses.SYNTHETIC_CAPTION, losses.PATCH):
-        assert history[-1][term] < 0.7 * history[0][term], term
-    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    """First they rise to chance, while the centres spread the teacher's choices."""
+    _, history = Run(config()).trained(120)
+    for term in TERM_TO_REACHED:
+        assert history[-1][term] < 0.9 * history[-1][f"{term}_chance"], term
 
 
 def test_the_sigmoid_loss_trains_its_biases():

@@ -84,11 +84,11 @@ def test_a_repeated_batch_is_learned(setup):
         assert history[-1][term] < 0.6 * math.log(8)
 
 
-def test_the_cls_tokens_split_at_the_first_update(setup):
+def test_the_cls_tokens_split_within_a_few_updates(setup):
     before = cls_tokens(setup.initial)
     # The rate of the first step is 0, and the second moves each number by its sign
-    # alone, which is the same for both tokens of some batches (of data seed 0).
-    after = cls_tokens(setup.run(2)[0])
+    # alone, which both tokens may share.
+    after = cls_tokens(setup.run(5)[0])
     assert np.array_equal(before[0], before[1])
     assert np.abs(after[0] - after[1]).max() > 1e-4
 

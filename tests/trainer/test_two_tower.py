@@ -131,7 +131,7 @@ def test_the_head_and_the_mask_token_join_and_change_nothing_else(small):
     alone = two_tower.init_params(small, 0)
     joined = two_tower.init_params(small, 0, has_head=True)
     head, token = joined.pop("head"), joined.pop("mask_token")
-    assert (head.keys(), token.shape) == ({"cls", "patches"}, (16,))
+    assert (head.keys(), token.shape) == ({"shared"}, (16,))
     jax.tree.map(np.testing.assert_array_equal, joined, alone)
 
 

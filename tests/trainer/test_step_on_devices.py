@@ -36,7 +36,7 @@ for grid in grids:
 @pytest.mark.parametrize(
     ("recipe", "grids"),
     [
-        ("tipsv2", [(1, 2), (4, 2)]),
+        ("tipsv2", [(4, 2)]),
         *[
             pytest.param(name, grids, marks=pytest.mark.slow)
             for name in ("tips", "tipsv2", "sinkhorn")

@@ -58,7 +58,7 @@ class Step:
 
     def compiled(self, batch_size: int) -> jax.stages.Compiled:
         settings = with_batch_size(self._settings, batch_size)
-        step = make_train_step(settings, self._graph, self._optimiser, self.mesh)
+        step: Any = make_train_step(settings, self._graph, self._optimiser, self.mesh)
         cut = sharding.of_batch(self.mesh)
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=cut)
@@ -77,8 +77,11 @@ def batch_shapes(settings: TrainConfig) -> dict[str, tuple[tuple[int, ...], Any]
     data, ssl = settings.data, settings.self_supervision
     b, size = data.batch_size, data.global_crop.size_px
     text = ((b, settings.model.text.max_tokens), np.int32)
-    shapes = {"alt_text": text, "synthetic_caption": text}
-    shapes["image"] = ((b, size, size, 3), np.uint8)
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "alt_text": text,
+        "synthetic_caption": text,
+        "image": ((b, size, size, 3), np.uint8),
+    }
     if ssl.distillation_weight > 0:
         side = data.local_crop.size_px
         shapes["local_crops"] = ((b, data.n_local_crops, side, side, 3), np.uint8)
@@ -177,7 +180,7 @@ def largest_batch(bytes_at: Callable[[int], int], limit: int, n_devices: int) ->
     of_image = (large - small) / n
     n_fitting = (SHARE_OF_MEMORY * limit - small) / of_image + n
     if n_fitting < 8:
-        raise ValueError(f"memory of a device={limit}: expected room for 8 images")
+        raise ValueError(f"limit={limit} bytes a device: expected room for 8 images")
     return int(n_fitting) // 8 * 8 * n_devices
 
 

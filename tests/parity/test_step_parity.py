@@ -11,6 +11,7 @@ from trainer.models.transformer import EncoderBlock
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
+train_torch = pytest.importorskip("benchmarks.train_torch")
 
 RNG = np.random.default_rng(0)
 
@@ -26,8 +27,6 @@ def unit(*shape):
 
 @pytest.mark.parametrize("n_targets", [8, 1])
 def test_cross_entropy_over_prototypes_is_the_same(n_targets):
-    from benchmarks import train_torch
-
     ssl = SelfSupervisionConfig(n_tokens_per_chunk=5)
     student, teacher = (
         (unit(3, 8, 6), unit(20, 6)),
@@ -47,8 +46,6 @@ def test_cross_entropy_over_prototypes_is_the_same(n_targets):
 
 
 def test_info_nce_is_the_same():
-    from benchmarks import train_torch
-
     image, text = normal(7, 6), normal(7, 6)
     found = train_torch.info_nce(*map(torch.tensor, (image, text)), torch.tensor(-2.0))
     expected = losses.info_nce(jnp.array(image), jnp.array(text), jnp.exp(-2.0))
@@ -56,8 +53,6 @@ def test_info_nce_is_the_same():
 
 
 def test_a_block_is_the_same():
-    from benchmarks import train_torch
-
     sizes = VisionConfig(width=16, n_layers=1, n_heads=2, mlp_dim=24)
     ours, theirs = EncoderBlock(sizes, ParamMaker(0)), train_torch.Block(sizes)
     attention, mlp = ours.MultiHeadDotProductAttention_0, ours.MlpBlock_0

@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 def test_a_run_is_traced_when_a_file_asks_for_it(run_train, tmp_path):
     (tmp_path / "profile").touch()
-    run_train(tmp_path, "run.n_profiled_steps=2", "n_steps=3")
+    run_train(tmp_path, "run.n_profiled_steps=2")
     assert not (tmp_path / "profile").exists()
     assert list(tmp_path.glob("profiles/2/plugins/profile/*/*.xplane.pb"))
 

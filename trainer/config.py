@@ -359,16 +359,22 @@ class RunConfig:
     n_steps_per_log: int = 50
     n_steps_per_checkpoint: int = 1000
     n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
+    n_profiled_steps: int = 5  # in a trace, see `trainer.profiler`
+    # Of one device, which the speed is held against; 0: see `trainer.flops.PEAKS`.
+    peak_flops_per_s: float = 0.0
     # Task to its data (see `trainer.evaluate`), done at every checkpoint.
     evaluations: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        _require(self.n_workers >= 0, f"n_workers={self.n_workers}", "0 or more")
+        for name in ("n_workers", "peak_flops_per_s"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name}={value}", "0 or more")
         for name in (
             "n_threads",
             "n_steps_per_log",
             "n_steps_per_checkpoint",
             "n_checkpoints_kept",
+            "n_profiled_steps",
         ):
             _require_positive(self, name)
 

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, UInt8
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from trainer.flops import Cost
+
 
 class NotFiniteError(ArithmeticError):
     """A measurement is infinite or not a number. The message names it and the step."""
@@ -30,7 +32,13 @@ class TrainingLog:
     """
 
     def __init__(
-        self, path: pathlib.Path, *, first_step: int, n_steps: int, batch_size: int
+        self,
+        path: pathlib.Path,
+        *,
+        first_step: int,
+        n_steps: int,
+        batch_size: int,
+        cost: Cost,
     ):
         _drop_lines_after(path, first_step)
         self._n_records_skipped = _n_records_skipped(path)
@@ -38,6 +46,10 @@ class TrainingLog:
         self._events = _EventFile(path.parent, first_step)
         self._display = _Display(first_step, n_steps)
         self._batch_size = batch_size
+        self._cost = cost
+        if cost.peak is not None:
+            tflops_per_s = cost.peak.flops_per_s / 1e12
+            self._display.say(f"MFU is of {tflops_per_s:g} TFLOP/s: {cost.peak.name}")
         self._previous: tuple[int, Mapping, np.ndarray] | None = None
         self._restart_clock(first_step)
 
@@ -121,7 +133,17 @@ class TrainingLog:
         return {
             "images_per_s": round(n_images / elapsed_s, 1),
             "share_waiting_for_data": round(self._waited_s / elapsed_s, 4),
+            **self._utilisation(n_images / elapsed_s),
         }
+
+    def _utilisation(self, images_per_s: float) -> dict[str, float]:
+        """Of one device; no share of a peak that is not known."""
+        cost = self._cost
+        flops_per_s = images_per_s * cost.flops_per_image / cost.n_devices
+        found = {"flops_per_s_per_device": float(f"{flops_per_s:.4g}")}
+        if cost.peak is not None:
+            found["mfu"] = float(f"{flops_per_s / cost.peak.flops_per_s:.4g}")
+        return found
 
     def _restart_clock(self, step: int) -> None:
         self._started_step = step
@@ -163,6 +185,9 @@ class _Display:
     def advance(self, step: int) -> None:
         self._bar.update(self._task, completed=step)
 
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
     def show(self, line: Mapping[str, float]) -> None:
         text = f"loss {line['loss']:.3f}"
         if "images_per_s" in line:
@@ -170,6 +195,8 @@ class _Display:
                 f"  {line['images_per_s']:.0f} images/s"
                 f"  {line['share_waiting_for_data']:.0%} waiting for data"
             )
+        if "mfu" in line:
+            text += f"  {line['mfu']:.0%} MFU"
         self._bar.update(self._task, description=text)
         if not self._console.is_terminal:
             print(f"step {line['step']}/{self._n_steps}  {text}", flush=True)

@@ -17,7 +17,7 @@ import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import checkpoints, cli, evaluate, origins, workdir
+from trainer import checkpoints, cli, evaluate, flops, origins, workdir
 from trainer.config import TrainConfig, load
 from trainer.evals.samples import SampleError
 from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
@@ -27,6 +27,7 @@ from trainer.models import two_tower
 from trainer.optim import make_optimiser
 from trainer.origins import Origins, initial_state
 from trainer.preemption import Preemption
+from trainer.profiler import Profiler
 from trainer.sharding import check_batch, make_mesh, to_devices
 from trainer.shards import RecordError
 from trainer.step import make_train_step
@@ -67,6 +68,7 @@ def train(job: Job) -> None:
         contextlib.closing(_batches(job)) as stream,
         checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
         Preemption() as preemption,
+        Profiler(job.folder, run.n_profiled_steps) as profiler,
     ):
         initial = initial_state(config, optimiser, mesh, job.origins)
         state = saved.resume(initial, stream)
@@ -76,6 +78,7 @@ def train(job: Job) -> None:
             first_step=first_step,
             n_steps=config.n_steps,
             batch_size=config.data.batch_size,
+            cost=flops.cost(config),
         ) as log:
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():
@@ -83,6 +86,8 @@ def train(job: Job) -> None:
                 log.skip(skipped.count(batch))
                 state, metrics = train_step(state, to_devices(mesh, batch))
                 log.count(step, metrics, batch["sample_id"])
+                with log.pausing():
+                    profiler.after(step, metrics)
                 is_last = step == config.n_steps
                 is_asked = preemption.is_asked(step)
                 is_due = is_last or step % run.n_steps_per_checkpoint == 0

@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 from tensorboard.compat.proto import event_pb2
 
+from trainer.flops import Cost, Peak
 from trainer.metrics import NotFiniteError, TrainingLog
 
 IDS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 
 
-def make_log(folder, first_step=0):
-    path = folder / "metrics.jsonl"
-    return TrainingLog(path, first_step=first_step, n_steps=9, batch_size=4)
+def make_log(folder, first_step=0, peak=None):
+    return TrainingLog(
+        folder / "metrics.jsonl",
+        first_step=first_step,
+        n_steps=9,
+        batch_size=4,
+        cost=Cost(flops_per_image=600, n_devices=2, peak=peak),
+    )
 
 
 def lines(folder):
@@ -30,6 +36,7 @@ def test_a_line_holds_step_samples_metrics_and_speed(tmp_path):
         log.write(3, {"loss": jnp.float32(3), "retrieval/recall@1": 0.123456789})
     (line,) = lines(tmp_path)
     assert line.pop("images_per_s") > 0
+    assert line.pop("flops_per_s_per_device") > 0
     assert 0 <= line.pop("share_waiting_for_data") <= 1
     assert line == {
         "step": 3,
@@ -70,6 +77,23 @@ def test_pauses_and_the_first_step_do_not_count_as_training(tmp_path, monkeypatc
         log.write(3, {"loss": 0.0})
     (line,) = lines(tmp_path)
     assert (line["images_per_s"], line["share_waiting_for_data"]) == (1.0, 0.25)
+
+
+def test_operations_are_of_one_device_and_mfu_is_their_share_of_a_named_peak(
+    tmp_path, monkeypatch, capsys
+):
+    clock = [100.0]
+    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: clock[0])
+    with make_log(tmp_path, peak=Peak("toy, bfloat16", 5e3)) as log:
+        clock[0] += 2
+        log.write(1, {"loss": 0.0})
+    (line,) = lines(tmp_path)
+    assert line["images_per_s"] == 2
+    assert line["flops_per_s_per_device"] == 600
+    assert line["mfu"] == 0.12
+    said, shown = capsys.readouterr().out.splitlines()
+    assert said == "MFU is of 5e-09 TFLOP/s: toy, bfloat16"
+    assert shown.endswith("  2 images/s  0% waiting for data  12% MFU")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

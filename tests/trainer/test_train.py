@@ -82,7 +82,7 @@ def assert_same_state(ours, theirs):
 
 def metric_lines(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    timed = ("images_per_s", "share_waiting_for_data")
+    timed = ("images_per_s", "share_waiting_for_data", "flops_per_s_per_device")
     return [{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines]
 
 
@@ -136,6 +136,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         for line in metric_lines(trained)
     ]
     assert metric_lines(tmp_path) == numbers
+
+
+def test_a_run_is_traced_when_a_file_asks_for_it(run_train, tmp_path):
+    (tmp_path / "profile").touch()
+    run_train(tmp_path, "run.n_profiled_steps=2")
+    assert not (tmp_path / "profile").exists()
+    assert list(tmp_path.glob("profiles/2/plugins/profile/*/*.xplane.pb"))
 
 
 def test_evaluation_prints_one_json_object(trained, evaluation_tar, capsys):

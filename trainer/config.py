@@ -308,11 +308,19 @@ class DataConfig:
     # Name of a set, as `--data` gives it, to its share of the samples shown. {} shows
     # the samples of all sets equally often.
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # 1 shuffles an epoch over all samples. More read that many samples which follow
+    # each other with one request to an object store, and shuffle the blocks, then the
+    # samples of `n_blocks_per_window` of them at a time. Each loader process keeps the
+    # blocks of a window or two in memory, and fetches all of them.
+    n_records_per_block: int = 1
+    n_blocks_per_window: int = 16
 
     def __post_init__(self):
         _require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
         n = self.n_local_crops
         _require(n >= 0, f"n_local_crops={n}", "0 or more")
+        _require_positive(self, "n_records_per_block")
+        _require_positive(self, "n_blocks_per_window")
         _require(
             all(weight > 0 for weight in self.granularity_weights.values()),
             f"granularity_weights={dict(self.granularity_weights)}",

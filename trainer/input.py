@@ -1,10 +1,11 @@
 """Shards in, batches out: by random access, so that step s is a function of (seed, s).
 
-Every epoch of a set is shuffled anew over all its samples; several sets take turns by
-their weights. Position p of the endless stream is row p mod B of batch p div B; which
-sample stands there, which boxes are cut from its image, which patches are hidden and
-which captions it shows depend on the seed, the epoch and the sample alone. Batches are
-therefore the same for any number of workers, hosts and restarts.
+Every epoch of a set is shuffled anew, over all its samples or, to spare an object store
+requests, in blocks of them; several sets take turns by their weights. Position p of the
+endless stream is row p mod B of batch p div B; which sample stands there, which boxes
+are cut from its image, which patches are hidden and which captions it shows depend on
+the seed, the epoch and the sample alone. Batches are therefore the same for any number
+of workers, hosts and restarts.
 
 A record that cannot be used is skipped: another one of its set takes its row, drawn
 from the seed and the position, and the row tells which were skipped.
@@ -24,6 +25,7 @@ from trainer import captions, crops, images, masks
 from trainer.chance import many_uniforms, uniforms
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
 from trainer.mixture import Mixture
+from trainer.order import BlockOrder
 from trainer.shards import RecordError
 from trainer.tokenizer import Tokenizer
 
@@ -155,8 +157,13 @@ def batches(
         processes = grain.MultiprocessingOptions(num_workers=run.n_workers)
     else:
         processes = None
+    shards = view.shards.in_blocks(
+        view.config.n_records_per_block,
+        # Each thread is in a window of its own, and one of them goes on to the next.
+        (run.n_threads + 1) * view.config.n_blocks_per_window,
+    )
     elastic = grain.experimental.ElasticIterator(
-        _stream(view),
+        _stream(dataclasses.replace(view, shards=shards)),
         n_rows,
         grain.sharding.ShardOptions(shard_index, shard_count),
         read_options=grain.ReadOptions(
@@ -174,20 +181,31 @@ def _stream(view: ViewSample) -> grain.MapDataset:
     versions of a sample side by side.
     """
     streams = [
-        grain.MapDataset.range(part.start, part.stop)
-        .seed((view.rng_seed + number) % 2**32)
-        .shuffle()
-        .repeat()
-        .map_with_index(view)
+        _shuffled(part, (view.rng_seed + number) % 2**32, view.config)
         for number, part in enumerate(view.shards.parts)
     ]
-    if len(streams) == 1:
-        return streams[0]
-    return grain.MapDataset.mix(streams, view.shards.weights)
+    rows = [stream.map_with_index(view) for stream in streams]
+    if len(rows) == 1:
+        return rows[0]
+    return grain.MapDataset.mix(rows, view.shards.weights)
+
+
+def _shuffled(part: range, seed: int, config: DataConfig) -> grain.MapDataset[int]:
+    """The samples of a set without end, each epoch in an order of its own."""
+    samples = grain.MapDataset.range(part.start, part.stop)
+    if config.n_records_per_block == 1:
+        return samples.seed(seed).shuffle().repeat()
+    order = BlockOrder(
+        part, config.n_records_per_block, config.n_blocks_per_window, seed
+    )
+    return samples.repeat().map_with_index(order)
 
 
 class SkippedRecords:
-    """Counts the records that were skipped, and warns of each of them once."""
+    """Counts the records that were skipped, and warns of each of them once.
+
+    Those of the rows that it is given: of this process, where a run has several.
+    """
 
     def __init__(self, view: ViewSample):
         self._view = view

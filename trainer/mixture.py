@@ -1,10 +1,12 @@
 """Several exports as one sequence of samples, with the share of each in training."""
 
 import bisect
+import copy
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from pipeline.records import Sample
 from trainer.shards import Shards
@@ -37,6 +39,12 @@ class Mixture:
         self.granularities: tuple[str, ...] = tuple(dict.fromkeys(found))
         self.fingerprint: str = _fingerprint(names, self._sets)
 
+    def in_blocks(self, n_records: int, n_kept: int) -> Self:
+        """The same samples, which each set reads as `Shards.in_blocks` says."""
+        other = copy.copy(self)
+        other._sets = [shards.in_blocks(n_records, n_kept) for shards in self._sets]
+        return other
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -68,6 +76,8 @@ class Mixture:
 
 def open_mixture(folders: Sequence[str], weights: Mapping[str, float]) -> Mixture:
     """Opens what `--data` was given: `[NAME=]FOLDER`; else the folder is the name.
+
+    A folder may be one of an object store: `gs://BUCKET/RUN/tfrecords`.
 
     Raises ValueError when a folder is no export, or names and weights do not fit.
     """

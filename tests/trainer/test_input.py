@@ -4,11 +4,13 @@ import json
 import numpy as np
 import pytest
 import tiny_export
+from fsspec.implementations.local import LocalFileSystem
 
 from trainer import crops, images
 from trainer import input as trainer_input
 from trainer.config import RunConfig
 from trainer.mixture import Mixture
+from trainer.order import BlockOrder
 from trainer.shards import RecordError, Shards
 from trainer.tokenizer import Tokenizer
 
@@ -267,6 +269,55 @@ def test_data_that_is_broken_throughout_is_an_error(tmp_path, tiny):
     view = make_view(make_mixture(folder), tiny)
     with pytest.raises(RecordError, match=r"record \d of .*; 7 others, drawn before"):
         view(0, 0)
+
+
+@pytest.fixture(scope="module")
+def blocks(export, tiny):
+    """The view in blocks of 5, which span shards, and windows of 2."""
+    shards = make_mixture(f"file://{export}")
+    return make_view(shards, tiny, n_records_per_block=5, n_blocks_per_window=2)
+
+
+def test_blocks_are_shown_as_the_order_says(blocks):
+    order = BlockOrder(range(24), 5, 2, blocks.rng_seed)
+    expected = [blocks.shards[order(position, 0)].sample_id for position in range(48)]
+    assert ids(stream_of(blocks, 6)) == expected
+    assert len({*expected[:24]}) == len({*expected[24:]}) == 24
+
+
+def test_a_store_and_a_local_folder_show_the_same(blocks, view):
+    local = dataclasses.replace(blocks, shards=view.shards)
+    assert_equal(stream_of(local, 4), stream_of(blocks, 4))
+
+
+def test_a_stream_in_blocks_is_the_same_for_any_readers_and_restarts(blocks):
+    expected = stream_of(blocks, 5)
+    assert_equal(stream_of(blocks, 5, RunConfig(n_workers=2, n_threads=2)), expected)
+    for part in range(2):
+        rows = [{name: x[part::2] for name, x in row.items()} for row in expected]
+        assert_equal(stream_of(blocks, 5, part=(part, 2)), rows)
+    stream = trainer_input.batches(blocks, ONE_THREAD)
+    take(stream, 2)
+    restored = trainer_input.batches(blocks, RunConfig(n_threads=2))
+    restored.set_state(json.loads(json.dumps(stream.get_state())))
+    assert_equal(take(restored, 3), expected[2:])
+
+
+def test_each_block_of_a_window_is_requested_once(blocks, monkeypatch):
+    found, cat_file = [], LocalFileSystem.cat_file
+
+    def counted(self, path, start=None, end=None, **options):
+        found.append((path, start, end))
+        return cat_file(self, path, start=start, end=end, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", counted)
+    stream = trainer_input.batches(blocks, ONE_THREAD)
+    take(stream, 3)
+    stream.close()
+    # An epoch has 5 blocks, of which one spans both shards, and there are 2 indexes.
+    # What is prefetched of the next epoch may ask for blocks again.
+    assert len(set(found)) == 8
+    assert len(found) <= 8 + 6
 
 
 @pytest.fixture

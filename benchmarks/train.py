@@ -32,7 +32,6 @@ from trainer import cli, config, flops, sharding, state, tokenizer
 from trainer import input as trainer_input
 from trainer.config import TrainConfig
 from trainer.mixture import Mixture
-from trainer.models import two_tower
 from trainer.optim import make_optimiser
 from trainer.shards import Shards
 from trainer.step import make_train_step
@@ -47,18 +46,14 @@ class Step:
     """The train step of a configuration, and the state that it goes on from."""
 
     def __init__(self, settings: TrainConfig):
-        has_head = settings.self_supervision.is_on
         self.mesh = sharding.make_mesh(settings.compute.n_fsdp)
         self._settings = settings
         self._optimiser = make_optimiser(settings.optimiser, settings.n_steps)
-        self._graph = two_tower.graph(
-            settings.model, has_head=has_head, compute=settings.compute
-        )
         self.state = state.init_state(settings, self._optimiser, self.mesh)
 
     def compiled(self, batch_size: int) -> jax.stages.Compiled:
         settings = with_batch_size(self._settings, batch_size)
-        step: Any = make_train_step(settings, self._graph, self._optimiser, self.mesh)
+        step: Any = make_train_step(settings, self._optimiser, self.mesh)
         cut = sharding.of_batch(self.mesh)
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=cut)

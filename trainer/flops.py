@@ -18,6 +18,7 @@ from flax import nnx
 from trainer.config import (
     Ema,
     HeadConfig,
+    ModelConfig,
     TextConfig,
     TrainConfig,
     TransformerConfig,
@@ -77,9 +78,9 @@ class Forward(NamedTuple):
     frozen: int  # without: the teacher
 
 
-def cost(config: TrainConfig) -> Cost:
-    """On the devices of this run."""
-    return Cost(per_image(config), jax.device_count(), peak(config))
+def cost(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Cost:
+    """On the devices of this run; `teacher_model` is that of a frozen teacher."""
+    return Cost(per_image(config, teacher_model), jax.device_count(), peak(config))
 
 
 def peak(config: TrainConfig) -> Peak | None:
@@ -89,29 +90,32 @@ def peak(config: TrainConfig) -> Peak | None:
     return PEAKS.get(jax.devices()[0].device_kind)
 
 
-def per_image(config: TrainConfig) -> int:
+def per_image(config: TrainConfig, teacher_model: ModelConfig | None = None) -> int:
     """Of a train step, divided by its batch."""
-    trained, frozen = forward(config)
+    trained, frozen = forward(config, teacher_model)
     return FORWARD_AND_BACKWARD * trained + frozen
 
 
-def forward(config: TrainConfig) -> Forward:
+def forward(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Forward:
     """The passes of `trainer.step`; a term that is switched off costs nothing."""
     model, data, ssl = config.model, config.data, config.self_supervision
-    whole = of_vision(model.vision, data.global_crop.size_px)
-    local = of_vision(model.vision, data.local_crop.size_px)
-    head = of_head(model.head, model.vision.width)
-    logits = 2 * data.batch_size * model.vision.width  # of an image, with all texts
+    taught = teacher_model or model
+    size_px, width = data.global_crop.size_px, model.vision.width
+    whole = of_vision(model.vision, size_px)
+    head, teacher_head = (of_head(m.head, m.vision.width) for m in (model, taught))
+    logits = 2 * data.batch_size * width  # of an image, with all texts
     trained, frozen = whole + 2 * of_text(model.text) + 2 * logits, 0
     if ssl.patch_weight > 0:
-        n_patches = _n_patches(model.vision, data.global_crop.size_px)
-        trained += whole + n_patches * head
-        frozen += n_patches * head
+        n_patches = _n_patches(model.vision, size_px)
+        trained += n_patches * head + (whole if ssl.mask_ratio > 0 else 0)
+        frozen += _n_patches(taught.vision, size_px) * teacher_head
     if ssl.distillation_weight > 0:
-        trained += data.n_local_crops * (local + head)
-        frozen += head
-    if ssl.is_on and ssl.ema is Ema.FULL:
-        frozen += whole
+        local = of_vision(model.vision, data.local_crop.size_px)
+        n_views = data.n_local_crops + ssl.is_global_crop_distilled
+        trained += data.n_local_crops * local + n_views * head
+        frozen += teacher_head
+    if ssl.is_on and ssl.ema is not Ema.HEAD:
+        frozen += of_vision(taught.vision, size_px)
     return Forward(trained, frozen)
 
 

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from trainer.models.layers import float32_in_full
+
 
 class Scores(NamedTuple):
     """Logits as the factors bottleneck @ prototypes / temperature."""
@@ -161,9 +163,10 @@ def _tokens_first(bottleneck: Float[Array, "b t d"]) -> Float[Array, "t b d"]:
 
 
 def _logits(bottleneck: Float[Array, "*b d"], scores: Scores) -> Float[Array, "*b k"]:
-    products = jnp.matmul(
-        bottleneck,
-        scores.prototypes.astype(bottleneck.dtype),
-        preferred_element_type=jnp.float32,
-    )
+    with float32_in_full(bottleneck.dtype):
+        products = jnp.matmul(
+            bottleneck,
+            scores.prototypes.astype(bottleneck.dtype),
+            preferred_element_type=jnp.float32,
+        )
     return products / scores.temperature

@@ -78,7 +78,7 @@ def train(job: Job) -> None:
             first_step=first_step,
             n_steps=config.n_steps,
             batch_size=config.data.batch_size,
-            cost=flops.cost(config),
+            cost=flops.cost(config, teacher_model),
         ) as log:
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():

@@ -20,7 +20,7 @@ def test_the_largest_batch_is_in_eights_and_leaves_a_twentieth():
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (0.0, 2.0), (1.0, 0.0)])
 def test_a_synthetic_batch_has_what_the_step_reads(weights):
     config = objectives.config(distillation_weight=weights[0], patch_weight=weights[1])
-    mesh = objectives.Run(config, n_fsdp=1).mesh
+    mesh = objectives.Run(config, grid=(1, 1)).mesh
     batch = next(benchmark.synthetic_batches(config, mesh))
     expected = objectives.batch()
     unread = {"local_crops": weights[0], "mask": weights[1]}

@@ -60,12 +60,12 @@ class PrototypeHead(nnx.Module):
         self.prototypes = Prototypes(config, make)
 
     def __call__(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b bottleneck"]:
-        """Vectors of length 1, float32."""
+        """Vectors of length 1, rounded from float32 to the type of the layers."""
         *hidden, narrow = [getattr(self, f"Dense_{i}") for i in range(self._n_layers)]
         x = tokens.astype(self._dtype)
         for layer in hidden:
             x = jax.nn.gelu(layer(x))
-        return l2_normalise(narrow(x, jnp.float32))
+        return l2_normalise(narrow(x, jnp.float32)).astype(self._dtype)
 
 
 class Prototypes(nnx.Module):

@@ -49,7 +49,7 @@ def captions(
     arguments = (str(folder), str(n_model_shards), str(batch_size))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}"},
         check=True,
         capture_output=True,
         text=True,

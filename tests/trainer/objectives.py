@@ -35,7 +35,7 @@ def config(**changes) -> TrainConfig:
     others = {name: value for name, value in changes.items() if name not in names}
     fields = {
         "model": ModelConfig(
-            vision=VisionConfig(**_SIZES, n_layers=2, position_grid=(4, 4)),
+            vision=VisionConfig(**_SIZES, n_layers=1, position_grid=(4, 4)),
             text=TextConfig(**_SIZES, n_layers=1, vocabulary_size=50, max_tokens=6),
             head=HeadConfig(
                 n_prototypes=24, hidden_dim=16, n_layers=2, bottleneck_dim=8
@@ -92,6 +92,7 @@ class Run:
 
     config: TrainConfig
     grid: tuple[int, int] | None = None  # devices by data and fsdp; None: no mesh
+    has_noise: bool = True  # some parameters start at zero and would hide mistakes
 
     @property
     def mesh(self):
@@ -105,14 +106,13 @@ class Run:
         return step.Objective(self.config, self.mesh)
 
     def initial(self) -> dict:
-        """Parameters with noise, since some start at zero and would hide mistakes."""
-        optimiser = self.optimiser
-        state = states.init_state(self.config, optimiser)
+        state = states.init_state(self.config, self.optimiser)
         rng = np.random.default_rng(1)
-        state["params"] = jax.tree.map(
-            lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-            state["params"],
-        )
+        if self.has_noise:
+            state["params"] = jax.tree.map(
+                lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+                state["params"],
+            )
         return state if self.mesh is None else states.placed(state, self.mesh)
 
     @property

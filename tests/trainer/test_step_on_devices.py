@@ -47,7 +47,8 @@ for grid in grids:
 def test_a_mesh_trains_as_one_device(recipe, grids):
     folder = pathlib.Path(__file__).parent
     settings = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} "
+        "--xla_force_host_platform_device_count=8",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent.parent)]),
     }

@@ -7,6 +7,7 @@ others. Step 0, the untrained model, is always kept.
 """
 
 import pathlib
+import textwrap
 import types
 from collections.abc import Mapping
 from typing import Any, Self
@@ -113,5 +114,6 @@ def load_params(folder: pathlib.Path, step: int, shapes: dict) -> dict:
 
 
 def _summary(error: Exception) -> str:
-    """What went wrong first, without the source positions that TensorStore adds."""
-    return str(error.__cause__ or error).partition(" [source")[0]
+    """What went wrong first, without the listings that the libraries add."""
+    first = str(error.__cause__ or error).partition(" [source")[0]
+    return textwrap.shorten(first, 300)

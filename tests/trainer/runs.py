@@ -18,7 +18,20 @@ QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_force_host_platform_device_count="
 )
+# Recipes as overrides. The first compiles in a fraction of the others' time.
+RECIPES = {
+    "contrastive": (
+        "self_supervision.distillation_weight=0",
+        "self_supervision.patch_weight=0",
+    ),
+    "tips": ("self_supervision.ema=full", "self_supervision.patch_loss=ibot"),
+    "tipsv2": ("self_supervision.ema=head", "self_supervision.patch_loss=ibot++"),
+}
 TIMED = ("images_per_s", "share_waiting_for_data")
+
+
+def with_set(*overrides: str) -> list[str]:
+    return [part for one in overrides for part in ("--set", one)]
 
 
 def start(

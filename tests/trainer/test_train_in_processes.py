@@ -6,7 +6,16 @@ import socket
 import time
 
 import pytest
-from runs import LIMIT_S, assert_close, finish, metric_lines, saved, start
+from runs import (
+    LIMIT_S,
+    RECIPES,
+    assert_close,
+    finish,
+    metric_lines,
+    saved,
+    start,
+    with_set,
+)
 
 from trainer import checkpoints, processes
 
@@ -30,24 +39,21 @@ def start_both(arguments, n_devices=1):
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def command(recipe, export, evaluation_tar):
-    evaluation = f"run.evaluations.retrieval={evaluation_tar}"
-    return ["--config", recipe, "--data", export, "--set", evaluation]
+    evaluation = with_set(f"run.evaluations.retrieval={evaluation_tar}")
+    return ["--config", recipe, "--data", export, *evaluation]
 
 
-@pytest.fixture(scope="module")
-def alone(command, tmp_path_factory):
-    """What one process with one device makes of the run."""
-    workdir = tmp_path_factory.mktemp("alone")
-    finish(start([*command, "--workdir", workdir]))
-    return workdir
-
-
-def test_two_processes_train_as_one(command, alone, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["contrastive", pytest.param("tipsv2", marks=pytest.mark.slow)]
+)
+def test_two_processes_train_as_one(command, name, tmp_path):
     """With parameters cut over both, so that neither can read them alone."""
-    workdir = tmp_path / "both"
-    cut = ["--set", "compute.n_fsdp=2"]
+    alone, workdir = tmp_path / "alone", tmp_path / "both"
+    command = [*command, *with_set(*RECIPES[name])]
+    finish(start([*command, "--workdir", alone]))
+    cut = with_set("compute.n_fsdp=2")
     for process in start_both([*command, "--workdir", workdir, *cut]):
         finish(process)
     assert_close(workdir, alone, 6)
@@ -65,9 +71,10 @@ def test_two_processes_train_as_one(command, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_were_stopped(command, alone, tmp_path):
-    longer = ["--set", "n_steps=100000", "--set", "run.n_steps_per_checkpoint=100000"]
-    arguments = [*command, "--workdir", tmp_path, *longer]
+def test_one_process_goes_on_where_two_were_stopped(command, tmp_path):
+    longer = ("n_steps=100000", "run.n_steps_per_checkpoint=100000")
+    sets = with_set(*longer, *RECIPES["contrastive"])
+    arguments = [*command, "--workdir", tmp_path, *sets]
     both = start_both(arguments)
     deadline = time.monotonic() + LIMIT_S
     metrics = tmp_path / "metrics.jsonl"

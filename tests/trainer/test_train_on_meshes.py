@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 
-from runs import ROOT, assert_close, finish, saved, start
+import pytest
+from runs import ROOT, assert_close, finish, saved, start, with_set
 
 # Saves a state on one mesh and reads it into another; prints whether it is the same.
 PROGRAM = """
@@ -52,6 +53,7 @@ def test_arrays_come_back_bit_for_bit_on_another_mesh(tmp_path):
     assert shape == [24, 8]  # a quarter of 24 x 32
 
 
+@pytest.mark.slow
 def test_a_run_of_2_devices_ends_alike_on_8_that_share_parameters(
     recipe, export, tmp_path
 ):
@@ -59,7 +61,7 @@ def test_a_run_of_2_devices_ends_alike_on_8_that_share_parameters(
     undisturbed, moved = tmp_path / "undisturbed", tmp_path / "moved"
     finish(start([*flags, "--workdir", undisturbed], n_devices=2))
     go_back(undisturbed, moved, step=3)
-    cut = ["--set", "compute.n_fsdp=4"]
+    cut = with_set("compute.n_fsdp=4")
     finish(start([*flags, "--workdir", moved, *cut], n_devices=8))
     assert_close(moved, undisturbed, 6)
     assert saved(moved, 6)["training"]["step"] == 6
@@ -75,7 +77,7 @@ def go_back(workdir: pathlib.Path, copy: pathlib.Path, step: int) -> None:
 
 def test_a_batch_that_8_devices_cannot_share_exits_with_2(recipe, export, tmp_path):
     flags = ["--config", recipe, "--data", export, "--workdir", tmp_path / "work"]
-    odd = ["--set", "data.batch_size=12"]
+    odd = with_set("data.batch_size=12")
     _, errors = finish(start([*flags, *odd], n_devices=8), code=2)
     assert errors.startswith("error: data.batch_size=12: expected a multiple of 8")
     assert errors.count("\n") == 1

@@ -39,7 +39,7 @@ def test_a_killed_run_goes_on_bit_for_bit(command, tmp_path):
     finish(start([*flags, "--workdir", undisturbed]))
     arguments = [*flags, "--workdir", killed]
     assert kill_after(start(arguments), killed, step=4, delay_s=0.05) < 12
-    finish(start([*arguments, *with_set("run.n_workers=2")]))
+    finish(start([*arguments, *with_set("run.n_threads=3")]))
     assert_same_run(killed, undisturbed, 12)
 
 

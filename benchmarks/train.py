@@ -28,7 +28,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import input as drawn_input
-from trainer import cli, config, flops, sharding, state, tokenizer
+from trainer import cli, flops, recipes, sharding, state, tokenizer
 from trainer import input as trainer_input
 from trainer.config import TrainConfig
 from trainer.mixture import Mixture
@@ -183,7 +183,7 @@ def chosen(flags: Any) -> TrainConfig:
     """The configuration that the flags name. ValueError if it does not fit."""
     is_cpu = jax.default_backend() == "cpu"
     path = flags.config or CONFIGS / ("demo.py" if is_cpu else "tipsv2_b14.py")
-    settings = config.load(path, flags.overrides)
+    settings = recipes.load(path, flags.overrides)
     if flags.steps < 1:
         raise ValueError(f"--steps={flags.steps}: expected 1 or more")
     if flags.batch_size is not None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from trainer import cli, config, flops
+from trainer import cli, config, flops, recipes
 from trainer.config import (
     AntiCollapse,
     ContrastiveLoss,
@@ -350,7 +350,7 @@ def main() -> None:
         if flags.steps < 1:
             raise ValueError(f"--steps={flags.steps}: expected 1 or more")
         size = f"data.batch_size={flags.batch_size}"
-        settings = config.load(flags.config, [*flags.overrides, size])
+        settings = recipes.load(flags.config, [*flags.overrides, size])
         check(settings)
     torch.set_float32_matmul_precision("high")  # as JAX does: TF32
     print(json.dumps(measured(settings, flags.steps), indent=1))

@@ -2,18 +2,25 @@
 
 Each is a folder `checkpoints/STEP` with the items `params` (all that evaluation and
 export need), `training` (optimiser state and step) and `data` (position in the stream).
-Step 0, the untrained model, is always kept.
+None of it depends on the devices or on the number of processes: a run may go on with
+others. Step 0, the untrained model, is always kept.
 """
 
 import pathlib
+import textwrap
 import types
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import grain
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from trainer.state import State, abstract
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read. The message names its folder."""
 
 
 class Checkpoints:
@@ -47,30 +54,40 @@ class Checkpoints:
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state["params"]),
                 training=ocp.args.StandardSave(training),
-                data=grain.checkpoint.CheckpointSave(batches),
+                data=ocp.args.JsonSave(batches.get_state()),
             ),
         )
 
     def resume(self, state: State, batches: grain.DatasetIterator) -> State:
         """The latest state, and `batches` set to go on behind it.
 
-        Without a checkpoint it is `state`, which is saved as the first one.
+        Without a checkpoint it is `state`, which is saved as the first one. Raises
+        CheckpointError when the latest one is damaged.
         """
         step = self._manager.latest_step()
         if step is None:
             self.save(state, batches)
             return state
-        shapes = abstract(state)
+        try:
+            restored = self._restore(step, abstract(state))
+        except Exception as error:  # Orbax raises just that for a damaged array
+            raise CheckpointError(
+                f"{self._manager.directory / str(step)}: {_summary(error)}; expected a"
+                " whole checkpoint, remove the folder to go on from the one before"
+            ) from error
+        batches.set_state(restored["data"])
+        return {"params": restored["params"], **restored["training"]}
+
+    def _restore(self, step: int, shapes: State) -> Mapping[str, Any]:
         params = shapes.pop("params")
-        restored = self._manager.restore(
+        return self._manager.restore(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(params),
                 training=ocp.args.StandardRestore(shapes),
-                data=grain.checkpoint.CheckpointRestore(batches),
+                data=ocp.args.JsonRestore(),
             ),
         )
-        return {"params": restored["params"], **restored["training"]}
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -91,3 +108,9 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
                 shapes, restore_args=places, partial_restore=True
             ),
         )
+
+
+def _summary(error: Exception) -> str:
+    """What went wrong first, without the listings that the libraries add."""
+    first = str(error.__cause__ or error).partition(" [source")[0]
+    return textwrap.shorten(first, 300)

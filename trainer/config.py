@@ -1,32 +1,25 @@
 """A training run as frozen dataclasses that check themselves.
 
-A configuration is a Python file with `get_config() -> TrainConfig`; `--set a.b=value`
-changes single fields. The resolved configuration is kept in the workdir as JSON, from
-which `from_dict` builds it again. A wrong value is a `ValueError` that names the field,
-the value and what was expected.
+A wrong value is a `ValueError` that names the field, the value and what was expected.
+Files of configurations are read by `trainer.recipes`.
 """
 
-import ast
 import dataclasses
 import enum
-import json
-import pathlib
-import runpy
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 PAD_ID = 0  # token id that fills up rows of text
 
 
-def _require(is_met: bool, found: str, expected: str) -> None:
+def require(is_met: bool, found: str, expected: str) -> None:
     if not is_met:
         raise ValueError(f"{found}: expected {expected}")
 
 
 def _require_positive(config: object, name: str) -> None:
     value = getattr(config, name)
-    _require(value > 0, f"{name}={value}", "more than 0")
+    require(value > 0, f"{name}={value}", "more than 0")
 
 
 class FeedForward(enum.StrEnum):
@@ -114,7 +107,7 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("width", "n_layers", "n_heads", "mlp_dim"):
             _require_positive(self, name)
-        _require(
+        require(
             self.width % (2 * self.n_heads) == 0,
             f"width={self.width}",
             f"a multiple of 2 x n_heads = {2 * self.n_heads}",
@@ -130,7 +123,7 @@ class VisionConfig(TransformerConfig):
     def __post_init__(self):
         super().__post_init__()
         _require_positive(self, "patch_size_px")
-        _require(
+        require(
             min(self.position_grid) > 0,
             f"position_grid={self.position_grid}",
             "two positive numbers",
@@ -203,10 +196,10 @@ class SelfSupervisionConfig:
     def __post_init__(self):
         for name in ("distillation_weight", "patch_weight", "visible_weight"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name}={value}", "0 or more")
+            require(value >= 0, f"{name}={value}", "0 or more")
         for name in ("mask_ratio", "ema_decay", "final_ema_decay", "centre_momentum"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"{name}={value}", "0 <= value <= 1")
+            require(0 <= value <= 1, f"{name}={value}", "0 <= value <= 1")
         for name in (
             "student_temperature",
             "initial_teacher_temperature",
@@ -215,7 +208,7 @@ class SelfSupervisionConfig:
         ):
             _require_positive(self, name)
         n = self.n_teacher_warmup_steps
-        _require(n >= 0, f"n_teacher_warmup_steps={n}", "0 or more")
+        require(n >= 0, f"n_teacher_warmup_steps={n}", "0 or more")
 
     @property
     def is_on(self) -> bool:
@@ -237,7 +230,7 @@ class ComputeConfig:
         for name in ("n_microbatches", "n_fsdp", "n_rows_per_chunk"):
             _require_positive(self, name)
         is_known = self.dtype in ("float32", "bfloat16")
-        _require(is_known, f"dtype={self.dtype}", "float32 or bfloat16")
+        require(is_known, f"dtype={self.dtype}", "float32 or bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,7 +244,7 @@ class ModelConfig:
     initial_bias: float = -10.0  # of the sigmoid loss: SigLIP's
 
     def __post_init__(self):
-        _require(
+        require(
             self.vision.width == self.text.width,
             f"text.width={self.text.width}",
             f"vision.width={self.vision.width}: there is no projection between them",
@@ -275,17 +268,17 @@ class CropConfig:
 
     def __post_init__(self):
         _require_positive(self, "size_px")
-        _require(
+        require(
             0 < self.min_area <= self.max_area <= 1,
             f"min_area={self.min_area}, max_area={self.max_area}",
             "0 < min_area <= max_area <= 1",
         )
-        _require(
+        require(
             0 < self.min_aspect <= self.max_aspect,
             f"min_aspect={self.min_aspect}, max_aspect={self.max_aspect}",
             "0 < min_aspect <= max_aspect",
         )
-        _require(
+        require(
             0 <= self.flip_probability <= 1,
             f"flip_probability={self.flip_probability}",
             "a probability",
@@ -316,17 +309,17 @@ class DataConfig:
     n_blocks_per_window: int = 16
 
     def __post_init__(self):
-        _require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
+        require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
         n = self.n_local_crops
-        _require(n >= 0, f"n_local_crops={n}", "0 or more")
+        require(n >= 0, f"n_local_crops={n}", "0 or more")
         _require_positive(self, "n_records_per_block")
         _require_positive(self, "n_blocks_per_window")
-        _require(
+        require(
             all(weight > 0 for weight in self.granularity_weights.values()),
             f"granularity_weights={dict(self.granularity_weights)}",
             "positive weights",
         )
-        _require(
+        require(
             all(weight > 0 for weight in self.mixture.values()),
             f"mixture={dict(self.mixture)}",
             "positive weights",
@@ -352,10 +345,10 @@ class OptimiserConfig:
         _require_positive(self, "max_gradient_norm")
         for name in ("n_warmup_steps", "weight_decay"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name}={value}", "0 or more")
+            require(value >= 0, f"{name}={value}", "0 or more")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"{name}={value}", "0 <= value < 1")
+            require(0 <= value < 1, f"{name}={value}", "0 <= value < 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -376,7 +369,7 @@ class RunConfig:
     def __post_init__(self):
         for name in ("n_workers", "peak_flops_per_s"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name}={value}", "0 or more")
+            require(value >= 0, f"{name}={value}", "0 or more")
         for name in (
             "n_threads",
             "n_steps_per_log",
@@ -406,10 +399,10 @@ class TrainConfig:
 
     def __post_init__(self):
         _require_positive(self, "n_steps")
-        _require(
+        require(
             0 <= self.rng_seed < 2**32, f"rng_seed={self.rng_seed}", "0 to 2**32 - 1"
         )
-        _require(
+        require(
             self.optimiser.n_warmup_steps < self.n_steps,
             f"optimiser.n_warmup_steps={self.optimiser.n_warmup_steps}",
             f"less than n_steps={self.n_steps}",
@@ -417,29 +410,29 @@ class TrainConfig:
         patch = self.model.vision.patch_size_px
         for name in ("global_crop", "local_crop"):
             size = getattr(self.data, name).size_px
-            _require(
+            require(
                 size % patch == 0,
                 f"data.{name}.size_px={size}",
                 f"a multiple of model.vision.patch_size_px={patch}",
             )
         ssl, n_local_crops = self.self_supervision, self.data.n_local_crops
-        _require(
+        require(
             ssl.distillation_weight == 0 or n_local_crops > 0,
             f"data.n_local_crops={n_local_crops}",
             "at least 1, or self_supervision.distillation_weight=0",
         )
-        _require(
+        require(
             (ssl.ema is Ema.FROZEN) == bool(self.teacher_from),
             f"teacher_from={self.teacher_from!r}",
             "a workdir with self_supervision.ema=frozen, and nothing without",
         )
         n_parts = self.compute.n_microbatches
-        _require(
+        require(
             self.data.batch_size % n_parts == 0,
             f"compute.n_microbatches={n_parts}",
             f"a divisor of data.batch_size={self.data.batch_size}",
         )
-        _require(
+        require(
             n_parts == 1 or ssl.anti_collapse is AntiCollapse.CENTRING,
             f"compute.n_microbatches={n_parts}",
             "1 with self_supervision.anti_collapse=sinkhorn, which needs a whole batch",
@@ -462,7 +455,7 @@ def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelCon
     The position grid is (16, 16) in TIPS and (32, 32) in TIPSv2. The released code
     gives every text tower 12 layers; the released So400m weights have 27.
     """
-    _require(size in _TIPS_SIZES, f"size={size}", f"one of {', '.join(_TIPS_SIZES)}")
+    require(size in _TIPS_SIZES, f"size={size}", f"one of {', '.join(_TIPS_SIZES)}")
     width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = _TIPS_SIZES[size]
     shared: dict[str, typing.Any] = {
         "width": width,
@@ -478,150 +471,3 @@ def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelCon
         ),
         text=TextConfig(**shared, n_layers=n_text_layers),
     )
-
-
-def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Runs a configuration file and applies `a.b=value` overrides in order."""
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"--config={path}: expected a Python file")
-    try:
-        values = to_dict(_get_config(path))
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"--config={path}: {error}") from error
-    for override in overrides:
-        _override(values, override)
-    return from_dict(TrainConfig, values)
-
-
-def _get_config(path: str | pathlib.Path) -> TrainConfig:
-    try:
-        namespace = runpy.run_path(str(path))
-    except (AttributeError, ImportError, NameError, SyntaxError) as error:
-        raise ValueError(str(error)) from error
-    if "get_config" not in namespace:
-        raise ValueError("expected a function get_config()")
-    return namespace["get_config"]()
-
-
-def to_dict(config: TrainConfig) -> dict:
-    """Nested dictionaries, lists, numbers and strings, as JSON holds them."""
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"get_config() returned {type(config)}: expected a TrainConfig")
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-if typing.TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = typing.TypeVar("T", bound="DataclassInstance")
-
-
-def from_dict(kind: type[T], values: Mapping, prefix: str = "") -> T:
-    """Builds a dataclass from nested dictionaries, and checks names and types."""
-    hints = typing.get_type_hints(kind)
-    for name in values:
-        _known(name, hints, prefix)
-    for field in dataclasses.fields(kind):
-        _require(
-            field.name in values or not _is_required(field),
-            f"{prefix}{field.name} is missing",
-            _described(hints[field.name]),
-        )
-    return kind(
-        **{
-            name: _typed(hints[name], value, f"{prefix}{name}")
-            for name, value in values.items()
-        }
-    )
-
-
-def _override(values: dict, assignment: str) -> None:
-    """Puts the value of `a.b=value` into nested dictionaries."""
-    path, is_assignment, text = assignment.partition("=")
-    _require(bool(is_assignment), f"--set {assignment}", "a.b=value")
-    hint: typing.Any = TrainConfig
-    *groups, last = path.split(".")
-    for depth, name in enumerate(groups):
-        hint = _member(hint, name, ".".join(groups[:depth]))
-        values = values[name]
-    hint = _member(hint, last, ".".join(groups))
-    values[last] = text if _is_text(hint) else _literal(text)
-
-
-def _member(hint: typing.Any, name: str, prefix: str) -> typing.Any:
-    """The type of a field of a dataclass, or of the values of a mapping."""
-    if _is_mapping(hint):
-        return typing.get_args(hint)[1]
-    if not dataclasses.is_dataclass(hint):
-        raise ValueError(f"--set {prefix}.{name}: {prefix} has no fields")
-    hints = typing.get_type_hints(hint)
-    _known(name, hints, f"{prefix}." if prefix else "")
-    return hints[name]
-
-
-def _known(name: str, hints: Mapping[str, typing.Any], prefix: str) -> None:
-    if name not in hints:
-        raise ValueError(
-            f"{prefix}{name}: no such field, expected one of {', '.join(hints)}"
-        )
-
-
-def _typed(hint: typing.Any, value: typing.Any, name: str) -> typing.Any:
-    """Checks that `value` is a `hint`, and makes dataclasses, enums and tuples."""
-    is_class = isinstance(hint, type) and dataclasses.is_dataclass(hint)
-    if is_class and isinstance(value, Mapping):
-        return from_dict(hint, value, f"{name}.")
-    if _is_mapping(hint) and isinstance(value, Mapping):
-        kind = typing.get_args(hint)[1]
-        return {key: _typed(kind, item, f"{name}.{key}") for key, item in value.items()}
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        kinds = typing.get_args(hint)
-        _require(len(kinds) == len(value), f"{name}={value}", f"{len(kinds)} values")
-        return tuple(map(_typed, kinds, value, [name] * len(kinds)))
-    if isinstance(hint, enum.EnumType) and value in list(hint):
-        return hint(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise ValueError(f"{name}={value!r}: expected {_described(hint)}")
-
-
-def _described(hint: typing.Any) -> str:
-    if isinstance(hint, enum.EnumType):
-        return f"one of {', '.join(hint)}"
-    if dataclasses.is_dataclass(hint):
-        return f"a group of {', '.join(typing.get_type_hints(hint))}"
-    return str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
-
-
-def differences(old: Mapping, new: Mapping) -> Iterator[tuple[str, object, object]]:
-    """Yields (a.b, old value, new value) where two nested dictionaries differ."""
-    for name in sorted({*old, *new}):
-        ours, theirs = old.get(name), new.get(name)
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            for path, old_value, new_value in differences(ours, theirs):
-                yield f"{name}.{path}", old_value, new_value
-        elif ours != theirs:
-            yield name, ours, theirs
-
-
-def _literal(text: str) -> object:
-    """A Python literal, or the text itself where it is none."""
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
-def _is_mapping(hint: typing.Any) -> bool:
-    return typing.get_origin(hint) is Mapping
-
-
-def _is_text(hint: typing.Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, str)
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing

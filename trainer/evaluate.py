@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Sharding
 from jaxtyping import Array, Float, UInt8
 
 from trainer import cli, trained
@@ -27,16 +28,27 @@ _BATCH_SIZE = 64
 
 
 class Encoder:
-    """Turns images and texts into features; compiles once for each of them."""
+    """Turns images and texts into features; compiles once for each of them.
 
-    def __init__(self, graph: nnx.GraphDef, tokenizer: Tokenizer, size_px: int):
+    With several processes `place` puts the features on devices of each of them.
+    """
+
+    def __init__(
+        self,
+        graph: nnx.GraphDef,
+        tokenizer: Tokenizer,
+        size_px: int,
+        place: Sharding | None = None,
+    ):
         self.size_px = size_px
         self._tokenizer = tokenizer
         self._images = jax.jit(
-            lambda params, image: nnx.merge(graph, params).encode_image(image).cls
+            lambda params, image: nnx.merge(graph, params).encode_image(image).cls,
+            out_shardings=place,
         )
         self._texts = jax.jit(
-            lambda params, ids: nnx.merge(graph, params).encode_text(ids)
+            lambda params, ids: nnx.merge(graph, params).encode_text(ids),
+            out_shardings=place,
         )
 
     def images(

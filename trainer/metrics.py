@@ -19,6 +19,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from trainer.flops import Cost
+from trainer.processes import is_first
 
 
 class NotFiniteError(ArithmeticError):
@@ -28,7 +29,8 @@ class NotFiniteError(ArithmeticError):
 class TrainingLog:
     """Writes a line of `metrics.jsonl` and of the display when asked to.
 
-    Lines of steps after `first_step`, which a killed run left behind, are removed.
+    Lines of steps after `first_step`, which a killed run left behind, are removed. Of
+    several processes the first alone writes for TensorBoard.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class TrainingLog:
         _drop_lines_after(path, first_step)
         self._n_records_skipped = _n_records_skipped(path)
         self._lines = path.open("a")
-        self._events = _EventFile(path.parent, first_step)
+        self._events = _EventFile(path.parent, first_step) if is_first() else None
         self._display = _Display(first_step, n_steps)
         self._batch_size = batch_size
         self._cost = cost
@@ -63,7 +65,8 @@ class TrainingLog:
         traceback: types.TracebackType | None,
     ) -> None:
         self._lines.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
         self._display.close()
 
     @contextlib.contextmanager
@@ -121,7 +124,8 @@ class TrainingLog:
         }
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-        self._events.write(step, line)
+        if self._events:
+            self._events.write(step, line)
         self._display.show(line)
         self._restart_clock(step)
 

@@ -13,8 +13,9 @@ import optax
 from jax.sharding import Mesh
 
 from trainer import teacher, trained
-from trainer.config import Ema, InitParts, ModelConfig, TrainConfig, differences
+from trainer.config import Ema, InitParts, ModelConfig, TrainConfig
 from trainer.models import two_tower
+from trainer.recipes import differences
 from trainer.state import State, init_state, placed
 from trainer.trained import Trained
 

@@ -50,6 +50,11 @@ def of_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def whole(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def of_state(mesh: Mesh, shapes: Any) -> Any:
     """A sharding for every array of a state, from its path and shape."""
     return jax.tree_util.tree_map_with_path(

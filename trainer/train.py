@@ -17,8 +17,9 @@ import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import checkpoints, cli, evaluate, flops, origins, workdir
-from trainer.config import TrainConfig, load
+from trainer import checkpoints, cli, evaluate, flops, origins, processes, workdir
+from trainer.checkpoints import CheckpointError
+from trainer.config import TrainConfig
 from trainer.evals.samples import SampleError
 from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
@@ -28,7 +29,8 @@ from trainer.optim import make_optimiser
 from trainer.origins import Origins, initial_state
 from trainer.preemption import Preemption
 from trainer.profiler import Profiler
-from trainer.sharding import check_batch, make_mesh, to_devices
+from trainer.recipes import load
+from trainer.sharding import check_batch, make_mesh, to_devices, whole
 from trainer.shards import RecordError
 from trainer.step import make_train_step
 from trainer.tokenizer import Tokenizer, check_size
@@ -59,7 +61,7 @@ def train(job: Job) -> None:
     teacher_model = job.origins.teacher_model
     train_step = make_train_step(config, optimiser, mesh, teacher_model)
     encoder = evaluate.Encoder(
-        graph, job.view.tokenizer, config.data.global_crop.size_px
+        graph, job.view.tokenizer, config.data.global_crop.size_px, whole(mesh)
     )
     folder = job.folder / workdir.CHECKPOINTS
     skipped = SkippedRecords(job.view)
@@ -185,19 +187,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="one process of several, which find each other as JAX finds them on"
-        " TPU pods and under Slurm",
+        help=processes.HELP,
     )
     flags = parser.parse_args(arguments)
-    if flags.distributed:
-        jax.distributed.initialize()
     with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        if flags.distributed:
+            processes.join()
         job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
     if job.is_done:
         print(f"{job.folder}: already trained to step {job.config.n_steps}")
         return
-    errors = (RecordError, SampleError, NotFiniteError, OSError, KeyboardInterrupt)
-    with cli.exits(cli.FAILED, *errors):
+    errors = (CheckpointError, RecordError, SampleError, NotFiniteError)
+    with cli.exits(cli.FAILED, *errors, OSError, KeyboardInterrupt):
         train(job)
 
 

@@ -13,7 +13,9 @@ import shutil
 
 import jax
 
-from trainer.config import TrainConfig, differences, from_dict, to_dict
+from trainer.config import TrainConfig
+from trainer.processes import is_first
+from trainer.recipes import differences, from_dict, to_dict
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
@@ -31,7 +33,7 @@ def claim(workdir: pathlib.Path, config: TrainConfig, shards: str) -> None:
 
     `shards` is the fingerprint of the shards. Raises ValueError naming the field when
     the workdir was made with another configuration, other shards or another tokenizer.
-    `run` and `compute` may differ.
+    `run` and `compute` may differ. All processes of a run check, and one writes.
     """
     tokenizer = pathlib.Path(config.data.tokenizer)
     fingerprints = {"shards": shards, "tokenizer": _digest(tokenizer)}
@@ -39,6 +41,8 @@ def claim(workdir: pathlib.Path, config: TrainConfig, shards: str) -> None:
     path = workdir / CONFIG
     if path.exists():
         _check_same(path, _read(path), contents)
+    if not is_first():
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     if tokenizer.resolve() != (workdir / TOKENIZER).resolve():
         shutil.copyfile(tokenizer, workdir / TOKENIZER)

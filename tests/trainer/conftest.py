@@ -1,9 +1,13 @@
+import io
+import json
 import pathlib
+import tarfile
 from collections.abc import Iterator
 
 import jax
 import pytest
 import tiny_export
+from runs import write_recipe
 
 from trainer import config, tokenizer
 
@@ -70,3 +74,28 @@ def tiny(vocabulary) -> config.TrainConfig:
         n_steps=6,
         run=config.RunConfig(n_threads=1, n_steps_per_log=1, n_steps_per_checkpoint=3),
     )
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory, tiny) -> pathlib.Path:
+    """`tiny` as a file for `--config`."""
+    return write_recipe(tmp_path_factory.mktemp("recipe"), tiny)
+
+
+@pytest.fixture(scope="session")
+def evaluation_tar(tmp_path_factory) -> pathlib.Path:
+    """12 images with a label and captions, in the form that evaluations read."""
+    path = tmp_path_factory.mktemp("evaluation") / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for i in range(12):
+            one = tiny_export.sample(i)
+            metadata = {"label": tiny_export.COLOURS[i % 3]}
+            metadata["captions"] = {name: list(c) for name, c in one.captions.items()}
+            for suffix, data in (
+                ("jpg", one.image),
+                ("json", json.dumps(metadata).encode()),
+            ):
+                member = tarfile.TarInfo(f"{i}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path

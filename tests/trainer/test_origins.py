@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import write_recipe
 
 from trainer import (
     checkpoints,
@@ -20,10 +21,7 @@ from trainer import (
     trained,
     workdir,
 )
-from trainer.config import Ema, InitParts, TrainConfig, to_dict
-
-RECIPE = "from trainer.config import *\n\ndef get_config():\n    return from_dict(\n"
-RECIPE += "        TrainConfig, {values!r}\n    )\n"
+from trainer.config import Ema, InitParts, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +90,7 @@ def assert_same(ours, theirs):
 
 def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_of):
     config = student_of(tiny, workdir_of(tiny))
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(RECIPE.format(values=to_dict(config)))
+    recipe = write_recipe(tmp_path, config)
     flags = ["--config", recipe, "--data", export, "--workdir", tmp_path / "work"]
     train.main([str(flag) for flag in flags])
     before = initial(config)

@@ -1,28 +1,14 @@
 """The commands from end to end, on the tiny model."""
 
-import io
 import json
-import tarfile
+import shutil
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import tiny_export
+from runs import assert_same, metric_lines, saved
 
-from trainer import checkpoints, evaluate, optim, state, train
-from trainer.config import load, to_dict
+from trainer import checkpoints, evaluate, train
 from trainer.metrics import TrainingLog
-
-CONFIG = "from trainer.config import *\n\ndef get_config():\n    return from_dict(\n"
-CONFIG += "        TrainConfig, {values!r}\n    )\n"
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory, tiny):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.py"
-    path.write_text(CONFIG.format(values=to_dict(tiny)))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -36,54 +22,11 @@ def run_train(recipe, export):
 
 
 @pytest.fixture(scope="module")
-def evaluation_tar(tmp_path_factory):
-    path = tmp_path_factory.mktemp("evaluation") / "a.tar"
-    with tarfile.open(path, "w") as tar:
-        for i in range(12):
-            one = tiny_export.sample(i)
-            metadata = {"label": tiny_export.COLOURS[i % 3]}
-            metadata["captions"] = {name: list(c) for name, c in one.captions.items()}
-            for suffix, data in (
-                ("jpg", one.image),
-                ("json", json.dumps(metadata).encode()),
-            ):
-                member = tarfile.TarInfo(f"{i}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory, run_train, evaluation_tar):
     """A finished run of 6 steps, checkpoints at 3 and 6, evaluated at both."""
     workdir = tmp_path_factory.mktemp("trained")
     run_train(workdir, f"run.evaluations.retrieval={evaluation_tar}")
     return workdir
-
-
-def saved_state(workdir, recipe, step):
-    config = load(recipe)
-    optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
-    shapes = state.abstract(state.init_state(config, optimiser))
-    params = shapes.pop("params")
-    folder = workdir / "checkpoints" / str(step)
-    with ocp.StandardCheckpointer() as checkpointer:
-        return {
-            "params": checkpointer.restore(folder / "params", params),
-            "training": checkpointer.restore(folder / "training", shapes),
-            "data": next((folder / "data").glob("process_*.json")).read_text(),
-        }
-
-
-def assert_same_state(ours, theirs):
-    assert ours.pop("data") == theirs.pop("data")
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-def metric_lines(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    timed = ("images_per_s", "share_waiting_for_data", "flops_per_s_per_device")
-    return [{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines]
 
 
 def test_a_workdir_holds_everything_that_was_promised(trained):
@@ -114,7 +57,7 @@ def test_a_finished_run_says_so_and_does_nothing(trained, run_train, capsys):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(
-    trained, run_train, recipe, tmp_path, monkeypatch
+    trained, run_train, tmp_path, monkeypatch
 ):
     count = TrainingLog.count
 
@@ -130,7 +73,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert exit_info.value.code == 1
     assert checkpoints.steps(tmp_path / "checkpoints") == [0, 3]
     run_train(tmp_path, "run.n_threads=3")
-    assert_same_state(saved_state(tmp_path, recipe, 6), saved_state(trained, recipe, 6))
+    assert_same(saved(tmp_path, 6), saved(trained, 6))
     numbers = [
         {k: v for k, v in line.items() if "retrieval" not in k}
         for line in metric_lines(trained)
@@ -210,6 +153,8 @@ def assert_wrong(command, message, capsys):
         (["data.tokenizer=none.model"], "none.model: expected a sentencepiece model"),
         (["run.evaluations.segmentation=x"], "segmentation: expected one of"),
         (["run.evaluations.retrieval=nowhere"], "nowhere: no file"),
+        (["compute.n_fsdp=3"], "compute.n_fsdp=3: expected a divisor of the number of"),
+        (["compute.n_microbatches=3"], "n_microbatches=3: expected a divisor of data."),
     ],
 )
 def test_a_wrong_training_command_exits_with_2_before_any_work(
@@ -232,6 +177,40 @@ def test_data_that_is_not_there_exits_with_2(tmp_path, run_train, capsys):
         run_train(tmp_path / "w", data=tmp_path / "nowhere")
 
     assert_wrong(command, "nowhere/manifest.json: No such file", capsys)
+
+
+def test_shards_of_another_schema_exit_with_2(tmp_path, run_train, capsys):
+    folder = tiny_export.write(tmp_path / "data", [tiny_export.sample(0)])
+    tiny_export.write_manifest(folder, schema_version=99)
+
+    def command():
+        run_train(tmp_path / "work", data=folder)
+
+    assert_wrong(command, "manifest.json: schema_version=99, expected ", capsys)
+    assert not (tmp_path / "work").exists()
+
+
+def test_going_on_with_another_model_exits_with_2(trained, run_train, capsys):
+    def command():
+        run_train(trained, "model.vision.n_layers=2")
+
+    assert_wrong(command, "model.vision.n_layers=2: expected 1 as in", capsys)
+
+
+def test_a_cut_checkpoint_exits_with_1_and_names_its_folder(
+    trained, run_train, tmp_path, capsys
+):
+    folder = tmp_path / "work"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "checkpoints" / "6")
+    for path in (folder / "checkpoints" / "3" / "training").rglob("manifest.ocdbt"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(SystemExit) as exit_info:
+        run_train(folder)
+    assert exit_info.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"error: {folder / 'checkpoints' / '3'}: ")
+    assert lines[-1].endswith("remove the folder to go on from the one before")
 
 
 def damaged_export(folder, broken, n=16):

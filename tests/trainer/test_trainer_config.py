@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from trainer import config
+from trainer import config, recipes
 
 FILE = """
 from trainer.config import *
@@ -29,10 +29,10 @@ def file(tmp_path):
 
 
 def test_a_file_is_loaded_and_kept_as_json(file):
-    loaded = config.load(file)
+    loaded = recipes.load(file)
     assert loaded.data.batch_size == 8
-    values = json.loads(json.dumps(config.to_dict(loaded)))
-    assert config.from_dict(config.TrainConfig, values) == loaded
+    values = json.loads(json.dumps(recipes.to_dict(loaded)))
+    assert recipes.from_dict(config.TrainConfig, values) == loaded
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_file_is_loaded_and_kept_as_json(file):
     ],
 )
 def test_an_override_has_the_type_of_its_field(file, override, path, value):
-    found = config.load(file, [override])
+    found = recipes.load(file, [override])
     for name in path.split("."):
         found = getattr(found, name)
     assert found == value
@@ -75,7 +75,7 @@ def test_an_override_has_the_type_of_its_field(file, override, path, value):
 
 
 def test_later_overrides_win(file):
-    assert config.load(file, ["n_steps=20", "n_steps=30"]).n_steps == 30
+    assert recipes.load(file, ["n_steps=20", "n_steps=30"]).n_steps == 30
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_later_overrides_win(file):
 )
 def test_a_wrong_override_is_named_with_what_was_expected(file, override, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        config.load(file, [override])
+        recipes.load(file, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -135,27 +135,27 @@ def test_a_wrong_override_is_named_with_what_was_expected(file, override, messag
 def test_a_wrong_file_is_named(file, old, new, message):
     file.write_text(FILE.replace(old, new))
     with pytest.raises(ValueError, match=rf"--config=.*recipe\.py: .*{message}"):
-        config.load(file)
+        recipes.load(file)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.py: expected a Python file"):
-        config.load(tmp_path / "none.py")
+        recipes.load(tmp_path / "none.py")
 
 
 def test_a_kept_configuration_without_a_field_is_an_error(file):
-    values = config.to_dict(config.load(file))
+    values = recipes.to_dict(recipes.load(file))
     del values["data"]["batch_size"]
     with pytest.raises(ValueError, match=r"data\.batch_size is missing: expected int"):
-        config.from_dict(config.TrainConfig, values)
+        recipes.from_dict(config.TrainConfig, values)
 
 
 def test_differences_are_named_by_their_path(file):
-    before = config.load(file)
+    before = recipes.load(file)
     after = dataclasses.replace(
         before, n_steps=11, data=dataclasses.replace(before.data, batch_size=9)
     )
-    found = list(config.differences(config.to_dict(before), config.to_dict(after)))
+    found = list(recipes.differences(recipes.to_dict(before), recipes.to_dict(after)))
     assert found == [("data.batch_size", 8, 9), ("n_steps", 10, 11)]
 
 

@@ -1,0 +1,51 @@
+"""Several processes, on one host or many, as one run.
+
+Each has its own devices and reads its own rows of every batch. What is written once is
+written by the first of them.
+"""
+
+import os
+
+import jax
+
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+COUNT = "JAX_NUM_PROCESSES"
+NUMBER = "JAX_PROCESS_ID"
+
+HELP = (
+    "one process of several: each runs this command, with a workdir that all of them"
+    " see. They find each other by themselves on TPU pods and under Slurm; elsewhere"
+    f" {ADDRESS} (HOST:PORT of the first process, the same for all), {COUNT} and"
+    f" {NUMBER} (0, 1 and so on) in the environment say how"
+)
+
+
+def join() -> None:
+    """Waits for the other processes. Call it before anything asks for devices.
+
+    Raises ValueError when the environment does not say who they are.
+    """
+    count, number = _number(COUNT), _number(NUMBER)
+    try:
+        # The address JAX reads by itself.
+        jax.distributed.initialize(num_processes=count, process_id=number)
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: {str(error).rstrip('.')}; expected a TPU pod, Slurm, or"
+            f" {ADDRESS}, {COUNT} and {NUMBER} in the environment"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def _number(variable: str) -> int | None:
+    """None if it is not set."""
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"{variable}={text}: expected a number, 0 or more")
+    return int(text)

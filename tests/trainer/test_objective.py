@@ -113,9 +113,9 @@ def test_parts_of_a_batch_are_worth_the_whole(recipe, n_microbatches):
 
 def test_every_term_falls_on_one_repeated_batch():
     """First they rise to chance, while the centres spread the teacher's choices."""
-    _, history = Run(config(), has_noise=False).trained(120)
+    _, history = Run(config(n_steps=300), has_noise=False).trained(300)
     for term in TERM_TO_REACHED:
-        assert history[-1][term] < 0.98 * history[-1][f"{term}_chance"], term
+        assert history[-1][term] < 0.95 * history[-1][f"{term}_chance"], term
 
 
 def test_the_sigmoid_loss_trains_its_biases():

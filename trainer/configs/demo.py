@@ -12,6 +12,7 @@ captions of the shards and then this model:
 from typing import Any
 
 from trainer.config import (
+    AntiCollapse,
     CropConfig,
     DataConfig,
     HeadConfig,
@@ -31,7 +32,7 @@ def get_config() -> TrainConfig:
         model=ModelConfig(
             vision=VisionConfig(**sizes, n_layers=4, position_grid=(8, 8)),
             text=TextConfig(**sizes, n_layers=2, vocabulary_size=200, max_tokens=48),
-            head=HeadConfig(n_prototypes=512, hidden_dim=192, bottleneck_dim=64),
+            head=HeadConfig(n_prototypes=128, hidden_dim=192, bottleneck_dim=64),
         ),
         data=DataConfig(
             tokenizer="tokenizer.model",
@@ -44,8 +45,11 @@ def get_config() -> TrainConfig:
             ),
             n_local_crops=2,
         ),
-        # TIPSv2's terms, which are the defaults.
-        self_supervision=SelfSupervisionConfig(n_tokens_per_chunk=16),
+        # TIPSv2's terms, which are the defaults. Centres would take most of the few
+        # steps to settle, and the terms would rise until they have.
+        self_supervision=SelfSupervisionConfig(
+            anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
+        ),
         optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=20),
         n_steps=120,
         run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=60),

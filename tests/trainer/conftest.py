@@ -16,9 +16,8 @@ VOCABULARY_SIZE = 64
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory) -> Iterator[None]:
-    """Runs that start anew load the step that an earlier one compiled, in haste."""
+    """Runs that start anew load the step that an earlier one compiled."""
     values = {
-        "jax_disable_most_optimizations": True,  # halves the time to compile
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("jax")),
         "jax_persistent_cache_min_compile_time_secs": 1,
     }

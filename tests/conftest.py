@@ -6,6 +6,6 @@ is imported, and by the processes that tests start.
 
 import os
 
-QUICK = "--xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+_QUICK = "--xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

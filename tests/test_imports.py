@@ -7,8 +7,6 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parent.parent
 PREFIXES = ("pipeline", "trainer", "apache_beam", "jax", "torch", "tensorflow")
 STAGES = ("scoring", "selection", "captioning", "flagging", "export")

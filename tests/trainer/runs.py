@@ -23,11 +23,6 @@ def get_config():
 """
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LIMIT_S = 400
-# Compiles in half the time; a tiny model does not run long enough to miss the speed.
-QUICK = (
-    f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count="
-)
 # Recipes as overrides. The first compiles in a fraction of the others' time.
 RECIPES = {
     "contrastive": (
@@ -62,7 +57,9 @@ def start(
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    own = {"XLA_FLAGS": f"{QUICK}{n_devices}", "PYTHONPATH": str(ROOT)}
+    flag = f"--xla_force_host_platform_device_count={n_devices}"
+    flags = f"{os.environ['XLA_FLAGS']} {flag}"
+    own = {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", "trainer.train", *map(str, arguments)],
         env=os.environ | cache | own | dict(environment or {}),

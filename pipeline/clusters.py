@@ -97,14 +97,9 @@ def n_by_cluster(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
     n_clusters = centroids.index.ntotal
     if not n_clusters:
         return np.zeros(0, np.int64)
-    return np.bincount(nearest_centroids(centroids, vectors), minlength=n_clusters)
-
-
-def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
-    """The cluster of each vector; of equally near ones the first."""
-    starts = range(0, len(vectors), _ROWS_PER_SEARCH)
-    found = [centroids.nearest(vectors[i : i + _ROWS_PER_SEARCH])[1] for i in starts]
-    return np.concatenate([np.empty(0, np.int64), *found])
+    return np.bincount(
+        kmeans.nearest_centroids(centroids, vectors), minlength=n_clusters
+    )
 
 
 class EnterClusters(kmeans.WithCentroids):
@@ -119,7 +114,7 @@ class EnterClusters(kmeans.WithCentroids):
         self, verdicts: Verdicts, path: str, set_to_counts: SetToCounts
     ) -> Iterator[Verdicts | TaggedOutput[Literal["entrants"], tuple[int, Entrants]]]:
         verdicts, rows, vectors = with_embedding(verdicts, self._run)
-        cluster = nearest_centroids(self.centroids(path), vectors)
+        cluster = kmeans.nearest_centroids(self.centroids(path), vectors)
         n_seeds = np.max(list(set_to_counts.values()), axis=0)[cluster]
         is_seeded = n_seeds >= self._clusters.min_seeds
         yield verdicts.drop(

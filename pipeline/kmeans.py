@@ -25,9 +25,10 @@ from pipeline.run_folder import RunFolder
 from pipeline.verdicts import Verdicts, read_rows
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
+_ROWS_PER_SEARCH = 4096
 _BLOCKS_IN_MEMORY = 16  # that a worker collects before it adds them up
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
-_FANOUT = 16  # workers that add up what one then finishes
+_N_GROUPS = 16  # of units, each added up by a worker before one finishes
 
 
 class TrainCentroids(beam.PTransform):
@@ -51,14 +52,16 @@ class TrainCentroids(beam.PTransform):
         n_pool = AsSingleton(
             verdicts
             | "Count images" >> beam.Map(lambda v: len(v.contested_rows))
-            | "Add counts" >> beam.CombineGlobally(sum)
+            | "Add counts" >> beam.CombineGlobally(sum).without_defaults()
         )
         centroids = (
             verdicts
             | "Propose centroids"
             >> beam.Map(propose, self._run, self._clusters, n_pool)
             | "Choose centroids"
-            >> beam.CombineGlobally(ChooseFirst(self._clusters.n_clusters))
+            >> beam.CombineGlobally(
+                ChooseFirst(self._clusters.n_clusters)
+            ).without_defaults()
             | "Write first centroids" >> beam.Map(write_centroids, folder)
         )
         for i in range(self._clusters.n_iterations):
@@ -67,8 +70,7 @@ class TrainCentroids(beam.PTransform):
                 verdicts
                 | f"Assign images, round {i}"
                 >> beam.ParDo(Assign(self._run, self._clusters), path, n_pool)
-                | f"Add images, round {i}"
-                >> beam.CombineGlobally(AddSums()).with_fanout(_FANOUT)
+                | f"Add images, round {i}" >> AddAllSums()
                 | f"Move centroids, round {i}" >> beam.Map(move_centroids, path, folder)
             )
         return centroids | "Record centroids" >> beam.Map(
@@ -162,21 +164,38 @@ class WithCentroids(beam.DoFn):
 
 
 class Assign(WithCentroids):
-    """Adds up the sampled images of one unit by their nearest centroid."""
+    """Adds up the sampled images of one unit by their nearest centroid.
+
+    Yields the sums, also of nothing, with the number of the unit's group.
+    """
 
     def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
         super().__init__()
         self._run = run
         self._clusters = clusters
 
-    def process(self, verdicts: Verdicts, path: str, n_pool: int) -> Iterator[Sums]:
+    def process(
+        self, verdicts: Verdicts, path: str, n_pool: int
+    ) -> Iterator[tuple[int, Sums]]:
         n_training = self._clusters.n_training * self._clusters.n_clusters
         salt = f"training {self._clusters.rng_seed}"
         share = n_training / max(n_pool, 1)
         _, vectors = _sampled(verdicts, self._run, salt, share)
-        if len(vectors):
-            _, cluster = self.centroids(path).nearest(vectors)
-            yield sums_of(cluster, vectors)
+        cluster = nearest_centroids(self.centroids(path), vectors)
+        yield group_of(verdicts.unit.name), sums_of(cluster, vectors)
+
+
+def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
+    """The cluster of each vector; of equally near ones the first."""
+    starts = range(0, len(vectors), _ROWS_PER_SEARCH)
+    found = [centroids.nearest(vectors[i : i + _ROWS_PER_SEARCH])[1] for i in starts]
+    return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def group_of(unit_name: str) -> int:
+    """Number of the group whose sums a unit is added to."""
+    (share,) = unit_hashes([unit_name.encode()], "group")
+    return int(share * _N_GROUPS)
 
 
 def sums_of(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
@@ -186,7 +205,8 @@ def sums_of(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
 
 
 def add_sums(blocks: Sequence[Sums]) -> Sums:
-    """Adds blocks up by cluster, exactly; at least one."""
+    """Adds blocks up by cluster, exactly; at least one block, which may be empty."""
+    blocks = [block for block in blocks if len(block.cluster)] or list(blocks[:1])
     cluster = np.concatenate([block.cluster for block in blocks])
     order = np.argsort(cluster, kind="stable")
     clusters, starts = np.unique(cluster[order], return_index=True)
@@ -197,8 +217,25 @@ def add_sums(blocks: Sequence[Sums]) -> Sums:
     )
 
 
+class AddAllSums(beam.PTransform):
+    """Maps PCollection[tuple[int, Sums]] to all in one, by way of the groups.
+
+    `with_fanout` does the same, but its Flatten never ends on FnApiRunner where another
+    reader of the same collection waits for the result: that runner lets a Flatten end
+    after all readers of what it is made of.
+    """
+
+    def expand(self, sums: beam.PCollection[tuple[int, Sums]]) -> beam.PCollection:
+        return (
+            sums
+            | "Add by group" >> beam.CombinePerKey(AddSums())
+            | "Take groups" >> beam.Values()
+            | "Add groups" >> beam.CombineGlobally(AddSums()).without_defaults()
+        )
+
+
 class AddSums(beam.CombineFn):
-    """`add_sums` in any order; None of nothing. In memory 8 bytes a coordinate."""
+    """`add_sums` in any order. In memory 8 bytes a coordinate."""
 
     def create_accumulator(self) -> list[Sums]:
         return []
@@ -217,13 +254,13 @@ class AddSums(beam.CombineFn):
     def compact(self, accumulator: list[Sums]) -> list[Sums]:
         return [add_sums(accumulator)] if accumulator else []
 
-    def extract_output(self, accumulator: list[Sums]) -> Sums | None:
-        return add_sums(accumulator) if accumulator else None
+    def extract_output(self, accumulator: list[Sums]) -> Sums:
+        return add_sums(accumulator)
 
 
-def move_centroids(sums: Sums | None, path: str, folder: str) -> str:
+def move_centroids(sums: Sums, path: str, folder: str) -> str:
     """Writes the centroids of what was added up; the path of their file."""
-    if sums is None:
+    if not len(sums.cluster):
         return path
     index = indexes.open_index(path)
     return write_centroids(moved(index.reconstruct_n(0, index.ntotal), sums), folder)

@@ -79,7 +79,11 @@ def test_sums_are_exact_in_any_order():
         np.testing.assert_array_equal(found.total, expected.total)
     plain = [vectors[cluster == c].sum(axis=0) for c in range(5)]
     np.testing.assert_allclose(expected.total / 2**24, plain, atol=1e-5)
-    assert combine.extract_output(combine.create_accumulator()) is None
+    nothing = kmeans.sums_of(np.empty(0, np.int64), np.empty((0, 0), np.float32))
+    np.testing.assert_array_equal(
+        kmeans.add_sums([nothing, expected, nothing]).total, expected.total
+    )
+    assert not len(kmeans.add_sums([nothing, nothing]).cluster)
 
 
 def test_a_centroid_moves_to_the_direction_of_its_mean():

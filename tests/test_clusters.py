@@ -16,7 +16,7 @@ FEW = SeededClusters(
     min_seeds=2,
     max_per_cluster=3,
     max_per_set=100,
-    n_iterations=4,
+    n_iterations=2,
     rng_seed=6,  # the first centroids are near three centres, in POOL
 )
 
@@ -144,7 +144,7 @@ def test_centroids_are_those_of_plain_lloyd_iterations(tmp_path):
     vectors = indexes.normalised(vectors)[0].astype(np.float64)
     first = np.argsort(competition.unit_hashes(ids, "centroid 6"))[:4]
     centroids = vectors[first]
-    for _ in range(4):
+    for _ in range(FEW.n_iterations):
         cluster = (vectors @ centroids.T).argmax(axis=1)
         sums = np.stack([vectors[cluster == c].sum(axis=0) for c in range(4)])
         centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)

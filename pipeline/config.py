@@ -12,7 +12,7 @@ import re
 import runpy
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline.records import CaptionFlag, Drop, Pair
@@ -156,6 +156,57 @@ class NearSeeds:
 
 
 @dataclasses.dataclass(frozen=True)
+class NearestToSeeds:
+    """Keeps the `k` images nearest to each curated seed.
+
+    The default is what DINOv2 takes for its largest sets; for ImageNet-1k it takes 32
+    (arXiv:2304.07193, appendix A). TIPS publishes no number.
+    """
+
+    k: int = 4
+    set_to_k: Mapping[str, int] = dataclasses.field(default_factory=dict)  # or `k`
+
+    def __post_init__(self) -> None:
+        _expect(self.k >= 1, "k", self.k, "at least 1")
+        for name, k in self.set_to_k.items():
+            _expect(k >= 1, f"set_to_k[{name!r}]", k, "at least 1")
+
+    def k_of(self, set_name: str) -> int:
+        """Images that each seed of that set wants."""
+        return self.set_to_k.get(set_name, self.k)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededClusters:
+    """Keeps images of the clusters of the pool that enough seeds of a set lie in.
+
+    Which images of a cluster is left to chance, which hangs on the sample id and
+    `rng_seed`. The first four defaults are DINOv2's, for about a billion images
+    (arXiv:2304.07193, appendix A). TIPS publishes no number.
+    """
+
+    n_clusters: int = 100_000
+    min_seeds: int = 4  # of one set, in a cluster that is kept
+    max_per_cluster: int = 10_000
+    max_per_set: int = 1_000_000
+    n_iterations: int = 10  # of k-means
+    n_training: int = 256  # images a cluster for k-means, the bound of FAISS
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "rng_seed" else 1
+            _expect(value >= least, field.name, value, f"at least {least}")
+        expected = f"at most max_per_set={self.max_per_set}"
+        is_valid = self.max_per_cluster <= self.max_per_set
+        _expect(is_valid, "max_per_cluster", self.max_per_cluster, expected)
+
+
+Retrieval = NearSeeds | NearestToSeeds | SeededClusters
+
+
+@dataclasses.dataclass(frozen=True)
 class SelectionConfig:
     """What `select` drops, in this order; None switches a step off."""
 
@@ -164,7 +215,7 @@ class SelectionConfig:
     alignment: MinScore | KeepFraction | None = None
     drop_exact_duplicates: bool = True
     max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
-    retrieval: NearSeeds | None = None
+    retrieval: Retrieval | None = None
 
     def __post_init__(self) -> None:
         for rule in self.drop_rules:  # plain functions have no fingerprint

@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 
 from pipeline import indexes
 from pipeline.indexes import Nearest, SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
-from pipeline.verdicts import Verdicts, read_rows
+from pipeline.verdicts import Verdicts, read_rows, to_words
 
 # Groups of the shuffle, by image hash. The outcome does not depend on their number: it
 # bounds the memory of one group, 1.5 GB for 10^10 pairs.
 N_PARTITIONS = 256
-
-_HASH_WORDS = 2  # of 8 bytes: ids and hashes have 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,8 +78,8 @@ def spread_identities(
     rows = verdicts.contested_rows
     columns = ("image_hash", "sample_id")
     table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
-    image_hash = _to_words(table["image_hash"])
-    sample_id = _to_words(table["sample_id"])
+    image_hash = to_words(table["image_hash"])
+    sample_id = to_words(table["sample_id"])
     partition = (image_hash[:, 1] % N_PARTITIONS).astype(np.int64)
     for key in np.unique(partition).tolist():
         mine = partition == key
@@ -132,15 +129,6 @@ def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> Verdicts:
         reason = DropReason.EXACT_DUPLICATE
         verdicts = verdicts.drop(repeats.row, reason, detail=details)
     return verdicts
-
-
-def _to_words(column: pa.ChunkedArray) -> np.ndarray:
-    """Hashes of 16 bytes as uint64 [n, 2] that compare as the bytes do."""
-    data = b"".join(column.to_pylist())
-    words = np.frombuffer(data, dtype=">u8").reshape(-1, _HASH_WORDS)
-    if len(words) != len(column):
-        raise ValueError(f"{len(data)} bytes of hashes, expected {16 * len(column)}")
-    return words.astype(np.uint64)
 
 
 def _to_hex(words: np.ndarray) -> str:

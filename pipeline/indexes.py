@@ -6,6 +6,7 @@ open them.
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
 import os
@@ -51,11 +52,9 @@ class ReferenceSet:
     @classmethod
     def open(cls, paths: SetFiles) -> "ReferenceSet":
         """Maps the index into memory, shared by all processes of the machine."""
-        index_path = _local_copy(paths.index_path)
         with files.open_for_reading(paths.keys_path) as file:
             keys = to_objects(pq.read_table(file)["key"])
-        index = faiss.read_index(index_path, faiss.IO_FLAG_MMAP_IFC)
-        return cls(paths.set_name, index, keys)
+        return cls(paths.set_name, open_index(paths.index_path), keys)
 
     def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Similarity and position of the image nearest to each of n unit vectors.
@@ -110,7 +109,24 @@ class Nearest:
         ]
 
 
-class Search(beam.DoFn):
+class WithSets(beam.DoFn):
+    """A step that has the sets at its hand, shared by the threads of a worker."""
+
+    def __init__(self, sets: tuple[SetFiles, ...]) -> None:
+        self._paths = sets
+        self._shared = Shared()
+        self._launcher = this_process()
+
+    def setup(self) -> None:
+        self._opened = self._shared.acquire(lambda: _OpenSets(self._paths))
+
+    def sets(self) -> Sequence[ReferenceSet]:
+        """To call in `process`, in the thread that searches."""
+        limit_threads(self._launcher)
+        return self._opened.sets
+
+
+class Search(WithSets):
     """Lets `judge` decide on verdicts with a search of the sets at its hand.
 
     `judge` gets the verdicts and a function from rows to `Nearest`. Maps
@@ -123,23 +139,12 @@ class Search(beam.DoFn):
         sets: tuple[SetFiles, ...],
         judge: Callable[[Verdicts, Callable[[np.ndarray], Nearest]], Verdicts],
     ) -> None:
+        super().__init__(sets)
         self._run = run
-        self._paths = sets
         self._judge = judge
-        self._shared = Shared()
-        self._launcher = _this_process()
-
-    def setup(self) -> None:
-        self._sets = self._shared.acquire(lambda: _OpenSets(self._paths))
 
     def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
-        if _this_process() != self._launcher:
-            # One process a core works here; OpenMP keeps this setting by thread.
-            faiss.omp_set_num_threads(1)
-
-        def search(rows: np.ndarray) -> Nearest:
-            return find_nearest(self._sets.sets, self._run, verdicts, rows)
-
+        search = functools.partial(find_nearest, self.sets(), self._run, verdicts)
         yield self._judge(verdicts, search)
 
 
@@ -164,6 +169,19 @@ def find_nearest(
             found = reference_set.nearest(vectors[has_embedding])
             similarity[i, columns], image[i, columns] = found
     return Nearest(sets, similarity, image)
+
+
+def read_vectors(
+    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` with an embedding, and their vectors: float32, of length one."""
+    found = [(rows[:0], np.empty((0, 0), np.float32))]
+    for place, embeddings in _embeddings_of(run, verdicts, rows):
+        vectors, has_embedding = normalised(embeddings)
+        found.append((rows[place[has_embedding]], vectors[has_embedding]))
+    parts = zip(*(found[1:] or found), strict=True)
+    with_embedding, matrices = map(np.concatenate, parts)
+    return with_embedding, matrices
 
 
 def normalised(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -284,6 +302,11 @@ def _expect_dim(name: str, found: int, expected: int) -> None:
         )
 
 
+def open_index(path: str) -> faiss.Index:
+    """Maps an index into memory, shared by all processes of the machine."""
+    return faiss.read_index(_local_copy(path), faiss.IO_FLAG_MMAP_IFC)
+
+
 def _local_copy(path: str) -> str:
     """The path of the file on this machine, copied once if it is elsewhere."""
     if FileSystems.get_scheme(path) is None:
@@ -294,5 +317,16 @@ def _local_copy(path: str) -> str:
     return copy
 
 
-def _this_process() -> tuple[str, int]:
+def limit_threads(launcher: tuple[str, int]) -> None:
+    """Leaves one thread to each worker process: there is one a core.
+
+    `launcher` is `this_process` where the step was made. To call in the thread that
+    searches: OpenMP keeps this setting by thread.
+    """
+    if this_process() != launcher:
+        faiss.omp_set_num_threads(1)
+
+
+def this_process() -> tuple[str, int]:
+    """Host and number of the process."""
     return socket.gethostname(), os.getpid()

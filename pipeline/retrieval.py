@@ -1,17 +1,20 @@
-"""Retrieval of pool images that resemble curated seeds."""
+"""Retrieval of pool images that resemble curated seeds: 2c of `select`."""
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 
-from pipeline import indexes
-from pipeline.config import NearSeeds
+from pipeline import clusters, files, indexes, nearest
+from pipeline.competition import Wanted
+from pipeline.config import NearestToSeeds, NearSeeds, Retrieval, SeededClusters
 from pipeline.indexes import Nearest, SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
 from pipeline.verdicts import Verdicts
 
 
@@ -22,7 +25,10 @@ class KeepCurated(beam.PTransform):
     """
 
     def __init__(
-        self, run: RunFolder, sets: tuple[SetFiles, ...], retrieval: NearSeeds | None
+        self,
+        run: RunFolder,
+        sets: tuple[SetFiles, ...],
+        retrieval: Retrieval | None,
     ) -> None:
         super().__init__()
         self._run = run
@@ -30,14 +36,67 @@ class KeepCurated(beam.PTransform):
         self._retrieval = retrieval
 
     def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
-        if self._retrieval is None:
-            return verdicts
-        judge = functools.partial(
-            keep_near_seeds, min_similarity=self._retrieval.min_similarity
-        )
-        return verdicts | "Search seeds" >> beam.ParDo(
-            indexes.Search(self._run, self._sets, judge)
-        )
+        run, sets = self._run.without_units(), self._sets
+        match self._retrieval:
+            case None:
+                return verdicts
+            case NearSeeds(min_similarity):
+                judge = functools.partial(
+                    keep_near_seeds, min_similarity=min_similarity
+                )
+                return verdicts | "Search seeds" >> beam.ParDo(
+                    indexes.Search(run, sets, judge)
+                )
+            case NearestToSeeds() as retrieval:
+                found = nearest.find_nearest(verdicts, run, sets, retrieval)
+                return _keep_wanted(found, "not among the nearest of any seed")
+            case SeededClusters() as retrieval:
+                found = clusters.draw(verdicts, self._run, sets, retrieval)
+                return _keep_wanted(found, "not drawn from its cluster")
+
+
+def is_global(retrieval: Retrieval | None) -> bool:
+    """Whether what is kept of a unit hangs on the other units."""
+    return isinstance(retrieval, NearestToSeeds | SeededClusters)
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError on settings that do not fit the seed sets."""
+    retrieval = run.config.selection.retrieval
+    if retrieval is None:
+        return
+    if not run.seed_units:
+        raise ValueError(f"retrieval={retrieval}: expected seed sets, or none")
+    if isinstance(retrieval, NearestToSeeds):
+        names = sorted({unit.source.name for unit in run.seed_units})
+        for name, k in retrieval.set_to_k.items():
+            if name not in names:
+                expected = ", ".join(names)
+                raise ValueError(f"set_to_k[{name!r}]={k}: expected one of {expected}")
+
+
+def check_pool(run: RunFolder) -> None:
+    """Raises ValueError if there are fewer images than a seed or k-means asks for."""
+    match run.config.selection.retrieval:
+        case NearestToSeeds() as retrieval:
+            names = {unit.source.name for unit in run.seed_units}
+            name, n_asked = "k", max(map(retrieval.k_of, names))
+        case SeededClusters(n_clusters):
+            name, n_asked = "n_clusters", n_clusters
+        case _:
+            return
+    n_pool = 0
+    for unit in run.units:
+        if n_pool >= n_asked:
+            return
+        n_pool += 0 if unit.source.keep_all else _n_pairs(run, unit)
+    if n_pool < n_asked:
+        raise ValueError(f"{name}={n_asked}: expected at most the {n_pool} of the pool")
+
+
+def _n_pairs(run: RunFolder, unit: Unit) -> int:
+    with files.open_for_reading(run.pairs(unit.source).path(unit.name)) as file:
+        return pq.read_metadata(file).num_rows
 
 
 def keep_near_seeds(
@@ -47,20 +106,51 @@ def keep_near_seeds(
 ) -> Verdicts:
     """Drops pairs less similar than that to every seed; the nearest one is named."""
     rows = verdicts.contested_rows
-    nearest = search(rows)
-    is_wanted = nearest.similarity >= min_similarity
+    found = search(rows)
+    is_wanted = found.similarity >= min_similarity
     fails = np.flatnonzero(~is_wanted.any(axis=0))
-    names = [reference_set.name for reference_set in nearest.sets]
+    names = [reference_set.name for reference_set in found.sets]
     return verdicts.with_seeds(rows, names_of(is_wanted, names)).drop(
         rows[fails],
         DropReason.FAR_FROM_SEEDS,
-        value=nearest.best_similarity[fails],
+        value=found.best_similarity[fails],
         threshold=min_similarity,
-        detail=nearest.best_names(fails),
+        detail=found.best_names(fails),
     )
 
 
-def names_of(is_wanted: np.ndarray, names: list[str]) -> np.ndarray:
+def _keep_wanted(
+    found: tuple[beam.PCollection, beam.PCollection], detail: str
+) -> beam.PCollection[Verdicts]:
+    verdicts, wanted = found
+    unit_to_verdicts = verdicts | "Key verdicts by unit" >> beam.Map(
+        lambda verdict: (verdict.unit.name, verdict)
+    )
+    return (
+        {"verdicts": unit_to_verdicts, "wanted": wanted}
+        | "Bring wanted images to their unit" >> beam.CoGroupByKey()
+        | "Take units" >> beam.Values()
+        | "Keep wanted images" >> beam.Map(keep_wanted, detail)
+    )
+
+
+def keep_wanted(grouped: dict[str, Iterable], detail: str) -> Verdicts:
+    """Drops the pairs of one unit that no seed set wants."""
+    (verdicts,) = grouped["verdicts"]
+    wanted: list[Wanted] = list(grouped["wanted"])
+    rows = verdicts.contested_rows
+    names = sorted({want.set_name for want in wanted})
+    is_wanted = np.zeros((len(names), len(verdicts.outcome)), dtype=bool)
+    for want in wanted:
+        is_wanted[names.index(want.set_name), want.row] = True
+    is_wanted = is_wanted[:, rows]
+    fails = rows[~is_wanted.any(axis=0)]
+    return verdicts.with_seeds(rows, names_of(is_wanted, names)).drop(
+        fails, DropReason.FAR_FROM_SEEDS, detail=detail
+    )
+
+
+def names_of(is_wanted: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """For each column of `is_wanted` [s, n], the names of its true rows as a tuple."""
     wanted = (tuple(itertools.compress(names, column)) for column in is_wanted.T)
     return np.fromiter(wanted, dtype=object, count=is_wanted.shape[1])

@@ -63,6 +63,10 @@ class RunFolder:
             glob_to_files=imports,
         )
 
+    def without_units(self) -> "RunFolder":
+        """What workers need: its size does not grow with the number of units."""
+        return dataclasses.replace(self, units=(), evaluation_units=(), seed_units=())
+
     def pairs(self, source: ImageTextSource) -> files.UnitTables:
         """Rows of `records.Pair`: every pair of a shard, in its order."""
         return self._scores("pairs", self._pairs_fingerprint(source))

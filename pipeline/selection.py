@@ -4,7 +4,6 @@ In: the tables that `score` wrote. Out: a table of decisions for every unit, and
 ledger. No model runs, and no image or embedding crosses a shuffle.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Literal
@@ -45,10 +44,11 @@ class Select(beam.PTransform):
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[dict]:
         check(self._run)
+        retrieval.check_pool(self._run)
         selection = self._run.config.selection
         decisions = self._run.decisions
         evaluation, seeds = build_indexes(self._run)
-        run = without_units(self._run)
+        run = self._run.without_units()
         filtered = (
             units
             | "Read pairs" >> beam.Map(open_verdicts, run)
@@ -58,21 +58,50 @@ class Select(beam.PTransform):
             | "Drop exact duplicates"
             >> dedup.DropExactDuplicates(run, selection.drop_exact_duplicates)
         )
-        rest, finished = filtered | "Skip finished units" >> beam.ParDo(
-            SkipFinished(decisions)
-        ).with_outputs("finished", main="rest")
-        decided = (
-            rest
-            | "Drop near evaluation images"
-            >> dedup.DropNearEvaluation(
-                run, evaluation, selection.max_evaluation_similarity
-            )
-            | "Keep curated" >> retrieval.KeepCurated(run, seeds, selection.retrieval)
-            | "Write decisions" >> beam.ParDo(WriteDecisions(run, decisions))
-        )
+        compare = CompareEmbeddings(self._run, evaluation, seeds)
+        skip = beam.ParDo(SkipFinished(decisions)).with_outputs("finished", main="rest")
+        if retrieval.is_global(selection.retrieval):  # finished units compete as well
+            compared = filtered | "Compare embeddings" >> compare
+            rest, finished = compared | "Skip finished units" >> skip
+        else:
+            rest, finished = filtered | "Skip finished units" >> skip
+            rest = rest | "Compare embeddings" >> compare
+        decided = rest | "Write decisions" >> beam.ParDo(WriteDecisions(run, decisions))
         read = units | "Count pairs" >> beam.Map(count_pairs, run)
         counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
         return counts | "Add up" >> WriteLedger(self._run.root, decisions.folder)
+
+
+class CompareEmbeddings(beam.PTransform):
+    """The steps that compare embeddings.
+
+    Maps PCollection[Verdicts] to PCollection[Verdicts].
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        evaluation: tuple[SetFiles, ...],
+        seeds: tuple[SetFiles, ...],
+    ) -> None:
+        super().__init__()
+        self._run = run
+        self._evaluation = evaluation
+        self._seeds = seeds
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        selection = self._run.config.selection
+        return (
+            verdicts
+            | "Drop near evaluation images"
+            >> dedup.DropNearEvaluation(
+                self._run.without_units(),
+                self._evaluation,
+                selection.max_evaluation_similarity,
+            )
+            | "Keep curated"
+            >> retrieval.KeepCurated(self._run, self._seeds, selection.retrieval)
+        )
 
 
 def check(run: RunFolder) -> None:
@@ -83,10 +112,7 @@ def check(run: RunFolder) -> None:
             f"max_evaluation_similarity={selection.max_evaluation_similarity}:"
             " expected evaluation sets to compare with, or none"
         )
-    if selection.retrieval is not None and not run.seed_units:
-        raise ValueError(
-            f"retrieval={selection.retrieval}: expected seed sets, or none"
-        )
+    retrieval.check(run)
     names = set()
     for unit in run.units:
         if unit.name in names:
@@ -108,11 +134,6 @@ def build_indexes(
     if selection.retrieval is not None:
         seeds = indexes.build("seed_sets", run, run.seed_units)
     return evaluation, seeds
-
-
-def without_units(run: RunFolder) -> RunFolder:
-    """What workers need of a run: its size does not grow with the number of units."""
-    return dataclasses.replace(run, units=(), evaluation_units=(), seed_units=())
 
 
 class SkipFinished(beam.DoFn):

@@ -19,6 +19,7 @@ from pipeline.sources import Unit
 OUTCOMES = (records.KEPT, records.UNREADABLE, *DropReason)
 
 _OUTCOME_TO_CODE = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+_HASH_WORDS = 2  # of 8 bytes: ids and hashes have 16
 _KEPT = _OUTCOME_TO_CODE[records.KEPT]
 _UNREADABLE = _OUTCOME_TO_CODE[records.UNREADABLE]
 
@@ -127,6 +128,15 @@ def expect_rows(path: str, n_rows: int, verdicts: Verdicts) -> None:
 def to_objects(column: pa.ChunkedArray) -> np.ndarray:
     """A column of strings as an array of `str`."""
     return column.to_numpy().astype(object)
+
+
+def to_words(column: pa.ChunkedArray) -> np.ndarray:
+    """Hashes of 16 bytes as uint64 [n, 2] that compare as the bytes do."""
+    data = b"".join(column.to_pylist())
+    words = np.frombuffer(data, dtype=">u8").reshape(-1, _HASH_WORDS)
+    if len(words) != len(column):
+        raise ValueError(f"{len(data)} bytes of hashes, expected {16 * len(column)}")
+    return words.astype(np.uint64)
 
 
 def _put(array: np.ndarray, rows: np.ndarray, values: object) -> np.ndarray:

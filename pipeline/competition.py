@@ -1,0 +1,148 @@
+"""Competition of pool images for places, decided alike in any order of work.
+
+In: what each unit enters, as arrays. Out: for each unit the rows that have won, and the
+seed set that wants them.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+
+_BLOCKS_IN_MEMORY = 16  # that a worker collects before it looks for the winners
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entrants:
+    """Images that compete for the `n_places` of each group.
+
+    The smallest rank wins. Of equal ones the smallest sample id does, and of equal ids
+    the first by name of the unit and row.
+    """
+
+    n_places: int
+    unit_names: tuple[str, ...]  # ascending
+    group: np.ndarray  # int64 [n]
+    rank: np.ndarray  # float64 [n]
+    sample_id: np.ndarray  # uint64 [n, 2]
+    unit: np.ndarray  # int64 [n], position in unit_names
+    row: np.ndarray  # int64 [n]
+
+    @classmethod
+    def of_unit(
+        cls,
+        unit_name: str,
+        n_places: int,
+        *,
+        group: np.ndarray,
+        rank: np.ndarray,
+        sample_id: np.ndarray,
+        row: np.ndarray,
+    ) -> "Entrants":
+        """Those of one unit."""
+        unit = np.zeros(len(row), np.int64)
+        return cls(n_places, (unit_name,), group, rank, sample_id, unit, row)
+
+    def take(self, places: np.ndarray) -> "Entrants":
+        """Some of them, in the order of `places`."""
+        used, unit = np.unique(self.unit[places], return_inverse=True)
+        return dataclasses.replace(
+            self,
+            unit_names=tuple(self.unit_names[i] for i in used),
+            group=self.group[places],
+            rank=self.rank[places],
+            sample_id=self.sample_id[places],
+            unit=unit,
+            row=self.row[places],
+        )
+
+
+def winners(blocks: Sequence[Entrants]) -> Entrants:
+    """Those that have a place in their group, by group and rank."""
+    everyone = _together(blocks)
+    order = np.lexsort(  # takes its last key first
+        (
+            everyone.row,
+            everyone.unit,
+            everyone.sample_id[:, 1],
+            everyone.sample_id[:, 0],
+            everyone.rank,
+            everyone.group,
+        )
+    )
+    group = everyone.group[order]
+    place_in_group = np.arange(len(group)) - np.searchsorted(group, group)
+    return everyone.take(order[place_in_group < everyone.n_places])
+
+
+def _together(blocks: Sequence[Entrants]) -> Entrants:
+    names = sorted({name for block in blocks for name in block.unit_names})
+    name_to_unit = {name: unit for unit, name in enumerate(names)}
+    units = [
+        np.array([name_to_unit[name] for name in block.unit_names], np.int64)[
+            block.unit
+        ]
+        for block in blocks
+    ]
+    return Entrants(
+        n_places=blocks[0].n_places,
+        unit_names=tuple(names),
+        group=np.concatenate([block.group for block in blocks]),
+        rank=np.concatenate([block.rank for block in blocks]),
+        sample_id=np.concatenate([block.sample_id for block in blocks]),
+        unit=np.concatenate(units),
+        row=np.concatenate([block.row for block in blocks]),
+    )
+
+
+class FindWinners(beam.CombineFn):
+    """`winners` of blocks of entrants that have the same number of places."""
+
+    def create_accumulator(self) -> list[Entrants]:
+        return []
+
+    def add_input(
+        self, accumulator: list[Entrants], entrants: Entrants
+    ) -> list[Entrants]:
+        collected = [*accumulator, entrants]
+        full = len(collected) >= _BLOCKS_IN_MEMORY
+        return [winners(collected)] if full else collected
+
+    def merge_accumulators(
+        self, accumulators: Iterable[list[Entrants]]
+    ) -> list[Entrants]:
+        merged: list[Entrants] = []
+        for accumulator in accumulators:
+            merged = self.compact([*merged, *accumulator])
+        return merged
+
+    def compact(self, accumulator: list[Entrants]) -> list[Entrants]:
+        return [winners(accumulator)] if accumulator else []
+
+    def extract_output(self, accumulator: list[Entrants]) -> Entrants:
+        return winners(accumulator)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Wanted:
+    """Rows of one unit that a seed set wants."""
+
+    set_name: str
+    row: np.ndarray  # int64, ascending
+
+
+def wanted_by_unit(set_name: str, won: Entrants) -> Iterator[tuple[str, Wanted]]:
+    """Yields (unit name, what the set wants of it)."""
+    for unit, unit_name in enumerate(won.unit_names):
+        yield unit_name, Wanted(set_name, np.unique(won.row[won.unit == unit]))
+
+
+def unit_hashes(sample_ids: Iterable[bytes], salt: str) -> np.ndarray:
+    """Maps each id to a number in [0, 1), float64."""
+    digests = b"".join(
+        hashlib.blake2b(sample_id, digest_size=8, key=salt.encode()).digest()
+        for sample_id in sample_ids
+    )
+    return (np.frombuffer(digests, ">u8") >> 11) / 2**53

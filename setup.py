@@ -29,6 +29,7 @@ setup(
         "pyarrow",
         "rich",
         "safetensors",
+        "scipy",
         "sentencepiece",
         "simplejpeg",
         "tensorboard",

@@ -338,7 +338,7 @@ def _timed_stages(
     sample: RunFolder, options: PipelineOptions
 ) -> dict[str, forecast_costs.StageTime]:
     """Runs what the sample lacks; gives the times of stages that had work to do."""
-    stage_to_time = {}
+    stage_to_time: dict[str, forecast_costs.StageTime] = {}
     for stage, work in (("score", curate.score), ("select", curate.select_sample)):
         with (
             progress.watch(stage, *_progress_of(stage, sample, ())),

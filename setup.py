@@ -30,6 +30,7 @@ setup(
         "pyarrow",
         "rich",
         "safetensors",
+        "scipy",
         "sentencepiece",
         "simplejpeg",
         "tensorboard",

@@ -48,6 +48,19 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
     return _run(run.units, selection.STAGE, selection.Select(run), options)
 
 
+def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
+    """`select` of a part of a run, which keeps its own ledger."""
+    if selection.is_complete(sample):
+        return {}
+    transform = selection.Select(sample, is_sample=True)
+    return _run(sample.units, selection.STAGE, transform, options)
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether all work is done by this process and its children."""
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+
+
 def caption(
     run: RunFolder,
     options: PipelineOptions,
@@ -124,8 +137,8 @@ def _run(
 
     Beam's own DirectRunner would first try to download another runner.
     """
-    is_local = options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
-    pipeline = beam.Pipeline(FnApiRunner() if is_local else None, options=options)
+    runner = FnApiRunner() if is_local(options) else None
+    pipeline = beam.Pipeline(runner, options=options)
     _ = pipeline | "List units" >> beam.Create(units) | stage.capitalize() >> transform
     result = pipeline.run()
     result.wait_until_finish()

@@ -35,8 +35,13 @@ _ARROW_TYPES = {
 
 def find(pattern: str) -> tuple[str, ...]:
     """Paths that match a glob, sorted; none is an empty tuple."""
+    return tuple(sorted(sizes(pattern)))
+
+
+def sizes(pattern: str) -> dict[str, int]:
+    """Path to bytes of the files that match a glob, from a listing alone."""
     (match,) = FileSystems.match([pattern])
-    return tuple(sorted(found.path for found in match.metadata_list))
+    return {found.path: found.size_in_bytes for found in match.metadata_list}
 
 
 def folders(parent: str) -> frozenset[str]:

@@ -20,7 +20,17 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import curate, files, importing, progress, prompts
+from pipeline import (
+    curate,
+    files,
+    forecast,
+    forecast_costs,
+    forecast_text,
+    importing,
+    progress,
+    prompts,
+    scale,
+)
 from pipeline.config import (
     FORMAT_VERSION,
     CurationConfig,
@@ -46,11 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             remove_captions(run, command.granularity)
             return
         granularities = _granularities(run.config, command.granularity)
+        if command.command == "forecast":
+            prices = forecast_costs.read_prices(command.prices)
+            sample = forecast.sampled(run, command.forecast_shards)
         _claim(run)
     except ValueError as error:
         _exit(2, error)
     if command.command == "status":
         print_status(run)
+        return
+    if command.command == "forecast":
+        try:
+            print_forecast(run, sample, options, prices)
+        except ValueError as error:
+            _exit(1, error)
         return
     for doubt in filter(None, map(prompts.doubt, granularities)):
         print(f"warning: {doubt}", file=sys.stderr)
@@ -77,11 +96,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = ("curate", *curate.STAGES, "status", "remove")
+    commands = ("curate", *curate.STAGES, "status", "forecast", "remove")
     parser.add_argument(
         "command",
         choices=commands,
-        help="all stages, one, what is there, or remove captions",
+        help="all stages, one, what is there, what a run will keep and cost, or remove"
+        " captions",
     )
     parser.add_argument("--config", required=True, help="recipe: a Python file")
     parser.add_argument("--output", required=True, help="run folder")
@@ -102,6 +122,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="caption this granularity alone; may be repeated (for remove, a name with"
         " its fingerprint, as status shows it)",
+    )
+    parser.add_argument(
+        "--forecast-shards",
+        metavar="N",
+        type=int,
+        default=forecast.N_SHARDS,
+        help="shards of each source that forecast samples (%(default)s)",
+    )
+    keys = ", ".join(field.name for field in dataclasses.fields(forecast_costs.Prices))
+    parser.add_argument(
+        "--prices", metavar="FILE.json", default="", help=f"for forecast: {keys}"
     )
     return parser
 
@@ -277,6 +308,47 @@ def print_status(run: RunFolder) -> None:
     for name in sorted(files.folders(folder)):
         if files.join(folder, name) not in current:
             print(f"{name}: not of this recipe")
+
+
+def print_forecast(
+    run: RunFolder,
+    sample: RunFolder,
+    options: PipelineOptions,
+    prices: forecast_costs.Prices,
+) -> None:
+    """Tells what a sample says of the whole run, and writes `RUN/forecast.json`.
+
+    Scores and selects the sample where it is not.
+    """
+    path = files.join(run.root, "forecast.json")
+    stage_to_time = forecast_costs.read_times(path, sample)
+    stage_to_time |= _timed_stages(sample, options)
+    with forecast_costs.Stopwatch() as watch:
+        figures = forecast.measure(sample)
+    stage_to_time |= watch.times("export", forecast.n_records(figures), sample)
+    found = forecast.forecast(run, sample, figures)
+    costs = forecast_costs.costs(found, stage_to_time, prices)
+    per_pair = scale.PairCosts.of(sample, found, stage_to_time)
+    rows = [scale.scale_row(per_pair, n_pairs) for n_pairs in scale.N_PAIRS]
+    files.write(path, forecast_text.to_json(found, stage_to_time, costs, rows))
+    print(forecast_text.to_text(found, stage_to_time, costs, rows))
+
+
+def _timed_stages(
+    sample: RunFolder, options: PipelineOptions
+) -> dict[str, forecast_costs.StageTime]:
+    """Runs what the sample lacks; gives the times of stages that had work to do."""
+    stage_to_time: dict[str, forecast_costs.StageTime] = {}
+    for stage, work in (("score", curate.score), ("select", curate.select_sample)):
+        with (
+            progress.watch(stage, *_progress_of(stage, sample, ())),
+            forecast_costs.Stopwatch() as watch,
+        ):
+            counters = work(sample, options)
+        n_pairs = forecast_costs.n_pairs_of(stage, counters)
+        if curate.is_local(options):
+            stage_to_time |= watch.times(stage, n_pairs, sample)
+    return stage_to_time
 
 
 def _exit(code: int, error: ValueError) -> NoReturn:

@@ -30,17 +30,18 @@ Counts = tuple[str, np.ndarray]
 class Select(beam.PTransform):
     """Maps PCollection[Unit] to the ledger, one dictionary.
 
-    Writes `run.decisions` and `RUN/ledger.json`. Units that have decisions are counted
-    from their tables and not searched again.
+    Writes `run.decisions` and `RUN/ledger.json`, which a sample of a run leaves alone.
+    Units that have decisions are counted from their tables and not searched again.
 
     Raises:
       ValueError: when applied, on settings that contradict each other and on an
         evaluation or seed set that is empty or embedded in another width.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, is_sample: bool = False) -> None:
         super().__init__()
         self._run = run
+        self._is_sample = is_sample
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[dict]:
         check(self._run)
@@ -69,7 +70,8 @@ class Select(beam.PTransform):
         decided = rest | "Write decisions" >> beam.ParDo(WriteDecisions(run, decisions))
         read = units | "Count pairs" >> beam.Map(count_pairs, run)
         counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
-        return counts | "Add up" >> WriteLedger(self._run.root, decisions.folder)
+        root = () if self._is_sample else (self._run.root,)
+        return counts | "Add up" >> WriteLedger(*root, decisions.folder)
 
 
 class CompareEmbeddings(beam.PTransform):

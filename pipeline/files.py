@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import os
+import re
 import socket
 import threading
 import typing
@@ -23,6 +24,9 @@ if typing.TYPE_CHECKING:
 
 Row = typing.TypeVar("Row", bound="DataclassInstance")
 
+# What `write` leaves behind when it is killed: the file, the host, process and thread.
+TEMPORARY = re.compile(r"(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
+
 _ARROW_TYPES = {
     bytes: pa.binary(),
     str: pa.string(),
@@ -37,6 +41,16 @@ def find(pattern: str) -> tuple[str, ...]:
     """Paths that match a glob, sorted; none is an empty tuple."""
     (match,) = FileSystems.match([pattern])
     return tuple(sorted(found.path for found in match.metadata_list))
+
+
+def last_updates(pattern: str) -> dict[str, float]:
+    """Path to Unix time of what matches a glob, where the file system tells a time."""
+    (match,) = FileSystems.match([pattern])
+    return {
+        found.path: found.last_updated_in_seconds
+        for found in match.metadata_list
+        if found.last_updated_in_seconds
+    }
 
 
 def folders(parent: str) -> frozenset[str]:
@@ -80,6 +94,23 @@ def write(path: str, data: bytes) -> None:
     ) as file:
         file.write(data)
     FileSystems.rename([temporary], [path])
+
+
+def create(path: str, data: bytes) -> bool:
+    """Creates a file; False if it is there.
+
+    Of many writers one is told True. Always False on object stores, where Beam cannot
+    tell who was first.
+    """
+    if FileSystems.get_scheme(path) is not None:
+        return False
+    _make_folder(FileSystems.split(path)[0])
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 def delete(paths: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ class ImageTextSource:
     alt_text_column: str = ""
     key_column: str = ""
     needs_alt_text: bool = True  # a pair without alt text is unreadable
-    keep_all: bool = False  # only near-duplicates of evaluation images are dropped
+    keep_all: bool = False  # nothing is dropped but opt-outs and evaluation images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +208,20 @@ Retrieval = NearSeeds | NearestToSeeds | SeededClusters
 
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
-    """What `select` drops, in this order; None switches a step off."""
+    """What `select` drops, in this order; None or () switches a step off.
 
+    The first two steps say what must not be used, so they hold for sources with
+    `keep_all` as well.
+    """
+
+    # Those that img2dataset refuses, besides those of its users.
+    opt_out_directives: tuple[str, ...] = (
+        "noai",
+        "noimageai",
+        "noindex",
+        "noimageindex",
+    )
+    drop_list: str = ""  # glob of files as `pipeline.drop_list` reads them
     drop_rules: tuple[DropRule, ...] = ()
     language: KeepLanguages | None = None
     alignment: MinScore | KeepFraction | None = None
@@ -218,6 +230,10 @@ class SelectionConfig:
     retrieval: Retrieval | None = None
 
     def __post_init__(self) -> None:
+        for directive in self.opt_out_directives:
+            is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
+            expected = "lower-case directives such as 'noai'"
+            _expect(is_valid, "opt_out_directives", directive, expected)
         for rule in self.drop_rules:  # plain functions have no fingerprint
             is_valid = dataclasses.is_dataclass(rule) and not isinstance(rule, type)
             _expect(is_valid, "drop_rules", rule, "instances of dataclasses")

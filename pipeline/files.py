@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import os
+import re
 import socket
 import threading
 import typing
@@ -22,6 +23,9 @@ if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Row = typing.TypeVar("Row", bound="DataclassInstance")
+
+# What `write` leaves behind when it is killed: the file, the host, process and thread.
+TEMPORARY = re.compile(r"(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
 
 _ARROW_TYPES = {
     bytes: pa.binary(),
@@ -42,6 +46,16 @@ def sizes(pattern: str) -> dict[str, int]:
     """Path to bytes of the files that match a glob, from a listing alone."""
     (match,) = FileSystems.match([pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
+
+
+def last_updates(pattern: str) -> dict[str, float]:
+    """Path to Unix time of what matches a glob, where the file system tells a time."""
+    (match,) = FileSystems.match([pattern])
+    return {
+        found.path: found.last_updated_in_seconds
+        for found in match.metadata_list
+        if found.last_updated_in_seconds
+    }
 
 
 def folders(parent: str) -> frozenset[str]:
@@ -85,6 +99,23 @@ def write(path: str, data: bytes) -> None:
     ) as file:
         file.write(data)
     FileSystems.rename([temporary], [path])
+
+
+def create(path: str, data: bytes) -> bool:
+    """Creates a file; False if it is there.
+
+    Of many writers one is told True. Always False on object stores, where Beam cannot
+    tell who was first.
+    """
+    if FileSystems.get_scheme(path) is not None:
+        return False
+    _make_folder(FileSystems.split(path)[0])
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 def delete(paths: Sequence[str]) -> None:

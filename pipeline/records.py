@@ -27,6 +27,8 @@ CAPTION_PREFIX = "captions/"
 class DropReason(enum.StrEnum):
     """Why a readable pair is not kept, in the order in which reasons are tried."""
 
+    OPT_OUT = "opt_out"
+    DROP_LIST = "drop_list"
     FEW_WORDS = "few_words"
     BOILERPLATE_ALT_TEXT = "boilerplate_alt_text"
     TINY_IMAGE = "tiny_image"
@@ -79,6 +81,7 @@ class Pair:
     n_bytes: int  # length of the encoded image
     offset: int  # of the image: its byte in a tar, its row in a Parquet file
     error: str  # why the pair cannot be read; "" when it can
+    robots: str = ""  # directives of its owner for robots: "noai, noimageai"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

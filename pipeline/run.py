@@ -3,10 +3,12 @@
     python -m pipeline.run curate --config FILE.py --output RUN --input GLOB
 
 Flags that are not listed here go to Beam (`--runner`, `--project` ...). Exit codes: 0
-done, 1 the run failed, 2 the command or the configuration is wrong.
+done, 1 the run failed, 2 the command or the configuration is wrong, or another run is
+at work in the run folder. `status` may look on meanwhile.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +29,7 @@ from pipeline import (
     forecast_costs,
     forecast_text,
     importing,
+    lock,
     progress,
     prompts,
     scale,
@@ -52,28 +55,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = beam_options(beam_arguments)
         run = RunFolder.open(command.output, configured(command))
         curate.check(run)
-        if command.command == "remove":
-            remove_captions(run, command.granularity)
-            return
         granularities = _granularities(run.config, command.granularity)
         if command.command == "forecast":
             prices = forecast_costs.read_prices(command.prices)
             sample = forecast.sampled(run, command.forecast_shards)
-        _claim(run)
+        _check_format(run)
     except ValueError as error:
         _exit(2, error)
     if command.command == "status":
         print_status(run)
         return
-    if command.command == "forecast":
-        try:
-            print_forecast(run, sample, options, prices)
-        except ValueError as error:
-            _exit(1, error)
-        return
+    with _locked(run, command.command):
+        if n_removed := lock.remove_leftovers(run.root):
+            print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
+        if command.command == "remove":
+            _remove(run, command.granularity)
+        elif command.command == "forecast":
+            _forecast(run, sample, options, prices)
+        else:
+            _run_stages(command.command, run, options, granularities)
+
+
+def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
+    try:
+        return lock.acquire(run.root, command)
+    except lock.LockedError as error:
+        _exit(2, error)
+
+
+def _remove(run: RunFolder, names: Sequence[str]) -> None:
+    try:
+        remove_captions(run, names)
+    except ValueError as error:
+        _exit(2, error)
+
+
+def _forecast(
+    run: RunFolder,
+    sample: RunFolder,
+    options: PipelineOptions,
+    prices: forecast_costs.Prices,
+) -> None:
+    _write_config(run)
+    try:
+        print_forecast(run, sample, options, prices)
+    except ValueError as error:
+        _exit(1, error)
+
+
+def _run_stages(
+    command: str,
+    run: RunFolder,
+    options: PipelineOptions,
+    granularities: Sequence[Granularity],
+) -> None:
+    _write_config(run)
     for doubt in filter(None, map(prompts.doubt, granularities)):
         print(f"warning: {doubt}", file=sys.stderr)
-    stages = curate.STAGES if command.command == "curate" else (command.command,)
+    stages = curate.STAGES if command == "curate" else (command,)
     try:
         for stage in stages:
             _run_stage(stage, run, options, granularities)
@@ -200,8 +239,8 @@ def _granularities(
     return tuple(name_to_granularity[name] for name in names or name_to_granularity)
 
 
-def _claim(run: RunFolder) -> None:
-    """Writes the configuration; refuses a folder of another format."""
+def _check_format(run: RunFolder) -> None:
+    """Raises ValueError on a folder of another format."""
     path = files.join(run.root, _CONFIG_NAME)
     if files.is_file(path):
         found = json.loads(files.read(path)).get("format_version")
@@ -210,6 +249,10 @@ def _claim(run: RunFolder) -> None:
                 f"--output {run.root}: expected format version {FORMAT_VERSION}, "
                 f"found {found}"
             )
+
+
+def _write_config(run: RunFolder) -> None:
+    path = files.join(run.root, _CONFIG_NAME)
     content = {"format_version": FORMAT_VERSION, "config": to_json(run.config)}
     files.write(path, json.dumps(content, indent=1).encode() + b"\n")
 

@@ -7,11 +7,13 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 import dataclasses
 from collections.abc import Mapping
 
-from pipeline import files, imported_captions
+from pipeline import drop_list, files, imported_captions
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import CurationConfig, Granularity, ImageTextSource, fingerprint
+from pipeline.drop_list import ListFile
 from pipeline.imported_captions import ImportedFile
 from pipeline.models import weights
+from pipeline.records import Pair
 from pipeline.sources import Unit, list_units
 
 
@@ -28,13 +30,15 @@ class RunFolder:
     glob_to_files: Mapping[str, tuple[ImportedFile, ...]] = dataclasses.field(
         default_factory=dict
     )
+    drop_list: tuple[ListFile, ...] = ()
 
     @classmethod
     def open(cls, root: str, config: CurationConfig) -> "RunFolder":
         """Lists the shards and hashes the checkpoints of a recipe.
 
         Raises:
-          ValueError: on a glob without a match or a checkpoint that is not there.
+          ValueError: on a glob without a match, a checkpoint that is not there or a
+            drop list that cannot be read.
         """
         encoder = config.encoder.checkpoint
         digests = {encoder: _weights_digest(encoder, revision="")}
@@ -61,6 +65,7 @@ class RunFolder:
             seed_units=_units(config.seed_sets),
             checkpoint_to_digest=digests,
             glob_to_files=imports,
+            drop_list=drop_list.list_files(config.selection.drop_list),
         )
 
     def without_units(self) -> "RunFolder":
@@ -107,9 +112,11 @@ class RunFolder:
             [(n, p.removeprefix(self.root)) for n, p in role] for role in tables
         ]
         languages = [folder.removeprefix(self.root) for folder in languages]
-        return fingerprint(
-            "decisions", self.config.selection, keep_all, languages, relative
+        selection = (
+            self.config.selection,
+            drop_list.contents_digests(self.drop_list),
         )
+        return fingerprint("decisions", *selection, keep_all, languages, relative)
 
     def captions(self, granularity: Granularity) -> str:
         """Folder of the captions of one granularity."""
@@ -174,8 +181,8 @@ class RunFolder:
 
     def _pairs_fingerprint(self, source: ImageTextSource) -> str:
         columns = (source.image_column, source.alt_text_column, source.key_column)
-        limits = self.config.limits
-        return fingerprint("pairs", columns, source.needs_alt_text, limits)
+        settings = (columns, source.needs_alt_text, self.config.limits)
+        return fingerprint("pairs", *settings, files.schema_of(Pair).names)
 
     def _scores(self, measure: str, measure_fingerprint: str) -> files.UnitTables:
         name = f"{measure}-{measure_fingerprint}"

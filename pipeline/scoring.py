@@ -244,6 +244,7 @@ def _pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
         n_bytes=len(raw.image),
         offset=raw.offset,
         error=error,
+        robots=raw.robots,
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline import dedup, files, filters, indexes, records, retrieval
+from pipeline import dedup, files, filters, indexes, records, retrieval, rights
 from pipeline.indexes import SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
@@ -53,6 +53,8 @@ class Select(beam.PTransform):
         filtered = (
             units
             | "Read pairs" >> beam.Map(open_verdicts, run)
+            | "Drop what must not be used"
+            >> rights.DropForbidden(run, selection.opt_out_directives)
             | "Apply rules" >> filters.ApplyRules(run, selection.drop_rules)
             | "Keep languages" >> filters.FilterLanguage(run, selection.language)
             | "Keep aligned" >> filters.FilterAlignment(run, selection.alignment)

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,12 +31,15 @@ _EXTENSION_TO_KIND = {
     "json": "metadata",
 }
 _MAX_METADATA_BYTES = 1 << 20  # img2dataset writes 1 kB; larger ones are left out
+_MAX_URL_CHARS = 1 << 16  # what is longer is left out
+_MAX_ROBOTS_CHARS = 1 << 12  # what is longer is cut
 
 # Columns of Parquet files, the usual names first.
 _IMAGE_COLUMNS = ("jpg", "image", "png", "webp")
 _ALT_TEXT_COLUMNS = ("caption", "text", "alt_text", "TEXT")
 _KEY_COLUMNS = ("__key__", "key", "id")
 _URL_COLUMNS = ("url", "URL")
+_ROBOTS_COLUMNS = ("x_robots_tag", "X-Robots-Tag", "robots")
 _ROWS_PER_BATCH = 32  # held in memory: some MB of images
 _READ_BUFFER_BYTES = 1 << 20
 
@@ -66,6 +69,7 @@ class RawPair:
     alt_text: bytes = b""  # UTF-8 unless `error` says otherwise
     offset: int = 0  # of the image: its byte in a tar, its row in a Parquet file
     error: str = ""  # why the pair cannot be read
+    robots: str = ""  # directives of its owner, as they were recorded
 
     @property
     def text(self) -> str:
@@ -253,26 +257,45 @@ def _tar_pair(
     metadata = group.get("metadata")
     text_bytes = (alt_text and alt_text.data) or b""
     n_text_bytes = alt_text.size if alt_text else 0
+    record = _record((metadata and metadata.data) or b"")
     return RawPair(
         key=key,
-        url=_url((metadata and metadata.data) or b""),
+        url=_bounded_url(_text_of(record, _URL_COLUMNS)),
         image=(image and image.data) or b"",
         alt_text=text_bytes,
         offset=image.offset if image else 0,
         error=_image_error(image.size if image else None, limits)
         or _alt_text_error(n_text_bytes, text_bytes, limits, source.needs_alt_text),
+        robots=_text_of(record, _ROBOTS_COLUMNS)[:_MAX_ROBOTS_CHARS],
     )
 
 
-def _url(metadata: bytes) -> str:
-    """The address in the JSON that img2dataset writes; "" if there is none."""
+def _record(metadata: bytes) -> dict[str, object]:
+    """The JSON object that img2dataset writes; empty if it is none."""
     try:
         record = json.loads(metadata)
     except (ValueError, RecursionError):
-        return ""
-    url = record.get("url") if isinstance(record, dict) else None
-    # JSON can hold half a surrogate pair, UTF-8 cannot.
-    return url.encode(errors="replace").decode() if isinstance(url, str) else ""
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _text_of(record: Mapping[str, object], names: Sequence[str]) -> str:
+    """The first text of one of these names, or texts of a list; "" if there is none."""
+    for name in names:
+        value = record.get(name)
+        text = _joined(value) if isinstance(value, list) else value
+        if isinstance(text, str) and text:
+            # JSON can hold half a surrogate pair, UTF-8 cannot.
+            return text.encode(errors="replace").decode()
+    return ""
+
+
+def _joined(items: Iterable[object]) -> str:
+    return ", ".join(item for item in items if isinstance(item, str))
+
+
+def _bounded_url(url: str) -> str:
+    return url if len(url) <= _MAX_URL_CHARS else ""
 
 
 # Parquet: one pair is a row.
@@ -286,6 +309,7 @@ class _Columns:
     alt_text: str
     key: str
     url: str
+    robots: str
 
     @classmethod
     def find(cls, schema: pa.Schema, source: ImageTextSource) -> "_Columns":
@@ -300,6 +324,7 @@ class _Columns:
             ),
             key=_find_column(schema, source.key_column, _KEY_COLUMNS, _is_label),
             url=_find_column(schema, "", _URL_COLUMNS, _is_label),
+            robots=_find_column(schema, "", _ROBOTS_COLUMNS, _is_label_or_list),
         )
 
 
@@ -313,8 +338,9 @@ def _read_parquet(
             images = _byte_values(batch, columns.image)
             alt_texts = _byte_values(batch, columns.alt_text)
             keys, urls = _labels(batch, columns.key), _labels(batch, columns.url)
+            robots = _labels(batch, columns.robots)
             rows = range(first, first + len(batch))
-            for parts in zip(images, alt_texts, keys, urls, rows, strict=True):
+            for parts in zip(images, alt_texts, keys, urls, robots, rows, strict=True):
                 yield _parquet_pair(parts, source, limits)
 
 
@@ -342,21 +368,22 @@ def _read_batches(
 
 
 def _parquet_pair(
-    parts: tuple[bytes | None, bytes | None, str, str, int],
+    parts: tuple[bytes | None, bytes | None, str, str, str, int],
     source: ImageTextSource,
     limits: Limits,
 ) -> RawPair:
-    image, alt_text, key, url, row = parts
+    image, alt_text, key, url, robots, row = parts
     n_text_bytes = len(alt_text or b"")
     text = b"" if n_text_bytes > limits.max_alt_text_bytes else alt_text or b""
     return RawPair(
         key=key or str(row),
-        url=url,
+        url=_bounded_url(url),
         image=image or b"",
         alt_text=text,
         offset=row,
         error=_image_error(None if image is None else len(image), limits)
         or _alt_text_error(n_text_bytes, text, limits, source.needs_alt_text),
+        robots=robots[:_MAX_ROBOTS_CHARS],
     )
 
 
@@ -419,6 +446,19 @@ def _is_label(column_type: pa.DataType) -> bool:
     return _is_bytes(column_type) or pa.types.is_integer(column_type)
 
 
+def _is_label_or_list(column_type: pa.DataType) -> bool:
+    return _is_label(column_type) or _is_list_of_bytes(column_type)
+
+
+def _is_list_of_bytes(column_type: pa.DataType) -> bool:
+    is_list = pa.types.is_list(column_type) or pa.types.is_large_list(column_type)
+    return (
+        is_list
+        and not pa.types.is_struct(column_type.value_type)
+        and _is_bytes(column_type.value_type)
+    )
+
+
 def _byte_values(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
     """Texts come as bytes too: Arrow would stop at the first that is no UTF-8."""
     if not column:
@@ -430,10 +470,17 @@ def _byte_values(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
 
 
 def _labels(batch: pa.RecordBatch, column: str) -> list[str]:
-    if column and pa.types.is_integer(batch.column(column).type):
-        values = batch.column(column).to_pylist()
-        return ["" if value is None else str(value) for value in values]
-    return [
-        (value or b"").decode(errors="backslashreplace")
-        for value in _byte_values(batch, column)
-    ]
+    """One text a row; the items of a list become one, with commas between."""
+    if not column:
+        return [""] * len(batch)
+    values = batch.column(column)
+    if pa.types.is_integer(values.type):
+        return ["" if value is None else str(value) for value in values.to_pylist()]
+    if _is_list_of_bytes(values.type):
+        lists = values.cast(pa.large_list(pa.large_binary())).to_pylist()
+        return [", ".join(map(_decoded, items or ())) for items in lists]
+    return [_decoded(value) for value in _byte_values(batch, column)]
+
+
+def _decoded(value: bytes | None) -> str:
+    return (value or b"").decode(errors="backslashreplace")

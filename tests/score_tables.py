@@ -36,6 +36,8 @@ class Row:
     size: tuple[int, int] = (64, 64)
     key: str = ""  # "" is the row number
     error: str = ""
+    url: str = ""
+    robots: str = ""
 
 
 Shards = dict[str, Sequence[Row]]  # path to rows
@@ -156,7 +158,7 @@ def _pair(unit: Unit, i: int, row: Row) -> records.Pair:
     return records.Pair(
         sample_id=sample_id(row, image),
         key=row.key or str(i),
-        url="",
+        url=row.url,
         alt_text=row.alt_text if is_readable else "",
         image_hash=records.content_hash(image.encode()),
         image_format="jpeg" if is_readable else "",
@@ -165,4 +167,5 @@ def _pair(unit: Unit, i: int, row: Row) -> records.Pair:
         n_bytes=100,
         offset=i,
         error=row.error,
+        robots=row.robots,
     )

@@ -177,6 +177,53 @@ def test_half_a_surrogate_pair_in_a_url_becomes_writable(tmp_path):
     assert pair.url == "x?y"
 
 
+@pytest.mark.parametrize(
+    ("record", "robots"),
+    [
+        ({"x_robots_tag": "noai, noindex"}, "noai, noindex"),
+        ({"X-Robots-Tag": "NoAI"}, "NoAI"),
+        ({"x_robots_tag": None, "robots": ["noai", 3, "noindex"]}, "noai, noindex"),
+        ({"x_robots_tag": 3}, ""),
+        ({"x_robots_tag": {"noai": True}}, ""),
+        ({"x_robots_tag": "x\ud800"}, "x?"),
+        ({"x_robots_tag": "noai," + "x" * 1_000_000}, "noai," + "x" * 4091),
+        ({"status": "success", "exif": "{}"}, ""),
+    ],
+)
+def test_directives_for_robots_come_from_the_metadata(tmp_path, record, robots):
+    metadata = json.dumps(record).encode()
+    members = [("a.jpg", b"image"), ("a.txt", b"text"), ("a.json", metadata)]
+    (pair,) = pairs_of(write_tar(tmp_path / "a.tar", members))
+    assert (pair.robots, pair.error) == (robots, "")
+
+
+def test_an_address_of_a_megabyte_is_left_out(tmp_path):
+    url = "https://a.org/" + "x" * 1_000_000
+    metadata = json.dumps({"url": url}).encode()
+    members = [("a.jpg", b"i"), ("a.txt", b"t"), ("a.json", metadata)]
+    (pair,) = pairs_of(write_tar(tmp_path / "a.tar", members))
+    assert (pair.url, pair.error) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "robots"),
+    [
+        ("x_robots_tag", ["noai", None, "x" * 1_000_000], ["noai", "", "x" * 4096]),
+        ("robots", [["noai", None, "all"], None, []], ["noai, , all", "", ""]),
+        ("robots", [[b"noai", b"\xff"], None, []], ["noai, \\xff", "", ""]),
+        ("X-Robots-Tag", [b"noai", b"\xff", b""], ["noai", "\\xff", ""]),
+        ("x_robots_tag", [0.5, 1.5, 2.5], ["", "", ""]),
+        ("x_robots_tag", [[0.5], [1.5], []], ["", "", ""]),
+        ("other", ["noai", "noai", "noai"], ["", "", ""]),
+    ],
+)
+def test_directives_for_robots_come_from_a_column(tmp_path, name, values, robots):
+    columns = {"jpg": [b"1", b"2", b"3"], "text": ["a", "b", "c"], name: values}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    pairs = pairs_of(tmp_path / "a.parquet")
+    assert [(pair.robots, pair.error) for pair in pairs] == [(r, "") for r in robots]
+
+
 def three_pairs() -> list[tuple[str, bytes]]:
     return [
         member

@@ -1,0 +1,81 @@
+"""What must not be used: owners' opt-outs, and the entries of a drop list.
+
+The transform maps PCollection[Verdicts] to PCollection[Verdicts]. It comes before all
+other steps of `select`, and drops from sources with `keep_all` too.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.utils.shared import Shared
+
+from pipeline.drop_list import DropList
+from pipeline.records import DropReason
+from pipeline.run_folder import RunFolder
+from pipeline.verdicts import Verdicts, read_rows
+
+
+class DropForbidden(beam.PTransform):
+    """Drops pairs whose owner opted out, and pairs that the drop list names."""
+
+    def __init__(self, run: RunFolder, directives: tuple[str, ...]) -> None:
+        super().__init__()
+        self._run = run
+        self._directives = directives
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if self._directives:
+            verdicts = verdicts | "Honour opt-outs" >> beam.Map(
+                drop_opt_outs, self._run, self._directives
+            )
+        if self._run.drop_list:
+            verdicts = verdicts | "Look up drop list" >> beam.ParDo(_LookUp(self._run))
+        return verdicts
+
+
+def drop_opt_outs(
+    verdicts: Verdicts, run: RunFolder, directives: Sequence[str]
+) -> Verdicts:
+    """Drops pairs with one of the directives, which becomes the detail."""
+    rows = verdicts.kept_rows
+    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "robots")
+    found = [opt_out(text, directives) for text in table["robots"].to_pylist()]
+    details = np.array(found, dtype=object)
+    is_out = details != ""
+    return verdicts.drop(rows[is_out], DropReason.OPT_OUT, detail=details[is_out])
+
+
+def opt_out(robots: str, directives: Sequence[str]) -> str:
+    """The first of `directives` that is in the value of X-Robots-Tag headers; or "".
+
+    A directive for one robot (`somebot: noai`) counts for all.
+    """
+    parts = {part.strip() for part in re.split("[,:;]", robots.lower())}
+    return next((name for name in directives if name in parts), "")
+
+
+def drop_listed(verdicts: Verdicts, run: RunFolder, listed: DropList) -> Verdicts:
+    """Drops pairs that an entry names, whose kind becomes the detail."""
+    rows = verdicts.kept_rows
+    columns = ("url", "image_hash", "sample_id")
+    pairs = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
+    kinds = listed.kinds_of(pairs)
+    is_out = kinds != ""
+    return verdicts.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])
+
+
+class _LookUp(beam.DoFn):
+    """Drops what is listed; the list is read once a worker."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
+        self._listed = self._shared.acquire(lambda: DropList.load(self._run.drop_list))
+
+    def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
+        yield drop_listed(verdicts, self._run, self._listed)

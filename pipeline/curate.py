@@ -17,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipeline import (
     captioner_handler,
     captioning,
+    drop_list,
     export,
     flagging,
     prompts,
@@ -103,6 +104,8 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant or read."""
     selection.check(run)
+    if not selection.is_complete(run):  # a long list takes seconds to look through
+        drop_list.check(run.drop_list)
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)

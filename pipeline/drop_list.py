@@ -21,7 +21,8 @@ KINDS = ("url", "host", "image_hash", "sample_id")
 _DIGEST_BYTES = 16
 _DIGEST_DTYPE = np.dtype(f"S{_DIGEST_BYTES}")  # compares as bytes padded with zeros
 _URL = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.-]*://(?P<authority>[^/?#\s]+)(?P<rest>[^#\s]*)\S*"
+    r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#\s]*@)?"
+    r"([^/?#\s:@\[]+|\[[^/?#\s@\]]*\])((?::\d*)?)((?:[/?][^#\s]*)?)(?:#\S*)?"
 )
 _OTHER = re.compile(r"(?P<kind>host|image_hash|sample_id):(?P<value>\S+)")
 _HOST = re.compile(r"[^\s/:@?#*]+")
@@ -31,7 +32,7 @@ _MAX_SHOWN_CHARS = 80
 
 @dataclasses.dataclass(frozen=True)
 class ListFile:
-    """One file of entries that are known to be well-formed."""
+    """One file of entries."""
 
     uri: str
     digest: str  # BLAKE2b-128 of its bytes, as hex
@@ -75,17 +76,24 @@ class DropList:
 
 
 def list_files(pattern: str) -> tuple[ListFile, ...]:
-    """The files of a drop list, each read and checked once; none for "".
+    """The files of a drop list; none for "".
 
     Raises:
-      ValueError: if the glob matches nothing, or on a line that is no entry.
+      ValueError: if the glob matches nothing, or what cannot be read.
     """
     if not pattern:
         return ()
     uris = files.find(pattern)
     if not uris:
         raise ValueError(f"drop_list={pattern!r}: expected a glob that matches files")
-    return tuple(ListFile(uri, _checked_digest(uri)) for uri in uris)
+    return tuple(ListFile(uri, _contents_digest(uri)) for uri in uris)
+
+
+def check(list_files: Iterable[ListFile]) -> None:
+    """Raises ValueError on a line that is no entry; names file and line."""
+    for list_file in list_files:
+        for _ in _entries(list_file.uri, files.read(list_file.uri)):
+            pass
 
 
 def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
@@ -93,13 +101,11 @@ def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
     return sorted(list_file.digest for list_file in list_files)
 
 
-def _checked_digest(uri: str) -> str:
+def _contents_digest(uri: str) -> str:
     try:
         data = files.read(uri)
     except (IsADirectoryError, PermissionError) as error:
         raise ValueError(f"drop_list: expected files to read: {error}") from error
-    for _ in _entries(uri, data):
-        pass
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
@@ -150,9 +156,9 @@ def _address(url: str) -> tuple[str, str]:
     match = _URL.fullmatch(url.strip())
     if match is None:
         return "", ""
-    authority = match["authority"].rpartition("@")[2].lower()
-    host = re.sub(r":\d*$", "", authority).rstrip(".")
-    return authority + (match["rest"] or "/"), host
+    host, port, rest = match.groups()
+    host = host.lower().rstrip(".")
+    return host + port + (rest or "/"), host
 
 
 def _with_parents(host: str) -> tuple[str, ...]:

@@ -134,8 +134,9 @@ def test_blank_lines_comments_and_an_empty_list_name_nothing(tmp_path):
     ],
 )
 def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path, line):
+    files = listed(tmp_path, "host:a.org", "", line)
     with pytest.raises(ValueError, match=r"list\.txt:3: '.*': expected a URL") as error:
-        listed(tmp_path, "host:a.org", "", line)
+        drop_list.check(files)
     assert len(str(error.value)) < 500
     assert "\n" not in str(error.value)
 
@@ -144,8 +145,9 @@ def test_a_list_that_is_not_there_or_not_utf8_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"drop_list='.*': expected a glob"):
         drop_list.list_files(str(tmp_path / "*.txt"))
     (tmp_path / "list.txt").write_bytes(b"host:a.org\nhost:\xff.org\n")
+    files = drop_list.list_files(str(tmp_path / "*.txt"))
     with pytest.raises(ValueError, match=r"list\.txt:2: "):
-        drop_list.list_files(str(tmp_path / "*.txt"))
+        drop_list.check(files)
 
 
 def with_list(run: RunFolder, files) -> RunFolder:

@@ -53,6 +53,15 @@ def test_a_wrong_flag_is_named(capsys, tmp_path, crawl, flags, expected):
     assert not output.exists()
 
 
+def test_a_malformed_line_of_a_drop_list_is_named(capsys, tmp_path, crawl):
+    path = tmp_path / "list.txt"
+    path.write_text("host:a.org\na.org\n")
+    base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
+    sets = ["--input", crawl, "--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
+    error = error_of(capsys, *base, *sets, "--set", f"selection.drop_list={path}")
+    assert f"{path}:2: 'a.org': expected a URL, host:NAME" in error
+
+
 def test_a_glob_that_matches_nothing_is_named(capsys, tmp_path):
     base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
     assert "/no/*.tar" in error_of(capsys, *base, "--input", "/no/*.tar")

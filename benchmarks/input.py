@@ -120,6 +120,21 @@ def trainer_loader(view: trainer_input.ViewSample) -> Callable[[], int]:
     return rows
 
 
+def views_alone(view: trainer_input.ViewSample, boxes: Boxes) -> Callable[[], int]:
+    """Decoding and cropping as the trainer does them, and nothing else."""
+    photos = [view.shards[index].image for index in range(len(boxes))]
+
+    def rows() -> int:
+        for photo, chosen in zip(photos, boxes, strict=True):
+            reduction = crops.reduction(chosen)
+            image, factor = images.decode_fast(photo, "jpeg", reduction)
+            trainer_input._cut_all(image, chosen[:1], factor)
+            trainer_input._cut_all(image, chosen[1:], factor)
+        return len(boxes)
+
+    return rows
+
+
 def pillow_rows(view: trainer_input.ViewSample, boxes: Boxes) -> int:
     rows = []
     for index, chosen in enumerate(boxes):
@@ -263,6 +278,7 @@ def main() -> None:
         boxes = draw_boxes(view)
         loaders = {
             "trainer": trainer_loader(view),
+            "trainer, decode and crops alone": views_alone(view, boxes),
             "tf.data": tensorflow_pipeline(folder, boxes),
             "pillow": lambda: pillow_rows(view, boxes),
         }

@@ -106,8 +106,8 @@ def draw_boxes(view: trainer_input.ViewSample) -> Boxes:
 def trainer_loader(view: trainer_input.ViewSample) -> Callable[[], int]:
     """The whole loader, in one thread of this process.
 
-    Its stream goes on from round to round: what it prefetches for the next round is as
-    much as it has prefetched for this one.
+    A round ends when the loader has prefetched what it may, as much as there was when
+    the round began, and rests: it must not do so in the time of another contender.
     """
     stream = trainer_input.batches(view, RunConfig(n_threads=1))
     n_batches = len(view.shards) // BATCH_SIZE
@@ -115,9 +115,19 @@ def trainer_loader(view: trainer_input.ViewSample) -> Callable[[], int]:
     def rows() -> int:
         for _ in range(n_batches):
             next(stream)
+        _wait_for_rest()
         return n_batches * BATCH_SIZE
 
     return rows
+
+
+def _wait_for_rest() -> None:
+    """Waits until no thread of this process takes processor time."""
+    spent = None
+    while spent is None or spent > 0.001:
+        start = time.process_time()
+        time.sleep(0.1)
+        spent = time.process_time() - start
 
 
 def views_alone(view: trainer_input.ViewSample, boxes: Boxes) -> Callable[[], int]:

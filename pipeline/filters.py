@@ -333,7 +333,7 @@ def alignment_cut(scores: np.ndarray, keep_fraction: float) -> float:
 
 
 class _Cut(beam.CombineFn):
-    """`alignment_cut` of arrays of scores, in any order: 4 bytes a pair in memory."""
+    """`alignment_cut` of arrays of scores, in any order: 16 bytes a pair in memory."""
 
     def __init__(self, alignment: KeepFraction) -> None:
         self._keep_fraction = alignment.keep_fraction

@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = beam_options(beam_arguments)
         run = RunFolder.open(command.output, configured(command))
         curate.check(run)
-        granularities = _granularities(run.config, command.granularity)
+        is_removal = command.command == "remove"  # of names with fingerprints
+        names = () if is_removal else command.granularity
+        granularities = _granularities(run.config, names)
         if command.command == "forecast":
             prices = forecast_costs.read_prices(command.prices)
             sample = forecast.sampled(run, command.forecast_shards)
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with _locked(run, command.command):
         if n_removed := lock.remove_leftovers(run.root):
             print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
-        if command.command == "remove":
+        if is_removal:
             _remove(run, command.granularity)
         elif command.command == "forecast":
             _forecast(run, sample, options, prices)

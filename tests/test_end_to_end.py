@@ -142,8 +142,11 @@ def test_the_shards_train(curated, tmp_path):
     settings = (
         f"data.tokenizer={vocabulary}",
         "model.text.vocabulary_size=100",
+        "model.vision.n_layers=2",
+        "model.text.n_layers=1",
         "data.batch_size=16",
         "data.global_crop.size_px=56",
+        "data.local_crop.size_px=28",
         "n_steps=30",
         "optimiser.n_warmup_steps=5",
         "run.n_steps_per_log=1",

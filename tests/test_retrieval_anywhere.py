@@ -65,6 +65,7 @@ def id_to_decision(run: RunFolder) -> dict[bytes, Decision]:
     return {decision.sample_id: decision for decision in decisions}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrieval", RETRIEVALS, ids=["nearest", "clusters"])
 def test_neither_the_order_nor_the_size_of_shards_changes_a_decision(
     tmp_path, retrieval

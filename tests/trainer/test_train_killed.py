@@ -33,6 +33,7 @@ def command(recipe, export):
     return make
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(command, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     flags = command("contrastive", n_steps=12)

@@ -238,6 +238,7 @@ def test_another_sample_takes_the_row_of_a_broken_one(view, damaged):
     assert len(set(seen)) == 22  # all that can be read are still shown
 
 
+@pytest.mark.slow
 def test_rows_that_replace_broken_ones_are_the_same_every_time(damaged):
     expected = stream_of(damaged, 6)
     assert_equal(stream_of(damaged, 6, RunConfig(n_workers=2, n_threads=1)), expected)
@@ -349,6 +350,7 @@ def test_every_batch_of_a_mixture_has_its_shares(pair):
         assert sum(one in few for one in ids([batch])) == 6
 
 
+@pytest.mark.slow
 def test_a_mixture_is_the_same_for_any_number_of_workers_and_restarts(pair):
     expected = stream_of(pair, 5)
     assert_equal(stream_of(pair, 5, RunConfig(n_workers=2, n_threads=2)), expected)

@@ -34,9 +34,10 @@ def command(recipe, export):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(command, tmp_path):
+@pytest.mark.parametrize("name", ["contrastive", "tips", "tipsv2"])
+def test_a_killed_run_goes_on_bit_for_bit(command, name, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    flags = command("contrastive", n_steps=12)
+    flags = command(name, n_steps=12)
     finish(start([*flags, "--workdir", undisturbed]))
     arguments = [*flags, "--workdir", killed]
     assert kill_after(start(arguments), killed, step=4, delay_s=0.05) < 12

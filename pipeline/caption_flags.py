@@ -15,6 +15,7 @@ from pipeline.records import CaptionFlag, FinishReason, Language
 
 REPETITION_WORDS = 4  # three repeat in good captions: "to the right of it" does twice
 
+# Marks that look like others are meant: captions come in many scripts.
 _PUNCTUATION = string.punctuation + "‐–—…«»‹›„“”‚‘’¡¿،。、，！？：；「」।"  # noqa: RUF001
 # PaliGemma's names of places in an image and of parts of an outline.
 _LOCATION_TOKEN = re.compile(r"<(?:loc\d{4}|seg\d{3})>")

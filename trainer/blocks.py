@@ -57,7 +57,7 @@ class Kept(Generic[T]):
     def _make(self, key: Hashable, future: Future[T], make: Callable[[], T]) -> None:
         try:
             future.set_result(make())
-        except BaseException as error:  # other threads wait for it
+        except BaseException as error:  # whatever it is, all who wait raise it
             with self._lock:
                 self._values.pop(key, None)
             future.set_exception(error)

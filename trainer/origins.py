@@ -32,10 +32,13 @@ class Origins:
         return None if self.teacher is None else self.teacher.config.model
 
 
-def find(config: TrainConfig) -> Origins:
-    """Raises ValueError when a model is not there or does not fit."""
+def find(config: TrainConfig, *, is_new: bool = True) -> Origins:
+    """Raises ValueError when a model is not there or does not fit.
+
+    A run that is not new goes on from its own checkpoint, whatever it started from.
+    """
     start, frozen = None, None
-    if config.init_from:
+    if config.init_from and is_new:
         start = trained.find(pathlib.Path(config.init_from))
         _check_start(config, start)
     if config.self_supervision.ema is Ema.FROZEN:

@@ -136,7 +136,8 @@ def prepare(
     evaluate.check_tasks(config.run.evaluations)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     check_size(tokenizer, config.model.text)
-    found = origins.find(config)
+    is_new = not checkpoints.steps(folder / workdir.CHECKPOINTS)
+    found = origins.find(config, is_new=is_new)
     workdir.claim(folder, config, shards.fingerprint)
     view = ViewSample(
         shards,

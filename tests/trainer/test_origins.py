@@ -229,6 +229,11 @@ def test_other_prototypes_than_the_teachers_are_an_error(tiny, teacher_run):
         origins.find(dataclasses.replace(config, model=model))
 
 
+def test_a_run_that_goes_on_does_not_look_for_its_start(tiny):
+    config = dataclasses.replace(tiny, init_from="nowhere")
+    assert origins.find(config, is_new=False).start is None
+
+
 def test_a_frozen_teacher_has_a_workdir_and_another_has_none(tiny):
     with pytest.raises(ValueError, match="teacher_from='': expected a workdir with"):
         with_ssl(tiny, ema=Ema.FROZEN)

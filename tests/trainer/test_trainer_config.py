@@ -114,7 +114,7 @@ def test_later_overrides_win(file):
     ],
 )
 def test_a_wrong_override_is_named_with_what_was_expected(file, override, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
         recipes.load(file, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)

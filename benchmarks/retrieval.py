@@ -25,14 +25,9 @@ import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import files, indexes, nearest, records
-from pipeline.config import (
-    CurationConfig,
-    EncoderConfig,
-    ImageTextSource,
-    NearestToSeeds,
-    SelectionConfig,
-)
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import NearestToSeeds, SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import open_verdicts
 

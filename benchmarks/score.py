@@ -29,15 +29,11 @@ import simplejpeg
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from pipeline.config import (
-    CurationConfig,
-    EncoderConfig,
-    ImageTextSource,
-    SelectionConfig,
-)
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.models.encoders import NullEncoder
 from pipeline.run_folder import RunFolder
 from pipeline.scoring import EncoderHandler, Score
+from pipeline.selection_config import SelectionConfig
 from pipeline.sources import list_units
 
 IMAGE_SIZE_PX = 224

@@ -12,16 +12,18 @@ from pipeline.config import (
     EncoderConfig,
     ExportConfig,
     Granularity,
-    KeepLanguages,
-    MinScore,
-    NearSeeds,
-    SelectionConfig,
 )
 from pipeline.filters import (
     BoilerplateAltText,
     ExtremeAspect,
     FewWords,
     SmallImage,
+)
+from pipeline.selection_config import (
+    KeepLanguages,
+    MinScore,
+    NearSeeds,
+    SelectionConfig,
 )
 
 _CHECKPOINTS = pathlib.Path(__file__).parent / "checkpoints"

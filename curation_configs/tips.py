@@ -14,16 +14,14 @@ a folder instead.
 """
 
 from curation_configs.granularities import COCO
-from pipeline.config import (
-    CurationConfig,
-    EncoderConfig,
-    ExportConfig,
+from pipeline.config import CurationConfig, EncoderConfig, ExportConfig
+from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords, SmallImage
+from pipeline.selection_config import (
     KeepFraction,
     KeepLanguages,
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords, SmallImage
 
 
 def get_config() -> CurationConfig:

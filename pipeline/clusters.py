@@ -16,11 +16,11 @@ from pipeline.competition import (
     wanted_by_unit,
     winners,
 )
-from pipeline.config import SeededClusters
 from pipeline.indexes import ReferenceSet, SetFiles
 from pipeline.nearest import with_embedding
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SeededClusters
 from pipeline.verdicts import Verdicts, read_rows, to_words
 
 CLUSTERS_PER_BLOCK = 64  # a key of Beam: at most 64 * `max_per_cluster` in memory

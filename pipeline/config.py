@@ -12,37 +12,13 @@ import re
 import runpy
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline.records import CaptionFlag, Drop, Pair
+from pipeline.expect import expect, expect_choice, expect_cosine, expect_names
+from pipeline.records import CaptionFlag
+from pipeline.selection_config import SelectionConfig
 
 FORMAT_VERSION = 1  # of everything in a run folder
-
-DropRule = Callable[[Pair], Drop | None]
-
-
-def _expect(is_valid: bool, name: str, value: object, expected: str) -> None:
-    if not is_valid:
-        raise ValueError(f"{name}={value!r}: expected {expected}")
-
-
-def _expect_cosine(name: str, value: float) -> None:
-    _expect(-1 <= value <= 1, name, value, "a cosine in [-1, 1]")
-
-
-def _expect_choice(config: Any, name: str) -> None:
-    """The value of a Literal field, which Python itself does not check."""
-    choices = typing.get_args(typing.get_type_hints(type(config))[name])
-    value = getattr(config, name)
-    _expect(value in choices, name, value, " or ".join(map(repr, choices)))
-
-
-def _expect_names(kind: str, names: Sequence[str]) -> None:
-    for name in names:
-        is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
-        _expect(is_valid, kind, name, "a name of letters, digits, _ and -")
-    _expect(len(set(names)) == len(names), kind, tuple(names), "names that differ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +48,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            _expect(value >= 1, field.name, value, "at least 1")
+            expect(value >= 1, field.name, value, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,161 +60,7 @@ class EncoderConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        _expect(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class ShortText:
-    """What the language filter does with texts too short to tell their language.
-
-    `keep` passes them, `drop` drops them, `alignment` passes those whose alignment
-    score is at least `min_score`: an English encoder finds foreign words misaligned.
-    """
-
-    policy: Literal["keep", "drop", "alignment"]
-    max_words: int  # texts of at most this many words are short
-    min_score: float = -1.0  # cosine
-
-    def __post_init__(self) -> None:
-        _expect(self.max_words >= 1, "max_words", self.max_words, "at least 1")
-        _expect_cosine("min_score", self.min_score)
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepLanguages:
-    """Keeps alt text in one of `languages`, detected with `min_probability`.
-
-    Another language counts as such from `min_foreign_probability` on: what a detector
-    is less sure of passes, and its alignment score decides.
-    """
-
-    languages: tuple[str, ...] = ("en",)
-    min_probability: float = 0.0  # the most probable language counts
-    min_foreign_probability: float = 0.0
-    short_text: ShortText | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("min_probability", "min_foreign_probability"):
-            value = getattr(self, name)
-            _expect(0 <= value <= 1, name, value, "0 to 1")
-        _expect(bool(self.languages), "languages", self.languages, "at least one")
-
-
-@dataclasses.dataclass(frozen=True)
-class MinScore:
-    """Keeps alignment scores of at least `min_score`."""
-
-    min_score: float  # cosine; does not carry over between encoders
-
-    def __post_init__(self) -> None:
-        _expect_cosine("min_score", self.min_score)
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepFraction:
-    """Keeps the best-aligned `keep_fraction` of what passed rules and language."""
-
-    keep_fraction: float
-
-    def __post_init__(self) -> None:
-        is_valid = 0 < self.keep_fraction <= 1
-        _expect(is_valid, "keep_fraction", self.keep_fraction, "0 < fraction <= 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class NearSeeds:
-    """Keeps images at least `min_similarity` from some curated seed."""
-
-    min_similarity: float  # cosine of image embeddings
-
-    def __post_init__(self) -> None:
-        _expect_cosine("min_similarity", self.min_similarity)
-
-
-@dataclasses.dataclass(frozen=True)
-class NearestToSeeds:
-    """Keeps the `k` images nearest to each curated seed.
-
-    The default is what DINOv2 takes for its largest sets; for ImageNet-1k it takes 32
-    (arXiv:2304.07193, appendix A). TIPS publishes no number.
-    """
-
-    k: int = 4
-    set_to_k: Mapping[str, int] = dataclasses.field(default_factory=dict)  # or `k`
-
-    def __post_init__(self) -> None:
-        _expect(self.k >= 1, "k", self.k, "at least 1")
-        for name, k in self.set_to_k.items():
-            _expect(k >= 1, f"set_to_k[{name!r}]", k, "at least 1")
-
-    def k_of(self, set_name: str) -> int:
-        """Images that each seed of that set wants."""
-        return self.set_to_k.get(set_name, self.k)
-
-
-@dataclasses.dataclass(frozen=True)
-class SeededClusters:
-    """Keeps images of the clusters of the pool that enough seeds of a set lie in.
-
-    Which images of a cluster is left to chance, which hangs on the sample id and
-    `rng_seed`. The first four defaults are DINOv2's, for about a billion images
-    (arXiv:2304.07193, appendix A). TIPS publishes no number.
-    """
-
-    n_clusters: int = 100_000
-    min_seeds: int = 4  # of one set, in a cluster that is kept
-    max_per_cluster: int = 10_000
-    max_per_set: int = 1_000_000
-    n_iterations: int = 10  # of k-means
-    n_training: int = 256  # images a cluster for k-means, the bound of FAISS
-    rng_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "rng_seed" else 1
-            _expect(value >= least, field.name, value, f"at least {least}")
-        expected = f"at most max_per_set={self.max_per_set}"
-        is_valid = self.max_per_cluster <= self.max_per_set
-        _expect(is_valid, "max_per_cluster", self.max_per_cluster, expected)
-
-
-Retrieval = NearSeeds | NearestToSeeds | SeededClusters
-
-
-@dataclasses.dataclass(frozen=True)
-class SelectionConfig:
-    """What `select` drops, in this order; None or () switches a step off.
-
-    The first two steps say what must not be used, so they hold for sources with
-    `keep_all` as well.
-    """
-
-    # Those that img2dataset refuses, besides those of its users.
-    opt_out_directives: tuple[str, ...] = (
-        "noai",
-        "noimageai",
-        "noindex",
-        "noimageindex",
-    )
-    drop_list: str = ""  # glob of files as `pipeline.drop_list` reads them
-    drop_rules: tuple[DropRule, ...] = ()
-    language: KeepLanguages | None = None
-    alignment: MinScore | KeepFraction | None = None
-    drop_exact_duplicates: bool = True
-    max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
-    retrieval: Retrieval | None = None
-
-    def __post_init__(self) -> None:
-        for directive in self.opt_out_directives:
-            is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
-            expected = "lower-case directives such as 'noai'"
-            _expect(is_valid, "opt_out_directives", directive, expected)
-        for rule in self.drop_rules:  # plain functions have no fingerprint
-            is_valid = dataclasses.is_dataclass(rule) and not isinstance(rule, type)
-            _expect(is_valid, "drop_rules", rule, "instances of dataclasses")
-        if self.max_evaluation_similarity is not None:
-            _expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
+        expect(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,12 +76,12 @@ class Decoding:
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        _expect(self.temperature >= 0, "temperature", self.temperature, "at least 0")
-        _expect(0 < self.top_p <= 1, "top_p", self.top_p, "0 < probability <= 1")
-        _expect(self.n_samples >= 1, "n_samples", self.n_samples, "at least 1")
+        expect(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        expect(0 < self.top_p <= 1, "top_p", self.top_p, "0 < probability <= 1")
+        expect(self.n_samples >= 1, "n_samples", self.n_samples, "at least 1")
         is_alike = self.n_samples > 1 and self.temperature == 0
         expected = "1, as temperature=0 makes all samples alike"
-        _expect(not is_alike, "n_samples", self.n_samples, expected)
+        expect(not is_alike, "n_samples", self.n_samples, expected)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,13 +107,13 @@ class Granularity:
 
     def __post_init__(self) -> None:
         is_range = len(self.n_words) == 2 and 0 <= self.n_words[0] <= self.n_words[1]
-        _expect(is_range, "n_words", self.n_words, "the fewest and the most words")
+        expect(is_range, "n_words", self.n_words, "the fewest and the most words")
         for name in ("max_new_tokens", "batch_size", "n_model_shards"):
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("captioner", "resampling", "dtype"):
-            _expect_choice(self, name)
+            expect_choice(self, name)
         if self.captioner == "imported":
-            _expect(not self.prompt, "prompt", self.prompt, "none of imported captions")
+            expect(not self.prompt, "prompt", self.prompt, "none of imported captions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,21 +141,21 @@ class CaptionQuality:
     def __post_init__(self) -> None:
         for name in ("max_repetition", "min_foreign_probability"):
             value = getattr(self, name)
-            _expect(0 <= value <= 1, name, value, "0 to 1")
+            expect(0 <= value <= 1, name, value, "0 to 1")
         n = self.max_identical
-        _expect(n >= 1, "max_identical", n, "at least 1")
-        _expect(bool(self.languages), "languages", self.languages, "at least one")
+        expect(n >= 1, "max_identical", n, "at least 1")
+        expect(bool(self.languages), "languages", self.languages, "at least one")
         for code in self.languages:
             is_code = re.fullmatch("[a-z]{2,3}", code) is not None
-            _expect(is_code, "languages", code, "codes such as 'en'")
+            expect(is_code, "languages", code, "codes such as 'en'")
         if self.min_mean_logprob is not None:
             is_valid = self.min_mean_logprob <= 0
-            _expect(is_valid, "min_mean_logprob", self.min_mean_logprob, "at most 0")
+            expect(is_valid, "min_mean_logprob", self.min_mean_logprob, "at most 0")
         if self.min_alignment_score is not None:
             score = self.min_alignment_score
-            _expect_cosine("min_alignment_score", score)
+            expect_cosine("min_alignment_score", score)
             expected = "measure_alignment=True with it"
-            _expect(self.measure_alignment, "min_alignment_score", score, expected)
+            expect(self.measure_alignment, "min_alignment_score", score, expected)
 
 
 # What a flag needs to be set at all.
@@ -357,11 +179,11 @@ class ExportConfig:
         known = [str(flag) for flag in CaptionFlag]
         expected = f"one of {', '.join(known)}"
         for name in self.drop_caption_flags:
-            _expect(name in known, "drop_caption_flags", name, expected)
+            expect(name in known, "drop_caption_flags", name, expected)
         for name in ("samples_per_shard", "max_side_px"):
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         is_valid = 1 <= self.jpeg_quality <= 100
-        _expect(is_valid, "jpeg_quality", self.jpeg_quality, "1 to 100")
+        expect(is_valid, "jpeg_quality", self.jpeg_quality, "1 to 100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,18 +202,18 @@ class CurationConfig:
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
-        _expect_choice(self, "language_detector")
-        _expect_names("granularities", [g.name for g in self.granularities])
+        expect_choice(self, "language_detector")
+        expect_names("granularities", [g.name for g in self.granularities])
         for kind in ("sources", "evaluation_sets", "seed_sets"):
-            _expect_names(kind, [source.name for source in getattr(self, kind)])
+            expect_names(kind, [source.name for source in getattr(self, kind)])
         known = {granularity.name for granularity in self.granularities}
         for name in self.export.required_granularities:
-            _expect(name in known, "required_granularities", name, f"of {known}")
+            expect(name in known, "required_granularities", name, f"of {known}")
         for flag, threshold in _FLAG_TO_THRESHOLD.items():
             if flag in self.export.drop_caption_flags:
                 is_set = getattr(self.caption_quality, threshold) is not None
                 expected = f"caption_quality.{threshold} with it"
-                _expect(is_set, "drop_caption_flags", str(flag), expected)
+                expect(is_set, "drop_caption_flags", str(flag), expected)
 
 
 def load_config(path: str) -> CurationConfig:
@@ -463,10 +285,10 @@ def parse_value(text: str, hint: Any) -> Any:
     if origin is tuple:
         return tuple(parse_value(t, arguments[0]) for t in text.split(",") if t)
     if origin is Literal:
-        _expect(text in arguments, "value", text, " or ".join(arguments))
+        expect(text in arguments, "value", text, " or ".join(arguments))
         return text
     if hint is bool:
-        _expect(text in ("true", "false"), "value", text, "true or false")
+        expect(text in ("true", "false"), "value", text, "true or false")
         return text == "true"
     if hint not in (int, float, str):
         raise ValueError("this field is set in a recipe, or through its own fields")

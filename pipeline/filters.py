@@ -19,9 +19,16 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
 from pipeline import files
-from pipeline.config import DropRule, KeepFraction, KeepLanguages, MinScore, ShortText
+from pipeline.expect import expect
 from pipeline.records import Drop, DropReason, Pair
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import (
+    DropRule,
+    KeepFraction,
+    KeepLanguages,
+    MinScore,
+    ShortText,
+)
 from pipeline.verdicts import Verdicts, read_rows, to_objects
 
 # Alt text that consists of this and of nothing else says nothing about its image. Each
@@ -72,7 +79,7 @@ class FewWords:
     min_words: int
 
     def __post_init__(self) -> None:
-        _expect(self.min_words >= 1, "min_words", self.min_words, "at least 1")
+        expect(self.min_words >= 1, "min_words", self.min_words, "at least 1")
 
     def __call__(self, pair: Pair) -> Drop | None:
         n_words = count_words(pair.alt_text)
@@ -95,7 +102,7 @@ class BoilerplateAltText:
         try:
             _any_of(self.patterns)
         except re.error as error:
-            _expect(False, "patterns", self.patterns, f"regular expressions ({error})")
+            expect(False, "patterns", self.patterns, f"regular expressions ({error})")
 
     def __call__(self, pair: Pair) -> Drop | None:
         match = _any_of(self.patterns).fullmatch(pair.alt_text.strip())
@@ -112,7 +119,7 @@ class SmallImage:
     min_side_px: int
 
     def __post_init__(self) -> None:
-        _expect(self.min_side_px >= 1, "min_side_px", self.min_side_px, "at least 1")
+        expect(self.min_side_px >= 1, "min_side_px", self.min_side_px, "at least 1")
 
     def __call__(self, pair: Pair) -> Drop | None:
         side_px = min(pair.width, pair.height)
@@ -128,7 +135,7 @@ class ExtremeAspect:
     max_aspect: float
 
     def __post_init__(self) -> None:
-        _expect(self.max_aspect >= 1, "max_aspect", self.max_aspect, "at least 1")
+        expect(self.max_aspect >= 1, "max_aspect", self.max_aspect, "at least 1")
 
     def __call__(self, pair: Pair) -> Drop | None:
         sides_px = pair.width, pair.height
@@ -354,8 +361,3 @@ class _Cut(beam.CombineFn):
     def extract_output(self, accumulator: list[np.ndarray]) -> float:
         scores = np.concatenate([np.empty(0, np.float32), *accumulator])
         return alignment_cut(scores, self._keep_fraction)
-
-
-def _expect(is_valid: bool, name: str, value: object, expected: str) -> None:
-    if not is_valid:
-        raise ValueError(f"{name}={value!r}: expected {expected}")

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from pipeline import estimates, files, prompts, sources, tfrecords
 from pipeline.caption_tables import CaptionTables
-from pipeline.config import Granularity, KeepFraction, NearSeeds, SelectionConfig
+from pipeline.config import Granularity
 from pipeline.estimates import Design, Interval
 from pipeline.records import KEPT, Pair, Sample, content_hash
 from pipeline.run_folder import RunFolder
 from pipeline.samples import SampleTables, kept_samples, with_image
+from pipeline.selection_config import KeepFraction, NearSeeds, SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import OUTCOMES, outcome_counts
 

@@ -19,9 +19,9 @@ from apache_beam.utils.shared import Shared
 
 from pipeline import files, indexes
 from pipeline.competition import unit_hashes
-from pipeline.config import SeededClusters
 from pipeline.indexes import ReferenceSet
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SeededClusters
 from pipeline.verdicts import Verdicts, read_rows
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit

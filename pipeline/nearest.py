@@ -14,10 +14,10 @@ from apache_beam.pvalue import TaggedOutput
 
 from pipeline import indexes
 from pipeline.competition import Entrants, FindWinners, wanted_by_unit, winners
-from pipeline.config import NearestToSeeds
 from pipeline.indexes import ReferenceSet, SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import NearestToSeeds
 from pipeline.verdicts import Verdicts, read_rows, to_words
 
 SEEDS_PER_BLOCK = 4096  # with 512 dimensions 8 MB; a block of FAISS, a key of Beam

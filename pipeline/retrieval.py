@@ -10,10 +10,15 @@ import pyarrow.parquet as pq
 
 from pipeline import clusters, files, indexes, nearest
 from pipeline.competition import Wanted
-from pipeline.config import NearestToSeeds, NearSeeds, Retrieval, SeededClusters
 from pipeline.indexes import Nearest, SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import (
+    NearestToSeeds,
+    NearSeeds,
+    Retrieval,
+    SeededClusters,
+)
 from pipeline.sources import Unit
 from pipeline.verdicts import Verdicts
 

@@ -10,12 +10,13 @@ import pickle
 from collections.abc import Mapping
 
 from pipeline import dedup, manifest
-from pipeline.config import CurationConfig, KeepFraction
+from pipeline.config import CurationConfig
 from pipeline.estimates import Interval
 from pipeline.forecast import Forecast, embedding_dim
 from pipeline.forecast_costs import StageTime
 from pipeline.records import KEPT, DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import KeepFraction
 from pipeline.verdicts import open_verdicts
 
 N_PAIRS = (10**6, 10**9, 10**10)

@@ -11,14 +11,10 @@ import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import files, indexes, records, selection
-from pipeline.config import (
-    CurationConfig,
-    EncoderConfig,
-    ImageTextSource,
-    SelectionConfig,
-)
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.indexes import ReferenceSet
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import Verdicts, open_verdicts
 

@@ -21,10 +21,10 @@ from pipeline.config import (
     EncoderConfig,
     ExportConfig,
     Granularity,
-    SelectionConfig,
 )
 from pipeline.prompts import IMAGE
 from pipeline.records import CaptionFlag, FinishReason, Language
+from pipeline.selection_config import SelectionConfig
 
 GOOD = CaptionFacts(
     text="A brown dog runs after a red ball in the grass.",

@@ -25,9 +25,9 @@ from pipeline import files
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioner_handler import check
 from pipeline.captioning import Caption, coverage
-from pipeline.config import MinScore, SelectionConfig
 from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, SyntheticCaption, content_hash
+from pipeline.selection_config import MinScore, SelectionConfig
 
 FEWER = SelectionConfig(alignment=MinScore(0.9))
 MORE = SelectionConfig(alignment=MinScore(0.1))

@@ -7,8 +7,8 @@ import pytest
 from score_tables import Row, make_run, read_decisions, select
 
 from pipeline import clusters, competition, indexes, kmeans
-from pipeline.config import SeededClusters, SelectionConfig
 from pipeline.kmeans import AddSums, Proposals, Sums
+from pipeline.selection_config import SeededClusters, SelectionConfig
 
 CENTRES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 FEW = SeededClusters(

@@ -17,9 +17,9 @@ from score_tables import (
 )
 
 from pipeline import dedup
-from pipeline.config import MinScore, SelectionConfig
 from pipeline.dedup import Identities
 from pipeline.records import Decision
+from pipeline.selection_config import MinScore, SelectionConfig
 
 EXACT = SelectionConfig()
 

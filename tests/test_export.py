@@ -29,18 +29,12 @@ from tiny_run import (
 
 from pipeline import files, images, manifest, records, samples, sources
 from pipeline.caption_tables import CaptionTables
-from pipeline.config import (
-    CaptionQuality,
-    ExportConfig,
-    ImageTextSource,
-    Limits,
-    MinScore,
-    SelectionConfig,
-)
+from pipeline.config import CaptionQuality, ExportConfig, ImageTextSource, Limits
 from pipeline.export import Export, is_complete, plan_shards
 from pipeline.flagging import Flag
 from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, content_hash, sample_id
+from pipeline.selection_config import MinScore, SelectionConfig
 
 TWO_A_SHARD = ExportConfig(samples_per_shard=2)
 FEWER = SelectionConfig(alignment=MinScore(0.9))

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from score_tables import Row, after_step, make_run, outcomes, read_decisions
 
 from pipeline import filters
-from pipeline.config import (
+from pipeline.records import Decision, Drop, DropReason, Pair
+from pipeline.selection_config import (
     KeepFraction,
     KeepLanguages,
     SelectionConfig,
     ShortText,
 )
-from pipeline.records import Decision, Drop, DropReason, Pair
 
 NAN = math.nan
 

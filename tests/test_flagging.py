@@ -13,7 +13,7 @@ from tiny_run import bytes_of, make_run, plain_rows, run_stage, write_tables
 from pipeline import curate, files, records, run, scene_texts
 from pipeline.caption_scores import TextEncoderHandler
 from pipeline.caption_tables import CaptionTables
-from pipeline.config import CaptionQuality, EncoderConfig, Granularity, SelectionConfig
+from pipeline.config import CaptionQuality, EncoderConfig, Granularity
 from pipeline.drawing import sample_scene
 from pipeline.flagging import Flag, FlagCounts, counts, is_complete
 from pipeline.models.encoders import NullEncoder, load_encoder
@@ -27,6 +27,7 @@ from pipeline.records import (
     content_hash,
     sample_id,
 )
+from pipeline.selection_config import SelectionConfig
 
 SHORT = Granularity("short", "tiny", "cap en", n_words=(1, 3))
 LONG = Granularity("long", "tiny", "describe en", n_words=(4, 20))

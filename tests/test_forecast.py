@@ -23,9 +23,9 @@ from pipeline import (
     scale,
     scenes,
 )
-from pipeline.config import KeepFraction, MinScore, SelectionConfig
 from pipeline.estimates import Interval
 from pipeline.forecast_costs import Prices, StageTime
+from pipeline.selection_config import KeepFraction, MinScore, SelectionConfig
 from tests.tiny_run import LONG, SHORT, Row, encoded, make_run, write_captions
 
 SELECTION = SelectionConfig(

@@ -27,10 +27,11 @@ from pipeline import imported_captions, importing
 from pipeline import run as command_line
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption, coverage, describe
-from pipeline.config import Granularity, MinScore, SelectionConfig
+from pipeline.config import Granularity
 from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, SyntheticCaption, content_hash, sample_id
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import MinScore, SelectionConfig
 
 FEWER = SelectionConfig(alignment=MinScore(0.9))
 MORE = SelectionConfig(alignment=MinScore(0.1))

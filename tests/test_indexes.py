@@ -9,8 +9,8 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from score_tables import Row, make_run, write_scores
 
 from pipeline import indexes, verdicts
-from pipeline.config import SelectionConfig
 from pipeline.indexes import ReferenceSet
+from pipeline.selection_config import SelectionConfig
 
 CONFIG = SelectionConfig()
 

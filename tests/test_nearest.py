@@ -7,8 +7,8 @@ from score_tables import Row, Shards, make_run, read_decisions, sample_id, selec
 
 from pipeline import indexes, nearest, retrieval
 from pipeline.competition import Entrants, winners
-from pipeline.config import NearestToSeeds, SelectionConfig
 from pipeline.records import Decision
+from pipeline.selection_config import NearestToSeeds, SelectionConfig
 
 SEEDS = {"flowers/1": [Row(embedding=(1, 0))], "trees/1": [Row(embedding=(0, 1))]}
 

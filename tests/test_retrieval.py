@@ -3,8 +3,8 @@ import pytest
 from score_tables import Row, Shards, after_search, make_run
 
 from pipeline import retrieval
-from pipeline.config import SelectionConfig
 from pipeline.records import Decision
+from pipeline.selection_config import SelectionConfig
 
 SEEDS = {
     "flowers/1": [Row(key="rose", embedding=(1, 0, 0))],

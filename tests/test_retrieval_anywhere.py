@@ -11,9 +11,14 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from score_tables import Row, Shards, make_run, read_decisions, select
 
 from pipeline import selection
-from pipeline.config import NearestToSeeds, Retrieval, SeededClusters, SelectionConfig
 from pipeline.records import Decision
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import (
+    NearestToSeeds,
+    Retrieval,
+    SeededClusters,
+    SelectionConfig,
+)
 
 RETRIEVALS = (
     NearestToSeeds(k=3, set_to_k={"trees": 5}),

@@ -8,10 +8,10 @@ import pytest
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id
 
 from pipeline import drop_list, filters, rights
-from pipeline.config import SelectionConfig
 from pipeline.drop_list import DropList
 from pipeline.records import content_hash
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SelectionConfig
 
 DIRECTIVES = SelectionConfig().opt_out_directives
 

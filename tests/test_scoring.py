@@ -17,16 +17,12 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
 from pipeline import files, images, language, sources
-from pipeline.config import (
-    CurationConfig,
-    EncoderConfig,
-    ImageTextSource,
-    SelectionConfig,
-)
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.models.encoders import NullEncoder
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.run_folder import RunFolder
 from pipeline.scoring import EncoderHandler, PreparedPair, Score
+from pipeline.selection_config import SelectionConfig
 
 GERMAN = "ein kleiner Junge spielt im Garten mit einem Ball"
 ENGLISH = "a brown dog runs after a red ball in the green grass"

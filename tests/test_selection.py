@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id, select
 
 from pipeline import filters, selection
-from pipeline.config import (
+from pipeline.records import DropReason
+from pipeline.selection_config import (
     KeepFraction,
     KeepLanguages,
     MinScore,
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.records import DropReason
 
 EVERYTHING = SelectionConfig(
     drop_rules=(filters.FewWords(2), filters.SmallImage(32)),

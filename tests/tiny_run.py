@@ -22,6 +22,7 @@ from pipeline.models.captioners import Caption
 from pipeline.prompts import prompt_hash
 from pipeline.records import FinishReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SelectionConfig
 
 SHORT = config.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
 LONG = config.Granularity("long", "tiny", "describe en", max_new_tokens=9, batch_size=4)
@@ -73,7 +74,7 @@ def make_run(
     fields = {"sources": (source,), "granularities": (SHORT, LONG)} | changes
     settings = config.CurationConfig(
         encoder=config.EncoderConfig("tiny"),
-        **{"selection": config.SelectionConfig()} | fields,
+        **{"selection": SelectionConfig()} | fields,
     )
     for stem, rows in stem_to_rows.items():
         write_shard(root / "crawl" / f"{stem}.tar", rows)

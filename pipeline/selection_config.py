@@ -1,0 +1,165 @@
+"""What a recipe says about `select`: thresholds, filters and the kinds of retrieval."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pipeline.expect import expect, expect_cosine
+from pipeline.records import Drop, Pair
+
+DropRule = Callable[[Pair], Drop | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortText:
+    """What the language filter does with texts too short to tell their language.
+
+    `keep` passes them, `drop` drops them, `alignment` passes those whose alignment
+    score is at least `min_score`: an English encoder finds foreign words misaligned.
+    """
+
+    policy: Literal["keep", "drop", "alignment"]
+    max_words: int  # texts of at most this many words are short
+    min_score: float = -1.0  # cosine
+
+    def __post_init__(self) -> None:
+        expect(self.max_words >= 1, "max_words", self.max_words, "at least 1")
+        expect_cosine("min_score", self.min_score)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepLanguages:
+    """Keeps alt text in one of `languages`, detected with `min_probability`.
+
+    Another language counts as such from `min_foreign_probability` on: what a detector
+    is less sure of passes, and its alignment score decides.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    min_probability: float = 0.0  # the most probable language counts
+    min_foreign_probability: float = 0.0
+    short_text: ShortText | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_probability", "min_foreign_probability"):
+            value = getattr(self, name)
+            expect(0 <= value <= 1, name, value, "0 to 1")
+        expect(bool(self.languages), "languages", self.languages, "at least one")
+
+
+@dataclasses.dataclass(frozen=True)
+class MinScore:
+    """Keeps alignment scores of at least `min_score`."""
+
+    min_score: float  # cosine; does not carry over between encoders
+
+    def __post_init__(self) -> None:
+        expect_cosine("min_score", self.min_score)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepFraction:
+    """Keeps the best-aligned `keep_fraction` of what passed rules and language."""
+
+    keep_fraction: float
+
+    def __post_init__(self) -> None:
+        is_valid = 0 < self.keep_fraction <= 1
+        expect(is_valid, "keep_fraction", self.keep_fraction, "0 < fraction <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class NearSeeds:
+    """Keeps images at least `min_similarity` from some curated seed."""
+
+    min_similarity: float  # cosine of image embeddings
+
+    def __post_init__(self) -> None:
+        expect_cosine("min_similarity", self.min_similarity)
+
+
+@dataclasses.dataclass(frozen=True)
+class NearestToSeeds:
+    """Keeps the `k` images nearest to each curated seed.
+
+    The default is what DINOv2 takes for its largest sets; for ImageNet-1k it takes 32
+    (arXiv:2304.07193, appendix A). TIPS publishes no number.
+    """
+
+    k: int = 4
+    set_to_k: Mapping[str, int] = dataclasses.field(default_factory=dict)  # or `k`
+
+    def __post_init__(self) -> None:
+        expect(self.k >= 1, "k", self.k, "at least 1")
+        for name, k in self.set_to_k.items():
+            expect(k >= 1, f"set_to_k[{name!r}]", k, "at least 1")
+
+    def k_of(self, set_name: str) -> int:
+        """Images that each seed of that set wants."""
+        return self.set_to_k.get(set_name, self.k)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededClusters:
+    """Keeps images of the clusters of the pool that enough seeds of a set lie in.
+
+    Which images of a cluster is left to chance, which hangs on the sample id and
+    `rng_seed`. The first four defaults are DINOv2's, for about a billion images
+    (arXiv:2304.07193, appendix A). TIPS publishes no number.
+    """
+
+    n_clusters: int = 100_000
+    min_seeds: int = 4  # of one set, in a cluster that is kept
+    max_per_cluster: int = 10_000
+    max_per_set: int = 1_000_000
+    n_iterations: int = 10  # of k-means
+    n_training: int = 256  # images a cluster for k-means, the bound of FAISS
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "rng_seed" else 1
+            expect(value >= least, field.name, value, f"at least {least}")
+        expected = f"at most max_per_set={self.max_per_set}"
+        is_valid = self.max_per_cluster <= self.max_per_set
+        expect(is_valid, "max_per_cluster", self.max_per_cluster, expected)
+
+
+Retrieval = NearSeeds | NearestToSeeds | SeededClusters
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """What `select` drops, in this order; None or () switches a step off.
+
+    The first two steps say what must not be used, so they hold for sources with
+    `keep_all` as well.
+    """
+
+    # Those that img2dataset refuses, besides those of its users.
+    opt_out_directives: tuple[str, ...] = (
+        "noai",
+        "noimageai",
+        "noindex",
+        "noimageindex",
+    )
+    drop_list: str = ""  # glob of files as `pipeline.drop_list` reads them
+    drop_rules: tuple[DropRule, ...] = ()
+    language: KeepLanguages | None = None
+    alignment: MinScore | KeepFraction | None = None
+    drop_exact_duplicates: bool = True
+    max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
+    retrieval: Retrieval | None = None
+
+    def __post_init__(self) -> None:
+        for directive in self.opt_out_directives:
+            is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
+            expected = "lower-case directives such as 'noai'"
+            expect(is_valid, "opt_out_directives", directive, expected)
+        for rule in self.drop_rules:  # plain functions have no fingerprint
+            is_valid = dataclasses.is_dataclass(rule) and not isinstance(rule, type)
+            expect(is_valid, "drop_rules", rule, "instances of dataclasses")
+        if self.max_evaluation_similarity is not None:
+            expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
-from pipeline import files
+from pipeline import files, similarities
 from pipeline.config import fingerprint
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -48,13 +48,15 @@ class ReferenceSet:
     name: str
     index: faiss.Index
     keys: np.ndarray  # str, ascending
+    fingerprint: str = ""  # of the images in it
 
     @classmethod
     def open(cls, paths: SetFiles) -> "ReferenceSet":
         """Maps the index into memory, shared by all processes of the machine."""
         with files.open_for_reading(paths.keys_path) as file:
             keys = to_objects(pq.read_table(file)["key"])
-        return cls(paths.set_name, open_index(paths.index_path), keys)
+        stem = FileSystems.split(paths.index_path)[1].removesuffix(".faiss")
+        return cls(paths.set_name, open_index(paths.index_path), keys, stem)
 
     def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Similarity and position of the image nearest to each of n unit vectors.
@@ -158,17 +160,37 @@ class _OpenSets:
 def find_nearest(
     sets: Sequence[ReferenceSet], run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> Nearest:
-    """Searches the sets for the image embeddings of some pairs of a unit."""
-    similarity = np.full((len(sets), len(rows)), np.nan)
-    image = np.zeros((len(sets), len(rows)), dtype=np.int64)
+    """Compares some pairs of a unit with the sets, unless that was done before."""
+    found = [_nearest_of(each, run, verdicts, rows) for each in sets]
+    similarity, image = zip(*found, strict=True)
+    return Nearest(sets, np.stack(similarity).astype(np.float64), np.stack(image))
+
+
+def _nearest_of(
+    reference_set: ReferenceSet, run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    unit = verdicts.unit
+    tables = run.similarities(unit.source, reference_set.fingerprint)
+    similarity, image = similarities.read(tables, unit.name, len(verdicts.outcome))
+    missing = rows[image[rows] == similarities.UNKNOWN]
+    if len(missing):
+        found = _search(reference_set, run, verdicts, missing)
+        similarities.add(tables, unit.name, missing, *found)
+        similarity[missing], image[missing] = found
+    return similarity[rows], image[rows]
+
+
+def _search(
+    reference_set: ReferenceSet, run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    similarity = np.full(len(rows), np.nan, np.float32)
+    image = np.zeros(len(rows), dtype=np.int64)
     for place, embeddings in _embeddings_of(run, verdicts, rows):
+        _expect_dim(reference_set.name, embeddings.shape[1], reference_set.index.d)
         vectors, has_embedding = normalised(embeddings)
-        for i, reference_set in enumerate(sets):
-            _expect_dim(reference_set.name, vectors.shape[1], reference_set.index.d)
-            columns = place[has_embedding]
-            found = reference_set.nearest(vectors[has_embedding])
-            similarity[i, columns], image[i, columns] = found
-    return Nearest(sets, similarity, image)
+        found = place[has_embedding]
+        similarity[found], image[found] = reference_set.nearest(vectors[has_embedding])
+    return similarity, image
 
 
 def read_vectors(

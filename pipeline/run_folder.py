@@ -89,6 +89,13 @@ class RunFolder:
         parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
         return self._scores("embedding", fingerprint(*parts))
 
+    def similarities(
+        self, source: ImageTextSource, set_fingerprint: str
+    ) -> files.UnitTables:
+        """What `similarities` keeps of the comparisons with one set."""
+        embeddings = self.embeddings(source).folder.removeprefix(self.root)
+        return self._scores("similarity", fingerprint(embeddings, set_fingerprint))
+
     @property
     def decisions(self) -> files.UnitTables:
         """Rows of `records.Decision`, one a row of `pairs`."""

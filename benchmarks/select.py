@@ -1,0 +1,170 @@
+"""What does `select` cost, and how does that grow with the pool?
+
+Draws score tables, runs `select` on them (English, best-aligned half, exact duplicates,
+near evaluation images, near seeds), then once more with another threshold of
+similarity. Each size runs in a process of its own, whose peak memory counts. Prints a
+line of JSON for each size.
+
+    python -m benchmarks.select --rows 10000 100000 1000000
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import curate, files, records, selection
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.run_folder import RunFolder
+from pipeline.selection_config import (
+    KeepFraction,
+    KeepLanguages,
+    NearSeeds,
+    SelectionConfig,
+)
+from pipeline.sources import Unit
+
+_ROWS_PER_SHARD = 10_000  # as img2dataset
+_SHARE_ENGLISH = 0.5
+_SHARE_REPEATED = 0.05  # of images, each within its shard or another
+_N_DIRECTIONS = 1000  # that images and sets lie around, so that some are near
+
+
+def describe_run(root: str, n_rows: int) -> RunFolder:
+    """A run of so many pairs, whose tables `write_tables` writes."""
+    kinds = ("web", "evaluation", "seeds")
+    sources = {name: ImageTextSource(name, f"{name}/*") for name in kinds}
+    selected = SelectionConfig(
+        language=KeepLanguages(),
+        alignment=KeepFraction(0.5),
+        max_evaluation_similarity=0.8,
+        retrieval=NearSeeds(0.6),
+    )
+    config = CurationConfig(
+        encoder=EncoderConfig("none"),
+        selection=selected,
+        sources=(sources["web"],),
+        evaluation_sets=(sources["evaluation"],),
+        seed_sets=(sources["seeds"],),
+    )
+    starts = range(0, n_rows, _ROWS_PER_SHARD)
+    units = tuple(Unit(sources["web"], f"web/{start:09d}") for start in starts)
+    references = tuple((Unit(sources[name], f"{name}/0"),) for name in kinds[1:])
+    return RunFolder(root, config, units, *references, {"none": "none"})
+
+
+def write_tables(root: str, n_rows: int, n_references: int, dim: int) -> None:
+    """Writes what `score` would have written."""
+    run = describe_run(root, n_rows)
+    for i, unit in enumerate(run.units):
+        first = i * _ROWS_PER_SHARD
+        _write_unit(run, unit, first, min(_ROWS_PER_SHARD, n_rows - first), dim)
+    for i, unit in enumerate((*run.evaluation_units, *run.seed_units), start=1):
+        _write_unit(run, unit, 10**12 * i, n_references, dim)
+
+
+def _write_unit(run: RunFolder, unit: Unit, first: int, n: int, dim: int) -> None:
+    rng = np.random.default_rng(first)
+    numbers = first + np.arange(n)
+    images = np.where(rng.random(n) < _SHARE_REPEATED, numbers // 2, numbers)
+    pairs = [
+        records.Pair(
+            sample_id=_hash(number),
+            key=str(number),
+            url=f"https://host{number % 997}.example/{number}.jpg",
+            alt_text=f"a photo of thing {number} beside another thing",
+            image_hash=_hash(-1 - image),
+            image_format="jpeg",
+            width=512,
+            height=512,
+            n_bytes=1,
+            offset=0,
+            error="",
+        )
+        for number, image in zip(numbers.tolist(), images.tolist(), strict=True)
+    ]
+    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    is_english = rng.random(n) < _SHARE_ENGLISH
+    languages = {
+        "code": np.where(is_english, "en", "de").astype(object),
+        "probability": rng.random(n),
+    }
+    run.languages(unit.source).write(unit.name, pa.table(languages))
+    embedding = pa.FixedSizeListArray.from_arrays(_draw(rng, n, dim).ravel(), dim)
+    scores = rng.normal(0.2, 0.1, n).astype(np.float32)
+    table = pa.table({"embedding": embedding, "alignment_score": scores})
+    run.embeddings(unit.source).write(unit.name, table)
+
+
+def _draw(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """float16 vectors around common directions, at very different distances."""
+    directions = np.random.default_rng(0).standard_normal(
+        (_N_DIRECTIONS, dim), dtype=np.float32
+    )
+    noise = rng.standard_normal((n, dim), dtype=np.float32)
+    noise *= rng.uniform(0.2, 3, (n, 1)).astype(np.float32)
+    return (directions[rng.integers(_N_DIRECTIONS, size=n)] + noise).astype(np.float16)
+
+
+def _hash(number: int) -> bytes:
+    return records.content_hash(str(number).encode())
+
+
+def measure(root: str, n_rows: int, arguments: list[str]) -> None:
+    """Prints the seconds of both runs, the peak memory in GiB and what they kept."""
+    logging.disable(logging.WARNING)
+    run = describe_run(root, n_rows)
+    changes = {"max_evaluation_similarity": 0.75}
+    changed = dataclasses.replace(run.config.selection, **changes)
+    again = dataclasses.replace(
+        run, config=dataclasses.replace(run.config, selection=changed)
+    )
+    found: dict[str, object] = {"rows": n_rows}
+    for name, each in (("select", run), ("changed_threshold", again)):
+        start = time.perf_counter()
+        curate.select(each, PipelineOptions(arguments))
+        found[f"{name}_s"] = round(time.perf_counter() - start, 1)
+        found[f"{name}_kept"] = selection.restore_ledger(each)["kept"]
+    peak_kib = sum(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    print(json.dumps(found | {"peak_gib": round(peak_kib / 2**20, 2)}), flush=True)
+
+
+def _in_process(function: Callable, *arguments: object) -> None:
+    """Runs a function in a fresh process, whose memory is its own."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=function, args=arguments
+    )
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--references", type=int, default=10_000, help="of each set")
+    parser.add_argument("--dim", type=int, default=512)
+    flags, beam_arguments = parser.parse_known_args()
+    for n_rows in flags.rows:
+        with tempfile.TemporaryDirectory() as root:
+            _in_process(write_tables, root, n_rows, flags.references, flags.dim)
+            _in_process(measure, root, n_rows, beam_arguments)
+
+
+if __name__ == "__main__":
+    main()

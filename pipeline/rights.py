@@ -41,8 +41,9 @@ def drop_opt_outs(
     """Drops pairs with one of the directives, which becomes the detail."""
     rows = verdicts.kept_rows
     table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "robots")
-    found = [opt_out(text, directives) for text in table["robots"].to_pylist()]
-    details = np.array(found, dtype=object)
+    robots = table["robots"].combine_chunks().dictionary_encode()
+    found = [opt_out(text, directives) for text in robots.dictionary.to_pylist()]
+    details = np.array(found, dtype=object).take(robots.indices)
     is_out = details != ""
     return verdicts.drop(rows[is_out], DropReason.OPT_OUT, detail=details[is_out])
 

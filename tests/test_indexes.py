@@ -136,6 +136,31 @@ def test_rows_are_found_across_the_batches_of_a_search(tmp_path, monkeypatch):
         np.testing.assert_allclose(found.similarity[0], expected, atol=1e-3)
 
 
+def test_only_what_was_never_compared_is_searched(tmp_path):
+    angles = np.linspace(0, 3, 10)
+    rows = [Row(embedding=(np.cos(a), np.sin(a))) for a in angles]
+    rows[3] = Row(embedding=(0, 0))
+    seeds = {"birds/1": [Row(embedding=(1, 0))]}
+    run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
+    (unit,) = run.units
+    opened = verdicts.open_verdicts(unit, run)
+
+    class Counting(ReferenceSet):
+        def nearest(self, queries):
+            n_searched.append(len(queries))
+            return super().nearest(queries)
+
+    (paths,) = indexes.build("seed_sets", run, run.seed_units)
+    for asked, n_expected in [([1, 3, 5], [2]), ([1, 3, 5], []), ([0, 1, 3, 9], [2])]:
+        n_searched: list[int] = []
+        found = indexes.find_nearest(
+            [Counting.open(paths)], run, opened, np.array(asked)
+        )
+        expected = np.where(np.array(asked) == 3, np.nan, np.cos(angles[asked]))
+        np.testing.assert_allclose(found.similarity[0], expected, atol=1e-3)
+        assert n_searched == n_expected
+
+
 def test_a_worker_process_searches_with_one_thread(tmp_path):
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, seeds={"s/1": [Row()]})
     n_threads = []

@@ -27,6 +27,7 @@ from pipeline import (
 )
 from pipeline.config import Granularity
 from pipeline.run_folder import RunFolder
+from pipeline.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources import Unit
 
 Counters = Mapping[str, int]
@@ -85,12 +86,15 @@ def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     return _run(run.units, flagging.STAGE, flagging.Flag(run), options)
 
 
-def export_shards(run: RunFolder, options: PipelineOptions) -> Counters:
+def export_shards(
+    run: RunFolder, options: PipelineOptions, shard_format: ShardFormat = TFRECORD
+) -> Counters:
     """Writes the training shards of kept images with their captions."""
     flagged = flag(run, options)
-    if export.is_complete(run):
+    if export.is_complete(run, shard_format):
         return flagged
-    return {**flagged, **_run(run.units, export.STAGE, export.Export(run), options)}
+    transform = export.Export(run, shard_format)
+    return {**flagged, **_run(run.units, export.STAGE, transform, options)}
 
 
 STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {

@@ -1,4 +1,4 @@
-"""Stage 4, export: TFRecord shards of the kept images and their captions.
+"""Stage 4, export: training shards of the kept images and their captions.
 
 In: units whose scores, decisions and captions are there. Out, in one folder: shards of
 contiguous source order, each with an index of its payloads and a receipt, and last of
@@ -18,20 +18,21 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipeline import files, manifest, sources, tfrecords
+from pipeline import files, manifest, sources
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import CurationConfig, ExportConfig, Granularity, fingerprint
 from pipeline.manifest import Receipt, UnitSummary
 from pipeline.records import SCHEMA_VERSION, Pair, Sample
 from pipeline.run_folder import RunFolder
 from pipeline.samples import SampleTables, kept_samples, with_image
+from pipeline.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources import Unit
 from pipeline.threads import map_ahead
 
 STAGE = "export"
 
 _OWN_NAME = re.compile(
-    r"train-\d{5,}-of-\d{5,}\.tfrecord(\..+)?|manifest\.json\..+\.tmp"
+    r"train-\d{5,}-of-\d{5,}\.(tfrecord|tar)(\..+)?|manifest\.json\..+\.tmp"
 )
 _N_IMAGES_AHEAD = 32
 
@@ -42,15 +43,17 @@ class Export(beam.PTransform):
     Counters: `samples_written`, `shards_written`, `shards_skipped`.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, shard_format: ShardFormat = TFRECORD) -> None:
         super().__init__()
         self._config = run.config
-        self._folder = run.tfrecords
+        self._folder = run.shards(shard_format)
+        self._format = shard_format
         self._tables = SampleTables.of(run)
         self._header = manifest.header(run)
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         tables, config, folder = self._tables, self._config, self._folder
+        write_shard = _WriteShard(tables, config, folder, self._format)
         summaries = (
             units
             | "Distribute units" >> beam.Reshuffle()
@@ -59,9 +62,9 @@ class Export(beam.PTransform):
         receipts = (
             summaries
             | "Collect summaries" >> beam.combiners.ToList()
-            | "Plan shards" >> beam.FlatMap(_plan, config.export, folder)
+            | "Plan shards" >> beam.FlatMap(_plan, config.export, folder, self._format)
             | "Distribute shards" >> beam.Reshuffle()
-            | "Write shards" >> beam.ParDo(_WriteShard(tables, config, folder))
+            | "Write shards" >> beam.ParDo(write_shard)
         )
         return (
             units.pipeline
@@ -76,19 +79,17 @@ class Export(beam.PTransform):
         )
 
 
-def is_complete(run: RunFolder) -> bool:
+def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     """Whether an export would change nothing; reads the manifest and listings only."""
-    written = manifest.read_json(files.join(run.tfrecords, manifest.NAME))
+    folder = run.shards(shard_format)
+    written = manifest.read_json(files.join(folder, manifest.NAME))
     if written is None:
         return False
     captions = SampleTables.of(run).open_captions()
     names = [(unit, _table_names(captions, unit)) for unit in run.units]
     inputs = manifest.inputs_fingerprint(manifest.header(run), names)
     expected = manifest.file_names(shard["name"] for shard in written["shards"])
-    return (
-        written["fingerprints"]["inputs"] == inputs
-        and _names(run.tfrecords) >= expected
-    )
+    return written["fingerprints"]["inputs"] == inputs and _names(folder) >= expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,9 @@ class ShardPlan:
 
 
 def plan_shards(
-    summaries: Iterable[UnitSummary], export: ExportConfig
+    summaries: Iterable[UnitSummary],
+    export: ExportConfig,
+    shard_format: ShardFormat = TFRECORD,
 ) -> list[ShardPlan]:
     """Cuts the samples of all units, by source and path, into full shards."""
     n_per_shard, n_before = export.samples_per_shard, 0
@@ -125,7 +128,7 @@ def plan_shards(
         n_before += summary.n_samples
     return [
         ShardPlan(
-            name=f"train-{shard:05d}-of-{len(shards):05d}.tfrecord",
+            name=f"train-{shard:05d}-of-{len(shards):05d}{shard_format.suffix}",
             fingerprint=_shard_fingerprint(parts, export),
             slices=tuple(piece for piece, _ in parts),
         )
@@ -183,10 +186,13 @@ def _exported(
 
 
 def _plan(
-    summaries: Iterable[UnitSummary], export: ExportConfig, folder: str
+    summaries: Iterable[UnitSummary],
+    export: ExportConfig,
+    folder: str,
+    shard_format: ShardFormat,
 ) -> list[ShardPlan]:
     """Plans the shards, and removes what does not belong to the plan."""
-    shards = plan_shards(summaries, export)
+    shards = plan_shards(summaries, export, shard_format)
     _remove_stale(folder, shards)
     return shards
 
@@ -212,12 +218,17 @@ class _WriteShard(beam.DoFn):
     """Writes a shard unless it is there: the index, the records, then the receipt."""
 
     def __init__(
-        self, tables: SampleTables, config: CurationConfig, folder: str
+        self,
+        tables: SampleTables,
+        config: CurationConfig,
+        folder: str,
+        shard_format: ShardFormat,
     ) -> None:
         self._tables = tables
         self._export = config.export
         self._limits = config.limits
         self._folder = folder
+        self._format = shard_format
         self._captions: dict[Granularity, CaptionTables] = {}
 
     def setup(self) -> None:
@@ -248,9 +259,9 @@ class _WriteShard(beam.DoFn):
         files.delete([path + s for s in suffixes if files.is_file(path + s)])
         with tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, shard.name)
-            index = tfrecords.write_local(local, self._samples(shard))
+            index = self._format.write_local(local, self._samples(shard))
             files.write(path + manifest.INDEX_SUFFIX, index.tobytes())
-            n_bytes, sha256 = tfrecords.publish(local, path)
+            n_bytes, sha256 = files.publish(local, path)
         receipt = Receipt(shard.name, shard.fingerprint, len(index), n_bytes, sha256)
         manifest.write_json(path + manifest.RECEIPT_SUFFIX, dataclasses.asdict(receipt))
         return receipt

@@ -44,6 +44,7 @@ from pipeline.config import (
     to_json,
 )
 from pipeline.run_folder import RunFolder
+from pipeline.shard_formats import NAME_TO_FORMAT, TFRECORD, ShardFormat
 
 _CONFIG_NAME = "config.json"
 
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif command.command == "forecast":
             _forecast(run, sample, options, prices)
         else:
-            _run_stages(command.command, run, options, granularities)
+            shard_format = NAME_TO_FORMAT[command.format]
+            _run_stages(command.command, run, options, granularities, shard_format)
 
 
 def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
@@ -110,6 +112,7 @@ def _run_stages(
     run: RunFolder,
     options: PipelineOptions,
     granularities: Sequence[Granularity],
+    shard_format: ShardFormat,
 ) -> None:
     _write_config(run)
     for doubt in filter(None, map(prompts.doubt, granularities)):
@@ -117,11 +120,11 @@ def _run_stages(
     stages = curate.STAGES if command == "curate" else (command,)
     try:
         for stage in stages:
-            _run_stage(stage, run, options, granularities)
+            _run_stage(stage, run, options, granularities, shard_format)
     except ValueError as error:
         _exit(1, error)
     if "export" in stages:
-        print(f"shards: {run.tfrecords}")
+        print(f"shards: {run.shards(shard_format)}")
 
 
 def open_run(arguments: Sequence[str]) -> RunFolder:
@@ -163,6 +166,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="caption this granularity alone; may be repeated (for remove, a name with"
         " its fingerprint, as status shows it)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=sorted(NAME_TO_FORMAT),
+        default=TFRECORD.name,
+        help="of the shards that export writes (%(default)s)",
     )
     parser.add_argument(
         "--forecast-shards",
@@ -264,11 +273,14 @@ def _run_stage(
     run: RunFolder,
     options: PipelineOptions,
     granularities: Sequence[Granularity],
+    shard_format: ShardFormat,
 ) -> None:
-    n_total, count_done = _progress_of(stage, run, granularities)
+    n_total, count_done = _progress_of(stage, run, granularities, shard_format)
     with progress.watch(stage, n_total, count_done):
         if stage == "caption":
             counters = curate.caption(run, options, granularities)
+        elif stage == "export":
+            counters = curate.export_shards(run, options, shard_format)
         else:
             counters = curate.STAGES[stage](run, options)
     print(f"{stage}: {describe(counters)}", flush=True)
@@ -283,7 +295,10 @@ def describe(counters: Mapping[str, int]) -> str:
 
 
 def _progress_of(
-    stage: str, run: RunFolder, granularities: Sequence[Granularity]
+    stage: str,
+    run: RunFolder,
+    granularities: Sequence[Granularity],
+    shard_format: ShardFormat = TFRECORD,
 ) -> tuple[int, Callable[[], int]]:
     """How many tables a stage makes, and a function that counts those there.
 
@@ -305,7 +320,8 @@ def _progress_of(
                 _n_files(folders) + sum(importing.is_complete(run, g) for g in imported)
             ),
         )
-    return 1, lambda: len(files.find(files.join(run.tfrecords, "manifest.json")))
+    manifest = files.join(run.shards(shard_format), "manifest.json")
+    return 1, lambda: len(files.find(manifest))
 
 
 def _n_files(folders: set[str]) -> int:

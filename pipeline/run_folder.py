@@ -14,6 +14,7 @@ from pipeline.drop_list import ListFile
 from pipeline.imported_captions import ImportedFile
 from pipeline.models import weights
 from pipeline.records import Pair
+from pipeline.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources import Unit, list_units
 
 
@@ -181,10 +182,9 @@ class RunFolder:
         """Where the captions of an imported granularity come from, by contents."""
         return self.glob_to_files[granularity.checkpoint]
 
-    @property
-    def tfrecords(self) -> str:
+    def shards(self, shard_format: ShardFormat = TFRECORD) -> str:
         """Folder of the training shards."""
-        return files.join(self.root, "tfrecords")
+        return files.join(self.root, shard_format.folder)
 
     def _pairs_fingerprint(self, source: ImageTextSource) -> str:
         columns = (source.image_column, source.alt_text_column, source.key_column)

@@ -1,13 +1,10 @@
-"""TFRecord files with an index: written locally, then put in their place at once."""
+"""TFRecord files with an index."""
 
-import hashlib
-import mmap
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from pipeline import files
 from pipeline.records import INDEX_DTYPE, Sample, to_features
 
 _HEADER_BYTES = 12  # before a payload: its length and the CRC of the length
@@ -30,19 +27,6 @@ def write_local(path: str, samples: Iterable[Sample]) -> np.ndarray:
             index.append((position + _HEADER_BYTES, len(payload)))
             position += _HEADER_BYTES + len(payload) + _FOOTER_BYTES
     return np.array(index, INDEX_DTYPE)
-
-
-def publish(local: str, path: str) -> tuple[int, str]:
-    """Copies a file of this machine to any file system; gives its size and SHA-256.
-
-    It is mapped rather than read: a shard may be larger than a worker's memory.
-    """
-    with (
-        open(local, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        files.write(path, cast(bytes, data))  # which only has to be a buffer
-        return len(data), hashlib.sha256(data).hexdigest()
 
 
 def _example(train: Any, sample: Sample) -> Any:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,7 @@ from pipeline.flagging import Flag
 from pipeline.prompts import prompt_hash
 from pipeline.records import DropReason, content_hash, sample_id
 from pipeline.selection_config import MinScore, SelectionConfig
+from pipeline.shard_formats import WEBDATASET
 
 TWO_A_SHARD = ExportConfig(samples_per_shard=2)
 FEWER = SelectionConfig(alignment=MinScore(0.9))
@@ -54,15 +56,15 @@ def export(run, units=None):
 
 
 def manifest_of(run):
-    return json.loads(Path(run.tfrecords, "manifest.json").read_text())
+    return json.loads(Path(run.shards(), "manifest.json").read_text())
 
 
 def samples_of(run):
     """All samples by random access through the indexes."""
     found = []
     for shard in manifest_of(run)["shards"]:
-        data = Path(run.tfrecords, shard["name"]).read_bytes()
-        index = Path(run.tfrecords, shard["name"] + ".index").read_bytes()
+        data = Path(run.shards(), shard["name"]).read_bytes()
+        index = Path(run.shards(), shard["name"] + ".index").read_bytes()
         for offset, length in np.frombuffer(index, records.INDEX_DTYPE):
             found.append(records.parse_sample(data[offset : offset + length]))
     return found
@@ -90,7 +92,7 @@ def test_tensorflow_reads_what_random_access_reads(tmp_path):
         "captions/long": tf.io.VarLenFeature(tf.string),
     }
     names = [f"train-{i:05d}-of-00002.tfrecord" for i in range(2)]
-    dataset = tf.data.TFRecordDataset([f"{run.tfrecords}/{name}" for name in names])
+    dataset = tf.data.TFRecordDataset([f"{run.shards()}/{name}" for name in names])
     by_tensorflow = [
         records.Sample(
             sample_id=parsed["sample_id"].numpy(),
@@ -141,7 +143,7 @@ def test_shards_are_full_and_follow_the_order_of_the_sources(tmp_path):
     assert [shard["name"] for shard in shards] == SHARDS
     assert [shard["n_samples"] for shard in shards] == [2, 2, 1]
     for shard in shards:
-        data = Path(run.tfrecords, shard["name"]).read_bytes()
+        data = Path(run.shards(), shard["name"]).read_bytes()
         assert shard["n_bytes"] == len(data)
         assert shard["sha256"] == hashlib.sha256(data).hexdigest()
 
@@ -178,16 +180,16 @@ def test_two_runs_and_any_order_of_units_give_the_same_bytes(tmp_path):
     shutil.copytree(first.root, second.root)
     export(first)
     export(second, second.units[::-1])
-    assert len(bytes_of(first.tfrecords)) == 10
-    assert bytes_of(first.tfrecords) == bytes_of(second.tfrecords)
+    assert len(bytes_of(first.shards())) == 10
+    assert bytes_of(first.shards()) == bytes_of(second.shards())
 
 
 def test_an_export_again_writes_nothing(tmp_path):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    before = mtimes(run.tfrecords)
+    before = mtimes(run.shards())
     assert export(run) == {"shards_skipped": 3}
-    assert mtimes(run.tfrecords) == before
+    assert mtimes(run.shards()) == before
 
 
 @pytest.mark.parametrize(
@@ -198,8 +200,8 @@ def test_an_export_that_is_killed_goes_on_where_it_was(
 ):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    undisturbed = bytes_of(run.tfrecords)
-    shutil.rmtree(run.tfrecords)
+    undisturbed = bytes_of(run.shards())
+    shutil.rmtree(run.shards())
     suffix = {"index": ".index", "records": ".tfrecord", "receipt": ".tfrecord.json"}
     write = files.write
     written = []
@@ -214,14 +216,14 @@ def test_an_export_that_is_killed_goes_on_where_it_was(
     monkeypatch.setattr(files, "write", write_or_die)
     with pytest.raises(Exception, match="killed"):
         export(run)
-    assert not Path(run.tfrecords, "manifest.json").exists()
-    for shard in Path(run.tfrecords).glob("*.tfrecord"):
+    assert not Path(run.shards(), "manifest.json").exists()
+    for shard in Path(run.shards()).glob("*.tfrecord"):
         assert shard.with_name(f"{shard.name}.index").exists()
     monkeypatch.setattr(files, "write", write)
     counters = export(run)
     assert counters.get("shards_skipped", 0) == n_shards
     assert counters["shards_written"] == 3 - n_shards
-    assert bytes_of(run.tfrecords) == undisturbed
+    assert bytes_of(run.shards()) == undisturbed
 
 
 def test_another_selection_removes_what_is_not_in_it(tmp_path):
@@ -230,7 +232,7 @@ def test_another_selection_removes_what_is_not_in_it(tmp_path):
     fewer = {"a": UNITS["a"][:2], "b": UNITS["b"]}
     out = dataclasses.replace(UNITS["a"][2], outcome=DropReason.LOW_ALIGNMENT)
     fewer["a"] = [*fewer["a"], out]
-    folder = Path(run.tfrecords)
+    folder = Path(run.shards())
     (folder / "train-00000-of-00003.tfrecord.host-1-2.tmp").touch()
     (folder / "manifest.json.host-1-2.tmp").touch()
     (folder / "notes.txt").touch()
@@ -266,13 +268,13 @@ def test_a_manifest_never_outlives_its_shards(tmp_path, monkeypatch):
         *sorted(name for shard in SHARDS for name in (shard, f"{shard}.json")),
         *[f"{shard}.index" for shard in SHARDS],
     ]
-    assert not Path(run.tfrecords, "manifest.json").exists()
+    assert not Path(run.shards(), "manifest.json").exists()
 
 
 def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    before = bytes_of(run.tfrecords)
+    before = bytes_of(run.shards())
     table = next(Path(run.captions(LONG)).glob("b-*"))
     table.unlink()
     assert export(run) == {
@@ -280,7 +282,7 @@ def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
         "shards_written": 2,
         "samples_written": 3,
     }
-    after = bytes_of(run.tfrecords)
+    after = bytes_of(run.shards())
     assert [before[name] == after[name] for name in SHARDS] == [True, False, False]
 
 
@@ -288,11 +290,11 @@ def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
 def test_a_file_that_is_lost_is_written_again(tmp_path, suffix):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    before = bytes_of(run.tfrecords)
-    Path(run.tfrecords, SHARDS[1] + suffix).unlink()
+    before = bytes_of(run.shards())
+    Path(run.shards(), SHARDS[1] + suffix).unlink()
     assert not is_complete(run)
     assert export(run)["shards_written"] == 1
-    assert bytes_of(run.tfrecords) == before
+    assert bytes_of(run.shards()) == before
 
 
 def test_an_export_is_complete_until_something_changes(tmp_path):
@@ -332,7 +334,7 @@ def test_samples_without_a_required_granularity_stay_out_and_are_counted(tmp_pat
         {"short": ("cap en 3 7 9",)},
     ]
     (shard,) = found["shards"]
-    dataset = tf.data.TFRecordDataset(f"{run.tfrecords}/{shard['name']}")
+    dataset = tf.data.TFRecordDataset(f"{run.shards()}/{shard['name']}")
     features = {
         "captions/long": tf.io.FixedLenSequenceFeature([], tf.string, True),
         "seeds": tf.io.VarLenFeature(tf.string),
@@ -364,7 +366,7 @@ def test_nothing_kept_gives_a_manifest_without_shards(tmp_path):
     }
     run = captioned_run(tmp_path, none, export=TWO_A_SHARD, selection=FEWER)
     export(run)
-    assert set(bytes_of(run.tfrecords)) == {"manifest.json"}
+    assert set(bytes_of(run.shards())) == {"manifest.json"}
     assert (manifest_of(run)["n_samples"], manifest_of(run)["shards"]) == (0, [])
 
 
@@ -374,7 +376,7 @@ def test_a_source_shard_that_changed_stops_the_export(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
     with pytest.raises(Exception, match=r"a\.tar has changed since it was scored"):
         export(run)
-    assert not Path(run.tfrecords).exists()
+    assert not Path(run.shards()).exists()
 
 
 @given(
@@ -622,12 +624,12 @@ def test_other_flags_to_drop_make_an_export_incomplete(tmp_path):
     run = flagged_run(tmp_path, ("no_end",))
     export(run)
     assert is_complete(run)
-    before = bytes_of(run.tfrecords)
+    before = bytes_of(run.shards())
     export(flagged_run(tmp_path, ("no_end", "frequent")))
     assert not is_complete(run)
     assert len(samples_of(run)[1].captions) == 1
     export(run)
-    assert bytes_of(run.tfrecords) == before
+    assert bytes_of(run.shards()) == before
 
 
 def test_an_export_hangs_on_its_thresholds_of_quality(tmp_path):
@@ -638,3 +640,60 @@ def test_an_export_hangs_on_its_thresholds_of_quality(tmp_path):
     stricter = dataclasses.replace(run, config=config)
     assert not is_complete(stricter)
     assert manifest_of(run)["fingerprints"]["flags"] == run.flags_fingerprint
+
+
+def test_webdataset_shards_hold_what_the_records_hold(tmp_path):
+    rows = [Row(encoded((1, 2, 3)), "Ein Fahrrad \N{BICYCLE}", seeds=("x", "y"))]
+    run = captioned_run(tmp_path, {"a": [*rows, *plain_rows(2)]}, export=TWO_A_SHARD)
+    export(run)
+    run_stage(Export(run, WEBDATASET), run.units)
+    folder = Path(run.shards(WEBDATASET))
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, extension = member.name.split(".", 1)
+                found.setdefault(key, {})[extension] = tar.extractfile(member).read()
+    expected = samples_of(run)
+    assert list(found) == [sample.sample_id.hex() for sample in expected]
+    for sample, parts in zip(expected, found.values(), strict=True):
+        described = json.loads(parts.pop("json"))
+        assert described["captions"] == {g: [*t] for g, t in sample.captions.items()}
+        assert described["seeds"] == [*sample.seeds]
+        assert parts == {
+            "jpg" if sample.image_format == "jpeg" else "png": sample.image,
+            "txt": sample.alt_text.encode(),
+            "short.txt": sample.captions["short"][0].encode(),
+            "long.txt": sample.captions["long"][0].encode(),
+        }
+
+
+def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    assert not is_complete(run, WEBDATASET)
+    run_stage(Export(run, WEBDATASET), run.units)
+    assert is_complete(run, WEBDATASET)
+    assert not is_complete(run)
+    folder = Path(run.shards(WEBDATASET))
+    shard = sorted(folder.glob("*.tar"))[-1]
+    (only,) = np.frombuffer(Path(f"{shard}.index").read_bytes(), records.INDEX_DTYPE)
+    start, length = only.tolist()
+    data = shard.read_bytes()[start : start + length]
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        keys = {name.split(".", 1)[0] for name in tar.getnames()}
+    assert len(keys) == 1
+    before = mtimes(folder)
+    run_stage(Export(run, WEBDATASET), run.units)
+    assert mtimes(folder) == before
+
+
+def test_webdataset_shards_are_source_shards_again(tmp_path):
+    run = captioned_run(tmp_path, UNITS)
+    run_stage(Export(run, WEBDATASET), run.units)
+    source = ImageTextSource("again", f"{run.shards(WEBDATASET)}/*.tar")
+    (unit,) = sources.list_units(source)
+    pairs = list(sources.read_pairs(unit, Limits()))
+    export(run)
+    expected = [sample.sample_id for sample in samples_of(run)]
+    assert [sample_id(pair.image, pair.alt_text) for pair in pairs] == expected
+    assert {pair.error for pair in pairs} == {""}

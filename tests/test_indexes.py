@@ -141,7 +141,7 @@ def test_only_what_was_never_compared_is_searched(tmp_path):
     rows = [Row(embedding=(np.cos(a), np.sin(a))) for a in angles]
     rows[3] = Row(embedding=(0, 0))
     seeds = {"birds/1": [Row(embedding=(1, 0))]}
-    run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
+    run = make_run(str(tmp_path), CONFIG, {"web/a[1]*": rows}, seeds=seeds)
     (unit,) = run.units
     opened = verdicts.open_verdicts(unit, run)
 

@@ -123,8 +123,7 @@ def measure(root: str, n_rows: int, arguments: list[str]) -> None:
     """Prints the seconds of both runs, the peak memory in GiB and what they kept."""
     logging.disable(logging.WARNING)
     run = describe_run(root, n_rows)
-    changes = {"max_evaluation_similarity": 0.75}
-    changed = dataclasses.replace(run.config.selection, **changes)
+    changed = dataclasses.replace(run.config.selection, max_evaluation_similarity=0.75)
     again = dataclasses.replace(
         run, config=dataclasses.replace(run.config, selection=changed)
     )

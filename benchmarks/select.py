@@ -58,8 +58,8 @@ def describe_run(root: str, n_rows: int) -> RunFolder:
     )
     starts = range(0, n_rows, _ROWS_PER_SHARD)
     units = tuple(Unit(sources["web"], f"web/{start:09d}") for start in starts)
-    references = tuple((Unit(sources[name], f"{name}/0"),) for name in kinds[1:])
-    return RunFolder(root, config, units, *references, {"none": "none"})
+    evaluation, seeds = ((Unit(sources[name], f"{name}/0"),) for name in kinds[1:])
+    return RunFolder(root, config, units, evaluation, seeds, {"none": "none"})
 
 
 def write_tables(root: str, n_rows: int, n_references: int, dim: int) -> None:

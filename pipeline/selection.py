@@ -14,7 +14,16 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline import dedup, files, filters, indexes, records, retrieval, rights
+from pipeline import (
+    alignment,
+    dedup,
+    files,
+    filters,
+    indexes,
+    records,
+    retrieval,
+    rights,
+)
 from pipeline.indexes import SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
@@ -57,7 +66,8 @@ class Select(beam.PTransform):
             >> rights.DropForbidden(run, selection.opt_out_directives)
             | "Apply rules" >> filters.ApplyRules(run, selection.drop_rules)
             | "Keep languages" >> filters.FilterLanguage(run, selection.language)
-            | "Keep aligned" >> filters.FilterAlignment(run, selection.alignment)
+            | "Keep aligned"
+            >> alignment.FilterAlignment(run, selection.alignment, decisions.folder)
             | "Drop exact duplicates"
             >> dedup.DropExactDuplicates(run, selection.drop_exact_duplicates)
         )

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from pipeline.expect import expect, expect_cosine
+from pipeline.expect import added_later, expect, expect_cosine
 from pipeline.records import Drop, Pair
 
 DropRule = Callable[[Pair], Drop | None]
@@ -60,9 +60,13 @@ class MinScore:
 
 @dataclasses.dataclass(frozen=True)
 class KeepFraction:
-    """Keeps the best-aligned `keep_fraction` of what passed rules and language."""
+    """Keeps the best-aligned `keep_fraction` of what passed rules and language.
+
+    That is a share of all sources together, or of each one by itself.
+    """
 
     keep_fraction: float
+    per_source: bool = added_later(False)
 
     def __post_init__(self) -> None:
         is_valid = 0 < self.keep_fraction <= 1

@@ -314,7 +314,7 @@ def _determining_fields(value: Any) -> list[dataclasses.Field]:
     return [
         field
         for field in dataclasses.fields(value)
-        if not field.metadata.get(ADDED_LATER)
+        if not ADDED_LATER.keys() <= field.metadata.keys()
         or getattr(value, field.name) != field.default
     ]
 

@@ -19,6 +19,7 @@ from pipeline import (
     captioning,
     drop_list,
     export,
+    files,
     flagging,
     prompts,
     scoring,
@@ -104,8 +105,8 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant or read."""
     selection.check(run)
-    if not selection.is_complete(run):  # a long list takes seconds to look through
-        drop_list.check(run.drop_list)
+    if not files.is_file(drop_list.table_path(run.drop_list, run.root)):
+        drop_list.check(run.drop_list)  # a long list takes minutes to look through
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)

@@ -1,20 +1,13 @@
 """Checks of settings, each of which names the value and what was expected."""
 
-import dataclasses
 import re
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-ADDED_LATER = "added_later"
-
-
-def added_later(default: Any) -> Any:
-    """A field that no fingerprint contains while it has its default.
-
-    So runs that were there before the field keep their names.
-    """
-    return dataclasses.field(default=default, metadata={ADDED_LATER: True})
+# For fields that no fingerprint contains while they have their default, so that runs
+# that were there before the field keep their names.
+ADDED_LATER = {"added_later": True}
 
 
 def expect(is_valid: bool, name: str, value: object, expected: str) -> None:

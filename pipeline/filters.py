@@ -60,9 +60,9 @@ BOILERPLATE_PATTERNS = (
 )
 
 # Scripts written without spaces: kana, Han, Thai, Lao, Myanmar, Khmer.
-_SPACELESS = "\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_SPACELESS += "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
-_WORD = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
+SPACELESS = "\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+SPACELESS += "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(f"[{SPACELESS}]|[^\\s{SPACELESS}]+")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -294,6 +294,13 @@ def _dim(schema: pa.Schema) -> int:
     return schema.field("embedding").type.list_size
 
 
+def embedding_dim(run: RunFolder) -> int | None:
+    """Numbers of an image embedding; None while the first shard has none."""
+    unit = run.units[0]
+    path = run.embeddings(unit.source).path(unit.name)
+    return _dim(_read_schema(run, unit)) if files.is_file(path) else None
+
+
 def _expect_dim(name: str, found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(
@@ -304,10 +311,10 @@ def _expect_dim(name: str, found: int, expected: int) -> None:
 
 def open_index(path: str) -> faiss.Index:
     """Maps an index into memory, shared by all processes of the machine."""
-    return faiss.read_index(_local_copy(path), faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(local_copy(path), faiss.IO_FLAG_MMAP_IFC)
 
 
-def _local_copy(path: str) -> str:
+def local_copy(path: str) -> str:
     """The path of the file on this machine, copied once if it is elsewhere."""
     if FileSystems.get_scheme(path) is None:
         return path

@@ -145,9 +145,7 @@ def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path, line):
 def test_a_list_that_is_not_there_or_not_utf8_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"drop_list='.*': expected a glob"):
         drop_list.list_files(str(tmp_path / "*.txt"))
-    (tmp_path / "list.txt").write_bytes(
-        b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
-    )
+    (tmp_path / "list.txt").write_bytes(b"host:a.org\nhost:\xff.org\n")
     files = drop_list.list_files(str(tmp_path / "*.txt"))
     with pytest.raises(ValueError, match=r"list\.txt:2: "):
         drop_list.check(files)
@@ -206,11 +204,8 @@ def test_the_table_of_a_list_is_made_once_and_says_what_the_list_says(tmp_path):
 
 
 def test_lines_may_end_in_any_way(tmp_path):
-    (tmp_path / "list.txt").write_bytes(b"host:a.org
-host:b.org
-host:c.org
-
-bad")
+    lines = b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
+    (tmp_path / "list.txt").write_bytes(lines)
     files = drop_list.list_files(str(tmp_path / "*.txt"))
     with pytest.raises(ValueError, match=r"list\.txt:5: 'bad'"):
         drop_list.check(files)

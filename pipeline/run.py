@@ -112,9 +112,10 @@ def _run_stages(
     granularities: Sequence[Granularity],
 ) -> None:
     _write_config(run)
-    for doubt in filter(None, map(prompts.doubt, granularities)):
-        print(f"warning: {doubt}", file=sys.stderr)
     stages = curate.STAGES if command == "curate" else (command,)
+    doubts = curate.doubts(run) if "select" in stages else ()
+    for doubt in filter(None, (*map(prompts.doubt, granularities), *doubts)):
+        print(f"warning: {doubt}", file=sys.stderr)
     try:
         for stage in stages:
             _run_stage(stage, run, options, granularities)

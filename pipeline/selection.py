@@ -154,12 +154,22 @@ def build_indexes(
 ) -> tuple[tuple[SetFiles, ...], tuple[SetFiles, ...]]:
     """The indexes of the evaluation sets and of the seed sets that are needed."""
     selection = run.config.selection
+    max_exact = selection.max_exact_set
     evaluation: tuple[SetFiles, ...] = ()
     seeds: tuple[SetFiles, ...] = ()
     if selection.max_evaluation_similarity is not None:
-        evaluation = indexes.build("evaluation_sets", run, run.evaluation_units)
+        evaluation = indexes.build(
+            "evaluation_sets", run, run.evaluation_units, max_exact=max_exact
+        )
     if selection.retrieval is not None or balancing.needs_seeds(selection.balance):
-        seeds = indexes.build("seed_sets", run, run.seed_units)
+        # Other modes take all seeds one by one and search the pool.
+        is_searched = not retrieval.is_global(selection.retrieval)
+        seeds = indexes.build(
+            "seed_sets",
+            run,
+            run.seed_units,
+            max_exact=max_exact if is_searched else None,
+        )
     return evaluation, seeds
 
 

@@ -234,10 +234,16 @@ class SelectionConfig:
     drop_exact_duplicates: bool = True
     safety: SafetyHead | None = dataclasses.field(default=None, metadata=ADDED_LATER)
     max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
+    # Images of an evaluation or seed set that are compared one by one; a larger set is
+    # searched by inverted lists, which miss up to about 1 % of the nearest images.
+    max_exact_set: int = dataclasses.field(default=1_000_000, metadata=ADDED_LATER)
     retrieval: Retrieval | None = None
     balance: tuple[Cap, ...] = dataclasses.field(default=(), metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        expect(
+            self.max_exact_set >= 0, "max_exact_set", self.max_exact_set, "0 or more"
+        )
         for directive in self.opt_out_directives:
             is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
             expected = "lower-case directives such as 'noai'"

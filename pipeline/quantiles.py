@@ -64,27 +64,29 @@ class FindCuts(beam.PTransform):
         self._read = read
 
     def expand(self, parts: beam.PCollection) -> beam.PCollection[tuple[str, Cut]]:
-        places = (
+        group_to_place = AsDict(
             parts
             | "Count upper halves" >> beam.Map(tally_upper_halves, self._read)
             | "Add upper halves" >> beam.CombinePerKey(AddTallies())
-            | "Find upper half"
-            >> beam.MapTuple(
-                lambda group, tally: (group, find_place(tally, self._keep_fraction))
-            )
+            | "Find upper half" >> beam.MapTuple(_with_place, self._keep_fraction)
         )
-        group_to_place = AsDict(places)
         return (
             parts
             | "Count lower halves"
             >> beam.Map(tally_lower_halves, self._read, group_to_place)
             | "Add lower halves" >> beam.CombinePerKey(AddTallies())
-            | "Find cut"
-            >> beam.Map(
-                lambda found, places: (found[0], find_cut(found[1], places[found[0]])),
-                group_to_place,
-            )
+            | "Find cut" >> beam.MapTuple(_with_cut, group_to_place)
         )
+
+
+def _with_place(group: str, upper: Tally, keep_fraction: float) -> tuple[str, Place]:
+    return group, find_place(upper, keep_fraction)
+
+
+def _with_cut(
+    group: str, lower: Tally, group_to_place: Mapping[str, Place]
+) -> tuple[str, Cut]:
+    return group, find_cut(lower, group_to_place[group])
 
 
 def tally_upper_halves(

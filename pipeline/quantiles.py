@@ -68,24 +68,26 @@ class FindCuts(beam.PTransform):
             parts
             | "Count upper halves" >> beam.Map(tally_upper_halves, self._read)
             | "Add upper halves" >> beam.CombinePerKey(AddTallies())
-            | "Find upper half" >> beam.MapTuple(_with_place, self._keep_fraction)
+            | "Find upper half" >> beam.Map(_with_place, self._keep_fraction)
         )
         return (
             parts
             | "Count lower halves"
             >> beam.Map(tally_lower_halves, self._read, group_to_place)
             | "Add lower halves" >> beam.CombinePerKey(AddTallies())
-            | "Find cut" >> beam.MapTuple(_with_cut, group_to_place)
+            | "Find cut" >> beam.Map(_with_cut, group_to_place)
         )
 
 
-def _with_place(group: str, upper: Tally, keep_fraction: float) -> tuple[str, Place]:
+def _with_place(found: tuple[str, Tally], keep_fraction: float) -> tuple[str, Place]:
+    group, upper = found
     return group, find_place(upper, keep_fraction)
 
 
 def _with_cut(
-    group: str, lower: Tally, group_to_place: Mapping[str, Place]
+    found: tuple[str, Tally], group_to_place: Mapping[str, Place]
 ) -> tuple[str, Cut]:
+    group, lower = found
     return group, find_cut(lower, group_to_place[group])
 
 

@@ -241,9 +241,8 @@ class SelectionConfig:
     balance: tuple[Cap, ...] = dataclasses.field(default=(), metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
-        expect(
-            self.max_exact_set >= 0, "max_exact_set", self.max_exact_set, "0 or more"
-        )
+        n = self.max_exact_set
+        expect(n >= 0, "max_exact_set", n, "at least 0")
         for directive in self.opt_out_directives:
             is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
             expected = "lower-case directives such as 'noai'"

@@ -76,9 +76,7 @@ def test_sets_beyond_the_size_are_searched_by_lists_where_they_are_searched(
     sets = {"evaluation": {"apes/1": [Row(embedding=(-1, 0))]}, "seeds": SET}
     run = make_run(str(tmp_path), config, POOL, **sets)
     expected = ["far_from_seeds", "kept", "kept", "far_from_seeds"]
-    assert outcomes(run)["web/1"] == (
-        expected if retrieval == NearSeeds(0.99) else ["kept", *expected[1:]]
-    )
+    assert outcomes(run)["web/1"] == expected
     reports = [*pathlib.Path(run.root, "indexes").glob("*.json")]
     assert len(reports) == (retrieval == NearSeeds(0.99))
     for report in reports:

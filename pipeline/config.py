@@ -5,6 +5,7 @@ TIPS papers do not publish have no default here: a recipe states them with its r
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -12,9 +13,16 @@ import re
 import runpy
 import types
 import typing
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from pipeline.expect import expect, expect_choice, expect_cosine, expect_names
+from pipeline.expect import (
+    ADDED_LATER,
+    expect,
+    expect_choice,
+    expect_cosine,
+    expect_names,
+)
 from pipeline.records import CaptionFlag
 from pipeline.selection_config import SelectionConfig
 
@@ -297,19 +305,34 @@ def parse_value(text: str, hint: Any) -> Any:
 
 def fingerprint(*parts: Any) -> str:
     """12 hexadecimal digits of what determines a table."""
-    text = json.dumps([FORMAT_VERSION, *map(to_json, parts)], sort_keys=True)
+    values = [to_json(part, fields_of=_determining_fields) for part in parts]
+    text = json.dumps([FORMAT_VERSION, *values], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def to_json(value: Any) -> Any:
+def _determining_fields(value: Any) -> list[dataclasses.Field]:
+    return [
+        field
+        for field in dataclasses.fields(value)
+        if not ADDED_LATER.keys() <= field.metadata.keys()
+        or getattr(value, field.name) != field.default
+    ]
+
+
+def to_json(
+    value: Any,
+    *,
+    fields_of: Callable[[Any], Iterable[dataclasses.Field]] = dataclasses.fields,
+) -> Any:
     """A dataclass as plain JSON values, with the name of its class."""
+    plain = functools.partial(to_json, fields_of=fields_of)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in fields_of(value)}
         return {"class": type(value).__name__} | {
-            name: to_json(item) for name, item in fields.items()
+            name: plain(item) for name, item in fields.items()
         }
     if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
+        return [plain(item) for item in value]
     return value

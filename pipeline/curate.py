@@ -17,8 +17,10 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipeline import (
     captioner_handler,
     captioning,
+    checks,
     drop_list,
     export,
+    files,
     flagging,
     prompts,
     scoring,
@@ -107,9 +109,12 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
 
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant or read."""
+    checks.check_folder(run)
     selection.check(run)
-    if not selection.is_complete(run):  # a long list takes seconds to look through
-        drop_list.check(run.drop_list)
+    if not selection.is_complete(run):
+        checks.check_scored(run)
+    if not files.is_file(drop_list.table_path(run.drop_list, run.root)):
+        drop_list.check(run.drop_list)  # a long list takes minutes to look through
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)
@@ -117,6 +122,11 @@ def check(run: RunFolder) -> None:
     source_to_first = {unit.source: unit for unit in reversed(units)}
     for unit in source_to_first.values():
         sources.check_columns(unit)
+
+
+def doubts(run: RunFolder) -> Iterable[str]:
+    """Lines on settings that may not be meant."""
+    return checks.doubts(run)
 
 
 def ledger(run: RunFolder) -> dict[str, Any] | None:

@@ -3,10 +3,13 @@
 In: text files with one entry a line, on any file system that Beam knows: a URL, or
 `host:NAME`, `image_hash:HEX` or `sample_id:HEX`. Blank lines and lines that begin with
 `#` say nothing. Out: for the pairs of a unit the kind of entry that names each of them.
+The launcher reads the files and writes a table of 16 bytes an entry, named by what they
+hold, which workers map into memory.
 """
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -28,6 +31,7 @@ _OTHER = re.compile(r"(?P<kind>host|image_hash|sample_id):(?P<value>\S+)")
 _HOST = re.compile(r"[^\s/:@?#*]+")
 _HASH = re.compile(r"[0-9a-fA-F]{32}")
 _MAX_SHOWN_CHARS = 80
+_BYTES_AT_A_TIME = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +46,28 @@ class DropList:
     """All entries, 16 bytes each: safe to hold for many millions."""
 
     def __init__(self, entries: np.ndarray) -> None:
-        self._entries = np.unique(entries)
+        """`entries` are digests, ascending."""
+        self._entries = entries
 
     @classmethod
-    def load(cls, list_files: Sequence[ListFile]) -> "DropList":
+    def load(cls, list_files: Iterable[ListFile]) -> "DropList":
         """Reads the files again; ValueError on a line that says nothing clear."""
-        digests = [
-            _digest(kind, value)
-            for list_file in list_files
-            for kind, value in _entries(list_file.uri, files.read(list_file.uri))
-        ]
-        return cls(np.frombuffer(b"".join(digests), _DIGEST_DTYPE))
+        digests = bytearray()
+        for list_file in list_files:
+            for kind, value in _entries(list_file.uri):
+                digests += _digest(kind, value)
+        return cls(np.unique(np.frombuffer(digests, _DIGEST_DTYPE)))
+
+    @classmethod
+    def open(cls, path: str) -> "DropList":
+        """Maps a table on this machine into memory, shared by all its processes."""
+        if not os.path.getsize(path):
+            return cls(np.empty(0, _DIGEST_DTYPE))
+        return cls(np.memmap(path, _DIGEST_DTYPE, mode="r"))
+
+    def to_bytes(self) -> bytes:
+        """The table that `open` opens."""
+        return self._entries.tobytes()
 
     def kinds_of(self, pairs: pa.Table) -> np.ndarray:
         """Kind of the first entry that names each pair, "" if none does: str `[n]`.
@@ -92,8 +107,27 @@ def list_files(pattern: str) -> tuple[ListFile, ...]:
 def check(list_files: Iterable[ListFile]) -> None:
     """Raises ValueError on a line that is no entry; names file and line."""
     for list_file in list_files:
-        for _ in _entries(list_file.uri, files.read(list_file.uri)):
+        for _ in _entries(list_file.uri):
             pass
+
+
+def build(list_files: Sequence[ListFile], root: str) -> str:
+    """The path of the table of the files in a run folder; makes it if it is not there.
+
+    Raises:
+      ValueError: on a line that is no entry.
+    """
+    path = table_path(list_files, root)
+    if not files.is_file(path):
+        files.write(path, DropList.load(list_files).to_bytes())
+    return path
+
+
+def table_path(list_files: Iterable[ListFile], root: str) -> str:
+    """Where the table of the files lies, or will."""
+    contents = "".join(contents_digests(list_files)).encode()
+    name = hashlib.blake2b(contents, digest_size=_DIGEST_BYTES).hexdigest()
+    return files.join(root, "drop_lists", f"{name}.bin")
 
 
 def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
@@ -102,16 +136,19 @@ def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
 
 
 def _contents_digest(uri: str) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     try:
-        data = files.read(uri)
+        with files.open_for_reading(uri) as file:
+            while data := file.read(_BYTES_AT_A_TIME):
+                digest.update(data)
     except (IsADirectoryError, PermissionError) as error:
         raise ValueError(f"drop_list: expected files to read: {error}") from error
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return digest.hexdigest()
 
 
-def _entries(uri: str, data: bytes) -> Iterator[tuple[str, str]]:
+def _entries(uri: str) -> Iterator[tuple[str, str]]:
     """Yields kind and value of each line, in the form in which they are compared."""
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(_lines(uri), start=1):
         try:
             text = line.decode("utf-8-sig").strip()
             if text and not text.startswith("#"):
@@ -122,6 +159,12 @@ def _entries(uri: str, data: bytes) -> Iterator[tuple[str, str]]:
                 f"{uri}:{number}: {shown}: expected a URL, host:NAME, image_hash:HEX"
                 " or sample_id:HEX of 32 digits"
             ) from error
+
+
+def _lines(uri: str) -> Iterator[bytes]:
+    with files.open_for_reading(uri) as file:
+        for line in file:
+            yield from line.splitlines()
 
 
 def _parse(text: str) -> tuple[str, str]:

@@ -5,6 +5,10 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+# For fields that no fingerprint contains while they have their default, so that runs
+# that were there before the field keep their names.
+ADDED_LATER = {"added_later": True}
+
 
 def expect(is_valid: bool, name: str, value: object, expected: str) -> None:
     if not is_valid:

@@ -1,12 +1,11 @@
-"""Drop rules on single pairs, the language filter and the alignment filter.
+"""Drop rules on single pairs, and the language filter.
 
-Rules are values: a recipe lists them, and each is a function of one pair. Language and
-alignment are decided on whole columns. All transforms map PCollection[Verdicts] to
+Rules are values: a recipe lists them, and each is a function of one pair. Language is
+decided on whole columns. All transforms map PCollection[Verdicts] to
 PCollection[Verdicts].
 """
 
 import dataclasses
-import fractions
 import functools
 import math
 import re
@@ -16,19 +15,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.pvalue import AsSingleton
 
 from pipeline import files
+from pipeline.alignment import read_scores
 from pipeline.expect import expect
 from pipeline.records import Drop, DropReason, Pair
 from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
-    DropRule,
-    KeepFraction,
-    KeepLanguages,
-    MinScore,
-    ShortText,
-)
+from pipeline.selection_config import DropRule, KeepLanguages, ShortText
 from pipeline.verdicts import Verdicts, read_rows, to_objects
 
 # Alt text that consists of this and of nothing else says nothing about its image. Each
@@ -67,9 +60,9 @@ BOILERPLATE_PATTERNS = (
 )
 
 # Scripts written without spaces: kana, Han, Thai, Lao, Myanmar, Khmer.
-_SPACELESS = "\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_SPACELESS += "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
-_WORD = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
+SPACELESS = "\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+SPACELESS += "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(f"[{SPACELESS}]|[^\\s{SPACELESS}]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,96 +261,3 @@ def _filter_short_text(
         threshold=short_text.min_score,
         detail="short text",
     )
-
-
-class FilterAlignment(beam.PTransform):
-    """Drops pairs whose text does not describe their image.
-
-    A pair without a score fails. `KeepFraction` counts all contested pairs of all
-    units, also those without a score, and rounds the number to keep up; pairs as good
-    as the last one to keep are kept too.
-    """
-
-    def __init__(
-        self, run: RunFolder, alignment: MinScore | KeepFraction | None
-    ) -> None:
-        super().__init__()
-        self._run = run
-        self._alignment = alignment
-
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
-        if self._alignment is None:
-            return verdicts
-        if isinstance(self._alignment, MinScore):
-            cut = self._alignment.min_score
-        else:
-            cut = AsSingleton(
-                verdicts
-                | "Read scores" >> beam.Map(contested_scores, self._run)
-                | "Find cut" >> beam.CombineGlobally(_Cut(self._alignment))
-            )
-        return verdicts | "Compare scores" >> beam.Map(filter_alignment, self._run, cut)
-
-
-def filter_alignment(verdicts: Verdicts, run: RunFolder, cut: float) -> Verdicts:
-    """Drops alignment scores below `cut`, and pairs without one."""
-    rows = verdicts.contested_rows
-    scores = read_scores(verdicts, run, rows)
-    fails = ~(scores >= cut)
-    return verdicts.drop(
-        rows[fails],
-        DropReason.LOW_ALIGNMENT,
-        value=scores[fails],
-        threshold=cut,
-        detail=np.where(np.isnan(scores[fails]), "no score", ""),
-    )
-
-
-def contested_scores(verdicts: Verdicts, run: RunFolder) -> np.ndarray:
-    """Alignment scores of the contested pairs, float32."""
-    return read_scores(verdicts, run, verdicts.contested_rows).astype(np.float32)
-
-
-def read_scores(verdicts: Verdicts, run: RunFolder, rows: np.ndarray) -> np.ndarray:
-    """Alignment scores of some pairs, float64; NaN where there is none."""
-    tables = run.embeddings(verdicts.unit.source)
-    scores = read_rows(tables, verdicts, rows, "alignment_score")
-    return scores["alignment_score"].to_numpy().astype(np.float64)
-
-
-def alignment_cut(scores: np.ndarray, keep_fraction: float) -> float:
-    """The lowest score to keep: the n-th best, n = ceil(keep_fraction * len(scores)).
-
-    NaN ranks below every score, and is the answer when there is no score at all. The
-    fraction is taken as written: 0.55 of 20 is 11, whatever floats make of it.
-    """
-    measured = scores[~np.isnan(scores)]
-    if not len(measured):
-        return math.nan
-    n_keep = math.ceil(fractions.Fraction(str(keep_fraction)) * len(scores))
-    n_keep = min(n_keep, len(measured))
-    return float(np.partition(measured, -n_keep)[-n_keep]) + 0.0  # no negative zero
-
-
-class _Cut(beam.CombineFn):
-    """`alignment_cut` of arrays of scores, in any order: 16 bytes a pair in memory."""
-
-    def __init__(self, alignment: KeepFraction) -> None:
-        self._keep_fraction = alignment.keep_fraction
-
-    def create_accumulator(self) -> list[np.ndarray]:
-        return []
-
-    def add_input(
-        self, accumulator: list[np.ndarray], scores: np.ndarray
-    ) -> list[np.ndarray]:
-        return [*accumulator, scores]
-
-    def merge_accumulators(
-        self, accumulators: Iterable[list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        return [scores for accumulator in accumulators for scores in accumulator]
-
-    def extract_output(self, accumulator: list[np.ndarray]) -> float:
-        scores = np.concatenate([np.empty(0, np.float32), *accumulator])
-        return alignment_cut(scores, self._keep_fraction)

@@ -299,6 +299,11 @@ def global_steps(selection: SelectionConfig) -> tuple[str, ...]:
             "far_from_seeds: a lower bound, as fewer images compete in the sample to"
             " be among the nearest of a seed"
         )
+    if selection.balance:
+        found.append(
+            "balance: a lower bound, as the groups of the sample are smaller than those"
+            " of all shards"
+        )
     return tuple(found)
 
 

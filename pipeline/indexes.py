@@ -1,8 +1,9 @@
-"""Nearest images of evaluation and seed sets: small flat indexes, mapped into memory.
+"""Nearest images of evaluation and seed sets, by indexes that are mapped into memory.
 
 Every set has two files under RUN/indexes, named by what determines them: a FAISS index
 of its image embeddings and a table of their keys. The launcher builds them, workers
-open them.
+open them. Indexes are flat, and so exact, up to a size that a recipe sets; beyond it
+they have inverted lists, and a third file with the recall that was measured.
 """
 
 import dataclasses
@@ -22,14 +23,17 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, similarities
+from pipeline import files, ivf, similarities
 from pipeline.config import fingerprint
+from pipeline.records import content_hash
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 from pipeline.verdicts import Verdicts, expect_rows, to_objects
 
 _ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 _N_CANDIDATES = 4  # images that may be the nearest, up to rounding
+_N_SAMPLED_UNITS = 4  # of the pool, to measure the recall of inverted lists with
+_N_SAMPLED_ROWS = 512  # of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,8 @@ class ReferenceSet:
         """
         n_candidates = min(_N_CANDIDATES, self.index.ntotal)
         _, images = self.index.search(queries, n_candidates)
+        # Inverted lists may hold fewer: the best one stands in for what is missing.
+        images = np.where(images < 0, images[:, :1].clip(0), images)
         images = np.sort(images).T
         cosines = np.stack([self._cosines(queries, candidate) for candidate in images])
         best = cosines.argmax(axis=0)
@@ -215,40 +221,78 @@ def normalised(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(vectors / length[:, None]), has_direction
 
 
-def build(role: str, run: RunFolder, units: Iterable[Unit]) -> tuple[SetFiles, ...]:
+def build(
+    role: str,
+    run: RunFolder,
+    units: Iterable[Unit],
+    *,
+    max_exact: int | None = None,
+) -> tuple[SetFiles, ...]:
     """Builds the indexes of the sets that `units` belong to, unless they are there.
+
+    Sets of more than `max_exact` images get inverted lists; None: no set does.
 
     Raises:
       ValueError: if a set has no readable image, or embeddings of another width than
         the pool's; `role` is the name of the sets in the configuration.
     """
     by_name = sorted(units, key=lambda unit: (unit.source.name, unit.uri))
-    return tuple(
-        _build_set(role, name, run, tuple(group))
-        for name, group in itertools.groupby(by_name, lambda unit: unit.source.name)
-    )
+    found = []
+    for name, group in itertools.groupby(by_name, lambda unit: unit.source.name):
+        one = tuple(group)
+        is_exact = max_exact is None or n_pairs(run, one) <= max_exact
+        found.append(_build_set(f"{role}={name}", run, one, is_exact))
+    return tuple(found)
 
 
 def _build_set(
-    role: str, name: str, run: RunFolder, units: tuple[Unit, ...]
+    role: str, run: RunFolder, units: tuple[Unit, ...], is_exact: bool
 ) -> SetFiles:
-    stem = f"{name}-{_fingerprint(run, units)}"
+    name = units[0].source.name
+    stem = f"{name}-{_fingerprint('index' if is_exact else 'ivf', run, units)}"
     folder = files.join(run.root, "indexes")
     tables = files.UnitTables(folder)
     paths = SetFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
     if files.is_file(paths.index_path):
         return paths
-    keys, vectors = _distinct(*_read_set(f"{role}={name}", run, units))
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
+    keys, vectors = _distinct(*_read_set(role, run, units))
+    if is_exact:
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
+    else:
+        index, recall = ivf.build(vectors, _queries(run, vectors))
+        logging.warning("%s: searched by inverted lists: %s", role, recall)
+        files.write(files.join(folder, f"{stem}.json"), recall.to_bytes())
     tables.write(stem, pa.table({"key": pa.array(keys, pa.string())}))
     files.write(paths.index_path, faiss.serialize_index(index).tobytes())
     return paths
 
 
-def _fingerprint(run: RunFolder, units: tuple[Unit, ...]) -> str:
+def n_pairs(run: RunFolder, units: Iterable[Unit]) -> int:
+    """Rows of the tables of pairs, readable or not."""
+    return sum(_n_rows(run.pairs(unit.source).path(unit.name)) for unit in units)
+
+
+def _n_rows(path: str) -> int:
+    with files.open_for_reading(path) as file:
+        return pq.read_metadata(file).num_rows
+
+
+def _queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
+    """Some vectors of the pool, those of the set where the pool has none."""
+    units = sorted(run.units, key=lambda unit: content_hash(unit.name.encode()))
+    found = [vectors[:0]]
+    for unit in units[:_N_SAMPLED_UNITS]:
+        _, embeddings = _read_reference_unit(run, unit)
+        some, has_direction = normalised(embeddings[:_N_SAMPLED_ROWS])
+        found.append(some[has_direction])
+    queries = np.concatenate(found)
+    return queries if len(queries) else vectors[:_N_SAMPLED_ROWS]
+
+
+def _fingerprint(kind: str, run: RunFolder, units: tuple[Unit, ...]) -> str:
     paths = [run.embeddings(unit.source).path(unit.name) for unit in units]
-    return fingerprint("index", [path.removeprefix(run.root) for path in paths])
+    return fingerprint(kind, [path.removeprefix(run.root) for path in paths])
 
 
 def _read_set(
@@ -316,6 +360,13 @@ def _dim(schema: pa.Schema) -> int:
     return schema.field("embedding").type.list_size
 
 
+def embedding_dim(run: RunFolder) -> int | None:
+    """Numbers of an image embedding; None while the first shard has none."""
+    unit = run.units[0]
+    path = run.embeddings(unit.source).path(unit.name)
+    return _dim(_read_schema(run, unit)) if files.is_file(path) else None
+
+
 def _expect_dim(name: str, found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(
@@ -326,10 +377,10 @@ def _expect_dim(name: str, found: int, expected: int) -> None:
 
 def open_index(path: str) -> faiss.Index:
     """Maps an index into memory, shared by all processes of the machine."""
-    return faiss.read_index(_local_copy(path), faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(local_copy(path), faiss.IO_FLAG_MMAP_IFC)
 
 
-def _local_copy(path: str) -> str:
+def local_copy(path: str) -> str:
     """The path of the file on this machine, copied once if it is elsewhere."""
     if FileSystems.get_scheme(path) is None:
         return path

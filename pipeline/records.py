@@ -36,8 +36,10 @@ class DropReason(enum.StrEnum):
     LANGUAGE = "language"
     LOW_ALIGNMENT = "low_alignment"
     EXACT_DUPLICATE = "exact_duplicate"
+    UNSAFE_IMAGE = "unsafe_image"
     NEAR_EVALUATION = "near_evaluation"
     FAR_FROM_SEEDS = "far_from_seeds"
+    BALANCE = "balance"
 
 
 class FinishReason(enum.StrEnum):

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.parquet as pq
 
-from pipeline import clusters, files, indexes, nearest
+from pipeline import clusters, indexes, nearest
 from pipeline.competition import Wanted
 from pipeline.indexes import Nearest, SetFiles
 from pipeline.records import DropReason
@@ -19,7 +18,6 @@ from pipeline.selection_config import (
     Retrieval,
     SeededClusters,
 )
-from pipeline.sources import Unit
 from pipeline.verdicts import Verdicts
 
 
@@ -94,14 +92,9 @@ def check_pool(run: RunFolder) -> None:
     for unit in run.units:
         if n_pool >= n_asked:
             return
-        n_pool += 0 if unit.source.keep_all else _n_pairs(run, unit)
+        n_pool += 0 if unit.source.keep_all else indexes.n_pairs(run, [unit])
     if n_pool < n_asked:
         raise ValueError(f"{name}={n_asked}: expected at most the {n_pool} of the pool")
-
-
-def _n_pairs(run: RunFolder, unit: Unit) -> int:
-    with files.open_for_reading(run.pairs(unit.source).path(unit.name)) as file:
-        return pq.read_metadata(file).num_rows
 
 
 def keep_near_seeds(

@@ -4,6 +4,7 @@ The transform maps PCollection[Verdicts] to PCollection[Verdicts]. It comes befo
 other steps of `select`, and drops from sources with `keep_all` too.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.utils.shared import Shared
 
+from pipeline import drop_list, indexes
 from pipeline.drop_list import DropList
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
@@ -31,7 +33,10 @@ class DropForbidden(beam.PTransform):
                 drop_opt_outs, self._run, self._directives
             )
         if self._run.drop_list:
-            verdicts = verdicts | "Look up drop list" >> beam.ParDo(_LookUp(self._run))
+            table = drop_list.build(self._run.drop_list, self._run.root)
+            verdicts = verdicts | "Look up drop list" >> beam.ParDo(
+                _LookUp(self._run, table)
+            )
         return verdicts
 
 
@@ -68,15 +73,18 @@ def drop_listed(verdicts: Verdicts, run: RunFolder, listed: DropList) -> Verdict
 
 
 class _LookUp(beam.DoFn):
-    """Drops what is listed; the list is read once a worker."""
+    """Drops what is listed; the table is opened once a worker."""
 
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
+    def __init__(self, run: RunFolder, table: str) -> None:
+        self._run = dataclasses.replace(run, drop_list=())
+        self._table = table
         self._shared = Shared()
 
     def setup(self) -> None:
         # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
-        self._listed = self._shared.acquire(lambda: DropList.load(self._run.drop_list))
+        self._listed = self._shared.acquire(
+            lambda: DropList.open(indexes.local_copy(self._table))
+        )
 
     def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
         yield drop_listed(verdicts, self._run, self._listed)

@@ -115,9 +115,10 @@ def _run_stages(
     shard_format: ShardFormat,
 ) -> None:
     _write_config(run)
-    for doubt in filter(None, map(prompts.doubt, granularities)):
-        print(f"warning: {doubt}", file=sys.stderr)
     stages = curate.STAGES if command == "curate" else (command,)
+    doubts = curate.doubts(run) if "select" in stages else ()
+    for doubt in filter(None, (*map(prompts.doubt, granularities), *doubts)):
+        print(f"warning: {doubt}", file=sys.stderr)
     try:
         for stage in stages:
             _run_stage(stage, run, options, granularities, shard_format)

@@ -13,7 +13,7 @@ from pipeline.config import CurationConfig, Granularity, ImageTextSource, finger
 from pipeline.drop_list import ListFile
 from pipeline.imported_captions import ImportedFile
 from pipeline.models import weights
-from pipeline.records import Pair
+from pipeline.records import Pair, content_hash
 from pipeline.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources import Unit, list_units
 
@@ -32,6 +32,8 @@ class RunFolder:
         default_factory=dict
     )
     drop_list: tuple[ListFile, ...] = ()
+    # Of files that the settings of `select` name, beside the drop list.
+    path_to_digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, root: str, config: CurationConfig) -> "RunFolder":
@@ -39,7 +41,7 @@ class RunFolder:
 
         Raises:
           ValueError: on a glob without a match, a checkpoint that is not there or a
-            drop list that cannot be read.
+            drop list or another file that cannot be read.
         """
         encoder = config.encoder.checkpoint
         digests = {encoder: _weights_digest(encoder, revision="")}
@@ -67,6 +69,7 @@ class RunFolder:
             checkpoint_to_digest=digests,
             glob_to_files=imports,
             drop_list=drop_list.list_files(config.selection.drop_list),
+            path_to_digest={p: _digest(p) for p in config.selection.named_files},
         )
 
     def without_units(self) -> "RunFolder":
@@ -123,6 +126,7 @@ class RunFolder:
         selection = (
             self.config.selection,
             drop_list.contents_digests(self.drop_list),
+            *filter(None, (dict(self.path_to_digest),)),
         )
         return fingerprint("decisions", *selection, keep_all, languages, relative)
 
@@ -213,6 +217,13 @@ def _captioner_digest(
 
 def _weights_digest(checkpoint: str, revision: str) -> str:
     return weights.weights_digest(weights.resolve_checkpoint(checkpoint, revision))
+
+
+def _digest(path: str) -> str:
+    try:
+        return content_hash(files.read(path)).hex()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a file to read: {error}") from error
 
 
 def _units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:

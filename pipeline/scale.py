@@ -28,8 +28,13 @@ _IDENTITY_BYTES = 8 + 16 + 16
 # order, sorted hash and id, and the ids that stay with their positions.
 _REPEATS_BYTES = _IDENTITY_BYTES + (8 + 8) + 8 + (16 + 16) + (16 + 16 + 8 + 2)
 _REPEAT_BYTES = 8 + 16  # of a pair in `dedup.Repeats`: row, id that stays
-_SCORE_BYTES = 4  # of a pair on its way to `filters._Cut`, float32
-_CUT_BYTES = 4 * _SCORE_BYTES  # there: as it came, joined, without NaN, partitioned
+# A number in a `tallies.Tally`, and the most of them that half a float32 can be.
+_TALLY_BYTES = 8 + 8
+_N_HALVES = 2**16
+# What `tallies.add_tallies` holds: 4 tallies, joined, their order, sorted, differences.
+_ADD_TALLIES_BYTES = 4 * (2 * _TALLY_BYTES + 8 + _TALLY_BYTES + 8)
+# Upper halves of cosines that are not within 1/256 of zero.
+_N_COSINE_HALVES = 2 * 8 * 2**7
 _EMBEDDED_BYTES = 4 + 2  # a dimension in `scoring._UnitScores`: float32, then float16
 
 
@@ -131,7 +136,7 @@ def worker_bytes(costs: PairCosts, n_pairs: int) -> dict[str, float]:
     """Place in the code to the most that it holds in memory at a time.
 
     `scoring._UnitScores` holds a shard, `dedup.find_repeats` one of `N_PARTITIONS` of
-    all pairs that reach it, `filters._Cut` the scores of all on one worker.
+    all pairs that reach it, `tallies.AddTallies` counts of all scores of a source.
     """
     selection = costs.config.selection
     embedded = costs.embedding_dim * _EMBEDDED_BYTES
@@ -145,7 +150,8 @@ def worker_bytes(costs: PairCosts, n_pairs: int) -> dict[str, float]:
         found["dedup.find_repeats"] = _REPEATS_BYTES * group
     if isinstance(selection.alignment, KeepFraction):
         n_scores = costs.share_from(DropReason.LOW_ALIGNMENT) * n_pairs
-        found["filters._Cut"] = _CUT_BYTES * n_scores
+        n_halves = min(n_scores, _N_HALVES)
+        found["tallies.AddTallies"] = _ADD_TALLIES_BYTES * n_halves
     return found
 
 
@@ -153,9 +159,9 @@ def shuffle_bytes(costs: PairCosts, n_pairs: int, n_shards: int) -> float:
     """What crosses shuffles: no image and no embedding.
 
     `dedup.DropExactDuplicates` sends identities to groups, and repeats and verdicts
-    back to units; `filters.FilterAlignment` sends scores to one place; the units
-    themselves go through a `Reshuffle` a pass of `captioning.Caption` and one of
-    `export.Export`.
+    back to units; `quantiles.FindCuts` sends counts of the upper halves of a shard's
+    scores, and then few of lower ones; the units themselves go through a `Reshuffle` a
+    pass of `captioning.Caption` and one of `export.Export`.
     """
     selection = costs.config.selection
     models = {g.checkpoint for g in costs.config.granularities}
@@ -166,7 +172,8 @@ def shuffle_bytes(costs: PairCosts, n_pairs: int, n_shards: int) -> float:
         n_bytes += _IDENTITY_BYTES * n_compared + _REPEAT_BYTES * n_repeats
         n_bytes += costs.verdict_bytes * n_pairs
     if isinstance(selection.alignment, KeepFraction):
-        n_bytes += _SCORE_BYTES * costs.share_from(DropReason.LOW_ALIGNMENT) * n_pairs
+        n_scores = costs.share_from(DropReason.LOW_ALIGNMENT) * costs.pairs_per_shard
+        n_bytes += _TALLY_BYTES * min(n_scores, _N_COSINE_HALVES) * n_shards
     return n_bytes
 
 

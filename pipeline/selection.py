@@ -14,10 +14,22 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline import dedup, files, filters, indexes, records, retrieval, rights
+from pipeline import (
+    alignment,
+    balancing,
+    dedup,
+    files,
+    filters,
+    indexes,
+    records,
+    retrieval,
+    rights,
+    safety,
+)
 from pipeline.indexes import SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import OUTCOMES, Verdicts, open_verdicts, outcome_counts
 
@@ -46,6 +58,7 @@ class Select(beam.PTransform):
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[dict]:
         check(self._run)
         retrieval.check_pool(self._run)
+        safety.check(self._run)
         selection = self._run.config.selection
         decisions = self._run.decisions
         evaluation, seeds = build_indexes(self._run)
@@ -57,13 +70,14 @@ class Select(beam.PTransform):
             >> rights.DropForbidden(run, selection.opt_out_directives)
             | "Apply rules" >> filters.ApplyRules(run, selection.drop_rules)
             | "Keep languages" >> filters.FilterLanguage(run, selection.language)
-            | "Keep aligned" >> filters.FilterAlignment(run, selection.alignment)
+            | "Keep aligned"
+            >> alignment.FilterAlignment(run, selection.alignment, decisions.folder)
             | "Drop exact duplicates"
             >> dedup.DropExactDuplicates(run, selection.drop_exact_duplicates)
         )
         compare = CompareEmbeddings(self._run, evaluation, seeds)
         skip = beam.ParDo(SkipFinished(decisions)).with_outputs("finished", main="rest")
-        if retrieval.is_global(selection.retrieval):  # finished units compete as well
+        if _is_global(selection):  # finished units compete as well
             compared = filtered | "Compare embeddings" >> compare
             rest, finished = compared | "Skip finished units" >> skip
         else:
@@ -97,6 +111,8 @@ class CompareEmbeddings(beam.PTransform):
         selection = self._run.config.selection
         return (
             verdicts
+            | "Drop unsafe images"
+            >> safety.DropUnsafe(self._run.without_units(), selection.safety)
             | "Drop near evaluation images"
             >> dedup.DropNearEvaluation(
                 self._run.without_units(),
@@ -105,7 +121,13 @@ class CompareEmbeddings(beam.PTransform):
             )
             | "Keep curated"
             >> retrieval.KeepCurated(self._run, self._seeds, selection.retrieval)
+            | "Balance" >> balancing.Balance(self._run, self._seeds, selection.balance)
         )
+
+
+def _is_global(selection: SelectionConfig) -> bool:
+    """Whether what the embeddings decide on a unit hangs on the other units."""
+    return retrieval.is_global(selection.retrieval) or bool(selection.balance)
 
 
 def check(run: RunFolder) -> None:
@@ -117,6 +139,7 @@ def check(run: RunFolder) -> None:
             " expected evaluation sets to compare with, or none"
         )
     retrieval.check(run)
+    balancing.check(run)
     names = set()
     for unit in run.units:
         if unit.name in names:
@@ -131,12 +154,22 @@ def build_indexes(
 ) -> tuple[tuple[SetFiles, ...], tuple[SetFiles, ...]]:
     """The indexes of the evaluation sets and of the seed sets that are needed."""
     selection = run.config.selection
+    max_exact = selection.max_exact_set
     evaluation: tuple[SetFiles, ...] = ()
     seeds: tuple[SetFiles, ...] = ()
     if selection.max_evaluation_similarity is not None:
-        evaluation = indexes.build("evaluation_sets", run, run.evaluation_units)
-    if selection.retrieval is not None:
-        seeds = indexes.build("seed_sets", run, run.seed_units)
+        evaluation = indexes.build(
+            "evaluation_sets", run, run.evaluation_units, max_exact=max_exact
+        )
+    if selection.retrieval is not None or balancing.needs_seeds(selection.balance):
+        # Other modes take all seeds one by one and search the pool.
+        is_searched = not retrieval.is_global(selection.retrieval)
+        seeds = indexes.build(
+            "seed_sets",
+            run,
+            run.seed_units,
+            max_exact=max_exact if is_searched else None,
+        )
     return evaluation, seeds
 
 

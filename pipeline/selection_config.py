@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from pipeline.expect import expect, expect_cosine
+from pipeline.expect import ADDED_LATER, expect, expect_cosine
 from pipeline.records import Drop, Pair
 
 DropRule = Callable[[Pair], Drop | None]
@@ -60,9 +60,13 @@ class MinScore:
 
 @dataclasses.dataclass(frozen=True)
 class KeepFraction:
-    """Keeps the best-aligned `keep_fraction` of what passed rules and language."""
+    """Keeps the best-aligned `keep_fraction` of what passed rules and language.
+
+    That is a share of all sources together, or of each one by itself.
+    """
 
     keep_fraction: float
+    per_source: bool = dataclasses.field(default=False, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         is_valid = 0 < self.keep_fraction <= 1
@@ -131,11 +135,89 @@ Retrieval = NearSeeds | NearestToSeeds | SeededClusters
 
 
 @dataclasses.dataclass(frozen=True)
+class CapPerSeed:
+    """Keeps about `max_count` of the images that have the same nearest seed."""
+
+    max_count: int
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _expect_cap(self.max_count, self.rng_seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class CapPerCluster:
+    """Keeps about `max_count` images of each k-means cluster of what is left."""
+
+    max_count: int
+    n_clusters: int
+    n_iterations: int = 10
+    n_training: int = 256  # images a cluster for k-means, the bound of FAISS
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _expect_cap(self.max_count, self.rng_seed)
+        self.training()
+
+    def training(self) -> SeededClusters:
+        """How the clusters are found."""
+        return SeededClusters(
+            n_clusters=self.n_clusters,
+            n_iterations=self.n_iterations,
+            n_training=self.n_training,
+            rng_seed=self.rng_seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CapPerConcept:
+    """Keeps about `max_count` pairs of each concept, and those that a rarer one keeps.
+
+    A concept is a line of the file `concepts`, as `pipeline.concepts` reads it. The
+    defaults are MetaCLIP's for 400 million pairs (arXiv:2309.16671, algorithm 1); TIPS
+    does nothing of the kind.
+    """
+
+    concepts: str  # file
+    max_count: int = 20_000
+    keep_unmatched: bool = False  # pairs whose text names no concept
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        expect(bool(self.concepts), "concepts", self.concepts, "the path of a file")
+        _expect_cap(self.max_count, self.rng_seed)
+
+
+Cap = CapPerSeed | CapPerCluster | CapPerConcept
+
+
+def _expect_cap(max_count: int, rng_seed: int) -> None:
+    expect(max_count >= 1, "max_count", max_count, "at least 1")
+    expect(rng_seed >= 0, "rng_seed", rng_seed, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class SafetyHead:
+    """Drops images that a linear head on their embeddings calls unsafe.
+
+    The head is a file as `pipeline.safety` reads it.
+    """
+
+    head: str  # file
+    max_probability: float  # more is unsafe; means something for one head only
+
+    def __post_init__(self) -> None:
+        expect(bool(self.head), "head", self.head, "the path of a file")
+        is_valid = 0 <= self.max_probability <= 1
+        expect(is_valid, "max_probability", self.max_probability, "0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class SelectionConfig:
     """What `select` drops, in this order; None or () switches a step off.
 
-    The first two steps say what must not be used, so they hold for sources with
-    `keep_all` as well.
+    The first two steps and `safety` say what must not be used, so they hold for sources
+    with `keep_all` as well.
     """
 
     # Those that img2dataset refuses, besides those of its users.
@@ -150,10 +232,17 @@ class SelectionConfig:
     language: KeepLanguages | None = None
     alignment: MinScore | KeepFraction | None = None
     drop_exact_duplicates: bool = True
+    safety: SafetyHead | None = dataclasses.field(default=None, metadata=ADDED_LATER)
     max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
+    # Images of an evaluation or seed set that are compared one by one; a larger set is
+    # searched by inverted lists, which miss up to about 1 % of the nearest images.
+    max_exact_set: int = dataclasses.field(default=1_000_000, metadata=ADDED_LATER)
     retrieval: Retrieval | None = None
+    balance: tuple[Cap, ...] = dataclasses.field(default=(), metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        n = self.max_exact_set
+        expect(n >= 0, "max_exact_set", n, "at least 0")
         for directive in self.opt_out_directives:
             is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
             expected = "lower-case directives such as 'noai'"
@@ -163,3 +252,10 @@ class SelectionConfig:
             expect(is_valid, "drop_rules", rule, "instances of dataclasses")
         if self.max_evaluation_similarity is not None:
             expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """Files whose contents are a part of the settings."""
+        heads = (self.safety.head,) if self.safety else ()
+        lists = (cap.concepts for cap in self.balance if isinstance(cap, CapPerConcept))
+        return (*heads, *lists)

@@ -1,17 +1,12 @@
 import math
 import time
-from fractions import Fraction
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from score_tables import Row, after_step, make_run, outcomes, read_decisions
+from score_tables import Row, after_step, make_run
 
 from pipeline import filters
 from pipeline.records import Decision, Drop, DropReason, Pair
 from pipeline.selection_config import (
-    KeepFraction,
     KeepLanguages,
     SelectionConfig,
     ShortText,
@@ -253,75 +248,3 @@ def test_short_text_follows_its_policy_whatever_the_detector_says(
         assert measures[1:] == [(0.125, 0.25, "short text"), (None, 0.25, "short text")]
     if policy == "drop":
         assert measures == [(None, None, "short text")] * 3
-
-
-# Alignment
-
-
-def test_a_score_at_the_threshold_is_kept_and_none_fails(tmp_path):
-    rows = [Row(score=0.25), Row(score=0.24), Row(score=NAN)]
-    run = make_run(str(tmp_path), SelectionConfig(), {"web/1": rows})
-    decided = after_step(run, lambda v: filters.filter_alignment(v, run, 0.25))
-    assert [(d.outcome, d.value, d.threshold, d.detail) for d in decided] == [
-        ("kept", None, None, ""),
-        ("low_alignment", float(np.float32(0.24)), 0.25, ""),
-        ("low_alignment", None, 0.25, "no score"),
-    ]
-
-
-def test_the_fraction_is_taken_over_all_units_of_what_is_still_contested(tmp_path):
-    config = SelectionConfig(
-        drop_rules=(filters.FewWords(2),),
-        language=KeepLanguages(),
-        alignment=KeepFraction(0.5),
-    )
-    shards = {
-        "web/1": [Row(score=0.75), Row(score=0.5), Row("short", score=0.9)],
-        "web/2": [Row(score=0.25), Row(code="de", score=0.9)],
-        "more/1": [Row(score=0.125), Row(score=0.9, error="broken")],
-        "city/1": [Row(score=0.0), Row(score=0.9)],
-    }
-    run = make_run(str(tmp_path), config, shards, keep_all=["city"])
-    assert outcomes(run) == {
-        "web/1": ["kept", "kept", "few_words"],
-        "web/2": ["low_alignment", "language"],
-        "more/1": ["low_alignment", "unreadable"],
-        "city/1": ["kept", "kept"],
-    }
-    assert read_decisions(run)["web/2"][0].threshold == 0.5
-
-
-@pytest.mark.parametrize(
-    ("scores", "keep_fraction", "cut"),
-    [
-        ([0.1, 0.2, 0.3, 0.4], 0.5, 0.3),
-        ([0.1, 0.2, 0.3], 0.5, 0.2),  # 1.5 rounds up to 2
-        ([0.1, 0.2, 0.2, 0.2], 0.25, 0.2),  # all ties stay
-        ([0.1, 0.2, 0.3], 1, 0.1),
-        ([0.1, 0.2, NAN, NAN], 0.25, 0.2),  # pairs without a score count
-        ([0.1, 0.2, NAN, NAN], 0.75, 0.1),
-        ([i / 20 for i in range(20)], 0.55, 0.45),  # 0.55 * 20 > 11 in floats
-    ],
-)
-def test_the_cut_is_the_score_of_the_last_pair_to_keep(scores, keep_fraction, cut):
-    assert filters.alignment_cut(np.array(scores), keep_fraction) == cut
-
-
-def test_the_cut_has_no_negative_zero_and_is_nan_without_scores():
-    zeros = np.array([-0.0, 0.0], np.float32)
-    for scores in (zeros, zeros[::-1]):
-        assert math.copysign(1, filters.alignment_cut(scores, 1)) == 1
-    assert math.isnan(filters.alignment_cut(np.array([NAN]), 0.5))
-    assert math.isnan(filters.alignment_cut(np.array([]), 0.5))
-
-
-@settings(deadline=None)
-@given(
-    scores=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50),
-    percent=st.integers(1, 100),
-)
-def test_the_fraction_is_kept_and_not_more_but_for_ties(scores, percent):
-    cut = filters.alignment_cut(np.array(scores, np.float32), percent / 100)
-    n_wanted = math.ceil(Fraction(percent, 100) * len(scores))
-    assert sum(score > cut for score in scores) < n_wanted
-    assert sum(score >= cut for score in scores) >= n_wanted

@@ -22,6 +22,7 @@ from pipeline import (
     run,
     scale,
     scenes,
+    tallies,
 )
 from pipeline.estimates import Interval
 from pipeline.forecast_costs import Prices, StageTime
@@ -250,16 +251,21 @@ def test_the_model_of_memory_is_what_exact_duplicates_take(pair_costs):
 
 
 def test_the_model_of_memory_is_what_the_quantile_takes(pair_costs):
-    n_pairs = 200_000
     selection = dataclasses.replace(SELECTION, alignment=KeepFraction(0.5))
     config = dataclasses.replace(pair_costs.config, selection=selection)
     costs = dataclasses.replace(pair_costs, config=config)
-    cut = filters._Cut(KeepFraction(0.5))
+    combine = tallies.AddTallies()
 
     def find():
-        cut.extract_output([np.arange(n_pairs, dtype=np.float32)])
+        accumulator = combine.create_accumulator()
+        for _ in range(20):
+            tally = tallies.Tally.of(np.arange(2**16))
+            accumulator = combine.add_input(accumulator, tally)
+        combine.extract_output(accumulator)
 
-    modelled = scale.worker_bytes(costs, n_pairs)["filters._Cut"] / 0.6
+    place = "tallies.AddTallies"
+    modelled = scale.worker_bytes(costs, 10**6)[place]
+    assert modelled == scale.worker_bytes(costs, 10**10)[place]
     assert 0.7 * modelled <= peak_bytes(find) <= 1.2 * modelled
 
 

@@ -202,7 +202,7 @@ def test_an_index_elsewhere_is_copied_to_this_machine_once(tmp_path, monkeypatch
     stored = tmp_path / "birds-0123.faiss"
     stored.write_bytes(b"index")
     for _ in range(2):
-        copy = indexes._local_copy(f"elsewhere://{stored}")
+        copy = indexes.local_copy(f"elsewhere://{stored}")
         assert copy == str(tmp_path / "tmp" / "birds-0123.faiss")
         stored.unlink(missing_ok=True)
     assert pathlib.Path(copy).read_bytes() == b"index"

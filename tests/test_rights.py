@@ -1,6 +1,7 @@
 """Tests of opt-outs and drop lists: they come first and hold for every source."""
 
 import dataclasses
+import os
 import time
 
 import pyarrow as pa
@@ -181,6 +182,33 @@ def test_the_contents_of_a_list_name_the_decisions_and_its_file_names_do_not(tmp
     (tmp_path / "renamed.txt").write_text("host:a.org")
     again = with_list(run, drop_list.list_files(str(tmp_path / "*.txt")))
     assert again.decisions_fingerprint == one
+
+
+def test_the_table_of_a_list_is_made_once_and_says_what_the_list_says(tmp_path):
+    files = listed(tmp_path, "host:a.org", "https://b.org/1", "host:a.org")
+    path = drop_list.build(files, str(tmp_path / "run"))
+    assert os.path.getsize(path) == 2 * 16
+    opened = DropList.open(path)
+    columns = ("url", "image_hash", "sample_id")
+    rows = [("https://a.org", b"i" * 16, b"s" * 16), ("x", b"i" * 16, b"s" * 16)]
+    table = pa.table(dict(zip(columns, zip(*rows, strict=True), strict=True)))
+    assert opened.kinds_of(table).tolist() == ["host", ""]
+    before = os.stat(path).st_mtime_ns
+    (tmp_path / "list.txt").write_text("another.org")  # is not read again
+    assert drop_list.build(files, str(tmp_path / "run")) == path
+    assert os.stat(path).st_mtime_ns == before
+    (tmp_path / "list.txt").write_text("")
+    none = drop_list.list_files(str(tmp_path / "*.txt"))
+    empty = DropList.open(drop_list.build(none, str(tmp_path / "run")))
+    assert empty.kinds_of(table).tolist() == ["", ""]
+
+
+def test_lines_may_end_in_any_way(tmp_path):
+    lines = b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
+    (tmp_path / "list.txt").write_bytes(lines)
+    files = drop_list.list_files(str(tmp_path / "*.txt"))
+    with pytest.raises(ValueError, match=r"list\.txt:5: 'bad'"):
+        drop_list.check(files)
 
 
 def test_a_look_up_costs_little_more_in_a_long_list(tmp_path):

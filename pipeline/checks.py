@@ -1,0 +1,71 @@
+"""Checks of a recipe against what its run folder holds already, before any work.
+
+They look at tables of `score` that are there; what only `score` can tell is found out
+later, by the step that needs it.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow.compute as pc
+
+from pipeline import balancing, files, retrieval, safety
+from pipeline.run_folder import RunFolder
+from pipeline.sources import Unit
+
+
+def check_folder(run: RunFolder) -> None:
+    """Raises ValueError on a folder that holds the scores of other shards alone.
+
+    A source may be added, and a crawl may grow; but with none of its shards it is the
+    run of another recipe, whose training shards this one would replace.
+    """
+    if any(_is_scored(run, unit) for unit in run.units[:1]):
+        return
+    paths = files.find(files.join(run.root, "scores", "pairs-*", "*.parquet"))
+    found = {path.rsplit("/", 1)[-1].removesuffix(".parquet") for path in paths}
+    found -= {unit.name for unit in (*run.evaluation_units, *run.seed_units)}
+    if found and found.isdisjoint(unit.name for unit in run.units):
+        raise ValueError(
+            f"--output {run.root}: expected a new folder or one with shards of this"
+            f" recipe, found {len(found)} scored shards of another, such as"
+            f" {min(found)}"
+        )
+
+
+def check_scored(run: RunFolder) -> None:
+    """Raises ValueError on settings that do not fit the pairs that are scored."""
+    safety.check(run)
+    if all(_is_scored(run, unit) for unit in run.units):
+        retrieval.check_pool(run)
+    selection = run.config.selection
+    if selection.max_evaluation_similarity is not None:
+        _check_sets("evaluation_sets", run, run.evaluation_units)
+    if selection.retrieval is not None or balancing.needs_seeds(selection.balance):
+        _check_sets("seed_sets", run, run.seed_units)
+
+
+def doubts(run: RunFolder) -> Iterator[str]:
+    """Yields a line for each kind of image sets that `select` does nothing with."""
+    selection = run.config.selection
+    if run.evaluation_units and selection.max_evaluation_similarity is None:
+        yield "evaluation_sets: not compared, as max_evaluation_similarity=None"
+    needs_seeds = balancing.needs_seeds(selection.balance)
+    if run.seed_units and selection.retrieval is None and not needs_seeds:
+        yield "seed_sets: not searched for, as retrieval=None"
+
+
+def _check_sets(role: str, run: RunFolder, units: tuple[Unit, ...]) -> None:
+    for name in sorted({unit.source.name for unit in units}):
+        mine = [unit for unit in units if unit.source.name == name]
+        is_known = all(_is_scored(run, unit) for unit in mine)
+        if is_known and not any(_has_image(run, unit) for unit in mine):
+            raise ValueError(f"{role}={name}: expected at least one readable image")
+
+
+def _has_image(run: RunFolder, unit: Unit) -> bool:
+    errors = run.pairs(unit.source).read(unit.name, ["error"])["error"]
+    return bool(pc.any(pc.equal(errors, "")).as_py())
+
+
+def _is_scored(run: RunFolder, unit: Unit) -> bool:
+    return files.is_file(run.pairs(unit.source).path(unit.name))

@@ -1,0 +1,67 @@
+"""Counts of whole numbers over a pool, added up alike in any order of work.
+
+In: numbers as arrays, a part of the pool at a time. Out: how often each of them occurs.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import apache_beam as beam
+import numpy as np
+
+_BLOCKS_IN_MEMORY = 4  # that a worker collects before it adds them up
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tally:
+    """Numbers that occur, and how often."""
+
+    number: np.ndarray  # int64 [n], ascending
+    count: np.ndarray  # int64 [n], at least 1
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> "Tally":
+        """Of whole numbers in any order."""
+        return cls(*np.unique(numbers.astype(np.int64), return_counts=True))
+
+    def count_of(self, numbers: np.ndarray) -> np.ndarray:
+        """How often each of `numbers` occurs: int64 [m]."""
+        place = np.searchsorted(self.number, numbers)
+        padded = np.append(self.count, 0)
+        is_there = np.append(self.number, -1)[place] == numbers
+        return np.where(is_there, padded[place], 0)
+
+
+def add_tallies(blocks: Sequence[Tally]) -> Tally:
+    """Adds counts up by number; no block gives an empty tally."""
+    empty = np.empty(0, np.int64)
+    numbers = np.concatenate([empty, *(block.number for block in blocks)])
+    counts = np.concatenate([empty, *(block.count for block in blocks)])
+    order = np.argsort(numbers, kind="stable")
+    numbers = numbers[order]
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))
+    return Tally(numbers[starts], np.add.reduceat(counts[order], starts))
+
+
+class AddTallies(beam.CombineFn):
+    """`add_tallies` in any order. In memory at most 300 bytes a number that occurs."""
+
+    def create_accumulator(self) -> list[Tally]:
+        return []
+
+    def add_input(self, accumulator: list[Tally], tally: Tally) -> list[Tally]:
+        collected = [*accumulator, tally]
+        full = len(collected) >= _BLOCKS_IN_MEMORY
+        return self.compact(collected) if full else collected
+
+    def merge_accumulators(self, accumulators: Iterable[list[Tally]]) -> list[Tally]:
+        merged: list[Tally] = []
+        for accumulator in accumulators:
+            merged = self.compact([*merged, *accumulator])
+        return merged
+
+    def compact(self, accumulator: list[Tally]) -> list[Tally]:
+        return [add_tallies(accumulator)] if accumulator else []
+
+    def extract_output(self, accumulator: list[Tally]) -> Tally:
+        return add_tallies(accumulator)

@@ -19,19 +19,20 @@ from pipeline import (
     captioning,
     drop_list,
     export,
+    files,
     flagging,
     prompts,
     scoring,
     selection,
     sources,
 )
-from pipeline.config import Granularity
+from pipeline.config import CurationConfig, Granularity
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 
 Counters = Mapping[str, int]
 
-_LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
+_LOCAL_RUNNERS = ("", "direct", "fnapi")
 
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -59,7 +60,35 @@ def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
 
 def is_local(options: PipelineOptions) -> bool:
     """Whether all work is done by this process and its children."""
-    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+    return _runner_name(options) in _LOCAL_RUNNERS
+
+
+def check_paths(options: PipelineOptions, output: str, config: CurationConfig) -> None:
+    """Raises ValueError on files of this machine that workers elsewhere would look for.
+
+    Asked of Dataflow alone: a cluster of one's own may share a file system.
+    """
+    if _runner_name(options) != "dataflow":
+        return
+    sets = (*config.sources, *config.evaluation_sets, *config.seed_sets)
+    paths = {"--output": output} | {
+        image_set.name: image_set.pattern for image_set in sets
+    }
+    paths |= {"drop_list": config.selection.drop_list}
+    paths |= {
+        g.name: g.checkpoint for g in config.granularities if g.captioner == "imported"
+    }
+    for name, path in paths.items():
+        if path and not files.is_remote(path):
+            raise ValueError(
+                f"{name}={path}: expected a path that workers of Dataflow see, gs://..."
+            )
+
+
+def _runner_name(options: PipelineOptions) -> str:
+    """As Beam itself reads it: of any case, with or without its last word."""
+    name = options.view_as(StandardOptions).runner or ""
+    return name.rpartition(".")[2].lower().removesuffix("runner")
 
 
 def caption(

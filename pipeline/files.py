@@ -1,11 +1,14 @@
 """Files on any file system that Beam knows: listing, atomic writes, tables of rows.
 
-A unit of work writes one small Parquet table. A table is complete or absent: it is
-written under a temporary name and renamed, so a listing tells what is left to do.
+A unit of work writes one small Parquet table. A table is complete or absent, so a
+listing tells what is left to do: it is written under a temporary name and renamed; an
+object store shows an object when all of it is there.
 """
 
 import dataclasses
+import errno
 import functools
+import http
 import io
 import os
 import re
@@ -18,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,6 +31,9 @@ Row = typing.TypeVar("Row", bound="DataclassInstance")
 # What `write` leaves behind when it is killed: the file, the host, process and thread.
 TEMPORARY = re.compile(r"(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
 
+_OBJECT_STORES = ("gs", "s3")
+_MAX_REQUEST_BYTES = 4 << 20  # Beam sends 5 MB to S3 and 16 MB to Cloud Storage at once
+
 _ARROW_TYPES = {
     bytes: pa.binary(),
     str: pa.string(),
@@ -35,6 +42,14 @@ _ARROW_TYPES = {
     float | None: pa.float64(),
     tuple[str, ...]: pa.list_(pa.string()),
 }
+
+
+def use_options(options: PipelineOptions) -> None:
+    """Tells file systems of this process what flags say of them, such as an endpoint.
+
+    Workers learn it from Beam.
+    """
+    FileSystems.set_options(options)
 
 
 def find(pattern: str) -> tuple[str, ...]:
@@ -74,9 +89,24 @@ def is_file(path: str) -> bool:
     return FileSystems.exists(path)
 
 
+def checksum(path: str) -> str:
+    """What the file system has to tell the contents of a file from others."""
+    return str(FileSystems.checksum(path))
+
+
 def open_for_reading(path: str) -> typing.BinaryIO:
-    """A seekable binary file; compressed files are not unpacked."""
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    """A seekable binary file; compressed files are not unpacked.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
+    try:
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except Exception as error:  # what Cloud Storage raises is no OSError
+        if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
+            raise
+        reason = os.strerror(errno.ENOENT)
+        raise FileNotFoundError(errno.ENOENT, reason, path) from error
 
 
 def read(path: str) -> bytes:
@@ -89,15 +119,16 @@ def write(path: str, data: bytes) -> None:
     """Writes a file so that readers see all of it or nothing.
 
     The temporary name is the writer's own: two writers of the same file do not meet,
-    and both write the same bytes.
+    and both write the same bytes. In an object store, where to rename is to copy and to
+    delete, a small file needs no temporary name: it comes as a whole, in one request.
     """
+    if _is_in_object_store(path) and len(data) <= _MAX_REQUEST_BYTES:
+        _write_in_place(path, data)
+        return
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     temporary = f"{path}.{writer}.tmp"
     _make_folder(FileSystems.split(path)[0])
-    with FileSystems.create(
-        temporary, compression_type=CompressionTypes.UNCOMPRESSED
-    ) as file:
-        file.write(data)
+    _write_in_place(temporary, data)
     FileSystems.rename([temporary], [path])
 
 
@@ -107,7 +138,7 @@ def create(path: str, data: bytes) -> bool:
     Of many writers one is told True. Always False on object stores, where Beam cannot
     tell who was first.
     """
-    if FileSystems.get_scheme(path) is not None:
+    if is_remote(path):
         return False
     _make_folder(FileSystems.split(path)[0])
     try:
@@ -119,8 +150,29 @@ def create(path: str, data: bytes) -> bool:
 
 
 def delete(paths: Sequence[str]) -> None:
-    """Removes files, and folders with all that is in them."""
+    """Removes files."""
     FileSystems.delete(list(paths))
+
+
+def delete_folder(folder: str) -> None:
+    """Removes a folder with all that is in it."""
+    FileSystems.delete([folder.rstrip("/") + "/"])  # the slash tells object stores
+
+
+def _write_in_place(path: str, data: bytes) -> None:
+    with FileSystems.create(
+        path, compression_type=CompressionTypes.UNCOMPRESSED
+    ) as file:
+        file.write(data)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names its file system."""
+    return FileSystems.get_scheme(path) is not None
+
+
+def _is_in_object_store(path: str) -> bool:
+    return FileSystems.get_scheme(path) in _OBJECT_STORES
 
 
 def _make_folder(folder: str) -> None:

@@ -53,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, beam_arguments = _parser().parse_known_args(arguments)
     try:
         options = beam_options(beam_arguments)
-        run = RunFolder.open(command.output, configured(command))
+        files.use_options(options)
+        config = configured(command)
+        curate.check_paths(options, command.output, config)
+        run = RunFolder.open(command.output, config)
         curate.check(run)
         is_removal = command.command == "remove"  # of names with fingerprints
         names = () if is_removal else command.granularity
@@ -323,7 +326,7 @@ def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
             expected = ", ".join(sorted(there)) or "captions to remove"
             raise ValueError(f"--granularity {name}: expected one of {expected}")
     for name in names:
-        files.delete([files.join(folder, name)])
+        files.delete_folder(files.join(folder, name))
         print(f"removed: {files.join(folder, name)}")
 
 

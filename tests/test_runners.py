@@ -1,0 +1,137 @@
+"""A run folder is the same from every runner and in every order of work."""
+
+import collections
+import hashlib
+import io
+import itertools
+import json
+import pathlib
+import random
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.runners.portability.local_job_service import LocalJobServicer
+
+from pipeline import curate, run, scenes
+
+N_PAIRS = 250  # the fewest with every planted kind
+N_SHARDS = 10
+
+PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers")
+WORKER = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory) -> pathlib.Path:
+    """A crawl as one shard, and the same pairs as ten."""
+    folder = tmp_path_factory.mktemp("web")
+    scenes.clear(folder)
+    scenes.write(scenes.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
+    (shard,) = (folder / "crawl").glob("*.tar")
+    split(shard, folder / "split", N_SHARDS)
+    return folder
+
+
+def split(shard: pathlib.Path, folder: pathlib.Path, n_shards: int) -> None:
+    """Deals the pairs of a tar out to several."""
+    folder.mkdir()
+    with tarfile.open(shard) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    pairs = itertools.groupby(members, lambda item: item[0].name.split(".")[0])
+    contents = [list(pair) for _, pair in pairs]
+    for i in range(n_shards):
+        with tarfile.open(folder / f"{i:05d}.tar", "w") as tar:
+            for member, data in itertools.chain.from_iterable(contents[i::n_shards]):
+                tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def in_memory(web, tmp_path_factory) -> dict[str, str]:
+    return curated(web, tmp_path_factory.mktemp("memory"))
+
+
+@pytest.fixture
+def job_endpoint() -> Iterator[str]:
+    """A job service, to be asked over gRPC."""
+    service = LocalJobServicer()
+    yield f"localhost:{service.start_grpc_server()}"
+    service.stop()
+
+
+def curated(
+    web: pathlib.Path, output: pathlib.Path, *flags: str, crawl: str = "split"
+) -> dict[str, str]:
+    """Runs all stages; gives the checksum of every file of the run folder."""
+    run.main(
+        [
+            *("curate", "--config", "curation_configs/demo.py"),
+            *("--input", f"{web}/{crawl}/*.tar", "--output", str(output)),
+            *("--eval", f"scenes={web}/evaluation/*.tar"),
+            *("--seeds", f"scenes={web}/seeds/*.tar"),
+            *flags,
+        ]
+    )
+    found = {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.rglob("*"))
+        if path.is_file()
+    }
+    assert len([name for name in found if name.startswith("decisions/")]) > 1
+    assert any(name.endswith(".tfrecord") for name in found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_processes_write_what_one_does(web, in_memory, tmp_path, n_workers):
+    flags = (*PROCESSES, str(n_workers))
+    assert curated(web, tmp_path, *flags) == in_memory
+
+
+@pytest.mark.slow
+def test_processes_of_a_job_service_write_what_one_does(
+    web, in_memory, tmp_path, job_endpoint
+):
+    flags = (
+        *("--runner=PortableRunner", f"--job_endpoint={job_endpoint}"),
+        "--environment_type=beam:env:harness_subprocess_python:v1",
+        f"--environment_config={WORKER}",
+    )
+    assert curated(web, tmp_path, *flags) == in_memory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rng_seed", [0, 1])
+def test_the_order_of_work_changes_nothing(
+    web, in_memory, tmp_path, monkeypatch, rng_seed
+):
+    in_order = curate._run
+
+    def shuffled(units: Sequence, *rest) -> curate.Counters:
+        units = random.Random(rng_seed).sample(units, len(units))
+        return in_order(units, *rest)
+
+    monkeypatch.setattr(curate, "_run", shuffled)
+    assert curated(web, tmp_path) == in_memory
+
+
+def decisions_of(output: pathlib.Path) -> collections.Counter[tuple]:
+    """Decisions with their sample ids; a pair that comes twice has two."""
+    tables = [pq.read_table(path) for path in output.glob("decisions/*/*.parquet")]
+    rows = itertools.chain.from_iterable(table.to_pylist() for table in tables)
+    return collections.Counter(repr(sorted(row.items())) for row in rows)
+
+
+@pytest.mark.slow
+def test_one_shard_and_its_ten_parts_get_the_same_decisions(web, tmp_path):
+    one, ten = tmp_path / "one", tmp_path / "ten"
+    for output, crawl in ((one, "crawl"), (ten, "split")):
+        flags = ("--set", "export.samples_per_shard=50")
+        curated(web, output, *flags, crawl=crawl)
+    assert decisions_of(one) == decisions_of(ten)
+    assert decisions_of(one).total() == N_PAIRS
+    ledgers = [json.loads((f / "ledger.json").read_text()) for f in (one, ten)]
+    assert ledgers[0] == ledgers[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.internal import pickler
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.transforms.environments import DockerEnvironment
@@ -33,8 +34,12 @@ from pipeline.selection_config import (
 from tests import tiny_run
 
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"
-URNS = common_urns.primitives, common_urns.composites
-HINTS = common_urns.StandardResourceHints.Enum.Value
+
+DATAFLOW = (
+    *("--runner=DataflowRunner", "--dry_run=True", "--no_auth", "--project=project"),
+    *("--region=europe-west4", "--temp_location=gs://bucket/temp", "--job_name=job"),
+    *("--setup_file=./setup.py", "--sdk_container_image=registry/tips:1"),
+)
 
 UNPICKLE = """
 import pickle, sys
@@ -149,3 +154,34 @@ def test_functions_survive_pickling(run):
     assert len(payloads) > 20
     for payload in payloads:
         pickler.loads(payload)
+
+
+@pytest.mark.cloud
+def test_dataflow_builds_every_job(run, tmp_path, monkeypatch):
+    fake_gcs = pytest.importorskip("tests.fake_gcs")
+    selecting = selecting_run(tmp_path / "select", NearestToSeeds(k=1))
+    stages = (*stages_of(run), selection.Select(selecting))
+    found = {}
+    with fake_gcs.FakeGcs() as gcs:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        for stage in stages:
+            pipeline = beam.Pipeline(options=PipelineOptions(list(DATAFLOW)))
+            _ = pipeline | "List units" >> beam.Create(run.units) | "Stage" >> stage
+            job = pipeline.run().job
+            found |= name_to_hints(job.proto_pipeline)
+            expect_containers(job.proto_pipeline)
+    models = ("Stage/Score shards", "Stage/Caption short and long")
+    assert {name for name in found if not name.startswith(models)} == set()
+    assert found.keys() >= set(models)
+
+
+def expect_containers(graph: proto.Pipeline) -> None:
+    """Of our image, and with our code staged beside it."""
+    for environment in graph.components.environments.values():
+        docker = proto.DockerPayload.FromString(environment.payload)
+        assert docker.container_image == "registry/tips:1"
+        roles = [
+            proto.ArtifactStagingToRolePayload.FromString(d.role_payload).staged_name
+            for d in environment.dependencies
+        ]
+        assert any(name.endswith(".tar.gz") for name in roles), roles

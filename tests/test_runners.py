@@ -5,17 +5,19 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import pathlib
 import random
+import shutil
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.runners.portability.local_job_service import LocalJobServicer
 
 from pipeline import curate, run, scenes
+from tests import job_service
 
 N_PAIRS = 250  # the fewest with every planted kind
 N_SHARDS = 10
@@ -53,14 +55,6 @@ def in_memory(web, tmp_path_factory) -> dict[str, str]:
     return curated(web, tmp_path_factory.mktemp("memory"))
 
 
-@pytest.fixture
-def job_endpoint() -> Iterator[str]:
-    """A job service, to be asked over gRPC."""
-    service = LocalJobServicer()
-    yield f"localhost:{service.start_grpc_server()}"
-    service.stop()
-
-
 def curated(
     web: pathlib.Path, output: pathlib.Path, *flags: str, crawl: str = "split"
 ) -> dict[str, str]:
@@ -92,15 +86,32 @@ def test_processes_write_what_one_does(web, in_memory, tmp_path, n_workers):
 
 
 @pytest.mark.slow
-def test_processes_of_a_job_service_write_what_one_does(
-    web, in_memory, tmp_path, job_endpoint
-):
-    flags = (
-        *("--runner=PortableRunner", f"--job_endpoint={job_endpoint}"),
+def test_processes_of_a_job_service_write_what_one_does(web, in_memory, tmp_path):
+    workers = (
         "--environment_type=beam:env:harness_subprocess_python:v1",
         f"--environment_config={WORKER}",
     )
+    with job_service.running() as flags:
+        assert curated(web, tmp_path, *flags, *workers) == in_memory
+
+
+@pytest.mark.flink
+def test_flink_writes_what_one_process_does(web, in_memory, tmp_path):
+    workers = ("--environment_type=LOOPBACK", "--flink_master=[local]")
+    jar = f"--flink_job_server_jar={flink_job_server()}"
+    flags = ("--runner=FlinkRunner", jar, *workers)
     assert curated(web, tmp_path, *flags) == in_memory
+
+
+def flink_job_server() -> str:
+    """The jar, or the test is skipped with what is missing."""
+    if shutil.which("java") is None:
+        pytest.skip("expected Java 11 or newer on the PATH")
+    jar = os.environ.get("JOB_SERVER", "")
+    if not os.path.isfile(jar):
+        name = "beam-runners-flink-2.2-job-server-2.77.0.jar"
+        pytest.skip(f"JOB_SERVER={jar!r}: expected the path of Beam's {name}")
+    return jar
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability import common_urns
+from apache_beam.portability import common_urns, python_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.transforms.environments import DockerEnvironment
 from score_tables import Row, make_run
@@ -40,6 +40,8 @@ DATAFLOW = (
     *("--region=europe-west4", "--temp_location=gs://bucket/temp", "--job_name=job"),
     *("--setup_file=./setup.py", "--sdk_container_image=registry/tips:1"),
 )
+
+PICKLED = (python_urns.PICKLED_DOFN_INFO, python_urns.PICKLED_COMBINE_FN)
 
 UNPICKLE = """
 import pickle, sys
@@ -83,11 +85,13 @@ def pickled(graph: proto.Pipeline) -> Iterator[bytes]:
     """What workers unpickle: functions of steps and of combiners."""
     for step in graph.components.transforms.values():
         if step.spec.urn == common_urns.primitives.PAR_DO.urn:
-            pardo = proto.ParDoPayload.FromString(step.spec.payload)
-            yield pardo.do_fn.payload
+            function = proto.ParDoPayload.FromString(step.spec.payload).do_fn
         elif step.spec.urn == common_urns.composites.COMBINE_PER_KEY.urn:
-            combine = proto.CombinePayload.FromString(step.spec.payload)
-            yield combine.combine_fn.payload
+            function = proto.CombinePayload.FromString(step.spec.payload).combine_fn
+        else:
+            continue
+        if function.urn in PICKLED:
+            yield function.payload
 
 
 def selecting_run(folder: Path, retrieval: Retrieval) -> RunFolder:
@@ -138,7 +142,7 @@ def test_a_fresh_interpreter_reads_all_functions(run, tmp_path):
     for retrieval in (
         NearSeeds(0.5),
         NearestToSeeds(k=1),
-        SeededClusters(n_clusters=2, min_seeds=0, max_per_cluster=1),
+        SeededClusters(n_clusters=2, min_seeds=1, max_per_cluster=1),
     ):
         selecting = selecting_run(tmp_path / type(retrieval).__name__, retrieval)
         graphs.append(graph(selecting, selection.Select(selecting)))

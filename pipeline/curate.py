@@ -5,41 +5,33 @@ stages, writes what is missing of its own, and returns its counters; a stage tha
 everything there returns none.
 """
 
-import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import (
     captioner_handler,
     captioning,
     drop_list,
     export,
-    files,
     flagging,
     prompts,
     scoring,
     selection,
     sources,
 )
-from pipeline.config import CurationConfig, Granularity
+from pipeline.config import Granularity
 from pipeline.run_folder import RunFolder
-from pipeline.sources import Unit
-
-Counters = Mapping[str, int]
-
-_LOCAL_RUNNERS = ("", "direct", "fnapi")
+from pipeline.runners import Counters, run_stage
 
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: what it is, its language, its embedding."""
     units = (*run.units, *run.evaluation_units, *run.seed_units)
     handler = scoring.EncoderHandler(run.config.encoder)
-    return _run(units, scoring.STAGE, scoring.Score(run, handler), options)
+    stage = scoring.Score(run, handler)
+    return run_stage(run, units, scoring.STAGE, stage, options)
 
 
 def select(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -47,7 +39,7 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
     if selection.is_complete(run):
         selection.restore_ledger(run)
         return {}
-    return _run(run.units, selection.STAGE, selection.Select(run), options)
+    return run_stage(run, run.units, selection.STAGE, selection.Select(run), options)
 
 
 def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
@@ -55,40 +47,7 @@ def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
     if selection.is_complete(sample):
         return {}
     transform = selection.Select(sample, is_sample=True)
-    return _run(sample.units, selection.STAGE, transform, options)
-
-
-def is_local(options: PipelineOptions) -> bool:
-    """Whether all work is done by this process and its children."""
-    return _runner_name(options) in _LOCAL_RUNNERS
-
-
-def check_paths(options: PipelineOptions, output: str, config: CurationConfig) -> None:
-    """Raises ValueError on files of this machine that workers elsewhere would look for.
-
-    Asked of Dataflow alone: a cluster of one's own may share a file system.
-    """
-    if _runner_name(options) != "dataflow":
-        return
-    sets = (*config.sources, *config.evaluation_sets, *config.seed_sets)
-    paths = {"--output": output} | {
-        image_set.name: image_set.pattern for image_set in sets
-    }
-    paths |= {"drop_list": config.selection.drop_list}
-    paths |= {
-        g.name: g.checkpoint for g in config.granularities if g.captioner == "imported"
-    }
-    for name, path in paths.items():
-        if path and not files.is_remote(path):
-            raise ValueError(
-                f"{name}={path}: expected a path that workers of Dataflow see, gs://..."
-            )
-
-
-def _runner_name(options: PipelineOptions) -> str:
-    """As Beam itself reads it: of any case, with or without its last word."""
-    name = options.view_as(StandardOptions).runner or ""
-    return name.rpartition(".")[2].lower().removesuffix("runner")
+    return run_stage(sample, sample.units, selection.STAGE, transform, options)
 
 
 def caption(
@@ -103,7 +62,7 @@ def caption(
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
-    captioned = _run(run.units, captioning.STAGE, transform, options)
+    captioned = run_stage(run, run.units, captioning.STAGE, transform, options)
     return {**captioned, **flag(run, options)}
 
 
@@ -111,7 +70,7 @@ def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     """Says what is doubtful about captions, and drops none."""
     if not run.config.granularities or flagging.is_complete(run):
         return {}
-    return _run(run.units, flagging.STAGE, flagging.Flag(run), options)
+    return run_stage(run, run.units, flagging.STAGE, flagging.Flag(run), options)
 
 
 def export_shards(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -119,7 +78,10 @@ def export_shards(run: RunFolder, options: PipelineOptions) -> Counters:
     flagged = flag(run, options)
     if export.is_complete(run):
         return flagged
-    return {**flagged, **_run(run.units, export.STAGE, export.Export(run), options)}
+    return {
+        **flagged,
+        **run_stage(run, run.units, export.STAGE, export.Export(run), options),
+    }
 
 
 STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
@@ -157,25 +119,3 @@ def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
 def flag_counts(run: RunFolder) -> Mapping[str, flagging.FlagCounts]:
     """Flags by granularity; empty while captions have none."""
     return flagging.counts(run)
-
-
-def _run(
-    units: Iterable[Unit],
-    stage: str,
-    transform: beam.PTransform,
-    options: PipelineOptions,
-) -> Counters:
-    """Runs one stage to its end.
-
-    Beam's own DirectRunner would first try to download another runner.
-    """
-    runner = FnApiRunner() if is_local(options) else None
-    pipeline = beam.Pipeline(runner, options=options)
-    _ = pipeline | "List units" >> beam.Create(units) | stage.capitalize() >> transform
-    result = pipeline.run()
-    result.wait_until_finish()
-    found = result.metrics().query(MetricsFilter().with_namespace(stage))
-    totals: collections.Counter[str] = collections.Counter()
-    for counter in found["counters"]:  # one a step, and steps share names
-        totals[counter.key.metric.name] += counter.result
-    return totals

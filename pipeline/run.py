@@ -32,6 +32,7 @@ from pipeline import (
     lock,
     progress,
     prompts,
+    runners,
     scale,
 )
 from pipeline.config import (
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = beam_options(beam_arguments)
         files.use_options(options)
         config = configured(command)
-        curate.check_paths(options, command.output, config)
+        runners.check_paths(options, command.output, config)
         run = RunFolder.open(command.output, config)
         curate.check(run)
         is_removal = command.command == "remove"  # of names with fingerprints
@@ -394,7 +395,7 @@ def _timed_stages(
         ):
             counters = work(sample, options)
         n_pairs = forecast_costs.n_pairs_of(stage, counters)
-        if curate.is_local(options):
+        if runners.is_local(options):
             stage_to_time |= watch.times(stage, n_pairs, sample)
     return stage_to_time
 

@@ -153,11 +153,17 @@ def test_a_fresh_interpreter_reads_all_functions(run, tmp_path):
     subprocess.run(command, input=pickle.dumps(payloads), check=True)
 
 
-def test_functions_survive_pickling(run):
-    payloads = list(pickled(graph(run, *stages_of(run))))
+def test_functions_unpickle_and_do_not_grow_with_the_number_of_units(run):
+    (unit,) = run.units
+    more = [dataclasses.replace(unit, uri=f"gs://b/{i:05d}.tar") for i in range(999)]
+    many = dataclasses.replace(run, units=(unit, *more))
+    stages = stages_of(many)
+    payloads = list(pickled(graph(many, *stages)))
     assert len(payloads) > 20
     for payload in payloads:
         pickler.loads(payload)
+    n_large = sum(len(payload) > 1 << 14 for payload in payloads)
+    assert n_large == len(stages)  # `Create` holds the units
 
 
 @pytest.mark.cloud

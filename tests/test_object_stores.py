@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -141,35 +141,40 @@ def test_an_index_made_anew_is_copied_anew(folder):
         copy.unlink()
 
 
-def test_a_run_in_the_store_writes_what_one_on_a_disk_does(store, tmp_path, capsys):
-    """Its names of tables are others, as they hash the paths of the shards."""
-    scenes.clear(tmp_path)
-    scenes.write(scenes.Web(250, 1, n_evaluation=64, n_seeds=64), tmp_path)
-    web = f"{store.bucket}/web"
-    for path in tmp_path.rglob("*.tar"):
-        files.write(f"{web}/{path.relative_to(tmp_path)}", path.read_bytes())
-    curate(str(tmp_path), str(tmp_path / "run"))
-    curate(web, f"{store.bucket}/run", *store.flags)
-    here = contents(str(tmp_path / "run/tfrecords"))
-    there = contents(f"{store.bucket}/run/tfrecords")
-    assert there.keys() == here.keys()
-    records = {name for name in here if name.endswith((".tfrecord", ".index"))}
-    assert {n: there[n] for n in records} == {n: here[n] for n in records}
-    left = files.find(f"{store.bucket}/run/**.tmp")
-    assert not left
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A crawl and a run on it."""
+    folder = tmp_path_factory.mktemp("disk")
+    scenes.clear(folder)
+    scenes.write(scenes.Web(250, 1, n_evaluation=64, n_seeds=64), folder)
+    curate(str(folder), str(folder / "run"))
+    return folder
+
+
+def test_a_run_in_the_store_writes_what_one_on_a_disk_does(store, disk, capsys):
+    """Its tables have other names, which hash the paths of shards; its records not."""
+    web, output = f"{store.bucket}/web", f"{store.bucket}/run"
+    for path in disk.rglob("*.tar"):
+        files.write(files.join(web, str(path.relative_to(disk))), path.read_bytes())
+    curate(web, output, *store.flags)
+    found, expected = records_of(output), records_of(str(disk / "run"))
+    assert found == expected
+    assert len(found) == 2
+    assert not files.find(files.join(output, "**.tmp"))
+    assert not files.is_file(files.join(output, lock.NAME))
     capsys.readouterr()
-    curate(web, f"{store.bucket}/run", *store.flags)
-    again = capsys.readouterr().out
-    assert again.count("nothing to do") == 4
-    assert contents(f"{store.bucket}/run/tfrecords") == there
+    curate(web, output, *store.flags)
+    assert capsys.readouterr().out.count("nothing to do") == 4
 
 
-def contents(folder: str) -> dict[str, str]:
-    digest: Callable[[str], str] = lambda path: hashlib.sha256(  # noqa: E731
-        files.read(path)
-    ).hexdigest()
-    paths = files.find(files.join(folder, "*"))
-    return {path.rsplit("/", 1)[-1]: digest(path) for path in paths}
+def records_of(run_folder: str) -> dict[str, str]:
+    """Name to checksum of the training shards and their indexes."""
+    paths = files.find(files.join(run_folder, "tfrecords", "*"))
+    return {
+        path.rsplit("/", 1)[-1]: hashlib.sha256(files.read(path)).hexdigest()
+        for path in paths
+        if path.endswith((".tfrecord", ".tfrecord.index"))
+    }
 
 
 def curate(web: str, output: str, *flags: str) -> None:

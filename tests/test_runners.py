@@ -17,10 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import curate, run, scenes
+from pipeline.runners import Counters
 from tests import job_service
 
 N_PAIRS = 250  # the fewest with every planted kind
 N_SHARDS = 10
+
+# A unit's last batch is padded, and here a unit has few images.
+SMALL_BATCHES = (
+    "encoder.batch_size=32",
+    *(f"granularities.{i}.batch_size=8" for i in range(3)),
+)
 
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers")
 WORKER = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
@@ -65,6 +72,7 @@ def curated(
             *("--input", f"{web}/{crawl}/*.tar", "--output", str(output)),
             *("--eval", f"scenes={web}/evaluation/*.tar"),
             *("--seeds", f"scenes={web}/seeds/*.tar"),
+            *(f"--set={setting}" for setting in SMALL_BATCHES),
             *flags,
         ]
     )
@@ -119,13 +127,13 @@ def flink_job_server() -> str:
 def test_the_order_of_work_changes_nothing(
     web, in_memory, tmp_path, monkeypatch, rng_seed
 ):
-    in_order = curate._run
+    in_order = curate.run_stage
 
-    def shuffled(units: Sequence, *rest) -> curate.Counters:
+    def shuffled(run_folder, units: Sequence, *rest) -> Counters:
         units = random.Random(rng_seed).sample(units, len(units))
-        return in_order(units, *rest)
+        return in_order(run_folder, units, *rest)
 
-    monkeypatch.setattr(curate, "_run", shuffled)
+    monkeypatch.setattr(curate, "run_stage", shuffled)
     assert curated(web, tmp_path) == in_memory
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.aws import s3io
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -58,9 +59,20 @@ def find(pattern: str) -> tuple[str, ...]:
 
 
 def sizes(pattern: str) -> dict[str, int]:
-    """Path to bytes of the files that match a glob, from a listing alone."""
+    """Path to bytes of the files that match a glob, from a listing alone.
+
+    Raises:
+      ValueError: if an extra is missing that the file system needs.
+    """
+    _expect_installed(pattern)
     (match,) = FileSystems.match([pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
+
+
+def _expect_installed(path: str) -> None:
+    """Beam itself says so of Cloud Storage; what it says of S3 is no one line."""
+    if FileSystems.get_scheme(path) == "s3" and not s3io.BOTO3_INSTALLED:
+        raise ValueError(f"{path}: expected the extra [aws] to be installed")
 
 
 def last_updates(pattern: str) -> dict[str, float]:

@@ -121,6 +121,11 @@ def test_only_the_steps_with_a_model_ask_for_more_than_any_worker(run):
     assert found[caption] == {min_ram: b"16000000000", accelerator: GPU.encode()}
 
 
+def test_a_runner_of_this_machine_takes_it_as_it_is(run):
+    stage = Caption(run, run.config.granularities, tiny_run.FakeHandler)
+    assert tiny_run.run_stage(stage, run.units)["captions_written"] == 4
+
+
 def test_the_machines_of_the_models_change_no_result(run):
     before = CurationConfig(run.config.encoder, run.config.selection)
     after = dataclasses.replace(before, caption_workers=Resources(16, GPU))

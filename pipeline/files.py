@@ -33,7 +33,7 @@ Row = typing.TypeVar("Row", bound="DataclassInstance")
 TEMPORARY = re.compile(r"(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
 
 _OBJECT_STORES = ("gs", "s3")
-_MAX_REQUEST_BYTES = 4 << 20  # Beam sends 5 MB to S3 and 16 MB to Cloud Storage at once
+_MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
 
 _ARROW_TYPES = {
     bytes: pa.binary(),
@@ -132,9 +132,9 @@ def write(path: str, data: bytes) -> None:
 
     The temporary name is the writer's own: two writers of the same file do not meet,
     and both write the same bytes. In an object store, where to rename is to copy and to
-    delete, a small file needs no temporary name: it comes as a whole, in one request.
+    delete, a small file needs no temporary name: it comes as a whole, in one part.
     """
-    if _is_in_object_store(path) and len(data) <= _MAX_REQUEST_BYTES:
+    if _is_in_object_store(path) and len(data) <= _MAX_PART_BYTES:
         _write_in_place(path, data)
         return
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"

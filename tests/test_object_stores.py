@@ -153,6 +153,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_in_the_store_writes_what_one_on_a_disk_does(store, disk, capsys):
     """Its tables have other names, which hash the paths of shards; its records not."""
+    files.use_options(PipelineOptions(list(store.flags)))  # `disk` has used others
     web, output = f"{store.bucket}/web", f"{store.bucket}/run"
     for path in disk.rglob("*.tar"):
         files.write(files.join(web, str(path.relative_to(disk))), path.read_bytes())

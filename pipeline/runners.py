@@ -65,7 +65,8 @@ def run_stage(
     found = result.metrics().query(MetricsFilter().with_namespace(stage))
     totals: collections.Counter[str] = collections.Counter()
     for counter in found["counters"]:  # one a step, and steps share names
-        totals[counter.key.metric.name] += counter.result
+        # A portable runner tells one of two results; 0 or nothing is None to Beam.
+        totals[counter.key.metric.name] += counter.result or 0
     return totals
 
 

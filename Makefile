@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
+CLOUD_BIN := .venv-cloud/bin
 
-.PHONY: demo test test-slow test-torch check install models
+.PHONY: demo test test-slow test-torch test-cloud test-flink check install models
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
@@ -17,6 +18,14 @@ test-slow: .venv/installed
 # The Hugging Face models in PyTorch are the oracle of these.
 test-torch: .venv-torch/installed
 	$(TORCH_BIN)/python -m pytest -m torch -n auto --dist loadfile
+
+# Object stores of this machine, and Dataflow's graph of a job that is not submitted.
+test-cloud: .venv-cloud/installed
+	$(CLOUD_BIN)/python -m pytest -m cloud
+
+# Needs Java and JOB_SERVER, the jar of Beam's Flink job server; says what is missing.
+test-flink: .venv/installed
+	$(BIN)/python -m pytest -m flink -rs
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -32,6 +41,11 @@ models: .venv/installed
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-cloud/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-cloud
+	$(CLOUD_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,cloud-tests]'
 	touch $@
 
 .venv-torch/installed: setup.py constraints.txt

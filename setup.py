@@ -38,6 +38,14 @@ setup(
         "transformers>=5",
     ],
     extras_require={
+        "aws": ["apache-beam[aws]"],
+        "cloud-tests": [
+            "apache-beam[aws,gcp]",
+            "flask",
+            "flask-cors",
+            "moto[s3]",
+        ],
+        "gcp": ["apache-beam[gcp]"],
         "gcs": ["gcsfs"],
         "gemini": ["google-genai>=3"],
         "s3": ["s3fs"],

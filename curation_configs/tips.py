@@ -14,7 +14,7 @@ a folder instead.
 """
 
 from curation_configs.granularities import COCO
-from pipeline.config import CurationConfig, EncoderConfig, ExportConfig
+from pipeline.config import CurationConfig, EncoderConfig, ExportConfig, Resources
 from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords, SmallImage
 from pipeline.selection_config import (
     KeepFraction,
@@ -22,6 +22,9 @@ from pipeline.selection_config import (
     NearSeeds,
     SelectionConfig,
 )
+
+# Of Dataflow; runners of one machine take that machine as it is.
+_GPU = "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver"
 
 
 def get_config() -> CurationConfig:
@@ -47,4 +50,7 @@ def get_config() -> CurationConfig:
         ),
         granularities=(COCO,),
         export=ExportConfig(samples_per_shard=10_000, max_side_px=512),
+        # PaliGemma's 3 billion weights are 12 GB of float32 on their way to the GPU.
+        score_workers=Resources(min_ram_gb=16, accelerator=_GPU),
+        caption_workers=Resources(min_ram_gb=32, accelerator=_GPU),
     )

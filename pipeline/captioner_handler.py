@@ -123,6 +123,12 @@ def check(granularity: Granularity) -> None:
         PaliGemmaCheckpoint.open(granularity)
 
 
+def check_package(granularity: Granularity) -> None:
+    """Raises ValueError if the extra of a captioner is not installed."""
+    if granularity.captioner in _OPTIONAL:
+        _optional(granularity)
+
+
 def _optional(granularity: Granularity) -> Any:
     """The module of a captioner, with its `load` and `check`."""
     module, extra = _OPTIONAL[granularity.captioner]

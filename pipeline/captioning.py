@@ -17,7 +17,15 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, images, imported_captions, importing, prompts, sources
+from pipeline import (
+    files,
+    images,
+    imported_captions,
+    importing,
+    prompts,
+    sources,
+    worker,
+)
 from pipeline.caption_tables import STAGE as STAGE
 from pipeline.caption_tables import CaptionTables, Key, captions_of, prompt_of
 from pipeline.captioner_handler import (
@@ -25,6 +33,7 @@ from pipeline.captioner_handler import (
     PreparedImage,
     Rows,
     Wanted,
+    check_package,
     failed_row,
 )
 from pipeline.config import Decoding, Granularity, Limits, to_json
@@ -74,6 +83,10 @@ class Caption(beam.PTransform):
             if g.captioner == "imported" and not importing.is_complete(run, g)
         }
         self._make_handler = make_handler
+        self._model_to_needs = {
+            (g.checkpoint, g.revision): _needs(run, g) for g in granularities
+        }
+        self._workers = run.config.caption_workers
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         """One pass over all units a model, after those whose captions it needs; the
@@ -82,14 +95,19 @@ class Caption(beam.PTransform):
             units = units | f"Import {name}" >> import_captions
         for group in self._passes():
             names = " and ".join(wanted.granularity.name for wanted in group)
-            handler = self._make_handler(_model_of(group))
+            caption = beam.ParDo(self._caption_unit(group))
             units = (
                 units
                 | f"Distribute units for {names}" >> beam.Reshuffle()
                 | f"Caption {names}"
-                >> beam.ParDo(_CaptionUnit(self._inputs, group, handler))
+                >> caption.with_resource_hints(**self._workers.hints)
             )
         return units
+
+    def _caption_unit(self, group: tuple[Wanted, ...]) -> "_CaptionUnit":
+        model = _model_of(group)
+        needs = self._model_to_needs[model.checkpoint, model.revision]
+        return _CaptionUnit(self._inputs, group, self._make_handler(model), needs)
 
     def _passes(self) -> list[tuple[Wanted, ...]]:
         """What one model can caption at a time, in an order that prompts allow."""
@@ -101,6 +119,14 @@ class Caption(beam.PTransform):
                     key = dataclasses.replace(model, batch_size=1)
                     groups[number, key].append(wanted)
         return list(map(tuple, groups.values()))
+
+
+def _needs(run: RunFolder, granularity: Granularity) -> worker.Needs:
+    """Of a model that is asked over a network a worker needs no weights."""
+    has_weights = granularity.captioner in ("paligemma", "huggingface")
+    checkpoint = granularity.checkpoint if has_weights else ""
+    digest = run.model_digest(granularity)
+    return worker.Needs.of(checkpoint, digest, granularity.revision)
 
 
 def _model_of(wanted: Sequence[Wanted]) -> Granularity:
@@ -188,15 +214,22 @@ class _CaptionUnit(beam.DoFn):
     """Writes the captions that one model can add to a unit."""
 
     def __init__(
-        self, inputs: _Inputs, wanted: Sequence[Wanted], handler: CaptionerHandler
+        self,
+        inputs: _Inputs,
+        wanted: Sequence[Wanted],
+        handler: CaptionerHandler,
+        needs: worker.Needs,
     ) -> None:
         self._inputs = inputs
         self._wanted = wanted
         self._handler = handler
+        self._needs = needs
         self._shared = Shared()
         self._tables: dict[str, CaptionTables] = {}
 
     def setup(self) -> None:
+        self._needs.check_start()
+        check_package(self._handler.granularity)
         self._tables = self._inputs.open_captions()
 
     def process(self, unit: Unit) -> Iterator[Unit]:
@@ -277,6 +310,7 @@ class _CaptionUnit(beam.DoFn):
     ) -> Iterator[tuple[Wanted, Rows]]:
         """Batches hold images that lack the same granularities, so that none is made
         for an image that has it."""
+        self._needs.check_model()
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
         waiting = collections.defaultdict(list)
         for request, image in self._prepared(unit, requests, captioner):

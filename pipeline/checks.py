@@ -4,7 +4,7 @@ They look at tables of `score` that are there; what only `score` can tell is fou
 later, by the step that needs it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow.compute as pc
 
@@ -19,7 +19,7 @@ def check_folder(run: RunFolder) -> None:
     A source may be added, and a crawl may grow; but with none of its shards it is the
     run of another recipe, whose training shards this one would replace.
     """
-    if any(_is_scored(run, unit) for unit in run.units[:1]):
+    if any(files.is_file(run.pairs(u.source).path(u.name)) for u in run.units[:1]):
         return
     paths = files.find(files.join(run.root, "scores", "pairs-*", "*.parquet"))
     found = {path.rsplit("/", 1)[-1].removesuffix(".parquet") for path in paths}
@@ -35,7 +35,7 @@ def check_folder(run: RunFolder) -> None:
 def check_scored(run: RunFolder) -> None:
     """Raises ValueError on settings that do not fit the pairs that are scored."""
     safety.check(run)
-    if all(_is_scored(run, unit) for unit in run.units):
+    if _are_scored(run, run.units):
         retrieval.check_pool(run)
     selection = run.config.selection
     if selection.max_evaluation_similarity is not None:
@@ -57,8 +57,7 @@ def doubts(run: RunFolder) -> Iterator[str]:
 def _check_sets(role: str, run: RunFolder, units: tuple[Unit, ...]) -> None:
     for name in sorted({unit.source.name for unit in units}):
         mine = [unit for unit in units if unit.source.name == name]
-        is_known = all(_is_scored(run, unit) for unit in mine)
-        if is_known and not any(_has_image(run, unit) for unit in mine):
+        if _are_scored(run, mine) and not any(_has_image(run, unit) for unit in mine):
             raise ValueError(f"{role}={name}: expected at least one readable image")
 
 
@@ -67,5 +66,10 @@ def _has_image(run: RunFolder, unit: Unit) -> bool:
     return bool(pc.any(pc.equal(errors, "")).as_py())
 
 
-def _is_scored(run: RunFolder, unit: Unit) -> bool:
-    return files.is_file(run.pairs(unit.source).path(unit.name))
+def _are_scored(run: RunFolder, units: Sequence[Unit]) -> bool:
+    """Lists one folder a source: looking for each file would take its time."""
+    source_to_names = {
+        source: run.pairs(source).unit_names()
+        for source in {unit.source for unit in units}
+    }
+    return all(unit.name in source_to_names[unit.source] for unit in units)

@@ -195,6 +195,29 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Resources:
+    """What a worker needs for the model of a stage, where the runner makes workers.
+
+    Runners of this machine take it as it is.
+    """
+
+    min_ram_gb: int = 0  # 0 leaves it to the runner
+    accelerator: str = ""  # as Beam hints, "type:nvidia-l4;count:1"; "" for none
+
+    def __post_init__(self) -> None:
+        expect(self.min_ram_gb >= 0, "min_ram_gb", self.min_ram_gb, "0 or more")
+        is_hint = re.fullmatch(r"(type:[^;:]+(;[^;]+)*)?", self.accelerator) is not None
+        expected = "a hint such as 'type:nvidia-l4;count:1;install-nvidia-driver'"
+        expect(is_hint, "accelerator", self.accelerator, expected)
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """Arguments of Beam's `with_resource_hints`."""
+        found = {"min_ram": f"{self.min_ram_gb}GB"} if self.min_ram_gb else {}
+        return found | ({"accelerator": self.accelerator} if self.accelerator else {})
+
+
+@dataclasses.dataclass(frozen=True)
 class CurationConfig:
     """One curated data set, from source shards to training shards."""
 
@@ -208,6 +231,9 @@ class CurationConfig:
     limits: Limits = Limits()
     caption_quality: CaptionQuality = CaptionQuality()
     export: ExportConfig = ExportConfig()
+    # Where the models run; left out of what names results, which it does not change.
+    score_workers: Resources = dataclasses.field(default=Resources(), repr=False)
+    caption_workers: Resources = dataclasses.field(default=Resources(), repr=False)
 
     def __post_init__(self) -> None:
         expect_choice(self, "language_detector")

@@ -5,14 +5,10 @@ stages, writes what is missing of its own, and returns its counters; a stage tha
 everything there returns none.
 """
 
-import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import (
     captioner_handler,
@@ -29,19 +25,16 @@ from pipeline import (
 )
 from pipeline.config import Granularity
 from pipeline.run_folder import RunFolder
+from pipeline.runners import Counters, run_stage
 from pipeline.shard_formats import TFRECORD, ShardFormat
-from pipeline.sources import Unit
-
-Counters = Mapping[str, int]
-
-_LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
 
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: what it is, its language, its embedding."""
     units = (*run.units, *run.evaluation_units, *run.seed_units)
     handler = scoring.EncoderHandler(run.config.encoder)
-    return _run(units, scoring.STAGE, scoring.Score(run, handler), options)
+    stage = scoring.Score(run, handler)
+    return run_stage(run, units, scoring.STAGE, stage, options)
 
 
 def select(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -49,7 +42,7 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
     if selection.is_complete(run):
         selection.restore_ledger(run)
         return {}
-    return _run(run.units, selection.STAGE, selection.Select(run), options)
+    return run_stage(run, run.units, selection.STAGE, selection.Select(run), options)
 
 
 def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
@@ -57,12 +50,7 @@ def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
     if selection.is_complete(sample):
         return {}
     transform = selection.Select(sample, is_sample=True)
-    return _run(sample.units, selection.STAGE, transform, options)
-
-
-def is_local(options: PipelineOptions) -> bool:
-    """Whether all work is done by this process and its children."""
-    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+    return run_stage(sample, sample.units, selection.STAGE, transform, options)
 
 
 def caption(
@@ -77,7 +65,7 @@ def caption(
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
-    captioned = _run(run.units, captioning.STAGE, transform, options)
+    captioned = run_stage(run, run.units, captioning.STAGE, transform, options)
     return {**captioned, **flag(run, options)}
 
 
@@ -85,7 +73,7 @@ def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     """Says what is doubtful about captions, and drops none."""
     if not run.config.granularities or flagging.is_complete(run):
         return {}
-    return _run(run.units, flagging.STAGE, flagging.Flag(run), options)
+    return run_stage(run, run.units, flagging.STAGE, flagging.Flag(run), options)
 
 
 def export_shards(
@@ -96,7 +84,8 @@ def export_shards(
     if export.is_complete(run, shard_format):
         return flagged
     transform = export.Export(run, shard_format)
-    return {**flagged, **_run(run.units, export.STAGE, transform, options)}
+    exported = run_stage(run, run.units, export.STAGE, transform, options)
+    return {**flagged, **exported}
 
 
 STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
@@ -142,25 +131,3 @@ def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
 def flag_counts(run: RunFolder) -> Mapping[str, flagging.FlagCounts]:
     """Flags by granularity; empty while captions have none."""
     return flagging.counts(run)
-
-
-def _run(
-    units: Iterable[Unit],
-    stage: str,
-    transform: beam.PTransform,
-    options: PipelineOptions,
-) -> Counters:
-    """Runs one stage to its end.
-
-    Beam's own DirectRunner would first try to download another runner.
-    """
-    runner = FnApiRunner() if is_local(options) else None
-    pipeline = beam.Pipeline(runner, options=options)
-    _ = pipeline | "List units" >> beam.Create(units) | stage.capitalize() >> transform
-    result = pipeline.run()
-    result.wait_until_finish()
-    found = result.metrics().query(MetricsFilter().with_namespace(stage))
-    totals: collections.Counter[str] = collections.Counter()
-    for counter in found["counters"]:  # one a step, and steps share names
-        totals[counter.key.metric.name] += counter.result
-    return totals

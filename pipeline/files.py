@@ -1,12 +1,15 @@
 """Files on any file system that Beam knows: listing, atomic writes, tables of rows.
 
-A unit of work writes one small Parquet table. A table is complete or absent: it is
-written under a temporary name and renamed, so a listing tells what is left to do.
+A unit of work writes one small Parquet table. A table is complete or absent, so a
+listing tells what is left to do: it is written under a temporary name and renamed; an
+object store shows an object when all of it is there.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
+import http
 import io
 import mmap
 import os
@@ -18,8 +21,10 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.aws import s3io
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +33,9 @@ Row = typing.TypeVar("Row", bound="DataclassInstance")
 
 # What `write` leaves behind when it is killed: the file, the host, process and thread.
 TEMPORARY = re.compile(r"(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
+
+_OBJECT_STORES = ("gs", "s3")
+_MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
 
 _ARROW_TYPES = {
     bytes: pa.binary(),
@@ -39,15 +47,34 @@ _ARROW_TYPES = {
 }
 
 
+def use_options(options: PipelineOptions) -> None:
+    """Tells file systems of this process what flags say of them, such as an endpoint.
+
+    Workers learn it from Beam.
+    """
+    FileSystems.set_options(options)
+
+
 def find(pattern: str) -> tuple[str, ...]:
     """Paths that match a glob, sorted; none is an empty tuple."""
     return tuple(sorted(sizes(pattern)))
 
 
 def sizes(pattern: str) -> dict[str, int]:
-    """Path to bytes of the files that match a glob, from a listing alone."""
+    """Path to bytes of the files that match a glob, from a listing alone.
+
+    Raises:
+      ValueError: if an extra is missing that the file system needs.
+    """
+    _expect_installed(pattern)
     (match,) = FileSystems.match([pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
+
+
+def _expect_installed(path: str) -> None:
+    """Beam itself says so of Cloud Storage; what it says of S3 is no one line."""
+    if FileSystems.get_scheme(path) == "s3" and not s3io.BOTO3_INSTALLED:
+        raise ValueError(f"{path}: expected the extra [aws] to be installed")
 
 
 def last_updates(pattern: str) -> dict[str, float]:
@@ -76,9 +103,24 @@ def is_file(path: str) -> bool:
     return FileSystems.exists(path)
 
 
+def checksum(path: str) -> str:
+    """What the file system has to tell the contents of a file from others."""
+    return str(FileSystems.checksum(path))
+
+
 def open_for_reading(path: str) -> typing.BinaryIO:
-    """A seekable binary file; compressed files are not unpacked."""
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    """A seekable binary file; compressed files are not unpacked.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
+    try:
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except Exception as error:  # what Cloud Storage raises is no OSError
+        if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
+            raise
+        reason = os.strerror(errno.ENOENT)
+        raise FileNotFoundError(errno.ENOENT, reason, path) from error
 
 
 def read(path: str) -> bytes:
@@ -91,15 +133,16 @@ def write(path: str, data: bytes) -> None:
     """Writes a file so that readers see all of it or nothing.
 
     The temporary name is the writer's own: two writers of the same file do not meet,
-    and both write the same bytes.
+    and both write the same bytes. In an object store, where to rename is to copy and to
+    delete, a small file needs no temporary name: it comes as a whole, in one part.
     """
+    if _is_in_object_store(path) and len(data) <= _MAX_PART_BYTES:
+        _write_in_place(path, data)
+        return
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     temporary = f"{path}.{writer}.tmp"
     _make_folder(FileSystems.split(path)[0])
-    with FileSystems.create(
-        temporary, compression_type=CompressionTypes.UNCOMPRESSED
-    ) as file:
-        file.write(data)
+    _write_in_place(temporary, data)
     FileSystems.rename([temporary], [path])
 
 
@@ -122,7 +165,7 @@ def create(path: str, data: bytes) -> bool:
     Of many writers one is told True. Always False on object stores, where Beam cannot
     tell who was first.
     """
-    if FileSystems.get_scheme(path) is not None:
+    if is_remote(path):
         return False
     _make_folder(FileSystems.split(path)[0])
     try:
@@ -134,8 +177,29 @@ def create(path: str, data: bytes) -> bool:
 
 
 def delete(paths: Sequence[str]) -> None:
-    """Removes files, and folders with all that is in them."""
+    """Removes files."""
     FileSystems.delete(list(paths))
+
+
+def delete_folder(folder: str) -> None:
+    """Removes a folder with all that is in it."""
+    FileSystems.delete([folder.rstrip("/") + "/"])  # the slash tells object stores
+
+
+def _write_in_place(path: str, data: bytes) -> None:
+    with FileSystems.create(
+        path, compression_type=CompressionTypes.UNCOMPRESSED
+    ) as file:
+        file.write(data)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names its file system."""
+    return FileSystems.get_scheme(path) is not None
+
+
+def _is_in_object_store(path: str) -> bool:
+    return FileSystems.get_scheme(path) in _OBJECT_STORES
 
 
 def _make_folder(folder: str) -> None:

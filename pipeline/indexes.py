@@ -11,7 +11,6 @@ import functools
 import itertools
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -29,6 +28,7 @@ from pipeline.records import content_hash
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 from pipeline.verdicts import Verdicts, expect_rows, to_objects
+from pipeline.worker import this_process as this_process
 
 _ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 _N_CANDIDATES = 4  # images that may be the nearest, up to rounding
@@ -381,10 +381,14 @@ def open_index(path: str) -> faiss.Index:
 
 
 def local_copy(path: str) -> str:
-    """The path of the file on this machine, copied once if it is elsewhere."""
-    if FileSystems.get_scheme(path) is None:
+    """The path of the file on this machine, copied once if it is elsewhere.
+
+    Place and contents name the copy: a run folder may be made anew, with other pairs.
+    """
+    if not files.is_remote(path):
         return path
-    copy = os.path.join(tempfile.gettempdir(), FileSystems.split(path)[1])
+    name = f"{fingerprint(path, files.checksum(path))}-{FileSystems.split(path)[1]}"
+    copy = os.path.join(tempfile.gettempdir(), name)
     if not os.path.exists(copy):
         files.write(copy, files.read(path))
     return copy
@@ -398,8 +402,3 @@ def limit_threads(launcher: tuple[str, int]) -> None:
     """
     if this_process() != launcher:
         faiss.omp_set_num_threads(1)
-
-
-def this_process() -> tuple[str, int]:
-    """Host and number of the process."""
-    return socket.gethostname(), os.getpid()

@@ -169,7 +169,9 @@ def _renew(path: str, own: Holder, clock: Clock, is_over: threading.Event) -> No
                 _stop(path, holder)
             renewed = dataclasses.replace(own, renewed_s=clock())
             files.write(path, _to_json(renewed))
-        except OSError as error:  # the next attempt comes long before the expiry
+        # The next attempt comes long before the expiry; what object stores raise has
+        # no type in common, and a thread that dies of it would lose the lock.
+        except Exception as error:
             print(f"warning: {path} not renewed: {error}", file=sys.stderr)
 
 

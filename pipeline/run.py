@@ -32,6 +32,7 @@ from pipeline import (
     lock,
     progress,
     prompts,
+    runners,
     scale,
 )
 from pipeline.config import (
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, beam_arguments = _parser().parse_known_args(arguments)
     try:
         options = beam_options(beam_arguments)
-        run = RunFolder.open(command.output, configured(command))
+        files.use_options(options)
+        config = configured(command)
+        runners.check_paths(options, command.output, config)
+        run = RunFolder.open(command.output, config)
         curate.check(run)
         is_removal = command.command == "remove"  # of names with fingerprints
         names = () if is_removal else command.granularity
@@ -340,7 +344,7 @@ def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
             expected = ", ".join(sorted(there)) or "captions to remove"
             raise ValueError(f"--granularity {name}: expected one of {expected}")
     for name in names:
-        files.delete([files.join(folder, name)])
+        files.delete_folder(files.join(folder, name))
         print(f"removed: {files.join(folder, name)}")
 
 
@@ -408,7 +412,7 @@ def _timed_stages(
         ):
             counters = work(sample, options)
         n_pairs = forecast_costs.n_pairs_of(stage, counters)
-        if curate.is_local(options):
+        if runners.is_local(options):
             stage_to_time |= watch.times(stage, n_pairs, sample)
     return stage_to_time
 

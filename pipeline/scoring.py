@@ -18,7 +18,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, images, language, sources
+from pipeline import files, images, language, sources, worker
 from pipeline.config import EncoderConfig, ImageTextSource, Limits
 from pipeline.models.encoders import Encoder, load_encoder
 from pipeline.records import Language, Pair, content_hash, sample_id
@@ -83,9 +83,13 @@ class Score(beam.PTransform):
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
         super().__init__()
         self._score_unit = _ScoreUnit(run, encoder_handler)
+        self._workers = run.config.score_workers
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
-        return units | "Score shards" >> beam.ParDo(self._score_unit)
+        score_shards = beam.ParDo(self._score_unit)
+        return units | "Score shards" >> score_shards.with_resource_hints(
+            **self._workers.hints
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +131,16 @@ class _ScoreUnit(beam.DoFn):
         self._limits = run.config.limits
         self._detector_name = run.config.language_detector
         self._handler = encoder_handler
+        checkpoint = run.config.encoder.checkpoint
+        digest = run.checkpoint_to_digest[checkpoint]
+        self._needs = worker.Needs.of(checkpoint, digest)
         self._shared_encoder, self._shared_detector = Shared(), Shared()
         # `Shared` holds weak references; these keep the models while the DoFn lives.
         self._encoder: Encoder | None = None
         self._detector: language.Detector | None = None
+
+    def setup(self) -> None:
+        self._needs.check_start()
 
     def process(self, unit: Unit) -> Iterator[Unit]:
         tables = self._source_to_tables[unit.source]
@@ -162,6 +172,7 @@ class _ScoreUnit(beam.DoFn):
         """Loads a model only if a table needs it."""
         encoder = detector = None
         if "embeddings" in missing:
+            self._needs.check_model()
             encoder = self._shared_encoder.acquire(self._handler.load_model)
             self._encoder = encoder
         if "languages" in missing:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pipeline import records, run, scenes
 from pipeline.records import DropReason
+from tests import job_service
 from tools import grade_decisions
 from trainer import tokenizer
 from trainer import train as trainer
@@ -119,8 +120,9 @@ def test_a_second_run_does_nothing_and_says_so(web, curated, capsys):
     assert after == before
 
 
-def test_another_folder_gets_the_same_bytes(web, curated, tmp_path):
-    run.main(arguments(web, tmp_path))
+def test_another_folder_gets_the_same_bytes_from_a_job_service(web, curated, tmp_path):
+    with job_service.running() as flags:
+        run.main(arguments(web, tmp_path, *flags, "--environment_type=LOOPBACK"))
     assert contents(tmp_path / "tfrecords") == contents(curated / "tfrecords")
 
 

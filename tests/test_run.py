@@ -133,6 +133,21 @@ def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):
     assert "expected format version 1, found 0" in error_of(capsys, *base, *sets)
 
 
+def test_a_file_system_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("apache_beam.io.aws.s3io.BOTO3_INSTALLED", False)
+    base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
+    error = error_of(capsys, *base, "--input", "s3://bucket/*.tar")
+    assert "s3://bucket/*.tar: expected the extra [aws] to be installed" in error
+
+
+def test_dataflow_is_not_asked_to_read_this_machine(capsys, tmp_path, crawl):
+    output = str(tmp_path / "run")
+    base = ["curate", "--config", CONFIG, "--output", output, "--input", crawl]
+    error = error_of(capsys, *base, "--runner", "DataflowRunner")
+    assert f"--output={output}: " in error
+    assert "expected a path that workers of Dataflow see" in error
+
+
 def test_beam_flags_reach_beam():
     options = run.beam_options(["--runner", "DataflowRunner", "--project", "p"])
     assert options.get_all_options(drop_default=True)["project"] == "p"

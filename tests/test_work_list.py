@@ -1,0 +1,43 @@
+"""Units reach a stage whether they travel in the graph or in files."""
+
+import apache_beam as beam
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipeline import work_list
+from pipeline.config import ImageTextSource
+from pipeline.sources import Unit
+
+WEB, SEEDS = ImageTextSource("web", "w"), ImageTextSource("web", "s", keep_all=True)
+
+
+def units(n: int) -> list[Unit]:
+    """Half of them of a set of seeds with the name of the source."""
+    return [Unit((WEB, SEEDS)[i % 2], f"gs://b/{i:06d}.tar") for i in range(n)]
+
+
+def expect_listed(root: str, n: int) -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        listed = pipeline | work_list.ListUnits(root, units(n))
+        assert_that(listed, equal_to(units(n)))
+
+
+def test_a_few_units_need_no_file(tmp_path):
+    expect_listed(str(tmp_path), 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_units_are_read_from_files_that_their_contents_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(work_list, "_MAX_IN_GRAPH", 4)
+    monkeypatch.setattr(work_list, "_N_PER_FILE", 2)
+    expect_listed(str(tmp_path), 5)
+    names = [path.name for path in sorted((tmp_path / "units").iterdir())]
+    assert len(names) == 3
+    expect_listed(str(tmp_path), 5)
+    assert [path.name for path in sorted((tmp_path / "units").iterdir())] == names
+
+
+def test_many_units_leave_the_graph_small(tmp_path):
+    pipeline = beam.Pipeline(FnApiRunner())
+    _ = pipeline | work_list.ListUnits(str(tmp_path), units(50_000))
+    assert pipeline.to_runner_api().ByteSize() < 50_000

@@ -175,10 +175,18 @@ def read_vectors(
     run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and their vectors: float32, of length one."""
-    found = [(rows[:0], np.empty((0, 0), np.float32))]
+    with_embedding, embeddings = read_embeddings(run, verdicts, rows)
+    return with_embedding, normalised(embeddings)[0]
+
+
+def read_embeddings(
+    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` with an embedding, and these as they are stored."""
+    found = [(rows[:0], np.empty((0, 0), np.float16))]
     for place, embeddings in _embeddings_of(run, verdicts, rows):
-        vectors, has_embedding = normalised(embeddings)
-        found.append((rows[place[has_embedding]], vectors[has_embedding]))
+        _, has_embedding = normalised(embeddings)
+        found.append((rows[place[has_embedding]], embeddings[has_embedding]))
     parts = zip(*(found[1:] or found), strict=True)
     with_embedding, matrices = map(np.concatenate, parts)
     return with_embedding, matrices
@@ -225,7 +233,7 @@ def _build_set(
 
 
 def _fingerprint(run: RunFolder, units: tuple[Unit, ...]) -> str:
-    paths = [run.embeddings(unit.source).path(unit.name) for unit in units]
+    paths = [run.vectors(unit.source).path(unit.name) for unit in units]
     return fingerprint("index", [path.removeprefix(run.root) for path in paths])
 
 
@@ -250,7 +258,7 @@ def _read_set(
 
 def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     keys = run.pairs(unit.source).read(unit.name, columns=["key"])
-    embeddings = run.embeddings(unit.source).read(unit.name, columns=["embedding"])
+    embeddings = run.vectors(unit.source).read(unit.name, columns=["embedding"])
     matrix = _to_matrix(embeddings["embedding"].combine_chunks())
     return to_objects(keys["key"]), matrix
 
@@ -267,7 +275,7 @@ def _embeddings_of(
     run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields places in `rows`, which ascend, and the embeddings of these pairs."""
-    path = run.embeddings(verdicts.unit.source).path(verdicts.unit.name)
+    path = run.vectors(verdicts.unit.source).path(verdicts.unit.name)
     with files.open_for_reading(path) as file:
         parquet = pq.ParquetFile(file)
         expect_rows(path, parquet.metadata.num_rows, verdicts)
@@ -286,7 +294,7 @@ def _to_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 
 def _read_schema(run: RunFolder, unit: Unit) -> pa.Schema:
-    with files.open_for_reading(run.embeddings(unit.source).path(unit.name)) as file:
+    with files.open_for_reading(run.vectors(unit.source).path(unit.name)) as file:
         return pq.read_schema(file)
 
 

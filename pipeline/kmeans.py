@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import apache_beam as beam
 import faiss
@@ -21,7 +22,6 @@ from pipeline import files, indexes
 from pipeline.competition import unit_hashes
 from pipeline.indexes import ReferenceSet
 from pipeline.run_folder import RunFolder
-from pipeline.selection_config import SeededClusters
 from pipeline.verdicts import Verdicts, read_rows
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
@@ -31,6 +31,22 @@ _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS d
 _N_GROUPS = 16  # of units, each added up by a worker before one finishes
 
 
+class Training(Protocol):
+    """How many centroids to train, and how."""
+
+    @property
+    def n_clusters(self) -> int: ...
+
+    @property
+    def n_iterations(self) -> int: ...
+
+    @property
+    def n_training(self) -> int: ...  # images a cluster
+
+    @property
+    def rng_seed(self) -> int: ...
+
+
 class TrainCentroids(beam.PTransform):
     """Maps PCollection[Verdicts] to the path of a file of centroids.
 
@@ -38,7 +54,7 @@ class TrainCentroids(beam.PTransform):
     the path of the account of them, is there.
     """
 
-    def __init__(self, run: RunFolder, clusters: SeededClusters, record: str) -> None:
+    def __init__(self, run: RunFolder, clusters: Training, record: str) -> None:
         super().__init__()
         self._run = run
         self._clusters = clusters
@@ -87,7 +103,7 @@ class Proposals:
 
 
 def propose(
-    verdicts: Verdicts, run: RunFolder, clusters: SeededClusters, n_pool: int
+    verdicts: Verdicts, run: RunFolder, clusters: Training, n_pool: int
 ) -> Proposals:
     """Twice as many of the pool as there are centroids, more or less."""
     share = 2 * clusters.n_clusters / max(n_pool, 1)
@@ -169,7 +185,7 @@ class Assign(WithCentroids):
     Yields the sums, also of nothing, with the number of the unit's group.
     """
 
-    def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
+    def __init__(self, run: RunFolder, clusters: Training) -> None:
         super().__init__()
         self._run = run
         self._clusters = clusters

@@ -37,6 +37,7 @@ class DropReason(enum.StrEnum):
     LOW_ALIGNMENT = "low_alignment"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_EVALUATION = "near_evaluation"
+    NEAR_DUPLICATE = "near_duplicate"
     FAR_FROM_SEEDS = "far_from_seeds"
 
 

@@ -7,13 +7,21 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 import dataclasses
 from collections.abc import Mapping
 
-from pipeline import drop_list, files, imported_captions
+from pipeline import drop_list, files, imported_captions, records
 from pipeline.caption_tables import CaptionTables
-from pipeline.config import CurationConfig, Granularity, ImageTextSource, fingerprint
+from pipeline.config import (
+    CurationConfig,
+    Granularity,
+    ImageTextSource,
+    fingerprint,
+    to_json,
+)
 from pipeline.drop_list import ListFile
 from pipeline.imported_captions import ImportedFile
 from pipeline.models import weights
+from pipeline.near_config import ENCODER, Descriptor, EncoderDescriptor, TorchDescriptor
 from pipeline.records import Pair
+from pipeline.selection_config import SelectionConfig
 from pipeline.sources import Unit, list_units
 
 
@@ -31,6 +39,7 @@ class RunFolder:
         default_factory=dict
     )
     drop_list: tuple[ListFile, ...] = ()
+    compared_by: Descriptor = ENCODER
 
     @classmethod
     def open(cls, root: str, config: CurationConfig) -> "RunFolder":
@@ -42,6 +51,7 @@ class RunFolder:
         """
         encoder = config.encoder.checkpoint
         digests = {encoder: _weights_digest(encoder, revision="")}
+        digests |= _descriptor_digests(config)
         imports = {
             granularity.checkpoint: imported_captions.list_files(granularity)
             for granularity in config.granularities
@@ -72,6 +82,10 @@ class RunFolder:
         """What workers need: its size does not grow with the number of units."""
         return dataclasses.replace(self, units=(), evaluation_units=(), seed_units=())
 
+    def comparing(self, descriptor: Descriptor) -> "RunFolder":
+        """The run as steps see it that compare images by that descriptor."""
+        return dataclasses.replace(self, compared_by=descriptor)
+
     def pairs(self, source: ImageTextSource) -> files.UnitTables:
         """Rows of `records.Pair`: every pair of a shard, in its order."""
         return self._scores("pairs", self._pairs_fingerprint(source))
@@ -88,6 +102,23 @@ class RunFolder:
         digest = self.checkpoint_to_digest[encoder.checkpoint]
         parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
         return self._scores("embedding", fingerprint(*parts))
+
+    def descriptions(
+        self, source: ImageTextSource, descriptor: Descriptor
+    ) -> files.UnitTables:
+        """`embedding` by a descriptor, one row a row of `pairs`."""
+        if isinstance(descriptor, EncoderDescriptor):
+            return self.embeddings(source)
+        identity: tuple = (type(descriptor).__name__,)
+        if isinstance(descriptor, TorchDescriptor):
+            digest = self.checkpoint_to_digest[descriptor.checkpoint]
+            identity = (*identity, digest, descriptor.size_px)
+        parts = ("description", *identity, self._pairs_fingerprint(source))
+        return self._scores(descriptor.name, fingerprint(*parts))
+
+    def vectors(self, source: ImageTextSource) -> files.UnitTables:
+        """`embedding` by the descriptor that images are compared by."""
+        return self.descriptions(source, self.compared_by)
 
     @property
     def decisions(self) -> files.UnitTables:
@@ -113,10 +144,22 @@ class RunFolder:
         ]
         languages = [folder.removeprefix(self.root) for folder in languages]
         selection = (
-            self.config.selection,
+            _used_settings(self.config.selection),
             drop_list.contents_digests(self.drop_list),
         )
-        return fingerprint("decisions", *selection, keep_all, languages, relative)
+        return fingerprint(
+            "decisions", *selection, keep_all, languages, relative, *self._described
+        )
+
+    @property
+    def _described(self) -> list[str]:
+        """Tables of descriptors that decisions hang on, besides the embeddings."""
+        sources = (*self.config.sources, *self.config.evaluation_sets)
+        return [
+            self.descriptions(source, descriptor).folder.removeprefix(self.root)
+            for descriptor in self.config.selection.descriptors
+            for source in sources
+        ]
 
     def captions(self, granularity: Granularity) -> str:
         """Folder of the captions of one granularity."""
@@ -202,6 +245,29 @@ def _captioner_digest(
     if granularity.captioner == "gemini":
         return granularity.checkpoint  # all that an API says of its model
     return _weights_digest(granularity.checkpoint, granularity.revision)
+
+
+def _used_settings(selection: SelectionConfig) -> dict:
+    """Settings without those of near-duplicates that a recipe does not use.
+
+    They came later: what was decided without them keeps its name.
+    """
+    later = ("evaluation_duplicates", "pool_duplicates")
+    settings = to_json(selection)
+    return {n: v for n, v in settings.items() if v is not None or n not in later}
+
+
+def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
+    """Path to digest of the files of descriptors; ValueError if one is not there."""
+    digests = {}
+    for descriptor in config.selection.descriptors:
+        if isinstance(descriptor, TorchDescriptor):
+            path = descriptor.checkpoint
+            if not files.is_file(path):
+                name = f"checkpoint={path!r} of descriptor {descriptor.name!r}"
+                raise ValueError(f"{name}: expected a TorchScript file")
+            digests[path] = records.content_hash(files.read(path)).hex()
+    return digests
 
 
 def _weights_digest(checkpoint: str, revision: str) -> str:

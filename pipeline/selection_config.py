@@ -6,6 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pipeline.expect import expect, expect_cosine
+from pipeline.near_config import (
+    Descriptor,
+    EncoderDescriptor,
+    EvaluationDuplicates,
+    PoolDuplicates,
+    Resemblance,
+)
 from pipeline.records import Drop, Pair
 
 DropRule = Callable[[Pair], Drop | None]
@@ -151,6 +158,8 @@ class SelectionConfig:
     alignment: MinScore | KeepFraction | None = None
     drop_exact_duplicates: bool = True
     max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
+    evaluation_duplicates: EvaluationDuplicates | None = None  # by other descriptors
+    pool_duplicates: PoolDuplicates | None = None
     retrieval: Retrieval | None = None
 
     def __post_init__(self) -> None:
@@ -163,3 +172,33 @@ class SelectionConfig:
             expect(is_valid, "drop_rules", rule, "instances of dataclasses")
         if self.max_evaluation_similarity is not None:
             expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
+        by_encoder = [r.descriptor.name for r in self.evaluation_bounds].count(
+            "encoder"
+        )
+        expected = "None beside a bound of the encoder in evaluation_duplicates"
+        similarity = self.max_evaluation_similarity
+        expect(by_encoder < 2, "max_evaluation_similarity", similarity, expected)
+
+    @property
+    def evaluation_bounds(self) -> tuple[Resemblance, ...]:
+        """What makes a near-duplicate of an evaluation image, in the order tried."""
+        if self.max_evaluation_similarity is None:
+            by_encoder = ()
+        else:
+            by_encoder = (
+                Resemblance(EncoderDescriptor(), self.max_evaluation_similarity),
+            )
+        duplicates = self.evaluation_duplicates
+        return by_encoder + (duplicates.by if duplicates else ())
+
+    @property
+    def pool_bounds(self) -> tuple[Resemblance, ...]:
+        """What makes near-duplicates within the pool."""
+        return self.pool_duplicates.by if self.pool_duplicates else ()
+
+    @property
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """Those that `score` computes besides the embeddings, by name."""
+        found = {r.descriptor for r in (*self.evaluation_bounds, *self.pool_bounds)}
+        asked = (d for d in found if not isinstance(d, EncoderDescriptor))
+        return tuple(sorted(asked, key=lambda descriptor: descriptor.name))

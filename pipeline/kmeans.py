@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 import apache_beam as beam
 import faiss
@@ -21,30 +20,18 @@ from apache_beam.utils.shared import Shared
 from pipeline import files, indexes
 from pipeline.competition import unit_hashes
 from pipeline.indexes import ReferenceSet
+from pipeline.near_config import Cells
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SeededClusters
 from pipeline.verdicts import Verdicts, read_rows
+
+Training = SeededClusters | Cells  # how many centroids to train, and how
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
 _ROWS_PER_SEARCH = 4096
 _BLOCKS_IN_MEMORY = 16  # that a worker collects before it adds them up
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
 _N_GROUPS = 16  # of units, each added up by a worker before one finishes
-
-
-class Training(Protocol):
-    """How many centroids to train, and how."""
-
-    @property
-    def n_clusters(self) -> int: ...
-
-    @property
-    def n_iterations(self) -> int: ...
-
-    @property
-    def n_training(self) -> int: ...  # images a cluster
-
-    @property
-    def rng_seed(self) -> int: ...
 
 
 class TrainCentroids(beam.PTransform):

@@ -144,7 +144,7 @@ class RunFolder:
         ]
         languages = [folder.removeprefix(self.root) for folder in languages]
         selection = (
-            _used_settings(self.config.selection),
+            used_settings(self.config.selection),
             drop_list.contents_digests(self.drop_list),
         )
         return fingerprint(
@@ -247,7 +247,7 @@ def _captioner_digest(
     return _weights_digest(granularity.checkpoint, granularity.revision)
 
 
-def _used_settings(selection: SelectionConfig) -> dict:
+def used_settings(selection: SelectionConfig) -> dict:
     """Settings without those of near-duplicates that a recipe does not use.
 
     They came later: what was decided without them keeps its name.

@@ -1,7 +1,8 @@
 """2 select: one decision on every pair, from its scores and the configuration.
 
 In: the tables that `score` wrote. Out: a table of decisions for every unit, and the
-ledger. No model runs, and no image or embedding crosses a shuffle.
+ledger. No model runs and no image crosses a shuffle; embeddings do only to compare the
+images of the pool with one another.
 """
 
 import json
@@ -14,10 +15,22 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline import dedup, files, filters, indexes, records, retrieval, rights
+from pipeline import (
+    dedup,
+    descriptors,
+    files,
+    filters,
+    indexes,
+    near_duplicates,
+    records,
+    retrieval,
+    rights,
+)
+from pipeline.dedup import EvaluationBound
 from pipeline.indexes import SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import OUTCOMES, Verdicts, open_verdicts, outcome_counts
 
@@ -63,7 +76,7 @@ class Select(beam.PTransform):
         )
         compare = CompareEmbeddings(self._run, evaluation, seeds)
         skip = beam.ParDo(SkipFinished(decisions)).with_outputs("finished", main="rest")
-        if retrieval.is_global(selection.retrieval):  # finished units compete as well
+        if is_global(selection):  # finished units take part as well
             compared = filtered | "Compare embeddings" >> compare
             rest, finished = compared | "Skip finished units" >> skip
         else:
@@ -85,7 +98,7 @@ class CompareEmbeddings(beam.PTransform):
     def __init__(
         self,
         run: RunFolder,
-        evaluation: tuple[SetFiles, ...],
+        evaluation: tuple[EvaluationBound, ...],
         seeds: tuple[SetFiles, ...],
     ) -> None:
         super().__init__()
@@ -95,27 +108,35 @@ class CompareEmbeddings(beam.PTransform):
 
     def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
         selection = self._run.config.selection
-        return (
-            verdicts
-            | "Drop near evaluation images"
-            >> dedup.DropNearEvaluation(
-                self._run.without_units(),
-                self._evaluation,
-                selection.max_evaluation_similarity,
-            )
-            | "Keep curated"
-            >> retrieval.KeepCurated(self._run, self._seeds, selection.retrieval)
+        left = verdicts | "Drop near evaluation images" >> dedup.DropNearEvaluation(
+            self._run.without_units(), self._evaluation
         )
+        for rule in near_duplicates.rules_of(selection):
+            label = f"Drop components: {rule.reason}"
+            left = left | label >> near_duplicates.DropLinked(self._run, rule)
+        return left | "Keep curated" >> retrieval.KeepCurated(
+            self._run, self._seeds, selection.retrieval
+        )
+
+
+def is_global(selection: SelectionConfig) -> bool:
+    """Whether what is kept of a unit hangs on the other units."""
+    by_component = bool(near_duplicates.rules_of(selection))
+    return by_component or retrieval.is_global(selection.retrieval)
 
 
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant."""
     selection = run.config.selection
-    if selection.max_evaluation_similarity is not None and not run.evaluation_units:
+    if selection.evaluation_bounds and not run.evaluation_units:
+        is_short = selection.max_evaluation_similarity is not None
+        name = "max_evaluation_similarity" if is_short else "evaluation_duplicates"
         raise ValueError(
-            f"max_evaluation_similarity={selection.max_evaluation_similarity}:"
+            f"{name}={getattr(selection, name)}:"
             " expected evaluation sets to compare with, or none"
         )
+    for descriptor in selection.descriptors:
+        descriptors.check(descriptor)
     retrieval.check(run)
     names = set()
     for unit in run.units:
@@ -128,16 +149,21 @@ def check(run: RunFolder) -> None:
 
 def build_indexes(
     run: RunFolder,
-) -> tuple[tuple[SetFiles, ...], tuple[SetFiles, ...]]:
+) -> tuple[tuple[EvaluationBound, ...], tuple[SetFiles, ...]]:
     """The indexes of the evaluation sets and of the seed sets that are needed."""
     selection = run.config.selection
-    evaluation: tuple[SetFiles, ...] = ()
+    evaluation = tuple(
+        (bound, _evaluation_index(run.comparing(bound.descriptor)))
+        for bound in selection.evaluation_bounds
+    )
     seeds: tuple[SetFiles, ...] = ()
-    if selection.max_evaluation_similarity is not None:
-        evaluation = indexes.build("evaluation_sets", run, run.evaluation_units)
     if selection.retrieval is not None:
         seeds = indexes.build("seed_sets", run, run.seed_units)
     return evaluation, seeds
+
+
+def _evaluation_index(run: RunFolder) -> tuple[SetFiles, ...]:
+    return indexes.build("evaluation_sets", run, run.evaluation_units)
 
 
 class SkipFinished(beam.DoFn):

@@ -258,9 +258,13 @@ def _read_set(
 
 def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     keys = run.pairs(unit.source).read(unit.name, columns=["key"])
-    embeddings = run.vectors(unit.source).read(unit.name, columns=["embedding"])
-    matrix = _to_matrix(embeddings["embedding"].combine_chunks())
-    return to_objects(keys["key"]), matrix
+    return to_objects(keys["key"]), read_matrix(run, unit)
+
+
+def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
+    """The vectors of all pairs of a unit, as they are stored."""
+    table = run.vectors(unit.source).read(unit.name, columns=["embedding"])
+    return _to_matrix(table["embedding"].combine_chunks())
 
 
 def _distinct(keys: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -107,7 +107,7 @@ def test_torch_is_asked_for_in_one_line(monkeypatch):
 # A TorchScript file
 
 
-def torchscript(path, body) -> TorchDescriptor:
+def torchscript(path, is_flat) -> TorchDescriptor:
     torch = pytest.importorskip("torch")
 
     class Model(torch.nn.Module):
@@ -118,7 +118,7 @@ def torchscript(path, body) -> TorchDescriptor:
             super().__init__()
             self.is_flat = is_flat
 
-    torch.jit.script(Model(body)).save(str(path))
+    torch.jit.script(Model(is_flat)).save(str(path))
     return TorchDescriptor(str(path), size_px=8, batch_size=2)
 
 

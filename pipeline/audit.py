@@ -267,13 +267,15 @@ class _Lookalikes:
         with files.open_for_reading(path) as file:
             table = pq.read_table(file, columns=["a", "b"])
         columns = [table[name].to_pylist() for name in ("a", "b")]
-        pairs = [pair for pair in zip(*columns, strict=True) if None not in pair]
+        pairs = list(filter(_is_whole, zip(*columns, strict=True)))
         if pairs and isinstance(pairs[0][0], bytes):
-            found = [tuple(_pixels(run, data) for data in pair) for pair in pairs]
+            found: list[tuple] = [
+                tuple(_pixels(run, data) for data in pair) for pair in pairs
+            ]
         else:
             key_to_place = _places(run, {key for pair in pairs for key in pair})
-            found = [tuple(map(key_to_place.get, pair)) for pair in pairs]
-        known = [pair for pair in found if None not in pair]
+            found = [tuple(key_to_place.get(key) for key in pair) for pair in pairs]
+        known = list(filter(_is_whole, found))
         a, b = zip(*known, strict=True) if known else ((), ())
         return cls(a, b, table.num_rows - len(known))
 
@@ -282,11 +284,17 @@ class _Lookalikes:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors of the first and of the second images."""
         if self.a and isinstance(self.a[0], np.ndarray):
-            return tuple(_described(describer, iter(side)) for side in (self.a, self.b))
-        return tuple(_stored(run, describer.dim, side) for side in (self.a, self.b))
+            a, b = (_described(describer, iter(side)) for side in (self.a, self.b))
+        else:
+            a, b = (_stored(run, describer.dim, side) for side in (self.a, self.b))
+        return a, b
 
 
 _Place = tuple[Unit, int]  # and row
+
+
+def _is_whole(pair: tuple) -> bool:
+    return all(side is not None for side in pair)
 
 
 def _pixels(run: RunFolder, data: bytes) -> np.ndarray | None:
@@ -315,5 +323,5 @@ def _stored(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
     for unit in {unit.name: unit for unit, _ in places}.values():
         matrix = indexes.read_matrix(run, unit)
         mine = np.flatnonzero(units == unit.name)
-        vectors[mine] = matrix[[places[i][1] for i in mine]]
+        vectors[mine] = matrix[[places[i][1] for i in mine.tolist()]]
     return indexes.normalised(vectors)[0]

@@ -103,15 +103,16 @@ class Gradients:
     """Gradients of a grey thumbnail, squashed to a square.
 
     Central differences in both directions, each with the root of its size: a strong
-    edge counts for more than a weak one, but does not drown all others. One constant
-    more keeps what is nearly flat from being compared by its noise.
+    edge counts for more than a weak one, but does not drown all others. What noise
+    makes is cut off, and one constant more makes all flat pictures alike.
 
     Chosen among DCT coefficients, their signs, difference hashes and histograms of
     oriented gradients: `docs/near_duplicates.md`.
     """
 
     n_cells: int = 10  # along each side
-    flatness: float = 4.0  # as much as a gradient of 16 grey levels in one cell
+    n_noise_levels: int = 2  # of grey: differences up to that count as none
+    flatness: float = 4.0  # as much as a difference of 16 grey levels in one cell
     batch_size: int = 256
 
     @property
@@ -127,7 +128,8 @@ class Gradients:
         across = levels[1:-1, 2:] - levels[1:-1, :-2]
         down = levels[2:, 1:-1] - levels[:-2, 1:-1]
         both = np.concatenate([across.ravel(), down.ravel()])
-        rooted = np.sign(both) * np.sqrt(np.abs(both))
+        size = np.maximum(np.abs(both) - self.n_noise_levels, 0)
+        rooted = np.sign(both) * np.sqrt(size)
         return np.append(rooted, np.float32(self.flatness))
 
     def describe(self, prepared: np.ndarray) -> np.ndarray:

@@ -161,10 +161,12 @@ class _ScoreUnit(beam.DoFn):
 
     def _plan(self, missing: Tables) -> "_Pass":
         """Loads a model only if a table needs it."""
-        models = {m: self._model(m) for m in missing if m != "pairs"}
-        detector = models.pop("languages", None)
-        encoder = models.pop("embeddings", None)
-        return _Pass(self._limits, detector, encoder, models)
+        return _Pass(
+            limits=self._limits,
+            detector=self._model("languages") if "languages" in missing else None,
+            encoder=self._model("embeddings") if "embeddings" in missing else None,
+            describers={m: self._model(m) for m in missing if not isinstance(m, str)},
+        )
 
     def _model(self, measure: Measure) -> Any:
         load = functools.partial(self._load, measure)
@@ -285,8 +287,8 @@ class _UnitScores:
             self._pending.append((len(self._pairs), prepared))
             if len(self._pending) == self._encoder.batch_size:
                 self._embed_pending()
-        for descriptor, prepared in measured.prepared.items():
-            self._descriptions[descriptor].add(len(self._pairs), prepared)
+        for descriptor, image in measured.prepared.items():
+            self._descriptions[descriptor].add(len(self._pairs), image)
         self._pairs.append(measured.pair)
         self._languages.append(measured.language)
 
@@ -296,7 +298,7 @@ class _UnitScores:
             return files.to_table(self._pairs, Pair)
         if measure == "languages":
             return files.to_table(self._languages, Language)
-        if measure == "embeddings":
+        if isinstance(measure, str):
             return self._embeddings()
         return self._descriptions[measure].table(len(self._pairs))
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pipeline.expect import expect, expect_cosine
 from pipeline.near_config import (
+    ENCODER,
     Descriptor,
-    EncoderDescriptor,
     EvaluationDuplicates,
     PoolDuplicates,
     Resemblance,
@@ -182,14 +182,10 @@ class SelectionConfig:
     @property
     def evaluation_bounds(self) -> tuple[Resemblance, ...]:
         """What makes a near-duplicate of an evaluation image, in the order tried."""
-        if self.max_evaluation_similarity is None:
-            by_encoder = ()
-        else:
-            by_encoder = (
-                Resemblance(EncoderDescriptor(), self.max_evaluation_similarity),
-            )
+        similarity = self.max_evaluation_similarity
         duplicates = self.evaluation_duplicates
-        return by_encoder + (duplicates.by if duplicates else ())
+        by = duplicates.by if duplicates else ()
+        return by if similarity is None else (Resemblance(ENCODER, similarity), *by)
 
     @property
     def pool_bounds(self) -> tuple[Resemblance, ...]:
@@ -200,5 +196,5 @@ class SelectionConfig:
     def descriptors(self) -> tuple[Descriptor, ...]:
         """Those that `score` computes besides the embeddings, by name."""
         found = {r.descriptor for r in (*self.evaluation_bounds, *self.pool_bounds)}
-        asked = (d for d in found if not isinstance(d, EncoderDescriptor))
+        asked = (d for d in found if d != ENCODER)
         return tuple(sorted(asked, key=lambda descriptor: descriptor.name))

@@ -136,7 +136,11 @@ def test_look_alikes_of_another_form_are_refused(tmp_path):
     ("flags", "message"),
     [
         (["score", "--audit"], "score --audit: expected curate or select"),
-        (["select", "--lookalikes", "x"], "--lookalikes x: expected --audit with it"),
+        pytest.param(
+            ["select", "--lookalikes", "x"],
+            "--lookalikes x: expected --audit with it",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_flags_that_cannot_be_meant_exit_with_2(tmp_path, capsys, flags, message):

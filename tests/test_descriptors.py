@@ -39,7 +39,8 @@ def similarity(left: np.ndarray, right: np.ndarray) -> float:
 
 def test_gradients_are_roots_of_central_differences():
     rgb = np.zeros((4, 4, 3), np.uint8)
-    rgb[:, 2:] = 100  # an edge between the second and the third column
+    rgb[:, 2:] = 102  # an edge between the second and the third column
+    rgb[3:] += 2  # noise
     small = Gradients(n_cells=2, flatness=4)
     across, down = [10.0] * 4, [0.0] * 4
     np.testing.assert_allclose(small.prepare(rgb), [*across, *down, 4])
@@ -64,7 +65,7 @@ def test_flat_pictures_resemble_one_another_whatever_their_noise():
         np.clip(rng.normal(grey, 3, (64, 64, 3)), 0, 255).astype(np.uint8)
         for grey in (50, 200)
     ]
-    assert similarity(*flat) > 0.5
+    assert similarity(*flat) > 0.99
     assert similarity(np.zeros((1, 1, 3), np.uint8), np.full_like(flat[0], 9)) == 1
 
 

@@ -150,6 +150,7 @@ def test_decisions_are_the_same_bytes_from_several_processes(tmp_path):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_sources_to_keep_whole_neither_lose_nor_displace_images(tmp_path):
     config = pool(by=(BY_ENCODER,))
     shards = {"web/1": [Row(), Row(embedding=(0, 1))], "whole/1": [Row(), Row()]}
@@ -157,6 +158,7 @@ def test_sources_to_keep_whole_neither_lose_nor_displace_images(tmp_path):
     assert outcomes(run) == {"web/1": ["kept", "kept"], "whole/1": ["kept", "kept"]}
 
 
+@pytest.mark.slow
 def test_images_without_an_embedding_are_no_duplicates_and_giants_raise_an_alarm(
     tmp_path, caplog
 ):

@@ -38,7 +38,7 @@ def check_scored(run: RunFolder) -> None:
     if _are_scored(run, run.units):
         retrieval.check_pool(run)
     selection = run.config.selection
-    if selection.max_evaluation_similarity is not None:
+    if selection.evaluation_bounds:
         _check_sets("evaluation_sets", run, run.evaluation_units)
     if selection.retrieval is not None or balancing.needs_seeds(selection.balance):
         _check_sets("seed_sets", run, run.seed_units)
@@ -47,7 +47,7 @@ def check_scored(run: RunFolder) -> None:
 def doubts(run: RunFolder) -> Iterator[str]:
     """Yields a line for each kind of image sets that `select` does nothing with."""
     selection = run.config.selection
-    if run.evaluation_units and selection.max_evaluation_similarity is None:
+    if run.evaluation_units and not selection.evaluation_bounds:
         yield "evaluation_sets: not compared, as max_evaluation_similarity=None"
     needs_seeds = balancing.needs_seeds(selection.balance)
     if run.seed_units and selection.retrieval is None and not needs_seeds:

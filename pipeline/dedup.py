@@ -5,13 +5,14 @@ All transforms map PCollection[Verdicts] to PCollection[Verdicts].
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 
 from pipeline import indexes
 from pipeline.indexes import Nearest, SetFiles
+from pipeline.near_config import ENCODER, Resemblance
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
 from pipeline.verdicts import Verdicts, read_rows, to_words
@@ -19,6 +20,8 @@ from pipeline.verdicts import Verdicts, read_rows, to_words
 # Groups of the shuffle, by image hash. The outcome does not depend on their number: it
 # bounds the memory of one group, 5.4 GB for 10^10 pairs (138 bytes each).
 N_PARTITIONS = 256
+
+EvaluationBound = tuple[Resemblance, tuple[SetFiles, ...]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,35 +139,43 @@ def _to_hex(words: np.ndarray) -> str:
 
 
 class DropNearEvaluation(beam.PTransform):
-    """Drops images that resemble an evaluation image, also of `keep_all` sources."""
+    """Drops images that resemble an evaluation image, also of `keep_all` sources.
 
-    def __init__(
-        self, run: RunFolder, sets: tuple[SetFiles, ...], max_similarity: float | None
-    ) -> None:
+    Each bound comes with the sets as its descriptor sees them.
+    """
+
+    def __init__(self, run: RunFolder, bounds: Sequence[EvaluationBound]) -> None:
         super().__init__()
         self._run = run
-        self._sets = sets
-        self._max_similarity = max_similarity
+        self._bounds = bounds
 
     def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
-        if self._max_similarity is None:
-            return verdicts
-        judge = functools.partial(
-            drop_near_evaluation, max_similarity=self._max_similarity
-        )
-        return verdicts | "Search evaluation images" >> beam.ParDo(
-            indexes.Search(self._run, self._sets, judge)
-        )
+        for resemblance, sets in self._bounds:
+            descriptor = resemblance.descriptor
+            judge = functools.partial(
+                drop_near_evaluation,
+                max_similarity=resemblance.max_similarity,
+                by="" if descriptor == ENCODER else f" by {descriptor.name}",
+            )
+            run = self._run.comparing(descriptor)
+            verdicts = (
+                verdicts
+                | f"Search evaluation images by {descriptor.name}"
+                >> beam.ParDo(indexes.Search(run, sets, judge))
+            )
+        return verdicts
 
 
 def drop_near_evaluation(
     verdicts: Verdicts,
     search: Callable[[np.ndarray], Nearest],
     max_similarity: float,
+    by: str = "",
 ) -> Verdicts:
     """Drops pairs more similar than that to some evaluation image, and names it.
 
-    An image without an embedding is dropped as well: nobody can tell.
+    An image without an embedding is dropped as well: nobody can tell. `by` ends the
+    detail.
     """
     rows = verdicts.kept_rows
     nearest = search(rows)
@@ -175,5 +186,5 @@ def drop_near_evaluation(
         DropReason.NEAR_EVALUATION,
         value=similarity[fails],
         threshold=max_similarity,
-        detail=nearest.best_names(fails),
+        detail=[name + by for name in nearest.best_names(fails)],
     )

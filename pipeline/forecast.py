@@ -294,6 +294,18 @@ def global_steps(selection: SelectionConfig) -> tuple[str, ...]:
             "exact_duplicate: a lower bound, as only duplicates within the sample are"
             " seen; what later steps do and what is kept are upper bounds for it"
         )
+    if selection.pool_duplicates:
+        found.append(
+            "near_duplicate: a lower bound, as only images of the sample are compared;"
+            " the shuffle of their embeddings is not in the scale model"
+        )
+    if selection.evaluation_duplicates and (
+        selection.evaluation_duplicates.whole_component
+    ):
+        found.append(
+            "near_evaluation: a lower bound, as components are those of the sample;"
+            " the shuffle of their embeddings is not in the scale model"
+        )
     if not isinstance(selection.retrieval, (NearSeeds, type(None))):
         found.append(
             "far_from_seeds: a lower bound, as fewer images compete in the sample to"

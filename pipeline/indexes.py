@@ -203,10 +203,18 @@ def read_vectors(
     run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and their vectors: float32, of length one."""
-    found = [(rows[:0], np.empty((0, 0), np.float32))]
+    with_embedding, embeddings = read_embeddings(run, verdicts, rows)
+    return with_embedding, normalised(embeddings)[0]
+
+
+def read_embeddings(
+    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` with an embedding, and these as they are stored."""
+    found = [(rows[:0], np.empty((0, 0), np.float16))]
     for place, embeddings in _embeddings_of(run, verdicts, rows):
-        vectors, has_embedding = normalised(embeddings)
-        found.append((rows[place[has_embedding]], vectors[has_embedding]))
+        _, has_embedding = normalised(embeddings)
+        found.append((rows[place[has_embedding]], embeddings[has_embedding]))
     parts = zip(*(found[1:] or found), strict=True)
     with_embedding, matrices = map(np.concatenate, parts)
     return with_embedding, matrices
@@ -283,15 +291,14 @@ def _queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
     units = sorted(run.units, key=lambda unit: content_hash(unit.name.encode()))
     found = [vectors[:0]]
     for unit in units[:_N_SAMPLED_UNITS]:
-        _, embeddings = _read_reference_unit(run, unit)
-        some, has_direction = normalised(embeddings[:_N_SAMPLED_ROWS])
+        some, has_direction = normalised(read_matrix(run, unit)[:_N_SAMPLED_ROWS])
         found.append(some[has_direction])
     queries = np.concatenate(found)
     return queries if len(queries) else vectors[:_N_SAMPLED_ROWS]
 
 
 def _fingerprint(kind: str, run: RunFolder, units: tuple[Unit, ...]) -> str:
-    paths = [run.embeddings(unit.source).path(unit.name) for unit in units]
+    paths = [run.vectors(unit.source).path(unit.name) for unit in units]
     return fingerprint(kind, [path.removeprefix(run.root) for path in paths])
 
 
@@ -316,9 +323,13 @@ def _read_set(
 
 def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     keys = run.pairs(unit.source).read(unit.name, columns=["key"])
-    embeddings = run.embeddings(unit.source).read(unit.name, columns=["embedding"])
-    matrix = _to_matrix(embeddings["embedding"].combine_chunks())
-    return to_objects(keys["key"]), matrix
+    return to_objects(keys["key"]), read_matrix(run, unit)
+
+
+def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
+    """The vectors of all pairs of a unit, as they are stored."""
+    table = run.vectors(unit.source).read(unit.name, columns=["embedding"])
+    return _to_matrix(table["embedding"].combine_chunks())
 
 
 def _distinct(keys: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -333,7 +344,7 @@ def _embeddings_of(
     run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields places in `rows`, which ascend, and the embeddings of these pairs."""
-    path = run.embeddings(verdicts.unit.source).path(verdicts.unit.name)
+    path = run.vectors(verdicts.unit.source).path(verdicts.unit.name)
     with files.open_for_reading(path) as file:
         parquet = pq.ParquetFile(file)
         expect_rows(path, parquet.metadata.num_rows, verdicts)
@@ -352,7 +363,7 @@ def _to_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 
 def _read_schema(run: RunFolder, unit: Unit) -> pa.Schema:
-    with files.open_for_reading(run.embeddings(unit.source).path(unit.name)) as file:
+    with files.open_for_reading(run.vectors(unit.source).path(unit.name)) as file:
         return pq.read_schema(file)
 
 

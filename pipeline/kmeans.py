@@ -20,9 +20,12 @@ from apache_beam.utils.shared import Shared
 from pipeline import files, indexes
 from pipeline.competition import unit_hashes
 from pipeline.indexes import ReferenceSet
+from pipeline.near_config import Cells
 from pipeline.run_folder import RunFolder
 from pipeline.selection_config import SeededClusters
 from pipeline.verdicts import Verdicts, read_rows
+
+Training = SeededClusters | Cells  # how many centroids to train, and how
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
 _ROWS_PER_SEARCH = 4096
@@ -38,7 +41,7 @@ class TrainCentroids(beam.PTransform):
     the path of the account of them, is there.
     """
 
-    def __init__(self, run: RunFolder, clusters: SeededClusters, record: str) -> None:
+    def __init__(self, run: RunFolder, clusters: Training, record: str) -> None:
         super().__init__()
         self._run = run
         self._clusters = clusters
@@ -87,7 +90,7 @@ class Proposals:
 
 
 def propose(
-    verdicts: Verdicts, run: RunFolder, clusters: SeededClusters, n_pool: int
+    verdicts: Verdicts, run: RunFolder, clusters: Training, n_pool: int
 ) -> Proposals:
     """Twice as many of the pool as there are centroids, more or less."""
     share = 2 * clusters.n_clusters / max(n_pool, 1)
@@ -169,7 +172,7 @@ class Assign(WithCentroids):
     Yields the sums, also of nothing, with the number of the unit's group.
     """
 
-    def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
+    def __init__(self, run: RunFolder, clusters: Training) -> None:
         super().__init__()
         self._run = run
         self._clusters = clusters

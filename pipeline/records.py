@@ -38,6 +38,7 @@ class DropReason(enum.StrEnum):
     EXACT_DUPLICATE = "exact_duplicate"
     UNSAFE_IMAGE = "unsafe_image"
     NEAR_EVALUATION = "near_evaluation"
+    NEAR_DUPLICATE = "near_duplicate"
     FAR_FROM_SEEDS = "far_from_seeds"
     BALANCE = "balance"
 

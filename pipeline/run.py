@@ -23,6 +23,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import (
+    audit,
     curate,
     files,
     forecast,
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if command.command == "forecast":
             prices = forecast_costs.read_prices(command.prices)
             sample = forecast.sampled(run, command.forecast_shards)
+        _check_audit(command, run)
         _check_format(run)
     except ValueError as error:
         _exit(2, error)
@@ -82,6 +84,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             shard_format = NAME_TO_FORMAT[command.format]
             _run_stages(command.command, run, options, granularities, shard_format)
+            if command.audit:
+                _audit(run, command.lookalikes)
+
+
+def _check_audit(command: argparse.Namespace, run: RunFolder) -> None:
+    """Raises ValueError on flags of the audit that cannot be meant."""
+    if command.lookalikes and not command.audit:
+        raise ValueError(f"--lookalikes {command.lookalikes}: expected --audit with it")
+    if not command.audit:
+        return
+    if command.command not in ("curate", "select"):
+        raise ValueError(f"{command.command} --audit: expected curate or select")
+    audit.check(run)
+    audit.check_lookalikes(command.lookalikes)
+
+
+def _audit(run: RunFolder, lookalikes: str) -> None:
+    try:
+        found = audit.audit(run, lookalikes)
+    except ValueError as error:
+        _exit(1, error)
+    audit.write(run, found)
+    print(found.to_text())
 
 
 def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
@@ -163,6 +188,17 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images",
         )
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="after select: tells what share of copies of evaluation images is found",
+    )
+    parser.add_argument(
+        "--lookalikes",
+        metavar="FILE.parquet",
+        default="",
+        help="for --audit: pairs `a`, `b` of different images, by key or encoded",
+    )
     parser.add_argument("--set", metavar="a.b=value", action="append", default=[])
     parser.add_argument(
         "--granularity",

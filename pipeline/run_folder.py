@@ -7,12 +7,18 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 import dataclasses
 from collections.abc import Mapping
 
-from pipeline import drop_list, files, imported_captions
+from pipeline import drop_list, files, imported_captions, records
 from pipeline.caption_tables import CaptionTables
-from pipeline.config import CurationConfig, Granularity, ImageTextSource, fingerprint
+from pipeline.config import (
+    CurationConfig,
+    Granularity,
+    ImageTextSource,
+    fingerprint,
+)
 from pipeline.drop_list import ListFile
 from pipeline.imported_captions import ImportedFile
 from pipeline.models import weights
+from pipeline.near_config import ENCODER, Descriptor, EncoderDescriptor, TorchDescriptor
 from pipeline.records import Pair, content_hash
 from pipeline.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources import Unit, list_units
@@ -34,6 +40,7 @@ class RunFolder:
     drop_list: tuple[ListFile, ...] = ()
     # Of files that the settings of `select` name, beside the drop list.
     path_to_digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    compared_by: Descriptor = ENCODER
 
     @classmethod
     def open(cls, root: str, config: CurationConfig) -> "RunFolder":
@@ -45,6 +52,7 @@ class RunFolder:
         """
         encoder = config.encoder.checkpoint
         digests = {encoder: _weights_digest(encoder, revision="")}
+        digests |= _descriptor_digests(config)
         imports = {
             granularity.checkpoint: imported_captions.list_files(granularity)
             for granularity in config.granularities
@@ -76,6 +84,10 @@ class RunFolder:
         """What workers need: its size does not grow with the number of units."""
         return dataclasses.replace(self, units=(), evaluation_units=(), seed_units=())
 
+    def comparing(self, descriptor: Descriptor) -> "RunFolder":
+        """The run as steps see it that compare images by that descriptor."""
+        return dataclasses.replace(self, compared_by=descriptor)
+
     def pairs(self, source: ImageTextSource) -> files.UnitTables:
         """Rows of `records.Pair`: every pair of a shard, in its order."""
         return self._scores("pairs", self._pairs_fingerprint(source))
@@ -97,8 +109,25 @@ class RunFolder:
         self, source: ImageTextSource, set_fingerprint: str
     ) -> files.UnitTables:
         """What `similarities` keeps of the comparisons with one set."""
-        embeddings = self.embeddings(source).folder.removeprefix(self.root)
-        return self._scores("similarity", fingerprint(embeddings, set_fingerprint))
+        vectors = self.vectors(source).folder.removeprefix(self.root)
+        return self._scores("similarity", fingerprint(vectors, set_fingerprint))
+
+    def descriptions(
+        self, source: ImageTextSource, descriptor: Descriptor
+    ) -> files.UnitTables:
+        """`embedding` by a descriptor, one row a row of `pairs`."""
+        if isinstance(descriptor, EncoderDescriptor):
+            return self.embeddings(source)
+        identity: tuple = (type(descriptor).__name__,)
+        if isinstance(descriptor, TorchDescriptor):
+            digest = self.checkpoint_to_digest[descriptor.checkpoint]
+            identity = (*identity, digest, descriptor.size_px)
+        parts = ("description", *identity, self._pairs_fingerprint(source))
+        return self._scores(descriptor.name, fingerprint(*parts))
+
+    def vectors(self, source: ImageTextSource) -> files.UnitTables:
+        """`embedding` by the descriptor that images are compared by."""
+        return self.descriptions(source, self.compared_by)
 
     @property
     def decisions(self) -> files.UnitTables:
@@ -128,7 +157,19 @@ class RunFolder:
             drop_list.contents_digests(self.drop_list),
             *filter(None, (dict(self.path_to_digest),)),
         )
-        return fingerprint("decisions", *selection, keep_all, languages, relative)
+        return fingerprint(
+            "decisions", *selection, keep_all, languages, relative, *self._described
+        )
+
+    @property
+    def _described(self) -> list[str]:
+        """Tables of descriptors that decisions hang on, besides the embeddings."""
+        sources = (*self.config.sources, *self.config.evaluation_sets)
+        return [
+            self.descriptions(source, descriptor).folder.removeprefix(self.root)
+            for descriptor in self.config.selection.descriptors
+            for source in sources
+        ]
 
     def captions(self, granularity: Granularity) -> str:
         """Folder of the captions of one granularity."""
@@ -213,6 +254,19 @@ def _captioner_digest(
     if granularity.captioner == "gemini":
         return granularity.checkpoint  # all that an API says of its model
     return _weights_digest(granularity.checkpoint, granularity.revision)
+
+
+def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
+    """Path to digest of the files of descriptors; ValueError if one is not there."""
+    digests = {}
+    for descriptor in config.selection.descriptors:
+        if isinstance(descriptor, TorchDescriptor):
+            path = descriptor.checkpoint
+            if not files.is_file(path):
+                name = f"checkpoint={path!r} of descriptor {descriptor.name!r}"
+                raise ValueError(f"{name}: expected a TorchScript file")
+            digests[path] = records.content_hash(files.read(path)).hex()
+    return digests
 
 
 def _weights_digest(checkpoint: str, revision: str) -> str:

@@ -156,12 +156,14 @@ def worker_bytes(costs: PairCosts, n_pairs: int) -> dict[str, float]:
 
 
 def shuffle_bytes(costs: PairCosts, n_pairs: int, n_shards: int) -> float:
-    """What crosses shuffles: no image and no embedding.
+    """What crosses shuffles: no image, and no embedding that is counted here.
 
     `dedup.DropExactDuplicates` sends identities to groups, and repeats and verdicts
     back to units; `quantiles.FindCuts` sends counts of the upper halves of a shard's
     scores, and then few of lower ones; the units themselves go through a `Reshuffle` a
-    pass of `captioning.Caption` and one of `export.Export`.
+    pass of `captioning.Caption` and one of `export.Export`. What
+    `near_duplicates.DropLinked` sends to cells hangs on how the pool lies in them, so
+    it is not counted: `forecast.global_steps` says so.
     """
     selection = costs.config.selection
     models = {g.checkpoint for g in costs.config.granularities}
@@ -181,13 +183,15 @@ def n_files(costs: PairCosts, n_pairs: int, n_shards: int) -> int:
     """Tables of all units and the training shards.
 
     A unit has one table of each of `RunFolder.pairs`, `languages`, `embeddings` and
-    `decisions`; with granularities one of `flags`, and for each one of `captions`, of
-    `caption_languages` and, if it is measured, of `caption_alignment`. A training shard
-    has the files of `manifest.file_names`; ledgers and the manifest are not counted.
+    `decisions`, and for each descriptor one of `descriptions`; with granularities one
+    of `flags`, and for each one of `captions`, of `caption_languages` and, if it is
+    measured, of `caption_alignment`. A training shard has the files of
+    `manifest.file_names`; ledgers, accounts and the manifest are not counted.
     """
     n_granularities = len(costs.config.granularities)
     n_each = 3 if costs.config.caption_quality.measure_alignment else 2
-    n_tables = 4 + n_granularities * n_each + bool(n_granularities)
+    n_tables = 4 + len(costs.config.selection.descriptors)
+    n_tables += n_granularities * n_each + bool(n_granularities)
     n_kept = n_pairs * costs.outcome_to_share[KEPT]
     n_exported = math.ceil(n_kept / costs.config.export.samples_per_shard)
     return n_shards * n_tables + n_exported * len(manifest.file_names(["train"]))

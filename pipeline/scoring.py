@@ -1,14 +1,15 @@
 """Stage 1, score: everything measured on every input pair of a unit.
 
-In: units. Out: up to three tables a unit, row by row alike (the pairs, the language of
-their alt text, their embeddings), and the units again. One pass over a shard makes the
-tables that are missing and no others; a pair that cannot be read gets its rows too.
+In: units. Out: the tables of a unit, row by row alike (the pairs, the language of their
+alt text, their embeddings, what each descriptor says of them), and the units again. One
+pass over a shard makes the tables that are missing and no others; a pair that cannot be
+read gets its rows too.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,9 +19,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, images, language, sources, worker
+from pipeline import descriptors, files, images, language, sources, worker
 from pipeline.config import EncoderConfig, ImageTextSource, Limits
+from pipeline.descriptors import Describer, Descriptions
 from pipeline.models.encoders import Encoder, load_encoder
+from pipeline.near_config import Descriptor
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.run_folder import RunFolder
 from pipeline.sources import RawPair, Unit
@@ -77,7 +80,8 @@ class Score(beam.PTransform):
     """Writes the tables that units lack, and passes the units on.
 
     Counters: `pairs` written, and how many of them are `unreadable`; `images_encoded`,
-    `texts_encoded` and `languages_detected`; `units_skipped`, which lack nothing.
+    `texts_encoded`, `languages_detected` and `images_described`; `units_skipped`, which
+    lack nothing.
     """
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
@@ -92,61 +96,58 @@ class Score(beam.PTransform):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tables:
-    """Tables of one source; evaluation and seed images need no language."""
+Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
+Tables = dict[Measure, files.UnitTables]
 
-    pairs: files.UnitTables
-    embeddings: files.UnitTables
-    languages: files.UnitTables | None
 
-    @staticmethod
-    def by_source(run: RunFolder) -> dict[ImageTextSource, "_Tables"]:
-        without_language = {
-            source: _Tables(run.pairs(source), run.embeddings(source), None)
-            for source in (*run.config.evaluation_sets, *run.config.seed_sets)
-        }
-        return without_language | {
-            source: _Tables(
-                run.pairs(source), run.embeddings(source), run.languages(source)
-            )
-            for source in run.config.sources
-        }
+def _tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
+    """Tables to make of each source.
 
-    def missing(self, unit_name: str) -> dict[str, files.UnitTables]:
-        """Measure to tables, for those in which the unit is missing."""
-        return {
-            field.name: tables
-            for field in dataclasses.fields(self)
-            if (tables := getattr(self, field.name)) is not None
-            and not files.is_file(tables.path(unit_name))
-        }
+    Evaluation and seed images need no language, and only what is compared with
+    evaluation images is described.
+    """
+    config = run.config
+    source_to_tables: dict[ImageTextSource, Tables] = {
+        source: {"pairs": run.pairs(source), "embeddings": run.embeddings(source)}
+        for source in (*config.evaluation_sets, *config.seed_sets, *config.sources)
+    }
+    for source in config.sources:
+        source_to_tables[source]["languages"] = run.languages(source)
+    for source in (*config.evaluation_sets, *config.sources):
+        for descriptor in config.selection.descriptors:
+            tables = run.descriptions(source, descriptor)
+            source_to_tables[source][descriptor] = tables
+    return source_to_tables
 
 
 class _ScoreUnit(beam.DoFn):
     """Scores one unit at a time on all cores."""
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
-        self._source_to_tables = _Tables.by_source(run)
+        self._source_to_tables = _tables_by_source(run)
         self._limits = run.config.limits
         self._detector_name = run.config.language_detector
         self._handler = encoder_handler
         checkpoint = run.config.encoder.checkpoint
         digest = run.checkpoint_to_digest[checkpoint]
         self._needs = worker.Needs.of(checkpoint, digest)
-        self._shared_encoder, self._shared_detector = Shared(), Shared()
-        # `Shared` holds weak references; these keep the models while the DoFn lives.
-        self._encoder: Encoder | None = None
-        self._detector: language.Detector | None = None
+        measures = {m for tables in self._source_to_tables.values() for m in tables}
+        self._measure_to_shared = {measure: Shared() for measure in measures}
+        # `Shared` holds weak references; this keeps the models while the DoFn lives.
+        self._measure_to_model: dict[Measure, Any] = {}
 
     def setup(self) -> None:
         self._needs.check_start()
 
     def process(self, unit: Unit) -> Iterator[Unit]:
         tables = self._source_to_tables[unit.source]
-        missing = tables.missing(unit.name)
+        missing = {
+            measure: unit_tables
+            for measure, unit_tables in tables.items()
+            if not files.is_file(unit_tables.path(unit.name))
+        }
         if missing:
-            scores = self._score(unit, tables, missing)
+            scores = self._score(unit, tables["pairs"], missing)
             for measure, unit_tables in missing.items():
                 unit_tables.write(unit.name, scores.table(measure))
                 scores.count(measure)
@@ -155,31 +156,41 @@ class _ScoreUnit(beam.DoFn):
         yield unit
 
     def _score(
-        self, unit: Unit, tables: _Tables, missing: Container[str]
+        self, unit: Unit, pair_tables: files.UnitTables, missing: Tables
     ) -> "_UnitScores":
         one_pass = self._plan(missing)
         if "pairs" in missing:
             measured = one_pass.over_shard(unit)
         else:
-            pairs = files.from_table(tables.pairs.read(unit.name), Pair)
+            pairs = files.from_table(pair_tables.read(unit.name), Pair)
             measured = one_pass.over_pairs(unit, pairs)
-        scores = _UnitScores(self._handler, one_pass.encoder)
+        scores = _UnitScores(self._handler, one_pass)
         for pair in measured:
             scores.add(pair)
         return scores
 
-    def _plan(self, missing: Container[str]) -> "_Pass":
+    def _plan(self, missing: Tables) -> "_Pass":
         """Loads a model only if a table needs it."""
-        encoder = detector = None
-        if "embeddings" in missing:
+        return _Pass(
+            limits=self._limits,
+            detector=self._model("languages") if "languages" in missing else None,
+            encoder=self._model("embeddings") if "embeddings" in missing else None,
+            describers={m: self._model(m) for m in missing if not isinstance(m, str)},
+        )
+
+    def _model(self, measure: Measure) -> Any:
+        load = functools.partial(self._load, measure)
+        model = self._measure_to_shared[measure].acquire(load)
+        self._measure_to_model[measure] = model
+        return model
+
+    def _load(self, measure: Measure) -> Any:
+        if measure == "embeddings":
             self._needs.check_model()
-            encoder = self._shared_encoder.acquire(self._handler.load_model)
-            self._encoder = encoder
-        if "languages" in missing:
-            load = functools.partial(language.detector, self._detector_name)
-            detector = self._shared_detector.acquire(load)
-            self._detector = detector
-        return _Pass(self._limits, detector, encoder)
+            return self._handler.load_model()
+        if isinstance(measure, str):
+            return language.detector(self._detector_name)
+        return descriptors.load(measure, self._handler.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +200,7 @@ class _Measured:
     pair: Pair
     language: Language  # unknown if it was not asked for
     pixels: np.ndarray | None  # for the encoder; None if unreadable or not asked for
+    prepared: Mapping[Descriptor, np.ndarray]  # for describers; empty as above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +210,7 @@ class _Pass:
     limits: Limits
     detector: language.Detector | None
     encoder: Encoder | None
+    describers: Mapping[Descriptor, Describer]
 
     def over_shard(self, unit: Unit) -> Iterator[_Measured]:
         """Measures all pairs of a shard."""
@@ -205,8 +218,8 @@ class _Pass:
         return map_ahead(self._measure_raw, raw_pairs, self._n_ahead)
 
     def over_pairs(self, unit: Unit, pairs: Sequence[Pair]) -> Iterator[_Measured]:
-        """Measures pairs that are known; reads their images only to embed them."""
-        if self.encoder is None:
+        """Measures pairs that are known; reads their images only for a model."""
+        if self.encoder is None and not self.describers:
             return (self._measured(pair, None) for pair in pairs)
         readable = [pair for pair in pairs if not pair.error]
         encoded = sources.read_images(unit, readable)
@@ -238,7 +251,12 @@ class _Pass:
             (found,) = self.detector.detect([pair.alt_text])
         if self.encoder and decoded:
             pixels = self.encoder.prepare_image(decoded.rgb)
-        return _Measured(pair, found, pixels)
+        prepared = {
+            descriptor: describer.prepare(decoded.rgb)
+            for descriptor, describer in self.describers.items()
+            if decoded
+        }
+        return _Measured(pair, found, pixels, prepared)
 
 
 def _pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
@@ -262,9 +280,13 @@ def _pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
 class _UnitScores:
     """Gathers the rows of one unit, and prepared pairs to batches."""
 
-    def __init__(self, handler: EncoderHandler, encoder: Encoder | None) -> None:
+    def __init__(self, handler: EncoderHandler, one_pass: _Pass) -> None:
         self._handler = handler
-        self._encoder = encoder
+        self._encoder = one_pass.encoder
+        self._descriptions = {
+            descriptor: Descriptions(describer)
+            for descriptor, describer in one_pass.describers.items()
+        }
         self._pairs: list[Pair] = []
         self._languages: list[Language] = []
         self._pending: list[tuple[int, PreparedPair]] = []
@@ -276,18 +298,22 @@ class _UnitScores:
             self._pending.append((len(self._pairs), prepared))
             if len(self._pending) == self._encoder.batch_size:
                 self._embed_pending()
+        for descriptor, image in measured.prepared.items():
+            self._descriptions[descriptor].add(len(self._pairs), image)
         self._pairs.append(measured.pair)
         self._languages.append(measured.language)
 
-    def table(self, measure: str) -> pa.Table:
+    def table(self, measure: Measure) -> pa.Table:
         """The table of one measure, of all rows that were added."""
         if measure == "pairs":
             return files.to_table(self._pairs, Pair)
         if measure == "languages":
             return files.to_table(self._languages, Language)
-        return self._embeddings()
+        if isinstance(measure, str):
+            return self._embeddings()
+        return self._descriptions[measure].table(len(self._pairs))
 
-    def count(self, measure: str) -> None:
+    def count(self, measure: Measure) -> None:
         """Adds the rows of one measure to its counters."""
         readable = [pair for pair in self._pairs if not pair.error]
         if measure == "pairs":
@@ -295,9 +321,11 @@ class _UnitScores:
             _count("unreadable", len(self._pairs) - len(readable))
         elif measure == "languages":
             _count("languages_detected", sum(bool(p.alt_text) for p in readable))
-        else:
+        elif measure == "embeddings":
             _count("images_encoded", len(readable))
             _count("texts_encoded", sum(bool(p.alt_text) for p in readable))
+        else:
+            _count("images_described", len(readable))
 
     def _embed_pending(self) -> None:
         if self._pending and self._encoder:

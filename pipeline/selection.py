@@ -1,7 +1,8 @@
 """2 select: one decision on every pair, from its scores and the configuration.
 
 In: the tables that `score` wrote. Out: a table of decisions for every unit, and the
-ledger. No model runs, and no image or embedding crosses a shuffle.
+ledger. No model runs and no image crosses a shuffle; embeddings do only to compare the
+images of the pool with one another.
 """
 
 import json
@@ -18,14 +19,17 @@ from pipeline import (
     alignment,
     balancing,
     dedup,
+    descriptors,
     files,
     filters,
     indexes,
+    near_duplicates,
     records,
     retrieval,
     rights,
     safety,
 )
+from pipeline.dedup import EvaluationBound
 from pipeline.indexes import SetFiles
 from pipeline.records import DropReason
 from pipeline.run_folder import RunFolder
@@ -77,7 +81,7 @@ class Select(beam.PTransform):
         )
         compare = CompareEmbeddings(self._run, evaluation, seeds)
         skip = beam.ParDo(SkipFinished(decisions)).with_outputs("finished", main="rest")
-        if _is_global(selection):  # finished units compete as well
+        if is_global(selection):  # finished units take part as well
             compared = filtered | "Compare embeddings" >> compare
             rest, finished = compared | "Skip finished units" >> skip
         else:
@@ -99,7 +103,7 @@ class CompareEmbeddings(beam.PTransform):
     def __init__(
         self,
         run: RunFolder,
-        evaluation: tuple[SetFiles, ...],
+        evaluation: tuple[EvaluationBound, ...],
         seeds: tuple[SetFiles, ...],
     ) -> None:
         super().__init__()
@@ -109,35 +113,42 @@ class CompareEmbeddings(beam.PTransform):
 
     def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
         selection = self._run.config.selection
-        return (
+        run = self._run.without_units()
+        left = (
             verdicts
-            | "Drop unsafe images"
-            >> safety.DropUnsafe(self._run.without_units(), selection.safety)
+            | "Drop unsafe images" >> safety.DropUnsafe(run, selection.safety)
             | "Drop near evaluation images"
-            >> dedup.DropNearEvaluation(
-                self._run.without_units(),
-                self._evaluation,
-                selection.max_evaluation_similarity,
-            )
+            >> dedup.DropNearEvaluation(run, self._evaluation)
+        )
+        for rule in near_duplicates.rules_of(selection):
+            label = f"Drop components: {rule.reason}"
+            left = left | label >> near_duplicates.DropLinked(self._run, rule)
+        return (
+            left
             | "Keep curated"
             >> retrieval.KeepCurated(self._run, self._seeds, selection.retrieval)
             | "Balance" >> balancing.Balance(self._run, self._seeds, selection.balance)
         )
 
 
-def _is_global(selection: SelectionConfig) -> bool:
-    """Whether what the embeddings decide on a unit hangs on the other units."""
-    return retrieval.is_global(selection.retrieval) or bool(selection.balance)
+def is_global(selection: SelectionConfig) -> bool:
+    """Whether what is kept of a unit hangs on the other units."""
+    steps = (near_duplicates.rules_of(selection), selection.balance)
+    return any(steps) or retrieval.is_global(selection.retrieval)
 
 
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant."""
     selection = run.config.selection
-    if selection.max_evaluation_similarity is not None and not run.evaluation_units:
+    if selection.evaluation_bounds and not run.evaluation_units:
+        is_short = selection.max_evaluation_similarity is not None
+        name = "max_evaluation_similarity" if is_short else "evaluation_duplicates"
         raise ValueError(
-            f"max_evaluation_similarity={selection.max_evaluation_similarity}:"
+            f"{name}={getattr(selection, name)}:"
             " expected evaluation sets to compare with, or none"
         )
+    for descriptor in selection.descriptors:
+        descriptors.check(descriptor)
     retrieval.check(run)
     balancing.check(run)
     names = set()
@@ -151,16 +162,14 @@ def check(run: RunFolder) -> None:
 
 def build_indexes(
     run: RunFolder,
-) -> tuple[tuple[SetFiles, ...], tuple[SetFiles, ...]]:
+) -> tuple[tuple[EvaluationBound, ...], tuple[SetFiles, ...]]:
     """The indexes of the evaluation sets and of the seed sets that are needed."""
     selection = run.config.selection
-    max_exact = selection.max_exact_set
-    evaluation: tuple[SetFiles, ...] = ()
+    evaluation = tuple(
+        (bound, _evaluation_index(run.comparing(bound.descriptor)))
+        for bound in selection.evaluation_bounds
+    )
     seeds: tuple[SetFiles, ...] = ()
-    if selection.max_evaluation_similarity is not None:
-        evaluation = indexes.build(
-            "evaluation_sets", run, run.evaluation_units, max_exact=max_exact
-        )
     if selection.retrieval is not None or balancing.needs_seeds(selection.balance):
         # Other modes take all seeds one by one and search the pool.
         is_searched = not retrieval.is_global(selection.retrieval)
@@ -168,9 +177,15 @@ def build_indexes(
             "seed_sets",
             run,
             run.seed_units,
-            max_exact=max_exact if is_searched else None,
+            max_exact=selection.max_exact_set if is_searched else None,
         )
     return evaluation, seeds
+
+
+def _evaluation_index(run: RunFolder) -> tuple[SetFiles, ...]:
+    max_exact = run.config.selection.max_exact_set
+    units = run.evaluation_units
+    return indexes.build("evaluation_sets", run, units, max_exact=max_exact)
 
 
 class SkipFinished(beam.DoFn):

@@ -6,6 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pipeline.expect import ADDED_LATER, expect, expect_cosine
+from pipeline.near_config import (
+    ENCODER,
+    Descriptor,
+    EvaluationDuplicates,
+    PoolDuplicates,
+    Resemblance,
+)
 from pipeline.records import Drop, Pair
 
 DropRule = Callable[[Pair], Drop | None]
@@ -234,6 +241,12 @@ class SelectionConfig:
     drop_exact_duplicates: bool = True
     safety: SafetyHead | None = dataclasses.field(default=None, metadata=ADDED_LATER)
     max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
+    evaluation_duplicates: EvaluationDuplicates | None = dataclasses.field(
+        default=None, metadata=ADDED_LATER
+    )  # by other descriptors
+    pool_duplicates: PoolDuplicates | None = dataclasses.field(
+        default=None, metadata=ADDED_LATER
+    )
     # Images of an evaluation or seed set that are compared one by one; a larger set is
     # searched by inverted lists, which miss up to about 1 % of the nearest images.
     max_exact_set: int = dataclasses.field(default=1_000_000, metadata=ADDED_LATER)
@@ -252,6 +265,12 @@ class SelectionConfig:
             expect(is_valid, "drop_rules", rule, "instances of dataclasses")
         if self.max_evaluation_similarity is not None:
             expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
+        by_encoder = [r.descriptor.name for r in self.evaluation_bounds].count(
+            "encoder"
+        )
+        expected = "None beside a bound of the encoder in evaluation_duplicates"
+        similarity = self.max_evaluation_similarity
+        expect(by_encoder < 2, "max_evaluation_similarity", similarity, expected)
 
     @property
     def named_files(self) -> tuple[str, ...]:
@@ -259,3 +278,23 @@ class SelectionConfig:
         heads = (self.safety.head,) if self.safety else ()
         lists = (cap.concepts for cap in self.balance if isinstance(cap, CapPerConcept))
         return (*heads, *lists)
+
+    @property
+    def evaluation_bounds(self) -> tuple[Resemblance, ...]:
+        """What makes a near-duplicate of an evaluation image, in the order tried."""
+        similarity = self.max_evaluation_similarity
+        duplicates = self.evaluation_duplicates
+        by = duplicates.by if duplicates else ()
+        return by if similarity is None else (Resemblance(ENCODER, similarity), *by)
+
+    @property
+    def pool_bounds(self) -> tuple[Resemblance, ...]:
+        """What makes near-duplicates within the pool."""
+        return self.pool_duplicates.by if self.pool_duplicates else ()
+
+    @property
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """Those that `score` computes besides the embeddings, by name."""
+        found = {r.descriptor for r in (*self.evaluation_bounds, *self.pool_bounds)}
+        asked = (d for d in found if d != ENCODER)
+        return tuple(sorted(asked, key=lambda descriptor: descriptor.name))

@@ -45,6 +45,10 @@ class Verdicts:
         """`kept_rows` that a filter may still drop: none of a `keep_all` source."""
         return self.kept_rows[:0] if self.unit.source.keep_all else self.kept_rows
 
+    def is_dropped_for(self, reason: DropReason) -> np.ndarray:
+        """bool, one a pair."""
+        return self.outcome == _OUTCOME_TO_CODE[reason]
+
     def drop(
         self,
         rows: np.ndarray,

@@ -26,6 +26,7 @@ class Row:
     alt_text: str = "a red circle on a field"
     image: str = ""  # equal names, equal image bytes; "" is an image of its own
     embedding: tuple[float, ...] = (1.0, 0.0)
+    perceptual: tuple[float, ...] = (1.0, 0.0)  # written if the recipe asks for it
     score: float = 0.5
     code: str = "en"
     probability: float = 1.0
@@ -76,14 +77,19 @@ def write_scores(run: RunFolder, unit: Unit, rows: Sequence[Row]) -> None:
     languages = [records.Language(row.code, row.probability) for row in rows]
     table = files.to_table(languages, records.Language)
     run.languages(unit.source).write(unit.name, table)
-    dim = len(rows[0].embedding) if rows else 2
-    vectors = np.array([row.embedding for row in rows], np.float16)
-    scores = np.array([row.score for row in rows], np.float32)
-    columns = {
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
-        "alignment_score": pa.array(scores),
-    }
-    run.embeddings(unit.source).write(unit.name, pa.table(columns))
+    scores = pa.array([row.score for row in rows], pa.float32())
+    embeddings = _vector_column([row.embedding for row in rows])
+    table = pa.table({"embedding": embeddings, "alignment_score": scores})
+    run.embeddings(unit.source).write(unit.name, table)
+    for descriptor in run.config.selection.descriptors:
+        described = _vector_column([row.perceptual for row in rows])
+        tables = run.descriptions(unit.source, descriptor)
+        tables.write(unit.name, pa.table({"embedding": described}))
+
+
+def _vector_column(vectors: Sequence[tuple[float, ...]]) -> pa.FixedSizeListArray:
+    flat = pa.array(np.array(vectors, np.float16).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, len(vectors[0]) if vectors else 2)
 
 
 def sample_id(row: Row, image: str) -> bytes:

@@ -197,3 +197,24 @@ def test_an_image_without_an_embedding_is_dropped(tmp_path, embedding):
     assert (unknown.outcome, unknown.value) == ("near_evaluation", None)
     assert unknown.detail == "no embedding"
     assert kept.outcome == "kept"
+
+
+@pytest.mark.parametrize("spread", [0.2, 5.0])
+def test_what_is_near_an_evaluation_image_is_what_brute_force_finds(tmp_path, spread):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 4))
+    pool, reference = (
+        np.float16(centres[rng.integers(60, size=n)] + rng.normal(0, spread, (n, 4)))
+        for n in (600, 90)
+    )
+    evaluation = {"birds/1": [Row(embedding=tuple(v)) for v in reference.tolist()]}
+    rows = [Row(embedding=tuple(v)) for v in pool.tolist()]
+    decided = near_evaluation(tmp_path, evaluation, 0.95, *rows)
+    a, b = (v.astype(float) for v in (pool, reference))
+    length = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+    best = (a @ b.T / length).max(axis=1)
+    is_near = best > 0.95
+    assert 10 < is_near.sum() < 590
+    assert [d.outcome == "near_evaluation" for d in decided] == is_near.tolist()
+    found = [d.value for d in decided if d.value is not None]
+    np.testing.assert_allclose(found, best[is_near], atol=1e-6)

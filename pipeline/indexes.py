@@ -265,7 +265,7 @@ def _build_set(
         return paths
     keys, vectors = _distinct(*_read_set(role, run, units))
     if is_exact:
-        index = faiss.IndexFlatIP(vectors.shape[1])
+        index: faiss.Index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
     else:
         index, recall = ivf.build(vectors, _queries(run, vectors))

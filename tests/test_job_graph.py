@@ -41,6 +41,7 @@ DATAFLOW = (
     *("--setup_file=./setup.py", "--sdk_container_image=registry/tips:1"),
 )
 
+PAR_DO = common_urns.primitives.PAR_DO.urn
 PICKLED = (python_urns.PICKLED_DOFN_INFO, python_urns.PICKLED_COMBINE_FN)
 
 UNPICKLE = """
@@ -84,7 +85,7 @@ def name_to_hints(graph: proto.Pipeline) -> dict[str, dict[str, bytes]]:
 def pickled(graph: proto.Pipeline) -> Iterator[bytes]:
     """What workers unpickle: functions of steps and of combiners."""
     for step in graph.components.transforms.values():
-        if step.spec.urn == common_urns.primitives.PAR_DO.urn:
+        if step.spec.urn == PAR_DO:
             function = proto.ParDoPayload.FromString(step.spec.payload).do_fn
         elif step.spec.urn == common_urns.composites.COMBINE_PER_KEY.urn:
             function = proto.CombinePayload.FromString(step.spec.payload).combine_fn
@@ -190,7 +191,12 @@ def test_dataflow_builds_every_job(run, tmp_path, monkeypatch):
 
 def expect_containers(graph: proto.Pipeline) -> None:
     """Of our image, and with our code staged beside it."""
-    for environment in graph.components.environments.values():
+    steps = graph.components.transforms.values()
+    names = {s.environment_id for s in steps if s.spec.urn == PAR_DO}
+    assert names
+    for name in names:
+        environment = graph.components.environments[name]
+        assert environment.urn == common_urns.environments.DOCKER.urn
         docker = proto.DockerPayload.FromString(environment.payload)
         assert docker.container_image == "registry/tips:1"
         roles = [

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,30 +18,8 @@ from trainer import (
     teacher,
     train,
     trained,
-    workdir,
 )
-from trainer.config import Ema, InitParts, TrainConfig
-
-
-@pytest.fixture(scope="module")
-def workdir_of(tmp_path_factory):
-    """Makes a workdir of a configuration with one checkpoint, full of noise."""
-
-    def make(config: TrainConfig):
-        folder = tmp_path_factory.mktemp("work")
-        workdir.claim(folder, config, shards="none")
-        rng = np.random.default_rng(0)
-        optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
-        noise = jax.tree.map(
-            lambda x: x + rng.normal(size=x.shape).astype(x.dtype),
-            state.init_state(config, optimiser),
-        )
-        stream = iter(grain.MapDataset.range(8).to_iter_dataset())
-        with checkpoints.Checkpoints(folder / "checkpoints", n_kept=1) as saved:
-            saved.save(noise | {"step": jnp.int32(6)}, stream)
-        return folder
-
-    return make
+from trainer.config import Ema, InitParts
 
 
 @pytest.fixture(scope="module", params=[Ema.HEAD, Ema.FULL])

@@ -8,7 +8,6 @@ model is the student of a workdir; an export may be converted to another format 
 
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Sequence
 
@@ -31,7 +30,8 @@ def export(
         folder = pathlib.Path(temporary) / output.name
         folder.mkdir()
         formats.write(model, form, folder, gelu=gelu)
-        shutil.copyfile(found.config.data.tokenizer, folder / formats.TOKENIZER)
+        tokenizer = pathlib.Path(found.config.data.tokenizer)
+        formats.write_tokenizer(tokenizer, form, folder)
         training = _training(found)
         (folder / "README.md").write_text(card.card(model, form, training))
         os.replace(folder, output)

@@ -168,7 +168,7 @@ def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
     ("changes", "message"),
     [
         ({"init_from": "nowhere"}, "nowhere/config.json: No such file"),
-        ({"init_from": "PLAIN"}, "expected a model with a head, or init_parts=text"),
+        ({"init_from": "PLAIN"}, "with a head, or init_parts=towers, or text"),
         ({"init_from": "PLAIN", "width": 32}, "expected a model with a head"),
         (
             {"init_from": "PLAIN", "width": 32, "init_parts": InitParts.TEXT},

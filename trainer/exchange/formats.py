@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import pathlib
+import shutil
 
 from trainer.config import require
 from trainer.exchange import hugging_face, npz
@@ -42,6 +43,13 @@ def write(
         npz.write_pytorch(_on_a_square(model), folder)
     else:
         hugging_face.write(_on_a_square(model), folder, gelu=gelu)
+
+
+def write_tokenizer(path: pathlib.Path, form: Format, folder: pathlib.Path) -> None:
+    """Copies a sentencepiece model; Hugging Face has it as `tokenizer.json` besides."""
+    shutil.copyfile(path, folder / TOKENIZER)
+    if form is Format.HF:
+        hugging_face.write_tokenizer(path, folder)
 
 
 def check(model: Released, form: Format) -> None:

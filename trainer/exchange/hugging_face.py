@@ -2,7 +2,7 @@
 
 Weights have the names of the released folders: those of the PyTorch files behind
 `vision_encoder.` and `text_encoder.`. The temperature is a field of the configuration.
-The tokenizer is the sentencepiece model itself.
+The tokenizer is there twice: the sentencepiece model itself, and as `tokenizer.json`.
 """
 
 import json
@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from trainer.config import VisionConfig, require
-from trainer.exchange import hugging_face_config, torch_names
+from trainer.exchange import hugging_face_config, tokenizer_json, torch_names
 from trainer.exchange.released import Arrays, Released, check, tower_shapes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -48,6 +48,10 @@ def write(model: Released, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
     _write_json(folder / PREPROCESSOR, preparation)
     tokenizer = hugging_face_config.of_tokenizer(text)
     _write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def write_tokenizer(path: pathlib.Path, folder: pathlib.Path) -> None:
+    _write_json(folder / "tokenizer.json", tokenizer_json.of_model(path))
 
 
 def is_folder(path: pathlib.Path) -> bool:

@@ -87,6 +87,9 @@ class RunFolder:
         encoder = self.config.encoder
         digest = self.checkpoint_to_digest[encoder.checkpoint]
         parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
+        # Only where it is not the default, so that older tables keep their names.
+        token = encoder.cls_token
+        parts += () if token == "alt_text" else (token,)
         return self._scores("embedding", fingerprint(*parts))
 
     @property

@@ -10,6 +10,7 @@ from runs import write_recipe
 
 from trainer import (
     checkpoints,
+    export,
     optim,
     origins,
     sharding,
@@ -20,6 +21,7 @@ from trainer import (
     trained,
 )
 from trainer.config import Ema, InitParts
+from trainer.models import two_tower
 
 
 @pytest.fixture(scope="module", params=[Ema.HEAD, Ema.FULL])
@@ -162,6 +164,47 @@ def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
     assert_same(initial(config)["params"], fresh | taken)
     with pytest.raises(AssertionError):
         assert_same(taken["text"], fresh["text"])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, teacher_run):
+    """A workdir's model without its head, as Hugging Face's folder."""
+    folder = tmp_path_factory.mktemp("export") / "tips"
+    flags = {"--checkpoint": teacher_run, "--format": "hf", "--output": folder}
+    export.main([str(part) for pair in flags.items() for part in pair])
+    return folder
+
+
+def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exported):
+    """With a head of its own, a teacher of what it starts from, and a larger grid."""
+    ssl = trained.find(teacher_run).config.self_supervision
+    vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
+    fresh = dataclasses.replace(
+        with_ssl(tiny, ema=ssl.ema),
+        model=dataclasses.replace(tiny.model, vision=vision),
+    )
+    config = dataclasses.replace(
+        fresh, init_from=str(exported), init_parts=InitParts.TOWERS
+    )
+    now, before = initial(config), initial(fresh)
+    start = trained.find(teacher_run).params(initial(tiny)["params"])
+    start = two_tower.resize_positions(start, (4, 4))
+    for name in ("vision", "text"):
+        assert_same(now["params"][name], start[name])
+    for name in ("head", "mask_token"):
+        assert_same(now["params"][name], before["params"][name])
+    temperature = float(now["params"]["log_temperature_synthetic_caption"])
+    assert temperature == pytest.approx(float(start["log_temperature_alt_text"]))
+    kept = teacher.kept(config.self_supervision)
+    assert_same(now["teacher"], {name: now["params"][name] for name in kept})
+    assert_same(now["centres"], before["centres"])
+
+
+def test_an_export_has_no_head_and_cannot_teach(tiny, exported):
+    with pytest.raises(ValueError, match="with a head, or init_parts=towers"):
+        origins.find(dataclasses.replace(tiny, init_from=str(exported)))
+    with pytest.raises(ValueError, match="expected a model with a head"):
+        origins.find(student_of(tiny, exported))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Exported TIPS models as encoders of the pipeline: the trainer's own vectors."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 
@@ -14,47 +13,10 @@ from flax import nnx
 from pipeline.config import EncoderConfig
 from pipeline.models.encoders import Tipsv2Encoder, load_encoder
 from pipeline.scoring import EncoderHandler, PreparedPair
-from trainer.config import FeedForward, ModelConfig, TextConfig, VisionConfig
-from trainer.exchange import formats, hugging_face, released
-from trainer.exchange.released import Released
+from tests.tiny_tips import N_TOKENS, TEXTS, model_of, write
+from trainer.config import FeedForward
 from trainer.models import two_tower
-from trainer.tokenizer import Tokenizer, train
-
-SIZES = {"width": 24, "n_heads": 3, "mlp_dim": 40, "n_layers": 2}
-TEXTS = ["a red circle", "TWO green triangles", "a blue square and a red circle " * 9]
-N_TOKENS = 12
-
-
-@functools.cache
-def vocabulary() -> bytes:
-    words = " ".join(TEXTS).lower().split()
-    return train([" ".join(words)] * 3, 40)
-
-
-def model_of(feed_forward: FeedForward, size_px: int) -> Released:
-    """Random everywhere, so that no array could take another's place."""
-    model = ModelConfig(
-        vision=VisionConfig(
-            **SIZES, feed_forward=feed_forward, position_grid=(3, 3), patch_size_px=7
-        ),
-        text=TextConfig(**SIZES, vocabulary_size=40, max_tokens=N_TOKENS),
-    )
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32),
-        two_tower.init_params(model, 0),
-    )
-    return released.from_params(params, model, size_px, step=1)
-
-
-def write(folder: Path, model: Released, gelu: str = "tanh") -> Path:
-    folder.mkdir()
-    (folder.parent / "vocabulary.model").write_bytes(vocabulary())
-    hugging_face.write(model, folder, gelu=gelu)
-    formats.write_tokenizer(
-        folder.parent / "vocabulary.model", formats.Format.HF, folder
-    )
-    return folder
+from trainer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +34,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("size_px", [21, 35])
-@pytest.mark.parametrize("feed_forward", [FeedForward.GELU, FeedForward.SWIGLU])
+@pytest.mark.parametrize(
+    ("feed_forward", "size_px"), [(FeedForward.GELU, 21), (FeedForward.SWIGLU, 35)]
+)
 def test_vectors_are_those_of_the_trainer(
     tmp_path: Path, feed_forward: FeedForward, size_px: int
 ):
@@ -81,14 +44,14 @@ def test_vectors_are_those_of_the_trainer(
     path = write(tmp_path / "tips", model)
     trainer = nnx.merge(two_tower.graph(model.model), model.params())
     rows = images(5, size_px)
-    expected = trainer.encode_image(rows).cls
+    expected = jax.jit(trainer.encode_image)(rows).cls
     for index, cls_token in enumerate(("alt_text", "synthetic_caption")):
         encoder = Tipsv2Encoder.load(str(path), 2, "float32", cls_token)
         found = encoder.encode_images(rows)
         np.testing.assert_allclose(found, unit(expected[:, index]), atol=2e-6)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
     ids = Tokenizer(path / "tokenizer.model", N_TOKENS)(TEXTS)
-    expected = unit(np.asarray(trainer.encode_text(ids)))
+    expected = unit(np.asarray(jax.jit(trainer.encode_text)(ids)))
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), expected, atol=2e-6)
 
 
@@ -117,7 +80,10 @@ def test_bfloat16_is_close_to_float32(folder: Path):
 
 
 def test_pairs_are_scored_with_the_token_that_is_asked_for(folder: Path):
-    pairs = [PreparedPair(image, text) for image, text in zip(images(2, 21), TEXTS[:2], strict=True)]
+    pairs = [
+        PreparedPair(image, text)
+        for image, text in zip(images(2, 21), TEXTS[:2], strict=True)
+    ]
     scores = {}
     for cls_token in ("alt_text", "synthetic_caption"):
         config = EncoderConfig(str(folder), batch_size=2, cls_token=cls_token)
@@ -141,7 +107,7 @@ def test_folders_that_transformers_saved_are_read(tmp_path: Path, folder: Path):
     renamed = {
         name.replace(".fc1.", ".c_fc.").replace(".fc2.", ".c_proj."): tensor
         for name, tensor in tensors.items()
-    } | {"temperature": np.float32(0.01)}
+    } | {"temperature": np.array(0.01, np.float32)}
     safetensors.numpy.save_file(renamed, path / "model.safetensors")
     ours, theirs = (
         Tipsv2Encoder.load(str(place), 2, "float32").encode_images(images(2, 21))

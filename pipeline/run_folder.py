@@ -88,9 +88,8 @@ class RunFolder:
         digest = self.checkpoint_to_digest[encoder.checkpoint]
         parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
         # Only where it is not the default, so that older tables keep their names.
-        token = encoder.cls_token
-        parts += () if token == "alt_text" else (token,)
-        return self._scores("embedding", fingerprint(*parts))
+        token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
+        return self._scores("embedding", fingerprint(*parts, *token))
 
     @property
     def decisions(self) -> files.UnitTables:

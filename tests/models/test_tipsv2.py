@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -42,7 +43,8 @@ def test_vectors_are_those_of_the_trainer(
 ):
     model = model_of(feed_forward, size_px)
     path = write(tmp_path / "tips", model)
-    trainer = nnx.merge(two_tower.graph(model.model), model.params())
+    params = jax.tree.map(jnp.asarray, model.params())
+    trainer = nnx.merge(two_tower.graph(model.model), params)
     rows = images(5, size_px)
     expected = jax.jit(trainer.encode_image)(rows).cls
     for index, cls_token in enumerate(("alt_text", "synthetic_caption")):

@@ -40,7 +40,7 @@ def test_a_run_scores_and_selects_with_each_image_vector(tmp_path: Path):
         )
         assert decided == ledger["read"] == N_PAIRS
     tables = list((output / "scores").glob("embedding-*"))
-    assert len(tables) == 2 * 3  # crawl, evaluation images and seeds
+    assert len(tables) == 2 * 2  # of the crawl, and of evaluation images and seeds
     scores = [crawl for table in tables if len(crawl := column(table)) == N_PAIRS]
     first, second = (np.array(found, float) for found in scores)
     is_scored = np.isfinite(first)

@@ -35,7 +35,7 @@ setup(
         "simplejpeg",
         "tensorboard",
         "tensorflow",
-        "transformers>=5",
+        "transformers>=5.14",
     ],
     extras_require={
         "aws": ["apache-beam[aws]"],

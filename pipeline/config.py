@@ -66,9 +66,13 @@ class EncoderConfig:
     checkpoint: str  # folder or Hugging Face id
     batch_size: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
+    # Which of the two image vectors of a TIPS checkpoint, by the texts that it was
+    # trained against: scores are of alt texts. SigLIP has one.
+    cls_token: Literal["alt_text", "synthetic_caption"] = "alt_text"
 
     def __post_init__(self) -> None:
         expect(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        expect_choice(self, "cls_token")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,9 @@ class RunFolder:
         encoder = self.config.encoder
         digest = self.checkpoint_to_digest[encoder.checkpoint]
         parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
-        return self._scores("embedding", fingerprint(*parts))
+        # Only where it is not the default, so that older tables keep their names.
+        token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
+        return self._scores("embedding", fingerprint(*parts, *token))
 
     def similarities(
         self, source: ImageTextSource, set_fingerprint: str

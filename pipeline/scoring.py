@@ -51,7 +51,7 @@ class Embedded:
 
 
 class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
-    """The SigLIP of a configuration."""
+    """The encoder of a configuration."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(max_batch_size=config.batch_size)

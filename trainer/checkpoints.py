@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -98,16 +99,25 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
-    """The parts of an item of one checkpoint that `shapes` has; others are not read."""
+    """The parts of an item of one checkpoint that `shapes` has; others are not read.
+
+    Raises CheckpointError when a part is not there.
+    """
     path = folder.absolute() / str(step) / item
     places = ocp.checkpoint_utils.construct_restore_args(shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(
+        found = checkpointer.restore(
             path,
             args=ocp.args.PyTreeRestore(
                 shapes, restore_args=places, partial_restore=True
             ),
         )
+    for name, leaf in jax.tree_util.tree_leaves_with_path(found):
+        # What is not there stays as it was asked for.
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            key = jax.tree_util.keystr(name, simple=True, separator="/")
+            raise CheckpointError(f"{path}: expected {key} in it")
+    return found
 
 
 def _summary(error: Exception) -> str:

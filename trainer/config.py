@@ -72,6 +72,7 @@ class InitParts(enum.StrEnum):
     """What a new run takes from `init_from`."""
 
     ALL = "all"
+    TOWERS = "towers"  # both encoders and the temperatures; head and mask token do not
     TEXT = "text"  # the text encoder; the rest starts from scratch
 
 
@@ -388,8 +389,8 @@ class TrainConfig:
     n_steps: int
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
     compute: ComputeConfig = ComputeConfig()
-    # Workdir whose parameters a new run starts from, with positions resized to the
-    # model's grid; "" starts from scratch. Later it goes on from its own.
+    # Workdir or export whose parameters a new run starts from, with positions resized
+    # to the model's grid; "" starts from scratch. Later it goes on from its own.
     init_from: str = ""
     init_parts: InitParts = InitParts.ALL
     # Workdir of the teacher, with self_supervision.ema=frozen.
@@ -440,7 +441,7 @@ class TrainConfig:
 
 
 # width, vision layers, heads, MLP, feed-forward, text layers
-_TIPS_SIZES = {
+TIPS_SIZES = {
     "S/14": (384, 12, 6, 1536, FeedForward.GELU, 12),
     "B/14": (768, 12, 12, 3072, FeedForward.GELU, 12),
     "L/14": (1024, 24, 16, 4096, FeedForward.GELU, 12),
@@ -455,8 +456,8 @@ def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelCon
     The position grid is (16, 16) in TIPS and (32, 32) in TIPSv2. The released code
     gives every text tower 12 layers; the released So400m weights have 27.
     """
-    require(size in _TIPS_SIZES, f"size={size}", f"one of {', '.join(_TIPS_SIZES)}")
-    width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = _TIPS_SIZES[size]
+    require(size in TIPS_SIZES, f"size={size}", f"one of {', '.join(TIPS_SIZES)}")
+    width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = TIPS_SIZES[size]
     shared: dict[str, typing.Any] = {
         "width": width,
         "n_heads": n_heads,

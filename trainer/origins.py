@@ -19,6 +19,14 @@ from trainer.recipes import differences
 from trainer.state import State, init_state, placed
 from trainer.trained import Trained
 
+# Parameters that self-supervision alone has.
+_OF_PATCHES = {"head", "mask_token"}
+# What must be alike, of the fields of ModelConfig; all of them without an entry.
+_PARTS = {
+    InitParts.TOWERS: ("vision", "text", "contrastive_loss"),
+    InitParts.TEXT: ("text",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Origins:
@@ -70,6 +78,11 @@ def _started(state: State, config: TrainConfig, start: Trained) -> State:
     if config.init_parts is InitParts.TEXT:
         text = start.params({"text": shapes["text"]})
         return {**state, "params": state["params"] | text}
+    if config.init_parts is InitParts.TOWERS:
+        kept = {name: shapes[name] for name in shapes.keys() - _OF_PATCHES}
+        towers = two_tower.resize_positions(start.params(kept), grid)
+        params = state["params"] | towers
+        return {**state, "params": params, "teacher": teacher.init(params, ssl)}
     params = two_tower.resize_positions(start.params(shapes), grid)
     state = {**state, "params": params}
     if ssl.is_on and ssl.ema is not Ema.FROZEN:
@@ -83,12 +96,12 @@ def _started(state: State, config: TrainConfig, start: Trained) -> State:
 def _check_start(config: TrainConfig, start: Trained) -> None:
     name = f"init_from={config.init_from}"
     ours, theirs = _without_grid(config.model), _without_grid(start.config.model)
-    if config.init_parts is InitParts.TEXT:
-        ours, theirs = {"text": ours["text"]}, {"text": theirs["text"]}
+    if parts := _PARTS.get(config.init_parts):
+        ours, theirs = ({part: x[part] for part in parts} for x in (ours, theirs))
     elif config.self_supervision.is_on and not start.config.self_supervision.is_on:
         raise ValueError(
             f"{name}: trained without self-supervision, expected a model with a head,"
-            " or init_parts=text"
+            " or init_parts=towers, or text"
         )
     for field, there, here in differences(theirs, ours):
         raise ValueError(f"{name}: model.{field}={there} there, expected {here}")

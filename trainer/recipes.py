@@ -45,13 +45,18 @@ def to_dict(config: TrainConfig) -> dict:
     """Nested dictionaries, lists, numbers and strings, as JSON holds them."""
     if not isinstance(config, TrainConfig):
         raise TypeError(f"get_config() returned {type(config)}: expected a TrainConfig")
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain(config)
 
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = typing.TypeVar("T", bound="DataclassInstance")
+
+
+def plain(config: "DataclassInstance") -> dict:
+    """The fields of any dataclass, as JSON holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(kind: type[T], values: Mapping, prefix: str = "") -> T:

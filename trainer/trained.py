@@ -1,4 +1,4 @@
-"""A trained model, found by its workdir: for evaluation, and for other runs.
+"""A trained model, found by its workdir or its export: to evaluate it, and to go on.
 
 trained = find("WORKDIR")
 params = trained.params(two_tower.abstract_params(trained.config.model))
@@ -8,9 +8,19 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
 from trainer import checkpoints, teacher, workdir
-from trainer.config import Ema, TrainConfig
+from trainer.config import (
+    CropConfig,
+    DataConfig,
+    Ema,
+    OptimiserConfig,
+    SelfSupervisionConfig,
+    TrainConfig,
+)
+from trainer.exchange import formats, released
+from trainer.exchange.released import Released
 from trainer.models import two_tower
 
 
@@ -41,17 +51,49 @@ class Trained:
         own = self.params(vision) if ssl.ema is Ema.HEAD else {}
         return {**own, **stored["teacher"]}, stored["centres"]
 
+    def released(self) -> Released:
+        """The student, as it is exported."""
+        has_head = self.config.self_supervision.is_on
+        shapes = two_tower.abstract_params(self.config.model, has_head=has_head)
+        return released.from_params(
+            self.params(released.wanted(shapes)),
+            self.config.model,
+            self.config.data.global_crop.size_px,
+            self.step,
+        )
+
     def _load(self, item: str, shapes: dict) -> dict:
         folder = self.folder / workdir.CHECKPOINTS
         return checkpoints.load_item(folder, self.step, item, shapes)
 
 
-def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:
-    """A workdir or one of its checkpoints; of a workdir the latest unless told.
+@dataclasses.dataclass(frozen=True)
+class Imported(Trained):
+    """An export, ours or another's: both towers, without a head and without a teacher.
 
-    Raises ValueError when there is none.
+    Of its configuration `model`, `data.tokenizer` and the size of the global crop are
+    known; it says that nothing else was trained.
+    """
+
+    model: Released
+
+    def params(self, shapes: dict) -> dict:
+        found = self.model.params()
+        return {name: jax.tree.map(jnp.asarray, found[name]) for name in shapes}
+
+    def released(self) -> Released:
+        return self.model
+
+
+def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:
+    """A workdir, one of its checkpoints, or an export; see `formats.read`.
+
+    Of a workdir it is the latest step unless told. Raises ValueError when there is
+    none.
     """
     checkpoint = checkpoint.absolute()
+    if formats.is_export(checkpoint):
+        return _imported(checkpoint, step)
     if checkpoint.parent.name == workdir.CHECKPOINTS and checkpoint.name.isdecimal():
         folder, step = checkpoint.parent.parent, int(checkpoint.name)
     else:
@@ -64,3 +106,26 @@ def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:
     if step not in found:
         raise ValueError(f"step {step}: expected one of {', '.join(map(str, found))}")
     return Trained(folder, config, step)
+
+
+def _imported(path: pathlib.Path, step: int | None) -> Imported:
+    found = formats.read(path)
+    if step is not None:
+        raise ValueError(f"step {step}: expected none with {path}, an export")
+    folder = path if path.is_dir() else path.parent
+    crop = CropConfig(size_px=found.size_px)
+    config = TrainConfig(
+        model=found.model,
+        data=DataConfig(
+            tokenizer=str(folder / formats.TOKENIZER),
+            batch_size=2,
+            granularity_weights={},
+            global_crop=crop,
+            local_crop=crop,
+            n_local_crops=0,
+        ),
+        optimiser=OptimiserConfig(learning_rate=1.0, n_warmup_steps=0),
+        n_steps=1,
+        self_supervision=SelfSupervisionConfig(distillation_weight=0, patch_weight=0),
+    )
+    return Imported(folder, config, found.step, found)

@@ -58,6 +58,11 @@ def load_config(workdir: pathlib.Path) -> TrainConfig:
     return from_dict(TrainConfig, values)
 
 
+def shards_fingerprint(workdir: pathlib.Path) -> str:
+    """Of the shards that the model was trained on."""
+    return _read(workdir / CONFIG)["fingerprints"]["shards"]
+
+
 def _check_same(path: pathlib.Path, old: dict, new: dict) -> None:
     for name, before, now in differences(_compared(old), _compared(new)):
         raise ValueError(

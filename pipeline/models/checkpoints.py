@@ -49,6 +49,7 @@ class ModelIdentity:
     checkpoint: str
     digest: str
     dtype: str
+    cls_token: str = "alt_text"  # see EncoderConfig
 
 
 def resolve_checkpoint(name_or_folder: str, revision: str = "") -> Path:

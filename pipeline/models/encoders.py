@@ -15,8 +15,14 @@ from typing import Protocol, Self
 
 import jax
 import numpy as np
+import sentencepiece
 from flax import nnx
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipConfig
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    SiglipConfig,
+    Tipsv2Config,
+)
 
 from pipeline.config import EncoderConfig
 from pipeline.models.batching import check_options, fixed_batches
@@ -27,7 +33,8 @@ from pipeline.models.checkpoints import (
 )
 from pipeline.models.preparation import ImagePreparation
 from pipeline.models.siglip import Siglip, unit_rows
-from pipeline.models.weights import load_config, load_module
+from pipeline.models.tipsv2 import PAD_ID, Tipsv2
+from pipeline.models.weights import load_config, load_module, model_type_of
 
 
 class Encoder(Protocol):
@@ -57,20 +64,61 @@ class Encoder(Protocol):
 
 def load_encoder(config: EncoderConfig) -> Encoder:
     """Raises ValueError if the checkpoint cannot be read here."""
+    folder = resolve_checkpoint(config.checkpoint)
+    if model_type_of(folder) == Tipsv2Config.model_type:
+        return Tipsv2Encoder.load(
+            config.checkpoint, config.batch_size, config.dtype, config.cls_token
+        )
+    if config.cls_token != "alt_text":
+        raise ValueError(
+            f"cls_token={config.cls_token!r}: expected 'alt_text', or a checkpoint of"
+            f" tipsv2 in place of {config.checkpoint!r}"
+        )
     return SiglipEncoder.load(config.checkpoint, config.batch_size, config.dtype)
 
 
+class Tokens(Protocol):
+    """Texts to token ids of one length."""
+
+    def ids(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class SiglipEncoder:
-    """SigLIP or SigLIP 2 on JAX's default device; made by `load`."""
+class TwoTowerEncoder:
+    """Two compiled towers on JAX's default device, and what prepares their inputs."""
 
     identity: ModelIdentity
     embedding_dim: int
     batch_size: int
     preparation: ImagePreparation
-    tokens: "SiglipTokens"
+    tokens: Tokens
     embed_images: Callable[[np.ndarray], jax.Array]
     embed_token_ids: Callable[[np.ndarray], jax.Array]
+
+    @property
+    def image_size_px(self) -> int:
+        return self.preparation.size_px
+
+    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
+        return self.preparation.resized(rgb)
+
+    def encode_images(self, images: np.ndarray) -> np.ndarray:
+        self.preparation.check_batch(images)
+        return self._encode(self.embed_images, images)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._encode(self.embed_token_ids, self.tokens.ids(texts))
+
+    def _encode(
+        self, embed: Callable[[np.ndarray], jax.Array], rows: np.ndarray
+    ) -> np.ndarray:
+        batches = [embed(batch) for batch in fixed_batches(rows, self.batch_size)]
+        no_rows = np.zeros((0, self.embedding_dim), np.float32)
+        return np.concatenate([*jax.device_get(batches), no_rows])[: len(rows)]
+
+
+class SiglipEncoder(TwoTowerEncoder):
+    """SigLIP or SigLIP 2; made by `load`."""
 
     @classmethod
     def load(cls, checkpoint: str, batch_size: int, dtype: str) -> Self:
@@ -102,30 +150,56 @@ class SiglipEncoder:
             embed_token_ids=functools.partial(embed_token_ids, params),
         )
 
-    @property
-    def image_size_px(self) -> int:
-        return self.preparation.size_px
 
-    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
-        return self.preparation.resized(rgb)
+class Tipsv2Encoder(TwoTowerEncoder):
+    """TIPS or TIPSv2; made by `load`. A text without a token gives a row of zeros."""
 
-    def encode_images(self, images: np.ndarray) -> np.ndarray:
-        self.preparation.check_batch(images)
-        return self._encode(self.embed_images, images)
+    @classmethod
+    def load(
+        cls, checkpoint: str, batch_size: int, dtype: str, cls_token: str = "alt_text"
+    ) -> Self:
+        """Loads a folder or a Hugging Face id.
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encode(self.embed_token_ids, self.tokens.ids(texts))
+        Args:
+          dtype: of weights and computation, "float32" or "bfloat16".
+          cls_token: "alt_text" or "synthetic_caption", which image vector is meant.
 
-    def _encode(
-        self, embed: Callable[[np.ndarray], jax.Array], rows: np.ndarray
-    ) -> np.ndarray:
-        batches = [embed(batch) for batch in fixed_batches(rows, self.batch_size)]
-        no_rows = np.zeros((0, self.embedding_dim), np.float32)
-        return np.concatenate([*jax.device_get(batches), no_rows])[: len(rows)]
+        Raises:
+          ValueError: if it is not a TIPS checkpoint that can be read here.
+        """
+        check_options(batch_size, dtype)
+        folder = resolve_checkpoint(checkpoint)
+        config = load_config(folder, Tipsv2Config)
+        preparation = ImagePreparation.load(folder)
+        patch = config.vision_config.patch_size
+        if preparation.size_px % patch:
+            raise ValueError(
+                f"preprocessor size={preparation.size_px}: expected a multiple of the "
+                f"vision tower's patch_size {patch}"
+            )
+        graph, params = load_module(
+            lambda rngs: Tipsv2(config, rngs=rngs, dtype=dtype, cls_token=cls_token),
+            folder,
+            dtype,
+        )
+        embed_images = jax.jit(functools.partial(_embed_images, graph, preparation))
+        embed_token_ids = jax.jit(functools.partial(_embed_token_ids, graph))
+        n_positions = config.text_config.max_position_embeddings
+        return cls(
+            identity=ModelIdentity(
+                checkpoint, weights_digest(folder), dtype, cls_token
+            ),
+            embedding_dim=config.vision_config.hidden_size,
+            batch_size=batch_size,
+            preparation=preparation,
+            tokens=Tipsv2Tokens.load(folder, n_positions),
+            embed_images=functools.partial(embed_images, params),
+            embed_token_ids=functools.partial(embed_token_ids, params),
+        )
 
 
 def _embed_images(
-    graph: nnx.GraphDef[Siglip],
+    graph: nnx.GraphDef[Siglip | Tipsv2],
     preparation: ImagePreparation,
     params: nnx.State,
     images: jax.Array,
@@ -135,7 +209,7 @@ def _embed_images(
 
 
 def _embed_token_ids(
-    graph: nnx.GraphDef[Siglip], params: nnx.State, token_ids: jax.Array
+    graph: nnx.GraphDef[Siglip | Tipsv2], params: nnx.State, token_ids: jax.Array
 ) -> jax.Array:
     return unit_rows(nnx.merge(graph, params).embed_texts(token_ids))
 
@@ -171,6 +245,31 @@ class SiglipTokens:
                 max_length=self.n_positions,
             )
         return np.array(encoded["input_ids"], np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tipsv2Tokens:
+    """Token ids as in training: lower case, no begin or end, padded right with 0."""
+
+    processor: sentencepiece.SentencePieceProcessor
+    n_positions: int
+
+    @classmethod
+    def load(cls, folder: Path, n_positions: int) -> Self:
+        path = folder / "tokenizer.model"
+        if not path.exists():
+            raise ValueError(f"checkpoint={str(folder)!r}: expected {path.name} in it")
+        return cls(
+            sentencepiece.SentencePieceProcessor(model_file=str(path)), n_positions
+        )
+
+    def ids(self, texts: Sequence[str]) -> np.ndarray:
+        """`n` texts to int32 `[n, n_positions]`, cut if they are longer."""
+        ids = np.full((len(texts), self.n_positions), PAD_ID, np.int32)
+        for row, text in zip(ids, texts, strict=True):
+            found = self.processor.encode(text.lower())[: self.n_positions]
+            row[: len(found)] = found
+        return ids
 
 
 @dataclasses.dataclass(frozen=True)

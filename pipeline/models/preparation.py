@@ -39,16 +39,17 @@ class ImagePreparation:
         size = settings["size"]
         if size.keys() != {"height", "width"} or size["height"] != size["width"]:
             raise ValueError(f"preprocessor size={size}: expected a square in pixels")
-        for step in ("do_resize", "do_rescale", "do_normalize"):
+        for step in ("do_resize", "do_rescale"):
             if not settings.get(step, True):
                 raise ValueError(f"preprocessor {step}=false: expected true")
+        is_normalised = settings.get("do_normalize", True)
         return cls(
             size_px=size["height"],
             resampling=Image.Resampling[resampling.upper()]
             if resampling
             else Image.Resampling(settings["resample"]),
-            mean=tuple(settings["image_mean"]),
-            std=tuple(settings["image_std"]),
+            mean=tuple(settings["image_mean"]) if is_normalised else (0.0,) * 3,
+            std=tuple(settings["image_std"]) if is_normalised else (1.0,) * 3,
         )
 
     def check_model(self, config: SiglipVisionConfig) -> None:

@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from transformers import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
+from transformers import (
+    SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    Tipsv2TextConfig,
+    Tipsv2VisionConfig,
+)
 
 from pipeline.models.layers import (
     LECUN_NORMAL,
@@ -102,7 +108,9 @@ class SiglipLayers(nnx.Module):
 class PatchEmbedding(nnx.Module):
     """A convolution whose stride is its kernel: one linear map for each patch."""
 
-    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: SiglipVisionConfig | Tipsv2VisionConfig, *, rngs: nnx.Rngs
+    ):
         width, side = config.hidden_size, config.patch_size
         n_inputs = config.num_channels * side * side
         weight = LECUN_NORMAL(rngs.params(), (width, n_inputs))
@@ -153,7 +161,9 @@ class TextEmbeddings(nnx.Module):
 class PackedAttention(nnx.Module):
     """`torch.nn.MultiheadAttention`: queries, keys and values in one packed weight."""
 
-    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: SiglipVisionConfig | Tipsv2TextConfig, *, rngs: nnx.Rngs
+    ):
         width = config.hidden_size
         self.in_proj_weight = nnx.Param(
             XAVIER_UNIFORM(rngs.params(), (3 * width, width))
@@ -162,7 +172,13 @@ class PackedAttention(nnx.Module):
         self.out_proj = Linear(width, width, rngs=rngs)
         self.n_heads = config.num_attention_heads
 
-    def __call__(self, queries: jax.Array, memory: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        queries: jax.Array,
+        memory: jax.Array,
+        is_visible: jax.Array | None = None,
+    ) -> jax.Array:
+        """`is_visible[q, t, s]` says what each query may read; None is everything."""
         weights = jnp.split(self.in_proj_weight[...], 3)
         biases = jnp.split(self.in_proj_bias[...].astype(memory.dtype), 3)
         inputs = (queries, memory, memory)
@@ -170,7 +186,7 @@ class PackedAttention(nnx.Module):
             split_heads(contract("bti,oi->bto", x, weight) + bias, self.n_heads)
             for x, weight, bias in zip(inputs, weights, biases, strict=True)
         )
-        memory = Memory(*as_memory(k, v))
+        memory = Memory(*as_memory(k, v), is_visible)
         read = attend(q, [memory], scale=q.shape[-1] ** -0.5)
         return self.out_proj(merge_heads(read))
 
@@ -279,5 +295,6 @@ def _check_heads(config: SiglipConfig) -> None:
 
 
 def unit_rows(x: jax.Array) -> jax.Array:
-    """Rows scaled to length 1."""
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    """Rows scaled to length 1; rows of zeros stay."""
+    lengths = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.maximum(lengths, jnp.finfo(x.dtype).tiny)

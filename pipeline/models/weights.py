@@ -33,16 +33,27 @@ _PREFIXES = {
     "language_model.model.": "language_model.",
     "vision_tower.vision_model.": "vision_tower.",
 }
-# The head is tied to the token table, and position ids are no weights.
-_IGNORED = re.compile(r"(.*\.)?(lm_head\.weight|position_ids)")
+# transformers saves the image tower of tipsv2 with names of the text tower's MLP.
+_MLP_OF_TIPSV2 = re.compile(r"(vision_encoder\.blocks\.\d+\.mlp)\.c_(fc|proj)\.")
+_FC_OF_TIPSV2 = {"fc": "fc1", "proj": "fc2"}
+# The head is tied to the token table, and position ids are no weights. Of tipsv2 what
+# training alone needs.
+_IGNORED = re.compile(
+    r"(.*\.)?(lm_head\.weight|position_ids)|vision_encoder\.mask_token|temperature"
+)
+
+
+def model_type_of(folder: Path) -> str | None:
+    """What kind of model a checkpoint says that it is."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"checkpoint={str(folder)!r}: expected config.json in it")
+    return json.loads(path.read_text()).get("model_type")
 
 
 def load_config(folder: Path, kind: type[Config]) -> Config:
     """A checkpoint's configuration; ValueError if it is of another kind of model."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise ValueError(f"checkpoint={str(folder)!r}: expected config.json in it")
-    model_type = json.loads(path.read_text()).get("model_type")
+    model_type = model_type_of(folder)
     if model_type != kind.model_type:
         raise ValueError(
             f"checkpoint={str(folder)!r} has model_type={model_type!r}: "
@@ -110,7 +121,7 @@ def parameter_name(stored: str) -> str | None:
     for prefix, replacement in _PREFIXES.items():
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)
-    return name
+    return _MLP_OF_TIPSV2.sub(lambda m: f"{m[1]}.{_FC_OF_TIPSV2[m[2]]}.", name)
 
 
 def _joined(path: tuple[str | int, ...]) -> str:

@@ -33,6 +33,12 @@ def test_pixels_equal_those_of_hugging_face(
     np.testing.assert_allclose(ours[0], theirs.transpose(1, 2, 0), atol=1e-6)
 
 
+def test_pixels_stay_in_the_unit_range_if_nothing_is_to_be_normalised(tmp_path: Path):
+    preparation = ImagePreparation.load(write(tmp_path, do_normalize=False))
+    rgb = np.random.default_rng(0).integers(0, 256, (1, 24, 24, 3), np.uint8)
+    np.testing.assert_allclose(preparation.normalised(rgb), rgb / 255, atol=1e-7)
+
+
 def test_settings_merged_into_the_processor_file_are_read(tmp_path: Path):
     alone = write(tmp_path) / "preprocessor_config.json"
     expected = ImagePreparation.load(tmp_path)
@@ -53,7 +59,7 @@ def test_a_checkpoint_without_preprocessor_is_named(tmp_path: Path):
         ({"size": {"height": 24, "width": 32}}, "expected a square"),
         ({"size": {"shortest_edge": 24}}, "expected a square"),
         ({"do_resize": False}, "do_resize=false: expected true"),
-        ({"do_normalize": False}, "do_normalize=false: expected true"),
+        ({"do_rescale": False}, "do_rescale=false: expected true"),
     ],
 )
 def test_unusual_preprocessors_are_refused(

@@ -2,14 +2,17 @@ import io
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import grain
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny_export
 from runs import write_recipe
 
-from trainer import config, tokenizer
+from trainer import checkpoints, config, optim, state, tokenizer, workdir
 
 VOCABULARY_SIZE = 64
 
@@ -79,6 +82,27 @@ def tiny(vocabulary) -> config.TrainConfig:
 def recipe(tmp_path_factory, tiny) -> pathlib.Path:
     """`tiny` as a file for `--config`."""
     return write_recipe(tmp_path_factory.mktemp("recipe"), tiny)
+
+
+@pytest.fixture(scope="session")
+def workdir_of(tmp_path_factory) -> Callable[[config.TrainConfig], pathlib.Path]:
+    """Makes a workdir of a configuration with one checkpoint, full of noise."""
+
+    def make(settings: config.TrainConfig) -> pathlib.Path:
+        folder = tmp_path_factory.mktemp("work")
+        workdir.claim(folder, settings, shards="none")
+        rng = np.random.default_rng(0)
+        optimiser = optim.make_optimiser(settings.optimiser, settings.n_steps)
+        noise = jax.tree.map(
+            lambda x: x + rng.normal(size=x.shape).astype(x.dtype),
+            state.init_state(settings, optimiser),
+        )
+        stream = iter(grain.MapDataset.range(8).to_iter_dataset())
+        with checkpoints.Checkpoints(folder / "checkpoints", n_kept=1) as saved:
+            saved.save(noise | {"step": jnp.int32(6)}, stream)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from runs import write_recipe
 
 from trainer import (
     checkpoints,
+    export,
     optim,
     origins,
     sharding,
@@ -19,30 +19,9 @@ from trainer import (
     teacher,
     train,
     trained,
-    workdir,
 )
-from trainer.config import Ema, InitParts, TrainConfig
-
-
-@pytest.fixture(scope="module")
-def workdir_of(tmp_path_factory):
-    """Makes a workdir of a configuration with one checkpoint, full of noise."""
-
-    def make(config: TrainConfig):
-        folder = tmp_path_factory.mktemp("work")
-        workdir.claim(folder, config, shards="none")
-        rng = np.random.default_rng(0)
-        optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
-        noise = jax.tree.map(
-            lambda x: x + rng.normal(size=x.shape).astype(x.dtype),
-            state.init_state(config, optimiser),
-        )
-        stream = iter(grain.MapDataset.range(8).to_iter_dataset())
-        with checkpoints.Checkpoints(folder / "checkpoints", n_kept=1) as saved:
-            saved.save(noise | {"step": jnp.int32(6)}, stream)
-        return folder
-
-    return make
+from trainer.config import Ema, InitParts
+from trainer.models import two_tower
 
 
 @pytest.fixture(scope="module", params=[Ema.HEAD, Ema.FULL])
@@ -187,11 +166,52 @@ def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
         assert_same(taken["text"], fresh["text"])
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, teacher_run):
+    """A workdir's model without its head, as Hugging Face's folder."""
+    folder = tmp_path_factory.mktemp("export") / "tips"
+    flags = {"--checkpoint": teacher_run, "--format": "hf", "--output": folder}
+    export.main([str(part) for pair in flags.items() for part in pair])
+    return folder
+
+
+def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exported):
+    """With a head of its own, a teacher of what it starts from, and a larger grid."""
+    ssl = trained.find(teacher_run).config.self_supervision
+    vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
+    fresh = dataclasses.replace(
+        with_ssl(tiny, ema=ssl.ema),
+        model=dataclasses.replace(tiny.model, vision=vision),
+    )
+    config = dataclasses.replace(
+        fresh, init_from=str(exported), init_parts=InitParts.TOWERS
+    )
+    now, before = initial(config), initial(fresh)
+    start = trained.find(teacher_run).params(initial(tiny)["params"])
+    start = two_tower.resize_positions(start, (4, 4))
+    for name in ("vision", "text"):
+        assert_same(now["params"][name], start[name])
+    for name in ("head", "mask_token"):
+        assert_same(now["params"][name], before["params"][name])
+    temperature = float(now["params"]["log_temperature_synthetic_caption"])
+    assert temperature == pytest.approx(float(start["log_temperature_alt_text"]))
+    kept = teacher.kept(config.self_supervision)
+    assert_same(now["teacher"], {name: now["params"][name] for name in kept})
+    assert_same(now["centres"], before["centres"])
+
+
+def test_an_export_has_no_head_and_cannot_teach(tiny, exported):
+    with pytest.raises(ValueError, match="with a head, or init_parts=towers"):
+        origins.find(dataclasses.replace(tiny, init_from=str(exported)))
+    with pytest.raises(ValueError, match="expected a model with a head"):
+        origins.find(student_of(tiny, exported))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"init_from": "nowhere"}, "nowhere/config.json: No such file"),
-        ({"init_from": "PLAIN"}, "expected a model with a head, or init_parts=text"),
+        ({"init_from": "PLAIN"}, "with a head, or init_parts=towers, or text"),
         ({"init_from": "PLAIN", "width": 32}, "expected a model with a head"),
         (
             {"init_from": "PLAIN", "width": 32, "init_parts": InitParts.TEXT},

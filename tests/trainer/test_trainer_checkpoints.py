@@ -79,6 +79,15 @@ def test_parameters_are_loaded_without_modules_that_are_not_asked_for(tmp_path, 
     jax.tree.map(np.testing.assert_array_equal, params, {"layer": layer})
 
 
+def test_a_part_that_is_not_there_is_named(tmp_path, stream):
+    with checkpoints.Checkpoints(tmp_path, n_kept=1) as saved:
+        saved.save(make_state(0), stream)
+    wanted = make_state(0)["params"] | {"mask_token": jnp.zeros(3)}
+    shapes = jax.eval_shape(lambda: wanted)
+    with pytest.raises(ValueError, match="0/params: expected mask_token in it"):
+        checkpoints.load_item(tmp_path, 0, "params", shapes)
+
+
 def test_a_checkpoint_that_was_being_written_when_killed_does_not_count(
     tmp_path, stream
 ):

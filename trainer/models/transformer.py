@@ -134,7 +134,7 @@ class SwiGlu(nnx.Module):
     """Gated MLP; its hidden width is two thirds of `mlp_dim`, up to a multiple of 8."""
 
     def __init__(self, config: TransformerConfig, make: ParamMaker):
-        hidden = -(-config.mlp_dim * 2 // 3 // 8) * 8
+        hidden = (config.mlp_dim * 2 // 3 + 7) // 8 * 8
         self.Dense_0 = _dense(config.width, hidden, make)
         self.Dense_1 = _dense(config.width, hidden, make)
         self.Dense_2 = _dense(hidden, config.width, make)

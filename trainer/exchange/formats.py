@@ -1,0 +1,76 @@
+"""The three forms that models are exchanged in, and which of them a path is."""
+
+import dataclasses
+import enum
+import pathlib
+import shutil
+
+from trainer.config import require
+from trainer.exchange import hugging_face, npz
+from trainer.exchange.released import Released
+
+TOKENIZER = "tokenizer.model"
+
+
+class Format(enum.StrEnum):
+    HF = "hf"  # a folder of Hugging Face's `tipsv2`
+    SCENIC = "scenic"  # the official pair of files for JAX
+    PYTORCH = "pytorch"  # the official pair of files for PyTorch
+
+
+def is_export(path: pathlib.Path) -> bool:
+    """Whether it is a folder, or the file of a vision tower, that `read` reads."""
+    return hugging_face.is_folder(path) or npz.is_pair(path)
+
+
+def read(path: pathlib.Path) -> Released:
+    """Raises ValueError when something is wrong with it."""
+    is_folder = hugging_face.is_folder(path)
+    return hugging_face.read(path) if is_folder else npz.read(path)
+
+
+def write(
+    model: Released, form: Format, folder: pathlib.Path, *, gelu: str = "tanh"
+) -> None:
+    """Writes weights and sizes into a folder that exists; see `check`.
+
+    PyTorch's forms hold the learned positions for the size of the model's images, or
+    those that there are if they are more; Scenic's holds them as they were learned.
+    """
+    if form is Format.SCENIC:
+        npz.write_scenic(model, folder)
+    elif form is Format.PYTORCH:
+        npz.write_pytorch(_on_a_square(model), folder)
+    else:
+        hugging_face.write(_on_a_square(model), folder, gelu=gelu)
+
+
+def write_tokenizer(path: pathlib.Path, form: Format, folder: pathlib.Path) -> None:
+    """Copies a sentencepiece model; Hugging Face has it as `tokenizer.json` besides."""
+    shutil.copyfile(path, folder / TOKENIZER)
+    if form is Format.HF:
+        hugging_face.write_tokenizer(path, folder)
+
+
+def check(model: Released, form: Format) -> None:
+    """Raises ValueError when the format cannot hold the model."""
+    rows, columns = model.model.vision.position_grid
+    require(
+        form is Format.SCENIC or rows == columns,
+        f"position_grid=({rows}, {columns})",
+        f"as many rows as columns for the format {form}",
+    )
+
+
+def with_size(model: Released, size_px: int) -> Released:
+    """The same model for images of another size."""
+    patch = model.model.vision.patch_size_px
+    is_whole = size_px > 0 and size_px % patch == 0
+    require(is_whole, f"image size {size_px}", f"a multiple of {patch} px, a patch")
+    return dataclasses.replace(model, size_px=size_px)
+
+
+def _on_a_square(model: Released) -> Released:
+    rows, _ = model.model.vision.position_grid
+    side = max(rows, model.size_px // model.model.vision.patch_size_px)
+    return model if side == rows else model.with_grid(side)

@@ -1,0 +1,151 @@
+"""A folder of Hugging Face's `tipsv2`: what `AutoModel` of transformers loads.
+
+Weights have the names of the released folders: those of the PyTorch files behind
+`vision_encoder.` and `text_encoder.`. The temperature is a field of the configuration.
+The tokenizer is there twice: the sentencepiece model itself, and as `tokenizer.json`.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from trainer.config import VisionConfig, require
+from trainer.exchange import hugging_face_config, tokenizer_json, torch_names
+from trainer.exchange.released import Arrays, Released, check, tower_shapes
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
+_INDEX = "model.safetensors.index.json"
+_VISION, _TEXT = "vision_encoder.", "text_encoder."
+# transformers saves the image encoder's MLP with the text encoder's names.
+_ALIASES = {".mlp.c_fc.": ".mlp.fc1.", ".mlp.c_proj.": ".mlp.fc2."}
+
+
+def write(model: Released, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
+    """`model` has as many rows of positions as columns.
+
+    `gelu` says with which form transformers computes; see `hugging_face_config.GELUS`.
+    """
+    vision, text = model.model.vision, model.model.text
+    towers = {
+        _VISION: torch_names.vision_to_torch(model.vision, model.mask_token, vision),
+        _TEXT: torch_names.text_to_torch(model.text, text),
+    }
+    arrays = {
+        name: np.asarray(array, np.float32, order="C")
+        for name, array in _joined(towers).items()
+    }
+    # transformers refuses a file without this mark.
+    metadata = {"format": "pt"}
+    safetensors.numpy.save_file(arrays, folder / WEIGHTS, metadata=metadata)
+    _write_json(folder / CONFIG, hugging_face_config.of_model(model, gelu))
+    preparation = hugging_face_config.of_preprocessor(model.size_px)
+    _write_json(folder / PREPROCESSOR, preparation)
+    tokenizer = hugging_face_config.of_tokenizer(text)
+    _write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def write_tokenizer(path: pathlib.Path, folder: pathlib.Path) -> None:
+    _write_json(folder / "tokenizer.json", tokenizer_json.of_model(path))
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    """Whether it has the config.json of a model; a workdir has one of its own."""
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config
+
+
+def read(path: pathlib.Path) -> Released:
+    """Raises ValueError when it is of another kind, or a part is missing."""
+    try:
+        values = json.loads((path / CONFIG).read_text())
+        described = hugging_face_config.read(values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path / CONFIG}: {error}") from error
+    vision, text = described.model.vision, described.model.text
+    arrays = _load(path)
+    temperature = arrays.pop("temperature", np.float32(described.temperature))
+    shapes = tower_shapes(described.model)
+    expected_vision = torch_names.vision_shapes(vision, shapes["vision"])
+    expected_text = torch_names.text_shapes(text, shapes["text"])
+    expected = _joined({_VISION: expected_vision, _TEXT: expected_text})
+    check(path, arrays, expected)
+    scenic, mask_token = torch_names.vision_from_torch(
+        _below(arrays, _VISION), vision, shapes["vision"]
+    )
+    return Released(
+        model=described.model,
+        size_px=_size_px(path, vision),
+        step=described.step,
+        vision=scenic,
+        text=torch_names.text_from_torch(_below(arrays, _TEXT), text, shapes["text"]),
+        temperature=np.asarray(temperature).reshape(()),
+        mask_token=mask_token,
+    )
+
+
+def _size_px(path: pathlib.Path, vision: VisionConfig) -> int:
+    """Of the images that the preprocessor makes; without one, that of the positions."""
+    file = path / PREPROCESSOR
+    if not file.exists():
+        return vision.position_grid[0] * vision.patch_size_px
+    try:
+        size = json.loads(file.read_text())["size"]
+        height, width = int(size["height"]), int(size["width"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: {error!r}; expected a size in pixels") from error
+    require(height == width, f"{file}: size={height} x {width}", "a square")
+    return height
+
+
+def _load(path: pathlib.Path) -> Arrays:
+    """The tensors of one file, or of all that the index names."""
+    index = path / _INDEX
+    try:
+        names = {WEIGHTS}
+        if index.exists():
+            names = set(json.loads(index.read_text())["weight_map"].values())
+        arrays: Arrays = {}
+        for name in sorted(names):
+            arrays |= safetensors.numpy.load_file(path / name)
+    except OSError as error:
+        raise ValueError(f"{path}: {error}; expected {WEIGHTS}") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: {error}; expected whole safetensors") from error
+    return {_aliased(name): x.astype(np.float32) for name, x in arrays.items()}
+
+
+def _joined(towers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The inverse of `_below`, of both prefixes."""
+    return {
+        prefix + name: value
+        for prefix, tower in towers.items()
+        for name, value in tower.items()
+    }
+
+
+def _below(arrays: Arrays, prefix: str) -> Arrays:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _aliased(name: str) -> str:
+    if name.startswith(_VISION):
+        for alias, usual in _ALIASES.items():
+            name = name.replace(alias, usual)
+    return name
+
+
+def _write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,143 @@
+"""A model as released files hold it: two towers, one temperature, a mask token.
+
+Arrays are keyed as in the official Scenic files: a parameter's path below its tower,
+joined with "/", which is the path that it has in our modules.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Float
+
+from trainer.config import TIPS_SIZES, ModelConfig, tips_model
+from trainer.models import two_tower
+from trainer.models.vit import resize_grid
+
+Arrays = dict[str, Float[np.ndarray, "..."]]
+Shapes = dict[str, tuple[int, ...]]
+
+POSITIONS = "encoder/ToTokenSequence_0/posembed_input"
+CLS = "encoder/ToTokenSequence_0/cls"
+TOWERS = ("vision", "text")
+_TEMPERATURES = ("log_temperature_alt_text", "log_temperature_synthetic_caption")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Released:
+    """What an export holds; all arrays are float32."""
+
+    model: ModelConfig
+    size_px: int  # side of the images that it is for
+    step: int  # after which it was taken; 0 where a file does not say
+    vision: Arrays
+    text: Arrays
+    temperature: Float[np.ndarray, ""]  # divides the cosines
+    mask_token: Float[np.ndarray, "d"]  # zeros where it was not trained
+
+    def params(self) -> dict:
+        """In the tree of our modules. Both temperatures are the one that there is."""
+        log_temperature = np.float32(np.log(np.float64(self.temperature)))
+        return {
+            "vision": traverse_util.unflatten_dict(self.vision, sep="/"),
+            "text": traverse_util.unflatten_dict(self.text, sep="/"),
+            **dict.fromkeys(_TEMPERATURES, log_temperature),
+        }
+
+    def with_grid(self, side: int) -> "Released":
+        """The same model with learned positions for `side` x `side` patches."""
+        positions = np.asarray(resize_grid(self.vision[POSITIONS], side, side))
+        vision = dataclasses.replace(self.model.vision, position_grid=(side, side))
+        return dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model, vision=vision),
+            vision={**self.vision, POSITIONS: positions},
+        )
+
+
+def from_params(
+    params: Mapping[str, Any], model: ModelConfig, size_px: int, step: int
+) -> Released:
+    """Of our own modules; the temperature is the one of the alt texts."""
+    params = jax.tree.map(np.asarray, params)
+    return Released(
+        model=model,
+        size_px=size_px,
+        step=step,
+        vision=traverse_util.flatten_dict(params["vision"], sep="/"),
+        text=traverse_util.flatten_dict(params["text"], sep="/"),
+        temperature=np.asarray(np.exp(np.float64(params[_TEMPERATURES[0]])), "f4"),
+        mask_token=params.get("mask_token", np.zeros(model.vision.width, np.float32)),
+    )
+
+
+def wanted(shapes: dict) -> dict:
+    """Of all parameters of a model, those that an export needs."""
+    return {
+        name: shapes[name]
+        for name in (*TOWERS, _TEMPERATURES[0], "mask_token")
+        if name in shapes
+    }
+
+
+def tower_shapes(model: ModelConfig) -> dict[str, Shapes]:
+    """Tower to the Scenic keys of its arrays and their shapes."""
+    params = two_tower.abstract_params(model)
+    flat = {
+        tower: traverse_util.flatten_dict(params[tower], sep="/") for tower in TOWERS
+    }
+    return {
+        tower: {key: tuple(leaf.shape) for key, leaf in leaves.items()}
+        for tower, leaves in flat.items()
+    }
+
+
+def released_model(width: int, n_layers: tuple[int, int], side: int) -> ModelConfig:
+    """The released size of a width, with other numbers of vision and text layers.
+
+    Official files leave the number of heads to their reader. Raises ValueError for a
+    width that was not released.
+    """
+    sizes = {tips_model(size).vision.width: size for size in TIPS_SIZES}
+    if width not in sizes:
+        raise ValueError(
+            f"width {width}: expected {', '.join(map(str, sizes))}, those of the"
+            " released models, or the model.json of an export"
+        )
+    model = tips_model(sizes[width], (side, side))
+    return dataclasses.replace(
+        model,
+        vision=dataclasses.replace(model.vision, n_layers=n_layers[0]),
+        text=dataclasses.replace(model.text, n_layers=n_layers[1]),
+    )
+
+
+def count_blocks(keys: Iterable[str], block: str) -> int:
+    """How many of `block.format(0)`, `block.format(1)` ... are prefixes of keys."""
+    keys = list(keys)
+    numbers = itertools.takewhile(
+        lambda i: any(key.startswith(block.format(i)) for key in keys),
+        itertools.count(),
+    )
+    return sum(1 for _ in numbers)
+
+
+def check(path: pathlib.Path, found: Mapping[str, Any], expected: Shapes) -> None:
+    """Raises ValueError unless `found` has exactly the arrays of `expected`."""
+    problems = [
+        *(f"{key} is missing" for key in expected if key not in found),
+        *(f"{key} is not expected" for key in found if key not in expected),
+        *(
+            f"{key} has shape {found[key].shape}, expected {shape}"
+            for key, shape in expected.items()
+            if key in found and found[key].shape != shape
+        ),
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{path}: {'; '.join(problems[:3])}{more}")

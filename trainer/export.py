@@ -1,0 +1,112 @@
+"""Writes a trained model for other programs: Hugging Face, Scenic, PyTorch.
+
+    python -m trainer.export --checkpoint DIR --format hf|scenic|pytorch --output DIR
+
+The folder is complete or not there: weights, sizes, tokenizer and a model card. The
+model is the student of a workdir; an export may be converted to another format too.
+"""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from trainer import cli, trained
+from trainer.exchange import card, formats
+from trainer.exchange.formats import Format
+from trainer.exchange.hugging_face_config import GELUS
+from trainer.exchange.released import Released
+from trainer.trained import Imported, Trained
+
+
+def export(
+    found: Trained, model: Released, form: Format, output: pathlib.Path, *, gelu: str
+) -> None:
+    """Writes a folder beside `output`, and gives it that name when it is complete."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{output.name}.", dir=output.parent
+    ) as temporary:
+        folder = pathlib.Path(temporary) / output.name
+        folder.mkdir()
+        formats.write(model, form, folder, gelu=gelu)
+        tokenizer = pathlib.Path(found.config.data.tokenizer)
+        formats.write_tokenizer(tokenizer, form, folder)
+        training = _training(found)
+        (folder / "README.md").write_text(card.card(model, form, training))
+        os.replace(folder, output)
+
+
+def _training(found: Trained) -> str:
+    if isinstance(found, Imported):
+        return card.of_import(found.folder)
+    return card.of_run(found.config, found.folder, found.step)
+
+
+def _check_output(output: pathlib.Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ValueError(f"--output={output}: exists, expected a new folder")
+
+
+def _check_tokenizer(found: Trained) -> None:
+    path = pathlib.Path(found.config.data.tokenizer)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, expected the model's tokenizer")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(
+        prog="python -m trainer.export",
+        description="Writes a trained model for other programs.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
+    )
+    parser.add_argument("--format", required=True, choices=[*map(str, Format)])
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="the folder that is made",
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="which checkpoint of a workdir (default: the latest)",
+    )
+    parser.add_argument(
+        "--image-size-px",
+        type=int,
+        metavar="N",
+        help="side of the images that the export is for (default: of training)",
+    )
+    parser.add_argument(
+        "--gelu",
+        choices=list(GELUS),
+        default="tanh",
+        help="with which GELU transformers computes: tanh, as in training, or exact, as"
+        " released folders say (default: %(default)s; hf only)",
+    )
+    flags = parser.parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        _check_output(flags.output)
+        found = trained.find(flags.checkpoint, flags.step)
+        _check_tokenizer(found)
+        model = found.released()
+        if flags.image_size_px is not None:
+            model = formats.with_size(model, flags.image_size_px)
+        form = Format(flags.format)
+        formats.check(model, form)
+    with cli.exits(cli.FAILED, OSError):
+        export(found, model, form, flags.output, gelu=flags.gelu)
+    print(f"{flags.output}: {form}, step {found.step}")
+
+
+if __name__ == "__main__":
+    main()

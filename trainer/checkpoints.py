@@ -97,6 +97,13 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder))
 
 
+def parts(folder: pathlib.Path, step: int, item: str) -> set[str]:
+    """Names of what an item of one checkpoint holds."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        found = checkpointer.metadata(folder.absolute() / str(step) / item)
+    return set(found.item_metadata.tree)
+
+
 def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
     """The parts of an item of one checkpoint that `shapes` has; others are not read."""
     path = folder.absolute() / str(step) / item

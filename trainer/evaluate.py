@@ -84,8 +84,15 @@ def run_all(
     return dict(_flat(results))
 
 
-def check_tasks(evaluations: Mapping[str, str], settings: EvaluationConfig) -> None:
-    """Raises ValueError on an unknown task or data that is not there."""
+def check_tasks(
+    evaluations: Mapping[str, str], settings: EvaluationConfig, patch_px: int
+) -> None:
+    """Raises ValueError on an unknown task, data that is not there, or a wrong size."""
+    if settings.size_px % patch_px:
+        raise ValueError(
+            f"size_px={settings.size_px}: expected a multiple of {patch_px}, the"
+            " side of a patch"
+        )
     for task, data in evaluations.items():
         if task not in TASKS:
             raise ValueError(f"evaluation {task}: expected one of {', '.join(TASKS)}")
@@ -147,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             processes.join()
         found = trained.find(flags.checkpoint, flags.step)
         settings = recipes.changed(found.config.run.evaluation, flags.overrides)
-        check_tasks({flags.task: flags.data}, settings)
+        patch_px = found.config.model.vision.patch_size_px
+        check_tasks({flags.task: flags.data}, settings, patch_px)
         has_text = flags.task in TEXT_TASKS
         encoder, params = load(found, make_mesh(), has_text=has_text)
     is_first = processes.is_first()

@@ -130,7 +130,8 @@ def prepare(
     check_batch(mesh, config.data.batch_size, config.compute.n_microbatches)
     shards = open_mixture(data, config.data.mixture)
     check_request(shards, config.data)
-    evaluate.check_tasks(config.run.evaluations, config.run.evaluation)
+    patch_px = config.model.vision.patch_size_px
+    evaluate.check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     check_size(tokenizer, config.model.text)
     is_new = not checkpoints.steps(folder / workdir.CHECKPOINTS)

@@ -3,6 +3,9 @@
 import dataclasses
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -230,6 +233,22 @@ def test_decoders_learn_what_follows_from_the_colour(measure, scenes, task, scor
     found = measure(task, scenes, *flags)
     assert (found["n_images"], found["n_training_images"]) == (3, 8)
     assert score(found)
+
+
+@pytest.mark.slow
+def test_two_devices_measure_the_same_and_show_how_far_they_are(
+    measure, knows_colours, scenes
+):
+    flag = "--xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
+    for task in ("zero_shot_segmentation", "linear_segmentation"):
+        own = ["--checkpoint", knows_colours, "--task", task, "--data", scenes]
+        command = [sys.executable, "-m", "trainer.evaluate", *map(str, own), *FEW_STEPS]
+        done = subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True
+        )
+        assert json.loads(done.stdout) == measure(task, scenes, *FEW_STEPS)
+        assert "images" in done.stderr
 
 
 @pytest.mark.slow

@@ -180,6 +180,8 @@ def check_task(name: str, task: str) -> None:
 
 def compared(name: str, n_images: int) -> dict[str, object]:
     """For the results: is it the whole set? None where the size is not known."""
-    expected = RECIPES[name].n_images
+    recipe = RECIPES[name]
+    expected = recipe.n_images
     is_whole = None if expected is None else n_images == expected
-    return {"name": name, "n_images_expected": expected, "is_whole": is_whole}
+    found = {"name": name, "n_images_expected": expected, "is_whole": is_whole}
+    return found | ({"n_index_expected": recipe.n_index} if recipe.n_index else {})

@@ -129,5 +129,6 @@ def _moments(
         squares += (part**2).sum(axis=0)
         count += len(part)
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    variance = np.maximum(squares / count - mean**2, 0)
+    std = np.sqrt(variance + 1e-5)  # as batch normalisation, for constant channels
     return mean.astype(np.float32), std.astype(np.float32)

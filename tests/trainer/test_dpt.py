@@ -121,6 +121,7 @@ def test_a_kernel_with_a_stride_equals_a_plain_loop():
         np.testing.assert_allclose(found[0, y, column], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_map_has_eight_cells_along_a_patch_and_reads_cls_1_alone(decoder, found):
     run = jax.jit(decoder)
     before = run(found)

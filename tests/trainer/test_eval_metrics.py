@@ -116,6 +116,7 @@ def test_the_linear_layer_is_the_minimum_that_scipy_finds(monkeypatch):
     np.testing.assert_allclose(layer.kernel, best.x[:9].reshape(3, 3), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_classes_on_two_sides_are_told_apart_by_a_linear_layer():
     features = rng(1).normal(size=(60, 2)) * (1e3, 1) + (1e4, 0)
     labels = (features[:, 1] > 0).astype(int)
@@ -296,7 +297,7 @@ def test_losses_are_0_at_the_truth_and_ignore_what_is_unknown():
     assert depth.loss(metres, metres, LIMITS) == pytest.approx(0, abs=1e-5)
     unknown = np.where(np.arange(3) == 1, np.nan, metres)
     wild = np.where(np.arange(3) == 1, 5e5, metres * 2)
-    expected = depth.loss(wild[..., ::2], metres[..., ::2], LIMITS)
+    expected = float(depth.loss(wild[..., ::2], metres[..., ::2], LIMITS))
     assert depth.loss(wild, unknown, LIMITS) == pytest.approx(expected, abs=1e-5)
     vectors = rng(2).normal(size=(2, 3, 3, 3))
     assert normals.loss(5 * vectors, vectors) == pytest.approx(0, abs=1e-5)

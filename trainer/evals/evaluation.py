@@ -7,11 +7,12 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from trainer.evals import progress
 from trainer.evals.encoder import Encoder
@@ -51,8 +52,11 @@ class Evaluation:
             raise SampleError(f"{self.source.place}: no {what}")
         return np.concatenate(cls), kept
 
-    def squeezed(self, samples: Iterable[Sample]) -> np.ndarray:
-        return np.stack([sample.squeezed(self.size_px) for sample in samples])
+    def squeezed(self, samples: Iterable[Sample]) -> UInt8[np.ndarray, "n size size 3"]:
+        """Decoded side by side; that is most of the time with a small encoder."""
+        with futures.ThreadPoolExecutor() as pool:
+            images = pool.map(lambda sample: sample.squeezed(self.size_px), samples)
+            return np.stack(list(images))
 
     def texts(self, texts: list[str]) -> Float[np.ndarray, "n d"]:
         return self.encoder.texts(self.params, texts)

@@ -5,7 +5,7 @@ papers do not say which of them their tables report.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,7 @@ def image_text_retrieval(run: Evaluation) -> dict:
 
 def fine_grained_retrieval(run: Evaluation) -> dict:
     """Recall@1 in each domain, and the mean of the domains."""
-    cls, samples = run.embed(run.source.searched())
-    _check_labels(samples)
+    cls, samples = run.embed(_labelled(run.source.searched()))
     domains = sorted({_domain(sample) for sample in samples})
     found = {domain: _fine_grained_of(domain, cls, samples) for domain in domains}
     tokens = features.by_token(cls[:1])
@@ -87,9 +86,8 @@ def _trained(
     run: Evaluation, measure: Callable[[Vectors, Labels, Vectors, Labels], dict]
 ) -> dict:
     """Training images and test images in one classification."""
-    train_cls, train = run.embed(run.source.of(TRAIN), "training images")
-    test_cls, test = run.embed(run.source.of(TEST), "test images")
-    _check_labels([*train, *test])
+    train_cls, train = run.embed(_labelled(run.source.of(TRAIN)), "training images")
+    test_cls, test = run.embed(_labelled(run.source.of(TEST)), "test images")
     names = _class_names([one.label for one in train])
     _check_known(test, names)
     labels = [_numbers([one.label for one in part], names) for part in (train, test)]
@@ -150,10 +148,12 @@ def _domain(sample: Sample) -> str:
     return sample.domain or "all"
 
 
-def _check_labels(samples: Sequence[Sample]) -> None:
+def _labelled(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The same, up to the first without a label, which is an error."""
     for sample in samples:
         if sample.label is None:
             raise SampleError(f"{sample.name}: no label, expected one")
+        yield sample
 
 
 def _check_known(samples: Sequence[Sample], names: Sequence[str]) -> None:

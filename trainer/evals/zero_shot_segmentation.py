@@ -7,15 +7,17 @@ probabilities are averaged. Sources: google-deepmind/tips,
 arXiv:2212.00785.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from trainer.evals.features import normalise
-from trainer.evals.maps import best_class, enlarge
+from trainer.evals.maps import best_class
 
 Window = tuple[slice, slice]
 
@@ -78,19 +80,19 @@ def segment_by_windows(
     total = np.zeros((*resized, len(classes)), np.float32)
     count = np.zeros((*resized, 1), np.float32)
     for one, window in zip(patches, found, strict=True):
-        total[window] += _probabilities(cosines(one, classes), window)
+        sides = tuple(part.stop - part.start for part in window)
+        total[window] += _probabilities(cosines(one, classes), sides)
         count[window] += 1
     return best_class(total / count, shape)
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def _probabilities(
-    cells: Float[np.ndarray, "gh gw classes"], window: Window
-) -> Float[np.ndarray, "h w classes"]:
-    rows, columns = (part.stop - part.start for part in window)
-    # Not all at once: OpenCV takes 512 channels at most.
-    maps = [enlarge(one, (rows, columns)) for one in np.moveaxis(cells, -1, 0)]
-    powers = np.exp(np.stack(maps, axis=-1))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    cells: Float[Array, "gh gw classes"], shape: tuple[int, int]
+) -> Float[Array, "h w classes"]:
+    """On a device: windows are all of one size, and these are most of the work."""
+    pixels = jax.image.resize(cells, (*shape, cells.shape[-1]), "bilinear")
+    return jax.nn.softmax(pixels)
 
 
 def _spans(side: int, window: int, step: int) -> Iterator[slice]:

@@ -80,7 +80,8 @@ def segment_by_windows(
     total = np.zeros((*resized, len(classes)), np.float32)
     count = np.zeros((*resized, 1), np.float32)
     for one, window in zip(patches, found, strict=True):
-        sides = tuple(part.stop - part.start for part in window)
+        rows, columns = window
+        sides = (rows.stop - rows.start, columns.stop - columns.start)
         total[window] += _probabilities(cosines(one, classes), sides)
         count[window] += 1
     return best_class(total / count, shape)

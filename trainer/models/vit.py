@@ -53,14 +53,13 @@ class VisionTransformer(nnx.Module):
     def intermediate(
         self, image: Float[Array, "b h w 3"], layers: Sequence[int]
     ) -> list[VisionOutput]:
-        """What blocks of these numbers, in rising order, give out, normalised too."""
+        """What the blocks of these numbers give out, normalised too."""
         tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
-        outputs = []
-        for i, block in enumerate(self.encoder.transformer.blocks):
+        found = []
+        for block in self.encoder.transformer.blocks:
             tokens = block(tokens, None)
-            if i in layers:
-                outputs.append(self.encoder.output(tokens, grid))
-        return outputs
+            found.append(tokens)
+        return [self.encoder.output(found[layer], grid) for layer in layers]
 
     def value_patches(
         self, image: Float[Array, "b h w 3"]

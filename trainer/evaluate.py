@@ -134,7 +134,6 @@ def load(
     and the checkpoint has none.
     """
     config = found.config
-    shapes = two_tower.abstract_params(config.model)
     names = ("vision", "text") if has_text else ("vision",)
     folder = found.folder / workdir.CHECKPOINTS
     if has_text and "text" not in checkpoints.parts(folder, found.step, "params"):
@@ -142,9 +141,13 @@ def load(
             f"{folder / str(found.step)}: no text encoder, expected one for tasks"
             f" with texts: {', '.join(TEXT_TASKS)}"
         )
-    params = found.params({name: shapes[name] for name in names})
+    shapes = two_tower.abstract_params(config.model)
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole(mesh)),
+        {name: shapes[name] for name in names},
+    )
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
-    return Encoder(config, tokenizer, mesh), jax.device_put(params, whole(mesh))
+    return Encoder(config, tokenizer, mesh), found.params(placed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

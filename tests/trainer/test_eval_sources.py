@@ -95,6 +95,7 @@ def test_folders_name_classes_splits_and_domains(tmp_path):
         ("val/dog/1", "dog", None, "test"),
     ]
     assert [x.captions for x in found if x.captions] == [{"caption": ("a dog",)}]
+    write_tree(tmp_path / "b", {"LICENSE.txt": b"not a caption"})
     write_tree(tmp_path / "b", {"cars/query/audi/1.jpg": JPEG, "food/pie/1.jpg": JPEG})
     found = [(x.domain, x.label, x.split) for x in read(tmp_path / "b")]
     assert found == [("cars", "audi", "test"), ("food", "pie", None)]
@@ -111,6 +112,7 @@ def test_folders_of_images_have_their_truths_beside_them(tmp_path):
         "depth/validation/b.png": png(depth),
         "normals/validation/b.npy": npy(normals),
         "classes.json": b'["wall", "sky"]',
+        "sceneCategories.txt": b"not a caption",
     }
     write_tree(tmp_path, files)
     source = sources.find(str(tmp_path))

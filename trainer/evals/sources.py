@@ -206,8 +206,8 @@ def _read_folder(
         (path for path in root.rglob("*") if path.is_file()),
         key=lambda path: (path.parent, path.name.partition(".")),
     )
-    is_paired = any("images" in path.relative_to(root).parts for path in files)
-    kept = (p for p in files if p.name != CLASSES and not _is_truth(p, root, is_paired))
+    folders = _image_folders(files, root)
+    kept = (path for path in files if path.parent in folders and path.name != CLASSES)
     for stem, group in itertools.groupby(kept, key=_stem):
         contents = {p.name.partition(".")[2].lower(): p.read_bytes() for p in group}
         place = stem.relative_to(root)
@@ -215,8 +215,8 @@ def _read_folder(
         if "images" in place.parts:
             contents |= _truths(root, place)
         else:
-            folders = [folder for folder in place.parts[:-1] if folder not in SPLITS]
-            fields |= dict(zip(("label", "domain"), reversed(folders), strict=False))
+            above = [folder for folder in place.parts[:-1] if folder not in SPLITS]
+            fields |= dict(zip(("label", "domain"), reversed(above), strict=False))
         yield from _of_files(str(place), str(stem), contents, fields, names)
 
 
@@ -224,9 +224,13 @@ def _stem(path: pathlib.Path) -> pathlib.Path:
     return path.parent / path.name.partition(".")[0]
 
 
-def _is_truth(path: pathlib.Path, root: pathlib.Path, is_paired: bool) -> bool:
-    folders = path.relative_to(root).parts[:-1]
-    return is_paired and any(folder in _TRUTHS for folder in folders)
+def _image_folders(
+    files: Sequence[pathlib.Path], root: pathlib.Path
+) -> set[pathlib.Path]:
+    """Folders with samples; licences and lists lie beside them, masks elsewhere."""
+    found = {path.parent for path in files if _is_image(path)}
+    paired = {path for path in found if "images" in path.relative_to(root).parts}
+    return paired or found
 
 
 def _is_image(path: pathlib.Path) -> bool:

@@ -252,7 +252,7 @@ def test_decoders_learn_what_follows_from_the_colour(measure, squares, task, sco
         flags = ("--set", "n_steps=150", "--set", "learning_rate=0.01", *flags[4:])
     found = measure(task, squares, *flags)
     assert (found["n_images"], found["n_training_images"]) == (3, 8)
-    assert score(found), found
+    assert score(found), json.dumps(found)
 
 
 @pytest.mark.slow

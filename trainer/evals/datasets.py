@@ -183,5 +183,5 @@ def compared(name: str, n_images: int) -> dict[str, object]:
     recipe = RECIPES[name]
     expected = recipe.n_images
     is_whole = None if expected is None else n_images == expected
-    found = {"name": name, "n_images_expected": expected, "is_whole": is_whole}
-    return found | ({"n_index_expected": recipe.n_index} if recipe.n_index else {})
+    index = {"n_index_expected": recipe.n_index} if recipe.n_index else {}
+    return {"name": name, "n_images_expected": expected, "is_whole": is_whole, **index}

@@ -22,6 +22,7 @@ from trainer.models.vit import VisionOutput
 
 Maps = Float[Array, "b h w c"]
 _ROWS = 64  # read at a time for the means
+_INITIAL_STD = 0.01  # of the linear layer, as DINOv2's
 _FINER = 4  # cells of a linear probe along a patch
 
 
@@ -47,7 +48,7 @@ def dpt_cells(n_patches: int) -> int:
     return 16 * math.ceil(n_patches / 2)
 
 
-def linear(features: tuple[np.ndarray, ...], n_outputs: int) -> Decoder:
+def linear(features: tuple[np.ndarray, ...], n_outputs: int, rng_seed: int) -> Decoder:
     """A linear layer on standardised patches, enlarged four times, as DINOv2's.
 
     `features` are patches, or patches and the vector of the image that each of them is
@@ -63,9 +64,10 @@ def linear(features: tuple[np.ndarray, ...], n_outputs: int) -> Decoder:
         b, h, w, c = cells.shape
         return jax.image.resize(cells, (b, _FINER * h, _FINER * w, c), "bilinear")
 
-    # From zero: the problem is convex for masks, and nearly so for depth.
-    zeros = Linear(jnp.zeros((n_inputs, n_outputs)), jnp.zeros(n_outputs))
-    return Decoder(zeros, apply)
+    # Not from zero, where the bins of depth have no gradient.
+    rng = np.random.default_rng(rng_seed)
+    kernel = rng.normal(0, _INITIAL_STD, (n_inputs, n_outputs)).astype(np.float32)
+    return Decoder(Linear(jnp.asarray(kernel), jnp.zeros(n_outputs)), apply)
 
 
 def dpt(config: DptConfig, rng_seed: int) -> Decoder:

@@ -21,7 +21,8 @@ def linear_depth(run: Evaluation) -> dict:
     found = {}
     for token in features.TOKENS:
         own = dataclasses.replace(training, features=_joined(training.features, token))
-        decoder = decoders.linear(own.features, depth.N_BINS)
+        seed = run.settings.rng_seed
+        decoder = decoders.linear(own.features, depth.N_BINS, seed)
         predict = dense.fit(run, _in_metres(run, decoder), _depth_loss(run), own)
         found[token] = lambda batch, t=token, p=predict: p(_joined(batch, t))
     return _depth_scores(run, views, found, training)

@@ -25,7 +25,8 @@ def linear_segmentation(run: Evaluation) -> dict:
 
     views = dense.Views("mask", _patches, decoders.linear_cells, truth_of)
     training = dense.train_set(run, views)
-    decoder = decoders.linear(training.features, len(names))
+    seed = run.settings.rng_seed
+    decoder = decoders.linear(training.features, len(names), seed)
     predict = dense.fit(run, decoder, _cross_entropy, training)
     confusion = np.zeros((len(names), len(names)), np.int64)
     n_images = 0

@@ -32,10 +32,9 @@ def best_class(
     if not np.isfinite(cells).all():
         raise ValueError("predictions are not finite")
     best = np.full(shape, -np.inf, np.float32)
-    found = np.zeros(shape, np.int64)
+    found = np.zeros(shape, np.int16)
     for number in range(cells.shape[-1]):
         values = enlarge(np.ascontiguousarray(cells[..., number]), shape)
-        is_better = values > best
-        found[is_better] = number
-        best = np.maximum(best, values)
+        np.copyto(found, number, where=values > best)
+        np.maximum(best, values, out=best)
     return found

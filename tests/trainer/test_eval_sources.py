@@ -248,13 +248,10 @@ def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
             "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
         }
     )
+    pixels = [np.full((4, 6, 3), i, np.uint8) for i in range(2)]
     rows = [
-        {
-            "image": np.full((4, 6, 3), i, np.uint8),
-            "label": i,
-            "captions": [{"text": "a"}],
-        }
-        for i in range(2)
+        (i, {"image": image, "label": i, "captions": [{"text": "a"}]})
+        for i, image in enumerate(pixels)
     ]
     tfds.dataset_builders.store_as_tfds_dataset(
         name="tiny",

@@ -58,9 +58,10 @@ def run(
     *,
     is_shown: bool = False,
 ) -> dict:
-    """One task on one evaluation set: nested numbers, all shares in [0, 1].
+    """One task on one evaluation set: nested numbers.
 
-    Raises SampleError when no sample has what the task needs.
+    Shares are in [0, 1], errors in metres or degrees. Raises SampleError when no sample
+    has what the task needs.
     """
     name, source = _find(data, settings)
     found = TASKS[task](Evaluation(encoder, params, source, settings, is_shown))

@@ -20,7 +20,7 @@ class Prepared:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        label = self.builder.info.features.get("label")
+        label = dict(self.builder.info.features.items()).get("label")
         return tuple(getattr(label, "names", None) or ())
 
     def rows(self, splits: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -49,6 +49,7 @@ setup(
         "gcs": ["gcsfs"],
         "gemini": ["google-genai>=3"],
         "s3": ["s3fs"],
+        "tfds": ["tensorflow-datasets"],
         "torch": ["torch"],
         "dev": [
             "beartype",

@@ -98,6 +98,13 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder))
 
 
+def parts(folder: pathlib.Path, step: int, item: str) -> set[str]:
+    """Names of what an item of one checkpoint holds."""
+    # The handler itself: around it, Orbax warns of a file that we do not write.
+    found = ocp.PyTreeCheckpointHandler().metadata(folder.absolute() / str(step) / item)
+    return set(found.tree)
+
+
 def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
     """The parts of an item of one checkpoint that `shapes` has; others are not read.
 

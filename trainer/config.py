@@ -9,6 +9,8 @@ import enum
 import typing
 from collections.abc import Mapping
 
+from trainer.evals.settings import EvaluationConfig
+
 PAD_ID = 0  # token id that fills up rows of text
 
 
@@ -366,6 +368,7 @@ class RunConfig:
     peak_flops_per_s: float = 0.0
     # Task to its data (see `trainer.evaluate`), done at every checkpoint.
     evaluations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
         for name in ("n_workers", "peak_flops_per_s"):

@@ -1,212 +1,179 @@
 """Measures a checkpoint, and prints one JSON object on standard output.
 
-    python -m trainer.evaluate --checkpoint WORKDIR --task NAME --data PATH
+    python -m trainer.evaluate --checkpoint WORKDIR --task NAME --data [SET=]PATH \\
+        [--set a=value]...
 
-Tasks: `zero_shot_classification` (samples need a label) and `retrieval` (samples need
-captions). Each is reported for CLS 1, for CLS 2 and for their mean. Images are squeezed
-into a square whole, since cutting would take away what captions speak of.
+The tasks are those of the papers, on frozen encoders; `docs/evaluation.md` says what
+each needs and how it is scored. Whatever uses one vector of an image is reported for
+CLS 1, for CLS 2 and for their mean. Images are squeezed into a square whole, since
+cutting would take away what captions speak of; zero-shot segmentation keeps their form.
 """
 
-import itertools
+import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
-import numpy as np
-from flax import nnx
-from jax.sharding import Sharding
-from jaxtyping import Array, Float, UInt8
+from jax.sharding import Mesh
 
-from trainer import cli, trained
-from trainer.evals import classification, features, retrieval, samples
+from trainer import checkpoints, cli, processes, recipes, trained, workdir
+from trainer.evals import (
+    datasets,
+    geometry_tasks,
+    segmentation_tasks,
+    sources,
+    tasks,
+)
+from trainer.evals.encoder import Encoder
+from trainer.evals.evaluation import Evaluation, Task
+from trainer.evals.samples import SampleError
+from trainer.evals.settings import EvaluationConfig
 from trainer.models import two_tower
+from trainer.sharding import make_mesh, whole
 from trainer.tokenizer import Tokenizer
 
-_BATCH_SIZE = 64
+TASKS: Mapping[str, Task] = {
+    "zero_shot_classification": tasks.zero_shot,
+    "retrieval": tasks.image_text_retrieval,
+    "knn_classification": tasks.knn_classification,
+    "linear_classification": tasks.linear,
+    "fine_grained_retrieval": tasks.fine_grained_retrieval,
+    "linear_segmentation": segmentation_tasks.linear_segmentation,
+    "zero_shot_segmentation": segmentation_tasks.zero_shot_segmentation,
+    "linear_depth": geometry_tasks.linear_depth,
+    "dpt_depth": geometry_tasks.dpt_depth,
+    "normals": geometry_tasks.dpt_normals,
+}
+TEXT_TASKS = ("zero_shot_classification", "retrieval", "zero_shot_segmentation")
 
 
-class Encoder:
-    """Turns images and texts into features; compiles once for each of them.
+def run(
+    task: str,
+    data: str,
+    encoder: Encoder,
+    params: dict,
+    settings: EvaluationConfig,
+    *,
+    is_shown: bool = False,
+) -> dict:
+    """One task on one evaluation set: nested numbers.
 
-    With several processes `place` puts the features on devices of each of them.
+    Shares are in [0, 1], errors in metres or degrees. Raises SampleError when no sample
+    has what the task needs.
     """
-
-    def __init__(
-        self,
-        graph: nnx.GraphDef,
-        tokenizer: Tokenizer,
-        size_px: int,
-        place: Sharding | None = None,
-    ):
-        self.size_px = size_px
-        self._tokenizer = tokenizer
-        self._images = jax.jit(
-            lambda params, image: nnx.merge(graph, params).encode_image(image).cls,
-            out_shardings=place,
-        )
-        self._texts = jax.jit(
-            lambda params, ids: nnx.merge(graph, params).encode_text(ids),
-            out_shardings=place,
-        )
-
-    def images(
-        self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
-    ) -> Float[np.ndarray, "n 2 d"]:
-        return _in_batches(self._images, params, images)
-
-    def texts(self, params: dict, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
-        return _in_batches(self._texts, params, self._tokenizer(texts))
+    name, source = _find(data, settings)
+    found = TASKS[task](Evaluation(encoder, params, source, settings, is_shown))
+    if name:
+        n_images = found.get("n_images", _n_images(found))
+        found = {"data_set": datasets.compared(name, n_images), **found}
+    return found
 
 
-def run(task: str, encoder: Encoder, params: dict, data: str) -> dict:
-    """One task on one evaluation set: nested numbers, all shares in [0, 1].
-
-    Raises SampleError when no sample has what the task needs.
-    """
-    found = samples.read(samples.find_tars(data), encoder.size_px)
-    cls, truths = _embed(encoder, params, found)
-    return TASKS[task](encoder, params, cls, truths)
-
-
-def run_all(evaluations: Mapping[str, str], encoder: Encoder, params: dict) -> dict:
+def run_all(
+    evaluations: Mapping[str, str],
+    encoder: Encoder,
+    params: dict,
+    settings: EvaluationConfig,
+) -> dict:
     """All of task -> data, as flat `task/.../number` for the training log."""
     results = {
-        task: run(task, encoder, params, data) for task, data in evaluations.items()
+        task: run(task, data, encoder, params, settings)
+        for task, data in evaluations.items()
     }
     return dict(_flat(results))
 
 
-def check_tasks(evaluations: Mapping[str, str]) -> None:
-    """Raises ValueError on an unknown task or data that is not there."""
+def check_tasks(
+    evaluations: Mapping[str, str], settings: EvaluationConfig, patch_px: int
+) -> None:
+    """Raises ValueError on an unknown task, data that is not there, or a wrong size."""
+    if settings.size_px % patch_px:
+        raise ValueError(
+            f"size_px={settings.size_px}: expected a multiple of {patch_px}, the"
+            " side of a patch"
+        )
     for task, data in evaluations.items():
         if task not in TASKS:
             raise ValueError(f"evaluation {task}: expected one of {', '.join(TASKS)}")
-        samples.find_tars(data)
+        name, _ = _find(data, settings)
+        datasets.check_task(name, task)
 
 
-def _zero_shot_classification(
-    encoder: Encoder,
-    params: dict,
-    cls: Float[np.ndarray, "n 2 d"],
-    truths: Sequence[samples.Truth],
-) -> dict:
-    rows = [row for row, truth in enumerate(truths) if truth.label]
-    labels = [truth.label for truth in truths if truth.label]
-    names = sorted(set(labels))
-    if len(names) < 2:
-        raise samples.SampleError(f"{len(names)} different labels, expected at least 2")
-    prompts = [prompt.format(n) for n in names for prompt in classification.PROMPTS]
-    texts = encoder.texts(params, prompts).reshape(len(names), -1, cls.shape[-1])
-    classes = classification.class_features(texts)
-    numbers = np.array([names.index(label) for label in labels])
-    accuracies = {
-        token: {"accuracy": classification.accuracy(images, classes, numbers)}
-        for token, images in features.by_token(cls[rows]).items()
-    }
-    return {"n_images": len(rows), "n_classes": len(names), **accuracies}
+def _find(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
+    """The name of the recipe, or "", and the evaluation set."""
+    name, place = datasets.split_name(data)
+    source = sources.find(place, settings.classes)
+    if name and not source.classes:
+        source = dataclasses.replace(source, classes=datasets.RECIPES[name].classes)
+    return name, source
 
 
-def _retrieval(
-    encoder: Encoder,
-    params: dict,
-    cls: Float[np.ndarray, "n 2 d"],
-    truths: Sequence[samples.Truth],
-) -> dict:
-    """Every granularity by itself: names of things match many images, sentences few."""
-    granularities = sorted({name for truth in truths for name in truth.captions})
-    if not granularities:
-        raise samples.SampleError("no captions, expected some in KEY.json or KEY.txt")
-    captions = {
-        name: [truth.captions.get(name, ()) for truth in truths]
-        for name in granularities
-    }
-    return {
-        name: _retrieval_of(encoder, params, cls, texts)
-        for name, texts in captions.items()
-    }
-
-
-def _retrieval_of(
-    encoder: Encoder,
-    params: dict,
-    cls: Float[np.ndarray, "n 2 d"],
-    captions: Sequence[tuple[str, ...]],
-) -> dict:
-    """Among the images that have captions."""
-    rows = [row for row, texts in enumerate(captions) if texts]
-    texts = [text for row in rows for text in captions[row]]
-    counts = [len(captions[row]) for row in rows]
-    text_to_image = np.repeat(np.arange(len(rows)), counts)
-    text_features = encoder.texts(params, texts)
-    recalls = {
-        token: retrieval.recalls(images, text_features, text_to_image)
-        for token, images in features.by_token(cls[rows]).items()
-    }
-    return {"n_images": len(rows), "n_texts": len(texts), **recalls}
-
-
-TASKS: Mapping[str, Callable[..., dict]] = {
-    "zero_shot_classification": _zero_shot_classification,
-    "retrieval": _retrieval,
-}
-
-
-def _embed(
-    encoder: Encoder,
-    params: dict,
-    found: Iterator[tuple[UInt8[np.ndarray, "h w 3"], samples.Truth]],
-) -> tuple[Float[np.ndarray, "n 2 d"], list[samples.Truth]]:
-    """Image features and truths, holding one batch of images at a time."""
-    cls: list[np.ndarray] = []
-    truths: list[samples.Truth] = []
-    while chunk := list(itertools.islice(found, _BATCH_SIZE)):
-        cls.append(encoder.images(params, np.stack([image for image, _ in chunk])))
-        truths.extend(truth for _, truth in chunk)
-    if not truths:
-        raise samples.SampleError("no image in the evaluation set")
-    return np.concatenate(cls), truths
-
-
-def _in_batches(
-    encode: Callable[[dict, np.ndarray], Array], params: dict, rows: np.ndarray
-) -> np.ndarray:
-    """Encodes in batches of one size, so that there is one compilation."""
-    padding = np.zeros((-len(rows) % _BATCH_SIZE, *rows.shape[1:]), rows.dtype)
-    padded = np.concatenate([rows, padding])
-    starts = range(0, len(padded), _BATCH_SIZE)
-    parts = [encode(params, padded[i : i + _BATCH_SIZE]) for i in starts]
-    return np.concatenate(jax.device_get(parts))[: len(rows)]
+def _n_images(found: Mapping) -> int:
+    """Of tasks with several parts, such as granularities: the largest of them."""
+    parts = [part for part in found.values() if isinstance(part, Mapping)]
+    found_in = (part.get("n_images") or _n_images(part) for part in parts)
+    return max(found_in, default=0)
 
 
 def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers, without those of single classes, which would fill the log."""
     for name, value in results.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name != "iou_by_class":
             yield from _flat(value, f"{prefix}{name}/")
-        else:
+        elif isinstance(value, int | float):
             yield f"{prefix}{name}", value
 
 
-def load(checkpoint: pathlib.Path, step: int | None) -> tuple[Encoder, dict, int]:
-    """Encoder, parameters and step of a workdir, or of one of its checkpoints.
+def load(
+    found: trained.Trained, mesh: Mesh, *, has_text: bool = True
+) -> tuple[Encoder, dict]:
+    """Encoders of a checkpoint and their parameters, on all devices of a mesh.
 
-    Of a workdir it is the latest step unless `step` names another.
+    Without `has_text` the text encoder is not read. Raises ValueError when it is wanted
+    and the checkpoint has none.
     """
-    found = trained.find(checkpoint, step)
     config = found.config
-    tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
+    names = ("vision", "text") if has_text else ("vision",)
+    folder = found.folder / workdir.CHECKPOINTS
+    if has_text and "text" not in checkpoints.parts(folder, found.step, "params"):
+        raise ValueError(
+            f"{folder / str(found.step)}: no text encoder, expected one for tasks"
+            f" with texts: {', '.join(TEXT_TASKS)}"
+        )
     shapes = two_tower.abstract_params(config.model)
-    params = found.params(shapes)
-    graph = two_tower.graph(config.model, compute=config.compute)
-    return (
-        Encoder(graph, tokenizer, config.data.global_crop.size_px),
-        params,
-        found.step,
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole(mesh)),
+        {name: shapes[name] for name in names},
     )
+    tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
+    return Encoder(config, tokenizer, mesh), found.params(placed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    flags = _parser().parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError):
+        if flags.distributed:
+            processes.join()
+        found = trained.find(flags.checkpoint, flags.step)
+        settings = recipes.changed(found.config.run.evaluation, flags.overrides)
+        patch_px = found.config.model.vision.patch_size_px
+        check_tasks({flags.task: flags.data}, settings, patch_px)
+        has_text = flags.task in TEXT_TASKS
+        encoder, params = load(found, make_mesh(), has_text=has_text)
+    is_first = processes.is_first()
+    with cli.exits(cli.FAILED, ValueError), cli.exits(cli.WRONG_USAGE, SampleError):
+        results = run(
+            flags.task, flags.data, encoder, params, settings, is_shown=is_first
+        )
+    if is_first:
+        numbers = {"task": flags.task, "step": found.step, **results}
+        json.dump(numbers, sys.stdout, indent=2)
+        print()
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m trainer.evaluate",
         description="Measures a checkpoint; prints one JSON object.",
@@ -222,8 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        metavar="PATH",
-        help="folder, file or glob of img2dataset-style tars",
+        metavar="[SET=]PATH",
+        help="folder, file or glob of tars, Parquet files or images, or tfds:NAME; SET"
+        f" says which public data set it is: {', '.join(datasets.RECIPES)}",
     )
     parser.add_argument(
         "--step",
@@ -231,14 +199,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="N",
         help="which checkpoint; 0 is the untrained model (default: the latest)",
     )
-    flags = parser.parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError):
-        samples.find_tars(flags.data)
-        encoder, params, step = load(flags.checkpoint, flags.step)
-    with cli.exits(cli.FAILED, samples.SampleError):
-        results = run(flags.task, encoder, params, flags.data)
-    json.dump({"task": flags.task, "step": step, **results}, sys.stdout, indent=2)
-    print()
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a=value",
+        help="changes a field of trainer.evals.settings.EvaluationConfig, which is"
+        " run.evaluation of the checkpoint's configuration; may be repeated",
+    )
+    parser.add_argument("--distributed", action="store_true", help=processes.HELP)
+    return parser
 
 
 if __name__ == "__main__":

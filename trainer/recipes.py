@@ -17,6 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from trainer.config import TrainConfig, require
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = typing.TypeVar("T", bound="DataclassInstance")
+
 
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Runs a configuration file and applies `a.b=value` overrides in order."""
@@ -27,8 +32,16 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"--config={path}: {error}") from error
     for override in overrides:
-        _override(values, override)
+        _override(TrainConfig, values, override)
     return from_dict(TrainConfig, values)
+
+
+def changed(config: T, overrides: Sequence[str]) -> T:
+    """A configuration with `a.b=value` overrides applied in order."""
+    values = _plain(config)
+    for override in overrides:
+        _override(type(config), values, override)
+    return from_dict(type(config), values)
 
 
 def _get_config(path: str | pathlib.Path) -> TrainConfig:
@@ -46,12 +59,6 @@ def to_dict(config: TrainConfig) -> dict:
     if not isinstance(config, TrainConfig):
         raise TypeError(f"get_config() returned {type(config)}: expected a TrainConfig")
     return plain(config)
-
-
-if typing.TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = typing.TypeVar("T", bound="DataclassInstance")
 
 
 def plain(config: "DataclassInstance") -> dict:
@@ -78,11 +85,11 @@ def from_dict(kind: type[T], values: Mapping, prefix: str = "") -> T:
     )
 
 
-def _override(values: dict, assignment: str) -> None:
+def _override(kind: type, values: dict, assignment: str) -> None:
     """Puts the value of `a.b=value` into nested dictionaries."""
     path, is_assignment, text = assignment.partition("=")
     require(bool(is_assignment), f"--set {assignment}", "a.b=value")
-    hint: typing.Any = TrainConfig
+    hint: typing.Any = kind
     *groups, last = path.split(".")
     for depth, name in enumerate(groups):
         hint = _member(hint, name, ".".join(groups[:depth]))

@@ -20,17 +20,17 @@ from jax.sharding import Mesh
 from trainer import checkpoints, cli, evaluate, flops, origins, processes, workdir
 from trainer.checkpoints import CheckpointError
 from trainer.config import TrainConfig
+from trainer.evals.encoder import Encoder
 from trainer.evals.samples import SampleError
 from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
 from trainer.mixture import open_mixture
-from trainer.models import two_tower
 from trainer.optim import make_optimiser
 from trainer.origins import Origins, initial_state
 from trainer.preemption import Preemption
 from trainer.profiler import Profiler
 from trainer.recipes import load
-from trainer.sharding import check_batch, make_mesh, to_devices, whole
+from trainer.sharding import check_batch, make_mesh, to_devices
 from trainer.shards import RecordError
 from trainer.step import make_train_step
 from trainer.tokenizer import Tokenizer, check_size
@@ -55,14 +55,10 @@ class Job:
 def train(job: Job) -> None:
     """Trains from the latest checkpoint, or from scratch, to the last step."""
     config, run, mesh = job.config, job.config.run, job.mesh
-    has_head = config.self_supervision.is_on
-    graph = two_tower.graph(config.model, has_head=has_head, compute=config.compute)
     optimiser = make_optimiser(config.optimiser, config.n_steps)
     teacher_model = job.origins.teacher_model
     train_step = make_train_step(config, optimiser, mesh, teacher_model)
-    encoder = evaluate.Encoder(
-        graph, job.view.tokenizer, config.data.global_crop.size_px, whole(mesh)
-    )
+    encoder = Encoder(config, job.view.tokenizer, mesh)
     folder = job.folder / workdir.CHECKPOINTS
     skipped = SkippedRecords(job.view)
 
@@ -96,8 +92,9 @@ def train(job: Job) -> None:
                 is_saved = is_due or is_asked
                 if is_due:
                     with log.pausing():
-                        params = state["params"]
-                        metrics |= evaluate.run_all(run.evaluations, encoder, params)
+                        metrics |= evaluate.run_all(
+                            run.evaluations, encoder, state["params"], run.evaluation
+                        )
                 if is_saved or step % run.n_steps_per_log == 0:
                     log.write(step, metrics)
                 if is_saved:
@@ -133,7 +130,8 @@ def prepare(
     check_batch(mesh, config.data.batch_size, config.compute.n_microbatches)
     shards = open_mixture(data, config.data.mixture)
     check_request(shards, config.data)
-    evaluate.check_tasks(config.run.evaluations)
+    patch_px = config.model.vision.patch_size_px
+    evaluate.check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     check_size(tokenizer, config.model.text)
     is_new = not checkpoints.steps(folder / workdir.CHECKPOINTS)

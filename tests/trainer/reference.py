@@ -16,8 +16,13 @@ def flat(params: dict, prefix: str = "") -> dict[str, np.ndarray]:
     return found
 
 
-def vision(params: dict, image: np.ndarray, feed_forward: str) -> np.ndarray:
-    """Tokens of one image in [0, 1] whose grid is the position grid's: CLS first."""
+def vision(
+    params: dict, image: np.ndarray, feed_forward: str, *, is_by_values: bool = False
+) -> np.ndarray:
+    """Tokens of one image in [0, 1] whose grid is the position grid's: CLS first.
+
+    With `is_by_values` the tokens of the last block see themselves alone.
+    """
     p = flat(params)
     prefix = "encoder/ToTokenSequence_0/"
     kernel = p[f"{prefix}embedding/kernel"]
@@ -31,7 +36,8 @@ def vision(params: dict, image: np.ndarray, feed_forward: str) -> np.ndarray:
             position = p[f"{prefix}posembed_input"][0, row, column]
             patches.append(embedded + p[f"{prefix}embedding/bias"] + position)
     tokens = np.concatenate([p[f"{prefix}cls"][0], np.stack(patches)])
-    tokens = blocks(p, "encoder/transformer/", tokens, feed_forward)
+    last = values if is_by_values else attention
+    tokens = blocks(p, "encoder/transformer/", tokens, feed_forward, last)
     return norm(p, "encoder/encoder_norm/", tokens)
 
 
@@ -51,13 +57,14 @@ def text(params: dict, ids: np.ndarray) -> np.ndarray:
     return norm(p, "text_encoder_norm/", tokens).mean(axis=0)
 
 
-def blocks(p, prefix, tokens, feed_forward):
+def blocks(p, prefix, tokens, feed_forward, last=None):
     n_blocks = len({k for k in p if k.startswith(prefix) and k.endswith("query/bias")})
     for i in range(n_blocks):
         block = f"{prefix}encoderblock_{i}/"
         normed = norm(p, f"{block}LayerNorm_0/", tokens)
         name = f"{block}MultiHeadDotProductAttention_0/"
-        tokens = tokens + attention(p, name, normed)
+        mix = last if last and i == n_blocks - 1 else attention
+        tokens = tokens + mix(p, name, normed)
         normed = norm(p, f"{block}LayerNorm_1/", tokens)
         tokens = tokens + mlp(p, block, normed, feed_forward)
     return tokens
@@ -82,6 +89,14 @@ def attention(p, prefix, x):
         weights = np.exp(query @ key.T / math.sqrt(head_width))
         weights /= weights.sum(axis=1, keepdims=True)
         out = out + weights @ value @ p[f"{prefix}out/kernel"][head]
+    return out
+
+
+def values(p, prefix, x):
+    out = p[f"{prefix}out/bias"]
+    for head in range(len(p[f"{prefix}value/bias"])):
+        kernel, bias = p[f"{prefix}value/kernel"], p[f"{prefix}value/bias"]
+        out = out + (x @ kernel[:, head] + bias[head]) @ p[f"{prefix}out/kernel"][head]
     return out
 
 

@@ -49,10 +49,11 @@ def with_set(*overrides: str) -> list[str]:
 def start(
     arguments: Sequence[object],
     *,
+    module: str = "trainer.train",
     n_devices: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """A training process on virtual devices. `finish` it, or kill its group."""
+    """A process on virtual devices. `finish` it, or kill its group."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -61,7 +62,7 @@ def start(
     flags = f"{os.environ['XLA_FLAGS']} {flag}"
     own = {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer.train", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         env=os.environ | cache | own | dict(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

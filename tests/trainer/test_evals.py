@@ -1,14 +1,10 @@
-"""The evaluations against plain loops."""
-
-import io
-import json
-import tarfile
+"""The evaluations with texts against plain loops, and their settings."""
 
 import numpy as np
 import pytest
-import tiny_export
 
-from trainer.evals import classification, features, retrieval, samples
+from trainer.evals import features, retrieval, zero_shot_classification
+from trainer.evals.settings import EvaluationConfig, PromptSet
 
 RNG = np.random.default_rng(0)
 
@@ -66,7 +62,7 @@ def test_features_that_tell_nothing_apart_find_nothing():
     assert found["image_to_text"] == found["text_to_image"]
     assert set(found["image_to_text"].values()) == {0.0}
     labels = np.arange(12)
-    assert classification.accuracy(same, same, labels) == 0
+    assert zero_shot_classification.accuracy(same, same, labels) == 0
 
 
 def test_accuracy_equals_a_plain_loop():
@@ -76,12 +72,12 @@ def test_accuracy_equals_a_plain_loop():
     for image, label in zip(images, labels, strict=True):
         cosines = [cosine(image, one) for one in classes]
         n_right += cosines.index(max(cosines)) == label
-    assert classification.accuracy(images, classes, labels) == n_right / 40
+    assert zero_shot_classification.accuracy(images, classes, labels) == n_right / 40
 
 
 def test_a_class_is_the_mean_of_its_normalised_prompts():
     prompts = np.array([[[2.0, 0.0], [0.0, 9.0]]])
-    found = classification.class_features(prompts)
+    found = zero_shot_classification.class_features(prompts)
     np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5]])
 
 
@@ -97,56 +93,27 @@ def test_features_that_are_not_numbers_are_an_error():
         features.normalise(np.array([[np.nan, 1.0]]))
 
 
-def write_tar(path, files):
-    with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+@pytest.mark.parametrize(("which", "count"), [("plain", 2), ("clip", 7), ("tcl", 9)])
+def test_every_name_is_put_into_every_sentence(which, count):
+    found = zero_shot_classification.prompts(["cat", "dog"], PromptSet(which))
+    assert len(found) == len(set(found)) == 2 * count
+    assert all("cat" in sentence for sentence in found[:count])
+    assert all("dog" in sentence for sentence in found[count:])
 
 
-IMAGE = tiny_export.encoded(tiny_export.picture(0))
-PNG = tiny_export.encoded(tiny_export.picture(1), "png")
+def test_one_image_with_one_text_is_found():
+    found = retrieval.recalls(np.ones((1, 3)), np.ones((1, 3)), np.zeros(1, int))
+    assert found["image_to_text"] == {"recall@1": 1, "recall@5": 1, "recall@10": 1}
 
 
-def test_samples_are_read_from_tars_in_order(tmp_path):
-    metadata = {"label": "cat", "captions": {"short": "a", "long": ["b", "c"]}}
-    files = {
-        "x/0.v2.jpg": IMAGE,
-        "x/1.jpg": IMAGE,
-        "x/1.txt": b" text ",
-        "x/1.json": json.dumps(metadata).encode(),
-        "x/2.PNG": PNG,
-        "x/2.json": b'{"captions": ["d", "e"]}',
-        "x/3.txt": b"no image",
-        "x/4.jpg": IMAGE,
-        "x/4.txt": b" text ",
-    }
-    write_tar(tmp_path / "b.tar", files)
-    write_tar(tmp_path / "a.tar", {"9.jpg": IMAGE})
-    found = list(samples.read(samples.find_tars(str(tmp_path)), 28))
-    assert {image.shape for image, _ in found} == {(28, 28, 3)}
-    assert [truth for _, truth in found] == [
-        samples.Truth({}, None),
-        samples.Truth({"short": ("a",), "long": ("b", "c")}, "cat"),
-        samples.Truth({"caption": ("d", "e")}, None),
-        samples.Truth({"caption": ("text",)}, None),
-    ]
-
-
-def test_a_sample_that_cannot_be_read_is_named(tmp_path):
-    write_tar(tmp_path / "a.tar", {"0.jpg": IMAGE, "1.jpg": IMAGE[:99]})
-    with pytest.raises(samples.SampleError, match=r"a\.tar: 1: "):
-        list(samples.read(samples.find_tars(str(tmp_path)), 28))
-
-
-def test_a_file_that_is_no_tar_is_named(tmp_path):
-    (tmp_path / "a.tar").write_bytes(b"something else")
-    with pytest.raises(samples.SampleError, match=r"a\.tar: "):
-        list(samples.read(samples.find_tars(str(tmp_path / "*.tar")), 28))
-
-
-@pytest.mark.parametrize("pattern", ["", "none", "*.tar"])
-def test_nothing_found_is_an_error(tmp_path, pattern):
-    with pytest.raises(ValueError, match="no file, expected tars"):
-        samples.find_tars(str(tmp_path / pattern))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_steps": 0}, "n_steps=0: expected more than 0"),
+        ({"size_px": -1}, "size_px=-1: expected 0 or more"),
+        ({"max_depth_m": 0.0}, "max_depth_m=0.0: expected more than min_depth_m=0.001"),
+    ],
+)
+def test_wrong_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(**change)

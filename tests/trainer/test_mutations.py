@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 OBJECTIVE = "test_objective.py"
 PROTOTYPES = "test_prototypes.py"
 LOSSES = "test_losses.py"
+METRICS = "test_eval_metrics.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +203,48 @@ MUTATIONS = (
         "return (grid + positions).astype(image.dtype)",
         "return grid.astype(image.dtype)",
         "test_vit.py",
+    ),
+    Mutation(
+        "attention in place of values",
+        "models/transformer.py",
+        "x = x + attention.out(attention.value(self.LayerNorm_0(x)))",
+        "x = x + attention(self.LayerNorm_0(x), None)",
+        "test_vit.py",
+    ),
+    Mutation(
+        "neighbours vote alike",
+        "evals/knn.py",
+        "weights = np.exp(cosines.astype(np.float64) / TEMPERATURE)",
+        "weights = np.ones(cosines.shape)",
+        METRICS,
+    ),
+    Mutation(
+        "an image finds itself",
+        "evals/fine_grained.py",
+        "cosines = jnp.where(is_own, -jnp.inf, cosines)",
+        "cosines = jnp.where(is_own, cosines, cosines)",
+        METRICS,
+    ),
+    Mutation(
+        "classes without pixels counted",
+        "evals/segmentation.py",
+        '"mean_iou": float(np.nanmean(by_class)),',
+        '"mean_iou": float(np.nansum(by_class) / len(by_class)),',
+        METRICS,
+    ),
+    Mutation(
+        "depth beyond the limits scored",
+        "evals/depth.py",
+        "is_valid = known(truth, limits)",
+        "is_valid = truth > 0",
+        METRICS,
+    ),
+    Mutation(
+        "the last window wins",
+        "evals/zero_shot_segmentation.py",
+        "total[window] += _probabilities(",
+        "total[window] = _probabilities(",
+        "test_zero_shot_segmentation.py",
     ),
 )
 

@@ -1,5 +1,6 @@
 """Two processes as one run, through the real command, on CPU devices."""
 
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from runs import (
 from trainer import checkpoints, processes
 
 
-def start_both(arguments, n_devices=1):
+def start_both(arguments, n_devices=1, module="trainer.train"):
     """One run in two processes, which find each other by the environment."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -28,6 +29,7 @@ def start_both(arguments, n_devices=1):
     return [
         start(
             [*arguments, "--distributed"],
+            module=module,
             n_devices=n_devices,
             environment={
                 processes.ADDRESS: f"localhost:{port}",
@@ -68,6 +70,18 @@ def test_two_processes_train_as_one(command, name, tmp_path):
         "metrics.jsonl",
         "tokenizer.model",
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_as_one(command, evaluation_tar, tmp_path):
+    sets = with_set(*RECIPES["contrastive"])
+    finish(start([*command, "--workdir", tmp_path, *sets]))
+    flags = ["--checkpoint", tmp_path, "--task", "retrieval", "--data", evaluation_tar]
+    alone, _ = finish(start(flags, module="trainer.evaluate"))
+    first, second = start_both(flags, module="trainer.evaluate")
+    outputs = [finish(process)[0] for process in (first, second)]
+    assert json.loads(outputs[0]) == json.loads(alone)
+    assert outputs[1] == ""
 
 
 @pytest.mark.slow

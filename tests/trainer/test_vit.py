@@ -41,6 +41,34 @@ def test_the_encoder_equals_its_plain_reference(tiny, feed_forward):
         np.testing.assert_allclose(found, expected[2:], atol=2e-4)
 
 
+@pytest.mark.parametrize("feed_forward", [FeedForward.GELU, FeedForward.SWIGLU])
+def test_patches_by_values_equal_the_plain_reference(tiny, feed_forward):
+    model = make(tiny.model.vision, feed_forward=feed_forward, n_layers=2)
+    params = scrambled(model)
+    graph = nnx.graphdef(model)
+    run = jax.jit(lambda params: nnx.merge(graph, params).value_patches(IMAGE))
+    options = {"feed_forward": feed_forward, "is_by_values": True}
+    for patches, image in zip(run(params), IMAGE, strict=True):
+        expected = reference.vision(params, image, **options)
+        np.testing.assert_allclose(patches.reshape(4, -1), expected[2:], atol=2e-4)
+
+
+def test_blocks_in_between_give_what_an_encoder_without_the_rest_gives(tiny):
+    model = make(tiny.model.vision, n_layers=3)
+    params = scrambled(model)
+    graph = nnx.graphdef(model)
+    run = jax.jit(lambda params: nnx.merge(graph, params).intermediate(IMAGE, (0, 2)))
+    first, last = run(params)
+    for layers, found in ((3, last), (1, first)):
+        blocks = params["encoder"]["transformer"]
+        kept = {f"encoderblock_{i}": blocks[f"encoderblock_{i}"] for i in range(layers)}
+        shorter = {"encoder": {**params["encoder"], "transformer": kept}}
+        expected = reference.vision(shorter, IMAGE[0], "gelu")
+        np.testing.assert_allclose(found.cls[0], expected[:2], atol=2e-4)
+        patches = found.patches[0].reshape(4, -1)
+        np.testing.assert_allclose(patches, expected[2:], atol=2e-4)
+
+
 def test_cls_tokens_start_at_zero_and_give_the_same(tiny):
     cls = jax.jit(make(tiny.model.vision))(IMAGE).cls
     np.testing.assert_array_equal(cls[:, 0], cls[:, 1])

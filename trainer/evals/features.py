@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+TOKENS = ("cls_1", "cls_2", "mean")  # the vectors that an image has
+
 
 def normalise(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
     """Rows of length 1; rows of zeros stay. Raises ValueError unless all are finite."""

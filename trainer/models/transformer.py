@@ -45,11 +45,15 @@ class Transformer(nnx.Module):
         for i in range(config.n_layers):
             setattr(self, f"encoderblock_{i}", EncoderBlock(config, make))
 
+    @property
+    def blocks(self) -> list["EncoderBlock"]:
+        return [getattr(self, f"encoderblock_{i}") for i in range(self._n_layers)]
+
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None = None
     ) -> Float[Array, "b t d"]:
         """`is_valid` is False on padding; None means that nothing is padded."""
-        blocks = [getattr(self, f"encoderblock_{i}") for i in range(self._n_layers)]
+        blocks = self.blocks
         graph = nnx.graphdef(blocks[0])
         params = [nnx.to_pure_dict(nnx.state(block)) for block in blocks]
 
@@ -89,9 +93,21 @@ class EncoderBlock(nnx.Module):
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
     ) -> Float[Array, "b t d"]:
         x = x + self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), is_valid)
+        return x + self._feed_forward(self.LayerNorm_1(x), is_valid)
+
+    def by_values(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """The block if every token attended to itself alone: its value, projected.
+
+        Source: MaskCLIP, Zhou et al. 2022, arXiv:2112.01071.
+        """
+        attention = self.MultiHeadDotProductAttention_0
+        x = x + attention.out(attention.value(self.LayerNorm_0(x)))
+        return x + self._feed_forward(self.LayerNorm_1(x), None)
+
+    @property
+    def _feed_forward(self) -> "Mlp | SwiGlu":
         is_swiglu = hasattr(self, "FFNSwiGluFused_0")
-        feed_forward = self.FFNSwiGluFused_0 if is_swiglu else self.MlpBlock_0
-        return x + feed_forward(self.LayerNorm_1(x), is_valid)
+        return self.FFNSwiGluFused_0 if is_swiglu else self.MlpBlock_0
 
 
 class Attention(nnx.Module):

@@ -52,7 +52,7 @@ class TwoTower(nnx.Module):
     ) -> VisionOutput:
         """Patches where `mask` is True are hidden behind the mask token."""
         masked = None if mask is None else Masked(mask, self.mask_token[...])
-        return self.vision(_unit_range(image), masked)
+        return self.vision(unit_range(image), masked)
 
     def encode_text(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
         return self.text(ids)
@@ -82,10 +82,11 @@ class ImageTeacher(nnx.Module):
         self.head = PrototypeHeads(config.head, config.vision.width, make, compute)
 
     def encode_image(self, image: UInt8[Array, "b h w 3"]) -> VisionOutput:
-        return self.vision(_unit_range(image))
+        return self.vision(unit_range(image))
 
 
-def _unit_range(image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+def unit_range(image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Pixels as the image encoder takes them."""
     return image.astype(jnp.float32) / 255
 
 

@@ -5,6 +5,7 @@ Parameters have the paths of the released checkpoints, such as
 Source: google-deepmind/tips, `scenic/models/vit.py`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -49,6 +50,27 @@ class VisionTransformer(nnx.Module):
         """`image` is RGB in [0, 1], without any other normalisation."""
         return self.encoder(image.astype(self._dtype), masked)
 
+    def intermediate(
+        self, image: Float[Array, "b h w 3"], layers: Sequence[int]
+    ) -> list[VisionOutput]:
+        """What the blocks of these numbers give out, normalised too."""
+        tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
+        found = []
+        for block in self.encoder.transformer.blocks:
+            tokens = block(tokens, None)
+            found.append(tokens)
+        return [self.encoder.output(found[layer], grid) for layer in layers]
+
+    def value_patches(
+        self, image: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b gh gw d"]:
+        """Patches whose last block takes its own values; they are closer to texts."""
+        tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
+        *blocks, last = self.encoder.transformer.blocks
+        for block in blocks:
+            tokens = block(tokens, None)
+        return self.encoder.output(last.by_values(tokens), grid).patches
+
 
 class Encoder(nnx.Module):
     def __init__(self, config: VisionConfig, make: ParamMaker, compute: ComputeConfig):
@@ -59,12 +81,23 @@ class Encoder(nnx.Module):
     def __call__(
         self, image: Float[Array, "b h w 3"], masked: Masked | None
     ) -> VisionOutput:
+        tokens, grid = self.embed(image, masked)
+        return self.output(self.transformer(tokens), grid)
+
+    def embed(
+        self, image: Float[Array, "b h w 3"], masked: Masked | None
+    ) -> tuple[Float[Array, "b t d"], tuple[int, int]]:
+        """What goes into the first block, and the rows and columns of patches."""
         grid, cls = self.ToTokenSequence_0(image, masked)
         b, gh, gw, d = grid.shape
-        tokens = jnp.concatenate([cls, grid.reshape(b, gh * gw, d)], axis=1)
-        tokens = self.transformer(tokens).astype(jnp.float32)
-        tokens = self.encoder_norm(tokens)
-        patches = tokens[:, N_CLS_TOKENS:].reshape(b, gh, gw, d)
+        return jnp.concatenate([cls, grid.reshape(b, gh * gw, d)], axis=1), (gh, gw)
+
+    def output(
+        self, tokens: Float[Array, "b t d"], grid: tuple[int, int]
+    ) -> VisionOutput:
+        """The final norm of what comes out of a block."""
+        tokens = self.encoder_norm(tokens.astype(jnp.float32))
+        patches = tokens[:, N_CLS_TOKENS:].reshape(len(tokens), *grid, -1)
         return VisionOutput(tokens[:, :N_CLS_TOKENS], patches)
 
 

@@ -1,0 +1,278 @@
+"""Tasks as users run them, on a model whose weights are planted: it knows colours."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+from scipy import linalg
+
+from trainer import evaluate, tokenizer, workdir
+from trainer.config import TextConfig, VisionConfig
+from trainer.evals import zero_shot_classification as prompting
+from trainer.evals.settings import PromptSet
+from trainer.models import two_tower
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+WIDTH = 16
+DIRECTIONS = linalg.hadamard(WIDTH)[1:5].astype(np.float32)  # of colours, and of words
+PATCH = 14
+FEW_STEPS = ("--set", "n_steps=60", "--set", "learning_rate=0.05")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer to which the names of colours are words."""
+    texts = [s for which in PromptSet for s in prompting.prompts([*COLOURS], which)]
+    path = tmp_path_factory.mktemp("words") / "words.model"
+    path.write_bytes(tokenizer.train(texts * 5, 64))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tiny, words):
+    sizes = {"width": WIDTH, "n_layers": 1, "n_heads": 2, "mlp_dim": 24}
+    model = dataclasses.replace(
+        tiny.model,
+        vision=VisionConfig(**sizes, position_grid=(2, 2)),
+        text=TextConfig(**sizes, vocabulary_size=64, max_tokens=32),
+    )
+    data = dataclasses.replace(tiny.data, tokenizer=str(words))
+    return dataclasses.replace(tiny, model=model, data=data)
+
+
+def planted(config):
+    """A patch points in the direction of its mean colour, and so does its name."""
+    params = two_tower.init_params(config.model, 0)
+    silent = jax.tree.map(np.zeros_like, params)
+    encoder = silent["vision"]["encoder"]
+    kernel = np.broadcast_to(DIRECTIONS[:3], (PATCH, PATCH, 3, WIDTH)) / PATCH**2
+    encoder["ToTokenSequence_0"]["embedding"]["kernel"] = kernel.astype(np.float32)
+    encoder["encoder_norm"] = params["vision"]["encoder"]["encoder_norm"]
+    silent["text"]["text_encoder_norm"] = params["text"]["text_encoder_norm"]
+    silent["text"]["token_emb"]["emb_var"] = 100 * _embeddings(config)
+    return silent
+
+
+def _embeddings(config):
+    """Of words that one colour's sentences have alone, its direction."""
+    read = tokenizer.Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
+    used = {
+        name: set(read(prompting.prompts([name], PromptSet.TCL)).ravel().tolist())
+        for name in COLOURS
+    }
+    table = np.tile(DIRECTIONS[3], (config.model.text.vocabulary_size, 1))
+    for number, (name, ids) in enumerate(used.items()):
+        others = set().union(*(i for other, i in used.items() if other != name))
+        assert ids - others
+        table[sorted(ids - others)] = DIRECTIONS[number]
+    return table
+
+
+def save(folder, config, params):
+    workdir.claim(folder, config, "shards")
+    with ocp.CheckpointManager((folder / workdir.CHECKPOINTS).absolute()) as manager:
+        items = ocp.args.Composite(params=ocp.args.StandardSave(params))
+        manager.save(0, args=items)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def knows_colours(tmp_path_factory, config):
+    return save(tmp_path_factory.mktemp("planted"), config, planted(config))
+
+
+def stripes(number, n_columns):
+    """Columns of colours, a patch each, and the class of each pixel."""
+    rng = np.random.default_rng(number)
+    grid = np.stack([rng.permutation(3)[[0, 1, 2, 0]][:n_columns]] * 2)
+    mask = grid.repeat(PATCH, 0).repeat(PATCH, 1)
+    return np.array([*COLOURS.values()], np.uint8)[mask], mask.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Twice as wide as high."""
+    return draw(tmp_path_factory.mktemp("scenes"), n_columns=4)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """As decoders are shown images."""
+    return draw(tmp_path_factory.mktemp("squares"), n_columns=2)
+
+
+def draw(root, n_columns):
+    """Stripes with masks, depths and normals that follow from their colours."""
+    names = ("images", "masks", "depth", "normals")
+    for name, split in itertools.product(names, ("train", "val")):
+        (root / name / split).mkdir(parents=True)
+    for number, split in enumerate(["train"] * 8 + ["val"] * 3):
+        image, mask = stripes(number, n_columns)
+        Image.fromarray(image).save(root / f"images/{split}/{number}.png")
+        Image.fromarray(mask + 1).save(root / f"masks/{split}/{number}.png")
+        np.save(root / f"depth/{split}/{number}.npy", 2.0 + 3 * mask)
+        np.save(root / f"normals/{split}/{number}.npy", np.eye(3)[mask])
+    # Without a mask and the rest: it is left out.
+    Image.fromarray(stripes(99, n_columns)[0]).save(root / "images/val/99.png")
+    (root / "classes.json").write_text(json.dumps([*COLOURS]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory):
+    """Images of one colour each, in a folder of its name."""
+    root = tmp_path_factory.mktemp("cards")
+    for number, (name, colour) in enumerate(itertools.product(COLOURS, range(6))):
+        shade = np.array(COLOURS[name]) * (1 - colour / 20)
+        split = "train" if colour < 4 else "val"
+        path = root / split / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((28, 28, 3), shade, np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def measure(capsys, knows_colours):
+    def run(task, data, *flags, checkpoint=knows_colours):
+        own = ["--checkpoint", checkpoint, "--task", task, "--data", data, *flags]
+        evaluate.main([str(flag) for flag in own])
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_planted_model_segments_everything_by_name(measure, scenes):
+    found = measure("zero_shot_segmentation", scenes)
+    assert found["n_images"] == 3
+    for mode in ("whole", "windows"):
+        assert found[mode]["mean_iou"] == 1
+        assert found[mode]["iou_by_class"] == dict.fromkeys(COLOURS, 1)
+        assert found[mode]["baselines"]["random_mean_iou"] < 0.25
+
+
+@pytest.mark.slow
+def test_a_model_that_knows_nothing_does_not(measure, scenes, tmp_path, config):
+    params = two_tower.init_params(config.model, 1)
+    untrained = save(tmp_path, config, params)
+    found = measure("zero_shot_segmentation", scenes, checkpoint=untrained)
+    assert found["whole"]["mean_iou"] < 0.5
+
+
+def test_fine_grained_retrieval_needs_no_text_encoder(
+    measure, cards, tmp_path, config, capsys
+):
+    params = {"vision": planted(config)["vision"]}
+    blind = save(tmp_path, config, params)
+    found = measure("fine_grained_retrieval", cards, checkpoint=blind)
+    assert (found["n_domains"], found["domains"]["all"]["n_images"]) == (1, 6)
+    with pytest.raises(SystemExit) as exit_info:
+        measure("zero_shot_classification", cards, checkpoint=blind)
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "no text encoder, expected one for tasks with texts" in message
+
+
+def test_neighbours_in_training_images_name_the_class(measure, scenes, cards):
+    found = measure("knn_classification", cards)
+    sizes = {name: found[name] for name in ("n_images", "n_training_images")}
+    assert sizes == {"n_images": 6, "n_training_images": 12}
+    assert found["n_classes"] == 3
+    assert found["cls_1"].keys() == found["mean"].keys() == {"accuracy_k10"}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("zero_shot_segmentation", "8: mask value 9: expected 0 to 3, or 255 for none"),
+        ("knn_classification", "no label, expected one"),
+        ("retrieval", "no captions, expected some"),
+    ],
+)
+def test_data_that_do_not_fit_exit_with_2_and_one_line(
+    measure, scenes, tmp_path, capsys, task, message
+):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    wrong = np.full((28, 56), 9, np.uint8)
+    Image.fromarray(wrong).save(root / "masks/val/8.png")
+    with pytest.raises(SystemExit) as exit_info:
+        measure(task, root)
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert errors.count("error: ") == 1
+    assert message in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "cocoa=x"), "cocoa: no such data set, expected one of imagenet"),
+        (("--data", "coco=x", "--task", "normals"), "x: no file, expected tars"),
+        (("--data", "tfds:x"), "tfds:x: "),
+        (("--set", "size_px=15"), "size_px=15: expected a multiple of 14"),
+        (("--set", "prompts=x"), "prompts='x': expected one of plain, clip, tcl"),
+        (("--set", "steps=1"), "steps: no such field, expected one of size_px"),
+    ],
+)
+def test_a_wrong_command_exits_with_2_and_one_line(
+    measure, cards, capsys, flags, message
+):
+    with pytest.raises(SystemExit) as exit_info:
+        measure("retrieval", cards, *flags)
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "score"),
+    [
+        ("linear_segmentation", lambda found: found["mean_iou"] > 0.95),
+        ("linear_depth", lambda found: found["mean"]["rmse"] < 1.5),
+        ("dpt_depth", lambda found: found["cls_1"]["rmse"] < 1.2),
+        ("normals", lambda found: found["cls_1"]["rmse"] < 35),
+    ],
+)
+def test_decoders_learn_what_follows_from_the_colour(measure, squares, task, score):
+    flags = (*FEW_STEPS, "--set", "dpt_channels=8")
+    if task in ("dpt_depth", "normals"):
+        flags = ("--set", "n_steps=150", "--set", "learning_rate=0.01", *flags[4:])
+    found = measure(task, squares, *flags)
+    assert (found["n_images"], found["n_training_images"]) == (3, 8)
+    assert score(found), json.dumps(found)
+
+
+@pytest.mark.slow
+def test_two_devices_measure_the_same_and_show_how_far_they_are(
+    measure, knows_colours, scenes
+):
+    flag = "--xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
+    for task in ("zero_shot_segmentation", "linear_segmentation"):
+        own = ["--checkpoint", knows_colours, "--task", task, "--data", scenes]
+        command = [sys.executable, "-m", "trainer.evaluate", *map(str, own), *FEW_STEPS]
+        done = subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True
+        )
+        assert json.loads(done.stdout) == measure(task, scenes, *FEW_STEPS)
+        assert "images" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_linear_layer_is_fitted_to_training_images(measure, cards):
+    found = measure("linear_classification", cards)
+    assert found["n_classes"] == 3
+    assert found["cls_1"].keys() == {"accuracy", "l2"}

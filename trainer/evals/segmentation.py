@@ -1,0 +1,101 @@
+"""Segmentation scores: intersection over union, from one confusion of all images.
+
+Pure functions of masks. A class that is neither in the truth nor predicted has no score
+and is left out of the mean, as in the released TIPS code.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+BACKGROUND = "background"
+UNLABELLED = 255  # in masks, whatever else they hold
+IGNORED = -1  # among classes
+
+
+def class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that masks tell apart. Mask value v is `names[v - 1]`.
+
+    Value 0 is ignored, as in ADE20k, unless the names start with "background", which
+    then is value 0 and a class like others, as in PASCAL VOC. Raises ValueError with
+    fewer than 2 classes, or more than a mask can hold.
+    """
+    if not 2 <= len(names) < UNLABELLED:
+        raise ValueError(f"{len(names)} classes: expected 2 to {UNLABELLED - 1}")
+    return tuple(names)
+
+
+def to_classes(
+    mask: UInt8[np.ndarray, "h w"], names: Sequence[str]
+) -> Int[np.ndarray, "h w"]:
+    """Numbers of classes, `IGNORED` where a pixel has none.
+
+    Raises ValueError naming the first value that is no class.
+    """
+    first = 0 if names[0] == BACKGROUND else 1
+    classes = mask.astype(np.int64) - first
+    classes[(mask == UNLABELLED) | (mask < first)] = IGNORED
+    wrong = mask[classes >= len(names)]
+    if wrong.size:
+        last = len(names) - 1 + first
+        raise ValueError(
+            f"mask value {wrong[0]}: expected 0 to {last}, or {UNLABELLED} for none"
+        )
+    return classes
+
+
+def confusion(
+    predicted: Int[np.ndarray, "h w"], truth: Int[np.ndarray, "h w"], n_classes: int
+) -> Int[np.ndarray, "classes classes"]:
+    """Pixels by true class (rows) and predicted class, without ignored ones."""
+    is_known = truth != IGNORED
+    pairs = truth[is_known] * n_classes + predicted[is_known]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def ious(
+    confusion: Int[np.ndarray, "classes classes"],
+) -> Float[np.ndarray, "classes"]:
+    """Intersection over union of each class; NaN where the union is empty."""
+    both = np.diag(confusion).astype(float)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
+    return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
+
+
+def scores(
+    confusion: Int[np.ndarray, "classes classes"], names: Sequence[str]
+) -> dict[str, object]:
+    """Means and what knowing no image would score.
+
+    Raises ValueError when no pixel has a class.
+    """
+    if not confusion.sum():
+        raise ValueError("no pixel with a class")
+    by_class = ious(confusion)
+    found = {
+        name: float(iou)
+        for name, iou in zip(names, by_class, strict=True)
+        if not np.isnan(iou)
+    }
+    return {
+        "mean_iou": float(np.nanmean(by_class)),
+        "pixel_accuracy": float(np.diag(confusion).sum() / confusion.sum()),
+        "baselines": baselines(confusion.sum(axis=1)),
+        "iou_by_class": found,
+    }
+
+
+def baselines(pixels: Int[np.ndarray, "classes"]) -> dict[str, float]:
+    """Mean IoU of classes drawn at random, and of the most frequent class throughout.
+
+    The first is that of expected counts, over all classes.
+    """
+    share = pixels / pixels.sum()
+    drawn = 1 / len(pixels)
+    random = share * drawn / (share + drawn - share * drawn)
+    n_present = np.count_nonzero(pixels)
+    return {
+        "random_mean_iou": float(random.mean()),
+        "most_frequent_mean_iou": float(share.max() / n_present),
+    }

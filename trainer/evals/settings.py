@@ -1,0 +1,43 @@
+"""What an evaluation may be told. Defaults are the papers' where those are known."""
+
+import dataclasses
+import enum
+
+
+class PromptSet(enum.StrEnum):
+    """Sentences around the names of classes, see `zero_shot_classification`."""
+
+    PLAIN = "plain"
+    CLIP = "clip"
+    TCL = "tcl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    # Of images: squares, or the short side in zero-shot segmentation. 0 is the size of
+    # the global crops that the checkpoint was trained with.
+    size_px: int = 0
+    prompts: PromptSet = PromptSet.PLAIN  # zero-shot classification
+    classes: str = ""  # JSON list of the names of classes; "": classes.json at the data
+    # Decoders: linear probes of segmentation and depth, and DPT.
+    n_steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    dpt_channels: int = 256
+    min_depth_m: float = 0.001
+    max_depth_m: float = 10.0
+    rng_seed: int = 0
+
+    def __post_init__(self):
+        for name in ("n_steps", "batch_size", "learning_rate", "dpt_channels"):
+            self._require(name, getattr(self, name) > 0, "more than 0")
+        for name in ("size_px", "weight_decay", "rng_seed"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("min_depth_m", self.min_depth_m > 0, "more than 0")
+        expected = f"more than min_depth_m={self.min_depth_m}"
+        self._require("max_depth_m", self.max_depth_m > self.min_depth_m, expected)
+
+    def _require(self, name: str, is_met: bool, expected: str) -> None:
+        if not is_met:
+            raise ValueError(f"{name}={getattr(self, name)}: expected {expected}")

@@ -38,7 +38,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
 
 def changed(config: T, overrides: Sequence[str]) -> T:
     """A configuration with `a.b=value` overrides applied in order."""
-    values = _plain(config)
+    values = plain(config)
     for override in overrides:
         _override(type(config), values, override)
     return from_dict(type(config), values)

@@ -2,6 +2,7 @@
 
 A unit of work writes one small Parquet table. A table is complete or absent: it is
 written under a temporary name and renamed, so a listing tells what is left to do.
+A file system that does not answer is a TimeoutError.
 """
 
 import dataclasses
@@ -18,6 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from pipeline.deadlines import reader, within
+from pipeline.deadlines import write as write_within
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,13 +48,13 @@ def find(pattern: str) -> tuple[str, ...]:
 
 def sizes(pattern: str) -> dict[str, int]:
     """Path to bytes of the files that match a glob, from a listing alone."""
-    (match,) = FileSystems.match([pattern])
+    (match,) = within(pattern, FileSystems.match, [pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
 
 
 def last_updates(pattern: str) -> dict[str, float]:
     """Path to Unix time of what matches a glob, where the file system tells a time."""
-    (match,) = FileSystems.match([pattern])
+    (match,) = within(pattern, FileSystems.match, [pattern])
     return {
         found.path: found.last_updated_in_seconds
         for found in match.metadata_list
@@ -71,12 +75,14 @@ def join(folder: str, *names: str) -> str:
 
 def is_file(path: str) -> bool:
     """Whether a file is there."""
-    return FileSystems.exists(path)
+    return within(path, FileSystems.exists, path)
 
 
 def open_for_reading(path: str) -> typing.BinaryIO:
     """A seekable binary file; compressed files are not unpacked."""
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    unpacked = CompressionTypes.UNCOMPRESSED
+    file = within(path, FileSystems.open, path, compression_type=unpacked)
+    return reader(path, file)
 
 
 def read(path: str) -> bytes:
@@ -94,11 +100,13 @@ def write(path: str, data: bytes) -> None:
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     temporary = f"{path}.{writer}.tmp"
     _make_folder(FileSystems.split(path)[0])
-    with FileSystems.create(
-        temporary, compression_type=CompressionTypes.UNCOMPRESSED
-    ) as file:
-        file.write(data)
-    FileSystems.rename([temporary], [path])
+    unpacked = CompressionTypes.UNCOMPRESSED
+    file = within(path, FileSystems.create, temporary, compression_type=unpacked)
+    try:
+        write_within(path, file, data)
+    finally:
+        within(path, file.close)
+    within(path, FileSystems.rename, [temporary], [path])
 
 
 def create(path: str, data: bytes) -> bool:
@@ -112,22 +120,32 @@ def create(path: str, data: bytes) -> bool:
     _make_folder(FileSystems.split(path)[0])
     try:
         with open(path, "xb") as file:
-            file.write(data)
+            _write_or_remove(file, data)
     except FileExistsError:
         return False
     return True
 
 
+def _write_or_remove(file: typing.BinaryIO, data: bytes) -> None:
+    """A file that is left without its data would keep its place for ever."""
+    try:
+        file.write(data)
+        file.flush()
+    except OSError:  # such as of a full disk
+        os.remove(file.name)
+        raise
+
+
 def delete(paths: Sequence[str]) -> None:
     """Removes files, and folders with all that is in them."""
-    FileSystems.delete(list(paths))
+    within(", ".join(paths), FileSystems.delete, list(paths))
 
 
 def _make_folder(folder: str) -> None:
     try:
-        FileSystems.mkdirs(folder)
+        within(folder, FileSystems.mkdirs, folder)
     except OSError:  # it is there, or another writer was first
-        if not FileSystems.exists(folder):
+        if not is_file(folder):
             raise
 
 

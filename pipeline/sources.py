@@ -371,10 +371,13 @@ def _read_batches(
 
 
 def _rows_per_batch(row_group: pq.RowGroupMetaData) -> int:
-    """No value is larger than its column, but each row can repeat the largest one."""
-    columns = map(row_group.column, range(row_group.num_columns))
-    n_bytes = max(column.total_uncompressed_size for column in columns)
-    return max(1, min(_MAX_ROWS_PER_BATCH, _MAX_BATCH_BYTES // max(1, n_bytes)))
+    """No value is larger than its row group, but each row can repeat the largest.
+
+    Only the group is asked: where the metadata of a column are damaged, Arrow ends the
+    process.
+    """
+    n_bytes = max(1, row_group.total_byte_size)
+    return max(1, min(_MAX_ROWS_PER_BATCH, _MAX_BATCH_BYTES // n_bytes))
 
 
 def _parquet_pair(

@@ -342,7 +342,9 @@ class _CaptionUnit(beam.DoFn):
 
         encoded = sources.read_images(unit, [request.pair for request in requests])
         items = zip(requests, encoded, strict=True)
-        return map_ahead(prepare, items, captioner.batch_size)
+        return map_ahead(
+            prepare, items, captioner.batch_size, lambda item: len(item[1])
+        )
 
     def _captioned(
         self,

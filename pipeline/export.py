@@ -276,7 +276,9 @@ class _WriteShard(beam.DoFn):
             encoded = sources.read_images(piece.unit, [pair for pair, _ in exported])
             samples = [sample for _, sample in exported]
             items = zip(samples, encoded, strict=True)
-            yield from map_ahead(self._with_image, items, _N_IMAGES_AHEAD)
+            yield from map_ahead(
+                self._with_image, items, _N_IMAGES_AHEAD, lambda item: len(item[1])
+            )
 
     def _with_image(self, item: tuple[Sample, bytes]) -> Sample:
         return with_image(*item, self._export, self._limits)

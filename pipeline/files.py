@@ -2,7 +2,8 @@
 
 A unit of work writes one small Parquet table. A table is complete or absent, so a
 listing tells what is left to do: it is written under a temporary name and renamed; an
-object store shows an object when all of it is there.
+object store shows an object when all of it is there. A file system that does not answer
+is a TimeoutError.
 """
 
 import dataclasses
@@ -25,6 +26,9 @@ from apache_beam.io.aws import s3io
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.deadlines import reader, within
+from pipeline.deadlines import write as write_within
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -67,7 +71,7 @@ def sizes(pattern: str) -> dict[str, int]:
       ValueError: if an extra is missing that the file system needs.
     """
     _expect_installed(pattern)
-    (match,) = FileSystems.match([pattern])
+    (match,) = within(pattern, FileSystems.match, [pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
 
 
@@ -79,7 +83,7 @@ def _expect_installed(path: str) -> None:
 
 def last_updates(pattern: str) -> dict[str, float]:
     """Path to Unix time of what matches a glob, where the file system tells a time."""
-    (match,) = FileSystems.match([pattern])
+    (match,) = within(pattern, FileSystems.match, [pattern])
     return {
         found.path: found.last_updated_in_seconds
         for found in match.metadata_list
@@ -100,12 +104,12 @@ def join(folder: str, *names: str) -> str:
 
 def is_file(path: str) -> bool:
     """Whether a file is there."""
-    return FileSystems.exists(path)
+    return within(path, FileSystems.exists, path)
 
 
 def checksum(path: str) -> str:
     """What the file system has to tell the contents of a file from others."""
-    return str(FileSystems.checksum(path))
+    return str(within(path, FileSystems.checksum, path))
 
 
 def open_for_reading(path: str) -> typing.BinaryIO:
@@ -114,13 +118,15 @@ def open_for_reading(path: str) -> typing.BinaryIO:
     Raises:
       FileNotFoundError: if there is no such file.
     """
+    unpacked = CompressionTypes.UNCOMPRESSED
     try:
-        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        file = within(path, FileSystems.open, path, compression_type=unpacked)
     except Exception as error:  # what Cloud Storage raises is no OSError
         if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
             raise
         reason = os.strerror(errno.ENOENT)
         raise FileNotFoundError(errno.ENOENT, reason, path) from error
+    return reader(path, file)
 
 
 def read(path: str) -> bytes:
@@ -143,7 +149,7 @@ def write(path: str, data: bytes) -> None:
     temporary = f"{path}.{writer}.tmp"
     _make_folder(FileSystems.split(path)[0])
     _write_in_place(temporary, data)
-    FileSystems.rename([temporary], [path])
+    within(path, FileSystems.rename, [temporary], [path])
 
 
 def publish(local: str, path: str) -> tuple[int, str]:
@@ -170,27 +176,40 @@ def create(path: str, data: bytes) -> bool:
     _make_folder(FileSystems.split(path)[0])
     try:
         with open(path, "xb") as file:
-            file.write(data)
+            _write_or_remove(file, data)
     except FileExistsError:
         return False
     return True
 
 
+def _write_or_remove(file: typing.BinaryIO, data: bytes) -> None:
+    """A file that is left without its data would keep its place for ever."""
+    try:
+        file.write(data)
+        file.flush()
+    except OSError:  # such as of a full disk
+        os.remove(file.name)
+        raise
+
+
 def delete(paths: Sequence[str]) -> None:
     """Removes files."""
-    FileSystems.delete(list(paths))
+    within(", ".join(paths), FileSystems.delete, list(paths))
 
 
 def delete_folder(folder: str) -> None:
     """Removes a folder with all that is in it."""
-    FileSystems.delete([folder.rstrip("/") + "/"])  # the slash tells object stores
+    path = folder.rstrip("/") + "/"  # the slash tells object stores
+    within(path, FileSystems.delete, [path])
 
 
 def _write_in_place(path: str, data: bytes) -> None:
-    with FileSystems.create(
-        path, compression_type=CompressionTypes.UNCOMPRESSED
-    ) as file:
-        file.write(data)
+    unpacked = CompressionTypes.UNCOMPRESSED
+    file = within(path, FileSystems.create, path, compression_type=unpacked)
+    try:
+        write_within(path, file, data)
+    finally:
+        within(path, file.close)
 
 
 def is_remote(path: str) -> bool:
@@ -204,9 +223,9 @@ def _is_in_object_store(path: str) -> bool:
 
 def _make_folder(folder: str) -> None:
     try:
-        FileSystems.mkdirs(folder)
+        within(folder, FileSystems.mkdirs, folder)
     except OSError:  # it is there, or another writer was first
-        if not FileSystems.exists(folder):
+        if not is_file(folder):
             raise
 
 

@@ -18,6 +18,8 @@ from PIL import Image, PngImagePlugin, WebPImagePlugin
 from pipeline.config import Limits
 
 _JPEG_START = b"\xff\xd8\xff"
+_JPEG_SCAN = b"\xff\xda"  # never part of compressed data
+_MAX_JPEG_SCANS = 100  # libjpeg writes 10; each is a pass over all blocks
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -61,11 +63,19 @@ def _decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         _check(int(width) * int(height), limits.max_pixels, "max_pixels")
+        _expect_few_scans(data)
         if colorspace in ("CMYK", "YCCK"):
             return _adobe_cmyk_to_rgb(simplejpeg.decode_jpeg(data, "CMYK"))
         return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError as error:
         raise _image_error("JPEG", error) from error
+
+
+def _expect_few_scans(data: bytes) -> None:
+    """A file of 200 kB can hold so many scans that it takes minutes to decode."""
+    n_scans = data.count(_JPEG_SCAN)
+    if n_scans > _MAX_JPEG_SCANS:
+        raise ImageError(f"{n_scans} scans: expected at most {_MAX_JPEG_SCANS}")
 
 
 def _adobe_cmyk_to_rgb(inverted: np.ndarray) -> np.ndarray:

@@ -52,7 +52,17 @@ _CONFIG_NAME = "config.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; exits with 2 and one line if it cannot be meant."""
+    """Runs one command; exits with 2 and one line if it cannot be meant.
+
+    A file system that is full, read-only, out of reach or silent is one line and 1.
+    """
+    try:
+        _main(arguments)
+    except OSError as error:
+        _exit(1, error)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     command, beam_arguments = _parser().parse_known_args(arguments)
     try:
         options = beam_options(beam_arguments)
@@ -132,7 +142,7 @@ def _forecast(
     _write_config(run)
     try:
         print_forecast(run, sample, options, prices)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         _exit(1, error)
 
 
@@ -151,7 +161,7 @@ def _run_stages(
     try:
         for stage in stages:
             _run_stage(stage, run, options, granularities, shard_format)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter of a worker
         _exit(1, error)
     if "export" in stages:
         print(f"shards: {run.shards(shard_format)}")
@@ -453,8 +463,12 @@ def _timed_stages(
     return stage_to_time
 
 
-def _exit(code: int, error: ValueError) -> NoReturn:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+def _exit(code: int, error: ValueError | OSError | RuntimeError) -> NoReturn:
+    """Ends the process with one line, of a traceback in a message its last."""
+    text = str(error).strip()
+    if isinstance(error, RuntimeError):
+        text = text.rpartition("\n")[2]
+    print("error: " + " ".join(text.split()), file=sys.stderr)
     raise SystemExit(code)
 
 

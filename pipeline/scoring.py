@@ -215,7 +215,9 @@ class _Pass:
     def over_shard(self, unit: Unit) -> Iterator[_Measured]:
         """Measures all pairs of a shard."""
         raw_pairs = sources.read_pairs(unit, self.limits)
-        return map_ahead(self._measure_raw, raw_pairs, self._n_ahead)
+        return map_ahead(
+            self._measure_raw, raw_pairs, self._n_ahead, lambda raw: len(raw.image)
+        )
 
     def over_pairs(self, unit: Unit, pairs: Sequence[Pair]) -> Iterator[_Measured]:
         """Measures pairs that are known; reads their images only for a model."""
@@ -224,7 +226,9 @@ class _Pass:
         readable = [pair for pair in pairs if not pair.error]
         encoded = sources.read_images(unit, readable)
         items = ((pair, b"" if pair.error else next(encoded)) for pair in pairs)
-        return map_ahead(self._measure_known, items, self._n_ahead)
+        return map_ahead(
+            self._measure_known, items, self._n_ahead, lambda item: len(item[1])
+        )
 
     @property
     def _n_ahead(self) -> int:

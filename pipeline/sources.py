@@ -40,7 +40,9 @@ _ALT_TEXT_COLUMNS = ("caption", "text", "alt_text", "TEXT")
 _KEY_COLUMNS = ("__key__", "key", "id")
 _URL_COLUMNS = ("url", "URL")
 _ROBOTS_COLUMNS = ("x_robots_tag", "X-Robots-Tag", "robots")
-_ROWS_PER_BATCH = 32  # held in memory: some MB of images
+_MAX_ROWS_PER_BATCH = 32  # held in memory: some MB of images
+_MAX_BATCH_BYTES = 64 << 20  # unless a single value is larger
+_MAX_STEM_BYTES = 80  # of the 255 that a file name can have
 _READ_BUFFER_BYTES = 1 << 20
 
 
@@ -54,9 +56,10 @@ class Unit:
     @property
     def name(self) -> str:
         """Names the tables of the shard: its file name and a hash of its path."""
-        stem = self.uri.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        digest = hashlib.blake2b(self.uri.encode(), digest_size=6).hexdigest()
-        return f"{stem}-{digest}"
+        path = self.uri.encode(errors="surrogateescape")
+        stem = path.rstrip(b"/").rsplit(b"/", 1)[-1].rsplit(b".", 1)[0]
+        digest = hashlib.blake2b(path, digest_size=6).hexdigest()
+        return f"{stem[:_MAX_STEM_BYTES].decode(errors='ignore')}-{digest}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -356,15 +359,25 @@ def _read_batches(
     """
     first = 0
     for group in range(parquet.num_row_groups):
-        n_rows = parquet.metadata.row_group(group).num_rows
+        metadata = parquet.metadata.row_group(group)
+        n_rows = metadata.num_rows
         if chosen is None or not chosen.isdisjoint(range(first, first + n_rows)):
             row = first
-            for batch in parquet.iter_batches(
-                _ROWS_PER_BATCH, [group], columns=columns
-            ):
+            n_rows_a_batch = _rows_per_batch(metadata)
+            for batch in parquet.iter_batches(n_rows_a_batch, [group], columns=columns):
                 yield row, batch
                 row += len(batch)
         first += n_rows
+
+
+def _rows_per_batch(row_group: pq.RowGroupMetaData) -> int:
+    """No value is larger than its row group, but each row can repeat the largest.
+
+    Only the group is asked: where the metadata of a column are damaged, Arrow ends the
+    process.
+    """
+    n_bytes = max(1, row_group.total_byte_size)
+    return max(1, min(_MAX_ROWS_PER_BATCH, _MAX_BATCH_BYTES // n_bytes))
 
 
 def _parquet_pair(
@@ -434,12 +447,13 @@ def _is_image(column_type: pa.DataType) -> bool:
     if pa.types.is_struct(column_type):
         index = column_type.get_field_index("bytes")
         return index >= 0 and _is_image(column_type.field(index).type)
-    return pa.types.is_binary(column_type) or pa.types.is_large_binary(column_type)
+    of_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_type(column_type) for is_type in of_bytes)
 
 
 def _is_bytes(column_type: pa.DataType) -> bool:
-    is_string = pa.types.is_string(column_type) or pa.types.is_large_string(column_type)
-    return is_string or _is_image(column_type)
+    of_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_type(column_type) for is_type in of_text) or _is_image(column_type)
 
 
 def _is_label(column_type: pa.DataType) -> bool:

@@ -9,20 +9,36 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_MAX_BYTES_AHEAD = 256 << 20
+
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    n_ahead: int,
+    n_bytes: Callable[[Item], int] = lambda item: 0,
 ) -> Iterator[Result]:
     """`map(function, items)` on all cores, for functions that release the lock.
 
-    Results come in order. At most `n_ahead` items are read ahead of the result that is
-    asked for, so memory has a bound; an exception is raised where its result would be.
+    Results come in order; an exception is raised where its result would be. Memory has
+    a bound: at most `n_ahead` items are read ahead of the result that is asked for,
+    and fewer if they have more than 256 MiB together.
+
+    Args:
+      n_bytes: size of an item, such as an encoded image.
     """
-    pending: collections.deque[futures.Future[Result]] = collections.deque()
+    pending: collections.deque[tuple[futures.Future[Result], int]] = collections.deque()
+    n_bytes_ahead = 0
     with futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         for item in items:
-            pending.append(executor.submit(function, item))
-            if len(pending) > n_ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+            size = n_bytes(item)
+            pending.append((executor.submit(function, item), size))
+            n_bytes_ahead += size
+            while len(pending) > n_ahead or (
+                pending and n_bytes_ahead > _MAX_BYTES_AHEAD
+            ):
+                future, size = pending.popleft()
+                n_bytes_ahead -= size
+                yield future.result()
+        for future, _ in pending:
+            yield future.result()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.config import Limits
 from pipeline.images import ImageError, decode
+from tests import mutants
 
 LIMITS = Limits(max_pixels=10_000, max_image_bytes=100_000)
 RNG_SEED = 0
@@ -204,3 +205,11 @@ def test_a_palette_png_without_palette_is_an_error():
 
 def test_one_pixel_is_an_image():
     assert decode(encode(gradient(1, 1), "PNG"), LIMITS).rgb.shape == (1, 1, 3)
+
+
+def test_a_jpeg_of_many_passes_over_its_blocks_is_an_error():
+    limits = Limits()
+    rgb = decode(mutants.scans_jpeg(64, 40, n_scans=99), limits).rgb
+    assert rgb.shape == (40, 64, 3)
+    with pytest.raises(ImageError, match=r"^801 scans: expected at most 100$"):
+        decode(mutants.scans_jpeg(9_000, 9_000, n_scans=800), limits)

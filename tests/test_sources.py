@@ -462,3 +462,37 @@ def test_a_glob_that_catches_other_files_is_refused(tmp_path):
 
 def test_an_empty_tar_has_no_pairs(tmp_path):
     assert pairs_of(write_tar(tmp_path / "a.tar", [])) == []
+
+
+@pytest.mark.parametrize("view", [pa.binary_view(), pa.string_view()])
+def test_columns_of_views_are_read(tmp_path, view):
+    columns = {"jpg": pa.array([b"0", None], pa.binary_view())}
+    texts = pa.array(["zero", "one"]).cast(view)
+    path = write_parquet(tmp_path / "a.parquet", columns | {"text": texts})
+    assert pairs_of(path) == [
+        RawPair("0", "", b"0", b"zero", 0),
+        RawPair("1", "", b"", b"one", 1, "no image"),
+    ]
+
+
+def test_a_file_that_repeats_one_large_image_costs_the_memory_of_a_few(tmp_path):
+    image = pa.array([bytes(40 << 20)])
+    images = pa.DictionaryArray.from_arrays([0] * 32, image)
+    path = tmp_path / "a.parquet"
+    columns = {"jpg": images, "text": ["t"] * 32}
+    pq.write_table(pa.table(columns), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    for pair in read_pairs(unit_of(path), Limits()):
+        assert len(pair.image) == 40 << 20
+        assert pa.total_allocated_bytes() - before < 200 << 20
+
+
+def test_tables_have_a_name_whatever_the_shard_is_called(tmp_path):
+    long, odd = tmp_path / ("犬" * 83 + ".tar"), tmp_path / "\udcff.tar"
+    for path in (long, odd):
+        write_tar(path, three_pairs())
+        unit = unit_of(path)
+        files.write(str(tmp_path / "tables" / f"{unit.name}.parquet"), b"")
+        assert len(list(read_pairs(unit, LIMITS))) == 3
+    assert unit_of("crawl/00000.tar").name == "00000-912ccdc145eb"

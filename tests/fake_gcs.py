@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import google_crc32c
+import pytest
+from apache_beam.internal.gcp import auth
 
 _OBJECT = re.compile(r"(?:/download)?/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")
 _OBJECTS = re.compile(r"(?:/upload)?/storage/v1/b/(?P<bucket>[^/]+)/o")
@@ -79,6 +81,12 @@ class FakeGcs:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def lead_beam_here(self, patch: pytest.MonkeyPatch) -> None:
+        """Without credentials, which it would look for on the network."""
+        patch.setenv("STORAGE_EMULATOR_HOST", self.url)
+        patch.setattr(auth._Credentials, "_credentials", None)
+        patch.setattr(auth._Credentials, "_credentials_init", True)
 
     def reply(self, request: Request) -> Reply:
         with self._lock:

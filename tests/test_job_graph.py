@@ -177,7 +177,7 @@ def test_dataflow_builds_every_job(run, tmp_path, monkeypatch):
     stages = (*stages_of(run), selection.Select(selecting))
     found = {}
     with fake_gcs.FakeGcs() as gcs:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        gcs.lead_beam_here(monkeypatch)
         for stage in stages:
             pipeline = beam.Pipeline(options=PipelineOptions(list(DATAFLOW)))
             _ = pipeline | "List units" >> beam.Create(run.units) | "Stage" >> stage

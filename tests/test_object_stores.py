@@ -54,8 +54,8 @@ def _s3() -> Iterator[Store]:
 def _gs() -> Iterator[Store]:
     fake_gcs = pytest.importorskip("tests.fake_gcs")
     with fake_gcs.FakeGcs() as gcs, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
-        yield from _used(Store("gs://bucket", ("--no_auth",)))
+        gcs.lead_beam_here(patch)
+        yield from _used(Store("gs://bucket", ()))
 
 
 def _used(store: Store) -> Iterator[Store]:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
 
-.PHONY: demo test test-slow test-torch check install models
+.PHONY: demo test test-slow test-torch test-browser check install models
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
@@ -17,6 +17,10 @@ test-slow: .venv/installed
 # The Hugging Face models in PyTorch are the oracle of these.
 test-torch: .venv-torch/installed
 	$(TORCH_BIN)/python -m pytest -m torch -n auto --dist loadfile
+
+# Needs Chromium: `apt-get install chromium`.
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m browser
 
 check: .venv/installed
 	$(BIN)/ruff check

@@ -238,7 +238,7 @@ def test_hostile_text_runs_nothing(page, tmp_path):
     run = make_run(tmp_path / "<b onclick=alert(1)>", [rows, [Seen(error=HOSTILE[0])]])
     page.said.clear()
     page.open(write_page(run))
-    set_knob(page, ALIGNMENT, 0.9)
+    set_knob(page, ALIGNMENT, 0.9, kind="number")
     page.run(
         "document.querySelectorAll('.card, summary').forEach((one) => {"
         "one.click(); one.dispatchEvent(new Event('mouseover'))})"

@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
 CLOUD_BIN := .venv-cloud/bin
 
-.PHONY: demo test test-slow test-torch test-cloud test-flink check install models
+.PHONY: demo test test-slow test-torch test-cloud test-flink test-browser check install models
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
@@ -26,6 +26,10 @@ test-cloud: .venv-cloud/installed
 # Needs Java and JOB_SERVER, the jar of Beam's Flink job server; says what is missing.
 test-flink: .venv/installed
 	$(BIN)/python -m pytest -m flink -rs
+
+# Needs Chromium: `apt-get install chromium`.
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m browser
 
 check: .venv/installed
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline*", "trainer*"]),
+    package_data={"pipeline.report": ["page.*"]},
     install_requires=[
         "apache-beam[tfrecord]>=2.77",
         "faiss-cpu",
@@ -21,6 +22,7 @@ setup(
         "fsspec",
         "grain",
         "jax>=0.10,<0.11",
+        "jinja2",
         "langdetect",
         "numpy",
         "opencv-python-headless",
@@ -60,6 +62,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "websockets",
         ],
     },
 )

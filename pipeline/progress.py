@@ -1,10 +1,11 @@
-"""Shows how far a stage is, from the files that are there: any runner will do."""
+"""Shows how far some work is: one live display on a terminal, lines elsewhere."""
 
 import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import rich.console
 import rich.progress
@@ -13,17 +14,37 @@ _POLL_S = 1.0
 _LINE_S = 10.0
 
 
+class Shown(NamedTuple):
+    """What a display says now."""
+
+    n_done: int
+    n_total: int
+    line: str
+
+
 @contextlib.contextmanager
 def watch(name: str, n_total: int, count_done: Callable[[], int]) -> Iterator[None]:
-    """Shows `name` and how many of `n_total` are done until the block ends.
+    """Shows `name` and how many of `n_total` are done until the block ends."""
+    start_s = time.monotonic()
 
-    A bar on a terminal; elsewhere a line now and then. Tables of other source shards,
-    which lie in the same folders, count up to `n_total` only.
+    def look() -> Shown:
+        n_done, elapsed_s = count_done(), time.monotonic() - start_s
+        line = f"{name}: {n_done} of {n_total} after {elapsed_s:.0f} s"
+        return Shown(n_done, n_total, line)
+
+    with display(look):
+        yield
+
+
+@contextlib.contextmanager
+def display(look: Callable[[], Shown]) -> Iterator[None]:
+    """Looks again and again, in a thread, and shows it until the block ends.
+
+    A bar on a terminal; elsewhere a line now and then.
     """
     is_over = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _show_lines
-    arguments = (name, n_total, lambda: min(count_done(), n_total), is_over)
-    thread = threading.Thread(target=show, args=arguments, daemon=True)
+    thread = threading.Thread(target=show, args=(look, is_over), daemon=True)
     thread.start()
     try:
         yield
@@ -32,28 +53,24 @@ def watch(name: str, n_total: int, count_done: Callable[[], int]) -> Iterator[No
         thread.join()
 
 
-def _show_bar(
-    name: str, n_total: int, count_done: Callable[[], int], is_over: threading.Event
-) -> None:
+def _show_bar(look: Callable[[], Shown], is_over: threading.Event) -> None:
     columns = (
-        rich.progress.TextColumn("{task.description:8}"),
         rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("{task.description}", markup=False),
     )
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=n_total)
-        while not is_over.wait(_POLL_S):
-            bar.update(task, completed=count_done())
-        bar.update(task, completed=count_done())
+        task = bar.add_task("")
+        is_last = False
+        while True:
+            now = look()
+            total = max(1, now.n_total)
+            bar.update(task, total=total, completed=now.n_done, description=now.line)
+            if is_last:
+                return
+            is_last = is_over.wait(_POLL_S)
 
 
-def _show_lines(
-    name: str, n_total: int, count_done: Callable[[], int], is_over: threading.Event
-) -> None:
-    start = time.monotonic()
+def _show_lines(look: Callable[[], Shown], is_over: threading.Event) -> None:
     while not is_over.wait(_LINE_S):
-        elapsed_s = time.monotonic() - start
-        line = f"{name}: {count_done()} of {n_total} after {elapsed_s:.0f} s"
-        print(line, file=sys.stderr, flush=True)
+        print(look().line, file=sys.stderr, flush=True)

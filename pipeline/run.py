@@ -4,7 +4,7 @@
 
 Flags that are not listed here go to Beam (`--runner`, `--project` ...). Exit codes: 0
 done, 1 the run failed, 2 the command or the configuration is wrong, or another run is
-at work in the run folder. `status` may look on meanwhile.
+at work in the run folder. `status`, `show` and `find` may look on meanwhile.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 # XLA and Beam's workers say a lot that is of no use to a user.
@@ -26,15 +27,17 @@ from pipeline import (
     audit,
     curate,
     files,
+    finding,
     forecast,
     forecast_costs,
     forecast_text,
-    importing,
     lock,
-    progress,
+    lookup,
     prompts,
+    run_progress,
     runners,
     scale,
+    stage_work,
 )
 from pipeline.config import (
     FORMAT_VERSION,
@@ -45,10 +48,13 @@ from pipeline.config import (
     override,
     to_json,
 )
+from pipeline.report import page
+from pipeline.report.changes import OtherRun
 from pipeline.run_folder import RunFolder
 from pipeline.shard_formats import NAME_TO_FORMAT, TFRECORD, ShardFormat
 
 _CONFIG_NAME = "config.json"
+_LOOKING = ("status", "show", "find")  # they write nothing that another run could
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str] | None) -> None:
-    command, beam_arguments = _parser().parse_known_args(arguments)
+    command, beam_arguments = _parse(arguments)
     try:
         options = beam_options(beam_arguments)
         files.use_options(options)
@@ -79,11 +85,14 @@ def _main(arguments: Sequence[str] | None) -> None:
             sample = forecast.sampled(run, command.forecast_shards)
         _check_audit(command, run)
         _check_format(run)
+        if command.command in _LOOKING:
+            _look(run, command)
+            return
+        other = OtherRun.open(command.against) if command.against else None
+        if command.command == "report":
+            _expect_decisions(run)
     except ValueError as error:
         _exit(2, error)
-    if command.command == "status":
-        print_status(run)
-        return
     with _locked(run, command.command):
         if n_removed := lock.remove_leftovers(run.root):
             print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
@@ -91,11 +100,57 @@ def _main(arguments: Sequence[str] | None) -> None:
             _remove(run, command.granularity)
         elif command.command == "forecast":
             _forecast(run, sample, options, prices)
+        elif command.command == "report":
+            _report(run, other)
         else:
             shard_format = NAME_TO_FORMAT[command.format]
             _run_stages(command.command, run, options, granularities, shard_format)
             if command.audit:
                 _audit(run, command.lookalikes)
+            if command.command == "curate":
+                _report(run, other)
+
+
+def _parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, list[str]]:
+    """`show` comes first if it is meant: what follows it is no flag of Beam."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    if words[:1] == ["show"]:
+        parser.add_argument("sample_id", metavar="SAMPLE_ID")
+    return parser.parse_known_args(words)
+
+
+def _look(run: RunFolder, command: argparse.Namespace) -> None:
+    """Prints what `status`, `show` and `find` see."""
+    if command.command == "status":
+        print_status(run)
+        return
+    if command.command == "show":
+        lines = lookup.show(run, command.sample_id, command.image)
+    else:
+        _expect_decisions(run)
+        scores = tuple(map(finding.ScoreRange.parse, command.score))
+        texts = (command.text, command.reason, command.seed)
+        question = finding.Question(*texts, scores)
+        lines = finding.lines(run, question, command.like, command.limit)
+    for line in lines:
+        print(line)
+
+
+def _expect_decisions(run: RunFolder) -> None:
+    if curate.ledger(run) is None:
+        raise ValueError("decisions are missing: expected `select` to be done before")
+
+
+def _report(run: RunFolder, other: OtherRun | None) -> None:
+    ledger = curate.ledger(run)
+    assert ledger is not None  # it was looked for, or `select` has written it
+    try:
+        print(f"report: {page.write(run, ledger, other)}")
+    except ValueError as error:
+        _exit(1, error)
 
 
 def _check_audit(command: argparse.Namespace, run: RunFolder) -> None:
@@ -139,7 +194,7 @@ def _forecast(
     options: PipelineOptions,
     prices: forecast_costs.Prices,
 ) -> None:
-    _write_config(run)
+    _write_config(run, run.root)
     try:
         print_forecast(run, sample, options, prices)
     except (ValueError, RuntimeError) as error:
@@ -153,7 +208,7 @@ def _run_stages(
     granularities: Sequence[Granularity],
     shard_format: ShardFormat,
 ) -> None:
-    _write_config(run)
+    _write_config(run, run.root)
     stages = curate.STAGES if command == "curate" else (command,)
     doubts = curate.doubts(run) if "select" in stages else ()
     for doubt in filter(None, (*map(prompts.doubt, granularities), *doubts)):
@@ -169,7 +224,7 @@ def _run_stages(
 
 def open_run(arguments: Sequence[str]) -> RunFolder:
     """The run folder that a command line means, to look into it."""
-    command, _ = _parser().parse_known_args(arguments)
+    command, _ = _parse(arguments)
     return RunFolder.open(command.output, configured(command))
 
 
@@ -180,12 +235,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = ("curate", *curate.STAGES, "status", "forecast", "remove")
+    commands = ("curate", *curate.STAGES, "report", "forecast", "remove", *_LOOKING)
     parser.add_argument(
         "command",
         choices=commands,
-        help="all stages, one, what is there, what a run will keep and cost, or remove"
-        " captions",
+        help="all stages and the report, one stage, the report, what a run will keep"
+        " and cost, remove captions, what is there, everything known of one pair, or"
+        " the pairs that are asked for",
     )
     parser.add_argument("--config", required=True, help="recipe: a Python file")
     parser.add_argument("--output", required=True, help="run folder")
@@ -235,7 +291,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prices", metavar="FILE.json", default="", help=f"for forecast: {keys}"
     )
+    _add_looking(parser)
     return parser
+
+
+def _add_looking(parser: argparse.ArgumentParser) -> None:
+    """The flags of report, show and find."""
+    parser.add_argument(
+        "--against",
+        metavar="RUN",
+        default="",
+        help="for report: compare with that run, or with RUN/decisions/FINGERPRINT",
+    )
+    parser.add_argument(
+        "--image", metavar="FILE", default="", help="for show: write the image there"
+    )
+    for flag, meaning in (
+        ("text", "pairs with this in their alt text"),
+        ("reason", "pairs with this outcome"),
+        ("seed", "pairs that this seed set wants"),
+    ):
+        parser.add_argument(f"--{flag}", default="", help=f"for find: {meaning}")
+    scores = ", ".join(finding.SCORES)
+    parser.add_argument(
+        "--score",
+        metavar="NAME=LOW:HIGH",
+        action="append",
+        default=[],
+        help=f"for find: pairs with a score in this range: {scores}",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="IMAGE",
+        default="",
+        help="for find: pairs with images nearest to this file or sample id",
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="for find (%(default)s)"
+    )
 
 
 def beam_options(arguments: Sequence[str]) -> PipelineOptions:
@@ -313,9 +406,14 @@ def _check_format(run: RunFolder) -> None:
             )
 
 
-def _write_config(run: RunFolder) -> None:
-    path = files.join(run.root, _CONFIG_NAME)
-    content = {"format_version": FORMAT_VERSION, "config": to_json(run.config)}
+def _write_config(run: RunFolder, folder: str) -> None:
+    """Says which configuration a folder is of, and what its decisions are."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "config": to_json(run.config),
+        "decisions": run.decisions_fingerprint,
+    }
+    path = files.join(folder, _CONFIG_NAME)
     files.write(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
@@ -326,57 +424,19 @@ def _run_stage(
     granularities: Sequence[Granularity],
     shard_format: ShardFormat,
 ) -> None:
-    n_total, count_done = _progress_of(stage, run, granularities, shard_format)
-    with progress.watch(stage, n_total, count_done):
+    work = stage_work.work_of(stage, run, granularities, shard_format)
+    with run_progress.watch(run.root, stage, work) as watched:
         if stage == "caption":
             counters = curate.caption(run, options, granularities)
         elif stage == "export":
             counters = curate.export_shards(run, options, shard_format)
         else:
             counters = curate.STAGES[stage](run, options)
-    print(f"{stage}: {describe(counters)}", flush=True)
-
-
-def describe(counters: Mapping[str, int]) -> str:
-    """One line: what a stage did."""
-    done = {name: n for name, n in sorted(counters.items()) if n}
-    if not done.keys() - {"units_skipped", "shards_skipped"}:
-        return "nothing to do"
-    return ", ".join(f"{name} {n:,}" for name, n in done.items())
-
-
-def _progress_of(
-    stage: str,
-    run: RunFolder,
-    granularities: Sequence[Granularity],
-    shard_format: ShardFormat = TFRECORD,
-) -> tuple[int, Callable[[], int]]:
-    """How many tables a stage makes, and a function that counts those there.
-
-    An import counts as one: nobody knows before its end which units it finds texts for.
-    """
-    if stage == "score":
-        units = (*run.units, *run.evaluation_units, *run.seed_units)
-        folders = {run.embeddings(unit.source).folder for unit in units}
-        return len(units), lambda: _n_files(folders)
+    if stage_work.has_work(counters):
+        watched.record(counters, stage_work.n_rows(stage, counters))
     if stage == "select":
-        return len(run.units), lambda: _n_files({run.decisions.folder})
-    if stage == "caption":
-        imported = [g for g in granularities if g.captioner == "imported"]
-        folders = {run.captions(g) for g in granularities if g not in imported}
-        n_total = len(run.units) * len(folders) + len(imported)
-        return (
-            n_total,
-            lambda: (
-                _n_files(folders) + sum(importing.is_complete(run, g) for g in imported)
-            ),
-        )
-    manifest = files.join(run.shards(shard_format), "manifest.json")
-    return 1, lambda: len(files.find(manifest))
-
-
-def _n_files(folders: set[str]) -> int:
-    return sum(len(files.find(files.join(f, "*.parquet"))) for f in folders)
+        _write_config(run, run.decisions.folder)
+    print(f"{stage}: {stage_work.describe(counters)}", flush=True)
 
 
 def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
@@ -399,6 +459,8 @@ def print_status(run: RunFolder) -> None:
 
     Captions of other prompts, models or recipes stay until they are removed by name.
     """
+    if at_work := run_progress.describe(run.root, time.time()):
+        print(at_work)
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
     ledger = curate.ledger(run)
@@ -434,7 +496,7 @@ def print_forecast(
     """
     path = files.join(run.root, "forecast.json")
     stage_to_time = forecast_costs.read_times(path, sample)
-    stage_to_time |= _timed_stages(sample, options)
+    stage_to_time |= _timed_stages(run.root, sample, options)
     with forecast_costs.Stopwatch() as watch:
         figures = forecast.measure(sample)
     stage_to_time |= watch.times("export", forecast.n_records(figures), sample)
@@ -447,13 +509,13 @@ def print_forecast(
 
 
 def _timed_stages(
-    sample: RunFolder, options: PipelineOptions
+    run_root: str, sample: RunFolder, options: PipelineOptions
 ) -> dict[str, forecast_costs.StageTime]:
     """Runs what the sample lacks; gives the times of stages that had work to do."""
     stage_to_time: dict[str, forecast_costs.StageTime] = {}
     for stage, work in (("score", curate.score), ("select", curate.select_sample)):
         with (
-            progress.watch(stage, *_progress_of(stage, sample, ())),
+            run_progress.watch(run_root, stage, stage_work.work_of(stage, sample, ())),
             forecast_costs.Stopwatch() as watch,
         ):
             counters = work(sample, options)

@@ -129,7 +129,7 @@ def test_another_folder_gets_the_same_bytes_from_a_job_service(web, curated, tmp
 def test_a_new_threshold_runs_no_model(web, curated, capsys):
     threshold = "selection.alignment.min_score=0.6"
     run.main(arguments(web, curated, "--set", threshold))
-    score, select, caption, _, _ = capsys.readouterr().out.splitlines()
+    score, select, caption, *_ = capsys.readouterr().out.splitlines()
     assert score == "score: nothing to do"
     assert "dropped_low_alignment" in select
     assert caption.startswith("caption: captions_checked ")  # and none is made

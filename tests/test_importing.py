@@ -23,7 +23,7 @@ from tiny_run import (
     write_tables,
 )
 
-from pipeline import imported_captions, importing
+from pipeline import imported_captions, importing, stage_work
 from pipeline import run as command_line
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption, coverage, describe
@@ -451,10 +451,8 @@ def test_the_command_imports_once_and_then_says_that_nothing_is_to_do(
     )
     assert capsys.readouterr().out == done
     assert texts_of(run, run.units[0]) == ["human 0", "human 1"]
-    n_total, count_done = command_line._progress_of(
-        "caption", run, run.config.granularities
-    )
-    assert (n_total, count_done()) == (1, 1)
+    work = stage_work.work_of("caption", run, run.config.granularities)
+    assert (work.n_total, work.count_done()) == (1, 1)
     before = bytes_of(folder_of(run))
     command_line.main(command)
     assert capsys.readouterr().out == "caption: nothing to do\n"

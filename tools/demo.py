@@ -70,7 +70,9 @@ def demo(output: pathlib.Path, n_pairs: int, rng_seed: int) -> None:
     _show_captions(shards)
     _show_training(model)
     _show_evaluations(before, after)
-    _show_places({"crawl": web, "run": curated, "shards": shards, "model": model})
+    page = curated / "report/index.html"
+    places = {"crawl": web, "run": curated, "report": page, "shards": shards}
+    _show_places(places | {"model": model})
 
 
 def _call(module: str, *arguments: object) -> None:

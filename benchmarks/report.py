@@ -1,0 +1,158 @@
+"""The report of a run of a million pairs: time, memory and size.
+
+    python -m benchmarks.report --output FOLDER [--n-pairs 1000000]
+
+Writes tables as `score` and `select` would, with random scores and without images, and
+makes the page of them.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import files, records
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.filters import FewWords, SmallImage
+from pipeline.report import page
+from pipeline.run_folder import RunFolder
+from pipeline.selection_config import (
+    KeepLanguages,
+    MinScore,
+    NearSeeds,
+    SelectionConfig,
+)
+from pipeline.sources import Unit
+from pipeline.verdicts import OUTCOMES, Verdicts, outcome_counts
+
+PAIRS_PER_SHARD = 10_000  # img2dataset's
+DIM = 1152  # of SigLIP so400m
+N_REFERENCES = 5_000  # evaluation images, and as many seeds
+LANGUAGES = ("en", "de", "fr", "ja", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--n-pairs", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    run, ledger = synthetic_run(str(arguments.output), arguments.n_pairs)
+    start_s, start_cpu_s = time.monotonic(), time.process_time()
+    path = page.write(run, ledger)
+    elapsed_s = time.monotonic() - start_s
+    cpu_s = time.process_time() - start_cpu_s
+    n_bytes = sum(files.sizes(path).values())
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print(
+        f"{arguments.n_pairs:,} pairs: {elapsed_s:.1f} s, {cpu_s:.1f} s of CPU,"
+        f" {peak_mb:,.0f} MB of memory at most, page of {n_bytes / 1e6:.1f} MB"
+    )
+
+
+def synthetic_run(root: str, n_pairs: int) -> tuple[RunFolder, dict]:
+    """A run with all tables that the report reads but captions, and its ledger."""
+    names = ("web", "evaluation", "seeds")
+    web, evaluation, seeds = (ImageTextSource(n, f"/no/{n}/*.tar") for n in names)
+    config = CurationConfig(
+        encoder=EncoderConfig("none"),
+        selection=SelectionConfig(
+            drop_rules=(FewWords(2), SmallImage(64)),
+            language=KeepLanguages(min_foreign_probability=0.5),
+            alignment=MinScore(0.1),
+            max_evaluation_similarity=0.95,
+            retrieval=NearSeeds(0.01),
+        ),
+        sources=(web,),
+        evaluation_sets=(evaluation,),
+        seed_sets=(seeds,),
+    )
+    n_shards = -(-n_pairs // PAIRS_PER_SHARD)
+    shards = tuple(Unit(web, f"/no/web/{number:05d}.tar") for number in range(n_shards))
+    sets = [Unit(one, f"/no/{one.name}/0.tar") for one in (evaluation, seeds)]
+    run = RunFolder(root, config, shards, (sets[0],), (sets[1],), {"none": "none"})
+    for number, unit in enumerate(sets):
+        _write_scores(run, unit, np.random.default_rng(number), N_REFERENCES)
+    counts = np.zeros(len(OUTCOMES), np.int64)
+    for number, unit in enumerate(shards):
+        n = min(PAIRS_PER_SHARD, n_pairs - number * PAIRS_PER_SHARD)
+        counts += _write_shard(run, unit, np.random.default_rng(10 + number), n)
+    return run, _ledger(counts)
+
+
+def _ledger(counts: np.ndarray) -> dict:
+    found = dict(zip(map(str, OUTCOMES), counts.tolist(), strict=True))
+    total = {
+        "read": sum(found.values()),
+        "kept": found.pop(records.KEPT),
+        "unreadable": found.pop(records.UNREADABLE),
+        "dropped": found,
+    }
+    return json.loads(json.dumps(total))
+
+
+def _write_shard(
+    run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
+) -> np.ndarray:
+    """Writes what the report reads of one shard, unless it is there."""
+    if not files.is_file(run.decisions.path(unit.name)):
+        _write_scores(run, unit, chance, n)
+        _write_decisions(run, unit, chance, n)
+    return outcome_counts(run.decisions.read(unit.name, ["outcome"]))
+
+
+def _write_scores(
+    run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
+) -> None:
+    ids = [chance.bytes(16) for _ in range(n)]
+    words = chance.choice(["red", "circle", "on", "a", "field", "of", "wheat"], (n, 8))
+    texts = [" ".join(row[: 1 + i % 8]) for i, row in enumerate(words.tolist())]
+    sides = chance.integers(32, 512, (n, 2))
+    pairs = {
+        "sample_id": ids,
+        "key": [f"{i:09d}" for i in range(n)],
+        "url": [f"https://example.org/{i}" for i in range(n)],
+        "alt_text": texts,
+        "image_hash": ids,
+        "image_format": ["jpeg"] * n,
+        "width": sides[:, 0],
+        "height": sides[:, 1],
+        "n_bytes": sides[:, 0],
+        "offset": np.arange(n),
+        "error": [""] * n,
+        "robots": [""] * n,
+    }
+    schema = files.schema_of(records.Pair)
+    run.pairs(unit.source).write(unit.name, pa.table(pairs, schema=schema))
+    languages = {"code": chance.choice(LANGUAGES, n), "probability": chance.random(n)}
+    schema = files.schema_of(records.Language)
+    run.languages(unit.source).write(unit.name, pa.table(languages, schema=schema))
+    vectors = chance.standard_normal((n, DIM), np.float32).astype(np.float16)
+    flat = pa.array(vectors.ravel())
+    embedding = pa.FixedSizeListArray.from_arrays(flat, DIM)
+    scores = pa.array(chance.random(n, np.float32))
+    table = pa.table({"embedding": embedding, "alignment_score": scores})
+    run.embeddings(unit.source).write(unit.name, table)
+
+
+def _write_decisions(
+    run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
+) -> None:
+    """Outcomes by chance: what they follow from does not matter to the time."""
+    verdicts = Verdicts(
+        unit=unit,
+        outcome=chance.integers(0, len(OUTCOMES), n).astype(np.int8),
+        value=chance.random(n),
+        threshold=np.full(n, 0.5),
+        detail=np.full(n, "detail", dtype=object),
+        seeds=np.fromiter((() for _ in range(n)), dtype=object, count=n),
+    )
+    ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
+    run.decisions.write(unit.name, verdicts.to_table(ids))
+
+
+if __name__ == "__main__":
+    main()

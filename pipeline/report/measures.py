@@ -1,0 +1,92 @@
+"""The numbers that rules compare with thresholds, as columns over sampled pairs."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pipeline.report.examine import Examined, Match
+
+N_WORDS = "n_words"
+SHORT_SIDE = "short_side_px"
+ASPECT = "aspect"
+PROBABILITY = "language_probability"
+ALIGNMENT = "alignment_score"
+EVALUATION = "evaluation_similarity"
+SEED = "seed_similarity"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measure:
+    """One number of every sampled pair; NaN where there is none."""
+
+    name: str
+    title: str
+    values: np.ndarray  # float64 [n]
+    is_whole: bool = False  # whole numbers
+    is_ratio: bool = False  # equal factors are equally far: a logarithmic axis
+
+
+def measures_of(sample: Sequence[Examined]) -> dict[str, Measure]:
+    """Name to measure; those that no pair has are absent."""
+    every = (
+        _measure(N_WORDS, "words of alt text", sample, lambda x: x.n_words, whole=True),
+        _measure(
+            SHORT_SIDE,
+            "short side of the image, pixels",
+            sample,
+            lambda x: min(x.pair.width, x.pair.height),
+            whole=True,
+            ratio=True,
+        ),
+        _measure(ASPECT, "long side over short side", sample, _aspect, ratio=True),
+        _measure(
+            PROBABILITY,
+            "probability of the language detected",
+            sample,
+            lambda x: x.language.probability,
+        ),
+        _measure(
+            ALIGNMENT,
+            "alignment score: cosine of image and alt text",
+            sample,
+            lambda x: x.alignment_score,
+        ),
+        _measure(
+            EVALUATION,
+            "cosine with the nearest evaluation image",
+            sample,
+            lambda x: _similarity(x.evaluation),
+        ),
+        _measure(
+            SEED,
+            "cosine with the nearest curated seed",
+            sample,
+            lambda x: _similarity(x.seed),
+        ),
+    )
+    return {one.name: one for one in every if not np.isnan(one.values).all()}
+
+
+def _measure(
+    name: str,
+    title: str,
+    sample: Sequence[Examined],
+    value_of: Callable[[Examined], float],
+    *,
+    whole: bool = False,
+    ratio: bool = False,
+) -> Measure:
+    values = np.array([value_of(one) for one in sample], np.float64)
+    return Measure(name, title, values, whole, ratio)
+
+
+def _aspect(one: Examined) -> float:
+    """As `filters.ExtremeAspect` has it, to the last bit."""
+    sides_px = one.pair.width, one.pair.height
+    return max(sides_px) / min(sides_px)
+
+
+def _similarity(match: Match | None) -> float:
+    return math.nan if match is None else match.similarity

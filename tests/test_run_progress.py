@@ -1,0 +1,83 @@
+"""How far a stage is: figures on the screen and in RUN/progress.json."""
+
+import json
+import time
+
+import pyarrow as pa
+import pytest
+
+from pipeline import files, run_progress
+from pipeline.run_progress import Rows, Watch, Work, watch
+
+
+@pytest.fixture
+def tables(tmp_path) -> files.UnitTables:
+    return files.UnitTables(str(tmp_path / "scores"))
+
+
+def write(tables: files.UnitTables, name: str, *errors: str) -> None:
+    tables.write(name, pa.table({"error": list(errors)}))
+
+
+def work_on(tables: files.UnitTables, n_total: int) -> Work:
+    rows = Rows({tables.folder}, "error", bool)
+    return Work(n_total, lambda: len(tables.unit_names()), rows)
+
+
+def current(root) -> dict:
+    return json.loads((root / "progress.json").read_text())["current"]
+
+
+def test_tables_rows_and_errors_are_counted_from_where_the_stage_began(
+    tmp_path, tables
+):
+    write(tables, "before", "", "broken")
+    watched = Watch(str(tmp_path), "score", work_on(tables, 4))
+    write(tables, "a", "", "", "")
+    write(tables, "b", "", "broken")
+    shown = watched.look()
+    found = current(tmp_path)
+    assert (found["n_done"], found["n_total"]) == (3, 4)
+    assert (found["n_rows"], found["n_errors"]) == (5, 1)
+    assert found["rows_per_s"] > 0
+    assert found["left_s"] == pytest.approx(found["elapsed_s"] / 2, abs=0.06)
+    assert shown.line.startswith("score: 3 of 4 after 0 s, 5 rows, ")
+    assert shown.line.endswith("1 errors")
+
+
+def test_tables_of_other_shards_count_up_to_the_total_only(tmp_path, tables):
+    watched = Watch(str(tmp_path), "score", work_on(tables, 1))
+    for name in "abc":
+        write(tables, name, "")
+    assert watched.look().n_done == 1
+
+
+def test_the_end_says_done_or_failed(tmp_path, tables):
+    with watch(str(tmp_path), "score", work_on(tables, 1)):
+        write(tables, "a", "")
+    assert current(tmp_path)["state"] == "done"
+    with (
+        pytest.raises(RuntimeError),
+        watch(str(tmp_path), "score", work_on(tables, 1)),
+    ):
+        raise RuntimeError
+    assert current(tmp_path)["state"] == "failed"
+
+
+def test_what_a_stage_took_stays_until_it_has_work_again(tmp_path, tables):
+    with watch(str(tmp_path), "score", work_on(tables, 1)) as watched:
+        pass
+    watched.record({"pairs": 7, "unreadable": 0}, 7)
+    with watch(str(tmp_path), "select", work_on(tables, 1)):
+        pass
+    took = run_progress.read(str(tmp_path))["stages"]
+    assert took["score"]["counters"] == {"pairs": 7}
+    assert took["score"]["n_rows"] == 7
+    assert list(took) == ["score"]
+
+
+def test_another_program_is_told_in_one_line(tmp_path, tables):
+    assert run_progress.describe(str(tmp_path), 0.0) == ""
+    Watch(str(tmp_path), "score", work_on(tables, 2)).look()
+    line = run_progress.describe(str(tmp_path), time.time() + 5)
+    assert line.startswith("running: score: 0 of 2 after 0 s (5 s ago)")

@@ -9,7 +9,6 @@ at work in the run folder. `status`, `show` and `find` may look on meanwhile.
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -39,22 +38,20 @@ from pipeline import (
     scale,
     stage_work,
 )
-from pipeline.config import (
-    FORMAT_VERSION,
-    CurationConfig,
-    Granularity,
-    ImageTextSource,
-    load_config,
-    override,
-    to_json,
+from pipeline.command_line import (
+    LOOKING,
+    beam_options,
+    configured,
+    granularities_of,
+    parse,
 )
+from pipeline.config import FORMAT_VERSION, Granularity, to_json
 from pipeline.report import page
 from pipeline.report.changes import OtherRun
 from pipeline.run_folder import RunFolder
-from pipeline.shard_formats import NAME_TO_FORMAT, TFRECORD, ShardFormat
+from pipeline.shard_formats import NAME_TO_FORMAT, ShardFormat
 
 _CONFIG_NAME = "config.json"
-_LOOKING = ("status", "show", "find")  # they write nothing that another run could
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str] | None) -> None:
-    command, beam_arguments = _parse(arguments)
+    command, beam_arguments = parse(arguments, __doc__, curate.STAGES)
     try:
         options = beam_options(beam_arguments)
         files.use_options(options)
@@ -79,13 +76,13 @@ def _main(arguments: Sequence[str] | None) -> None:
         curate.check(run)
         is_removal = command.command == "remove"  # of names with fingerprints
         names = () if is_removal else command.granularity
-        granularities = _granularities(run.config, names)
+        granularities = granularities_of(run.config, names)
         if command.command == "forecast":
             prices = forecast_costs.read_prices(command.prices)
             sample = forecast.sampled(run, command.forecast_shards)
         _check_audit(command, run)
         _check_format(run)
-        if command.command in _LOOKING:
+        if command.command in LOOKING:
             _look(run, command)
             return
         other = OtherRun.open(command.against) if command.against else None
@@ -109,17 +106,6 @@ def _main(arguments: Sequence[str] | None) -> None:
                 _audit(run, command.lookalikes)
             if command.command == "curate":
                 _report(run, other)
-
-
-def _parse(
-    arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, list[str]]:
-    """`show` comes first if it is meant: what follows it is no flag of Beam."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser()
-    if words[:1] == ["show"]:
-        parser.add_argument("sample_id", metavar="SAMPLE_ID")
-    return parser.parse_known_args(words)
 
 
 def _look(run: RunFolder, command: argparse.Namespace) -> None:
@@ -224,174 +210,8 @@ def _run_stages(
 
 def open_run(arguments: Sequence[str]) -> RunFolder:
     """The run folder that a command line means, to look into it."""
-    command, _ = _parse(arguments)
+    command, _ = parse(arguments, __doc__, curate.STAGES)
     return RunFolder.open(command.output, configured(command))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = ("curate", *curate.STAGES, "report", "forecast", "remove", *_LOOKING)
-    parser.add_argument(
-        "command",
-        choices=commands,
-        help="all stages and the report, one stage, the report, what a run will keep"
-        " and cost, remove captions, what is there, everything known of one pair, or"
-        " the pairs that are asked for",
-    )
-    parser.add_argument("--config", required=True, help="recipe: a Python file")
-    parser.add_argument("--output", required=True, help="run folder")
-    parser.add_argument("--input", default="", help="glob of source shards")
-    for flag in ("eval", "seeds"):
-        parser.add_argument(
-            f"--{flag}",
-            metavar="NAME=GLOB",
-            action="append",
-            default=[],
-            help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images",
-        )
-    parser.add_argument(
-        "--audit",
-        action="store_true",
-        help="after select: tells what share of copies of evaluation images is found",
-    )
-    parser.add_argument(
-        "--lookalikes",
-        metavar="FILE.parquet",
-        default="",
-        help="for --audit: pairs `a`, `b` of different images, by key or encoded",
-    )
-    parser.add_argument("--set", metavar="a.b=value", action="append", default=[])
-    parser.add_argument(
-        "--granularity",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="caption this granularity alone; may be repeated (for remove, a name with"
-        " its fingerprint, as status shows it)",
-    )
-    parser.add_argument(
-        "--format",
-        choices=sorted(NAME_TO_FORMAT),
-        default=TFRECORD.name,
-        help="of the shards that export writes (%(default)s)",
-    )
-    parser.add_argument(
-        "--forecast-shards",
-        metavar="N",
-        type=int,
-        default=forecast.N_SHARDS,
-        help="shards of each source that forecast samples (%(default)s)",
-    )
-    keys = ", ".join(field.name for field in dataclasses.fields(forecast_costs.Prices))
-    parser.add_argument(
-        "--prices", metavar="FILE.json", default="", help=f"for forecast: {keys}"
-    )
-    _add_looking(parser)
-    return parser
-
-
-def _add_looking(parser: argparse.ArgumentParser) -> None:
-    """The flags of report, show and find."""
-    parser.add_argument(
-        "--against",
-        metavar="RUN",
-        default="",
-        help="for report: compare with that run, or with RUN/decisions/FINGERPRINT",
-    )
-    parser.add_argument(
-        "--image", metavar="FILE", default="", help="for show: write the image there"
-    )
-    for flag, meaning in (
-        ("text", "pairs with this in their alt text"),
-        ("reason", "pairs with this outcome"),
-        ("seed", "pairs that this seed set wants"),
-    ):
-        parser.add_argument(f"--{flag}", default="", help=f"for find: {meaning}")
-    scores = ", ".join(finding.SCORES)
-    parser.add_argument(
-        "--score",
-        metavar="NAME=LOW:HIGH",
-        action="append",
-        default=[],
-        help=f"for find: pairs with a score in this range: {scores}",
-    )
-    parser.add_argument(
-        "--like",
-        metavar="IMAGE",
-        default="",
-        help="for find: pairs with images nearest to this file or sample id",
-    )
-    parser.add_argument(
-        "--limit", metavar="N", type=int, default=20, help="for find (%(default)s)"
-    )
-
-
-def beam_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Options of Beam; raises ValueError on a flag that Beam does not know."""
-    parser = argparse.ArgumentParser(
-        add_help=False, allow_abbrev=False, conflict_handler="resolve"
-    )
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)  # how Beam itself reads its flags
-    _, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        raise ValueError(f"{unknown[0]}: expected a flag of --help or of Beam")
-    return PipelineOptions(list(arguments))
-
-
-def configured(command: argparse.Namespace) -> CurationConfig:
-    """The recipe with everything that the command line adds to it."""
-    config = load_config(command.config)
-    if command.input:
-        config = dataclasses.replace(config, sources=_sources(config, command.input))
-    config = dataclasses.replace(
-        config,
-        evaluation_sets=_with_sets(config.evaluation_sets, "--eval", command.eval),
-        seed_sets=_with_sets(config.seed_sets, "--seeds", command.seeds),
-    )
-    for assignment in command.set:
-        config = override(config, assignment)
-    if not config.sources:
-        raise ValueError("sources=(): expected --input GLOB, or sources in the recipe")
-    return config
-
-
-def _sources(config: CurationConfig, pattern: str) -> tuple[ImageTextSource, ...]:
-    """The source of the recipe, read from elsewhere."""
-    if len(config.sources) > 1:
-        raise ValueError(f"--input {pattern}: expected a recipe with one source")
-    source = config.sources[0] if config.sources else ImageTextSource("web", "")
-    return (dataclasses.replace(source, pattern=pattern),)
-
-
-def _with_sets(
-    sets: tuple[ImageTextSource, ...], flag: str, assignments: Sequence[str]
-) -> tuple[ImageTextSource, ...]:
-    """Adds image sets, or replaces those of the same name."""
-    name_to_set = {image_set.name: image_set for image_set in sets}
-    for assignment in assignments:
-        name, _, pattern = assignment.partition("=")
-        if not name or not pattern:
-            raise ValueError(f"{flag} {assignment}: expected NAME=GLOB")
-        known = name_to_set.get(name, ImageTextSource(name, "", needs_alt_text=False))
-        name_to_set[name] = dataclasses.replace(known, pattern=pattern)
-    return tuple(name_to_set.values())
-
-
-def _granularities(
-    config: CurationConfig, names: Sequence[str]
-) -> tuple[Granularity, ...]:
-    name_to_granularity = {g.name: g for g in config.granularities}
-    for name in names:
-        if name not in name_to_granularity:
-            expected = ", ".join(name_to_granularity)
-            raise ValueError(f"--granularity {name}: expected one of {expected}")
-    return tuple(name_to_granularity[name] for name in names or name_to_granularity)
 
 
 def _check_format(run: RunFolder) -> None:

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 from tiny_run import bytes_of, make_run, plain_rows, run_stage, write_tables
 
-from pipeline import curate, files, records, run, scene_texts
+from pipeline import curate, files, records, scene_texts
 from pipeline.caption_scores import TextEncoderHandler
 from pipeline.caption_tables import CaptionTables
+from pipeline.command_line import beam_options
 from pipeline.config import CaptionQuality, EncoderConfig, Granularity
 from pipeline.drawing import sample_scene
 from pipeline.flagging import Flag, FlagCounts, counts, is_complete
@@ -213,7 +214,7 @@ def test_a_second_run_does_nothing(tmp_path):
     flag(run_folder)
     assert is_complete(run_folder)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    assert curate.flag(run_folder, run.beam_options([])) == {}
+    assert curate.flag(run_folder, beam_options([])) == {}
     assert flag(run_folder) == {}
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 

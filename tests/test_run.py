@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import run
+from pipeline.command_line import beam_options
 
 CONFIG = "curation_configs/demo.py"
 
@@ -149,5 +150,5 @@ def test_dataflow_is_not_asked_to_read_this_machine(capsys, tmp_path, crawl):
 
 
 def test_beam_flags_reach_beam():
-    options = run.beam_options(["--runner", "DataflowRunner", "--project", "p"])
+    options = beam_options(["--runner", "DataflowRunner", "--project", "p"])
     assert options.get_all_options(drop_default=True)["project"] == "p"

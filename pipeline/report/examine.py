@@ -18,6 +18,7 @@ from pipeline.indexes import ReferenceSet, SetFiles
 from pipeline.records import Decision, Drop, Language, Pair
 from pipeline.report.sampling import Place
 from pipeline.run_folder import RunFolder
+from pipeline.selection_config import NearSeeds
 from pipeline.sources import Unit
 from pipeline.verdicts import open_verdicts
 
@@ -64,9 +65,16 @@ class References:
         evaluation: tuple[SetFiles, ...] = ()
         seeds: tuple[SetFiles, ...] = ()
         if selection.max_evaluation_similarity is not None:
-            evaluation = indexes.build("evaluation_sets", run, run.evaluation_units)
+            evaluation = indexes.build(
+                "evaluation_sets",
+                run,
+                run.evaluation_units,
+                max_exact=selection.max_exact_set,
+            )
         if selection.retrieval is not None:
-            seeds = indexes.build("seed_sets", run, run.seed_units)
+            is_searched = isinstance(selection.retrieval, NearSeeds)
+            max_exact = selection.max_exact_set if is_searched else None
+            seeds = indexes.build("seed_sets", run, run.seed_units, max_exact=max_exact)
         sets = (tuple(map(ReferenceSet.open, paths)) for paths in (evaluation, seeds))
         return cls(*sets)
 

@@ -32,7 +32,7 @@
     return Number((numerator + denominator - 1n) / denominator);
   }
 
-  // The lowest score to keep, as `filters.alignment_cut` finds it.
+  // The lowest score to keep, as `quantiles.find_cut` finds it.
   function cut(scores, rows, fraction) {
     const measured = rows.map((i) => scores[i]).filter((score) => !Number.isNaN(score));
     const best = Float64Array.from(measured).sort().reverse();

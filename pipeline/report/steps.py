@@ -40,7 +40,12 @@ _RULE_REASONS = (
 _POLICY_TO_CODE = {"alignment": 1.0, "keep": 2.0, "drop": 3.0}  # of short texts
 
 # These look at sources with `keep_all` as well.
-_FOR_ALL = (DropReason.OPT_OUT, DropReason.DROP_LIST, DropReason.NEAR_EVALUATION)
+_FOR_ALL = (
+    DropReason.OPT_OUT,
+    DropReason.DROP_LIST,
+    DropReason.UNSAFE_IMAGE,
+    DropReason.NEAR_EVALUATION,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +128,14 @@ class _Maker:
                 case MinScore(min_score):
                     knob = Knob(path + "min_score", "at least", min_score)
                     return self._bound(reason, "least", measures.ALIGNMENT, knob)
-                case KeepFraction(keep_fraction):
+                case KeepFraction(keep_fraction, per_source=False):
                     label = "best share to keep"
                     knob = Knob(path + "keep_fraction", label, keep_fraction)
                     return self._bound(reason, "fraction", measures.ALIGNMENT, knob)
         if reason == DropReason.EXACT_DUPLICATE and selection.drop_exact_duplicates:
             return self._first_of_image()
-        if reason == DropReason.NEAR_EVALUATION and bound is not None:
+        by_encoder_alone = bound is not None and not selection.evaluation_duplicates
+        if reason == DropReason.NEAR_EVALUATION and by_encoder_alone:
             knob = Knob("selection.max_evaluation_similarity", "at most", bound)
             return self._bound(reason, "most", measures.EVALUATION, knob)
         retrieval = selection.retrieval

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from tiny_run import bytes_of, make_run, plain_rows, run_stage, write_tables
 
-from pipeline import curate, files, records, scene_texts
+from pipeline import curate, files, records, run, scene_texts
 from pipeline.caption_scores import TextEncoderHandler
 from pipeline.caption_tables import CaptionTables
 from pipeline.command_line import beam_options

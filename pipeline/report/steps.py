@@ -120,6 +120,8 @@ class _Maker:
         """None for a step that the page cannot repeat, or that is switched off."""
         selection = self._selection
         alignment, bound = selection.alignment, selection.max_evaluation_similarity
+        if selection.evaluation_duplicates is not None:
+            bound = None  # other descriptors decide as well, which are not repeated
         if reason == DropReason.LANGUAGE and selection.language is not None:
             return self._language(selection.language)
         if reason == DropReason.LOW_ALIGNMENT:
@@ -134,8 +136,7 @@ class _Maker:
                     return self._bound(reason, "fraction", measures.ALIGNMENT, knob)
         if reason == DropReason.EXACT_DUPLICATE and selection.drop_exact_duplicates:
             return self._first_of_image()
-        by_encoder_alone = bound is not None and not selection.evaluation_duplicates
-        if reason == DropReason.NEAR_EVALUATION and by_encoder_alone:
+        if reason == DropReason.NEAR_EVALUATION and bound is not None:
             knob = Knob("selection.max_evaluation_similarity", "at most", bound)
             return self._bound(reason, "most", measures.EVALUATION, knob)
         retrieval = selection.retrieval

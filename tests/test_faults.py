@@ -25,7 +25,7 @@ from pipeline.run_folder import RunFolder
 from tests import small_run
 from tests.faulty_files import PREFIX, FailNowAndThen, FaultyFileSystem, Hang
 from tests.test_scoring import make_run, png, score, write_shard
-from tests.tiny_run import bytes_of
+from tests.tiny_run import outputs_of
 
 N_PARTS, N_KILLS = 2, 7  # of each stage
 
@@ -34,7 +34,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.test_faults"])
 
 # Written by every command, or once all units are done.
-SUMMARIES = {"config.json", "ledger.json", "lock.json"}
+SUMMARIES = {"config.json", "ledger.json", "lock.json", "progress.json"}
 STAGE_TO_OUTPUTS = {
     "score": ("scores/pairs-*", "scores/language-*", "scores/embedding-*"),
     "select": ("decisions",),
@@ -158,7 +158,7 @@ def test_no_kill_changes_a_byte_or_makes_a_unit_again(small, tmp_path, stage, pa
     print(stage, json.dumps(tally))  # `pytest -s` shows it
     for rest in small_run.STAGES[small_run.STAGES.index(stage) :]:
         assert finished(started(small, rest, str(output))) == 0
-    assert bytes_of(output) == bytes_of(small / "quiet")
+    assert outputs_of(output) == outputs_of(small / "quiet")
 
 
 # File systems
@@ -185,7 +185,7 @@ def test_score_goes_on_where_a_failing_file_system_stopped_it(tmp_path, monkeypa
         assert after.items() >= before.items()
         before = after
     assert faults.n_failures >= n_attempts - 1 > 1
-    assert bytes_of(tmp_path / "failing") == bytes_of(tmp_path / "quiet")
+    assert outputs_of(tmp_path / "failing") == outputs_of(tmp_path / "quiet")
 
 
 def is_scored(failing: RunFolder) -> bool:
@@ -212,7 +212,7 @@ def test_a_file_system_that_fails_one_call_in_a_hundred(small, tmp_path):
         assert len(errors) < 60
     print(len(errors), "attempts failed")  # `pytest -s` shows it
     assert errors
-    assert bytes_of(output) == bytes_of(quiet)
+    assert outputs_of(output) == outputs_of(quiet)
 
 
 class FailOften:
@@ -250,7 +250,7 @@ def test_a_file_system_that_hangs_ends_the_run_with_one_line(small, tmp_path):
         assert expected in error_of(small)
         print(call, number, process.exitcode, f"{time.monotonic() - start_s:.1f} s")
     assert finished(started(small, "curate", f"{PREFIX}{output}", prefix=PREFIX)) == 0
-    assert bytes_of(output) == bytes_of(quiet)
+    assert outputs_of(output) == outputs_of(quiet)
 
 
 # Disks
@@ -290,7 +290,7 @@ def test_a_full_or_read_only_disk_costs_no_more_than_a_restart(small, disk):
         n_full += 1
     print(f"{n_full} attempts on a full disk, done with {n_kib} KiB")
     assert n_full > 3
-    assert bytes_of(output) == bytes_of(small / "quiet")
+    assert outputs_of(output) == outputs_of(small / "quiet")
 
 
 def all_units(output: Path) -> dict[Path, tuple[int, int]]:

@@ -177,6 +177,15 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+def outputs_of(folder: Path) -> dict[str, bytes]:
+    """`bytes_of` a run folder, without the files that tell a time."""
+    return {
+        name: data
+        for name, data in bytes_of(folder).items()
+        if name != "progress.json" and not name.startswith("report/")
+    }
+
+
 class FakeCaptioner:
     """Says the prompt and the mean colour; logs in `calls` what it is asked for."""
 

@@ -184,7 +184,7 @@ def test_score_goes_on_where_a_failing_file_system_stopped_it(tmp_path, monkeypa
         after = units_of(tmp_path / "failing", "score")
         assert after.items() >= before.items()
         before = after
-    assert faults.n_failures >= n_attempts - 1 > 1
+    assert faults.n_failures >= n_attempts - 1 > 0
     assert bytes_of(tmp_path / "failing") == bytes_of(tmp_path / "quiet")
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline import files
 from pipeline.config import Granularity
-from pipeline.sources import open_parquet
+from pipeline.parquet import open_parquet
 from pipeline.threads import map_ahead
 
 # Column to the field of a `records.Pair` that it equals.

@@ -131,7 +131,7 @@ def kill_at_random(
         time.sleep(rng.uniform(0, 0.3))
     else:
         time.sleep(rng.uniform(0, 5))
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # unless it has ended by itself
     process.join()
 
 
@@ -184,7 +184,7 @@ def test_score_goes_on_where_a_failing_file_system_stopped_it(tmp_path, monkeypa
         after = units_of(tmp_path / "failing", "score")
         assert after.items() >= before.items()
         before = after
-    assert faults.n_failures >= n_attempts - 1 > 1
+    assert faults.n_failures >= n_attempts - 1 > 0
     assert outputs_of(tmp_path / "failing") == outputs_of(tmp_path / "quiet")
 
 

@@ -199,7 +199,8 @@ def delete(paths: Sequence[str]) -> None:
 
 def delete_folder(folder: str) -> None:
     """Removes a folder with all that is in it."""
-    path = folder.rstrip("/") + "/"  # the slash tells object stores
+    # A slash tells object stores that a folder is meant; a disk would keep the folder.
+    path = folder.rstrip("/") + "/" if is_remote(folder) else folder
     within(path, FileSystems.delete, [path])
 
 

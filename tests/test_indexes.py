@@ -196,13 +196,21 @@ class ElsewhereFileSystem(LocalFileSystem):
     def open(self, path: str, *args, **kwargs):
         return super().open(path.removeprefix("elsewhere://"), *args, **kwargs)
 
+    def checksum(self, path: str) -> str:
+        return super().checksum(path.removeprefix("elsewhere://"))
+
 
 def test_an_index_elsewhere_is_copied_to_this_machine_once(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     stored = tmp_path / "birds-0123.faiss"
     stored.write_bytes(b"index")
-    for _ in range(2):
-        copy = indexes.local_copy(f"elsewhere://{stored}")
-        assert copy == str(tmp_path / "tmp" / "birds-0123.faiss")
-        stored.unlink(missing_ok=True)
-    assert pathlib.Path(copy).read_bytes() == b"index"
+    copy = pathlib.Path(indexes.local_copy(f"elsewhere://{stored}"))
+    assert copy.parent == tmp_path / "tmp"
+    before = copy.stat()
+    assert indexes.local_copy(f"elsewhere://{stored}") == str(copy)
+    assert copy.stat() == before
+    assert copy.read_bytes() == b"index"
+    stored.write_bytes(b"another index")
+    other = pathlib.Path(indexes.local_copy(f"elsewhere://{stored}"))
+    assert other != copy
+    assert other.read_bytes() == b"another index"

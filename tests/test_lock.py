@@ -218,7 +218,7 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
     (folder / f"a.parquet.{HOST}-{dead_pid()}-1.tmp").touch()
     seen = []
 
-    def look(stage, opened, options, granularities):
+    def look(stage, *rest):
         seen.append((stage, (tmp_path / "run" / lock.NAME).exists()))
 
     monkeypatch.setattr(run, "_run_stage", look)

@@ -22,6 +22,7 @@ from score_tables import (
 )
 
 from pipeline import files, selection
+from pipeline.config import _determining_fields
 from pipeline.near_config import (
     ENCODER,
     Cells,
@@ -31,7 +32,6 @@ from pipeline.near_config import (
     Resemblance,
     TorchDescriptor,
 )
-from pipeline.run_folder import used_settings
 from pipeline.selection_config import SelectionConfig
 
 BY_ENCODER = Resemblance(ENCODER, 0.9)
@@ -257,10 +257,12 @@ def test_both_kinds_and_the_short_setting_work_together(tmp_path):
 
 
 def test_settings_that_are_not_used_have_no_part_in_names():
-    assert not {"evaluation_duplicates", "pool_duplicates"} & set(
-        used_settings(SelectionConfig())
-    )
-    assert "pool_duplicates" in used_settings(pool())
+    def names_of(selection: SelectionConfig) -> set[str]:
+        return {field.name for field in _determining_fields(selection)}
+
+    later = {"evaluation_duplicates", "pool_duplicates"}
+    assert not later & names_of(SelectionConfig())
+    assert later & names_of(pool()) == {"pool_duplicates"}
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,7 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
         seen.append((stage, (tmp_path / "run" / lock.NAME).exists()))
 
     monkeypatch.setattr(run, "_run_stage", look)
+    monkeypatch.setattr(run, "_report", lambda *_: None)
     run.main(arguments(tmp_path, "curate"))
     expected = [(stage, True) for stage in ("score", "select", "caption", "export")]
     assert seen == expected

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
-from trainer import checkpoints, cli, processes, recipes, trained, workdir
+from trainer import cli, processes, recipes, trained
 from trainer.evals import (
     datasets,
     geometry_tasks,
@@ -136,11 +136,10 @@ def load(
     """
     config = found.config
     names = ("vision", "text") if has_text else ("vision",)
-    folder = found.folder / workdir.CHECKPOINTS
-    if has_text and "text" not in checkpoints.parts(folder, found.step, "params"):
+    if has_text and "text" not in found.modules():
         raise ValueError(
-            f"{folder / str(found.step)}: no text encoder, expected one for tasks"
-            f" with texts: {', '.join(TEXT_TASKS)}"
+            f"{found.folder}, step {found.step}: no text encoder, expected one for"
+            f" tasks with texts: {', '.join(TEXT_TASKS)}"
         )
     shapes = two_tower.abstract_params(config.model)
     placed = jax.tree.map(

@@ -36,6 +36,11 @@ class Trained:
         """The modules of `shapes`; see `two_tower.abstract_params`."""
         return self._load("params", shapes)
 
+    def modules(self) -> set[str]:
+        """Names of what `params` can read."""
+        folder = self.folder / workdir.CHECKPOINTS
+        return checkpoints.parts(folder, self.step, "params")
+
     def teacher(self) -> tuple[dict, dict]:
         """Image encoder and head as they taught at this step, and the centres."""
         shapes = two_tower.abstract_params(self.config.model, has_head=True)
@@ -80,6 +85,9 @@ class Imported(Trained):
     def params(self, shapes: dict) -> dict:
         found = self.model.params()
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in shapes}
+
+    def modules(self) -> set[str]:
+        return set(self.model.params())
 
     def released(self) -> Released:
         return self.model

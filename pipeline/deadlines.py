@@ -86,5 +86,5 @@ class _Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._file.close()
+            within(self._path, self._file.close)
         super().close()

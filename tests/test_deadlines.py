@@ -28,6 +28,7 @@ def raise_timeout() -> None:
         ("create", lambda folder: files.write(f"{folder}/new", b"1")),
         ("write", lambda folder: files.write(f"{folder}/new", b"1")),
         ("close", lambda folder: files.write(f"{folder}/new", b"1")),
+        ("close", lambda folder: files.read(f"{folder}/there")),
         ("rename", lambda folder: files.write(f"{folder}/new", b"1")),
         ("mkdirs", lambda folder: files.write(f"{folder}/new/file", b"1")),
         ("exists", lambda folder: files.is_file(f"{folder}/there")),

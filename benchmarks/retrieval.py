@@ -1,4 +1,7 @@
-"""How fast does `nearest` find its images, against a plain product and top-k?
+"""How fast are images compared with sets, against a plain product and top-k?
+
+`--step nearest` finds the k pool images nearest to each seed; `--step threshold` finds
+the image of the set nearest to each pool image, as decontamination does too.
 
 The plain ones keep all vectors in memory: FAISS's brute force, and NumPy's matrix
 product with `argpartition`. Ours is that step of `select` with its reading of tables,
@@ -8,12 +11,15 @@ products in double precision. Prints JSON.
 
     python -m benchmarks.retrieval                            # 20,000 x 1,000
     python -m benchmarks.retrieval --pool 200000 --seeds 10000
+    python -m benchmarks.retrieval --pool 200000 --seeds 10000 --step threshold
 """
 
 import argparse
+import functools
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,15 +30,15 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import files, indexes, nearest, records
+from pipeline import files, indexes, nearest, records, retrieval, similarities
 from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.run_folder import RunFolder
-from pipeline.selection_config import NearestToSeeds, SelectionConfig
+from pipeline.selection_config import NearestToSeeds
 from pipeline.sources import Unit
 from pipeline.verdicts import open_verdicts
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
-_SEEDS_PER_BLOCK = 256  # of a product in memory
+_QUERIES_PER_BLOCK = 256  # of a product in memory
 
 
 def draw(n: int, dim: int, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -44,17 +50,14 @@ def draw(n: int, dim: int, n_clusters: int, rng: np.random.Generator) -> np.ndar
     return vectors.astype(np.float16)
 
 
-def write_run(
-    root: str, pool: np.ndarray, seeds: np.ndarray, retrieval: NearestToSeeds
-) -> RunFolder:
-    """A run folder with the tables that `nearest` reads."""
+def write_run(root: str, pool: np.ndarray, seeds: np.ndarray) -> RunFolder:
+    """A run folder with the tables that `select` reads embeddings from."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("curated", "c/*")
     starts = range(0, len(pool), _ROWS_PER_SHARD)
     units = tuple(Unit(web, f"web/{start:09d}") for start in starts)
     seed_units = (Unit(curated, "c/0"),)
     config = CurationConfig(
         encoder=EncoderConfig("none"),
-        selection=SelectionConfig(retrieval=retrieval),
         sources=(web,),
         seed_sets=(curated,),
     )
@@ -82,17 +85,16 @@ def sample_id(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-class Ours:
-    """The step of `select`; indexes of seeds are built before."""
+class Nearest:
+    """`nearest`: leaves what each block of seeds has found in files."""
 
-    def __init__(self, run: RunFolder, retrieval: NearestToSeeds) -> None:
+    def __init__(self, run: RunFolder, k: int) -> None:
         self._run = run
-        self._retrieval = retrieval
+        self._retrieval = NearestToSeeds(k)
         self._sets = indexes.build("seed_sets", run, run.seed_units)
         self._folder = files.join(run.root, "found")
 
     def __call__(self) -> None:
-        """Leaves what each block of seeds has found in files."""
         pipeline = beam.Pipeline(runner=FnApiRunner())
         enter = nearest.EnterNearest(self._run, self._sets, self._retrieval)
         _, entrants = (
@@ -113,30 +115,64 @@ class Ours:
         path = files.join(self._folder, f"{key[1]:09d}")
         files.write(path, found.tobytes())
 
-    def found(self, k: int) -> np.ndarray:
+    def found(self) -> np.ndarray:
         """Numbers of the k nearest images of each seed, in their order."""
         data = b"".join(map(files.read, files.find(files.join(self._folder, "*"))))
-        return np.frombuffer(data, np.int64).reshape(-1, k)
+        return np.frombuffer(data, np.int64).reshape(-1, self._retrieval.k)
 
 
-def by_numpy(seeds: np.ndarray, pool: np.ndarray, k: int) -> None:
-    for start in range(0, len(seeds), _SEEDS_PER_BLOCK):
-        products = seeds[start : start + _SEEDS_PER_BLOCK] @ pool.T
+class Threshold:
+    """`threshold`: leaves the nearest seed of each image in RUN/scores."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._sets = indexes.build("seed_sets", run, run.seed_units)
+
+    def __call__(self) -> None:
+        shutil.rmtree(self._tables().folder, ignore_errors=True)
+        judge = functools.partial(retrieval.keep_near_seeds, min_similarity=0.5)
+        pipeline = beam.Pipeline(runner=FnApiRunner())
+        _ = (
+            pipeline
+            | beam.Create(self._run.units)
+            | beam.Map(open_verdicts, self._run)
+            | beam.ParDo(indexes.Search(self._run, self._sets, judge))
+        )
+        pipeline.run().wait_until_finish()
+
+    def _tables(self) -> files.UnitTables:
+        (curated,) = map(indexes.ReferenceSet.open, self._sets)
+        return self._run.similarities(self._run.units[0].source, curated.fingerprint)
+
+    def found(self) -> np.ndarray:
+        """Number of the seed nearest to each image of the pool: [n, 1]."""
+        tables, run = self._tables(), self._run
+        n_rows = [indexes.n_pairs(run, [unit]) for unit in run.units]
+        images = [
+            similarities.read(tables, unit.name, n)[1]
+            for unit, n in zip(run.units, n_rows, strict=True)
+        ]
+        return np.concatenate(images)[:, None]
+
+
+def by_numpy(queries: np.ndarray, vectors: np.ndarray, k: int) -> None:
+    for start in range(0, len(queries), _QUERIES_PER_BLOCK):
+        products = queries[start : start + _QUERIES_PER_BLOCK] @ vectors.T
         best = np.argpartition(products, -k, axis=1)[:, -k:]
         np.take_along_axis(products, best, axis=1).argsort(axis=1)
 
 
-def by_faiss(seeds: np.ndarray, pool: np.ndarray, k: int) -> None:
-    faiss.knn(seeds, pool, k, metric=faiss.METRIC_INNER_PRODUCT)
+def by_faiss(queries: np.ndarray, vectors: np.ndarray, k: int) -> None:
+    faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def brute_force(seeds: np.ndarray, pool: np.ndarray, k: int) -> np.ndarray:
+def brute_force(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     """The k nearest by product in double precision; equal ones by number."""
-    columns = pool.T.astype(np.float64)
+    columns = vectors.T.astype(np.float64)
     return np.concatenate(
         [
-            _top(seeds[i : i + _SEEDS_PER_BLOCK].astype(np.float64) @ columns, k)
-            for i in range(0, len(seeds), _SEEDS_PER_BLOCK)
+            _top(queries[i : i + _QUERIES_PER_BLOCK].astype(np.float64) @ columns, k)
+            for i in range(0, len(queries), _QUERIES_PER_BLOCK)
         ]
     )
 
@@ -152,28 +188,29 @@ def _top(products: np.ndarray, k: int) -> np.ndarray:
 
 
 def measure(
-    pool: np.ndarray, seeds: np.ndarray, k: int, n_repeats: int
+    step: str, pool: np.ndarray, seeds: np.ndarray, k: int, n_repeats: int
 ) -> dict[str, object]:
     """Lets all take turns, and compares what ours has found."""
-    pool_vectors, seed_vectors = (
-        indexes.normalised(vectors)[0] for vectors in (pool, seeds)
-    )
-    retrieval = NearestToSeeds(k)
+    is_nearest = step == "nearest"
+    unit_vectors = [indexes.normalised(vectors)[0] for vectors in (seeds, pool)]
+    queries, vectors = unit_vectors if is_nearest else unit_vectors[::-1]
+    k = k if is_nearest else 1
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(write_run(folder, pool, seeds, retrieval), retrieval)
+        run = write_run(folder, pool, seeds)
+        ours = Nearest(run, k) if is_nearest else Threshold(run)
         contenders: dict[str, Callable[[], None]] = {
             "ours_s": ours,
-            "faiss_s": lambda: by_faiss(seed_vectors, pool_vectors, k),
-            "numpy_s": lambda: by_numpy(seed_vectors, pool_vectors, k),
+            "faiss_s": lambda: by_faiss(queries, vectors, k),
+            "numpy_s": lambda: by_numpy(queries, vectors, k),
         }
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(n_repeats):
             for name, contender in contenders.items():
                 times[name].append(_timed(contender))
-        found = ours.found(k)
+        found = ours.found()
     best = {name: round(min(taken), 2) for name, taken in times.items()}
     ratio = round(best["ours_s"] / min(best["faiss_s"], best["numpy_s"]), 2)
-    is_equal = bool((found == brute_force(seed_vectors, pool_vectors, k)).all())
+    is_equal = bool((found == brute_force(queries, vectors, k)).all())
     cores = len(os.sched_getaffinity(0))
     return {**best, "ratio": ratio, "is_equal": is_equal, "cores": cores}
 
@@ -186,6 +223,7 @@ def _timed(contender: Callable[[], None]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--step", choices=["nearest", "threshold"], default="nearest")
     parser.add_argument("--pool", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=1_000)
     parser.add_argument("--dim", type=int, default=512)
@@ -197,7 +235,9 @@ def main() -> None:
     rng = np.random.default_rng(1)
     pool = draw(flags.pool, flags.dim, flags.clusters, rng)
     seeds = draw(flags.seeds, flags.dim, flags.clusters, rng)
-    print(json.dumps(measure(pool, seeds, flags.k, flags.repeats), indent=2))
+    print(
+        json.dumps(measure(flags.step, pool, seeds, flags.k, flags.repeats), indent=2)
+    )
 
 
 if __name__ == "__main__":

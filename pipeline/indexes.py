@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
-from pipeline import files, ivf, similarities
+from pipeline import exact_search, files, ivf, similarities
 from pipeline.config import fingerprint
 from pipeline.records import content_hash
 from pipeline.run_folder import RunFolder
@@ -31,7 +31,7 @@ from pipeline.verdicts import Verdicts, expect_rows, to_objects
 from pipeline.worker import this_process as this_process
 
 _ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
-_N_CANDIDATES = 4  # images that may be the nearest, up to rounding
+_N_CANDIDATES = 4  # images of inverted lists that may be the nearest, up to rounding
 _N_SAMPLED_UNITS = 4  # of the pool, to measure the recall of inverted lists with
 _N_SAMPLED_ROWS = 512  # of each
 
@@ -62,27 +62,33 @@ class ReferenceSet:
         stem = FileSystems.split(paths.index_path)[1].removesuffix(".faiss")
         return cls(paths.set_name, open_index(paths.index_path), keys, stem)
 
+    @functools.cached_property
+    def vectors(self) -> np.ndarray:
+        """Of the images, in the order of `keys`: float32 [m, d], memory of the index.
+
+        Only a flat index has them so.
+        """
+        n, dim = self.index.ntotal, self.index.d
+        return faiss.rev_swig_ptr(self.index.get_xb(), n * dim).reshape(n, dim)
+
     def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Similarity and position of the image nearest to each of n unit vectors.
 
-        FAISS proposes candidates; their similarity is then taken in double precision
-        and rounded to float32, so that it does not depend on which vectors share a
-        batch. Of equally similar images the first by key is the nearest.
+        Of equally similar images the first by key is the nearest. Inverted lists are
+        exact about those images only that they find.
         """
-        n_candidates = min(_N_CANDIDATES, self.index.ntotal)
-        _, images = self.index.search(queries, n_candidates)
-        # Inverted lists may hold fewer: the best one stands in for what is missing.
+        if isinstance(self.index, faiss.IndexFlat):
+            return exact_search.nearest(queries, self.vectors)
+        _, images = self.index.search(queries, min(_N_CANDIDATES, self.index.ntotal))
+        # The lists may hold fewer: the best one stands in for what is missing.
         images = np.where(images < 0, images[:, :1].clip(0), images)
-        images = np.sort(images).T
-        cosines = np.stack([self._cosines(queries, candidate) for candidate in images])
-        best = cosines.argmax(axis=0)
-        every = np.arange(len(queries))
-        return cosines[best, every], images[best, every]
-
-    def _cosines(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
-        vectors = self.index.reconstruct_batch(images).astype(np.float64)
-        products = np.einsum("nd,nd->n", queries.astype(np.float64), vectors)
-        return products.clip(-1, 1).astype(np.float32)
+        query, image = (
+            np.repeat(np.arange(len(queries)), images.shape[1]),
+            images.ravel(),
+        )
+        found, every = self.index.reconstruct_batch(image), np.arange(len(image))
+        similarity = exact_search.cosines(queries, found, query, every)
+        return exact_search.best(query, image, similarity)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

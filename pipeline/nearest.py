@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 import apache_beam as beam
-import faiss
 import numpy as np
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline import indexes
+from pipeline import exact_search, indexes
 from pipeline.competition import Entrants, FindWinners, wanted_by_unit, winners
 from pipeline.indexes import ReferenceSet, SetFiles
 from pipeline.records import DropReason
@@ -21,9 +20,6 @@ from pipeline.selection_config import NearestToSeeds
 from pipeline.verdicts import Verdicts, read_rows, to_words
 
 SEEDS_PER_BLOCK = 4096  # with 512 dimensions 8 MB; a block of FAISS, a key of Beam
-
-_N_MORE = 4  # candidates beyond k, to see where rounding cannot matter any more
-_PAIRS_PER_BLOCK = 8192  # 64 MB in double precision at 512 dimensions
 
 BlockKey = tuple[str, int]  # name of the set, number of its first seed
 
@@ -104,76 +100,7 @@ def with_embedding(
 def nearest_by_block(
     seeds: ReferenceSet, vectors: np.ndarray, k: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields the first seed of a block and `candidates` of its seeds."""
-    for first in range(0, seeds.index.ntotal, SEEDS_PER_BLOCK):
-        n_seeds = min(SEEDS_PER_BLOCK, seeds.index.ntotal - first)
-        block = seeds.index.reconstruct_n(first, n_seeds)
-        yield first, *candidates(block, vectors, k)
-
-
-def candidates(
-    seeds: np.ndarray, vectors: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seed, vector and similarity of pairs: of each seed at least its k nearest.
-
-    All are unit vectors. FAISS proposes pairs in single precision; where its rounding
-    could hide one of the nearest, all that are as near count. Similarities are then
-    taken in double precision and rounded to float32, so that they do not depend on
-    which vectors share a shard.
-    """
-    n_proposed = min(k + _N_MORE, len(vectors))
-    products, proposed = faiss.knn(
-        seeds, vectors, n_proposed, metric=faiss.METRIC_INNER_PRODUCT
-    )
-    bound = products[:, min(k, n_proposed) - 1] - 2 * _rounding(vectors.shape[1])
-    seed, column = np.nonzero(products >= bound[:, None])
-    place = proposed[seed, column]
-    if n_proposed < len(vectors):
-        is_open = products[:, -1] >= bound
-        seed, place = _keep(~is_open[seed], seed, place)
-        more_seed, more_place = _as_near(seeds, vectors, bound, np.flatnonzero(is_open))
-        seed = np.concatenate([seed, more_seed])
-        place = np.concatenate([place, more_place])
-    return seed, place, _cosines(seeds, vectors, seed, place)
-
-
-def _rounding(dim: int) -> float:
-    """Bound on the error of a float32 product of two unit vectors, of any order.
-
-    Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
-    """
-    unit_roundoff = 2.0**-24
-    return dim * unit_roundoff / (1 - dim * unit_roundoff)
-
-
-def _keep(mask: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    return tuple(array[mask] for array in arrays)
-
-
-def _as_near(
-    seeds: np.ndarray, vectors: np.ndarray, bound: np.ndarray, chosen: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of the chosen seeds whose product reaches the bound of the seed."""
-    found = [(chosen[:0], chosen[:0])]
-    n_seeds = max(1, _PAIRS_PER_BLOCK * 256 // len(vectors))
-    for start in range(0, len(chosen), n_seeds):
-        mine = chosen[start : start + n_seeds]
-        # Another order of summation than that of FAISS: rounds to another side.
-        slack = 2 * _rounding(vectors.shape[1])
-        is_near = seeds[mine] @ vectors.T >= bound[mine, None] - slack
-        seed, place = np.nonzero(is_near)
-        found.append((mine[seed], place))
-    seed_parts, place_parts = zip(*found, strict=True)
-    return np.concatenate(seed_parts), np.concatenate(place_parts)
-
-
-def _cosines(
-    seeds: np.ndarray, vectors: np.ndarray, seed: np.ndarray, place: np.ndarray
-) -> np.ndarray:
-    similarity = np.empty(len(seed), np.float32)
-    for start in range(0, len(seed), _PAIRS_PER_BLOCK):
-        mine = slice(start, start + _PAIRS_PER_BLOCK)
-        left = seeds[seed[mine]].astype(np.float64)
-        right = vectors[place[mine]].astype(np.float64)
-        similarity[mine] = np.einsum("nd,nd->n", left, right).clip(-1, 1)
-    return similarity
+    """Yields the first seed of a block and `exact_search.candidates` of its seeds."""
+    for first in range(0, len(seeds.vectors), SEEDS_PER_BLOCK):
+        block = seeds.vectors[first : first + SEEDS_PER_BLOCK]
+        yield first, *exact_search.candidates(block, vectors, k)

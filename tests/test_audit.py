@@ -1,6 +1,7 @@
 """Tests of the audit, over pictures that a run has really scored."""
 
 import json
+import pathlib
 
 import cv2
 import numpy as np
@@ -84,9 +85,11 @@ def test_lookalikes_come_by_key_or_encoded(scored, tmp_path, is_encoded):
     assert by_perceptual.precision(0.9999) is None or n_found
 
 
-def test_the_audit_is_written_and_nothing_else_changes(scored, tmp_path):
+def test_the_audit_is_written_and_nothing_else_changes(scored):
+    root = pathlib.Path(scored.root)
+
     def tables() -> dict:
-        return {p: p.read_bytes() for p in tmp_path.parent.rglob("*.parquet")}
+        return {p: p.read_bytes() for p in root.rglob("*.parquet")}
 
     before = tables()
     found = audit.audit(scored, n_images=2)

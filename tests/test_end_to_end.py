@@ -120,6 +120,7 @@ def test_a_second_run_does_nothing_and_says_so(web, curated, capsys):
     assert after == before
 
 
+@pytest.mark.slow
 def test_another_folder_gets_the_same_bytes_from_a_job_service(web, curated, tmp_path):
     with job_service.running() as flags:
         run.main(arguments(web, tmp_path, *flags, "--environment_type=LOOPBACK"))
@@ -137,6 +138,7 @@ def test_a_new_threshold_runs_no_model(web, curated, capsys):
     run.main(arguments(web, curated))
 
 
+@pytest.mark.slow
 def test_the_shards_train(curated, tmp_path):
     shards, vocabulary = curated / "tfrecords", tmp_path / "tokenizer.model"
     size = ["--vocabulary-size", "100", "--output", str(vocabulary)]

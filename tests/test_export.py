@@ -193,7 +193,12 @@ def test_an_export_again_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "n_shards"), [("index", 2), ("records", 1), ("receipt", 0)]
+    ("step", "n_shards"),
+    [
+        ("index", 2),
+        pytest.param("records", 1, marks=pytest.mark.slow),
+        pytest.param("receipt", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_an_export_that_is_killed_goes_on_where_it_was(
     tmp_path, monkeypatch, step, n_shards
@@ -286,7 +291,10 @@ def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
     assert [before[name] == after[name] for name in SHARDS] == [True, False, False]
 
 
-@pytest.mark.parametrize("suffix", ["", ".index", ".json"])
+@pytest.mark.parametrize(
+    "suffix",
+    ["", *(pytest.param(s, marks=pytest.mark.slow) for s in (".index", ".json"))],
+)
 def test_a_file_that_is_lost_is_written_again(tmp_path, suffix):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)

@@ -230,7 +230,9 @@ def test_the_order_of_the_units_changes_no_byte(tmp_path):
     assert bytes_of(first.root) == bytes_of(run_folder.root)
 
 
-@pytest.mark.parametrize("n_tables", [0, 3, 5])
+@pytest.mark.parametrize(
+    "n_tables", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 5))]
+)
 def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     tmp_path, monkeypatch, n_tables
 ):

@@ -341,7 +341,9 @@ def test_the_order_of_units_files_and_rows_changes_no_byte(tmp_path, monkeypatch
     assert bytes_of(folder_of(run)) == first
 
 
-@pytest.mark.parametrize("n_writes", [1, 2, 4])
+@pytest.mark.parametrize(
+    "n_writes", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))]
+)
 def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     tmp_path, monkeypatch, n_writes
 ):

@@ -214,3 +214,22 @@ def test_an_index_elsewhere_is_copied_to_this_machine_once(tmp_path, monkeypatch
     other = pathlib.Path(indexes.local_copy(f"elsewhere://{stored}"))
     assert other != copy
     assert other.read_bytes() == b"another index"
+
+
+def test_many_images_that_are_equal_up_to_rounding_are_compared_exactly():
+    rng = np.random.default_rng(2)
+    one = rng.standard_normal((1, 512), dtype=np.float32)
+    crowd = one + 1e-6 * rng.standard_normal((300, 512), dtype=np.float32)
+    vectors, _ = indexes.normalised(crowd)
+    queries, _ = indexes.normalised(one + 0.1 * rng.standard_normal((50, 512)))
+    similarity, image = reference_set(vectors).nearest(queries)
+    cosines = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    rounded = cosines.astype(np.float32)
+    np.testing.assert_array_equal(similarity, rounded.max(axis=1))
+    np.testing.assert_array_equal(image, rounded.argmax(axis=1))
+
+
+def test_no_query_has_no_nearest_image():
+    vectors = unit_vectors(np.random.default_rng(3), 10, 8)
+    similarity, image = reference_set(vectors).nearest(vectors[:0])
+    assert similarity.shape == image.shape == (0,)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from score_tables import Row, Shards, make_run, read_decisions, sample_id, select
 
-from pipeline import indexes, nearest, retrieval
+from pipeline import exact_search, indexes, nearest, retrieval
 from pipeline.competition import Entrants, winners
 from pipeline.records import Decision
 from pipeline.selection_config import NearestToSeeds, SelectionConfig
@@ -42,7 +42,7 @@ def brute_force(
 def found_nearest(
     seeds: np.ndarray, vectors: np.ndarray, sample_ids: np.ndarray, k: int
 ) -> list[list[int]]:
-    seed, place, similarity = nearest.candidates(seeds, vectors, k)
+    seed, place, similarity = exact_search.candidates(seeds, vectors, k)
     entrants = Entrants.of_unit(
         "unit",
         k,
@@ -86,7 +86,7 @@ def test_seeds_are_searched_block_by_block(monkeypatch):
     blocks = list(nearest.nearest_by_block(references, vectors, k=2))
     assert [first for first, *_ in blocks] == [0, 3, 6]
     for first, *found in blocks:
-        expected = nearest.candidates(seeds[first : first + 3], vectors, 2)
+        expected = exact_search.candidates(seeds[first : first + 3], vectors, 2)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 

@@ -11,7 +11,11 @@ from pipeline.models.captioners import PaliGemmaCaptioner
 from pipeline.models.paligemma import Prompt
 from tests import goldens, tiny_checkpoints
 
-CHECKPOINTS = [(f, s) for f in goldens.FAMILIES for s in goldens.RNG_SEEDS]
+CHECKPOINTS = [
+    pytest.param(family, rng_seed, marks=[pytest.mark.slow] if i else [])
+    for family in goldens.FAMILIES
+    for i, rng_seed in enumerate(goldens.RNG_SEEDS)
+]
 
 
 @pytest.mark.parametrize(("family", "rng_seed"), CHECKPOINTS)

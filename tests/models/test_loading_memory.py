@@ -48,7 +48,9 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"]
+)
 def test_peak_memory_is_at_most_1_3_checkpoints(tmp_path: Path, dtype: str):
     n_bytes = write_checkpoint(tmp_path, dtype)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), dtype]

@@ -79,7 +79,8 @@ def test_eight_devices_caption_as_one(folder: Path, alone: dict):
     assert eight["captions"] == alone["captions"]
 
 
-@pytest.mark.parametrize("n_model_shards", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_model_shards", [2, 4])
 def test_weights_cut_over_devices_give_the_same_texts(
     folder: Path, alone: dict, n_model_shards: int
 ):

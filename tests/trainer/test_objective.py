@@ -19,6 +19,10 @@ from trainer.config import (
 
 TIPS = {"ema": Ema.FULL, "patch_loss": PatchLoss.IBOT}
 TIPSV2 = {"ema": Ema.HEAD, "patch_loss": PatchLoss.IBOT_PLUS_PLUS}
+RECIPES = [
+    pytest.param(TIPS, marks=pytest.mark.slow, id="tips"),
+    pytest.param(TIPSV2, id="tipsv2"),
+]
 ENCODER = "vision"
 ALT_TEMPERATURE = "log_temperature_alt_text"
 SYNTHETIC_TEMPERATURE = "log_temperature_synthetic_caption"
@@ -45,7 +49,7 @@ def reached(gradients: dict) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("recipe", [TIPS, TIPSV2], ids=["tips", "tipsv2"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_each_term_reaches_its_own_parameters(recipe):
     run = Run(config(**recipe))
     state, rows = run.initial(), batch()
@@ -73,7 +77,7 @@ def test_the_teacher_of_tipsv2_is_a_head_and_that_of_tips_has_an_encoder():
     assert kept == {Ema.HEAD: {"head"}, Ema.FULL: {"head", "vision"}}
 
 
-@pytest.mark.parametrize("recipe", [TIPS, TIPSV2], ids=["tips", "tipsv2"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_teacher_follows_the_student(recipe):
     run = Run(config(**recipe, ema_decay=0.9, final_ema_decay=0.9))
     before = jax.device_get(run.initial())
@@ -100,7 +104,10 @@ def test_centres_move_towards_the_mean_logits():
         assert np.abs(expected[name]).max() > 1e-4
 
 
-@pytest.mark.parametrize(("recipe", "n_microbatches"), [(TIPS, 2), (TIPSV2, 4)])
+@pytest.mark.parametrize(
+    ("recipe", "n_microbatches"),
+    [pytest.param(TIPS, 2, marks=pytest.mark.slow), (TIPSV2, 4)],
+)
 def test_parts_of_a_batch_are_worth_the_whole(recipe, n_microbatches):
     compute = ComputeConfig(n_microbatches=n_microbatches)
     of_whole, whole = Run(config(**recipe)).gradients()
@@ -130,6 +137,7 @@ def test_the_sigmoid_loss_trains_its_biases():
     assert history[-1][losses.ALT_TEXT] < history[0][losses.ALT_TEXT]
 
 
+@pytest.mark.slow
 def test_sinkhorn_keeps_more_prototypes_in_use_than_nothing():
     run = Run(config(anti_collapse=AntiCollapse.SINKHORN))
     _, history = run.trained(20)

@@ -99,6 +99,7 @@ def test_a_teacher_is_what_taught(tiny, teacher_run):
     assert_same(initial(student_of(tiny, teacher_run))["centres"], centres)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
     """The cross-entropies of all patches and of the global CLS 1 are entropies."""
     given = {"mask_ratio": 0.0, "student_temperature": 1.0, "teacher_temperature": 1.0}

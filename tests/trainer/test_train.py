@@ -81,6 +81,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert metric_lines(tmp_path) == numbers
 
 
+@pytest.mark.slow
 def test_a_run_is_traced_when_a_file_asks_for_it(run_train, tmp_path):
     (tmp_path / "profile").touch()
     run_train(tmp_path, "run.n_profiled_steps=2")

@@ -47,9 +47,8 @@ def command(recipe, export, evaluation_tar):
     return ["--config", recipe, "--data", export, *evaluation]
 
 
-@pytest.mark.parametrize(
-    "name", ["contrastive", pytest.param("tipsv2", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["contrastive", "tipsv2"])
 def test_two_processes_train_as_one(command, name, tmp_path):
     """With parameters cut over both, so that neither can read them alone."""
     alone, workdir = tmp_path / "alone", tmp_path / "both"

@@ -33,7 +33,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipeline import files, indexes, nearest, records, retrieval, similarities
 from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.run_folder import RunFolder
-from pipeline.selection_config import NearestToSeeds
+from pipeline.selection_config import NearestToSeeds, SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import open_verdicts
 
@@ -58,6 +58,7 @@ def write_run(root: str, pool: np.ndarray, seeds: np.ndarray) -> RunFolder:
     seed_units = (Unit(curated, "c/0"),)
     config = CurationConfig(
         encoder=EncoderConfig("none"),
+        selection=SelectionConfig(),
         sources=(web,),
         seed_sets=(curated,),
     )

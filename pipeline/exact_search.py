@@ -8,8 +8,9 @@ double precision, rounded to single, decide.
 import faiss
 import numpy as np
 
-_N_MORE = 4  # candidates beyond k, to see where rounding cannot matter any more
-_PAIRS_PER_BLOCK = 8192  # 64 MB in double precision at 512 dimensions
+_N_MORE = 2  # candidates beyond k, to see where rounding cannot matter any more
+_PAIRS_PER_BLOCK = 256  # 1 MB in double precision at 512 dimensions: stays in a cache
+_PRODUCTS_PER_BLOCK = 2**21  # 8 MB
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,7 @@ def best(
 
 
 def candidates(
-    queries: np.ndarray, vectors: np.ndarray, k: int
+    queries: np.ndarray, vectors: np.ndarray, k: int, floor: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Query, vector and similarity of pairs: of each query at least its k nearest.
 
@@ -43,12 +44,20 @@ def candidates(
     could hide one of the nearest, all that are as near count. Similarities are then
     taken in double precision and rounded to float32, so that they do not depend on
     which vectors share a call.
+
+    Of many calls with one `floor`, float32 [n] and -inf at first, each gives only what
+    may be among the k nearest of all: `floor` rises to what k vectors of one call have
+    reached. A call that is repeated does not raise it further.
     """
     n_proposed = min(k + _N_MORE, len(vectors))
     products, proposed = faiss.knn(
         queries, vectors, n_proposed, metric=faiss.METRIC_INNER_PRODUCT
     )
-    bound = products[:, min(k, n_proposed) - 1] - 2 * _rounding(vectors.shape[1])
+    bound = np.full(len(queries), -np.inf, np.float32)
+    if k <= n_proposed:
+        bound = products[:, k - 1] - np.float32(2 * _rounding(vectors.shape[1]))
+    if floor is not None:
+        bound = np.maximum(floor, bound, out=floor)
     query, column = np.nonzero(products >= bound[:, None])
     place = proposed[query, column]
     if n_proposed < len(vectors):
@@ -65,10 +74,11 @@ def candidates(
 def _rounding(dim: int) -> float:
     """Bound on the error of a float32 product of two unit vectors, of any order.
 
-    Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+    It holds what rounding the exact product to float32 changes as well. Source: Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1.
     """
-    unit_roundoff = 2.0**-24
-    return dim * unit_roundoff / (1 - dim * unit_roundoff)
+    n, unit_roundoff = dim + 2, 2.0**-24
+    return n * unit_roundoff / (1 - n * unit_roundoff)
 
 
 def _keep(mask: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -80,7 +90,7 @@ def _as_near(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of the chosen queries whose product reaches the bound of the query."""
     found = [(chosen[:0], chosen[:0])]
-    n_queries = max(1, _PAIRS_PER_BLOCK * 256 // len(vectors))
+    n_queries = max(1, _PRODUCTS_PER_BLOCK // len(vectors))
     for start in range(0, len(chosen), n_queries):
         mine = chosen[start : start + n_queries]
         # Another order of summation than that of FAISS: rounds to another side.

@@ -209,20 +209,25 @@ def read_vectors(
     run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and their vectors: float32, of length one."""
-    with_embedding, embeddings = read_embeddings(run, verdicts, rows)
-    return with_embedding, normalised(embeddings)[0]
+    found = _embeddings_of(run, verdicts, rows)
+    return _with_direction(rows, ((place, *normalised(e)) for place, e in found))
 
 
 def read_embeddings(
     run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and these as they are stored."""
-    found = [(rows[:0], np.empty((0, 0), np.float16))]
-    for place, embeddings in _embeddings_of(run, verdicts, rows):
-        _, has_embedding = normalised(embeddings)
-        found.append((rows[place[has_embedding]], embeddings[has_embedding]))
-    parts = zip(*(found[1:] or found), strict=True)
-    with_embedding, matrices = map(np.concatenate, parts)
+    found = _embeddings_of(run, verdicts, rows)
+    return _with_direction(rows, ((place, e, normalised(e)[1]) for place, e in found))
+
+
+def _with_direction(
+    rows: np.ndarray, found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts parts together: places in `rows`, vectors, and which have a direction."""
+    parts = [(rows[place[has]], vectors[has]) for place, vectors, has in found]
+    parts = parts or [(rows[:0], np.empty((0, 0), np.float16))]
+    with_embedding, matrices = map(np.concatenate, zip(*parts, strict=True))
     return with_embedding, matrices
 
 

@@ -22,6 +22,7 @@ from pipeline.verdicts import Verdicts, read_rows, to_words
 SEEDS_PER_BLOCK = 4096  # with 512 dimensions 8 MB; a block of FAISS, a key of Beam
 
 BlockKey = tuple[str, int]  # name of the set, number of its first seed
+Floors = dict[BlockKey, np.ndarray]  # what a product with each seed must reach
 
 
 def find_nearest(
@@ -55,6 +56,7 @@ class EnterNearest(indexes.WithSets):
         super().__init__(sets)
         self._run = run
         self._retrieval = retrieval
+        self._floors: Floors = {}
 
     def process(
         self, verdicts: Verdicts
@@ -72,7 +74,7 @@ class EnterNearest(indexes.WithSets):
         for seeds in self.sets():
             n_places = self._retrieval.k_of(seeds.name)
             for first, seed, place, similarity in nearest_by_block(
-                seeds, vectors, n_places
+                seeds, vectors, n_places, self._floors
             ):
                 entrants = Entrants.of_unit(
                     verdicts.unit.name,
@@ -98,9 +100,11 @@ def with_embedding(
 
 
 def nearest_by_block(
-    seeds: ReferenceSet, vectors: np.ndarray, k: int
+    seeds: ReferenceSet, vectors: np.ndarray, k: int, floors: Floors
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the first seed of a block and `exact_search.candidates` of its seeds."""
     for first in range(0, len(seeds.vectors), SEEDS_PER_BLOCK):
         block = seeds.vectors[first : first + SEEDS_PER_BLOCK]
-        yield first, *exact_search.candidates(block, vectors, k)
+        unreached = np.full(len(block), -np.inf, np.float32)
+        floor = floors.setdefault((seeds.name, first), unreached)
+        yield first, *exact_search.candidates(block, vectors, k, floor)

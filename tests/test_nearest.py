@@ -83,12 +83,40 @@ def test_seeds_are_searched_block_by_block(monkeypatch):
     index.add(seeds)
     monkeypatch.setattr(nearest, "SEEDS_PER_BLOCK", 3)
     references = indexes.ReferenceSet("flowers", index, np.empty(0))
-    blocks = list(nearest.nearest_by_block(references, vectors, k=2))
+    blocks = list(nearest.nearest_by_block(references, vectors, 2, {}))
     assert [first for first, *_ in blocks] == [0, 3, 6]
     for first, *found in blocks:
         expected = exact_search.candidates(seeds[first : first + 3], vectors, 2)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_with_a_floor_calls_give_no_more_than_may_be_among_the_nearest_of_all():
+    rng = np.random.default_rng(2)
+    vectors, seeds = random_vectors(rng, 2000), random_vectors(rng, 20)
+    vectors[1500:] = vectors[:500]  # as near as those of other calls
+    floor = np.full(len(seeds), -np.inf, np.float32)
+    found: list[tuple[int, float, int]] = []
+    n_found = []
+    for start in [*range(0, 2000, 100), 1900, 0]:  # two of them again
+        part = vectors[start : start + 100]
+        triple = exact_search.candidates(seeds, part, 3, floor)
+        n_found.append(len(triple[0]))
+        found += [(s, -c, start + p) for s, p, c in zip(*triple, strict=True)]
+    assert sum(n_found[10:]) < sum(n_found[:10])
+    every = zip(*exact_search.candidates(seeds, vectors, 3), strict=True)
+    expected = sorted((s, -c, p) for s, p, c in every)
+    for seed in range(len(seeds)):
+        best = sorted({row for row in found if row[0] == seed})[:3]
+        assert best == [row for row in expected if row[0] == seed][:3]
+
+
+def test_fewer_vectors_than_asked_for_raise_no_floor():
+    seeds = random_vectors(np.random.default_rng(3), 2)
+    floor = np.full(2, -np.inf, np.float32)
+    seed, *_ = exact_search.candidates(seeds, seeds, 3, floor)
+    assert seed.tolist() == [0, 0, 1, 1]
+    assert (floor == -np.inf).all()
 
 
 # Through Beam

@@ -27,6 +27,7 @@ from pipeline.records import VERSION
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PHOTOS_PER_SHARD = 1000
+PARTS = ("crawl", "held_out")
 _NAME_COLUMNS = ("file_name", "file", "filename", "image", "path")
 _CAPTION_COLUMNS = ("caption", "captions", "text")
 
@@ -126,11 +127,11 @@ def find_photos(
 
 def split(names: Iterable[str], share: float) -> dict[str, list[str]]:
     """Photos to curate and photos for evaluation, by the hash of their names."""
-    parts: dict[str, list[str]] = {"crawl": [], "held_out": []}
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for name in names:
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         is_held_out = int.from_bytes(digest, "big") < share * 2**64
-        parts["held_out" if is_held_out else "crawl"].append(name)
+        parts[PARTS[is_held_out]].append(name)
     return parts
 
 

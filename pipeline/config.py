@@ -265,12 +265,12 @@ def load_config(path: str) -> CurationConfig:
     Raises:
       ValueError: one line that says what is wrong with the file.
     """
-    found = pathlib.Path(path)
-    if not found.is_file() and found.parts[:1] == ("curation_configs",):
-        found = pathlib.Path(__file__).parents[1] / path
-    if not found.is_file():
+    file = pathlib.Path(path)
+    if not file.is_file() and file.parts[:1] == ("curation_configs",):
+        file = pathlib.Path(__file__).parents[1] / path
+    if not file.is_file():
         raise ValueError(f"--config {path}: expected a Python file with get_config()")
-    names = runpy.run_path(str(found))
+    names = runpy.run_path(str(file))
     if "get_config" not in names:
         raise ValueError(f"--config {path}: expected a function get_config() in it")
     config = names["get_config"]()

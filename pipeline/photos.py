@@ -118,7 +118,8 @@ def find_photos(
     folder: pathlib.Path, captions: Captions
 ) -> tuple[list[str], list[str]]:
     """Names that are photos with a caption, and names that are not; both sorted."""
-    found, missing = [], []
+    found: list[str] = []
+    missing: list[str] = []
     for name in sorted(captions):
         is_photo = name.lower().endswith(SUFFIXES) and (folder / name).is_file()
         (found if is_photo and captions[name] else missing).append(name)

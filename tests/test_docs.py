@@ -1,6 +1,7 @@
 """What the documentation says is true: commands, code, fields, links."""
 
 import argparse
+import ast
 import dataclasses
 import importlib.util
 import pathlib
@@ -12,13 +13,25 @@ import pytest
 from pipeline import command_line, curate, photos, scenes
 from pipeline.config import CurationConfig, load_config
 from tests.docs_commands import PAGES, ROOT, blocks, commands
+from tests.test_error_messages import GAP, text_of
 from tools import config_reference
 from trainer import evaluate, export, recipes, tokenizer, train
 from trainer.config import TrainConfig
 from trainer.evals.settings import EvaluationConfig
 
 # Not ours; what they are told is not read.
-OTHERS = (".", "cat", "docker", "export", "gcloud", "hf", "img2dataset", "pip", "wget")
+OTHERS = (
+    ".",
+    "cat",
+    "cd",
+    "docker",
+    "export",
+    "gcloud",
+    "hf",
+    "img2dataset",
+    "pip",
+    "wget",
+)
 COMPLETE = ("README.md", "own_photos.md", "recipes.md")  # no command is cut short
 # What a command that is cut short leaves to the reader.
 CURATION = ("--config", "FILE.py", "--output", "RUN", "--input", "CRAWL/*.tar")
@@ -65,7 +78,7 @@ def read(words: Sequence[str]) -> None:
     """Raises ValueError, or exits, if a command cannot be meant."""
     program, *rest = words
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").readtext_of(), re.M)
         assert set(rest) <= set(targets), words
     elif program.endswith("python") and rest[0] == "-m":
         _, module, *arguments = rest
@@ -87,7 +100,7 @@ def _find_flags(module: str, arguments: Sequence[str]) -> None:
     assert found is not None, module
     assert found.origin is not None, module
     if module.startswith(("tools.", "benchmarks.")):
-        source = pathlib.Path(found.origin).read_text()
+        source = pathlib.Path(found.origin).readtext_of()
         for flag in filter(lambda word: word.startswith("--"), arguments):
             assert f'"{flag}"' in source, (module, flag)
 
@@ -192,9 +205,26 @@ def test_the_reference_has_types_defaults_and_what_a_field_does():
     assert text.count("### ") == len({*re.findall("^### .*", text, re.MULTILINE)})
 
 
+def test_the_messages_on_troubles_are_those_of_the_code():
+    packages = (ROOT / "pipeline", ROOT / "trainer")
+    paths = (path for package in packages for path in package.rglob("*.py"))
+    texts = {
+        " ".join(re.findall(r"\w+", text_of(node).replace(GAP, " ")))
+        for path in paths
+        for node in ast.walk(ast.parse(path.readtext_of()))
+    }
+    code = "\n".join(texts)
+    page = (ROOT / "docs/troubleshooting.md").readtext_of()
+    found = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    assert len(found) > 30
+    for message in found:
+        for part in message.split("..."):
+            assert " ".join(re.findall(r"\w+", part)) in code, message
+
+
 def test_marks_in_pages_name_classes():
     from_code = re.compile(r"<!-- (?:fields|values) of (\S+)\.(\w+) -->")
-    found = [pair for page in PAGES for pair in from_code.findall(page.read_text())]
+    found = [pair for page in PAGES for pair in from_code.findall(page.readtext_of())]
     assert len(found) >= 7
     for module, name in found:
         assert hasattr(importlib.import_module(module), name), name

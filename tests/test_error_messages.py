@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
-_GAP = "\0"  # where a message has a value
+GAP = "\0"  # where a message has a value
 _CHECKS = ("expect", "expect_cosine", "expect_choice", "_expect_cap", "require")
 _CHECKS += ("_require_positive", "self._require")
 
@@ -34,32 +34,32 @@ class Message:
     def is_tested(self) -> bool:
         """Whether tests have a phrase of it."""
         phrases = list(self._phrases())
-        plain = (f" {' '.join(phrase)} " for phrase in phrases if _GAP not in phrase)
+        plain = (f" {' '.join(phrase)} " for phrase in phrases if GAP not in phrase)
         return any(map(texts_of_tests().__contains__, plain)) or any(
             re.search(_pattern(phrase), texts_of_tests())
             for phrase in phrases
-            if _GAP in phrase
+            if GAP in phrase
         )
 
     def _phrases(self) -> Iterator[list[str]]:
         """Three words in a row, or two around a value."""
         tokens = _words(self.text)
-        n_words = len(tokens) - tokens.count(_GAP)
+        n_words = len(tokens) - tokens.count(GAP)
         for start, end in itertools.combinations(range(len(tokens) + 1), 2):
             phrase = tokens[start:end]
-            n_needed = min(n_words, 2 if _GAP in phrase[1:-1] else 3)
-            is_trimmed = _GAP not in (phrase[0], phrase[-1])
-            if is_trimmed and len(phrase) - phrase.count(_GAP) == n_needed:
+            n_needed = min(n_words, 2 if GAP in phrase[1:-1] else 3)
+            is_trimmed = GAP not in (phrase[0], phrase[-1])
+            if is_trimmed and len(phrase) - phrase.count(GAP) == n_needed:
                 yield phrase
 
 
 def _words(text: str) -> list[str]:
     """Words and gaps of a text, without punctuation; neighbouring gaps are one."""
-    return re.findall(rf"\w+|{_GAP}", re.sub(rf"{_GAP}(\W*{_GAP})+", _GAP, text))
+    return re.findall(rf"\w+|{GAP}", re.sub(rf"{GAP}(\W*{GAP})+", GAP, text))
 
 
 def _pattern(phrase: list[str]) -> str:
-    return " ".join(phrase).replace(f" {_GAP} ", " (?:.{1,80}? )?")
+    return " ".join(phrase).replace(f" {GAP} ", " (?:.{1,80}? )?")
 
 
 def messages() -> Iterator[Message]:
@@ -67,7 +67,7 @@ def messages() -> Iterator[Message]:
         documented = {id(text) for text in _docstrings(tree)}
         inside: set[int] = set()  # of a longer text
         for node in ast.walk(tree):
-            text = _text(node)
+            text = text_of(node)
             if not text or id(node) in documented | inside:
                 continue
             inside |= {id(child) for child in ast.walk(node)}
@@ -100,7 +100,7 @@ def _called(node: ast.AST) -> Iterator[str]:
 
 
 def _texts(node: ast.AST) -> Iterator[str]:
-    return map(_text, ast.walk(node))
+    return map(text_of, ast.walk(node))
 
 
 def _docstrings(tree: ast.Module) -> Iterator[ast.expr]:
@@ -110,12 +110,12 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.expr]:
             yield from [first.value] if isinstance(first, ast.Expr) else []
 
 
-def _text(node: ast.AST) -> str:
+def text_of(node: ast.AST) -> str:
     """A text, with a gap for every value in it; "" if it is none."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text(part) or _GAP for part in node.values)
+        return "".join(text_of(part) or GAP for part in node.values)
     return ""
 
 
@@ -124,7 +124,7 @@ def texts_of_tests() -> str:
     """Words of all texts of all tests but this one."""
     paths = set((ROOT / "tests").rglob("*.py")) - {pathlib.Path(__file__)}
     nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text())))
-    texts = {re.sub(r"\\[a-z]", " ", _text(node)) for node in nodes}  # of patterns
+    texts = {re.sub(r"\\[a-z]", " ", text_of(node)) for node in nodes}  # of patterns
     rows = (_words(text) for text in sorted(texts))
     return "\n".join(f" {' '.join(words)} " for words in rows if len(words) > 1)
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 
@@ -110,8 +109,8 @@ def installed(tmp_path_factory) -> pathlib.Path:
     python = folder / "env/bin/python"
     _run(python, "-m", "pip", "install", "--no-deps", wheel)
     found = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
-    place = pathlib.Path(found.strip()) / "dependencies.pth"
-    place.write_text(sysconfig.get_path("purelib") + "\n")
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    pathlib.Path(found.strip(), "dependencies.pth").write_text("\n".join(here) + "\n")
     return folder
 
 

@@ -19,9 +19,9 @@ class Parser(argparse.ArgumentParser):
     `script` is what `pip install` calls the program, if it has a name of its own.
     """
 
-    def __init__(self, module: str, *, script: str = "", **options: Any):
-        is_script = pathlib.Path(sys.argv[0]).name == script
-        super().__init__(prog=script if is_script else f"python -m {module}", **options)
+    def __init__(self, *, script: str = "", **options: Any):
+        is_script = script != "" and pathlib.Path(sys.argv[0]).name == script
+        super().__init__(**options | ({"prog": script} if is_script else {}))
         self.add_argument("--version", action="version", version=VERSION)
         if is_script:
             import shtab  # nobody else completes words

@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
-        "trainer.evaluate",
+        prog="python -m trainer.evaluate",
         description="Measures a checkpoint; prints one JSON object.",
     )
     parser.add_argument(

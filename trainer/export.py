@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
-        "trainer.export",
+        prog="python -m trainer.export",
         description="Writes a trained model for other programs.",
     )
     parser.add_argument(

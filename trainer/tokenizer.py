@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
-        "trainer.tokenizer",
+        prog="python -m trainer.tokenizer",
         description="Trains a vocabulary from the texts of training shards.",
     )
     parser.add_argument("--data", required=True, metavar="RUN/tfrecords")

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
-        "trainer.train",
+        prog="python -m trainer.train",
         script="tips-train",
         description="Trains an image encoder and a text encoder on training shards."
         " Run again, it goes on where it stopped.",

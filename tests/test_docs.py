@@ -78,7 +78,7 @@ def read(words: Sequence[str]) -> None:
     """Raises ValueError, or exits, if a command cannot be meant."""
     program, *rest = words
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").readtext_of(), re.M)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert set(rest) <= set(targets), words
     elif program.endswith("python") and rest[0] == "-m":
         _, module, *arguments = rest
@@ -100,7 +100,7 @@ def _find_flags(module: str, arguments: Sequence[str]) -> None:
     assert found is not None, module
     assert found.origin is not None, module
     if module.startswith(("tools.", "benchmarks.")):
-        source = pathlib.Path(found.origin).readtext_of()
+        source = pathlib.Path(found.origin).read_text()
         for flag in filter(lambda word: word.startswith("--"), arguments):
             assert f'"{flag}"' in source, (module, flag)
 
@@ -211,10 +211,10 @@ def test_the_messages_on_troubles_are_those_of_the_code():
     texts = {
         " ".join(re.findall(r"\w+", text_of(node).replace(GAP, " ")))
         for path in paths
-        for node in ast.walk(ast.parse(path.readtext_of()))
+        for node in ast.walk(ast.parse(path.read_text()))
     }
     code = "\n".join(texts)
-    page = (ROOT / "docs/troubleshooting.md").readtext_of()
+    page = (ROOT / "docs/troubleshooting.md").read_text()
     found = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
     assert len(found) > 30
     for message in found:
@@ -224,7 +224,7 @@ def test_the_messages_on_troubles_are_those_of_the_code():
 
 def test_marks_in_pages_name_classes():
     from_code = re.compile(r"<!-- (?:fields|values) of (\S+)\.(\w+) -->")
-    found = [pair for page in PAGES for pair in from_code.findall(page.readtext_of())]
+    found = [pair for page in PAGES for pair in from_code.findall(page.read_text())]
     assert len(found) >= 7
     for module, name in found:
         assert hasattr(importlib.import_module(module), name), name

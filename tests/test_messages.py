@@ -12,6 +12,7 @@ from pipeline import (
     audit,
     concepts,
     drop_list,
+    files,
     imported_captions,
     kmeans,
     language,
@@ -68,10 +69,14 @@ def test_an_audit_needs_bounds(tmp_path):
         audit.check(made.__class__(**vars(made) | {"evaluation_units": made.units}))
 
 
-def test_a_folder_is_no_file_of_a_list(tmp_path):
-    (tmp_path / "a.jsonl").mkdir()
+def test_files_that_must_not_be_read_are_named(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "a.jsonl").touch()
+    monkeypatch.setattr(files, "open_for_reading", refused)
     found = Granularity("human", f"{tmp_path}/*.jsonl", captioner="imported")
-    with pytest.raises(ValueError, match=r"expected files to read: .*directory"):
+    with pytest.raises(ValueError, match=r"expected files to read: .*Permission"):
         imported_captions.list_files(found)
     with pytest.raises(ValueError, match="drop_list: expected files to read: "):
         drop_list.list_files(f"{tmp_path}/*.jsonl")

@@ -76,7 +76,7 @@ def svg(run: RunFolder) -> str:
         _text(0, middle + 20, "Kept, with captions at three granularities", "title"),
         *_kept(run, kept, middle + 30),
     ]
-    height = middle + 40 + _SIDE + 3 * _LINE
+    height = middle + 40 + _SIDE + 5 * _LINE
     size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{_CSS}</style>'
     return "\n".join([head, *parts, "</svg>\n"])
@@ -109,9 +109,8 @@ def _kept(run: RunFolder, pairs: Sequence[Examined], top: int) -> Iterator[str]:
     for column, one in enumerate(pairs):
         left = column * (_WIDTH // N_KEPT)
         yield _image(run, one, left, top)
-        yield from _wrapped(
-            left, top + _SIDE + _LINE, f"alt text: {one.pair.alt_text}", 46, n_lines=3
-        )
+        below = top + _SIDE + 3 * _LINE
+        yield from _wrapped(left, below, f"alt text: {one.pair.alt_text}", 46, 3)
         y = top + 10
         for said in key_to_said[one.place.key]:
             yield _text(left + _SIDE + 10, y, said.granularity, "good")

@@ -1,9 +1,9 @@
 """Draws the picture of the README: pairs of the demo that are dropped, and some kept.
 
-    make demo
-    python -m tools.picture --run demo/run --web demo/web --output docs/images/demo.svg
+    python -m tools.picture --run RUN --web WEB --output docs/images/demo.svg
 
-One file: pictures are in it, texts are texts. Pairs are those of the smallest ids.
+RUN and WEB are those of the README's steps, named as they were then. One file: pictures
+are in it, texts are texts. Pairs are those of the smallest ids.
 """
 
 import argparse

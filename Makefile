@@ -1,10 +1,10 @@
-# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+# `make demo`, `make test` and `make docs` need Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
 CLOUD_BIN := .venv-cloud/bin
 
-.PHONY: demo test test-slow test-torch test-cloud test-flink test-browser check install models
+.PHONY: demo test test-slow test-torch test-cloud test-flink test-browser check docs install models
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
@@ -36,6 +36,11 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# A broken link or anchor is an error.
+docs: .venv/docs-installed
+	$(BIN)/python -m mkdocs build
+	@echo build/site/index.html
+
 install: .venv/installed
 
 # Trains the two checkpoints of the demo again; takes over an hour on two cores.
@@ -45,6 +50,10 @@ models: .venv/installed
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 .venv-cloud/installed: setup.py constraints.txt

@@ -1,19 +1,35 @@
 """Packages `pipeline` and `trainer`; `constraints.txt` pins what is installed."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
+_RECORDS = pathlib.Path("pipeline/records.py").read_text(encoding="utf-8")
+(_VERSION,) = re.findall('^VERSION = "(.+)"$', _RECORDS, re.MULTILINE)
+
 setup(
     name="tips-curation",
-    version="0.1.0",
+    version=_VERSION,
     description="Curation of image-text pairs, and the trainer of TIPS and TIPSv2",
     long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["pipeline*", "trainer*"]),
-    package_data={"pipeline.report": ["page.*"]},
+    packages=find_packages(include=["pipeline*", "trainer*", "curation_configs*"]),
+    # Recipes come with the demo's two checkpoints, 5.7 MB.
+    package_data={
+        "curation_configs": ["py.typed", "checkpoints/*/*"],
+        "pipeline": ["py.typed"],
+        "pipeline.report": ["page.*"],
+        "trainer": ["py.typed"],
+    },
+    entry_points={
+        "console_scripts": [
+            "curate = pipeline.run:main",
+            "tips-train = trainer.train:main",
+        ]
+    },
     install_requires=[
         "apache-beam[tfrecord]>=2.77",
         "faiss-cpu",
@@ -34,6 +50,7 @@ setup(
         "safetensors",
         "scipy",
         "sentencepiece",
+        "shtab",
         "simplejpeg",
         "tensorboard",
         "tensorflow",
@@ -62,7 +79,9 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "setuptools",
             "websockets",
         ],
+        "docs": ["mkdocs"],
     },
 )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -15,8 +16,10 @@ from pipeline.config import (
     load_config,
     override,
 )
+from pipeline.records import VERSION
 from pipeline.shard_formats import NAME_TO_FORMAT, TFRECORD
 
+SCRIPT = "curate"  # what `pip install` calls the program
 LOOKING = ("status", "show", "find")  # they write nothing that another run could
 
 
@@ -35,12 +38,18 @@ def parse(
 
 
 def _parser(description: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:
+    is_script = pathlib.Path(sys.argv[0]).name == SCRIPT
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.run",
+        prog=SCRIPT if is_script else "python -m pipeline.run",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=VERSION)
+    if is_script:
+        import shtab  # nobody else completes words
+
+        shtab.add_argument_to(parser)
     commands = ("curate", *stages, "report", "forecast", "remove", *LOOKING)
     parser.add_argument(
         "command",

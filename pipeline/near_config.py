@@ -39,9 +39,9 @@ class TorchDescriptor:
     """
 
     checkpoint: str  # path of the file
-    name: str = "sscd"
+    name: str = "sscd"  # of its table, and in decisions
     size_px: int = 320  # both sides: SSCD's own batched preparation squashes as well
-    batch_size: int = 32
+    batch_size: int = 32  # images that are described at a time
 
     def __post_init__(self) -> None:
         expect_names("name", [self.name])
@@ -59,7 +59,7 @@ ENCODER = EncoderDescriptor()
 class Resemblance:
     """Two images are near-duplicates if their similarity is above `max_similarity`."""
 
-    descriptor: Descriptor
+    descriptor: Descriptor  # what compares them
     max_similarity: float  # cosine; does not carry over between descriptors
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Cells:
     max_per_image: int = 4
     n_iterations: int = 5  # of k-means
     n_training: int = 64  # images a cell for k-means
-    rng_seed: int = 0
+    rng_seed: int = 0  # of k-means
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+# Of pipeline and trainer; setup.py reads it here. It stands beside results, and no
+# fingerprint and no table contains it.
+VERSION = "0.1.0"
 SCHEMA_VERSION = 1  # of the training records and their manifest
 
 KEPT = "kept"

@@ -10,6 +10,7 @@ at work in the run folder. `status`, `show` and `find` may look on meanwhile.
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import NoReturn
 # XLA and Beam's workers say a lot that is of no use to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+logging.getLogger().addFilter(lambda said: "apitools not found" not in str(said.msg))
 
 from apache_beam.options.pipeline_options import PipelineOptions
 

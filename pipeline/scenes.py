@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from pipeline import planting, progress, scene_texts
 from pipeline.drawing import Scene
 from pipeline.planting import Copy, DrawnPair, Picture, Planted, Transform
+from pipeline.records import VERSION
 
 MAX_PAIRS = 100_000  # of more, some near-copies would be equal to the byte
 
@@ -337,6 +338,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder")
     parser.add_argument(
         "--n-pairs", type=int, required=True, help=f"of the crawl, up to {MAX_PAIRS:,}"

@@ -291,6 +291,7 @@ def _ledger_of(name: str, counts: np.ndarray) -> dict:
 
 def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
     """Writes the ledger into the folders, of the run and of its decisions."""
+    ledger = {**ledger, "version": records.VERSION}
     data = (json.dumps(ledger, indent=2) + "\n").encode()
     for folder in folders:
         files.write(_ledger_path(folder), data)

@@ -26,7 +26,7 @@ class ShortText:
     score is at least `min_score`: an English encoder finds foreign words misaligned.
     """
 
-    policy: Literal["keep", "drop", "alignment"]
+    policy: Literal["keep", "drop", "alignment"]  # as above
     max_words: int  # texts of at most this many words are short
     min_score: float = -1.0  # cosine
 
@@ -73,6 +73,7 @@ class KeepFraction:
     """
 
     keep_fraction: float
+    # A share of each source by itself, so that a poor one is not left out whole.
     per_source: bool = dataclasses.field(default=False, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
@@ -120,10 +121,10 @@ class SeededClusters:
     (arXiv:2304.07193, appendix A). TIPS publishes no number.
     """
 
-    n_clusters: int = 100_000
+    n_clusters: int = 100_000  # of k-means over the pool
     min_seeds: int = 4  # of one set, in a cluster that is kept
-    max_per_cluster: int = 10_000
-    max_per_set: int = 1_000_000
+    max_per_cluster: int = 10_000  # images that a cluster gives a set
+    max_per_set: int = 1_000_000  # images that a set keeps
     n_iterations: int = 10  # of k-means
     n_training: int = 256  # images a cluster for k-means, the bound of FAISS
     rng_seed: int = 0
@@ -146,7 +147,7 @@ class CapPerSeed:
     """Keeps about `max_count` of the images that have the same nearest seed."""
 
     max_count: int
-    rng_seed: int = 0
+    rng_seed: int = 0  # of the draws
 
     def __post_init__(self) -> None:
         _expect_cap(self.max_count, self.rng_seed)
@@ -157,10 +158,10 @@ class CapPerCluster:
     """Keeps about `max_count` images of each k-means cluster of what is left."""
 
     max_count: int
-    n_clusters: int
-    n_iterations: int = 10
+    n_clusters: int  # of k-means over what is left
+    n_iterations: int = 10  # of k-means
     n_training: int = 256  # images a cluster for k-means, the bound of FAISS
-    rng_seed: int = 0
+    rng_seed: int = 0  # of k-means and of the draws
 
     def __post_init__(self) -> None:
         _expect_cap(self.max_count, self.rng_seed)
@@ -188,7 +189,7 @@ class CapPerConcept:
     concepts: str  # file
     max_count: int = 20_000
     keep_unmatched: bool = False  # pairs whose text names no concept
-    rng_seed: int = 0
+    rng_seed: int = 0  # of the draws
 
     def __post_init__(self) -> None:
         expect(bool(self.concepts), "concepts", self.concepts, "the path of a file")
@@ -235,9 +236,10 @@ class SelectionConfig:
         "noimageindex",
     )
     drop_list: str = ""  # glob of files as `pipeline.drop_list` reads them
-    drop_rules: tuple[DropRule, ...] = ()
+    drop_rules: tuple[DropRule, ...] = ()  # on one pair: `pipeline.filters`, or own
     language: KeepLanguages | None = None
-    alignment: MinScore | KeepFraction | None = None
+    alignment: MinScore | KeepFraction | None = None  # of the image and its alt text
+    # Pairs of the same image bytes; that with the smallest sample id stays.
     drop_exact_duplicates: bool = True
     safety: SafetyHead | None = dataclasses.field(default=None, metadata=ADDED_LATER)
     max_evaluation_similarity: float | None = None  # cosine; more is a near-duplicate
@@ -250,7 +252,8 @@ class SelectionConfig:
     # Images of an evaluation or seed set that are compared one by one; a larger set is
     # searched by inverted lists, which miss up to about 1 % of the nearest images.
     max_exact_set: int = dataclasses.field(default=1_000_000, metadata=ADDED_LATER)
-    retrieval: Retrieval | None = None
+    retrieval: Retrieval | None = None  # keeps what is near curated seeds
+    # Thins out what there is most of, one cap after the other.
     balance: tuple[Cap, ...] = dataclasses.field(default=(), metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:

@@ -163,6 +163,7 @@ def test_the_manifest_says_what_was_read_kept_and_written(tmp_path):
         "dropped": no_drop | {"language": 1},
     }
     assert found["schema_version"] == records.SCHEMA_VERSION
+    assert found["version"] == records.VERSION
     assert found["granularities"] == ["short", "long"]
     assert found["n_samples"] == 3
     assert found["n_without_granularity"] == {"short": 0, "long": 0}

@@ -291,7 +291,7 @@ def test_one_shard_is_refused(capsys, base):
         ('{"cpu_hour": -1}', "cpu_hour=-1: expected a number above 0"),
         ('{"cpu_hour": true}', "cpu_hour=True: expected a number above 0"),
         ("3", "3, expected keys of cpu_hour"),
-        ("{", "expected JSON"),
+        ("{", "prices.json: expected JSON: "),
         (None, "No such file or directory"),
     ],
 )

@@ -25,7 +25,7 @@ from report_runs import (
 from score_tables import select
 
 from pipeline.config import Limits
-from pipeline.records import DropReason
+from pipeline.records import VERSION, DropReason
 from pipeline.report import histograms, measures, page, pictures, steps, what_if
 from pipeline.report import settings as report_settings
 from pipeline.report.changes import OtherRun, compare
@@ -104,6 +104,10 @@ def test_the_funnel_is_the_ledger(run, text):
     assert rows["kept"] == f"{ledger['kept']:,}"
     assert rows["unreadable"] == f"{ledger['unreadable']:,}"
     assert min(ledger["kept"], *_planted(ledger)) > 0
+
+
+def test_the_page_tells_the_version(text):
+    assert f"<footer><p>Version {VERSION}, decisions " in text
 
 
 def _planted(ledger) -> list[int]:

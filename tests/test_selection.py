@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id, select
 
 from pipeline import filters, selection
-from pipeline.records import DropReason
+from pipeline.records import VERSION, DropReason
 from pipeline.selection_config import (
     KeepFraction,
     KeepLanguages,
@@ -126,6 +126,7 @@ def test_the_ledger_counts_every_pair_once_in_all_and_by_source(tmp_path):
         "unreadable": 1,
         "dropped": web["dropped"] | {"near_evaluation": 3},
         "sources": {"city": city, "web": web},
+        "version": VERSION,
     }
     assert list(ledger["dropped"]) == list(map(str, DropReason))
 
@@ -161,7 +162,8 @@ def test_an_empty_shard_and_a_run_without_pairs_have_their_ledger(tmp_path):
     run = everything(tmp_path, shards={"web/1": []})
     assert outcomes(run) == {"web/1": []}
     nothing = {"read": 0, "kept": 0, "unreadable": 0, "dropped": dropped()}
-    assert select(run) == nothing | {"sources": {"web": nothing}}
+    version = {"version": VERSION}
+    assert select(run) == nothing | {"sources": {"web": nothing}} | version
     assert selection.make_ledger({}) == nothing | {"sources": {}}
 
 

@@ -101,10 +101,10 @@ class Schedule(enum.StrEnum):
 class TransformerConfig:
     """Sizes that both towers have."""
 
-    width: int
-    n_layers: int
-    n_heads: int
-    mlp_dim: int
+    width: int  # of a token
+    n_layers: int  # blocks of attention and feed-forward
+    n_heads: int  # of attention; each has width / n_heads channels
+    mlp_dim: int  # hidden width of the feed-forward
     feed_forward: FeedForward
 
     def __post_init__(self):
@@ -121,7 +121,7 @@ class TransformerConfig:
 class VisionConfig(TransformerConfig):
     feed_forward: FeedForward = FeedForward.GELU
     position_grid: tuple[int, int] = (16, 16)  # learned; resized to the input's
-    patch_size_px: int = 14
+    patch_size_px: int = 14  # side of a patch; crops are multiples of it
 
     def __post_init__(self):
         super().__post_init__()
@@ -136,8 +136,8 @@ class VisionConfig(TransformerConfig):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig(TransformerConfig):
     feed_forward: FeedForward = FeedForward.RELU
-    vocabulary_size: int = 32_000
-    max_tokens: int = 64
+    vocabulary_size: int = 32_000  # pieces of the tokenizer
+    max_tokens: int = 64  # a longer text is cut
 
     def __post_init__(self):
         super().__post_init__()
@@ -152,10 +152,10 @@ class HeadConfig:
     Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
     """
 
-    n_prototypes: int = 32_768
-    hidden_dim: int = 2048
-    n_layers: int = 3
-    bottleneck_dim: int = 256
+    n_prototypes: int = 32_768  # outputs
+    hidden_dim: int = 2048  # of the MLP
+    n_layers: int = 3  # of the MLP, the bottleneck among them
+    bottleneck_dim: int = 256  # width of the unit vector
     # By CLS token and patches: as the figure of TIPSv2 draws it, and as the 42 % of
     # parameters that its teacher saves imply.
     is_shared: bool = True
@@ -174,25 +174,25 @@ class SelfSupervisionConfig:
     DINO's and iBOT's. Both weights 0 switch everything off.
     """
 
-    distillation_weight: float = 1.0
-    patch_weight: float = 2.0
-    patch_loss: PatchLoss = PatchLoss.IBOT_PLUS_PLUS
+    distillation_weight: float = 1.0  # of the term of the local crops
+    patch_weight: float = 2.0  # of the term of the patches
+    patch_loss: PatchLoss = PatchLoss.IBOT_PLUS_PLUS  # which patches count
     patch_reduction: PatchReduction = PatchReduction.MEAN
     visible_weight: float = 1.0  # of visible patches beside masked ones, SEPARATE only
     mask_ratio: float = 0.75  # 0: the student's patches are those of the whole view
-    masking: Masking = Masking.RANDOM
+    masking: Masking = Masking.RANDOM  # which patches are hidden
     ema: Ema = Ema.HEAD
     # CLS 1 of the student's global crop meets the teacher's too. With an EMA teacher
     # that compares a view with itself; with a frozen one it is distillation, of which
     # the papers do not give the form.
     is_global_crop_distilled: bool = False
     ema_decay: float = 0.994  # at the first step; cosine to the last
-    final_ema_decay: float = 0.996
+    final_ema_decay: float = 0.996  # at the last step
     anti_collapse: AntiCollapse = AntiCollapse.CENTRING
-    centre_momentum: float = 0.9
-    student_temperature: float = 0.1
-    initial_teacher_temperature: float = 0.04
-    teacher_temperature: float = 0.07
+    centre_momentum: float = 0.9  # weight of the old centre in the new one
+    student_temperature: float = 0.1  # divides the student's prototype scores
+    initial_teacher_temperature: float = 0.04  # at the first step of its warm-up
+    teacher_temperature: float = 0.07  # after its warm-up
     n_teacher_warmup_steps: int = 0  # from the initial teacher temperature, linearly
     n_tokens_per_chunk: int = 32  # of each image, through the prototypes at a time
 
@@ -238,11 +238,12 @@ class ComputeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    vision: VisionConfig
-    text: TextConfig
+    vision: VisionConfig  # the image encoder
+    text: TextConfig  # the text encoder, of the same width
     head: HeadConfig = HeadConfig()
     # CLIP's start; both temperatures are learned from there, without a bound.
     initial_temperature: float = 0.07
+    # InfoNCE is the papers'; the sigmoid loss is SigLIP's (arXiv:2303.15343).
     contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE
     initial_bias: float = -10.0  # of the sigmoid loss: SigLIP's
 
@@ -262,12 +263,12 @@ class CropConfig:
     The papers do not give the ranges. These are DINO's.
     """
 
-    size_px: int = 224
+    size_px: int = 224  # side of the square
     min_area: float = 0.4  # share of the image
-    max_area: float = 1.0
+    max_area: float = 1.0  # share of the image
     min_aspect: float = 3 / 4  # width / height
-    max_aspect: float = 4 / 3
-    flip_probability: float = 0.5
+    max_aspect: float = 4 / 3  # width / height
+    flip_probability: float = 0.5  # of a mirror image, left to right
 
     def __post_init__(self):
         _require_positive(self, "size_px")
@@ -291,7 +292,7 @@ class CropConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     tokenizer: str  # sentencepiece model, made by `python -m trainer.tokenizer`
-    batch_size: int
+    batch_size: int  # images a step, of all devices and hosts together
     # Granularity to its share of the second CLS token's captions. Where a sample lacks
     # a granularity the others share its part; {} trains both tokens on alt text.
     granularity_weights: Mapping[str, float]
@@ -300,7 +301,7 @@ class DataConfig:
     local_crop: CropConfig = CropConfig(
         size_px=98, min_area=0.05, max_area=0.4, flip_probability=0.0
     )
-    n_local_crops: int = 6
+    n_local_crops: int = 6  # of an image; 6 is of TIPS
     # Name of a set, as `--data` gives it, to its share of the samples shown. {} shows
     # the samples of all sets equally often.
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -309,7 +310,7 @@ class DataConfig:
     # samples of `n_blocks_per_window` of them at a time. Each loader process keeps the
     # blocks of a window or two in memory, and fetches all of them.
     n_records_per_block: int = 1
-    n_blocks_per_window: int = 16
+    n_blocks_per_window: int = 16  # as above; of no effect with single records
 
     def __post_init__(self):
         require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
@@ -334,13 +335,13 @@ class OptimiserConfig:
     """Linear warm-up from 0, a schedule, clipped gradients, decoupled decay."""
 
     learning_rate: float  # the highest
-    n_warmup_steps: int
-    optimiser: Optimiser = Optimiser.ADAMW
+    n_warmup_steps: int  # from a learning rate of 0, linearly
+    optimiser: Optimiser = Optimiser.ADAMW  # TIPSv2 names Adafactor
     schedule: Schedule = Schedule.COSINE
     weight_decay: float = 0.05  # times the learning rate; matrices only
-    beta1: float = 0.9
+    beta1: float = 0.9  # weight of the old mean of gradients
     beta2: float = 0.95  # AdamW; Adafactor has its own schedule
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: float = 1.0  # of all parameters together; more is scaled down
     is_text_frozen: bool = False  # the text encoder stays as it started
 
     def __post_init__(self):
@@ -360,14 +361,15 @@ class RunConfig:
 
     n_workers: int = 0  # loader processes; 0: threads of this one
     n_threads: int = 2  # per loader process; each makes a whole batch
-    n_steps_per_log: int = 50
-    n_steps_per_checkpoint: int = 1000
+    n_steps_per_log: int = 50  # between lines of metrics.jsonl
+    n_steps_per_checkpoint: int = 1000  # and the evaluations
     n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
     n_profiled_steps: int = 5  # in a trace, see `trainer.profiler`
     # Of one device, which the speed is held against; 0: see `trainer.flops.PEAKS`.
     peak_flops_per_s: float = 0.0
     # Task to its data (see `trainer.evaluate`), done at every checkpoint.
     evaluations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Settings of these evaluations.
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
@@ -386,10 +388,10 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    model: ModelConfig
-    data: DataConfig
+    model: ModelConfig  # both encoders and the head
+    data: DataConfig  # batches, crops and captions
     optimiser: OptimiserConfig
-    n_steps: int
+    n_steps: int  # optimiser updates; n_samples_seen = n_steps x data.batch_size
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
     compute: ComputeConfig = ComputeConfig()
     # Workdir or export whose parameters a new run starts from, with positions resized
@@ -398,7 +400,7 @@ class TrainConfig:
     init_parts: InitParts = InitParts.ALL
     # Workdir of the teacher, with self_supervision.ema=frozen.
     teacher_from: str = ""
-    rng_seed: int = 0
+    rng_seed: int = 0  # of the first parameters, the order and the crops
     run: RunConfig = RunConfig()
 
     def __post_init__(self):

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
+from pipeline.records import VERSION
 from trainer import cli, processes, recipes, trained
 from trainer.evals import (
     datasets,
@@ -167,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             flags.task, flags.data, encoder, params, settings, is_shown=is_first
         )
     if is_first:
-        numbers = {"task": flags.task, "step": found.step, **results}
-        json.dump(numbers, sys.stdout, indent=2)
+        found_by = {"task": flags.task, "step": found.step, "version": VERSION}
+        json.dump(found_by | results, sys.stdout, indent=2)
         print()
 
 

@@ -55,6 +55,22 @@ def _check_tokenizer(found: Trained) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    flags = _parser().parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        _check_output(flags.output)
+        found = trained.find(flags.checkpoint, flags.step)
+        _check_tokenizer(found)
+        model = found.released()
+        if flags.image_size_px is not None:
+            model = formats.with_size(model, flags.image_size_px)
+        form = Format(flags.format)
+        formats.check(model, form)
+    with cli.exits(cli.FAILED, OSError):
+        export(found, model, form, flags.output, gelu=flags.gelu)
+    print(f"{flags.output}: {form}, step {found.step}")
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m trainer.export",
         description="Writes a trained model for other programs.",
@@ -93,19 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="with which GELU transformers computes: tanh, as in training, or exact, as"
         " released folders say (default: %(default)s; hf only)",
     )
-    flags = parser.parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
-        _check_output(flags.output)
-        found = trained.find(flags.checkpoint, flags.step)
-        _check_tokenizer(found)
-        model = found.released()
-        if flags.image_size_px is not None:
-            model = formats.with_size(model, flags.image_size_px)
-        form = Format(flags.format)
-        formats.check(model, form)
-    with cli.exits(cli.FAILED, OSError):
-        export(found, model, form, flags.output, gelu=flags.gelu)
-    print(f"{flags.output}: {form}, step {found.step}")
+    return parser
 
 
 if __name__ == "__main__":

@@ -24,11 +24,17 @@ T = typing.TypeVar("T", bound="DataclassInstance")
 
 
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Runs a configuration file and applies `a.b=value` overrides in order."""
-    if not pathlib.Path(path).is_file():
+    """Runs a configuration file and applies `a.b=value` overrides in order.
+
+    `trainer/configs/NAME.py` is found where the package is installed, too.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file() and file.parts[:2] == ("trainer", "configs"):
+        file = pathlib.Path(__file__).parents[1] / path
+    if not file.is_file():
         raise ValueError(f"--config={path}: expected a Python file")
     try:
-        values = to_dict(_get_config(path))
+        values = to_dict(_get_config(file))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"--config={path}: {error}") from error
     for override in overrides:

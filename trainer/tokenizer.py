@@ -125,6 +125,16 @@ def _explained(message: str, vocabulary_size: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    flags: argparse.Namespace = _parser().parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        shards = Shards(flags.data)
+        model = train(shard_texts(shards), flags.vocabulary_size)
+        flags.output.parent.mkdir(parents=True, exist_ok=True)
+        flags.output.write_bytes(model)
+    print(f"{flags.output}: {flags.vocabulary_size} pieces")
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m trainer.tokenizer",
         description="Trains a vocabulary from the texts of training shards.",
@@ -134,13 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", required=True, type=pathlib.Path, metavar="FILE.model"
     )
-    flags: argparse.Namespace = parser.parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
-        shards = Shards(flags.data)
-        model = train(shard_texts(shards), flags.vocabulary_size)
-        flags.output.parent.mkdir(parents=True, exist_ok=True)
-        flags.output.write_bytes(model)
-    print(f"{flags.output}: {flags.vocabulary_size} pieces")
+    return parser
 
 
 if __name__ == "__main__":

@@ -149,8 +149,23 @@ def prepare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    flags = _parser().parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        if flags.distributed:
+            processes.join()
+        job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
+    if job.is_done:
+        print(f"{job.folder}: already trained to step {job.config.n_steps}")
+        return
+    errors = (CheckpointError, RecordError, SampleError, NotFiniteError)
+    with cli.exits(cli.FAILED, *errors, OSError, KeyboardInterrupt):
+        train(job)
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m trainer.train",
+        script="tips-train",
         description="Trains an image encoder and a text encoder on training shards."
         " Run again, it goes on where it stopped.",
     )
@@ -188,17 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help=processes.HELP,
     )
-    flags = parser.parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
-        if flags.distributed:
-            processes.join()
-        job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
-    if job.is_done:
-        print(f"{job.folder}: already trained to step {job.config.n_steps}")
-        return
-    errors = (CheckpointError, RecordError, SampleError, NotFiniteError)
-    with cli.exits(cli.FAILED, *errors, OSError, KeyboardInterrupt):
-        train(job)
+    return parser
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from pipeline import files
+from pipeline.records import VERSION
 from pipeline.report import pictures, sections, what_if
 from pipeline.report.changes import OtherRun
 from pipeline.report.look import Looked, look, nearest_to_thresholds, shown
@@ -67,6 +68,7 @@ def _rendered(page: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return environment.get_template("page.html.j2").render(
         page=page,
         policy=policy,
+        version=VERSION,
         style=style_text,
         script=script_text,
         data=_script_json(data),

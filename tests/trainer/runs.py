@@ -33,6 +33,7 @@ RECIPES = {
     "tipsv2": ("self_supervision.ema=head", "self_supervision.patch_loss=ibot++"),
 }
 TIMED = ("images_per_s", "share_waiting_for_data", "flops_per_s_per_device")
+NO_NUMBERS = ("version",)
 
 
 def write_recipe(folder: pathlib.Path, config: TrainConfig) -> pathlib.Path:
@@ -105,9 +106,12 @@ def assert_same(ours: dict, theirs: dict) -> None:
 
 
 def metric_lines(workdir: pathlib.Path, name: str = "metrics.jsonl") -> list[dict]:
-    """Without what depends on the clock."""
+    """The numbers, without what depends on the clock."""
     lines = (workdir / name).read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k not in TIMED} for x in lines]
+    left_out = (*TIMED, *NO_NUMBERS)
+    return [
+        {k: v for k, v in json.loads(x).items() if k not in left_out} for x in lines
+    ]
 
 
 def assert_close(ours: pathlib.Path, theirs: pathlib.Path, step: int) -> None:

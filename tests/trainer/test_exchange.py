@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pipeline.records import VERSION
 from trainer import evaluate, export, trained
 from trainer.config import FeedForward, tips_model
 from trainer.exchange import formats, npz, released, torch_names
@@ -254,6 +255,7 @@ def test_the_card_says_what_was_recorded_and_no_licence(tmp_path, work):
     assert "6 of 6 steps of 8 images, 48 in all" in card
     assert "CLS 2 saw short 1, detailed 3" in card
     assert "fingerprint `none`" in card
+    assert f"version {VERSION}" in card
     assert "license" not in card
     assert str(work) not in card
     again = exported(folder, Format.SCENIC, tmp_path / "again")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.compat.proto import event_pb2
 
+from pipeline.records import VERSION
 from trainer.flops import Cost, Peak
 from trainer.metrics import NotFiniteError, TrainingLog
 
@@ -44,6 +45,7 @@ def test_a_line_holds_step_samples_metrics_and_speed(tmp_path):
         "n_records_skipped": 0,
         "loss": 3.0,
         "retrieval/recall@1": 0.1234568,
+        "version": VERSION,
     }
 
 

@@ -216,7 +216,7 @@ def test_an_export_has_no_head_and_cannot_teach(tiny, exported):
         ({"init_from": "PLAIN", "width": 32}, "expected a model with a head"),
         (
             {"init_from": "PLAIN", "width": 32, "init_parts": InitParts.TEXT},
-            "model.text.width=16 there, expected 32",
+            "init_from=.*: model.text.width=16 there, expected 32",
         ),
         ({"ema": Ema.FROZEN, "teacher_from": "nowhere"}, "nowhere/config.json: No"),
         ({"ema": Ema.FROZEN, "teacher_from": "PLAIN"}, "expected a model with a head"),

@@ -85,5 +85,5 @@ def test_a_model_with_other_conventions_is_refused(tmp_path):
             model_type="bpe",
             minloglevel=2,
         )
-    with pytest.raises(ValueError, match=r"padding, unknown = \(-1, 0\)"):
+    with pytest.raises(ValueError, match=r"unknown = \(-1, 0\), expected \(0, 1\)"):
         tokenizer.Tokenizer(path, 8)

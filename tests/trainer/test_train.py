@@ -7,6 +7,7 @@ import pytest
 import tiny_export
 from runs import assert_same, metric_lines, saved
 
+from pipeline.records import VERSION
 from trainer import checkpoints, evaluate, train
 from trainer.metrics import TrainingLog
 
@@ -94,6 +95,7 @@ def test_evaluation_prints_one_json_object(trained, evaluation_tar, capsys):
     evaluate.main(["--checkpoint", str(trained), *flags, "retrieval"])
     result = json.loads(capsys.readouterr().out)
     assert (result["task"], result["step"]) == ("retrieval", 6)
+    assert result["version"] == VERSION
     assert result["detailed"]["n_texts"] == 24
     assert result["short"]["cls_1"].keys() == {"image_to_text", "text_to_image"}
     line = metric_lines(trained)[-1]

@@ -59,10 +59,17 @@ def test_another_tokenizer_is_refused(tmp_path, tiny):
         workdir.claim(tmp_path / "work", changed(tiny, tokenizer=str(other)), "f00")
 
 
-@pytest.mark.parametrize("contents", ["", "[]", '{"config": {}}'])
-def test_a_folder_of_something_else_is_refused(tmp_path, tiny, contents):
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ("", r"config\.json: Expecting value"),
+        ("[]", r"config\.json: expected the config\.json of a workdir"),
+        ('{"config": {}}', "expected the config.json of a workdir"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path, tiny, contents, message):
     (tmp_path / "config.json").write_text(contents)
-    with pytest.raises(ValueError, match=r"config\.json: "):
+    with pytest.raises(ValueError, match=message):
         workdir.claim(tmp_path, tiny, "f00")
 
 

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.records import VERSION
 from trainer import workdir
 from trainer.config import Ema, TrainConfig
 from trainer.exchange.formats import Format
@@ -54,7 +55,7 @@ pipeline_tag: zero-shot-image-classification
 An image encoder with two CLS tokens and a text encoder, trained with an open
 re-creation of TIPS ([arXiv:2410.16512](https://arxiv.org/abs/2410.16512)) and TIPSv2
 ([arXiv:2604.12012](https://arxiv.org/abs/2604.12012)). These are not the authors'
-weights, unless the section on training says so.
+weights, unless the section on training says so. Written by version {VERSION}.
 
 | | image encoder | text encoder |
 | --- | --- | --- |

@@ -1,0 +1,41 @@
+"""Photos of one's own with captions of one's own: everything good is kept.
+
+Not from the papers. Captions are trusted, so no score drops a pair: what goes is what
+cannot be read, tiny images, copies of one another, and copies of held-out photos, both
+found without a model. `docs/own_photos.md` has the commands.
+
+PaliGemma adds captions at three granularities, those that `trainer/configs/demo.py`
+trains on. Weights are downloaded by their Hugging Face ids (accept the licence there
+first); any id can be a folder instead.
+"""
+
+from curation_configs.granularities import DETAILED, MEDIUM, SHORT
+from pipeline.config import CurationConfig, EncoderConfig, ExportConfig
+from pipeline.filters import SmallImage
+from pipeline.near_config import (
+    Cells,
+    EvaluationDuplicates,
+    PerceptualDescriptor,
+    PoolDuplicates,
+    Resemblance,
+)
+from pipeline.selection_config import SelectionConfig
+
+
+def get_config() -> CurationConfig:
+    return CurationConfig(
+        encoder=EncoderConfig("google/siglip2-base-patch16-224"),
+        selection=SelectionConfig(
+            drop_rules=(SmallImage(min_side_px=64),),
+            # Both bounds are those of docs/near_duplicates.md.
+            evaluation_duplicates=EvaluationDuplicates(
+                by=(Resemblance(PerceptualDescriptor(), 0.7),)
+            ),
+            pool_duplicates=PoolDuplicates(
+                by=(Resemblance(PerceptualDescriptor(), 0.8),),
+                cells=Cells(n_clusters=1),  # compares all pairs, of up to 10,000 photos
+            ),
+        ),
+        granularities=(SHORT, MEDIUM, DETAILED),
+        export=ExportConfig(samples_per_shard=1000),
+    )

@@ -41,6 +41,7 @@ TASKS: Mapping[str, Task] = {
     "linear_classification": tasks.linear,
     "fine_grained_retrieval": tasks.fine_grained_retrieval,
     "linear_segmentation": segmentation_tasks.linear_segmentation,
+    "dpt_segmentation": segmentation_tasks.dpt_segmentation,
     "zero_shot_segmentation": segmentation_tasks.zero_shot_segmentation,
     "linear_depth": geometry_tasks.linear_depth,
     "dpt_depth": geometry_tasks.dpt_depth,
@@ -63,7 +64,7 @@ def run(
     Shares are in [0, 1], errors in metres or degrees. Raises SampleError when no sample
     has what the task needs.
     """
-    name, source = _find(data, settings)
+    name, source = find_data(data, settings)
     found = TASKS[task](Evaluation(encoder, params, source, settings, is_shown))
     if name:
         n_images = found.get("n_images", _n_images(found))
@@ -97,11 +98,11 @@ def check_tasks(
     for task, data in evaluations.items():
         if task not in TASKS:
             raise ValueError(f"evaluation {task}: expected one of {', '.join(TASKS)}")
-        name, _ = _find(data, settings)
+        name, _ = find_data(data, settings)
         datasets.check_task(name, task)
 
 
-def _find(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
+def find_data(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
     """The name of the recipe, or "", and the evaluation set."""
     name, place = datasets.split_name(data)
     source = sources.find(place, settings.classes)

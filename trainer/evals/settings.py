@@ -25,6 +25,8 @@ class EvaluationConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     dpt_channels: int = 256
+    dpt_from: str = ""  # file of a DPT head to measure; "": one is trained
+    dpt_to: str = ""  # file for the one that is trained: .zip Scenic's, .npz PyTorch's
     min_depth_m: float = 0.001
     max_depth_m: float = 10.0
     rng_seed: int = 0

@@ -9,6 +9,8 @@ CLS 1, for CLS 2 and for their mean. Images are squeezed into a square whole, si
 cutting would take away what captions speak of; zero-shot segmentation keeps their form.
 """
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -153,6 +155,15 @@ def load(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
+    with processes.libraries_aside() if flags.distributed else contextlib.nullcontext():
+        numbers = _measured(flags)
+    if processes.is_first():
+        json.dump(numbers, sys.stdout, indent=2)
+        print()
+
+
+def _measured(flags: argparse.Namespace) -> dict:
+    """What is printed. Ends the program when something is wrong."""
     with cli.exits(cli.WRONG_USAGE, ValueError):
         if flags.distributed:
             processes.join()
@@ -167,10 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = run(
             flags.task, flags.data, encoder, params, settings, is_shown=is_first
         )
-    if is_first:
-        numbers = {"task": flags.task, "step": found.step, **results}
-        json.dump(numbers, sys.stdout, indent=2)
-        print()
+    return {"task": flags.task, "step": found.step, **results}
 
 
 def _parser() -> cli.Parser:

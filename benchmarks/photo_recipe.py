@@ -22,12 +22,12 @@ from trainer.config import (
 
 
 def get_config() -> TrainConfig:
-    sizes: dict[str, Any] = {"width": 128, "n_heads": 4, "mlp_dim": 512}
+    sizes: dict[str, Any] = {"width": 96, "n_heads": 3, "mlp_dim": 384}
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(**sizes, n_layers=4, position_grid=(8, 8)),
             text=TextConfig(**sizes, n_layers=2, vocabulary_size=2000, max_tokens=32),
-            head=HeadConfig(n_prototypes=256, hidden_dim=256, bottleneck_dim=64),
+            head=HeadConfig(n_prototypes=128, hidden_dim=192, bottleneck_dim=64),
         ),
         data=DataConfig(
             tokenizer="tokenizer.model",
@@ -43,6 +43,6 @@ def get_config() -> TrainConfig:
             anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
         ),
         optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=50),
-        n_steps=400,
+        n_steps=500,
         run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=1000),
     )

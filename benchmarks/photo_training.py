@@ -169,7 +169,10 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _call(module: str, *arguments: object, **options: Any) -> Any:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     print(f"$ {' '.join(command)}", file=sys.stderr, flush=True)
-    return subprocess.run(command, check=True, **options)
+    done = subprocess.run(command, **options)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said what is wrong
+    return done
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from chromium import browser, executable
 from PIL import Image
 from planted import COLOURS, configured, draw, planted, save, write_words
 
@@ -126,3 +127,16 @@ def test_without_names_or_a_text_encoder_there_are_no_classes(
     with pytest.raises(SystemExit):
         run(blind, scenes, tmp_path / "no", "--class-names", "a", "b")
     assert "no text encoder, expected one" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(executable() is None, reason="no Chromium is installed")
+def test_the_page_shows_all_pictures_under_its_own_policy(folder, tmp_path):
+    with browser(tmp_path) as opened:
+        opened.open(folder / "index.html")
+        widths = "[...document.images].map((image) => image.naturalWidth)"
+        found = opened.run(widths)
+        assert len(found) == 2 * len(KINDS)
+        assert min(found) > 100
+        assert opened.run("getComputedStyle(document.images[0]).display") == "block"
+        assert opened.said == []

@@ -1,6 +1,6 @@
 """Does open_clip's own loader read the tars of an export?
 
-    python -m pipeline.run export --format webdataset --config RECIPE.py --output RUN ...
+    python -m pipeline.run export --format webdataset --config FILE.py --output RUN ...
     python -m pip install open_clip_torch webdataset pandas
     python -m benchmarks.open_clip --data RUN/webdataset
 

@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.input import write_export
 from pipeline import records
-from trainer import images
+from trainer import evaluate, images, trained
 from trainer.evals import samples, sources
+from trainer.sharding import make_mesh
 
 RECIPE = "benchmarks/photo_recipe.py"
 ARM_TO_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -98,18 +99,22 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
     """Column to task and data to numbers; kept in a file as soon as they are there."""
     path = output / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
+    encoder = None  # one for all, whose models are alike: it compiles once
     for name, arm, step in CHECKPOINTS:
+        found = trained.find(output / arm, step)
+        loaded, params = evaluate.load(found, make_mesh())
+        encoder = encoder or loaded
         measured = results.setdefault(name, {})
         for task, place in TASKS:
             key = f"{task} {place}"
             if key in measured:
                 continue
-            root = output if place.endswith(".tar") else data
-            flags = ["--checkpoint", output / arm, "--task", task]
-            flags += ["--data", root / place]
-            flags += [] if step is None else ["--step", step]
-            done = _call("trainer.evaluate", *flags, stdout=subprocess.PIPE)
-            measured[key] = json.loads(done.stdout)
+            source = str((output if place.endswith(".tar") else data) / place)
+            settings = found.config.run.evaluation
+            print(f"{name}: {key}", file=sys.stderr)
+            measured[key] = evaluate.run(
+                task, source, encoder, params, settings, is_shown=True
+            )
             path.write_text(json.dumps(results, indent=1) + "\n")
     return results
 
@@ -164,13 +169,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _call(module: str, *arguments: object, **options: Any) -> Any:
+def _call(module: str, *arguments: object) -> None:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     print(f"$ {' '.join(command)}", file=sys.stderr, flush=True)
-    done = subprocess.run(command, **options)
-    if done.returncode:
-        raise SystemExit(done.returncode)  # it has said what is wrong
-    return done
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(code)  # it has said what is wrong
 
 
 if __name__ == "__main__":

@@ -176,6 +176,13 @@ def test_a_head_that_was_written_measures_the_same(tmp_path, tiny, capsys, task)
         evaluate.main([str(part) for part in (*scenes_of, *flags)])
         return json.loads(capsys.readouterr().out)
 
+    for wrong in ("dpt_to=head.npy", "dpt_from=nowhere.zip"):
+        with pytest.raises(SystemExit) as exit_info:
+            measure(wrong)
+        assert exit_info.value.code == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert message.startswith(f"error: {wrong.replace('=', ': ')}: ")
     found = measure(f"dpt_to={tmp_path / 'head.zip'}")
     again = measure(f"dpt_from={tmp_path / 'head.zip'}")
     assert (found.pop("n_training_images"), again.pop("n_training_images")) == (8, 0)

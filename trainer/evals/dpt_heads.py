@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.evals import decoders, dense
 from trainer.evals.evaluation import Evaluation
-from trainer.evals.samples import Sample
+from trainer.evals.samples import Sample, about
 from trainer.exchange import dpt_heads
 from trainer.models.dpt import DptConfig
 
@@ -45,16 +45,19 @@ def fitted(run: Evaluation, task: Task) -> Fitted:
     decoder = _finished(decoders.dpt(config, run.settings.rng_seed), task.finish)
     source, target = run.settings.dpt_from, run.settings.dpt_to
     if source:
-        params = dpt_heads.read(pathlib.Path(source), config)
+        with about("dpt_from"):
+            params = dpt_heads.read(pathlib.Path(source), config)
         predict = decoders.predictor(decoder._replace(params=params))
         return Fitted(views, predict, 0)
     if target:
-        dpt_heads.check_name(pathlib.Path(target))
+        with about("dpt_to"):
+            dpt_heads.check_name(pathlib.Path(target))
     training = dense.train_set(run, views)
     task.check(training)
     decoder = dense.trained(run, decoder, task.loss, training)
     if target:
-        dpt_heads.write(pathlib.Path(target), decoder.params)
+        with about("dpt_to"):
+            dpt_heads.write(pathlib.Path(target), decoder.params)
     return Fitted(views, decoders.predictor(decoder), training.n_images)
 
 

@@ -4,6 +4,7 @@ In: an evaluation (encoder, settings) and samples. Out: `View`s, in the order of
 samples.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ _LARGE_PX, _SMALL_PX = 336, 140
 _N_COLUMNS = 8
 _N_NEIGHBOURS = 6
 _N_LEGEND = 12
-TOKENS = ("CLS 1 (alt text)", "CLS 2 (synthetic captions)")
+TOKENS = ("CLS 1, alt text", "CLS 2, synthetic")
 
 
 class View(NamedTuple):
@@ -57,21 +58,16 @@ def of_classes(
     for sample in run.shown(samples, "classes"):
         photo = fitted(sample.image(), _LARGE_PX)
         shape = photo.shape[:2]
-        found = by_whole(run, sample, classes, shape)
-        tiles = [
-            Tile(photo, "photo"),
-            Tile(overlays.overlay(photo, found, palette), "found by name"),
-        ]
+        label_to_classes = {"found by name": by_whole(run, sample, classes, shape)}
         if has_truth and "mask" in sample.parts:
-            truth = _truth(sample, names, shape)
-            tiles.append(Tile(overlays.overlay(photo, truth, palette), "true"))
-        shares = overlays.shares(found)[:_N_LEGEND]
-        entries = [(names[one.number], palette[one.number]) for one in shares]
-        bars = legend(entries, photo.shape[1])
-        rows = [tiles, *_wrapped(bars, len(tiles))]
-        says = ", ".join(
-            f"{visible(names[one.number])} {one.share:.0%}" for one in shares
-        )
+            label_to_classes["true"] = _truth(sample, names, shape)
+        tiles = [Tile(photo, "photo")]
+        for label, found in label_to_classes.items():
+            tiles.append(Tile(overlays.overlay(photo, found, palette), label))
+        largest = overlays.shares(np.stack([*label_to_classes.values()]))[:_N_LEGEND]
+        entries = [(names[one.number], palette[one.number]) for one in largest]
+        rows = [tiles, *_wrapped(legend(entries, photo.shape[1]), len(tiles))]
+        says = _said(overlays.shares(label_to_classes["found by name"]), names)
         yield View("classes", sheet(rows), f"Zero-shot segmentation: {says}.")
 
 
@@ -124,6 +120,11 @@ def _truth(
 ) -> Int[np.ndarray, "h w"]:
     with about(sample.name):
         return maps.nearest(masks.to_classes(sample.mask(), names), shape)
+
+
+def _said(shares: Sequence[overlays.Share], names: Sequence[str]) -> str:
+    parts = (f"{visible(names[one.number])} {one.share:.0%}" for one in shares)
+    return ", ".join(itertools.islice(parts, _N_LEGEND))
 
 
 def _others(

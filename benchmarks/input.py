@@ -12,6 +12,7 @@ which other programs on the machine change little. Prints JSON.
 
 import argparse
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -43,15 +44,21 @@ Boxes = list[list[crops.Crop]]  # of each sample: the global crop, then the loca
 
 def write_shards(folder: pathlib.Path, n_samples: int) -> None:
     """An export of drawn photos, about 40 kB each."""
-    samples = [_sample(number) for number in range(n_samples)]
+    write_export(folder, [_sample(number) for number in range(n_samples)])
+
+
+def write_export(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
+    """An export of one shard; all samples have the granularities of the first."""
     path = folder / SHARD
     index = tfrecords.write_local(str(path), samples)
     (folder / f"{SHARD}.index").write_bytes(index.tobytes())
     n_bytes = path.stat().st_size
-    shard = {"name": SHARD, "n_samples": n_samples, "n_bytes": n_bytes, "sha256": ""}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    sizes = {"n_samples": len(samples), "n_bytes": n_bytes}
+    shard = {"name": SHARD, **sizes, "sha256": digest}
     manifest = {
         "schema_version": SCHEMA_VERSION,
-        "granularities": ["short"],
+        "granularities": [*samples[0].captions],
         "shards": [shard],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

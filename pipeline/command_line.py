@@ -119,6 +119,13 @@ def _add_looking(parser: argparse.ArgumentParser) -> None:
         help="for report: compare with that run, or with RUN/decisions/FINGERPRINT",
     )
     parser.add_argument(
+        "--pictures",
+        metavar="FOLDER",
+        default="",
+        help="for report: what an encoder sees, drawn by trainer.pictures (default:"
+        " RUN/pictures, if it is there)",
+    )
+    parser.add_argument(
         "--image", metavar="FILE", default="", help="for show: write the image there"
     )
     for flag, meaning in (

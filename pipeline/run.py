@@ -48,7 +48,7 @@ from pipeline.command_line import (
     parse,
 )
 from pipeline.config import FORMAT_VERSION, Granularity, to_json
-from pipeline.report import page
+from pipeline.report import encoder_pictures, page
 from pipeline.report.changes import OtherRun
 from pipeline.run_folder import RunFolder
 from pipeline.shard_formats import NAME_TO_FORMAT, ShardFormat
@@ -88,6 +88,7 @@ def _main(arguments: Sequence[str] | None) -> None:
             _look(run, command)
             return
         other = OtherRun.open(command.against) if command.against else None
+        _check_pictures(command.pictures)
         if command.command == "report":
             _expect_decisions(run)
     except ValueError as error:
@@ -100,14 +101,14 @@ def _main(arguments: Sequence[str] | None) -> None:
         elif command.command == "forecast":
             _forecast(run, sample, options, prices)
         elif command.command == "report":
-            _report(run, other)
+            _report(run, other, command.pictures)
         else:
             shard_format = NAME_TO_FORMAT[command.format]
             _run_stages(command.command, run, options, granularities, shard_format)
             if command.audit:
                 _audit(run, command.lookalikes)
             if command.command == "curate":
-                _report(run, other)
+                _report(run, other, command.pictures)
 
 
 def _look(run: RunFolder, command: argparse.Namespace) -> None:
@@ -132,11 +133,16 @@ def _expect_decisions(run: RunFolder) -> None:
         raise ValueError("decisions are missing: expected `select` to be done before")
 
 
-def _report(run: RunFolder, other: OtherRun | None) -> None:
+def _check_pictures(folder: str) -> None:
+    if folder and not encoder_pictures.find(folder):
+        raise ValueError(f"--pictures {folder}: expected PNGs of trainer.pictures")
+
+
+def _report(run: RunFolder, other: OtherRun | None, seen: str) -> None:
     ledger = curate.ledger(run)
     assert ledger is not None  # it was looked for, or `select` has written it
     try:
-        print(f"report: {page.write(run, ledger, other)}")
+        print(f"report: {page.write(run, ledger, other, seen)}")
     except ValueError as error:
         _exit(1, error)
 

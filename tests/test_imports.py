@@ -73,9 +73,10 @@ def test_the_records_import_nothing_of_the_project_and_no_framework():
 
 
 def test_the_trainer_imports_the_records_and_nothing_else_of_the_pipeline():
-    loaded = {n for n in brought_along("trainer.train") if n.startswith("pipeline.")}
+    commands = ("trainer.train", "trainer.pictures", "trainer.export")
+    loaded = {n for n in brought_along(*commands) if n.startswith("pipeline.")}
     assert loaded == {"pipeline.records"}
-    assert "apache_beam" not in packages("trainer.train")
+    assert "apache_beam" not in packages(*commands)
 
 
 def test_the_pipeline_never_imports_the_trainer_or_torch():

@@ -1,11 +1,15 @@
 """`report`, `show` and `find` on the command line."""
 
 import json
+import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from report_runs import Seen, make_run
 
 from pipeline import run as command_line
+from pipeline.report import encoder_pictures
 
 CHECKPOINT = "curation_configs/checkpoints/tiny-siglip"
 RECIPE = """
@@ -49,6 +53,30 @@ def test_a_report_is_written_and_named(capsys, command, tmp_path):
     path = tmp_path / "run/report/index.html"
     assert capsys.readouterr().out == f"report: {path}\n"
     assert path.read_text().startswith("<!doctype html>")
+
+
+def test_a_report_shows_what_an_encoder_sees(capsys, command, tmp_path):
+    page = tmp_path / "run/report/index.html"
+    noise = np.random.default_rng(0).integers(0, 255, (300, 1300, 3), np.uint8)
+    for folder in ("run/pictures", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(encoder_pictures.N_PICTURES + 1):
+            drawn = noise if number == 0 else noise[:9, :9]
+            Image.fromarray(drawn).save(tmp_path / folder / f"{number:02d}-a&b.png")
+    (tmp_path / "other/00-a&b.png").write_bytes(b"no image")
+    command_line.main(["report", *command])
+    text = page.read_text()
+    assert text.count('alt="00-a&amp;b.png"') == 1
+    assert text.count("-a&amp;b.png</bdi>") == encoder_pictures.N_PICTURES
+    assert '<a href="#seen">' in text
+    found = re.findall(r'src="([^"]*)" alt="\d\d-a&amp;b.png"', text)
+    assert 20_000 < max(map(len, found)) < 1.4 * 120_000
+    command_line.main(["report", *command, "--pictures", str(tmp_path / "other")])
+    assert 'alt="00-a&amp;b.png"' not in page.read_text()
+    assert 'alt="01-a&amp;b.png"' in page.read_text()
+    capsys.readouterr()
+    nowhere = error_of(capsys, "report", *command, "--pictures", "nowhere")
+    assert nowhere == "error: --pictures nowhere: expected PNGs of trainer.pictures"
 
 
 def test_find_and_show_print_what_is_known(capsys, command, tmp_path):

@@ -9,6 +9,8 @@ CLS 1, for CLS 2 and for their mean. Images are squeezed into a square whole, si
 cutting would take away what captions speak of; zero-shot segmentation keeps their form.
 """
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -42,6 +44,7 @@ TASKS: Mapping[str, Task] = {
     "linear_classification": tasks.linear,
     "fine_grained_retrieval": tasks.fine_grained_retrieval,
     "linear_segmentation": segmentation_tasks.linear_segmentation,
+    "dpt_segmentation": segmentation_tasks.dpt_segmentation,
     "zero_shot_segmentation": segmentation_tasks.zero_shot_segmentation,
     "linear_depth": geometry_tasks.linear_depth,
     "dpt_depth": geometry_tasks.dpt_depth,
@@ -64,7 +67,7 @@ def run(
     Shares are in [0, 1], errors in metres or degrees. Raises SampleError when no sample
     has what the task needs.
     """
-    name, source = _find(data, settings)
+    name, source = find_data(data, settings)
     found = TASKS[task](Evaluation(encoder, params, source, settings, is_shown))
     if name:
         n_images = found.get("n_images", _n_images(found))
@@ -98,11 +101,11 @@ def check_tasks(
     for task, data in evaluations.items():
         if task not in TASKS:
             raise ValueError(f"evaluation {task}: expected one of {', '.join(TASKS)}")
-        name, _ = _find(data, settings)
+        name, _ = find_data(data, settings)
         datasets.check_task(name, task)
 
 
-def _find(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
+def find_data(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
     """The name of the recipe, or "", and the evaluation set."""
     name, place = datasets.split_name(data)
     source = sources.find(place, settings.classes)
@@ -153,6 +156,15 @@ def load(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
+    with processes.libraries_aside() if flags.distributed else contextlib.nullcontext():
+        numbers = _measured(flags)
+    if processes.is_first():
+        json.dump(numbers, sys.stdout, indent=2)
+        print()
+
+
+def _measured(flags: argparse.Namespace) -> dict:
+    """What is printed. Ends the program when something is wrong."""
     with cli.exits(cli.WRONG_USAGE, ValueError):
         if flags.distributed:
             processes.join()
@@ -167,10 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = run(
             flags.task, flags.data, encoder, params, settings, is_shown=is_first
         )
-    if is_first:
-        found_by = {"task": flags.task, "step": found.step, "version": VERSION}
-        json.dump(found_by | results, sys.stdout, indent=2)
-        print()
+    found_by = {"task": flags.task, "step": found.step, "version": VERSION}
+    return found_by | results
 
 
 def _parser() -> cli.Parser:

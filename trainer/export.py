@@ -6,12 +6,10 @@ The folder is complete or not there: weights, sizes, tokenizer and a model card.
 model is the student of a workdir; an export may be converted to another format too.
 """
 
-import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
-from trainer import cli, trained
+from trainer import cli, new_folder, trained
 from trainer.exchange import card, formats
 from trainer.exchange.formats import Format
 from trainer.exchange.hugging_face_config import GELUS
@@ -23,29 +21,18 @@ def export(
     found: Trained, model: Released, form: Format, output: pathlib.Path, *, gelu: str
 ) -> None:
     """Writes a folder beside `output`, and gives it that name when it is complete."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{output.name}.", dir=output.parent
-    ) as temporary:
-        folder = pathlib.Path(temporary) / output.name
-        folder.mkdir()
+    with new_folder.made(output) as folder:
         formats.write(model, form, folder, gelu=gelu)
         tokenizer = pathlib.Path(found.config.data.tokenizer)
         formats.write_tokenizer(tokenizer, form, folder)
         training = _training(found)
         (folder / "README.md").write_text(card.card(model, form, training))
-        os.replace(folder, output)
 
 
 def _training(found: Trained) -> str:
     if isinstance(found, Imported):
         return card.of_import(found.folder)
     return card.of_run(found.config, found.folder, found.step)
-
-
-def _check_output(output: pathlib.Path) -> None:
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"--output={output}: exists, expected a new folder")
 
 
 def _check_tokenizer(found: Trained) -> None:
@@ -57,7 +44,7 @@ def _check_tokenizer(found: Trained) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
     with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
-        _check_output(flags.output)
+        new_folder.check(flags.output)
         found = trained.find(flags.checkpoint, flags.step)
         _check_tokenizer(found)
         model = found.released()

@@ -4,7 +4,10 @@ Each has its own devices and reads its own rows of every batch. What is written 
 written by the first of them.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -39,6 +42,23 @@ def join() -> None:
 def is_first() -> bool:
     """Whether this process writes what is written once."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def libraries_aside() -> Iterator[None]:
+    """What libraries below Python print goes to standard error.
+
+    Gloo, which connects processes on CPUs, says on standard output that it did so.
+    """
+    sys.stdout.flush()
+    output, errors = 1, 2  # file descriptors
+    kept = os.dup(output)
+    os.dup2(errors, output)
+    try:
+        yield
+    finally:
+        os.dup2(kept, output)
+        os.close(kept)
 
 
 def _number(variable: str) -> int | None:

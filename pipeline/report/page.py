@@ -10,14 +10,14 @@ import base64
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from pipeline import files
 from pipeline.records import VERSION
-from pipeline.report import pictures, sections, what_if
+from pipeline.report import encoder_pictures, pictures, sections, what_if
 from pipeline.report.changes import OtherRun
 from pipeline.report.look import Looked, look, nearest_to_thresholds, shown
 from pipeline.run_folder import RunFolder
@@ -26,16 +26,27 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def write(
-    run: RunFolder, ledger: Mapping[str, Any], other: OtherRun | None = None
+    run: RunFolder,
+    ledger: Mapping[str, Any],
+    other: OtherRun | None = None,
+    seen: str = "",
 ) -> str:
-    """Writes the page; returns its path."""
+    """Writes the page; returns its path.
+
+    `seen` is a folder with pictures of what an encoder sees; by default that of the
+    run, if there is one.
+    """
     looked = look(run, ledger, other)
+    folder = seen or files.join(run.root, encoder_pictures.FOLDER)
+    shown = encoder_pictures.read(folder, run.config.limits)
     path = files.join(run.root, "report", "index.html")
-    files.write(path, html(looked, other).encode())
+    files.write(path, html(looked, other, shown).encode())
     return path
 
 
-def html(looked: Looked, other: OtherRun | None) -> str:
+def html(
+    looked: Looked, other: OtherRun | None, seen: Sequence[encoder_pictures.Shown] = ()
+) -> str:
     """The page as text."""
     on_page, nearest = shown(looked), nearest_to_thresholds(looked)
     found = pictures.of_pairs(looked.run, (*on_page, *nearest))
@@ -47,7 +58,7 @@ def html(looked: Looked, other: OtherRun | None) -> str:
         looked.counts,
         {key: key_to_picture[key] for key in key_to_picture.keys() - shown_keys},
     )
-    page = sections.of(looked, other) | {"pictures": key_to_picture}
+    page = sections.of(looked, other, seen) | {"pictures": key_to_picture}
     return _rendered(page, data)
 
 

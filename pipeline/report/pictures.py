@@ -34,21 +34,27 @@ _UNITS_AHEAD = 4
 Named = tuple[str, Place]  # `<set>:<key>` of a reference image, and a pair that is near
 
 
-def address(data: bytes, limits: Limits) -> str:
+def address(
+    data: bytes,
+    limits: Limits,
+    *,
+    max_side_px: int = _MAX_SIDE_PX,
+    max_bytes: int = MAX_BYTES,
+) -> str:
     """A `data:` address of a small JPEG; "" if the image cannot be decoded."""
     try:
         rgb = images.decode(data, limits).rgb
     except images.ImageError:
         return ""
     height, width, _ = rgb.shape
-    scale = min(1.0, _MAX_SIDE_PX / max(height, width))
+    scale = min(1.0, max_side_px / max(height, width))
     size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.ascontiguousarray(cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA))
     encoded = (
         simplejpeg.encode_jpeg(small, quality, colorsubsampling="420")
         for quality in _QUALITIES
     )
-    jpeg = next((data for data in encoded if len(data) <= MAX_BYTES), b"")
+    jpeg = next((data for data in encoded if len(data) <= max_bytes), b"")
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""
 
 

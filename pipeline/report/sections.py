@@ -25,6 +25,7 @@ from pipeline.report import (
     what_if,
 )
 from pipeline.report.changes import OtherRun
+from pipeline.report.encoder_pictures import Shown
 from pipeline.report.examine import Examined
 from pipeline.report.look import N_EXAMPLES, Looked, near_seeds
 from pipeline.report.scan import Scan
@@ -47,7 +48,9 @@ _NEAR_SEEDS = {
 }
 
 
-def of(looked: Looked, other: OtherRun | None) -> dict[str, Any]:
+def of(
+    looked: Looked, other: OtherRun | None, seen: Sequence[Shown] = ()
+) -> dict[str, Any]:
     """Everything that the template names, but the pictures of pairs."""
     counts, run = looked.counts, looked.run
     dropped = {o: n for o, n in counts.items() if o not in _NOT_DROPPED}
@@ -71,6 +74,7 @@ def of(looked: Looked, other: OtherRun | None) -> dict[str, Any]:
         "side_by_side": _side_by_side(looked),
         "captions": _captions(looked, captions),
         **_texts(looked, captions),
+        "seen": seen,
         **_languages(looked.scan),
         "times": progress_facts.times(run.root),
         "costs": progress_facts.costs(run.root),
@@ -93,6 +97,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("reasons", "Dropped, and barely kept"),
         *side_by_side,
         *([("captions", "Captions")] if page["captions"] else []),
+        *([("seen", "What the encoder sees")] if page["seen"] else []),
         ("languages", "Languages"),
         ("time", "Time"),
         *([("against", "Against another run")] if page["against"] else []),

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from trainer.config import VisionConfig
+from trainer.exchange import dpt_heads
 from trainer.models import dpt
 from trainer.models.layers import ParamMaker
 from trainer.models.vit import VisionOutput
@@ -139,7 +140,8 @@ def test_a_map_has_eight_cells_along_a_patch_and_reads_cls_1_alone(decoder, foun
 
 @pytest.mark.torch
 @pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
-def test_the_decoder_equals_pytorch(decoder, grid):
+def test_the_decoder_equals_pytorch(decoder, grid, tmp_path):
+    """With the arrays of an exported head."""
     import torch
     from torch.nn import functional
 
@@ -149,64 +151,55 @@ def test_the_decoder_equals_pytorch(decoder, grid):
         for _ in range(4)
     ]
     found = decoder([VisionOutput(*map(jnp.float32, pair)) for pair in arrays])
-    flat = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            nnx.to_pure_dict(nnx.state(decoder))
-        )
-    }
+    dpt_heads.write(tmp_path / "head.npz", nnx.to_pure_dict(nnx.state(decoder)))
+    with np.load(tmp_path / "head.npz") as stored:
+        arrays_by_key = {key: torch.from_numpy(stored[key]) for key in stored.files}
 
     def weight(path):
-        return torch.from_numpy(flat[f"{path}/kernel"].transpose(3, 2, 0, 1).copy())
+        return arrays_by_key[f"{path}.weight"]
 
     def bias(path):
-        return (
-            torch.from_numpy(flat[f"{path}/bias"]) if f"{path}/bias" in flat else None
-        )
+        return arrays_by_key.get(f"{path}.bias")
 
     def conv(path, x, **options):
         return functional.conv2d(x, weight(path), bias(path), **options)
 
     def unit(path, x):
-        y = conv(f"{path}/conv1", functional.relu(x), padding=1)
-        return x + conv(f"{path}/conv2", functional.relu(y), padding=1)
+        y = conv(f"{path}.conv1", functional.relu(x), padding=1)
+        return x + conv(f"{path}.conv2", functional.relu(y), padding=1)
 
     def enlarged(path, x, factor):
-        kernel = flat[f"{path}/kernel"][::-1, ::-1].transpose(2, 3, 0, 1).copy()
-        kernel = torch.from_numpy(kernel)
+        kernel = weight(path).flip([2, 3])
         return functional.conv_transpose2d(x, kernel, bias(path), stride=factor)
 
     def level(i, cls, patches):
-        path = "dpt/reassemble_blocks"
+        path = "dpt.reassemble"
         readout = np.broadcast_to(cls[:, None, None, 0], patches.shape)
         x = torch.from_numpy(np.concatenate([patches, readout], -1)).float()
-        x = x @ torch.from_numpy(flat[f"{path}/readout_projects_{i}/kernel"])
-        x = functional.gelu(
-            x + bias(f"{path}/readout_projects_{i}"), approximate="tanh"
-        )
-        x = conv(f"{path}/out_projection_{i}", x.permute(0, 3, 1, 2))
+        project = f"{path}.readout_projects.{i}"
+        x = functional.linear(x, weight(project), bias(project))
+        x = functional.gelu(x, approximate="tanh").permute(0, 3, 1, 2)
+        x = conv(f"{path}.out_projections.{i}", x)
         if i < 2:
-            x = enlarged(f"{path}/resize_layers_{i}", x, 4 // (i + 1))
+            x = enlarged(f"{path}.resize_layers.{i}", x, 4 // (i + 1))
         elif i == 3:
-            x = conv(f"{path}/resize_layers_3", x, stride=2, padding=1)
-        return conv(f"dpt/convs_{i}", x, padding=1)
+            x = conv(f"{path}.resize_layers.3", x, stride=2, padding=1)
+        return conv(f"dpt.convs.{i}", x, padding=1)
 
     maps = [level(i, *pair) for i, pair in enumerate(arrays)]
     x = torch.zeros(())
     for i in range(4):
-        path = f"dpt/fusion_blocks_{i}"
+        path = f"dpt.fusion_blocks.{i}"
         if i == 0:
-            x = unit(f"{path}/PreActResidualConvUnit_0", maps[3])
+            x = maps[3]
         else:
             residual = functional.interpolate(maps[3 - i], x.shape[2:], mode="bilinear")
-            x = x + unit(f"{path}/PreActResidualConvUnit_0", residual)
-            x = unit(f"{path}/PreActResidualConvUnit_1", x)
+            x = x + unit(f"{path}.residual_unit", residual)
+        x = unit(f"{path}.main_unit", x)
         x = functional.interpolate(
             x, scale_factor=2, mode="bilinear", align_corners=True
         )
-        x = conv(f"{path}/Conv_0", x)
-    x = conv("dpt/project", x, padding=1).permute(0, 2, 3, 1)
-    expected = x @ torch.from_numpy(flat["pixel_normals/kernel"]) + bias(
-        "pixel_normals"
-    )
+        x = conv(f"{path}.out_conv", x)
+    x = conv("dpt.project", x, padding=1).permute(0, 2, 3, 1)
+    expected = functional.linear(x, weight("head"), bias("head"))
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)

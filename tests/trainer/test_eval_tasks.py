@@ -1,6 +1,5 @@
 """Tasks as users run them, on a model whose weights are planted: it knows colours."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -8,94 +7,26 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
-from scipy import linalg
+from planted import COLOURS, configured, draw, planted, save, write_words
 
-from trainer import evaluate, tokenizer, workdir
-from trainer.config import TextConfig, VisionConfig
-from trainer.evals import zero_shot_classification as prompting
-from trainer.evals.settings import PromptSet
+from trainer import evaluate
 from trainer.models import two_tower
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-WIDTH = 16
-DIRECTIONS = linalg.hadamard(WIDTH)[1:5].astype(np.float32)  # of colours, and of words
-PATCH = 14
 FEW_STEPS = ("--set", "n_steps=60", "--set", "learning_rate=0.05")
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """A tokenizer to which the names of colours are words."""
-    texts = [s for which in PromptSet for s in prompting.prompts([*COLOURS], which)]
-    path = tmp_path_factory.mktemp("words") / "words.model"
-    path.write_bytes(tokenizer.train(texts * 5, 64))
-    return path
-
-
-@pytest.fixture(scope="module")
-def config(tiny, words):
-    sizes = {"width": WIDTH, "n_layers": 1, "n_heads": 2, "mlp_dim": 24}
-    model = dataclasses.replace(
-        tiny.model,
-        vision=VisionConfig(**sizes, position_grid=(2, 2)),
-        text=TextConfig(**sizes, vocabulary_size=64, max_tokens=32),
-    )
-    data = dataclasses.replace(tiny.data, tokenizer=str(words))
-    return dataclasses.replace(tiny, model=model, data=data)
-
-
-def planted(config):
-    """A patch points in the direction of its mean colour, and so does its name."""
-    params = two_tower.init_params(config.model, 0)
-    silent = jax.tree.map(np.zeros_like, params)
-    encoder = silent["vision"]["encoder"]
-    kernel = np.broadcast_to(DIRECTIONS[:3], (PATCH, PATCH, 3, WIDTH)) / PATCH**2
-    encoder["ToTokenSequence_0"]["embedding"]["kernel"] = kernel.astype(np.float32)
-    encoder["encoder_norm"] = params["vision"]["encoder"]["encoder_norm"]
-    silent["text"]["text_encoder_norm"] = params["text"]["text_encoder_norm"]
-    silent["text"]["token_emb"]["emb_var"] = 100 * _embeddings(config)
-    return silent
-
-
-def _embeddings(config):
-    """Of words that one colour's sentences have alone, its direction."""
-    read = tokenizer.Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
-    used = {
-        name: set(read(prompting.prompts([name], PromptSet.TCL)).ravel().tolist())
-        for name in COLOURS
-    }
-    table = np.tile(DIRECTIONS[3], (config.model.text.vocabulary_size, 1))
-    for number, (name, ids) in enumerate(used.items()):
-        others = set().union(*(i for other, i in used.items() if other != name))
-        assert ids - others
-        table[sorted(ids - others)] = DIRECTIONS[number]
-    return table
-
-
-def save(folder, config, params):
-    workdir.claim(folder, config, "shards")
-    with ocp.CheckpointManager((folder / workdir.CHECKPOINTS).absolute()) as manager:
-        items = ocp.args.Composite(params=ocp.args.StandardSave(params))
-        manager.save(0, args=items)
-    return folder
+def config(tmp_path_factory, tiny):
+    words = write_words(tmp_path_factory.mktemp("words") / "words.model")
+    return configured(tiny, words)
 
 
 @pytest.fixture(scope="module")
 def knows_colours(tmp_path_factory, config):
     return save(tmp_path_factory.mktemp("planted"), config, planted(config))
-
-
-def stripes(number, n_columns):
-    """Columns of colours, a patch each, and the class of each pixel."""
-    rng = np.random.default_rng(number)
-    grid = np.stack([rng.permutation(3)[[0, 1, 2, 0]][:n_columns]] * 2)
-    mask = grid.repeat(PATCH, 0).repeat(PATCH, 1)
-    return np.array([*COLOURS.values()], np.uint8)[mask], mask.astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +39,6 @@ def scenes(tmp_path_factory):
 def squares(tmp_path_factory):
     """As decoders are shown images."""
     return draw(tmp_path_factory.mktemp("squares"), n_columns=2)
-
-
-def draw(root, n_columns):
-    """Stripes with masks, depths and normals that follow from their colours."""
-    names = ("images", "masks", "depth", "normals")
-    for name, split in itertools.product(names, ("train", "val")):
-        (root / name / split).mkdir(parents=True)
-    for number, split in enumerate(["train"] * 8 + ["val"] * 3):
-        image, mask = stripes(number, n_columns)
-        Image.fromarray(image).save(root / f"images/{split}/{number}.png")
-        Image.fromarray(mask + 1).save(root / f"masks/{split}/{number}.png")
-        np.save(root / f"depth/{split}/{number}.npy", 2.0 + 3 * mask)
-        np.save(root / f"normals/{split}/{number}.npy", np.eye(3)[mask])
-    # Without a mask and the rest: it is left out.
-    Image.fromarray(stripes(99, n_columns)[0]).save(root / "images/val/99.png")
-    (root / "classes.json").write_text(json.dumps([*COLOURS]))
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -212,6 +212,13 @@ MUTATIONS = (
         "test_vit.py",
     ),
     Mutation(
+        "attention that is drawn not scaled",
+        "models/transformer.py",
+        "return jax.nn.softmax(logits / math.sqrt(query.shape[-1]))",
+        "return jax.nn.softmax(logits)",
+        "test_visuals.py",
+    ),
+    Mutation(
         "neighbours vote alike",
         "evals/knn.py",
         "weights = np.exp(cosines.astype(np.float64) / TEMPERATURE)",

@@ -95,14 +95,14 @@ RECIPES: Mapping[str, Recipe] = {
     "uned_rp2k": _uned("Rp2k", 10_931),
     "voc": Recipe(
         title="PASCAL VOC 2012",
-        tasks=("linear_segmentation",),
+        tasks=("linear_segmentation", "dpt_segmentation"),
         split="val",
         source="host.robots.ox.ac.uk/pascal/VOC/voc2012",
         classes=("background", *VOC),
     ),
     "ade20k": Recipe(
         title="ADE20K, scene parsing",
-        tasks=("linear_segmentation",),
+        tasks=("linear_segmentation", "dpt_segmentation"),
         split="validation",
         source="data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
         n_images=2_000,

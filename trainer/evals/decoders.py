@@ -87,8 +87,8 @@ def fit(
     targets: np.ndarray,
     settings: EvaluationConfig,
     shown: Callable[[Iterable], Iterator],
-) -> Callable[[Any], np.ndarray]:
-    """Trains with AdamW, a cosine to 0 as schedule; the rest is the trained decoder.
+) -> Decoder:
+    """The decoder, trained with AdamW, a cosine to 0 as schedule.
 
     Images of a batch are drawn by `settings.rng_seed`, with repetition. `shown` shows
     how far the loop is.
@@ -108,8 +108,12 @@ def fit(
         rows = np.sort(rng.integers(len(targets), size=settings.batch_size))
         batch = jax.tree.map(lambda x, rows=rows: x[rows], features)
         params, state = step(params, state, batch, targets[rows])
+    return decoder._replace(params=params)
+
+
+def predictor(decoder: Decoder) -> Callable[[Any], np.ndarray]:
     apply = jax.jit(decoder.apply)
-    return lambda batch: jax.device_get(apply(params, batch))
+    return lambda batch: jax.device_get(apply(decoder.params, batch))
 
 
 def _joined(batch: tuple[Array, ...]) -> Float[Array, "b h w d"]:

@@ -63,6 +63,15 @@ def fit(
     loss: Callable,
     training: Training,
 ) -> Callable[[Any], Maps]:
+    return decoders.predictor(trained(run, decoder, loss, training))
+
+
+def trained(
+    run: Evaluation,
+    decoder: decoders.Decoder,
+    loss: Callable,
+    training: Training,
+) -> decoders.Decoder:
     shown = functools.partial(run.shown, what="training steps")
     return decoders.fit(
         decoder, loss, training.features, training.truths, run.settings, shown
@@ -84,10 +93,10 @@ def predicted(
         raise SampleError(_nothing(run, views, "test"))
 
 
-def sizes(run: Evaluation, n_images: int, training: Training) -> dict:
+def sizes(run: Evaluation, n_images: int, n_training_images: int) -> dict:
     return {
         "n_images": n_images,
-        "n_training_images": training.n_images,
+        "n_training_images": n_training_images,
         "size_px": run.size_px,
     }
 

@@ -45,6 +45,7 @@ class Encoder:
         self._encode_cls = self._compiled(self._vision, _cls)
         self._encode_patches = self._compiled(self._vision, _patches)
         self._encode_values = self._compiled(self._vision, _values)
+        self._encode_attention = self._compiled(self._vision, _attention)
         self._encode_levels = self._compiled(self._vision, self._intermediate)
         self._encode_text = self._compiled(self._text, lambda text, ids: text(ids))
 
@@ -77,6 +78,13 @@ class Encoder:
         """
         size = self._mesh.size
         return self._in_batches(self._encode_values, params["vision"], images, size)
+
+    def attention(
+        self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
+    ) -> Float[np.ndarray, "n heads 2 t"]:
+        """How both CLS tokens of the last block weigh all tokens, CLS tokens first."""
+        encode, size = self._encode_attention, _SMALL_BATCH_SIZE
+        return self._in_batches(encode, params["vision"], images, size)
 
     def texts(self, params: dict, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
         ids = self._tokenizer(texts)
@@ -127,6 +135,12 @@ def _values(
     vision: VisionTransformer, image: UInt8[Array, "b h w 3"]
 ) -> Float[Array, "b gh gw d"]:
     return vision.value_patches(unit_range(image))
+
+
+def _attention(
+    vision: VisionTransformer, image: UInt8[Array, "b h w 3"]
+) -> Float[Array, "b heads 2 t"]:
+    return vision.cls_attention(unit_range(image))
 
 
 def _half(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evals import decoders, dense, depth, errors, features, maps, normals
+from trainer.evals import (
+    decoders,
+    dense,
+    depth,
+    dpt_heads,
+    errors,
+    features,
+    maps,
+    normals,
+)
 from trainer.evals.evaluation import Evaluation
 from trainer.evals.samples import Sample, SampleError, about
 from trainer.models import dpt
@@ -25,29 +34,38 @@ def linear_depth(run: Evaluation) -> dict:
         decoder = decoders.linear(own.features, depth.N_BINS, seed)
         predict = dense.fit(run, _in_metres(run, decoder), _depth_loss(run), own)
         found[token] = lambda batch, t=token, p=predict: p(_joined(batch, t))
-    return _depth_scores(run, views, found, training)
+    return _depth_scores(run, views, found, training.n_images)
 
 
 def dpt_depth(run: Evaluation) -> dict:
     """DPT reads CLS 1, as in the released heads."""
-    views = dense.Views("depth", _levels, decoders.dpt_cells, Sample.depth)
-    training = dense.train_set(run, views)
-    _check_depth(run, training)
-    decoder = _in_metres(run, _dpt(run, dpt.DEPTH, depth.N_BINS))
-    predict = dense.fit(run, decoder, _depth_loss(run), training)
-    return _depth_scores(run, views, {"cls_1": predict}, training)
+    task = dpt_heads.Task(
+        kind="depth",
+        truth=Sample.depth,
+        head=dpt.DEPTH,
+        n_outputs=depth.N_BINS,
+        loss=_depth_loss(run),
+        finish=functools.partial(depth.expected, limits=_limits(run)),
+        check=functools.partial(_check_depth, run),
+    )
+    views, predict, n_training = dpt_heads.fitted(run, task)
+    return _depth_scores(run, views, {"cls_1": predict}, n_training)
 
 
 def dpt_normals(run: Evaluation) -> dict:
-    views = dense.Views("normals", _levels, decoders.dpt_cells, Sample.normals)
-    training = dense.train_set(run, views)
-    decoder = _dpt(run, dpt.NORMALS, 3)
-    predict = dense.fit(run, decoder, normals.loss, training)
+    task = dpt_heads.Task(
+        kind="normals",
+        truth=Sample.normals,
+        head=dpt.NORMALS,
+        n_outputs=3,
+        loss=normals.loss,
+    )
+    views, predict, n_training = dpt_heads.fitted(run, task)
     found = []
     for sample, cells in dense.predicted(run, views, predict):
         truth = sample.normals()
         found.append(normals.error(maps.enlarge(cells, truth.shape[:2]), truth))
-    return dense.sizes(run, len(found), training) | {"cls_1": _rmse(run, found)}
+    return dense.sizes(run, len(found), n_training) | {"cls_1": _rmse(run, found)}
 
 
 def _by_token(run: Evaluation, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,24 +73,10 @@ def _by_token(run: Evaluation, images: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return found.patches, found.cls
 
 
-def _levels(run: Evaluation, images: np.ndarray) -> list:
-    return run.encoder.levels(run.params, images)
-
-
 def _joined(batch: tuple[Any, Any], token: str) -> tuple[Any, Any]:
     """Patches and one global vector."""
     patches, cls = batch
     return patches, features.by_token(np.asarray(cls, np.float32))[token]
-
-
-def _dpt(run: Evaluation, head: str, n_outputs: int) -> decoders.Decoder:
-    config = dpt.DptConfig(
-        width=run.encoder.vision.width,
-        head=head,
-        n_outputs=n_outputs,
-        channels=run.settings.dpt_channels,
-    )
-    return decoders.dpt(config, run.settings.rng_seed)
 
 
 def _limits(run: Evaluation) -> depth.Range:
@@ -103,7 +107,7 @@ def _depth_scores(
     run: Evaluation,
     views: dense.Views,
     predict: dict[str, Callable],
-    training: dense.Training,
+    n_training_images: int,
 ) -> dict:
     """Of several decoders, in one reading of the test images."""
     found: dict[str, list[errors.Errors]] = {token: [] for token in predict}
@@ -119,7 +123,7 @@ def _depth_scores(
             found[token].append(depth.error(metres, truth, _limits(run)))
         n_images += 1
     scores = {token: _rmse(run, one) for token, one in found.items()}
-    return dense.sizes(run, n_images, training) | scores
+    return dense.sizes(run, n_images, n_training_images) | scores
 
 
 def _rmse(run: Evaluation, found: list[errors.Errors]) -> dict[str, float]:

@@ -1,13 +1,15 @@
-"""The tasks that give every pixel a class: by a linear probe, and by names alone."""
+"""The tasks that give every pixel a class: by a decoder, and by names alone."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from trainer.evals import decoders, dense, maps
+from trainer.evals import decoders, dense, dpt_heads, maps
 from trainer.evals import segmentation as masks
 from trainer.evals import zero_shot_classification as prompting
 from trainer.evals import zero_shot_segmentation as zero_shot
@@ -15,36 +17,38 @@ from trainer.evals.evaluation import Evaluation
 from trainer.evals.samples import Sample, SampleError, about
 from trainer.evals.settings import PromptSet
 from trainer.evals.sources import CLASSES
+from trainer.models import dpt
 
 
 def linear_segmentation(run: Evaluation) -> dict:
     names = _names(run)
-
-    def truth_of(sample: Sample) -> np.ndarray:
-        return _classes(sample, names).astype(np.int16)
-
+    truth_of = functools.partial(_truth, names=names)
     views = dense.Views("mask", _patches, decoders.linear_cells, truth_of)
     training = dense.train_set(run, views)
     seed = run.settings.rng_seed
     decoder = decoders.linear(training.features, len(names), seed)
     predict = dense.fit(run, decoder, _cross_entropy, training)
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    n_images = 0
-    for sample, cells in dense.predicted(run, views, predict):
-        truth = _classes(sample, names)
-        found = maps.best_class(cells, truth.shape)
-        confusion += masks.confusion(found, truth, len(names))
-        n_images += 1
-    return dense.sizes(run, n_images, training) | _scores(run, confusion)
+    return _decoded(run, views, predict, training.n_images)
+
+
+def dpt_segmentation(run: Evaluation) -> dict:
+    """With a head like the released one for the 150 classes of ADE20K."""
+    names = _names(run)
+    task = dpt_heads.Task(
+        kind="mask",
+        truth=functools.partial(_truth, names=names),
+        head=dpt.SEGMENTATION,
+        n_outputs=len(names),
+        loss=_cross_entropy,
+    )
+    return _decoded(run, *dpt_heads.fitted(run, task))
 
 
 def zero_shot_segmentation(run: Evaluation) -> dict:
     """`whole`: one look at the image; `windows`: averaged over windows of it."""
     names = _names(run)
-    sentences = prompting.prompts(names, PromptSet.TCL)
-    texts = run.texts(sentences).reshape(len(names), len(sentences) // len(names), -1)
-    classes = prompting.class_features(texts)
-    modes = {"whole": _by_whole, "windows": _by_windows}
+    classes = named_classes(run, names)
+    modes = {"whole": by_whole, "windows": _by_windows}
     confusions = {mode: np.zeros((len(names),) * 2, np.int64) for mode in modes}
     n_images = 0
     for sample in run.shown(_with_mask(run.source.not_of_training()), "images"):
@@ -57,9 +61,17 @@ def zero_shot_segmentation(run: Evaluation) -> dict:
     return {"n_images": n_images, "n_classes": len(names), **scores}
 
 
-def _by_whole(
+def named_classes(run: Evaluation, names: Sequence[str]) -> Float[np.ndarray, "n d"]:
+    """A vector for each name, from nine sentences with it."""
+    sentences = prompting.prompts(names, PromptSet.TCL)
+    texts = run.texts(sentences).reshape(len(names), len(sentences) // len(names), -1)
+    return prompting.class_features(texts)
+
+
+def by_whole(
     run: Evaluation, sample: Sample, classes: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
+) -> Int[np.ndarray, "h w"]:
+    """The class of each pixel of an image of `shape`, in one look."""
     image = zero_shot.short_side_resized(sample.image(), run.size_px)
     image = zero_shot.rounded_up(image, run.encoder.patch_px)
     (patches,) = run.encoder.values(run.params, image[None])
@@ -79,6 +91,24 @@ def _by_windows(
     )
 
 
+def _decoded(
+    run: Evaluation,
+    views: dense.Views,
+    predict: Callable[[Any], Any],
+    n_training_images: int,
+) -> dict:
+    """What a decoder of logits scores on the test images."""
+    names = _names(run)
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    n_images = 0
+    for sample, cells in dense.predicted(run, views, predict):
+        truth = _classes(sample, names)
+        found = maps.best_class(cells, truth.shape)
+        confusion += masks.confusion(found, truth, len(names))
+        n_images += 1
+    return dense.sizes(run, n_images, n_training_images) | _scores(run, confusion)
+
+
 def _patches(run: Evaluation, images: np.ndarray) -> tuple[np.ndarray, ...]:
     return (run.encoder.patches(run.params, images).patches,)
 
@@ -94,6 +124,10 @@ def _names(run: Evaluation) -> tuple[str, ...]:
 def _classes(sample: Sample, names: tuple[str, ...]) -> np.ndarray:
     with about(sample.name):
         return masks.to_classes(sample.mask(), names)
+
+
+def _truth(sample: Sample, names: tuple[str, ...]) -> np.ndarray:
+    return _classes(sample, names).astype(np.int16)
 
 
 def _scores(run: Evaluation, confusion: np.ndarray) -> dict:

@@ -19,12 +19,14 @@ class EvaluationConfig:
     size_px: int = 0
     prompts: PromptSet = PromptSet.PLAIN  # zero-shot classification
     classes: str = ""  # JSON list of the names of classes; "": classes.json at the data
-    # The next six are of decoders: linear probes of segmentation and depth, and DPT.
+    # The next eight are of decoders: linear probes of segmentation and depth, and DPT.
     n_steps: int = 1000  # of their training
     batch_size: int = 16  # of their training
     learning_rate: float = 1e-3  # AdamW's highest, then cosine to 0
     weight_decay: float = 1e-4  # AdamW's
     dpt_channels: int = 256  # in DPT's fusion, as the released heads have
+    dpt_from: str = ""  # file of a DPT head to measure; "": one is trained
+    dpt_to: str = ""  # file for the one that is trained: .zip Scenic's, .npz PyTorch's
     min_depth_m: float = 0.001  # of the bins of depth, metres
     max_depth_m: float = 10.0  # of the bins of depth, metres
     rng_seed: int = 0  # of what is drawn in training

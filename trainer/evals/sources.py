@@ -88,6 +88,7 @@ def find(place: str, classes: str = "") -> Source:
     root = pathlib.Path(place)
     names = _names(classes) or _names_at(root)
     tars, tables = _listed(place, ".tar"), _listed(place, ".parquet")
+    images = sorted(path for path in map(pathlib.Path, _glob(place)) if _is_image(path))
     read: list[tuple[Callable[..., Iterator[Sample]], pathlib.Path]]
     if tars:
         read = [(_read_tar, path) for path in tars]
@@ -95,6 +96,8 @@ def find(place: str, classes: str = "") -> Source:
         read = [(_read_table, path) for path in tables]
     elif root.is_dir() and any(_is_image(path) for path in root.rglob("*")):
         read = [(_read_folder, root)]
+    elif images:
+        read = [(_read_image, path) for path in images]
     else:
         raise ValueError(
             f"{place}: no file, expected tars, Parquet files or a folder of images"
@@ -218,6 +221,14 @@ def _read_folder(
             above = [folder for folder in place.parts[:-1] if folder not in SPLITS]
             fields |= dict(zip(("label", "domain"), reversed(above), strict=False))
         yield from _of_files(str(place), str(stem), contents, fields, names)
+
+
+def _read_image(
+    path: pathlib.Path, _: pathlib.Path, names: Sequence[str]
+) -> Iterator[Sample]:
+    """A file by itself, of which nothing else is known."""
+    contents = {path.suffix[1:].lower(): path.read_bytes()}
+    yield from _of_files(str(path), str(path), contents, {}, names)
 
 
 def _stem(path: pathlib.Path) -> pathlib.Path:

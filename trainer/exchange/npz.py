@@ -64,9 +64,9 @@ def read(path: pathlib.Path) -> Released:
     Raises ValueError when a file is missing, broken, or of no model that we know.
     """
     file = _vision_file(path)
-    vision = _load(file)
+    vision = load(file)
     text_file = file.with_name(file.name.removesuffix(VISION) + TEXT)
-    text = _load(text_file)
+    text = load(text_file)
     temperature = _temperature(text, text_file)
     model, size_px, step = _described(file, vision, text)
     shapes = tower_shapes(model)
@@ -110,12 +110,13 @@ def _vision_file(path: pathlib.Path) -> pathlib.Path:
     return found[0]
 
 
-def _load(file: pathlib.Path) -> Arrays:
+def load(file: pathlib.Path, what: str = "a tower") -> Arrays:
+    """All arrays of a file, as float32. Raises ValueError when it is broken."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {key: stored[key].astype(np.float32) for key in stored.files}
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}, expected a tower") from error
+        raise ValueError(f"{file}: {error.strerror}, expected {what}") from error
     except (ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"{file}: {error}; expected a whole .npz") from error
 

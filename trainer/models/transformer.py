@@ -4,6 +4,7 @@ Modules hold parameters and nothing else: no random state, no dropout. Attribute
 the names of the released checkpoints, so that a parameter's path is its key there.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -104,6 +105,13 @@ class EncoderBlock(nnx.Module):
         x = x + attention.out(attention.value(self.LayerNorm_0(x)))
         return x + self._feed_forward(self.LayerNorm_1(x), None)
 
+    def attention(
+        self, x: Float[Array, "b t d"], n_queries: int
+    ) -> Float[Array, "b heads q t"]:
+        """How the first `n_queries` tokens of the block's input weigh all of them."""
+        attention = self.MultiHeadDotProductAttention_0
+        return attention.weights(self.LayerNorm_0(x), n_queries)
+
     @property
     def _feed_forward(self) -> "Mlp | SwiGlu":
         is_swiglu = hasattr(self, "FFNSwiGluFused_0")
@@ -128,6 +136,17 @@ class Attention(nnx.Module):
         with float32_in_full(x.dtype):
             mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
         return self.out(mixed)
+
+    def weights(
+        self, x: Float[Array, "b t d"], n_queries: int
+    ) -> Float[Array, "b heads q t"]:
+        """By what the first tokens mix the values of all, float32; rows sum to 1."""
+        query, key = self.query(x[:, :n_queries]), self.key(x)
+        with float32_in_full(x.dtype):
+            logits = jnp.einsum(
+                "bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32
+            )
+        return jax.nn.softmax(logits / math.sqrt(query.shape[-1]))
 
 
 class Mlp(nnx.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from trainer.config import ComputeConfig, VisionConfig
 from trainer.models.layers import PLAIN, ZEROS, LayerNorm, Linear, ParamMaker, normal
-from trainer.models.transformer import Transformer
+from trainer.models.transformer import EncoderBlock, Transformer
 
 N_CLS_TOKENS = 2
 
@@ -65,11 +65,25 @@ class VisionTransformer(nnx.Module):
         self, image: Float[Array, "b h w 3"]
     ) -> Float[Array, "b gh gw d"]:
         """Patches whose last block takes its own values; they are closer to texts."""
+        tokens, grid, last = self._before_last(image)
+        return self.encoder.output(last.by_values(tokens), grid).patches
+
+    def cls_attention(
+        self, image: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b heads 2 t"]:
+        """How each CLS token of the last block weighs all tokens, CLS tokens first."""
+        tokens, _, last = self._before_last(image)
+        return last.attention(tokens, N_CLS_TOKENS)
+
+    def _before_last(
+        self, image: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b t d"], tuple[int, int], EncoderBlock]:
+        """What goes into the last block, the grid of patches, and the block."""
         tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
         *blocks, last = self.encoder.transformer.blocks
         for block in blocks:
             tokens = block(tokens, None)
-        return self.encoder.output(last.by_values(tokens), grid).patches
+        return tokens, grid, last
 
 
 class Encoder(nnx.Module):

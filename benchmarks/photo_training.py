@@ -1,0 +1,180 @@
+"""Real photos: what a few minutes of training teach, against no training.
+
+    python -m benchmarks.photo_training --data DATA --output DIR
+
+DATA holds `flickr8k/*.tar` (img2dataset tars with `captions` in their JSON),
+`coco-mini`, `cifar10` and `flowers`. A fifth of the photos of Flickr8k, by the hash of
+their keys, is held out. Of each other photo the first caption stands for its alt text
+and the others for synthetic ones. Two arms train on them with the same seed and steps,
+`tipsv2` with all terms and `contrastive` without self-supervision; `untrained` is the
+first before its first step. Run again, training goes on where it stopped, and what is
+measured is not measured again. Prints a table; `DIR/results.json` has all numbers.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.input import write_export
+from pipeline import records
+from trainer import evaluate, images, trained
+from trainer.evals import samples, sources
+from trainer.sharding import make_mesh
+
+RECIPE = "benchmarks/photo_recipe.py"
+ARM_TO_SETTINGS: dict[str, tuple[str, ...]] = {
+    "tipsv2": (),
+    "contrastive": (
+        "self_supervision.distillation_weight=0",
+        "self_supervision.patch_weight=0",
+    ),
+}
+# Name of the table's column, arm, step; None is the last one.
+CHECKPOINTS = (
+    ("untrained", "tipsv2", 0),
+    ("contrastive", "contrastive", None),
+    ("tipsv2", "tipsv2", None),
+)
+TASKS = (
+    ("retrieval", "held_out.tar"),
+    ("knn_classification", "cifar10"),
+    ("knn_classification", "flowers"),
+    ("zero_shot_segmentation", "coco-mini"),
+    ("linear_segmentation", "coco-mini"),
+)
+_SHOWN = ("recall@1", "recall@10", "accuracy_k10", "mean_iou", "pixel_accuracy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--n-steps", type=int, help="default: the recipe's")
+    parser.add_argument("--rng-seed", type=int, default=0)
+    flags = parser.parse_args()
+    if not (flags.output / "tokenizer.model").exists():
+        prepare(flags.data / "flickr8k", flags.output)
+    settings = [f"rng_seed={flags.rng_seed}"]
+    if flags.n_steps is not None:
+        settings.append(f"n_steps={flags.n_steps}")
+    trained = {arm: train(flags.output, arm, settings) for arm in ARM_TO_SETTINGS}
+    results = measure(flags.data, flags.output)
+    print("\n".join(table(results)))
+    print(json.dumps({"last_metrics": trained}, indent=1))
+
+
+def prepare(flickr8k: pathlib.Path, output: pathlib.Path) -> None:
+    """Shards of the photos to train on, a tar of the others, a vocabulary."""
+    found = sources.find(f"{flickr8k}/*.tar")
+    shards = output / "tfrecords"
+    shards.mkdir(parents=True, exist_ok=True)
+    write_export(shards, [_sample(one) for one in found.of(samples.TRAIN)])
+    with tarfile.open(output / "held_out.tar", "w") as tar:
+        for one in found.of(samples.TEST):
+            captions = {"captions": one.captions[samples.PLAIN]}
+            _add(tar, f"{one.key}.jpg", _encoded(one))
+            _add(tar, f"{one.key}.json", json.dumps(captions).encode())
+    flags = ("--data", shards, "--vocabulary-size", 2000)
+    _call("trainer.tokenizer", *flags, "--output", output / "tokenizer.model")
+
+
+def train(output: pathlib.Path, arm: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Trains one arm, unless it is trained; gives its last metrics."""
+    tokenizer = f"data.tokenizer={output / 'tokenizer.model'}"
+    changed = (tokenizer, *settings, *ARM_TO_SETTINGS[arm])
+    _call(
+        *("trainer.train", "--config", RECIPE, "--data", output / "tfrecords"),
+        *("--workdir", output / arm, *(f"--set={value}" for value in changed)),
+    )
+    return json.loads((output / arm / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
+    """Column to task and data to numbers; kept in a file as soon as they are there."""
+    path = output / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    encoder = None  # one for all, whose models are alike: it compiles once
+    for name, arm, step in CHECKPOINTS:
+        found = trained.find(output / arm, step)
+        loaded, params = evaluate.load(found, make_mesh())
+        encoder = encoder or loaded
+        measured = results.setdefault(name, {})
+        for task, place in TASKS:
+            key = f"{task} {place}"
+            if key in measured:
+                continue
+            source = str((output if place.endswith(".tar") else data) / place)
+            settings = found.config.run.evaluation
+            print(f"{name}: {key}", file=sys.stderr)
+            measured[key] = evaluate.run(
+                task, source, encoder, params, settings, is_shown=True
+            )
+            path.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def table(results: dict[str, Any]) -> Iterator[str]:
+    """Markdown, in per cent."""
+    columns = [name for name, *_ in CHECKPOINTS]
+    name_to_numbers = {name: dict(_numbers(results[name])) for name in columns}
+    yield f"| % | {' | '.join(columns)} |"
+    yield f"| --- |{' ---: |' * len(columns)}"
+    for row in name_to_numbers[columns[0]]:
+        cells = (f"{100 * name_to_numbers[name][row]:.1f}" for name in columns)
+        yield f"| {row} | {' | '.join(cells)} |"
+
+
+def _numbers(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in found.items():
+        if isinstance(value, dict) and name != "iou_by_class":
+            yield from _numbers(value, f"{prefix}{name} ")
+        elif name in _SHOWN or name.endswith("_mean_iou"):
+            yield prefix + name, value
+
+
+def _sample(one: samples.Sample) -> records.Sample:
+    image = _encoded(one)
+    first, *others = one.captions[samples.PLAIN]
+    height, width = images.size(image, "jpeg")
+    return records.Sample(
+        sample_id=records.sample_id(image, first.encode()),
+        image=image,
+        image_format="jpeg",
+        width=width,
+        height=height,
+        alt_text=first,
+        captions={"human": tuple(others)},
+        alignment_score=0.0,  # not measured: no encoder of photos is at hand
+        source="flickr8k",
+        seeds=(),
+    )
+
+
+def _encoded(one: samples.Sample) -> bytes:
+    image = one.parts["image"]
+    if not isinstance(image, bytes):
+        raise ValueError(f"{one.name}: expected an encoded image")
+    return image
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _call(module: str, *arguments: object) -> None:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    print(f"$ {' '.join(command)}", file=sys.stderr, flush=True)
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(code)  # it has said what is wrong
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Draws what a checkpoint sees in photos, as PNGs and a page that shows them.
+
+    python -m trainer.pictures --checkpoint WORKDIR --data [SET=]PATH --output FOLDER \\
+        [--class-names NAME NAME ...] [--set a=value]...
+
+Of each photo: patch features as colours, zero-shot segmentation where names of classes
+are known, its nearest neighbours, and the attention of both CLS tokens. Photos are
+drawn by the hash of their keys, so the same command draws the same ones.
+"""
+
+import argparse
+import heapq
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from trainer import chance, cli, evaluate, new_folder, recipes, trained
+from trainer.config import require
+from trainer.evals import segmentation
+from trainer.evals.evaluation import Evaluation
+from trainer.evals.samples import Sample, SampleError
+from trainer.evals.sources import Source
+from trainer.sharding import make_mesh
+from trainer.visuals import page, views
+from trainer.visuals.page import Figure, Shown
+from trainer.visuals.sheets import to_png
+from trainer.visuals.visible import visible
+
+
+def drawn(source: Source, n: int) -> list[Sample]:
+    """Up to `n` samples, those of the smallest hash first.
+
+    Raises SampleError when there is none.
+    """
+    found = heapq.nsmallest(n, source.samples(), key=_draw)
+    if not found:
+        raise SampleError(f"{source.place}: no images")
+    return found
+
+
+def show(
+    run: Evaluation, searched: Sequence[Sample], n_images: int, names: Sequence[str]
+) -> Iterator[Shown]:
+    """The first `n_images`; without `names` there are no classes to find."""
+    samples = searched[:n_images]
+    ways = [views.of_features(run, samples)]
+    if names:
+        has_truth = tuple(names) == run.source.classes
+        ways.append(views.of_classes(run, samples, names, has_truth=has_truth))
+    ways.append(views.of_neighbours(run, searched, len(samples)))
+    ways.append(views.of_attention(run, samples))
+    for number, (sample, *found) in enumerate(zip(samples, *ways, strict=True)):
+        figures = [
+            Figure(f"{number:02d}-{one.kind}.png", to_png(one.sheet), one.says)
+            for one in found
+        ]
+        yield Shown(visible(sample.key), figures)
+
+
+def write(output: pathlib.Path, title: str, images: Sequence[Shown]) -> None:
+    """All pictures, and index.html with them."""
+    with new_folder.made(output) as folder:
+        for image in images:
+            for figure in image.figures:
+                (folder / figure.file).write_bytes(figure.png)
+        (folder / "index.html").write_text(page.html(title, images), "utf-8")
+
+
+def _draw(sample: Sample) -> tuple[float, str]:
+    (draw,) = chance.uniforms(1, "pictures", sample.key.encode(errors="replace"))
+    return draw, sample.key
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    flags = _parser().parse_args(arguments)
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+        _check(flags)
+        found = trained.find(flags.checkpoint, flags.step)
+        settings = recipes.changed(found.config.run.evaluation, flags.overrides)
+        evaluate.check_tasks({}, settings, found.config.model.vision.patch_size_px)
+        _, source = evaluate.find_data(flags.data, settings)
+        names = _names(flags.class_names, source, has_text="text" in found.modules())
+        encoder, params = evaluate.load(found, make_mesh(), has_text=bool(names))
+    run = Evaluation(encoder, params, source, settings, is_shown=True)
+    title = visible(f"{found.folder.name}, step {found.step}: {source.place}")
+    with (
+        cli.exits(cli.FAILED, ValueError, OSError),
+        cli.exits(cli.WRONG_USAGE, SampleError),
+    ):
+        searched = drawn(source, max(flags.n_images, flags.n_searched))
+        images = list(show(run, searched, flags.n_images, names))
+        write(flags.output, title, images)
+    print(f"{flags.output / 'index.html'}: {len(images)} images")
+
+
+def _check(flags: argparse.Namespace) -> None:
+    new_folder.check(flags.output)
+    for name in ("n_images", "n_searched"):
+        number = getattr(flags, name)
+        flag = "--" + name.replace("_", "-")
+        require(number > 0, f"{flag} {number}", "1 or more")
+
+
+def _names(
+    told: Sequence[str] | None, source: Source, *, has_text: bool
+) -> tuple[str, ...]:
+    """Those of the command, or of the data if there is an encoder of texts."""
+    if told:
+        return segmentation.class_names(told)
+    return (
+        segmentation.class_names(source.classes) if source.classes and has_text else ()
+    )
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m trainer.pictures",
+        description="Draws what a checkpoint sees in photos.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="[SET=]PATH",
+        help="as for trainer.evaluate: folder, file or glob of tars, Parquet files or"
+        " images",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="the folder that is made; RUN/pictures is shown in the report of a run",
+    )
+    parser.add_argument(
+        "--class-names",
+        nargs="+",
+        metavar="NAME",
+        help="classes to find by their names (default: those of the data, if it has"
+        " some)",
+    )
+    parser.add_argument(
+        "--n-images", type=int, default=8, metavar="N", help="drawn (%(default)s)"
+    )
+    parser.add_argument(
+        "--n-searched",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="among which neighbours are found (%(default)s)",
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="which checkpoint (default: the latest)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a=value",
+        help="changes a field of trainer.evals.settings.EvaluationConfig, such as"
+        " size_px or classes; may be repeated",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

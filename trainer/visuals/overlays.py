@@ -1,0 +1,50 @@
+"""Classes as colours on a photo. Pure functions."""
+
+import colorsys
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from trainer.evals.segmentation import IGNORED
+
+RGB = UInt8[np.ndarray, "h w 3"]
+
+OPACITY = 0.6  # of the colour of a class on a photo
+_TURN = 0.618034  # of the colour wheel, to the next class: neighbours differ most
+_SHADES = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))  # saturation and value, in turn
+
+
+class Share(NamedTuple):
+    """How much of a picture a class takes."""
+
+    number: int
+    share: float
+
+
+def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
+    """A colour for each class; that of a number does not hang on `n`."""
+    colours = [
+        colorsys.hsv_to_rgb(number * _TURN % 1, *_SHADES[number % len(_SHADES)])
+        for number in range(n)
+    ]
+    return np.round(255 * np.array(colours)).astype(np.uint8).reshape(n, 3)
+
+
+def overlay(
+    image: RGB, classes: Int[np.ndarray, "h w"], palette: UInt8[np.ndarray, "n 3"]
+) -> RGB:
+    """The photo under the colours of its pixels' classes; ignored pixels stay."""
+    tinted = (1 - OPACITY) * image + OPACITY * palette[classes]
+    is_known = (classes != IGNORED)[..., None]
+    return np.where(is_known, np.round(tinted), image).astype(np.uint8)
+
+
+def shares(classes: Int[np.ndarray, "*pixels"]) -> list[Share]:
+    """The classes that are there, largest first; of equals the lowest number."""
+    numbers, counts = np.unique(classes[classes != IGNORED], return_counts=True)
+    found = [
+        Share(int(number), int(count) / classes.size)
+        for number, count in zip(numbers, counts, strict=True)
+    ]
+    return sorted(found, key=lambda one: (-one.share, one.number))

@@ -1,0 +1,143 @@
+"""What an encoder sees in photos: one sheet a photo for each way to look.
+
+In: an evaluation (encoder, settings) and samples. Out: `View`s, in the order of the
+samples.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from trainer.evals import features, knn, maps
+from trainer.evals import segmentation as masks
+from trainer.evals.evaluation import Evaluation
+from trainer.evals.samples import Sample, about
+from trainer.evals.segmentation_tasks import by_whole, named_classes
+from trainer.visuals import attention, components, overlays
+from trainer.visuals.sheets import RGB, Tile, fitted, legend, sheet
+from trainer.visuals.visible import visible
+
+_LARGE_PX, _SMALL_PX = 336, 140
+_N_COLUMNS = 8
+_N_NEIGHBOURS = 6
+_N_LEGEND = 12
+TOKENS = ("CLS 1, alt text", "CLS 2, synthetic")
+
+
+class View(NamedTuple):
+    kind: str
+    sheet: RGB
+    says: str
+
+
+def of_features(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
+    """Principal components of patches, with one basis for all samples."""
+    found = run.encoder.patches(run.params, run.squeezed(samples)).patches
+    basis = components.basis(found)
+    for sample, patches in zip(samples, found, strict=True):
+        photo = fitted(sample.image(), _LARGE_PX)
+        colours = maps.nearest(components.colours(basis, patches), photo.shape[:2])
+        rows = [[Tile(photo, "photo"), Tile(colours, "patches")]]
+        says = "Patch features: three principal components as red, green and blue."
+        yield View("features", sheet(rows), says)
+
+
+def of_classes(
+    run: Evaluation,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    *,
+    has_truth: bool,
+) -> Iterator[View]:
+    """The class of each pixel by its name, beside the mask where one is known."""
+    classes = named_classes(run, names)
+    palette = overlays.palette(len(names))
+    for sample in run.shown(samples, "classes"):
+        photo = fitted(sample.image(), _LARGE_PX)
+        shape = photo.shape[:2]
+        label_to_classes = {"found by name": by_whole(run, sample, classes, shape)}
+        if has_truth and "mask" in sample.parts:
+            label_to_classes["true"] = _truth(sample, names, shape)
+        tiles = [Tile(photo, "photo")]
+        for label, found in label_to_classes.items():
+            tiles.append(Tile(overlays.overlay(photo, found, palette), label))
+        largest = overlays.shares(np.stack([*label_to_classes.values()]))[:_N_LEGEND]
+        entries = [(names[one.number], palette[one.number]) for one in largest]
+        rows = [tiles, *_wrapped(legend(entries, photo.shape[1]), len(tiles))]
+        says = _said(overlays.shares(label_to_classes["found by name"]), names)
+        yield View("classes", sheet(rows), f"Zero-shot segmentation: {says}.")
+
+
+def of_neighbours(
+    run: Evaluation, searched: Sequence[Sample], n_queries: int
+) -> Iterator[View]:
+    """The first samples, each beside its nearest among all others, by each token."""
+    cls, _ = run.embed(searched)
+    by_token = list(features.by_token(cls).values())[: len(TOKENS)]
+    n_nearest = min(_N_NEIGHBOURS + 1, len(searched))
+    found = [knn.nearest(one, one[:n_queries], n_nearest) for one in by_token]
+    for query in range(n_queries):
+        rows, said = [], []
+        for token, (cosines, nearest) in zip(TOKENS, found, strict=True):
+            near = _others(nearest[query], cosines[query], query)
+            rows.append([_thumbnail(searched[query], token)])
+            rows[-1] += [_thumbnail(searched[i], f"{cosine:.3f}") for i, cosine in near]
+            names = ", ".join(visible(searched[i].key) for i, _ in near)
+            said.append(f"{token}: {names or 'none'}.")
+        says = f"Nearest of {len(searched)} images, with cosines. {' '.join(said)}"
+        yield View("neighbours", sheet(rows), says)
+
+
+def of_attention(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
+    """What both CLS tokens of the last block attend to: all heads, then each."""
+    found = run.encoder.attention(run.params, run.squeezed(samples))
+    if not np.isfinite(found).all():
+        raise ValueError("attention is not finite")
+    side = -(-run.size_px // run.encoder.patch_px)
+    for sample, weights in zip(samples, found, strict=True):
+        photo = fitted(sample.image(), _SMALL_PX)
+        rows: list[list[Tile]] = []
+        for token, own in zip(
+            TOKENS, attention.maps(weights, (side, side)), strict=True
+        ):
+            heats = [maps.nearest(attention.heat(x), photo.shape[:2]) for x in own]
+            labels = ["mean of heads", *(f"head {i}" for i in range(1, len(own)))]
+            tiles = [Tile(photo, token), *map(Tile, heats, labels)]
+            rows += _wrapped(tiles, _N_COLUMNS)
+        on_patches = weights[..., -side * side :].sum(axis=-1).mean(axis=0)
+        shares = " and ".join(f"{share:.0%}" for share in on_patches)
+        says = (
+            f"Attention of CLS 1 and CLS 2 in the last block; {shares} is on patches."
+        )
+        yield View("attention", sheet(rows), says)
+
+
+def _truth(
+    sample: Sample, names: Sequence[str], shape: tuple[int, int]
+) -> Int[np.ndarray, "h w"]:
+    with about(sample.name):
+        return maps.nearest(masks.to_classes(sample.mask(), names), shape)
+
+
+def _said(shares: Sequence[overlays.Share], names: Sequence[str]) -> str:
+    parts = (f"{visible(names[one.number])} {one.share:.0%}" for one in shares)
+    return ", ".join(itertools.islice(parts, _N_LEGEND))
+
+
+def _others(
+    rows: Int[np.ndarray, "k"], cosines: np.ndarray, own: int
+) -> list[tuple[int, float]]:
+    """The nearest without the query itself, which stands anywhere among equals."""
+    pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
+    return [(row, cosine) for row, cosine in pairs if row != own][:_N_NEIGHBOURS]
+
+
+def _wrapped(tiles: list[Tile], n_columns: int) -> list[list[Tile]]:
+    return [tiles[i : i + n_columns] for i in range(0, len(tiles), n_columns)]
+
+
+def _thumbnail(sample: Sample, label: str) -> Tile:
+    return Tile(fitted(sample.image(), _SMALL_PX), label)

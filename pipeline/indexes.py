@@ -68,6 +68,7 @@ class ReferenceSet:
 
         Only a flat index has them so.
         """
+        assert isinstance(self.index, faiss.IndexFlat)
         n, dim = self.index.ntotal, self.index.d
         return faiss.rev_swig_ptr(self.index.get_xb(), n * dim).reshape(n, dim)
 

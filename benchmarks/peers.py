@@ -7,7 +7,7 @@ in an environment of its own. Prints JSON: seconds with start-up, pairs/s, and t
 memory of all processes together.
 
     python -m venv PEER
-    PEER/bin/pip install py-data-juicer==1.6.1 torch imagededup aiohttp
+    PEER/bin/pip install torchvision==0.29.2 py-data-juicer==1.6.1 imagededup aiohttp
     PEER/bin/pip install fasttext-numpy2-wheel
     python -m benchmarks.peers --peer PEER --n-pairs 5000
 """

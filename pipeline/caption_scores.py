@@ -21,7 +21,7 @@ from apache_beam.utils.shared import Shared
 from pipeline import files, language
 from pipeline.caption_tables import CaptionTables, Key
 from pipeline.config import EncoderConfig, Granularity
-from pipeline.models.encoders import Encoder, load_encoder
+from pipeline.models.interfaces import Encoder
 from pipeline.records import FinishReason, Language, SyntheticCaption
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -37,7 +37,9 @@ class TextEncoderHandler(ModelHandler[str, np.ndarray, Encoder]):
         self.config = config
 
     def load_model(self) -> Encoder:
-        return load_encoder(self.config)
+        from pipeline.models import encoders  # JAX takes seconds
+
+        return encoders.load_encoder(self.config)
 
     def run_inference(
         self,

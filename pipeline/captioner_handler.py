@@ -15,21 +15,18 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from pipeline import imported_captions
 from pipeline.config import Granularity
-from pipeline.models.captioners import (
-    Caption,
-    Captioner,
-    PaliGemmaCaptioner,
-    PaliGemmaCheckpoint,
-    ServiceError,
-)
+from pipeline.models.interfaces import Caption, Captioner, ServiceError
 from pipeline.prompts import prompt_hash
 from pipeline.records import SyntheticCaption
 
-# Captioners that need an extra of setup.py: their module, and the extra.
-_OPTIONAL = {
-    "gemini": ("pipeline.gemini", "gemini"),
-    "huggingface": ("pipeline.models.huggingface", "torch"),
+# Modules of captioners are imported when one is asked for: they take seconds, and some
+# need an extra of setup.py.
+_NAME_TO_MODULE = {
+    "gemini": "pipeline.gemini",
+    "huggingface": "pipeline.models.huggingface",
+    "paligemma": "pipeline.models.captioners",
 }
+_NAME_TO_EXTRA = {"gemini": "gemini", "huggingface": "torch"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +102,7 @@ class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
 
 def load_captioner(granularity: Granularity) -> Captioner:
     """Raises ValueError if there is no such checkpoint, or it cannot be read here."""
-    if granularity.captioner in _OPTIONAL:
-        return _optional(granularity).load(granularity)
-    return PaliGemmaCaptioner.load(granularity)
+    return _module(granularity).load(granularity)
 
 
 def check(granularity: Granularity) -> None:
@@ -117,27 +112,27 @@ def check(granularity: Granularity) -> None:
     """
     if granularity.captioner == "imported":
         imported_captions.check(granularity)
-    elif granularity.captioner in _OPTIONAL:
-        _optional(granularity).check(granularity)
     else:
-        PaliGemmaCheckpoint.open(granularity)
+        _module(granularity).check(granularity)
 
 
 def check_package(granularity: Granularity) -> None:
     """Raises ValueError if the extra of a captioner is not installed."""
-    if granularity.captioner in _OPTIONAL:
-        _optional(granularity)
+    if granularity.captioner in _NAME_TO_EXTRA:
+        _module(granularity)
 
 
-def _optional(granularity: Granularity) -> Any:
+def _module(granularity: Granularity) -> Any:
     """The module of a captioner, with its `load` and `check`."""
-    module, extra = _OPTIONAL[granularity.captioner]
+    name = granularity.captioner
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(_NAME_TO_MODULE[name])
     except ImportError as error:
+        if name not in _NAME_TO_EXTRA:
+            raise
         raise ValueError(
-            f"captioner={granularity.captioner!r} of granularity {granularity.name!r}: "
-            f"expected the extra [{extra}] to be installed ({error})"
+            f"captioner={name!r} of granularity {granularity.name!r}: expected the"
+            f" extra [{_NAME_TO_EXTRA[name]}] to be installed ({error})"
         ) from error
 
 

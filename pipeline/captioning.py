@@ -37,7 +37,7 @@ from pipeline.captioner_handler import (
     failed_row,
 )
 from pipeline.config import Decoding, Granularity, Limits, to_json
-from pipeline.models.captioners import Captioner, ServiceError
+from pipeline.models.interfaces import Captioner, ServiceError
 from pipeline.prompts import prompt_hash
 from pipeline.records import KEPT, FinishReason, Pair
 from pipeline.run_folder import RunFolder

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from pipeline import files, images, lookup
 from pipeline.indexes import normalised
-from pipeline.models.encoders import load_encoder
 from pipeline.report.cards import number
 from pipeline.report.sampling import Place
 from pipeline.report.visible import visible
@@ -144,7 +143,9 @@ def _similarity(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
 
 
 def _embedding(run: RunFolder, image: bytes) -> np.ndarray:
-    encoder = load_encoder(run.config.encoder)
+    from pipeline.models import encoders  # JAX takes seconds
+
+    encoder = encoders.load_encoder(run.config.encoder)
     pixels = encoder.prepare_image(images.decode(image, run.config.limits).rgb)
     vectors, _ = normalised(encoder.encode_images(pixels[None]))
     return vectors[0]

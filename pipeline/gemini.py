@@ -26,7 +26,7 @@ from PIL import Image
 
 from pipeline import prompts
 from pipeline.config import Granularity
-from pipeline.models.captioners import Caption, ServiceError
+from pipeline.models.interfaces import Caption, ServiceError
 from pipeline.records import FinishReason
 
 _MAX_SIDE_PX = 1024

@@ -17,7 +17,7 @@ from pipeline.config import (
 )
 from pipeline.drop_list import ListFile
 from pipeline.imported_captions import ImportedFile
-from pipeline.models import weights
+from pipeline.models import checkpoints
 from pipeline.near_config import ENCODER, Descriptor, EncoderDescriptor, TorchDescriptor
 from pipeline.records import Pair, content_hash
 from pipeline.shard_formats import TFRECORD, ShardFormat
@@ -272,7 +272,8 @@ def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
 
 
 def _weights_digest(checkpoint: str, revision: str) -> str:
-    return weights.weights_digest(weights.resolve_checkpoint(checkpoint, revision))
+    folder = checkpoints.resolve_checkpoint(checkpoint, revision)
+    return checkpoints.weights_digest(folder)
 
 
 def _digest(path: str) -> str:

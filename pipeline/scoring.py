@@ -22,7 +22,7 @@ from apache_beam.utils.shared import Shared
 from pipeline import descriptors, files, images, language, sources, worker
 from pipeline.config import EncoderConfig, ImageTextSource, Limits
 from pipeline.descriptors import Describer, Descriptions
-from pipeline.models.encoders import Encoder, load_encoder
+from pipeline.models.interfaces import Encoder
 from pipeline.near_config import Descriptor
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.run_folder import RunFolder
@@ -58,7 +58,9 @@ class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
         self.config = config
 
     def load_model(self) -> Encoder:
-        return load_encoder(self.config)
+        from pipeline.models import encoders  # JAX takes seconds
+
+        return encoders.load_encoder(self.config)
 
     def run_inference(
         self,

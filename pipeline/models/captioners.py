@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from pipeline.config import Granularity
 from pipeline.models.batching import check_options, fixed_batches
 from pipeline.models.checkpoints import resolve_checkpoint
 from pipeline.models.gemma import GemmaConfig, cut_axis
+from pipeline.models.interfaces import Caption
 from pipeline.models.paligemma import Answer, PaliGemma, Prompt, Sampling, generate
 from pipeline.models.placement import Placement
 from pipeline.models.preparation import ImagePreparation
@@ -38,25 +39,14 @@ T = TypeVar("T")
 _PROMPT_LENGTHS = (16, 32, 64, 128, 256, 512)
 
 
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """`n_tokens` counts the end token; `mean_logprob` is in nats a token, at most 0.
-
-    `finish_reason` ERROR has the error as its text.
-    """
-
-    text: str
-    n_tokens: int
-    finish_reason: FinishReason
-    mean_logprob: float
-
-    @classmethod
-    def failed(cls, error: str) -> Self:
-        return cls(error, 0, FinishReason.ERROR, float("nan"))
+def check(granularity: Granularity) -> None:
+    """Raises ValueError if `load` would; reads no weights."""
+    PaliGemmaCheckpoint.open(granularity)
 
 
-class ServiceError(Exception):
-    """A service gave no answer, which says nothing about what it was asked."""
+def load(granularity: Granularity) -> "PaliGemmaCaptioner":
+    """Raises ValueError if there is no such checkpoint, or it cannot be read here."""
+    return PaliGemmaCaptioner.load(granularity)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,36 +63,6 @@ class ImageFeatures:
         )
         is_all = np.array_equal(numbers, np.arange(len(whole)))
         return whole if is_all else whole[numbers]
-
-
-class Captioner(Protocol):
-    """What the pipeline asks of a captioner."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many images it works on at a time."""
-
-    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 `[h, w, 3]` to what `encode` wants of one image."""
-
-    def encode(self, images: Sequence[np.ndarray]) -> Any:
-        """Prepared images to features for `caption`."""
-
-    def caption(
-        self,
-        features: Any,
-        prompts: Sequence[str],
-        granularity: Granularity,
-        keys: np.ndarray,
-    ) -> Sequence[tuple[Caption, ...] | ServiceError]:
-        """For every image its prompt's captions, `granularity.decoding.n_samples`.
-
-        A ServiceError in their place leaves the image without a row and stops the run,
-        which asks again when it goes on; the other answers are kept.
-
-        Args:
-          keys: uint32 `[n_images, n_samples, 2]`; all chance hangs on them.
-        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -31,35 +31,11 @@ from pipeline.models.checkpoints import (
     resolve_checkpoint,
     weights_digest,
 )
+from pipeline.models.interfaces import Encoder
 from pipeline.models.preparation import ImagePreparation
 from pipeline.models.siglip import Siglip, unit_rows
 from pipeline.models.tipsv2 import PAD_ID, Tipsv2
 from pipeline.models.weights import load_config, load_module, model_type_of
-
-
-class Encoder(Protocol):
-    """What the pipeline asks of an encoder."""
-
-    @property
-    def identity(self) -> ModelIdentity: ...
-
-    @property
-    def image_size_px(self) -> int: ...
-
-    @property
-    def embedding_dim(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 `[h, w, 3]` to uint8 `[image_size_px, image_size_px, 3]`."""
-
-    def encode_images(self, images: np.ndarray) -> np.ndarray:
-        """uint8 `[n, s, s, 3]` prepared images to float32 `[n, d]` unit rows."""
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """`n` texts to float32 `[n, d]` unit rows."""
 
 
 def load_encoder(config: EncoderConfig) -> Encoder:

@@ -31,8 +31,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import Caption
 from pipeline.models.checkpoints import resolve_checkpoint
+from pipeline.models.interfaces import Caption
 from pipeline.prompts import around_images
 from pipeline.records import FinishReason
 

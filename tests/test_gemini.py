@@ -21,7 +21,7 @@ from pipeline import captioner_handler, gemini
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption
 from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import ServiceError
+from pipeline.models.interfaces import ServiceError
 from pipeline.prompts import IMAGE
 from pipeline.run_folder import RunFolder
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline import config, files, images, records, sources
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioner_handler import CaptionerHandler
-from pipeline.models.captioners import Caption
+from pipeline.models.interfaces import Caption
 from pipeline.prompts import prompt_hash
 from pipeline.records import FinishReason
 from pipeline.run_folder import RunFolder

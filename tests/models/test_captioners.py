@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import Caption, FinishReason, PaliGemmaCaptioner
+from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.models.interfaces import Caption
+from pipeline.records import FinishReason
 from tests import tiny_checkpoints
 
 IMAGES = tiny_checkpoints.random_images(5)

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.models.encoders import Encoder, NullEncoder, SiglipEncoder
+from pipeline.models.encoders import NullEncoder, SiglipEncoder
+from pipeline.models.interfaces import Encoder
 from tests import tiny_checkpoints
 
 IMAGES = tiny_checkpoints.random_images(7)

@@ -12,7 +12,8 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import Caption, PaliGemmaCaptioner
+from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.models.interfaces import Caption
 from pipeline.prompts import IMAGE
 from tests import tiny_checkpoints
 

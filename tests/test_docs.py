@@ -201,6 +201,10 @@ def test_the_reference_has_types_defaults_and_what_a_field_does():
     assert "| `max_pixels` | `int` | `89478485` | Pillow's own bound" in text
     assert "| `checkpoint` | `str` | **required** | folder or Hugging Face id |" in text
     assert "| `head` | [HeadConfig](#headconfig) | `HeadConfig()` |" in text
+    assert "| `sources` | tuple of [ImageTextSource](#imagetextsource) | `()` |" in text
+    assert (
+        "| [MinScore](#minscore) or [KeepFraction](#keepfraction) or `None` |" in text
+    )
     assert "| `ibot++` | all patches (TIPSv2) |" in text
     assert text.count("### ") == len({*re.findall("^### .*", text, re.MULTILINE)})
 

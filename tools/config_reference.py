@@ -226,10 +226,14 @@ def values(kind: type) -> list[str]:
 
 
 def _linked(kind: type, field: Field) -> str:
-    """The type, and links to the classes that it names."""
-    classes = dict.fromkeys(_classes(typing.get_type_hints(kind)[field.name]))
-    links = ", ".join(f"[{c.__name__}](#{c.__name__.lower()})" for c in classes)
-    return links or _code(field.type)
+    """The type, with links to the classes that it names."""
+    hint = _hints(kind)[field.name]
+    links = [f"[{c.__name__}](#{c.__name__.lower()})" for c in _classes(hint)]
+    if not links:
+        return _code(field.type)
+    links += ["`None`"] if type(None) in typing.get_args(hint) else []
+    several = "tuple of " if typing.get_origin(hint) is tuple else ""
+    return several + " or ".join(dict.fromkeys(links))
 
 
 def _code(text: str) -> str:

@@ -1,0 +1,205 @@
+"""Trains and measures the arms of the ablation.
+
+    python -m tools.ablation.run --output DIR                      all arms, three seeds
+    python -m tools.ablation.run --output DIR --arm NAME --seed N  one of them
+
+DIR holds the drawn web, the curated and the raw shards, a workdir for each training and
+`results/ARM-SEED.json`. Arms that have their result are skipped, and a training that
+was stopped goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+
+from tools.ablation import arms, measures, web
+from tools.ablation.arms import ARMS, SIZES, Arm, Size
+from tools.ablation.texts import GRANULARITIES
+from trainer import cli, train, trained
+
+_HERE = pathlib.Path(__file__).parent
+_ROOT = _HERE.parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The folder of an ablation, absolute."""
+
+    folder: pathlib.Path
+
+    @property
+    def web(self) -> pathlib.Path:
+        return self.folder / "web"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        return self.folder / "tokenizer.model"
+
+    def shards(self, name: str) -> pathlib.Path:
+        return self.folder / name / "tfrecords"
+
+    def workdir(self, arm: str, seed: int) -> pathlib.Path:
+        return self.folder / "runs" / f"{arm}-{seed}"
+
+    def result(self, arm: str, seed: int) -> pathlib.Path:
+        return self.folder / "results" / f"{arm}-{seed}.json"
+
+    def folders(self, seed: int) -> Mapping[str, pathlib.Path]:
+        """What configurations name: workdirs by arm, and `tokenizer`."""
+        workdirs = {name: self.workdir(name, seed) for name in ARMS}
+        return {**workdirs, "tokenizer": self.tokenizer}
+
+
+def prepare(place: Place, size: Size) -> None:
+    """Draws the web, curates it, keeps it raw as well, and trains the vocabulary.
+
+    Each step does nothing where it finds what it makes; the vocabulary comes last.
+    """
+    if web.is_written(size.web, place.web) and place.tokenizer.exists():
+        return
+    web.write(size.web, place.web)
+    captions = [
+        f"granularities.{i}.checkpoint={place.web}/captions/{name}.parquet"
+        for i, name in enumerate(GRANULARITIES)
+    ]
+    for name, recipe in ((arms.CURATED, "curation.py"), (arms.RAW, "raw.py")):
+        flags = ("--config", _HERE / recipe, "--output", place.folder / name)
+        crawl = ("--input", f"{place.web}/crawl/*.tar")
+        _call("pipeline.run", "curate", *flags, *crawl, *_set(captions))
+    settings = arms.settings(ARMS[arms.BASE], size, 0, place.folders(0))
+    n_pieces = settings["model"]["text"]["vocabulary_size"]
+    flags = ("--data", place.shards(arms.CURATED), "--output", place.tokenizer)
+    _call("trainer.tokenizer", *flags, "--vocabulary-size", n_pieces)
+
+
+def run_arm(place: Place, size: Size, arm: Arm, seed: int) -> None:
+    """Trains an arm, and its teacher before it where it has one, and measures it."""
+    path = place.result(arm.name, seed)
+    if path.exists():
+        return
+    if arm.teacher:
+        run_arm(place, size, ARMS[arm.teacher], seed)
+    start = time.perf_counter()
+    workdir = place.workdir(arm.name, seed)
+    flags = ("--data", place.shards(arm.shards), "--workdir", workdir)
+    changes = _set(arms.overrides(arm, size, seed, place.folders(seed)))
+    train.main([*map(str, ("--config", arms.CONFIG, *flags)), *changes])
+    trained_s = time.perf_counter() - start
+    figures = measures.measure(trained.find(workdir), place.web)
+    settings = arms.settings(arm, size, seed, place.folders(seed))
+    seconds = {
+        "train_s": round(trained_s, 1),
+        "evaluate_s": round(time.perf_counter() - start - trained_s, 1),
+    }
+    names = {"arm": arm.name, "seed": seed, "commit": _commit()}
+    _write(path, {**names, **seconds, "figures": figures, **_described(settings)})
+
+
+def run_all(place: Place, size_name: str, seeds: Sequence[int], n_workers: int) -> None:
+    """All arms of the first seed, then of the next, each in a process of one core.
+
+    So whole seeds are there when time runs out.
+    """
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0))[-n_workers:]:
+        cores.put(core)
+
+    def run(arm: str, seed: int) -> None:
+        if place.result(arm, seed).exists():
+            return
+        core = cores.get()
+        try:
+            flags = ("--output", place.folder, "--size", size_name, "--core", core)
+            _call("tools.ablation.run", *flags, "--arm", arm, "--seed", seed)
+        finally:
+            cores.put(core)
+
+    with futures.ThreadPoolExecutor(n_workers) as pool:
+        jobs = [pool.submit(run, arm, seed) for seed in seeds for arm in ARMS]
+        try:
+            for job in futures.as_completed(jobs):
+                job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _described(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings and a digest of what in them decides a number."""
+    data = {**settings["data"], "tokenizer": ""}
+    compared = {**settings, "data": data, "teacher_from": "", "run": {}}
+    text = json.dumps(compared, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"settings_digest": digest, "settings": compared}
+
+
+def _write(path: pathlib.Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _commit() -> str:
+    """Of the repository, with "+" where files differ from it; "" outside of one."""
+    git = ["git", "-C", str(_ROOT)]
+    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False)
+    return found.stdout.strip() + ("+" if changed.returncode else "")
+
+
+def _set(changes: Sequence[str]) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
+def _call(module: str, *arguments: object) -> None:
+    """Runs `python -m module ...`. Raises CalledProcessError when it fails."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(
+        prog="python -m tools.ablation.run",
+        description="Trains and measures the arms of the ablation on drawn scenes.",
+    )
+    parser.add_argument("--output", required=True, type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--arm", choices=list(ARMS), help="default: all of them")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="with --arm")
+    parser.add_argument("--n-seeds", type=int, default=3, metavar="N", help="of all")
+    parser.add_argument(
+        "--size", choices=list(SIZES), default="small", help="full: for a GPU"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="arms trained side by side, each on one core (1)",
+    )
+    parser.add_argument("--core", type=int, metavar="N", help="the only one to use")
+    flags = parser.parse_args(arguments)
+    if flags.core is not None:
+        os.sched_setaffinity(0, {flags.core})
+    place = Place(flags.output.absolute())
+    jax.config.update("jax_compilation_cache_dir", str(place.folder / "compiled"))
+    with cli.exits(cli.FAILED, ValueError, OSError, subprocess.CalledProcessError):
+        prepare(place, SIZES[flags.size])
+        if flags.arm:
+            run_arm(place, SIZES[flags.size], ARMS[flags.arm], flags.seed)
+        else:
+            run_all(place, flags.size, range(flags.n_seeds), flags.workers)
+
+
+if __name__ == "__main__":
+    main()

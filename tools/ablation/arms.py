@@ -87,7 +87,7 @@ SIZES = {
     ),
     # Learns nothing; for tests.
     "tiny": Size(
-        WebSize(n_pairs=150, n_names=12, n_shapes=16),
+        WebSize(n_pairs=150, n_names=12, n_shapes=64),
         (
             "model.vision.n_layers=1",
             "data.batch_size=16",

@@ -1,4 +1,5 @@
-"""The ablation's crawl, curated: rules, English, alignment, no image twice.
+"""The ablation's crawl, curated: rules, English, alignment, no image
+twice, images like the seeds.
 
 Not from the papers. `python -m tools.ablation.run` runs it, and says where the captions
 lie. Those come from the truth of the drawn scenes, where the papers ask a captioner.
@@ -13,7 +14,7 @@ from pipeline.config import (
     Granularity,
 )
 from pipeline.filters import BoilerplateAltText, FewWords
-from pipeline.selection_config import KeepFraction, SelectionConfig
+from pipeline.selection_config import KeepFraction, NearSeeds, SelectionConfig
 
 _ENCODER = "curation_configs/checkpoints/tiny-siglip"
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -25,7 +26,9 @@ def get_config() -> CurationConfig:
         selection=SelectionConfig(
             drop_rules=(BoilerplateAltText(), FewWords(min_words=2)),
             # About the share of the crawl whose alt text is true of its picture.
-            alignment=KeepFraction(0.7),
+            alignment=KeepFraction(0.6),
+            # Most of what is planted as off topic is further away, 2 % of scenes are.
+            retrieval=NearSeeds(0.6),
         ),
         granularities=tuple(
             Granularity(name, f"captions/{name}.parquet", captioner="imported")

@@ -76,7 +76,8 @@ def prepare(place: Place, size: Size) -> None:
     for name, recipe in ((arms.CURATED, "curation.py"), (arms.RAW, "raw.py")):
         flags = ("--config", _HERE / recipe, "--output", place.folder / name)
         crawl = ("--input", f"{place.web}/crawl/*.tar")
-        _call("pipeline.run", "curate", *flags, *crawl, *_set(captions))
+        seeds = ("--seeds", f"scenes={place.web}/shapes/train/*.tar")
+        _call("pipeline.run", "curate", *flags, *crawl, *seeds, *_set(captions))
     settings = arms.settings(ARMS[arms.BASE], size, 0, place.folders(0))
     n_pieces = settings["model"]["text"]["vocabulary_size"]
     flags = ("--data", place.shards(arms.CURATED), "--output", place.tokenizer)
@@ -107,20 +108,21 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int) -> None:
 
 
 def run_all(place: Place, size_name: str, seeds: Sequence[int], n_workers: int) -> None:
-    """All arms of the first seed, then of the next, each in a process of one core.
+    """All arms of the first seed, then of the next, each in a process of its own.
 
-    So whole seeds are there when time runs out.
+    So whole seeds are there when time runs out. Several workers take a core each; a
+    single one has the whole machine.
     """
-    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    cores: queue.SimpleQueue[tuple[object, ...]] = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[-n_workers:]:
-        cores.put(core)
+        cores.put(("--core", core) if n_workers > 1 else ())
 
     def run(arm: str, seed: int) -> None:
         if place.result(arm, seed).exists():
             return
         core = cores.get()
         try:
-            flags = ("--output", place.folder, "--size", size_name, "--core", core)
+            flags = ("--output", place.folder, "--size", size_name, *core)
             _call("tools.ablation.run", *flags, "--arm", arm, "--seed", seed)
         finally:
             cores.put(core)
@@ -185,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="arms trained side by side, each on one core (1)",
+        help="arms trained side by side; with more than one each takes one core (1)",
     )
     parser.add_argument("--core", type=int, metavar="N", help="the only one to use")
     flags = parser.parse_args(arguments)

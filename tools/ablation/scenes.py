@@ -17,25 +17,32 @@ from pipeline.drawing import Background, Image, Pattern, Scene, SceneObject
 
 Pair = tuple[str, str]  # colour, shape
 
-COLOURS = tuple(drawing.COLOUR_TO_RGB)
-SHAPES = tuple(drawing.SHAPE_TO_CONTOURS)
-SIDES_PX = range(80, 113)
-N_OBJECTS = (2, 3, 4, 5)
-SIZE_TO_DIAMETER = {"small": 0.20, "medium": 0.29, "large": 0.42}
+COLOURS = ("red", "yellow", "green", "cyan", "blue", "pink")
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+SIDES_PX = range(64, 97)
+N_OBJECTS = (2, 3, 4)
+SIZE_TO_DIAMETER = {"small": 0.25, "medium": 0.34, "large": 0.46}
+_GROUNDS = tuple(drawing.BACKGROUND_TO_RGB)
 BACKGROUND_KINDS = ("striped", "checked", "noisy", "gradient")
 MIN_VISIBLE = 0.5  # of every object: others hide the rest
 
 _CONTRASTS = (20, 45)  # of backgrounds; the demo's are 12 to 18
-_N_MARKS = (6, 14)  # distractors behind the objects
-_N_STROKES = (1, 4)  # over them
+_N_MARKS = (3, 8)  # distractors behind the objects
+_N_STROKES = (0, 2)  # over them
+_LIKE_OBJECTS = 0.2  # of marks and strokes: they have the colours of objects
 _NOISE = 6  # standard deviation, of 255
 
-# One shape of each colour, and every shape once or twice.
+# One shape of each colour; every shape is among them.
 HELD_OUT: frozenset[Pair] = frozenset(
     (colour, SHAPES[(2 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS)
 )
 ALL_PAIRS: tuple[Pair, ...] = tuple((c, s) for c in COLOURS for s in SHAPES)
 SEEN_PAIRS: tuple[Pair, ...] = tuple(p for p in ALL_PAIRS if p not in HELD_OUT)
+CLASSES = tuple(" ".join(pair) for pair in ALL_PAIRS)  # mask id `i + 1`
+
+_DRAWN_ID_TO_CLASS = np.zeros(1 + len(drawing.classes()), np.uint8)
+for _i, _pair in enumerate(ALL_PAIRS, start=1):
+    _DRAWN_ID_TO_CLASS[drawing.class_id(*_pair)] = _i
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,14 +51,15 @@ class Picture:
 
     scene: Scene
     rgb: Image
-    mask: Image  # ids of colour and shape, see `drawing.class_id`; 0 is no object
+    mask: Image  # `i + 1` for `CLASSES[i]`, 0 for no object
 
 
 def sample_picture(rng: np.random.Generator, pairs: Sequence[Pair]) -> Picture:
     """A scene with objects of some of `pairs`, square, of one of `SIDES_PX`."""
     scene = sample_scene(rng, pairs)
     side_px = int(rng.choice(SIDES_PX))
-    rgb, mask = painting.draw(scene, side_px)
+    rgb, drawn = painting.draw(scene, side_px)
+    mask = _DRAWN_ID_TO_CLASS[drawn]
     marks = _marks(rng, rgb, _between(rng, _N_MARKS))
     rgb = np.where(mask[..., None] > 0, rgb, marks)
     strokes, is_stroke = _strokes(rng, rgb, _between(rng, _N_STROKES))
@@ -99,7 +107,7 @@ def _sample_object(rng: np.random.Generator, pair: Pair) -> SceneObject:
 
 
 def _sample_background(rng: np.random.Generator) -> Background:
-    name = str(rng.choice(tuple(drawing.BACKGROUND_TO_RGB)))
+    name = str(rng.choice(_GROUNDS))
     kind = str(rng.choice(BACKGROUND_KINDS))
     low, high = (14, 30) if kind == "noisy" else (4, 10)
     return Background(
@@ -127,7 +135,7 @@ def _jittered(rng: np.random.Generator, rgb: drawing.Rgb, amount: float) -> draw
 
 
 def _marks(rng: np.random.Generator, rgb: Image, n_marks: int) -> Image:
-    """Blobs and strokes in the colours of objects."""
+    """Blobs and strokes behind the objects."""
     canvas = rgb.copy()
     side_px = len(canvas)
     for _ in range(n_marks):
@@ -165,7 +173,11 @@ def _stroke(rng: np.random.Generator, side_px: int) -> np.ndarray:
 
 
 def _any_colour(rng: np.random.Generator) -> drawing.Rgb:
-    base = tuple(drawing.COLOUR_TO_RGB.values())[int(rng.integers(len(COLOURS)))]
+    is_like_objects = rng.random() < _LIKE_OBJECTS
+    if is_like_objects:
+        base = drawing.COLOUR_TO_RGB[str(rng.choice(COLOURS))]
+    else:
+        base = drawing.BACKGROUND_TO_RGB[str(rng.choice(_GROUNDS))]
     return _jittered(rng, base, 30)
 
 

@@ -40,11 +40,11 @@ def captions(scene: Scene) -> dict[str, str]:
     """By granularity: the largest object, the two largest, or everything."""
     objects = by_visible_area(scene)
     nouns = [_noun(one) for one in objects]
-    ground = f"a {scene.background.kind} {scene.background.name} background"
     return {
         "short": nouns[0],
         "medium": f"{nouns[0]} next to {nouns[1]}",
-        "detailed": f"{', '.join(nouns[:-1])} and {nouns[-1]} on {ground}",
+        "detailed": f"{', '.join(nouns[:-1])} and {nouns[-1]}"
+        f" on a {scene.background.kind} background",
     }
 
 
@@ -57,13 +57,9 @@ def alt_text(scene: Scene, rng: np.random.Generator) -> str:
 def wrong_alt_text(
     scene: Scene, pairs: Sequence[Pair], rng: np.random.Generator
 ) -> str:
-    """Names an object of `pairs` of which the scene has neither colour nor shape.
-
-    Neither: an object that shares one of them would be half right.
-    """
+    """Names one of `pairs` whose colour no object of the scene has."""
     colours = {one.colour for one in scene.objects}
-    shapes = {one.shape for one in scene.objects}
-    absent = [p for p in pairs if p[0] not in colours and p[1] not in shapes]
+    absent = [pair for pair in pairs if pair[0] not in colours]
     return _about(absent[int(rng.integers(len(absent)))], rng)
 
 

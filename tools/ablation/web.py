@@ -3,7 +3,8 @@
     FOLDER/crawl/*.tar        pairs as img2dataset writes them, with the web's noise
     FOLDER/captions/*.parquet true captions of the images, one file a granularity
     FOLDER/names/             scenes of all combinations: masks of colour and shape
-    FOLDER/shapes/{train,test}  scenes with masks of background and shapes
+    FOLDER/shapes/{train,test}  scenes with masks of background and shapes, and the
+                              shape of the largest object; the curated seeds as well
 
 Pairs that are held out appear in `names` and in `shapes/test` alone, as pictures and
 in texts. Equal sizes and seeds give equal bytes.
@@ -95,7 +96,7 @@ def write(size: WebSize, folder: pathlib.Path) -> None:
     if is_written(size, folder):
         return
     _write_crawl(size, folder)
-    _write_scenes(folder / "names", _names(size), drawing.classes())
+    _write_scenes(folder / "names", _names(size), scenes.CLASSES)
     classes = ("background", *scenes.SHAPES)
     for split, stream, pairs, n in (
         ("train", _Stream.SHAPES_TRAIN, SEEN_PAIRS, size.n_shapes),
@@ -168,10 +169,10 @@ def _names(size: WebSize) -> Iterator[list[Member]]:
 
 def _shape_members(rng: np.random.Generator, pairs: Sequence[Pair]) -> list[Member]:
     picture = scenes.sample_picture(rng, pairs)
-    label = texts.captions(picture.scene)["short"].split()[-1]
-    return _scene_members(
-        picture, scenes.shapes_of(picture.mask), {"label": label}, rng
-    )
+    text = texts.captions(picture.scene)["short"]
+    facts = {"label": text.split()[-1]}
+    mask = scenes.shapes_of(picture.mask)
+    return [*_scene_members(picture, mask, facts, rng), ("txt", text.encode())]
 
 
 def _scene_members(

@@ -34,7 +34,7 @@ def get_config() -> TrainConfig:
         ),
         data=DataConfig(
             tokenizer="tokenizer.model",
-            batch_size=64,
+            batch_size=32,
             granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
             global_crop=CropConfig(size_px=48, min_area=0.7),
             local_crop=CropConfig(
@@ -42,14 +42,18 @@ def get_config() -> TrainConfig:
             ),
             n_local_crops=1,
         ),
+        # Few steps: sharp targets from the first one, and no centres that take most of
+        # the steps to settle.
         self_supervision=SelfSupervisionConfig(
-            anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=64
+            anti_collapse=AntiCollapse.SINKHORN,
+            teacher_temperature=0.04,
+            n_tokens_per_chunk=64,
         ),
-        optimiser=OptimiserConfig(learning_rate=3e-3, n_warmup_steps=20),
-        n_steps=180,
+        optimiser=OptimiserConfig(learning_rate=2e-3, n_warmup_steps=30),
+        n_steps=260,
         run=RunConfig(
             n_threads=1,
-            n_steps_per_log=20,
+            n_steps_per_log=40,
             n_steps_per_checkpoint=1000,
             evaluation=EvaluationConfig(n_steps=300),
         ),

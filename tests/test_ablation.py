@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from pipeline import drawing
-from tools.ablation import arms, comparison, plot, scenes, table, texts, web
+from tools.ablation import arms, comparison, plot, run, scenes, table, texts, web
 from tools.ablation.arms import ARMS, SIZES, Arm, Expected
 from trainer import recipes
 
@@ -218,3 +218,24 @@ def test_the_plot_shows_each_difference_once():
     found = comparison.compare_all(made_up_results())
     text = plot.svg(found)
     assert text.count("<circle") == len(found)
+
+
+@pytest.mark.slow
+def test_a_student_and_its_teacher_are_trained_and_measured_once(tmp_path):
+    command = ["--output", str(tmp_path), "--size", "tiny", "--arm", "student"]
+    run.main([*command, "--seed", "1"])
+    path = tmp_path / "results/student-1.json"
+    first = path.stat()
+    result = json.loads(path.read_text())
+    assert (result["arm"], result["seed"], result["settings"]["rng_seed"]) == (
+        "student",
+        1,
+        1,
+    )
+    assert (tmp_path / "results/ibot-1.json").exists()
+    shares = [v for k, v in result["figures"].items() if k != table.BYTES]
+    assert all(0 <= share <= 1 for share in shares)
+    run.main([*command, "--seed", "1"])
+    assert path.stat() == first
+    with pytest.raises(SystemExit):
+        run.main(["--output", str(tmp_path), "--size", "small", "--arm", "base"])

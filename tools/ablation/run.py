@@ -11,14 +11,15 @@ was stopped goes on where it was.
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import pathlib
-import queue
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
+from multiprocessing import queues
 from typing import Any
 
 import jax
@@ -107,33 +108,39 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int) -> None:
     _write(path, {**names, **seconds, "figures": figures, **_described(settings)})
 
 
-def run_all(place: Place, size_name: str, seeds: Sequence[int], n_workers: int) -> None:
-    """All arms of the first seed, then of the next, each in a process of its own.
+def run_all(place: Place, size: Size, seeds: Sequence[int], n_workers: int) -> None:
+    """All arms of the first seed, then of the next, by `n_workers` processes.
 
-    So whole seeds are there when time runs out. Several workers take a core each; a
-    single one has the whole machine.
+    So whole seeds are there when time runs out.
     """
-    cores: queue.SimpleQueue[tuple[object, ...]] = queue.SimpleQueue()
-    for core in sorted(os.sched_getaffinity(0))[-n_workers:]:
-        cores.put(("--core", core) if n_workers > 1 else ())
-
-    def run(arm: str, seed: int) -> None:
-        if place.result(arm, seed).exists():
-            return
-        core = cores.get()
-        try:
-            flags = ("--output", place.folder, "--size", size_name, *core)
-            _call("tools.ablation.run", *flags, "--arm", arm, "--seed", seed)
-        finally:
-            cores.put(core)
-
-    with futures.ThreadPoolExecutor(n_workers) as pool:
-        jobs = [pool.submit(run, arm, seed) for seed in seeds for arm in ARMS]
+    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    cores: queues.SimpleQueue[set[int]] = context.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0))[:n_workers]:
+        cores.put({core} if n_workers > 1 else os.sched_getaffinity(0))
+    with futures.ProcessPoolExecutor(
+        n_workers, context, initializer=_start, initargs=(place, cores)
+    ) as pool:
+        jobs = [
+            pool.submit(run_arm, place, size, arm, seed)
+            for seed in seeds
+            for arm in ARMS.values()
+        ]
         try:
             for job in futures.as_completed(jobs):
                 job.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start(place: Place, cores: queues.SimpleQueue[set[int]]) -> None:
+    """In a new process: takes its cores, before JAX counts them."""
+    os.sched_setaffinity(0, cores.get())
+    _keep_compiled(place)
+
+
+def _keep_compiled(place: Place) -> None:
+    """Seeds share their programs, and all arms those that measure."""
+    jax.config.update("jax_compilation_cache_dir", str(place.folder / "compiled"))
 
 
 def _described(settings: dict[str, Any]) -> dict[str, Any]:
@@ -189,18 +196,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="N",
         help="arms trained side by side; with more than one each takes one core (1)",
     )
-    parser.add_argument("--core", type=int, metavar="N", help="the only one to use")
     flags = parser.parse_args(arguments)
-    if flags.core is not None:
-        os.sched_setaffinity(0, {flags.core})
-    place = Place(flags.output.absolute())
-    jax.config.update("jax_compilation_cache_dir", str(place.folder / "compiled"))
+    place, size = Place(flags.output.absolute()), SIZES[flags.size]
     with cli.exits(cli.FAILED, ValueError, OSError, subprocess.CalledProcessError):
-        prepare(place, SIZES[flags.size])
+        prepare(place, size)
         if flags.arm:
-            run_arm(place, SIZES[flags.size], ARMS[flags.arm], flags.seed)
+            _keep_compiled(place)
+            run_arm(place, size, ARMS[flags.arm], flags.seed)
         else:
-            run_all(place, flags.size, range(flags.n_seeds), flags.workers)
+            run_all(place, size, range(flags.n_seeds), flags.workers)
 
 
 if __name__ == "__main__":

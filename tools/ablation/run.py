@@ -85,13 +85,13 @@ def prepare(place: Place, size: Size) -> None:
     _call("trainer.tokenizer", *flags, "--vocabulary-size", n_pieces)
 
 
-def run_arm(place: Place, size: Size, arm: Arm, seed: int) -> None:
+def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     """Trains an arm, and its teacher before it where it has one, and measures it."""
     path = place.result(arm.name, seed)
     if path.exists():
         return
     if arm.teacher:
-        run_arm(place, size, ARMS[arm.teacher], seed)
+        run_arm(place, size, ARMS[arm.teacher], seed, commit)
     start = time.perf_counter()
     workdir = place.workdir(arm.name, seed)
     flags = ("--data", place.shards(arm.shards), "--workdir", workdir)
@@ -104,7 +104,7 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int) -> None:
         "train_s": round(trained_s, 1),
         "evaluate_s": round(time.perf_counter() - start - trained_s, 1),
     }
-    names = {"arm": arm.name, "seed": seed, "commit": _commit()}
+    names = {"arm": arm.name, "seed": seed, "commit": commit}
     _write(path, {**names, **seconds, "figures": figures, **_described(settings)})
 
 
@@ -114,6 +114,7 @@ def run_all(place: Place, size: Size, seeds: Sequence[int], n_workers: int) -> N
     So whole seeds are there when time runs out.
     """
     context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    commit = _commit()  # of the code that runs; files may change meanwhile
     cores: queues.SimpleQueue[set[int]] = context.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:n_workers]:
         cores.put({core} if n_workers > 1 else os.sched_getaffinity(0))
@@ -121,7 +122,7 @@ def run_all(place: Place, size: Size, seeds: Sequence[int], n_workers: int) -> N
         n_workers, context, initializer=_start, initargs=(place, cores)
     ) as pool:
         jobs = [
-            pool.submit(run_arm, place, size, arm, seed)
+            pool.submit(run_arm, place, size, arm, seed, commit)
             for seed in seeds
             for arm in ARMS.values()
         ]
@@ -202,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(place, size)
         if flags.arm:
             _keep_compiled(place)
-            run_arm(place, size, ARMS[flags.arm], flags.seed)
+            run_arm(place, size, ARMS[flags.arm], flags.seed, _commit())
         else:
             run_all(place, size, range(flags.n_seeds), flags.workers)
 

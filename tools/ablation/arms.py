@@ -58,7 +58,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(WebSize(n_pairs=5000, n_names=256, n_shapes=384)),
+    "small": Size(WebSize(n_pairs=8000, n_names=256, n_shapes=384)),
     # Not run: for a machine with a GPU.
     "full": Size(
         WebSize(n_pairs=100_000, n_names=1000, n_shapes=2000),

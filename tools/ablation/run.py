@@ -98,7 +98,14 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     changes = _set(arms.overrides(arm, size, seed, place.folders(seed)))
     train.main([*map(str, ("--config", arms.CONFIG, *flags)), *changes])
     trained_s = time.perf_counter() - start
-    figures = measures.measure(trained.find(workdir), place.web)
+    found = trained.find(workdir)
+    if found.step < found.config.n_steps:
+        # The trainer saves and ends by itself when it is asked to stop.
+        raise ValueError(
+            f"{workdir}: stopped at step {found.step}; the same command"
+            f" goes on to {found.config.n_steps}"
+        )
+    figures = measures.measure(found, place.web)
     settings = arms.settings(arm, size, seed, place.folders(seed))
     seconds = {
         "train_s": round(trained_s, 1),

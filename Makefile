@@ -9,9 +9,9 @@ CLOUD_BIN := .venv-cloud/bin
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
 
-# The papers' effects on drawn scenes: 30 trainings (docs/ablation.md).
+# The papers' effects on drawn scenes: 30 trainings, hours (docs/ablation.md).
 ablation: .venv/installed
-	$(BIN)/python -m tools.ablation.run --output ablation --workers 2
+	$(BIN)/python -m tools.ablation.run --output ablation
 	$(BIN)/python -m tools.ablation.table --results ablation/results --plot ablation/effects.svg
 
 test: .venv/installed

@@ -13,6 +13,7 @@ from pipeline import drawing
 from tools.ablation import arms, comparison, plot, run, scenes, table, texts, web
 from tools.ablation.arms import ARMS, SIZES, Arm, Expected
 from trainer import recipes
+from trainer.trained import Trained
 
 SMALL = SIZES["small"]
 FOLDERS = {name: pathlib.Path("/runs") / name for name in (*ARMS, "tokenizer")}
@@ -23,6 +24,11 @@ CAPTIONED = re.compile(rf"\b({'|'.join(scenes.COLOURS)}) ({'|'.join(scenes.SHAPE
 
 def picture(number: int, pairs=scenes.ALL_PAIRS) -> scenes.Picture:
     return scenes.sample_picture(np.random.default_rng(number), pairs)
+
+
+@pytest.fixture(scope="module")
+def crawl() -> list[web.CrawledPair]:
+    return [web.crawled_pair(SMALL.web, index) for index in range(60)]
 
 
 def test_equal_numbers_draw_equal_pictures():
@@ -38,10 +44,9 @@ def test_a_shape_of_each_colour_is_held_out_and_every_shape_is_among_them():
     assert not scenes.HELD_OUT & set(scenes.SEEN_PAIRS)
 
 
-def test_what_is_held_out_is_never_drawn_or_named_in_the_crawl():
+def test_what_is_held_out_is_never_drawn_or_named_in_the_crawl(crawl):
     named = set()
-    for index in range(60):
-        pair = web.crawled_pair(SMALL.web, index)
+    for pair in crawl:
         for text in (pair.alt_text, *pair.captions.values()):
             named |= set(CAPTIONED.findall(text))
     assert len(named) > len(scenes.SEEN_PAIRS) / 2
@@ -53,17 +58,15 @@ def test_the_evaluation_shows_what_is_held_out():
     assert pairs & scenes.HELD_OUT
 
 
-def test_the_crawl_holds_every_kind_of_noise():
-    pairs = [web.crawled_pair(SMALL.web, index) for index in range(60)]
-    assert {pair.planted for pair in pairs} == set(web.Planted)
+def test_the_crawl_holds_every_kind_of_noise(crawl):
+    assert {pair.planted for pair in crawl} == set(web.Planted)
 
 
-def test_a_duplicate_has_the_bytes_of_an_earlier_pair():
-    pairs = [web.crawled_pair(SMALL.web, index) for index in range(60)]
-    found = [i for i, p in enumerate(pairs) if p.planted is web.Planted.DUPLICATE]
+def test_a_duplicate_has_the_bytes_of_an_earlier_pair(crawl):
+    found = [i for i, p in enumerate(crawl) if p.planted is web.Planted.DUPLICATE]
     assert found
     for index in found:
-        assert pairs[index].image in {earlier.image for earlier in pairs[:index]}
+        assert crawl[index].image in {earlier.image for earlier in crawl[:index]}
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -130,7 +133,7 @@ def test_an_arm_differs_from_its_reference_in_one_value(name, size):
     found = differing(arm, ARMS[arm.reference], size)
     if arm.teacher and not ARMS[arm.reference].teacher:
         # One value and what it cannot be without: see the next test.
-        assert found == {"self_supervision.ema", "teacher_from"}
+        assert found == {"self_supervision.ema", "teacher", "teacher_from"}
     else:
         assert len(found) == 1
 
@@ -218,6 +221,31 @@ def test_the_plot_shows_each_difference_once():
     found = comparison.compare_all(made_up_results())
     text = plot.svg(found)
     assert text.count("<circle") == len(found)
+
+
+@pytest.mark.parametrize("n", [0, 1000])
+def test_more_workers_than_cores_are_refused_in_one_line(n, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--output", str(tmp_path), "--workers", str(n)])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --workers={n}: expected 1 to")
+
+
+def test_a_training_that_was_stopped_is_not_measured(tmp_path):
+    config = recipes.load(arms.CONFIG, ["n_steps=60"])
+    run.check_finished(Trained(tmp_path, config, 60))
+    with pytest.raises(run.StoppedError, match="step 59 of 60"):
+        run.check_finished(Trained(tmp_path, config, 59))
+
+
+def test_a_result_of_other_settings_is_refused(tmp_path):
+    place = run.Place(tmp_path)
+    path = place.result("ibot", 0)
+    path.parent.mkdir()
+    path.write_text(json.dumps({"settings_digest": "other"}))
+    with pytest.raises(ValueError, match="of other settings"):
+        run.run_arm(place, SMALL, ARMS["ibot"], 0, commit="")
 
 
 @pytest.mark.slow

@@ -196,12 +196,6 @@ EFFECTS = (
 )
 
 
-def find(name: str) -> Arm:
-    if name not in ARMS:
-        raise ValueError(f"--arm {name}: expected one of {', '.join(ARMS)}")
-    return ARMS[name]
-
-
 def changes(arm: Arm) -> tuple[str, ...]:
     """`a.b=value` from the base configuration to an arm's, without its teacher."""
     before = changes(ARMS[arm.reference]) if arm.reference else ()
@@ -228,6 +222,7 @@ def overrides(
 def settings(
     arm: Arm, size: Size, rng_seed: int, folders: Mapping[str, pathlib.Path]
 ) -> dict:
-    """All that decides what an arm learns: its configuration and its shards."""
+    """All that decides what an arm learns: web, shards, teacher and configuration."""
     config = recipes.load(CONFIG, overrides(arm, size, rng_seed, folders))
-    return {"shards": arm.shards, **recipes.to_dict(config)}
+    names = {"shards": arm.shards, "teacher": arm.teacher}
+    return {"web": dataclasses.asdict(size.web), **names, **recipes.to_dict(config)}

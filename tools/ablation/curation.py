@@ -15,6 +15,7 @@ from pipeline.config import (
 )
 from pipeline.filters import BoilerplateAltText, FewWords
 from pipeline.selection_config import KeepFraction, NearSeeds, SelectionConfig
+from tools.ablation.texts import GRANULARITIES
 
 _ENCODER = "curation_configs/checkpoints/tiny-siglip"
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def get_config() -> CurationConfig:
         ),
         granularities=tuple(
             Granularity(name, f"captions/{name}.parquet", captioner="imported")
-            for name in ("short", "medium", "detailed")
+            for name in GRANULARITIES
         ),
         export=ExportConfig(samples_per_shard=1000),
     )

@@ -33,6 +33,10 @@ _HERE = pathlib.Path(__file__).parent
 _ROOT = _HERE.parents[1]
 
 
+class StoppedError(RuntimeError):
+    """A training that ended early, as it was asked to."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """The folder of an ablation, absolute."""
@@ -88,7 +92,8 @@ def prepare(place: Place, size: Size) -> None:
 def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     """Trains an arm, and its teacher before it where it has one, and measures it."""
     path = place.result(arm.name, seed)
-    if path.exists():
+    settings = _described(arms.settings(arm, size, seed, place.folders(seed)))
+    if _is_done(path, settings):
         return
     if arm.teacher:
         run_arm(place, size, ARMS[arm.teacher], seed, commit)
@@ -99,20 +104,33 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     train.main([*map(str, ("--config", arms.CONFIG, *flags)), *changes])
     trained_s = time.perf_counter() - start
     found = trained.find(workdir)
-    if found.step < found.config.n_steps:
-        # The trainer saves and ends by itself when it is asked to stop.
-        raise ValueError(
-            f"{workdir}: stopped at step {found.step}; the same command"
-            f" goes on to {found.config.n_steps}"
-        )
+    check_finished(found)
     figures = measures.measure(found, place.web)
-    settings = arms.settings(arm, size, seed, place.folders(seed))
     seconds = {
         "train_s": round(trained_s, 1),
         "evaluate_s": round(time.perf_counter() - start - trained_s, 1),
     }
     names = {"arm": arm.name, "seed": seed, "commit": commit}
-    _write(path, {**names, **seconds, "figures": figures, **_described(settings)})
+    _write(path, {**names, **seconds, "figures": figures, **settings})
+
+
+def check_finished(found: trained.Trained) -> None:
+    """Raises StoppedError: asked to stop, the trainer saves its step and returns."""
+    if found.step < found.config.n_steps:
+        raise StoppedError(
+            f"{found.folder}: asked to stop at step {found.step} of"
+            f" {found.config.n_steps}; the same command goes on"
+        )
+
+
+def _is_done(path: pathlib.Path, settings: dict[str, Any]) -> bool:
+    """Raises ValueError where a result was made with other settings."""
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())["settings_digest"]
+    if found != settings["settings_digest"]:
+        raise ValueError(f"{path}: of other settings, expected another --output")
+    return True
 
 
 def run_all(place: Place, size: Size, seeds: Sequence[int], n_workers: int) -> None:
@@ -152,9 +170,10 @@ def _keep_compiled(place: Place) -> None:
 
 
 def _described(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings and a digest of what in them decides a number."""
+    """What decides the figures, without places on this machine, and a digest of it."""
     data = {**settings["data"], "tokenizer": ""}
-    compared = {**settings, "data": data, "teacher_from": "", "run": {}}
+    run = {"evaluation": settings["run"]["evaluation"]}
+    compared = {**settings, "data": data, "run": run, "teacher_from": ""}
     text = json.dumps(compared, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {"settings_digest": digest, "settings": compared}
@@ -206,7 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     flags = parser.parse_args(arguments)
     place, size = Place(flags.output.absolute()), SIZES[flags.size]
-    with cli.exits(cli.FAILED, ValueError, OSError, subprocess.CalledProcessError):
+    n_cores = len(os.sched_getaffinity(0))
+    errors = (StoppedError, OSError, subprocess.CalledProcessError)
+    with cli.exits(cli.WRONG_USAGE, ValueError), cli.exits(cli.FAILED, *errors):
+        if not 1 <= flags.workers <= n_cores:
+            expected = f"1 to {n_cores}, the number of cores"
+            raise ValueError(f"--workers={flags.workers}: expected {expected}")
         prepare(place, size)
         if flags.arm:
             _keep_compiled(place)

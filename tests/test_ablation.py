@@ -15,6 +15,7 @@ from tools.ablation.arms import ARMS, SIZES, Arm, Expected
 from trainer import recipes
 from trainer.trained import Trained
 
+ROOT = pathlib.Path(__file__).parent.parent
 SMALL = SIZES["small"]
 FOLDERS = {name: pathlib.Path("/runs") / name for name in (*ARMS, "tokenizer")}
 # One value for the configuration, whatever it holds.
@@ -221,6 +222,33 @@ def test_the_plot_shows_each_difference_once():
     found = comparison.compare_all(made_up_results())
     text = plot.svg(found)
     assert text.count("<circle") == len(found)
+
+
+def test_a_single_seed_is_not_plotted():
+    results = {arm: {0: seeds[0]} for arm, seeds in made_up_results().items()}
+    with pytest.raises(ValueError, match="base and ibot: 1 seed"):
+        plot.svg(comparison.compare_all(results))
+
+
+def test_the_table_has_a_row_for_each_difference_and_kilobytes_for_the_state():
+    found = comparison.compare_all(made_up_results())
+    lines = table.effects_table(found).splitlines()
+    assert len(lines) == 2 + len(found)
+    for one, line in zip(found, lines[2:], strict=True):
+        assert f"| {one.measure} |" in line
+        assert line.endswith(f"| {one.verdict} |")
+    assert [" kB" in line for line in lines[2:]] == [
+        one.measure == table.BYTES for one in found
+    ]
+
+
+def test_the_page_names_each_comparison_and_each_change():
+    page = (ROOT / "docs/ablation.md").read_text()
+    for effect in arms.EFFECTS:
+        assert f"`{effect.arm}` - `{effect.against}`" in page
+    for arm in ARMS.values():
+        assert f"| `{arm.name}` |" in page
+        assert arm.change in page
 
 
 @pytest.mark.parametrize("n", [0, 1000])

@@ -15,7 +15,14 @@ _LABEL_PX, _PLOT_PX, _ROW_PX, _MARGIN_PX = 260, 440, 22, 40
 
 
 def svg(differences: Sequence[Difference]) -> str:
-    """Percentage points, with 95 % intervals; measures must be shares."""
+    """Percentage points, with 95 % intervals; measures must be shares.
+
+    Raises ValueError where a single seed leaves an interval open.
+    """
+    for one in differences:
+        if one.n_seeds < 2:
+            arms = f"{one.effect.arm} and {one.effect.against}"
+            raise ValueError(f"{arms}: {one.n_seeds} seed, expected 2 or more to plot")
     bounds = [100 * x for one in differences for x in (one.low, one.high)]
     low, high = min(0.0, *bounds), max(0.0, *bounds)
     scale = (_PLOT_PX - 20) / (high - low or 1)

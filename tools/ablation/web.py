@@ -17,7 +17,7 @@ import itertools
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -178,7 +178,7 @@ def _shape_members(rng: np.random.Generator, pairs: Sequence[Pair]) -> list[Memb
 def _scene_members(
     picture: Picture,
     mask: drawing.Image,
-    facts: dict[str, object],
+    facts: Mapping[str, object],
     rng: np.random.Generator,
 ) -> list[Member]:
     """Files of an image of an evaluation, by their endings."""

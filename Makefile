@@ -4,10 +4,15 @@ BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
 CLOUD_BIN := .venv-cloud/bin
 
-.PHONY: demo test test-slow test-torch test-cloud test-flink test-browser check docs install models
+.PHONY: demo ablation test test-slow test-torch test-cloud test-flink test-browser check docs install models
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
+
+# The papers' effects on drawn scenes: 30 trainings, hours (docs/ablation.md).
+ablation: .venv/installed
+	$(BIN)/python -m tools.ablation.run --output ablation
+	$(BIN)/python -m tools.ablation.table --results ablation/results --plot ablation/effects.svg
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -1,0 +1,228 @@
+"""The arms of the ablation, and what is expected of them, written down before running.
+
+An arm is its reference with one value changed; `base` (see `tools.ablation.base`) has
+none. Directions are those of the papers: TIPS, arXiv:2410.16512, table 1; TIPSv2,
+arXiv:2604.12012, tables 1 to 4. What the papers do not measure says so.
+"""
+
+import dataclasses
+import enum
+import pathlib
+from collections.abc import Mapping
+
+from tools.ablation.web import WebSize
+from trainer import recipes
+
+BASE = "base"
+CURATED, RAW = "curated", "raw"
+CONFIG = pathlib.Path(__file__).with_name("base.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """`change` is `a.b=value`, a field of `TrainConfig`."""
+
+    name: str
+    reference: str = ""  # the arm of which it changes one value
+    change: str = ""
+    shards: str = CURATED
+    teacher: str = ""  # the arm that teaches; `teacher_from` of the configuration
+
+
+_ARMS = (
+    Arm(BASE),
+    Arm("ibot", BASE, "self_supervision.patch_loss=ibot"),
+    Arm("alt_only", BASE, "data.granularity_weights={}"),
+    Arm("full_ema", BASE, "self_supervision.ema=full"),
+    Arm("one_granularity", BASE, "data.granularity_weights={'medium': 1.0}"),
+    Arm("raw", "alt_only", shards=RAW),
+    Arm("no_patches", BASE, "self_supervision.patch_weight=0.0"),
+    Arm("contrastive", "no_patches", "self_supervision.distillation_weight=0.0"),
+    Arm("student_masked", BASE, "self_supervision.ema=frozen", teacher="ibot"),
+    Arm(
+        "student",
+        "student_masked",
+        "self_supervision.mask_ratio=0.0",
+        teacher="ibot",
+    ),
+)
+ARMS = {arm.name: arm for arm in _ARMS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large web and training are; `overrides` change the base configuration."""
+
+    web: WebSize
+    overrides: tuple[str, ...] = ()
+
+
+SIZES = {
+    "small": Size(WebSize(n_pairs=8000, n_names=256, n_shapes=384)),
+    # Not run: for a machine with a GPU.
+    "full": Size(
+        WebSize(n_pairs=100_000, n_names=1000, n_shapes=2000),
+        (
+            "model.vision.width=384",
+            "model.vision.n_heads=6",
+            "model.vision.mlp_dim=1536",
+            "model.vision.n_layers=12",
+            "model.text.width=384",
+            "model.text.n_heads=6",
+            "model.text.mlp_dim=1536",
+            "model.text.n_layers=6",
+            "model.head.n_prototypes=4096",
+            "model.head.hidden_dim=1024",
+            "model.head.bottleneck_dim=256",
+            "data.batch_size=512",
+            "data.n_local_crops=6",
+            "optimiser.learning_rate=0.0005",
+            "optimiser.n_warmup_steps=1000",
+            "n_steps=20000",
+            "compute.dtype=bfloat16",
+            "run.n_workers=12",
+            "run.n_steps_per_log=100",
+            "run.evaluation.n_steps=1000",
+        ),
+    ),
+    # Learns nothing; for tests.
+    "tiny": Size(
+        WebSize(n_pairs=150, n_names=12, n_shapes=64),
+        (
+            "model.vision.n_layers=1",
+            "data.batch_size=16",
+            "optimiser.n_warmup_steps=1",
+            "n_steps=3",
+            "run.evaluation.n_steps=3",
+        ),
+    ),
+}
+
+
+class Expected(enum.StrEnum):
+    HIGHER = "higher"
+    LOWER = "lower"
+    EQUAL = "equal"
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What `arm` should measure compared with `against`."""
+
+    key: str
+    title: str
+    arm: str
+    against: str
+    measures: dict[str, Expected]
+
+
+_QUALITIES = (
+    "zero_shot_miou",
+    "linear_miou",
+    "image_to_text",
+    "text_to_image",
+)
+_RETRIEVAL = ("image_to_text", "text_to_image")
+
+EFFECTS = (
+    Effect(
+        "a",
+        "iBOT++ against iBOT",
+        BASE,
+        "ibot",
+        {"zero_shot_miou": Expected.HIGHER},
+    ),
+    Effect(
+        "b",
+        "synthetic captions with a second CLS token against alt text alone",
+        BASE,
+        "alt_only",
+        dict.fromkeys(("linear_miou", *_RETRIEVAL), Expected.HIGHER),
+    ),
+    Effect(
+        "c",
+        "head-only EMA against full EMA",
+        BASE,
+        "full_ema",
+        {
+            **dict.fromkeys(_QUALITIES, Expected.EQUAL),
+            "state_bytes": Expected.LOWER,
+        },
+    ),
+    Effect(
+        "d",
+        "mixed granularities against one",
+        BASE,
+        "one_granularity",
+        dict.fromkeys(("zero_shot_miou", *_RETRIEVAL), Expected.HIGHER),
+    ),
+    # The papers do not measure it. On alt text alone: captions that are true of every
+    # picture would make up for text that is not.
+    Effect(
+        "e",
+        "curated against raw crawl",
+        "alt_only",
+        "raw",
+        dict.fromkeys(("zero_shot_miou", *_RETRIEVAL), Expected.HIGHER),
+    ),
+    Effect(
+        "f",
+        "self-distillation and masking against contrastive alone",
+        BASE,
+        "contrastive",
+        dict.fromkeys(_QUALITIES, Expected.HIGHER),
+    ),
+    Effect(
+        "f, masking",
+        "masking beside self-distillation against self-distillation alone",
+        BASE,
+        "no_patches",
+        {"linear_miou": Expected.HIGHER},
+    ),
+    Effect(
+        "g",
+        "a distilled student against its teacher, which was trained with iBOT",
+        "student",
+        "ibot",
+        {"zero_shot_miou": Expected.HIGHER},
+    ),
+    Effect(
+        "g, masking",
+        "distillation without masks against distillation with masks",
+        "student",
+        "student_masked",
+        {"zero_shot_miou": Expected.HIGHER},
+    ),
+)
+
+
+def changes(arm: Arm) -> tuple[str, ...]:
+    """`a.b=value` from the base configuration to an arm's, without its teacher."""
+    before = changes(ARMS[arm.reference]) if arm.reference else ()
+    return (*before, arm.change) if arm.change else before
+
+
+def overrides(
+    arm: Arm, size: Size, rng_seed: int, folders: Mapping[str, pathlib.Path]
+) -> list[str]:
+    """What `trainer.train` is to `--set`.
+
+    `folders` has the workdir of the arm's teacher, by its name, and `tokenizer`.
+    """
+    taught = [f"teacher_from={folders[arm.teacher]}"] if arm.teacher else []
+    return [
+        *size.overrides,
+        *changes(arm),
+        *taught,
+        f"data.tokenizer={folders['tokenizer']}",
+        f"rng_seed={rng_seed}",
+    ]
+
+
+def settings(
+    arm: Arm, size: Size, rng_seed: int, folders: Mapping[str, pathlib.Path]
+) -> dict:
+    """All that decides what an arm learns: web, shards, teacher and configuration."""
+    config = recipes.load(CONFIG, overrides(arm, size, rng_seed, folders))
+    names = {"shards": arm.shards, "teacher": arm.teacher}
+    return {"web": dataclasses.asdict(size.web), **names, **recipes.to_dict(config)}

@@ -1,0 +1,60 @@
+"""The base arm of the ablation: a small TIPSv2 on hard scenes of 64 px.
+
+Not from the papers, except for its structure. All other arms change a value of it, or
+of another arm; see `tools.ablation.arms`.
+"""
+
+from typing import Any
+
+from trainer.config import (
+    AntiCollapse,
+    CropConfig,
+    DataConfig,
+    HeadConfig,
+    ModelConfig,
+    OptimiserConfig,
+    RunConfig,
+    SelfSupervisionConfig,
+    TextConfig,
+    TrainConfig,
+    VisionConfig,
+)
+from trainer.evals.settings import EvaluationConfig
+
+
+def get_config() -> TrainConfig:
+    sizes: dict[str, Any] = {"width": 96, "n_heads": 3, "mlp_dim": 384}
+    return TrainConfig(
+        model=ModelConfig(
+            vision=VisionConfig(
+                **sizes, n_layers=4, position_grid=(8, 8), patch_size_px=8
+            ),
+            text=TextConfig(**sizes, n_layers=2, vocabulary_size=160, max_tokens=24),
+            head=HeadConfig(n_prototypes=128, hidden_dim=128, bottleneck_dim=48),
+        ),
+        data=DataConfig(
+            tokenizer="tokenizer.model",
+            batch_size=64,
+            granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
+            global_crop=CropConfig(size_px=64, min_area=0.7),
+            local_crop=CropConfig(
+                size_px=32, min_area=0.1, max_area=0.4, flip_probability=0.0
+            ),
+            n_local_crops=1,
+        ),
+        # Few steps: sharp targets from the first one, and no centres that take most of
+        # the steps to settle.
+        self_supervision=SelfSupervisionConfig(
+            anti_collapse=AntiCollapse.SINKHORN,
+            teacher_temperature=0.04,
+            n_tokens_per_chunk=64,
+        ),
+        optimiser=OptimiserConfig(learning_rate=2e-3, n_warmup_steps=30),
+        n_steps=600,
+        run=RunConfig(
+            n_threads=1,
+            n_steps_per_log=25,
+            n_steps_per_checkpoint=200,
+            evaluation=EvaluationConfig(n_steps=300),
+        ),
+    )

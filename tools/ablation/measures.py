@@ -1,0 +1,72 @@
+"""What is measured of an arm: the evaluations of the trainer, on frozen encoders."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from tools.ablation.scenes import HELD_OUT
+from trainer import evaluate, origins
+from trainer.config import TrainConfig
+from trainer.optim import make_optimiser
+from trainer.origins import initial_state
+from trainer.sharding import make_mesh
+from trainer.trained import Trained
+
+_TOKEN = "cls_2"  # the one that is trained with captions, as the queries are
+_GRANULARITIES = ("medium", "detailed")  # of the queries; one noun fits many images
+
+
+def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
+    """Shares in [0, 1], and bytes."""
+    encoder, params = evaluate.load(found, make_mesh())
+    settings = found.config.run.evaluation
+
+    def run(task: str, data: str) -> dict[str, Any]:
+        return evaluate.run(task, str(web / data), encoder, params, settings)
+
+    by_names = run("zero_shot_segmentation", "names")["whole"]
+    by_probe = run("linear_segmentation", "shapes")
+    retrieval = run("retrieval", "names")
+    neighbours = run("knn_classification", "shapes")
+    return {
+        **_of_names(by_names),
+        "linear_miou": by_probe["mean_iou"],
+        "linear_most_frequent_miou": by_probe["baselines"]["most_frequent_mean_iou"],
+        **{way: _recall(retrieval, way) for way in ("image_to_text", "text_to_image")},
+        "knn_accuracy": neighbours[_TOKEN]["accuracy_k20"],
+        "state_bytes": state_bytes(found.config),
+    }
+
+
+def state_bytes(config: TrainConfig) -> int:
+    """Of all that changes from step to step, and of a frozen teacher."""
+    optimiser = make_optimiser(config.optimiser, config.n_steps)
+    state = initial_state(config, optimiser, make_mesh(), origins.find(config))
+    return sum(x.nbytes for x in jax.tree.leaves(state))
+
+
+def _of_names(found: dict[str, Any]) -> dict[str, float]:
+    by_class = found["iou_by_class"]
+    held_out = {" ".join(pair) for pair in HELD_OUT}
+    is_held_out = {name: name in held_out for name in by_class}
+    return {
+        "zero_shot_miou": found["mean_iou"],
+        "zero_shot_miou_held_out": _mean_of(by_class, is_held_out, True),
+        "zero_shot_miou_seen": _mean_of(by_class, is_held_out, False),
+        "zero_shot_random_miou": found["baselines"]["random_mean_iou"],
+        "zero_shot_most_frequent_miou": found["baselines"]["most_frequent_mean_iou"],
+    }
+
+
+def _mean_of(
+    by_class: dict[str, float], is_held_out: dict[str, bool], wanted: bool
+) -> float:
+    return float(np.mean([v for k, v in by_class.items() if is_held_out[k] == wanted]))
+
+
+def _recall(retrieval: dict[str, Any], way: str) -> float:
+    """At 1, averaged over the granularities."""
+    found = [retrieval[name][_TOKEN][way]["recall@1"] for name in _GRANULARITIES]
+    return float(np.mean(found))

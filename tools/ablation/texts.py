@@ -1,0 +1,76 @@
+"""What is said of a hard scene: captions from its truth, and alt text as the web's is.
+
+A caption is true and says what it says of the visible objects, largest first. Alt text
+names one object at best, among the words of people who sell pictures.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.drawing import Scene, SceneObject
+from pipeline.scene_texts import by_visible_area
+from tools.ablation.scenes import Pair
+
+GRANULARITIES = ("short", "medium", "detailed")
+
+_ABOUT_FORMS = (
+    "photo of a {}",
+    "photos of {}",
+    "{} free download",
+    "art of the {}",
+    "a bad photo of a {}",
+    "{} in a video game",
+    "buy {} poster online",
+    "the small {}",
+    "many {} wallpaper hd",
+    "photo of the large {}",
+)
+_JUNK = (
+    "best prices free shipping on all posters",
+    "follow us for more photos",
+    "wallpaper hd free download",
+    "new art in our online shop",
+    "the best video game of the year",
+    "photos of our summer sale",
+)
+
+
+def captions(scene: Scene) -> dict[str, str]:
+    """By granularity: the largest object, the two largest, or everything."""
+    objects = by_visible_area(scene)
+    nouns = [_noun(one) for one in objects]
+    return {
+        "short": nouns[0],
+        "medium": f"{nouns[0]} next to {nouns[1]}",
+        "detailed": f"{', '.join(nouns[:-1])} and {nouns[-1]}"
+        f" on a {scene.background.kind} background",
+    }
+
+
+def alt_text(scene: Scene, rng: np.random.Generator) -> str:
+    """Names one object, any of them."""
+    objects = scene.objects
+    return _about(objects[int(rng.integers(len(objects)))].pair, rng)
+
+
+def wrong_alt_text(
+    scene: Scene, pairs: Sequence[Pair], rng: np.random.Generator
+) -> str:
+    """Names one of `pairs` whose colour no object of the scene has."""
+    colours = {one.colour for one in scene.objects}
+    absent = [pair for pair in pairs if pair[0] not in colours]
+    return _about(absent[int(rng.integers(len(absent)))], rng)
+
+
+def junk_alt_text(rng: np.random.Generator) -> str:
+    """Says nothing of any picture."""
+    return str(rng.choice(_JUNK))
+
+
+def _about(pair: Pair, rng: np.random.Generator) -> str:
+    return str(rng.choice(_ABOUT_FORMS)).format(" ".join(pair))
+
+
+def _noun(one: SceneObject) -> str:
+    return f"{'an' if one.colour[0] in 'aeiou' else 'a'} {one.colour} {one.shape}"

@@ -19,6 +19,7 @@ from trainer.config import (
     TrainConfig,
     VisionConfig,
 )
+from trainer.evals.settings import EvaluationConfig
 
 
 def get_config() -> TrainConfig:
@@ -44,5 +45,10 @@ def get_config() -> TrainConfig:
         ),
         optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=50),
         n_steps=500,
-        run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=1000),
+        run=RunConfig(
+            n_steps_per_log=20,
+            n_steps_per_checkpoint=1000,
+            # Of the linear probe of masks: 81 classes take long on two cores.
+            evaluation=EvaluationConfig(n_steps=300),
+        ),
     )

@@ -126,6 +126,7 @@ def test_a_granularity_that_cannot_be_meant_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_captions_stay_until_they_are_removed_by_name(capsys, tmp_path, base):
     loose = (
         "selection.alignment.min_score=-1",

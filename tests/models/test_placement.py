@@ -72,6 +72,7 @@ def alone(folder: Path) -> dict:
     return captions(folder, n_devices=1)
 
 
+@pytest.mark.slow
 def test_eight_devices_caption_as_one(folder: Path, alone: dict):
     eight = captions(folder, n_devices=8)
     assert (alone["shards"], eight["shards"]) == (1, 8)

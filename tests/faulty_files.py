@@ -71,6 +71,10 @@ class FaultyFileSystem(LocalFileSystem):
         self.before("exists", path)
         return os.path.exists(local(path))
 
+    def checksum(self, path: str) -> str:
+        self.before("checksum", path)
+        return super().checksum(local(path))
+
     def metadata(self, path: str) -> FileMetadata:
         self.before("metadata", path)
         return _remote(super().metadata(local(path)))

@@ -240,8 +240,8 @@ class HangOnce:
 def test_a_file_system_that_hangs_ends_the_run_with_one_line(small, tmp_path):
     quiet, output = tmp_path / "quiet", tmp_path / "run"
     assert finished(started(small, "curate", f"{PREFIX}{quiet}", prefix=PREFIX)) == 0
-    places = [("open", 9), ("read", 40), ("write", 12), ("rename", 20), ("exists", 50)]
-    for call, number in [*places, ("list", 12), ("close", 60), ("mkdirs", 3)]:
+    places = [("mkdirs", 3), ("open", 9), ("read", 40), ("write", 12), ("rename", 20)]
+    for call, number in [*places, ("exists", 50), ("list", 12), ("close", 60)]:
         prepare, start_s = HangOnce(call, number), time.monotonic()
         process = started(small, "curate", f"{PREFIX}{output}", prepare, PREFIX)
         process.join(60)

@@ -61,6 +61,7 @@ def _parser(description: str | None, stages: Iterable[str]) -> argparse.Argument
     parser.add_argument("--config", required=True, help="recipe: a Python file")
     parser.add_argument("--output", required=True, help="run folder")
     parser.add_argument("--input", default="", help="glob of source shards")
+    parser.add_argument("--set", metavar="a.b=value", action="append", default=[])
     for flag in ("eval", "seeds"):
         parser.add_argument(
             f"--{flag}",
@@ -69,6 +70,14 @@ def _parser(description: str | None, stages: Iterable[str]) -> argparse.Argument
             default=[],
             help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images",
         )
+    _add_stages(parser)
+    _add_forecast(parser)
+    _add_looking(parser)
+    return parser
+
+
+def _add_stages(parser: argparse.ArgumentParser) -> None:
+    """Flags of single stages."""
     parser.add_argument(
         "--audit",
         action="store_true",
@@ -80,7 +89,6 @@ def _parser(description: str | None, stages: Iterable[str]) -> argparse.Argument
         default="",
         help="for --audit: pairs `a`, `b` of different images, by key or encoded",
     )
-    parser.add_argument("--set", metavar="a.b=value", action="append", default=[])
     parser.add_argument(
         "--granularity",
         action="append",
@@ -95,6 +103,9 @@ def _parser(description: str | None, stages: Iterable[str]) -> argparse.Argument
         default=TFRECORD.name,
         help="of the shards that export writes (%(default)s)",
     )
+
+
+def _add_forecast(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forecast-shards",
         metavar="N",
@@ -106,8 +117,6 @@ def _parser(description: str | None, stages: Iterable[str]) -> argparse.Argument
     parser.add_argument(
         "--prices", metavar="FILE.json", default="", help=f"for forecast: {keys}"
     )
-    _add_looking(parser)
-    return parser
 
 
 def _add_looking(parser: argparse.ArgumentParser) -> None:

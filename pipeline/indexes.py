@@ -83,10 +83,8 @@ class ReferenceSet:
         _, images = self.index.search(queries, min(_N_CANDIDATES, self.index.ntotal))
         # The lists may hold fewer: the best one stands in for what is missing.
         images = np.where(images < 0, images[:, :1].clip(0), images)
-        query, image = (
-            np.repeat(np.arange(len(queries)), images.shape[1]),
-            images.ravel(),
-        )
+        query = np.repeat(np.arange(len(queries)), images.shape[1])
+        image = images.ravel()
         found, every = self.index.reconstruct_batch(image), np.arange(len(image))
         similarity = exact_search.cosines(queries, found, query, every)
         return exact_search.best(query, image, similarity)

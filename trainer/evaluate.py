@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -188,13 +187,7 @@ def _parser() -> cli.Parser:
         prog="python -m trainer.evaluate",
         description="Measures a checkpoint; prints one JSON object.",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="a workdir of trainer.train, or WORKDIR/checkpoints/STEP",
-    )
+    trained.add_flags(parser)
     parser.add_argument("--task", required=True, choices=list(TASKS))
     parser.add_argument(
         "--data",
@@ -202,12 +195,6 @@ def _parser() -> cli.Parser:
         metavar="[SET=]PATH",
         help="folder, file or glob of tars, Parquet files or images, or tfds:NAME; SET"
         f" says which public data set it is: {', '.join(datasets.RECIPES)}",
-    )
-    parser.add_argument(
-        "--step",
-        type=int,
-        metavar="N",
-        help="which checkpoint; 0 is the untrained model (default: the latest)",
     )
     parser.add_argument(
         "--set",

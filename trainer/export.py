@@ -62,13 +62,7 @@ def _parser() -> cli.Parser:
         prog="python -m trainer.export",
         description="Writes a trained model for other programs.",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
-    )
+    trained.add_flags(parser)
     parser.add_argument("--format", required=True, choices=[*map(str, Format)])
     parser.add_argument(
         "--output",
@@ -76,12 +70,6 @@ def _parser() -> cli.Parser:
         type=pathlib.Path,
         metavar="DIR",
         help="the folder that is made",
-    )
-    parser.add_argument(
-        "--step",
-        type=int,
-        metavar="N",
-        help="which checkpoint of a workdir (default: the latest)",
     )
     parser.add_argument(
         "--image-size-px",

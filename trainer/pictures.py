@@ -116,13 +116,7 @@ def _parser() -> cli.Parser:
         prog="python -m trainer.pictures",
         description="Draws what a checkpoint sees in photos.",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
-    )
+    trained.add_flags(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -153,9 +147,6 @@ def _parser() -> cli.Parser:
         default=1000,
         metavar="N",
         help="among which neighbours are found (%(default)s)",
-    )
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="which checkpoint (default: the latest)"
     )
     parser.add_argument(
         "--set",

@@ -73,11 +73,13 @@ def test_photos_of_a_glob_are_drawn_with_the_names_of_the_command(
     knows_colours, tmp_path
 ):
     hostile = "<b>\u202e&.png"
+    folder = tmp_path / "long" / ("name" * 25)
+    folder.mkdir(parents=True)
     for number, name in enumerate((hostile, "b.png")):
         rgb = np.full((20, 30, 3), [*COLOURS.values()][number], np.uint8)
-        Image.fromarray(rgb).save(tmp_path / name)
+        Image.fromarray(rgb).save(folder / name)
     names = ("--class-names", "red", "green")
-    output = run(knows_colours, f"{tmp_path}/*.png", tmp_path / "out", *names)
+    output = run(knows_colours, f"{folder}/*.png", tmp_path / "out", *names)
     text = (output / "index.html").read_text()
     assert "&lt;b&gt;[U+202E]&amp;.png" in text
     assert "<b>" not in text

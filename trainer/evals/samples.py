@@ -155,7 +155,7 @@ def is_of(sample: Sample, split: str) -> bool:
     """Samples that are of no split are put in one, by a hash of their key."""
     if sample.split is not None:
         return sample.split == split
-    (draw,) = chance.uniforms(1, "evaluation", sample.key.encode())
+    (draw,) = chance.uniforms(1, "evaluation", sample.key.encode(errors="replace"))
     return split == (TEST if draw < _HELD_OUT_SHARE else TRAIN)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import glob
 import itertools
 import json
+import os
 import pathlib
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,6 +98,7 @@ def find(place: str, classes: str = "") -> Source:
     elif root.is_dir() and any(_is_image(path) for path in root.rglob("*")):
         read = [(_read_folder, root)]
     elif images:
+        root = pathlib.Path(os.path.commonpath([path.parent for path in images]))
         read = [(_read_image, path) for path in images]
     else:
         raise ValueError(
@@ -224,11 +226,12 @@ def _read_folder(
 
 
 def _read_image(
-    path: pathlib.Path, _: pathlib.Path, names: Sequence[str]
+    path: pathlib.Path, root: pathlib.Path, names: Sequence[str]
 ) -> Iterator[Sample]:
     """A file by itself, of which nothing else is known."""
     contents = {path.suffix[1:].lower(): path.read_bytes()}
-    yield from _of_files(str(path), str(path), contents, {}, names)
+    key = str(path.relative_to(root))
+    yield from _of_files(key, str(path), contents, {}, names)
 
 
 def _stem(path: pathlib.Path) -> pathlib.Path:

@@ -96,6 +96,12 @@ def test_shapes_of_a_mask_forget_the_colours():
     assert found == ["background", *(shape for _, shape in scenes.ALL_PAIRS)]
 
 
+def test_colours_of_a_mask_forget_the_shapes():
+    mask = np.arange(len(scenes.CLASSES) + 1, dtype=np.uint8)[None]
+    found = [("", *scenes.COLOURS)[i] for i in scenes.colours_of(mask)[0]]
+    assert found == ["", *(colour for colour, _ in scenes.ALL_PAIRS)]
+
+
 def test_captions_say_more_by_granularity():
     for number in range(8):
         scene = picture(number).scene
@@ -193,7 +199,9 @@ def made_up_results() -> comparison.Results:
     rng = np.random.default_rng(0)
     numbers = {
         name: {
-            seed: dict(zip(table.MEASURES, rng.random(9), strict=False))
+            seed: dict(
+                zip(table.MEASURES, rng.random(len(table.MEASURES)), strict=True)
+            )
             for seed in range(3)
         }
         for name in ARMS

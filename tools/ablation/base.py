@@ -23,18 +23,18 @@ from trainer.evals.settings import EvaluationConfig
 
 
 def get_config() -> TrainConfig:
-    sizes: dict[str, Any] = {"width": 96, "n_heads": 3, "mlp_dim": 384}
+    sizes: dict[str, Any] = {"width": 64, "n_heads": 2, "mlp_dim": 256}
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(
-                **sizes, n_layers=4, position_grid=(8, 8), patch_size_px=8
+                **sizes, n_layers=3, position_grid=(8, 8), patch_size_px=8
             ),
             text=TextConfig(**sizes, n_layers=2, vocabulary_size=160, max_tokens=24),
             head=HeadConfig(n_prototypes=128, hidden_dim=128, bottleneck_dim=48),
         ),
         data=DataConfig(
             tokenizer="tokenizer.model",
-            batch_size=64,
+            batch_size=32,
             granularity_weights={"short": 0.2, "medium": 0.4, "detailed": 0.4},
             global_crop=CropConfig(size_px=64, min_area=0.7),
             local_crop=CropConfig(
@@ -50,11 +50,11 @@ def get_config() -> TrainConfig:
             n_tokens_per_chunk=64,
         ),
         optimiser=OptimiserConfig(learning_rate=2e-3, n_warmup_steps=30),
-        n_steps=600,
+        n_steps=450,
         run=RunConfig(
             n_threads=1,
             n_steps_per_log=25,
-            n_steps_per_checkpoint=200,
+            n_steps_per_checkpoint=150,
             evaluation=EvaluationConfig(n_steps=300),
         ),
     )

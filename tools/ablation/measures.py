@@ -27,11 +27,13 @@ def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
         return evaluate.run(task, str(web / data), encoder, params, settings)
 
     by_names = run("zero_shot_segmentation", "names")["whole"]
+    by_colours = run("zero_shot_segmentation", "colours")["whole"]
     by_probe = run("linear_segmentation", "shapes")
     retrieval = run("retrieval", "names")
     neighbours = run("knn_classification", "shapes")
     return {
         **_of_names(by_names),
+        **_with_baselines("zero_shot_colour", by_colours),
         "linear_miou": by_probe["mean_iou"],
         "linear_most_frequent_miou": by_probe["baselines"]["most_frequent_mean_iou"],
         **{way: _recall(retrieval, way) for way in ("image_to_text", "text_to_image")},
@@ -52,11 +54,17 @@ def _of_names(found: dict[str, Any]) -> dict[str, float]:
     held_out = {" ".join(pair) for pair in HELD_OUT}
     is_held_out = {name: name in held_out for name in by_class}
     return {
-        "zero_shot_miou": found["mean_iou"],
+        **_with_baselines("zero_shot", found),
         "zero_shot_miou_held_out": _mean_of(by_class, is_held_out, True),
         "zero_shot_miou_seen": _mean_of(by_class, is_held_out, False),
-        "zero_shot_random_miou": found["baselines"]["random_mean_iou"],
-        "zero_shot_most_frequent_miou": found["baselines"]["most_frequent_mean_iou"],
+    }
+
+
+def _with_baselines(name: str, found: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{name}_miou": found["mean_iou"],
+        f"{name}_random_miou": found["baselines"]["random_mean_iou"],
+        f"{name}_most_frequent_miou": found["baselines"]["most_frequent_mean_iou"],
     }
 
 

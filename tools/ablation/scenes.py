@@ -86,6 +86,11 @@ def shapes_of(mask: Image) -> Image:
     return np.where(mask > 0, (mask - 1) % len(SHAPES) + 1, 0).astype(np.uint8)
 
 
+def colours_of(mask: Image) -> Image:
+    """Ids of colours alone, from 1 in the order of `COLOURS`; 0 is no object."""
+    return np.where(mask > 0, (mask - 1) // len(SHAPES) + 1, 0).astype(np.uint8)
+
+
 def _sample_object(rng: np.random.Generator, pair: Pair) -> SceneObject:
     colour, shape = pair
     size = str(rng.choice(tuple(SIZE_TO_DIAMETER)))

@@ -19,6 +19,7 @@ from trainer import cli
 
 BYTES = "state_bytes"  # the one measure that is no share
 MEASURES = (
+    "zero_shot_colour_miou",
     "zero_shot_miou",
     "zero_shot_miou_held_out",
     "linear_miou",

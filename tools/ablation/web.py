@@ -3,11 +3,12 @@
     FOLDER/crawl/*.tar        pairs as img2dataset writes them, with the web's noise
     FOLDER/captions/*.parquet true captions of the images, one file a granularity
     FOLDER/names/             scenes of all combinations: masks of colour and shape
+    FOLDER/colours/           the same scenes: masks of colour alone
     FOLDER/shapes/{train,test}  scenes with masks of background and shapes, and the
                               shape of the largest object; the curated seeds as well
 
-Pairs that are held out appear in `names` and in `shapes/test` alone, as pictures and
-in texts. Equal sizes and seeds give equal bytes.
+Pairs that are held out appear in `names`, `colours` and `shapes/test` alone, as
+pictures and in texts. Equal sizes and seeds give equal bytes.
 """
 
 import dataclasses
@@ -17,14 +18,15 @@ import itertools
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import drawing, planting
+from pipeline import planting
+from pipeline.drawing import Image
 from pipeline.off_topic import draw_off_topic
 from pipeline.records import content_hash
 from tools.ablation import scenes, texts
@@ -96,7 +98,9 @@ def write(size: WebSize, folder: pathlib.Path) -> None:
     if is_written(size, folder):
         return
     _write_crawl(size, folder)
-    _write_scenes(folder / "names", _names(size), scenes.CLASSES)
+    _write_scenes(folder / "names", _named(size, np.asarray), scenes.CLASSES)
+    by_colour = _named(size, scenes.colours_of)
+    _write_scenes(folder / "colours", by_colour, scenes.COLOURS)
     classes = ("background", *scenes.SHAPES)
     for split, stream, pairs, n in (
         ("train", _Stream.SHAPES_TRAIN, SEEN_PAIRS, size.n_shapes),
@@ -160,11 +164,12 @@ def _crawl_members(key: str, pair: CrawledPair) -> Iterator[Member]:
     yield f"{key}.json", json.dumps(facts).encode()
 
 
-def _names(size: WebSize) -> Iterator[list[Member]]:
+def _named(size: WebSize, ids: Callable[[Image], Image]) -> Iterator[list[Member]]:
+    """Scenes with all combinations; `ids` makes masks of those of the pairs."""
     for rng in _generators(size, _Stream.NAMES, size.n_names):
         picture = scenes.sample_picture(rng, ALL_PAIRS)
         facts = {"captions": texts.captions(picture.scene)}
-        yield _scene_members(picture, picture.mask, facts, rng)
+        yield _scene_members(picture, ids(picture.mask), facts, rng)
 
 
 def _shape_members(rng: np.random.Generator, pairs: Sequence[Pair]) -> list[Member]:
@@ -177,7 +182,7 @@ def _shape_members(rng: np.random.Generator, pairs: Sequence[Pair]) -> list[Memb
 
 def _scene_members(
     picture: Picture,
-    mask: drawing.Image,
+    mask: Image,
     facts: Mapping[str, object],
     rng: np.random.Generator,
 ) -> list[Member]:

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Callable
 from concurrent import futures
 
+from pipeline.retries import retried
+
 if typing.TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -46,7 +48,7 @@ def within(
 
 
 def reader(path: str, file: typing.BinaryIO) -> typing.BinaryIO:
-    """A buffered file whose reads end."""
+    """A buffered file whose reads end, and are tried again."""
     return io.BufferedReader(_Reader(path, file), _READ_BYTES)
 
 
@@ -73,9 +75,15 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer)
-        data = within(self._path, self._file.read, len(view))
+        data = self._read_at(self._file.tell(), len(view))
         view[: len(data)] = data
         return len(data)
+
+    @retried
+    def _read_at(self, position: int, n_bytes: int) -> bytes:
+        """A read that fails may have moved the position, and lost what it had."""
+        self._file.seek(position)
+        return within(self._path, self._file.read, n_bytes)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._file.seek(offset, whence)
@@ -86,5 +94,5 @@ class _Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            within(self._path, self._file.close)
+            retried(within)(self._path, self._file.close)
         super().close()

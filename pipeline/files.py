@@ -2,8 +2,8 @@
 
 A unit of work writes one small Parquet table. A table is complete or absent, so a
 listing tells what is left to do: it is written under a temporary name and renamed; an
-object store shows an object when all of it is there. A file system that does not answer
-is a TimeoutError.
+object store shows an object when all of it is there. What fails for a moment is tried
+again (see `retries`); a file system that does not answer is a TimeoutError.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.deadlines import reader, within
 from pipeline.deadlines import write as write_within
+from pipeline.retries import retried
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -64,6 +65,7 @@ def find(pattern: str) -> tuple[str, ...]:
     return tuple(sorted(sizes(pattern)))
 
 
+@retried
 def sizes(pattern: str) -> dict[str, int]:
     """Path to bytes of the files that match a glob, from a listing alone.
 
@@ -81,6 +83,7 @@ def _expect_installed(path: str) -> None:
         raise ValueError(f"{path}: expected the extra [aws] to be installed")
 
 
+@retried
 def last_updates(pattern: str) -> dict[str, float]:
     """Path to Unix time of what matches a glob, where the file system tells a time."""
     (match,) = within(pattern, FileSystems.match, [pattern])
@@ -102,16 +105,19 @@ def join(folder: str, *names: str) -> str:
     return FileSystems.join(folder, *names)
 
 
+@retried
 def is_file(path: str) -> bool:
     """Whether a file is there."""
     return within(path, FileSystems.exists, path)
 
 
+@retried
 def checksum(path: str) -> str:
     """What the file system has to tell the contents of a file from others."""
     return str(within(path, FileSystems.checksum, path))
 
 
+@retried
 def open_for_reading(path: str) -> typing.BinaryIO:
     """A seekable binary file; compressed files are not unpacked.
 
@@ -135,6 +141,7 @@ def read(path: str) -> bytes:
         return file.read()
 
 
+@retried
 def write(path: str, data: bytes) -> None:
     """Writes a file so that readers see all of it or nothing.
 

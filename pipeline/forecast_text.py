@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pipeline.estimates import Interval
 from pipeline.forecast import Forecast
 from pipeline.forecast_costs import Costs, StageTime
+from pipeline.records import VERSION
 from pipeline.scale import ScaleRow
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -27,6 +28,7 @@ def to_json(
         "stages": stages,
         "costs": dataclasses.asdict(costs),
         "scale": list(map(dataclasses.asdict, rows)),
+        "version": VERSION,
     }
     return json.dumps(content, indent=1).encode() + b"\n"
 

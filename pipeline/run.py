@@ -48,6 +48,7 @@ from pipeline.command_line import (
     parse,
 )
 from pipeline.config import FORMAT_VERSION, Granularity, to_json
+from pipeline.records import VERSION
 from pipeline.report import encoder_pictures, page
 from pipeline.report.changes import OtherRun
 from pipeline.run_folder import RunFolder
@@ -238,6 +239,7 @@ def _write_config(run: RunFolder, folder: str) -> None:
     """Says which configuration a folder is of, and what its decisions are."""
     content = {
         "format_version": FORMAT_VERSION,
+        "version": VERSION,
         "config": to_json(run.config),
         "decisions": run.decisions_fingerprint,
     }

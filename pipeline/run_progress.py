@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline import files, progress
+from pipeline.records import VERSION
 
 NAME = "progress.json"
 
@@ -92,7 +93,7 @@ def read(root: str) -> dict[str, Any]:
 
     `current` are the `Figures` of the stage at work, or of the last one, with the Unix
     time of the last look; `stages` has for each stage what it took when it last had
-    work to do.
+    work to do; `version` is that of the program.
     """
     path = files.join(root, NAME)
     return json.loads(files.read(path)) if files.is_file(path) else {}
@@ -164,7 +165,8 @@ class Watch:
 
     def _write(self, part: Mapping[str, Any]) -> None:
         path = files.join(self._root, NAME)
-        data = json.dumps({**read(self._root), **part}, indent=1).encode() + b"\n"
+        content = {**read(self._root), **part, "version": VERSION}
+        data = json.dumps(content, indent=1).encode() + b"\n"
         files.write(path, data)
 
 

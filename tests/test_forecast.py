@@ -26,6 +26,7 @@ from pipeline import (
 )
 from pipeline.estimates import Interval
 from pipeline.forecast_costs import Prices, StageTime
+from pipeline.records import VERSION
 from pipeline.selection_config import KeepFraction, MinScore, SelectionConfig
 from tests.tiny_run import LONG, SHORT, Row, encoded, make_run, write_captions
 
@@ -320,6 +321,8 @@ def test_the_run_finds_what_a_forecast_has_scored(capsys, tmp_path):
     found = json.loads((output / "forecast.json").read_text())
     n_pairs = found["n_sampled_pairs"]
     assert not (output / "ledger.json").exists()
+    for name in ("forecast", "config", "progress"):
+        assert json.loads((output / f"{name}.json").read_text())["version"] == VERSION
     run.main(["score", *flags])
     scored = capsys.readouterr().out
     assert f" pairs {600 - n_pairs}," in scored

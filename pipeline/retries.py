@@ -1,0 +1,57 @@
+"""Calls of file systems that are made again when another moment may answer them."""
+
+import errno
+import functools
+import logging
+import time
+import typing
+from collections.abc import Callable
+
+from apache_beam.utils.retry import FuzzedExponentialIntervals
+
+Result = typing.TypeVar("Result")
+P = typing.ParamSpec("P")
+
+N_RETRIES = 4
+DELAY_S = 0.5  # before the first of them, at most; each waits twice as long
+
+# A full disk, missing rights or a missing file stay what they are.
+_PASSING = {
+    errno.EAGAIN,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EREMOTEIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+
+
+def retried(function: Callable[P, Result]) -> Callable[P, Result]:
+    """For calls that do no harm when they are made twice."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+        for delay_s in FuzzedExponentialIntervals(DELAY_S, N_RETRIES):
+            try:
+                return function(*args, **kwargs)
+            except OSError as error:
+                if not _may_pass(error):
+                    raise
+                logging.warning("%s; trying again in %.1f s", error, delay_s)
+                time.sleep(delay_s)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _may_pass(error: OSError) -> bool:
+    """Beam raises errors of its own, which hold those of the file systems."""
+    held = getattr(error, "exception_details", None) or {}
+    errors = (error, error.__context__, *held.values())
+    return any(getattr(one, "errno", None) in _PASSING for one in errors)

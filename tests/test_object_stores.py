@@ -134,8 +134,8 @@ def test_an_index_made_anew_is_copied_anew(folder):
     copies = []
     for content in contents:
         files.write(path, content)
-        copies.append(Path(indexes._local_copy(path)))
-        assert indexes._local_copy(path) == str(copies[-1])
+        copies.append(Path(indexes.local_copy(path)))
+        assert indexes.local_copy(path) == str(copies[-1])
     assert [copy.read_bytes() for copy in copies] == contents
     for copy in copies:
         copy.unlink()

@@ -172,36 +172,47 @@ def find_nearest(
     sets: Sequence[ReferenceSet], run: RunFolder, verdicts: Verdicts, rows: np.ndarray
 ) -> Nearest:
     """Compares some pairs of a unit with the sets, unless that was done before."""
-    found = [_nearest_of(each, run, verdicts, rows) for each in sets]
-    similarity, image = zip(*found, strict=True)
-    return Nearest(sets, np.stack(similarity).astype(np.float64), np.stack(image))
-
-
-def _nearest_of(
-    reference_set: ReferenceSet, run: RunFolder, verdicts: Verdicts, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    unit = verdicts.unit
-    tables = run.similarities(unit.source, reference_set.fingerprint)
-    similarity, image = similarities.read(tables, unit.name, len(verdicts.outcome))
-    missing = rows[image[rows] == similarities.UNKNOWN]
-    if len(missing):
-        found = _search(reference_set, run, verdicts, missing)
-        similarities.add(tables, unit.name, missing, *found)
-        similarity[missing], image[missing] = found
-    return similarity[rows], image[rows]
+    tables = [run.similarities(verdicts.unit.source, one.fingerprint) for one in sets]
+    name, n_pairs = verdicts.unit.name, len(verdicts.outcome)
+    known = [similarities.read(each, name, n_pairs) for each in tables]
+    missing = [rows[image[rows] == similarities.UNKNOWN] for _, image in known]
+    found = _search(sets, run, verdicts, missing)
+    for number, unknown in enumerate(missing):
+        if len(unknown):
+            similarities.add(tables[number], name, unknown, *found[number])
+            similarity, image = known[number]
+            similarity[unknown], image[unknown] = found[number]
+    similarities_of_sets = np.stack([similarity[rows] for similarity, _ in known])
+    images_of_sets = np.stack([image[rows] for _, image in known])
+    return Nearest(sets, similarities_of_sets.astype(np.float64), images_of_sets)
 
 
 def _search(
-    reference_set: ReferenceSet, run: RunFolder, verdicts: Verdicts, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    similarity = np.full(len(rows), np.nan, np.float32)
-    image = np.zeros(len(rows), dtype=np.int64)
-    for place, embeddings in _embeddings_of(run, verdicts, rows):
-        _expect_dim(reference_set.name, embeddings.shape[1], reference_set.index.d)
+    sets: Sequence[ReferenceSet],
+    run: RunFolder,
+    verdicts: Verdicts,
+    missing: Sequence[np.ndarray],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Similarity and image of the rows that miss them, for each set.
+
+    Embeddings are read once for all sets.
+    """
+    found = [
+        (np.full(len(rows), np.nan, np.float32), np.zeros(len(rows), np.int64))
+        for rows in missing
+    ]
+    wanted = functools.reduce(np.union1d, missing)
+    blocks = _embeddings_of(run, verdicts, wanted) if len(wanted) else ()
+    for place, embeddings in blocks:
         vectors, has_embedding = normalised(embeddings)
-        found = place[has_embedding]
-        similarity[found], image[found] = reference_set.nearest(vectors[has_embedding])
-    return similarity, image
+        read = wanted[place[has_embedding]]
+        vectors = vectors[has_embedding]
+        for each, rows, (similarity, image) in zip(sets, missing, found, strict=True):
+            _expect_dim(each.name, embeddings.shape[1], each.index.d)
+            _, mine, theirs = np.intersect1d(rows, read, True, return_indices=True)
+            if len(mine):
+                similarity[mine], image[mine] = each.nearest(vectors[theirs])
+    return found
 
 
 def read_vectors(

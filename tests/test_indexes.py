@@ -161,6 +161,24 @@ def test_only_what_was_never_compared_is_searched(tmp_path):
         assert n_searched == n_expected
 
 
+def test_sets_that_miss_different_rows_are_searched_together(tmp_path):
+    angles = np.linspace(0, 3, 10)
+    rows = [Row(embedding=(np.cos(a), np.sin(a))) for a in angles]
+    rows[3] = Row(embedding=(0, 0))
+    seeds = {"birds/1": [Row(embedding=(1, 0))], "cats/1": [Row(embedding=(0, 1))]}
+    run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
+    opened = verdicts.open_verdicts(run.units[0], run)
+    paths = indexes.build("seed_sets", run, run.seed_units)
+    birds, cats = map(ReferenceSet.open, paths)
+    indexes.find_nearest([birds], run, opened, np.array([1, 3, 5]))
+    indexes.find_nearest([cats], run, opened, np.array([4, 5]))
+    asked = np.array([0, 1, 3, 4, 5])
+    found = indexes.find_nearest([birds, cats], run, opened, asked)
+    vectors = np.stack([np.cos(angles), np.sin(angles)])
+    vectors[:, 3] = np.nan
+    np.testing.assert_allclose(found.similarity, vectors[:, asked], atol=1e-3)
+
+
 def test_a_worker_process_searches_with_one_thread(tmp_path):
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, seeds={"s/1": [Row()]})
     n_threads = []

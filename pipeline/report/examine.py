@@ -7,7 +7,7 @@ seed images.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,12 @@ from pipeline.report.sampling import Place
 from pipeline.run_folder import RunFolder
 from pipeline.selection_config import NearSeeds
 from pipeline.sources import Unit
+from pipeline.threads import map_ahead
 from pipeline.verdicts import open_verdicts
 
 UNDECIDED = "undecided"  # the outcome before `select`
 
+_N_UNITS_AHEAD = 8  # of which the pairs wait to be asked for
 _MAX_CHARS = 2000  # of an alt text that is kept in memory
 
 
@@ -89,25 +91,23 @@ def examine(
     run: RunFolder, places: Iterable[Place], references: References | None = None
 ) -> dict[Place, Examined]:
     """Reads pairs of any units; without `references` nothing is searched."""
-    found: dict[Place, Examined] = {}
     reader = _Reader(run, run.decisions, references)
-    in_order = sorted(set(places))
-    for number, group in itertools.groupby(in_order, lambda place: place.unit):
-        for one in reader.of_unit(number, [place.row for place in group]):
-            found[one.place] = one
-    return found
+    in_order = itertools.groupby(sorted(set(places)), lambda place: place.unit)
+    units = ((number, [place.row for place in group]) for number, group in in_order)
+    of_units = map_ahead(lambda unit: reader.of_unit(*unit), units, _N_UNITS_AHEAD)
+    return {one.place: one for one in itertools.chain.from_iterable(of_units)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads pairs of one unit after the other; names the decisions once, as that
-    takes the names of all units."""
+    """Reads pairs of one unit; names the decisions once, as that takes the names of all
+    units."""
 
     run: RunFolder
     decisions: files.UnitTables
     references: References | None
 
-    def of_unit(self, number: int, rows: list[int]) -> Iterator[Examined]:
+    def of_unit(self, number: int, rows: list[int]) -> list[Examined]:
         run, unit = self.run, self.run.units[number]
         pairs = _rows_of(run.pairs(unit.source), unit, rows, Pair)
         languages = _rows_of(run.languages(unit.source), unit, rows, Language)
@@ -116,9 +116,10 @@ class _Reader:
         scores = scores["alignment_score"].take(pa.array(rows)).to_pylist()
         matches = _matches(run, unit, np.array(rows), self.references)
         every = zip(rows, pairs, languages, decisions, scores, matches, strict=True)
+        found = []
         for row, pair, language, decision, score, (evaluation, seed) in every:
             rules = () if pair.error else run.config.selection.drop_rules
-            yield Examined(
+            one = Examined(
                 place=Place(number, row),
                 unit=unit,
                 pair=dataclasses.replace(pair, alt_text=pair.alt_text[:_MAX_CHARS]),
@@ -130,6 +131,8 @@ class _Reader:
                 evaluation=evaluation,
                 seed=seed,
             )
+            found.append(one)
+        return found
 
     def _decisions(
         self, unit: Unit, rows: list[int], pairs: Sequence[Pair]

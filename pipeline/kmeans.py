@@ -29,6 +29,7 @@ Training = SeededClusters | Cells  # how many centroids to train, and how
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
 _ROWS_PER_SEARCH = 4096
+_N_SPARE_PROPOSALS = 50  # too few by lot: once in 10^18 pools
 _BLOCKS_IN_MEMORY = 16  # that a worker collects before it adds them up
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
 _N_GROUPS = 16  # of units, each added up by a worker before one finishes
@@ -92,8 +93,8 @@ class Proposals:
 def propose(
     verdicts: Verdicts, run: RunFolder, clusters: Training, n_pool: int
 ) -> Proposals:
-    """Twice as many of the pool as there are centroids, more or less."""
-    share = 2 * clusters.n_clusters / max(n_pool, 1)
+    """Twice as many of the pool as there are centroids, and some for chance."""
+    share = (2 * clusters.n_clusters + _N_SPARE_PROPOSALS) / max(n_pool, 1)
     hashes, vectors = _sampled(verdicts, run, f"centroid {clusters.rng_seed}", share)
     return first_proposals([Proposals(hashes, vectors)], clusters.n_clusters)
 

@@ -9,6 +9,7 @@ from score_tables import Row, make_run, read_decisions, select
 from pipeline import clusters, competition, indexes, kmeans
 from pipeline.kmeans import AddSums, Proposals, Sums
 from pipeline.selection_config import SeededClusters, SelectionConfig
+from pipeline.verdicts import open_verdicts
 
 CENTRES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 FEW = SeededClusters(
@@ -209,6 +210,20 @@ def test_a_pool_of_which_nothing_is_left_has_no_clusters(tmp_path):
     rows = [Row(error="x", embedding=(0,) * 3)] * 3
     run = make(tmp_path, shards={"web/1": rows})
     assert select(run)["unreadable"] == 3
+
+
+@pytest.mark.parametrize("n_clusters", [1, 2])
+def test_a_pool_has_as_many_centroids_as_are_asked_for_whatever_the_seed(
+    tmp_path, n_clusters
+):
+    rows = rows_near(*[0, 1, 2] * 60)
+    config = dataclasses.replace(FEW, n_clusters=n_clusters)
+    run = make(tmp_path, config, shards={"web/1": rows})
+    opened = open_verdicts(run.units[0], run)
+    for seed in range(200):
+        seeded = dataclasses.replace(config, rng_seed=seed)
+        found = kmeans.propose(opened, run, seeded, n_pool=len(rows))
+        assert len(found.hash) == n_clusters
 
 
 def test_centroids_are_made_once_for_all_caps_and_checked(tmp_path):

@@ -25,10 +25,10 @@ def svg(differences: Sequence[Difference]) -> str:
             raise ValueError(f"{arms}: {one.n_seeds} seed, expected 2 or more to plot")
     bounds = [100 * x for one in differences for x in (one.low, one.high)]
     low, high = min(0.0, *bounds), max(0.0, *bounds)
-    scale = (_PLOT_PX - 20) / (high - low or 1)
+    scale = (_PLOT_PX - 40) / (high - low or 1)
 
     def x_px(value: float) -> float:
-        return _LABEL_PX + 10 + (value - low) * scale
+        return _LABEL_PX + 20 + (value - low) * scale
 
     height = _ROW_PX * len(differences) + 2 * _MARGIN_PX
     width = _LABEL_PX + _PLOT_PX

@@ -198,12 +198,7 @@ def made_up_results() -> comparison.Results:
     """Seed 2 of `ibot` is missing."""
     rng = np.random.default_rng(0)
     numbers = {
-        name: {
-            seed: dict(
-                zip(table.MEASURES, rng.random(len(table.MEASURES)), strict=True)
-            )
-            for seed in range(3)
-        }
+        name: {seed: {m: rng.random() for m in table.MEASURES} for seed in range(3)}
         for name in ARMS
     }
     del numbers["ibot"][2]

@@ -164,7 +164,7 @@ def test_no_kill_changes_a_byte_or_makes_a_unit_again(small, tmp_path, stage, pa
 # File systems
 
 
-@pytest.mark.parametrize(("share", "is_stopped"), [(0.06, False), (0.2, True)])
+@pytest.mark.parametrize(("share", "is_stopped"), [(0.03, False), (0.3, True)])
 def test_score_goes_on_where_a_failing_file_system_stopped_it(
     tmp_path, monkeypatch, share, is_stopped
 ):

@@ -63,10 +63,10 @@ def main() -> None:
     settings = [f"rng_seed={flags.rng_seed}"]
     if flags.n_steps is not None:
         settings.append(f"n_steps={flags.n_steps}")
-    trained = {arm: train(flags.output, arm, settings) for arm in ARM_TO_SETTINGS}
+    last_metrics = {arm: train(flags.output, arm, settings) for arm in ARM_TO_SETTINGS}
     results = measure(flags.data, flags.output)
     print("\n".join(table(results)))
-    print(json.dumps({"last_metrics": trained}, indent=1))
+    print(json.dumps({"last_metrics": last_metrics}, indent=1))
 
 
 def prepare(flickr8k: pathlib.Path, output: pathlib.Path) -> None:

@@ -213,7 +213,7 @@ def _handler(gcs: FakeGcs) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(reply.body)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 (of http.server)
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""

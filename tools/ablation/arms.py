@@ -57,8 +57,10 @@ class Size:
     overrides: tuple[str, ...] = ()
 
 
+_SMALL_WEB = WebSize(n_pairs=8000, n_names=256, n_shapes=384)
 SIZES = {
-    "small": Size(WebSize(n_pairs=8000, n_names=256, n_shapes=384)),
+    "small": Size(_SMALL_WEB),
+    "long": Size(_SMALL_WEB, ("n_steps=4000", "run.n_steps_per_checkpoint=500")),
     # Not run: for a machine with a GPU.
     "full": Size(
         WebSize(n_pairs=100_000, n_names=1000, n_shapes=2000),

@@ -44,7 +44,7 @@ def get_config() -> TrainConfig:
             anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
         ),
         optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=50),
-        n_steps=500,
+        n_steps=1000,
         run=RunConfig(
             n_steps_per_log=20,
             n_steps_per_checkpoint=1000,

@@ -89,6 +89,7 @@ class Linear(nnx.Module):
         kernel_init: Init | None = None,
         bias_init: Init = ZEROS,
     ):
+        self._n_inputs, self._outputs = math.prod(inputs), outputs
         self._n_contracted = len(inputs)
         if kernel_init is None:
             self.kernel = make.kernel(inputs, outputs)
@@ -101,12 +102,13 @@ class Linear(nnx.Module):
     ) -> Float[Array, "..."]:
         """The sums are of `out_dtype`, by default that of the input."""
         dtype = x.dtype if out_dtype is None else out_dtype
-        kernel = self.kernel[...].astype(x.dtype)
+        kernel = self.kernel[...].astype(x.dtype).reshape(self._n_inputs, -1)
+        # As matrices: the CPU takes 3 times as long for the gradient otherwise.
+        rows = x.reshape(-1, self._n_inputs)
         with float32_in_full(x.dtype):
-            out = jnp.tensordot(
-                x, kernel, self._n_contracted, preferred_element_type=dtype
-            )
-        return out + self.bias[...].astype(dtype)
+            out = jnp.matmul(rows, kernel, preferred_element_type=dtype)
+        batch = x.shape[: x.ndim - self._n_contracted]
+        return out.reshape(*batch, *self._outputs) + self.bias[...].astype(dtype)
 
 
 class LayerNorm(nnx.Module):

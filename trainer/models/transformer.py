@@ -131,22 +131,32 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
     ) -> Float[Array, "b t d"]:
-        mask = None if is_valid is None else is_valid[:, None, None, :]
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        # Heads before tokens: on a CPU, `jax.nn.dot_product_attention`, which takes
+        # them behind, needs 1.5 times as long.
+        value = jnp.swapaxes(self.value(x), 1, 2)
+        weights = self.weights(x, is_valid=is_valid).astype(value.dtype)
         with float32_in_full(x.dtype):
-            mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        return self.out(mixed)
+            mixed = jnp.einsum("bhqk,bhkc->bhqc", weights, value)
+        return self.out(jnp.swapaxes(mixed, 1, 2))
 
     def weights(
-        self, x: Float[Array, "b t d"], n_queries: int
+        self,
+        x: Float[Array, "b t d"],
+        n_queries: int | None = None,
+        is_valid: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b heads q t"]:
         """By what the first tokens mix the values of all, float32; rows sum to 1."""
-        query, key = self.query(x[:, :n_queries]), self.key(x)
+        query = jnp.swapaxes(self.query(x[:, :n_queries]), 1, 2)
+        key = jnp.swapaxes(self.key(x), 1, 2)
         with float32_in_full(x.dtype):
             logits = jnp.einsum(
-                "bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32
+                "bhqc,bhkc->bhqk", query, key, preferred_element_type=jnp.float32
             )
-        return jax.nn.softmax(logits / math.sqrt(query.shape[-1]))
+        logits = logits / math.sqrt(query.shape[-1])
+        if is_valid is not None:
+            lowest = jnp.finfo(logits.dtype).min
+            logits = jnp.where(is_valid[:, None, None, :], logits, lowest)
+        return jax.nn.softmax(logits)
 
 
 class Mlp(nnx.Module):

@@ -7,19 +7,25 @@ DATA holds `flickr8k/*.tar` (img2dataset tars with `captions` in their JSON),
 their keys, is held out. Of each other photo the first caption stands for its alt text
 and the others for synthetic ones. Two arms train on them with the same seed and steps,
 `tipsv2` with all terms and `contrastive` without self-supervision; `untrained` is the
-first before its first step. Run again, training goes on where it stopped, and what is
-measured is not measured again. Prints a table; `DIR/results.json` has all numbers.
+first before its first step. Masks are those of COCO and, in `named`, those of the
+classes of COCO that the captions name. Run again, training goes on where it stopped,
+and what is measured is not measured again. Prints a table; `DIR/results.json` has all
+numbers.
 """
 
 import argparse
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from benchmarks.input import write_export
 from pipeline import records
@@ -46,8 +52,10 @@ TASKS = (
     ("knn_classification", "cifar10"),
     ("knn_classification", "flowers"),
     ("zero_shot_segmentation", "coco-mini"),
+    ("zero_shot_segmentation", "named"),
     ("linear_segmentation", "coco-mini"),
 )
+N_MENTIONS = 50  # in the captions trained on, of a class of `named`
 _SHOWN = ("recall@1", "recall@10", "accuracy_k10", "mean_iou", "pixel_accuracy")
 
 
@@ -59,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rng-seed", type=int, default=0)
     flags = parser.parse_args()
     if not (flags.output / "tokenizer.model").exists():
-        prepare(flags.data / "flickr8k", flags.output)
+        prepare(flags.data, flags.output)
     settings = [f"rng_seed={flags.rng_seed}"]
     if flags.n_steps is not None:
         settings.append(f"n_steps={flags.n_steps}")
@@ -69,19 +77,45 @@ def main() -> None:
     print(json.dumps({"last_metrics": last_metrics}, indent=1))
 
 
-def prepare(flickr8k: pathlib.Path, output: pathlib.Path) -> None:
-    """Shards of the photos to train on, a tar of the others, a vocabulary."""
-    found = sources.find(f"{flickr8k}/*.tar")
+def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
+    """Shards of the photos to train on, a tar of the others, masks, a vocabulary."""
+    found = sources.find(f"{data}/flickr8k/*.tar")
     shards = output / "tfrecords"
     shards.mkdir(parents=True, exist_ok=True)
-    write_export(shards, [_sample(one) for one in found.of(samples.TRAIN)])
+    train = [_sample(one) for one in found.of(samples.TRAIN)]
+    write_export(shards, train)
     with tarfile.open(output / "held_out.tar", "w") as tar:
         for one in found.of(samples.TEST):
             captions = {"captions": one.captions[samples.PLAIN]}
             _add(tar, f"{one.key}.jpg", _encoded(one))
             _add(tar, f"{one.key}.json", json.dumps(captions).encode())
+    texts = [text for one in train for text in _texts(one)]
+    write_named(sources.find(str(data / "coco-mini")), texts, output / "named")
     flags = ("--data", shards, "--vocabulary-size", 2000)
     _call("trainer.tokenizer", *flags, "--output", output / "tokenizer.model")
+
+
+def write_named(
+    found: sources.Source, captions: Sequence[str], folder: pathlib.Path
+) -> None:
+    """Photos whose masks show nothing but classes that the captions name often."""
+    text = "\n".join(captions).lower()
+    names = [
+        name
+        for name in found.classes
+        if name != "background"
+        and len(re.findall(rf"\b{re.escape(name)}\b", text)) >= N_MENTIONS
+    ]
+    values = np.zeros(256, np.uint8)  # 0 is ignored
+    for value, name in enumerate(names, start=1):
+        values[found.classes.index(name)] = value
+    folder.mkdir(exist_ok=True)
+    (folder / "classes.json").write_text(json.dumps(names))
+    with tarfile.open(folder / "photos.tar", "w") as tar:
+        for one in found.samples():
+            if "mask" in one.parts:
+                _add(tar, f"{one.key}.jpg", _encoded(one))
+                _add(tar, f"{one.key}.seg.png", _png(values[one.mask()]))
 
 
 def train(output: pathlib.Path, arm: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -109,11 +143,11 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
             key = f"{task} {place}"
             if key in measured:
                 continue
-            source = str((output if place.endswith(".tar") else data) / place)
+            folder = output if (output / place).exists() else data
             settings = found.config.run.evaluation
             print(f"{name}: {key}", file=sys.stderr)
             measured[key] = evaluate.run(
-                task, source, encoder, params, settings, is_shown=True
+                task, f"{folder / place}", encoder, params, settings, is_shown=True
             )
             path.write_text(json.dumps(results, indent=1) + "\n")
     return results
@@ -156,11 +190,21 @@ def _sample(one: samples.Sample) -> records.Sample:
     )
 
 
+def _texts(one: records.Sample) -> tuple[str, ...]:
+    return one.alt_text, *one.captions["human"]
+
+
 def _encoded(one: samples.Sample) -> bytes:
     image = one.parts["image"]
     if not isinstance(image, bytes):
         raise ValueError(f"{one.name}: expected an encoded image")
     return image
+
+
+def _png(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "png")
+    return file.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -89,7 +89,6 @@ class Linear(nnx.Module):
         kernel_init: Init | None = None,
         bias_init: Init = ZEROS,
     ):
-        self._n_inputs, self._outputs = math.prod(inputs), outputs
         self._n_contracted = len(inputs)
         if kernel_init is None:
             self.kernel = make.kernel(inputs, outputs)
@@ -102,13 +101,14 @@ class Linear(nnx.Module):
     ) -> Float[Array, "..."]:
         """The sums are of `out_dtype`, by default that of the input."""
         dtype = x.dtype if out_dtype is None else out_dtype
-        kernel = self.kernel[...].astype(x.dtype).reshape(self._n_inputs, -1)
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(dtype)
         # As matrices: the gradient takes a CPU up to 3 times as long otherwise.
-        rows = x.reshape(-1, self._n_inputs)
+        kernel = kernel.reshape(-1, bias.size)
+        rows = x.reshape(-1, len(kernel))
         with float32_in_full(x.dtype):
             out = jnp.matmul(rows, kernel, preferred_element_type=dtype)
         batch = x.shape[: x.ndim - self._n_contracted]
-        return out.reshape(*batch, *self._outputs) + self.bias[...].astype(dtype)
+        return out.reshape(*batch, *bias.shape) + bias
 
 
 class LayerNorm(nnx.Module):

@@ -25,13 +25,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.input import write_export
 from pipeline import records
 from trainer import evaluate, images, trained
 from trainer.evals import samples, sources
 from trainer.sharding import make_mesh
+from trainer.visuals import sheets
 
 RECIPE = "benchmarks/photo_recipe.py"
 ARM_TO_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -115,7 +115,7 @@ def write_named(
         for one in found.samples():
             if "mask" in one.parts:
                 _add(tar, f"{one.key}.jpg", _encoded(one))
-                _add(tar, f"{one.key}.seg.png", _png(values[one.mask()]))
+                _add(tar, f"{one.key}.seg.png", sheets.to_png(values[one.mask()]))
 
 
 def train(output: pathlib.Path, arm: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -199,12 +199,6 @@ def _encoded(one: samples.Sample) -> bytes:
     if not isinstance(image, bytes):
         raise ValueError(f"{one.name}: expected an encoded image")
     return image
-
-
-def _png(mask: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "png")
-    return file.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -214,7 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="with --arm")
     parser.add_argument("--n-seeds", type=int, default=3, metavar="N", help="of all")
     parser.add_argument(
-        "--size", choices=list(SIZES), default="small", help="full: for a GPU"
+        "--size",
+        choices=list(SIZES),
+        default="small",
+        help="long: more steps; full: for a GPU",
     )
     parser.add_argument(
         "--workers",

@@ -63,7 +63,7 @@ def legend(
     ]
 
 
-def to_png(image: RGB) -> bytes:
+def to_png(image: UInt8[np.ndarray, "h w *channels"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "png")
     return file.getvalue()

@@ -28,7 +28,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import input as drawn_input
-from trainer import cli, flops, recipes, sharding, state, tokenizer
+from pipeline import cli
+from trainer import flops, recipes, sharding, state, tokenizer
 from trainer import input as trainer_input
 from trainer.config import TrainConfig
 from trainer.mixture import Mixture

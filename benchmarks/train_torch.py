@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from trainer import cli, config, flops, recipes
+from pipeline import cli
+from trainer import config, flops, recipes
 from trainer.config import (
     AntiCollapse,
     ContrastiveLoss,

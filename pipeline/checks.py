@@ -21,8 +21,13 @@ def check_folder(run: RunFolder) -> None:
     """
     if any(files.is_file(run.pairs(u.source).path(u.name)) for u in run.units[:1]):
         return
-    paths = files.find(files.join(run.root, "scores", "pairs-*", "*.parquet"))
-    found = {path.rsplit("/", 1)[-1].removesuffix(".parquet") for path in paths}
+    scores = files.join(run.root, "scores")
+    found = {
+        name
+        for folder in files.folders(scores)
+        if folder.startswith("pairs-")
+        for name in files.UnitTables(files.join(scores, folder)).unit_names()
+    }
     found -= {unit.name for unit in (*run.evaluation_units, *run.seed_units)}
     if found and found.isdisjoint(unit.name for unit in run.units):
         raise ValueError(

@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import finding, forecast, forecast_costs
+from pipeline import cli, finding, forecast, forecast_costs
 from pipeline.config import (
     CurationConfig,
     Granularity,
@@ -16,10 +15,10 @@ from pipeline.config import (
     load_config,
     override,
 )
-from pipeline.records import VERSION
+from pipeline.patterns import Patterns
 from pipeline.shard_formats import NAME_TO_FORMAT, TFRECORD
 
-SCRIPT = "curate"  # what `pip install` calls the program
+_FLAG_TO_ROLE = {"input": "sources", "eval": "evaluation_sets", "seeds": "seed_sets"}
 LOOKING = ("status", "show", "find")  # they write nothing that another run could
 
 
@@ -38,18 +37,12 @@ def parse(
 
 
 def _parser(description: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:
-    is_script = pathlib.Path(sys.argv[0]).name == SCRIPT
-    parser = argparse.ArgumentParser(
-        prog=SCRIPT if is_script else "python -m pipeline.run",
+    parser = cli.Parser(
+        script="curate",
+        prog="python -m pipeline.run",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION)
-    if is_script:
-        import shtab  # nobody else completes words
-
-        shtab.add_argument_to(parser)
     commands = ("curate", *stages, "report", "forecast", "remove", *LOOKING)
     parser.add_argument(
         "command",
@@ -60,15 +53,28 @@ def _parser(description: str | None, stages: Iterable[str]) -> argparse.Argument
     )
     parser.add_argument("--config", required=True, help="recipe: a Python file")
     parser.add_argument("--output", required=True, help="run folder")
-    parser.add_argument("--input", default="", help="glob of source shards")
-    parser.add_argument("--set", metavar="a.b=value", action="append", default=[])
+    parser.add_argument(
+        "--input",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="source shards; may be repeated",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="a.b=value",
+        action="append",
+        default=[],
+        help="changes a field of the recipe; may be repeated",
+    )
     for flag in ("eval", "seeds"):
         parser.add_argument(
             f"--{flag}",
             metavar="NAME=GLOB",
             action="append",
             default=[],
-            help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images",
+            help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images; may be"
+            " repeated, also for more files of one set",
         )
     _add_stages(parser)
     _add_forecast(parser)
@@ -164,7 +170,7 @@ def _add_looking(parser: argparse.ArgumentParser) -> None:
 
 def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     """Options of Beam; raises ValueError on a flag that Beam does not know."""
-    parser = argparse.ArgumentParser(
+    parser = cli.OneLineParser(
         add_help=False, allow_abbrev=False, conflict_handler="resolve"
     )
     for options in PipelineOptions.__subclasses__():
@@ -177,6 +183,8 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 def configured(command: argparse.Namespace) -> CurationConfig:
     """The recipe with everything that the command line adds to it."""
+    if not command.output:
+        raise ValueError("--output '': expected a folder")
     config = load_config(command.config)
     if command.input:
         config = dataclasses.replace(config, sources=_sources(config, command.input))
@@ -185,32 +193,58 @@ def configured(command: argparse.Namespace) -> CurationConfig:
         evaluation_sets=_with_sets(config.evaluation_sets, "--eval", command.eval),
         seed_sets=_with_sets(config.seed_sets, "--seeds", command.seeds),
     )
-    for assignment in command.set:
-        config = override(config, assignment)
+    config = _overridden(config, command)
     if not config.sources:
         raise ValueError("sources=(): expected --input GLOB, or sources in the recipe")
     return config
 
 
-def _sources(config: CurationConfig, pattern: str) -> tuple[ImageTextSource, ...]:
+def _overridden(config: CurationConfig, command: argparse.Namespace) -> CurationConfig:
+    """Applies `--set`; raises ValueError where another flag has said it already."""
+    cli.expect_once("--set", command.set)
+    for assignment in command.set:
+        changed = override(config, assignment)
+        for flag, role in _FLAG_TO_ROLE.items():
+            is_said = bool(getattr(command, flag))
+            if is_said and _patterns(config, role) != _patterns(changed, role):
+                raise ValueError(f"--set {assignment}: expected it without --{flag}")
+        config = changed
+    return config
+
+
+def _patterns(config: CurationConfig, role: str) -> list[Patterns]:
+    return [source.pattern for source in getattr(config, role)]
+
+
+def _sources(
+    config: CurationConfig, patterns: Sequence[str]
+) -> tuple[ImageTextSource, ...]:
     """The source of the recipe, read from elsewhere."""
     if len(config.sources) > 1:
-        raise ValueError(f"--input {pattern}: expected a recipe with one source")
+        raise ValueError(f"--input {patterns[0]}: expected a recipe with one source")
     source = config.sources[0] if config.sources else ImageTextSource("web", "")
-    return (dataclasses.replace(source, pattern=pattern),)
+    return (_read_from(source, patterns),)
+
+
+def _read_from(source: ImageTextSource, patterns: Sequence[str]) -> ImageTextSource:
+    pattern = patterns[0] if len(patterns) == 1 else tuple(patterns)
+    return dataclasses.replace(source, pattern=pattern)
 
 
 def _with_sets(
     sets: tuple[ImageTextSource, ...], flag: str, assignments: Sequence[str]
 ) -> tuple[ImageTextSource, ...]:
-    """Adds image sets, or replaces those of the same name."""
-    name_to_set = {image_set.name: image_set for image_set in sets}
+    """Adds image sets, or reads those of the recipe from elsewhere."""
+    name_to_patterns: dict[str, list[str]] = {}
     for assignment in assignments:
         name, _, pattern = assignment.partition("=")
         if not name or not pattern:
             raise ValueError(f"{flag} {assignment}: expected NAME=GLOB")
+        name_to_patterns.setdefault(name, []).append(pattern)
+    name_to_set = {image_set.name: image_set for image_set in sets}
+    for name, patterns in name_to_patterns.items():
         known = name_to_set.get(name, ImageTextSource(name, "", needs_alt_text=False))
-        name_to_set[name] = dataclasses.replace(known, pattern=pattern)
+        name_to_set[name] = _read_from(known, patterns)
     return tuple(name_to_set.values())
 
 
@@ -222,4 +256,5 @@ def granularities_of(
         if name not in name_to_granularity:
             expected = ", ".join(name_to_granularity)
             raise ValueError(f"--granularity {name}: expected one of {expected}")
-    return tuple(name_to_granularity[name] for name in names or name_to_granularity)
+    chosen = dict.fromkeys(names or name_to_granularity)
+    return tuple(name_to_granularity[name] for name in chosen)

@@ -37,7 +37,7 @@ class ImageTextSource:
     """
 
     name: str  # in ledgers, reports and training records
-    pattern: str  # glob, on any file system that Beam knows
+    pattern: str | tuple[str, ...]  # globs, on any file system that Beam knows
     image_column: str = ""  # encoded images, or Hugging Face's struct of them
     alt_text_column: str = ""  # texts
     key_column: str = ""  # the source's own name of a pair

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable
 from concurrent import futures
 
+from pipeline.file_errors import naming
 from pipeline.retries import retried
 
 if typing.TYPE_CHECKING:
@@ -36,7 +37,8 @@ def within(
 
     def call() -> None:
         try:
-            outcome.set_result(function(*args, **kwargs))
+            with naming(what):
+                outcome.set_result(function(*args, **kwargs))
         except BaseException as error:  # of whatever kind: it is raised below
             outcome.set_exception(error)
 

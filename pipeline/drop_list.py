@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline import files
+from pipeline import files, patterns
 
 # Kinds of entries, in the order in which they are tried.
 KINDS = ("url", "host", "image_hash", "sample_id")
@@ -98,9 +98,10 @@ def list_files(pattern: str) -> tuple[ListFile, ...]:
     """
     if not pattern:
         return ()
-    uris = files.find(pattern)
-    if not uris:
-        raise ValueError(f"drop_list={pattern!r}: expected a glob that matches files")
+    try:
+        uris = patterns.matched(pattern, "files")
+    except ValueError as error:
+        raise ValueError(f"drop_list={error}") from error
     return tuple(ListFile(uri, _contents_digest(uri)) for uri in uris)
 
 

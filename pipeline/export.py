@@ -207,11 +207,11 @@ def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
     written = manifest.read_json(path)
     planned = manifest.shards_fingerprint(shards)
     if written is not None and written["fingerprints"]["shards"] != planned:
-        files.delete([path])
+        files.delete(folder, [manifest.NAME])
     own = {name for name in _names(folder) if _OWN_NAME.fullmatch(name)}
     stale = own - manifest.file_names(shard.name for shard in shards)
     by_kind = sorted(stale, key=lambda s: (s.endswith(manifest.INDEX_SUFFIX), s))
-    files.delete([files.join(folder, name) for name in by_kind])
+    files.delete(folder, by_kind)
 
 
 class _WriteShard(beam.DoFn):
@@ -256,7 +256,8 @@ class _WriteShard(beam.DoFn):
     def _write(self, shard: ShardPlan) -> Receipt:
         path = files.join(self._folder, shard.name)
         suffixes = (manifest.RECEIPT_SUFFIX, "", manifest.INDEX_SUFFIX)
-        files.delete([path + s for s in suffixes if files.is_file(path + s)])
+        there = [shard.name + s for s in suffixes if files.is_file(path + s)]
+        files.delete(self._folder, there)
         with tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, shard.name)
             index = self._format.write_local(local, self._samples(shard))
@@ -301,7 +302,7 @@ def _table_names(
 
 
 def _names(folder: str) -> set[str]:
-    return {path.rsplit("/", 1)[-1] for path in files.find(files.join(folder, "*"))}
+    return {path.rsplit("/", 1)[-1] for path in files.listed(folder)}
 
 
 def _count(name: str, n: int = 1) -> None:

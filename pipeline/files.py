@@ -1,5 +1,8 @@
 """Files on any file system that Beam knows: listing, atomic writes, tables of rows.
 
+A path is a place and nothing else: `find` and `sizes` alone take patterns, and those
+are what a user gave as one.
+
 A unit of work writes one small Parquet table. A table is complete or absent, so a
 listing tells what is left to do: it is written under a temporary name and renamed; an
 object store shows an object when all of it is there. What fails for a moment is tried
@@ -9,6 +12,7 @@ again (see `retries`); a file system that does not answer is a TimeoutError.
 import dataclasses
 import errno
 import functools
+import glob
 import hashlib
 import http
 import io
@@ -18,17 +22,23 @@ import re
 import socket
 import threading
 import typing
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.aws import s3io
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import (
+    CompressionTypes,
+    FileMetadata,
+    MatchResult,
+)
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.deadlines import reader, within
 from pipeline.deadlines import write as write_within
+from pipeline.file_errors import naming
 from pipeline.retries import retried
 
 if typing.TYPE_CHECKING:
@@ -37,7 +47,10 @@ if typing.TYPE_CHECKING:
 Row = typing.TypeVar("Row", bound="DataclassInstance")
 
 # What `write` leaves behind when it is killed: the file, the host, process and thread.
-TEMPORARY = re.compile(r"(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
+TEMPORARY = re.compile(r"(?s)(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
+
+# Of the pattern `[[]`, which Beam makes a regular expression of.
+warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)
 
 _OBJECT_STORES = ("gs", "s3")
 _MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
@@ -61,20 +74,56 @@ def use_options(options: PipelineOptions) -> None:
 
 
 def find(pattern: str) -> tuple[str, ...]:
-    """Paths that match a glob, sorted; none is an empty tuple."""
-    return tuple(sorted(sizes(pattern)))
+    """Paths of the files that match a pattern, sorted; none is an empty tuple.
+
+    `?`, `*` and `[...]` as in a shell, `**` for any number of folders; `glob.escape`
+    makes a pattern of a path.
+    """
+    if is_remote(pattern) or "**" in pattern:
+        return tuple(sorted(sizes(pattern)))
+    # Beam itself skips links to folders, and finds nothing in the working directory.
+    pattern = f"{pattern}*" if pattern.endswith("/") else pattern
+    found = glob.glob(pattern, include_hidden=True)
+    return tuple(sorted(path for path in found if not os.path.isdir(path)))
 
 
 @retried
 def sizes(pattern: str) -> dict[str, int]:
-    """Path to bytes of the files that match a glob, from a listing alone.
+    """Path to bytes of the files that match a pattern.
 
     Raises:
       ValueError: if an extra is missing that the file system needs.
     """
+    if not is_remote(pattern) and "**" not in pattern:
+        return {path: _n_bytes(path) for path in find(pattern)}
     _expect_installed(pattern)
     (match,) = within(pattern, FileSystems.match, [pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
+
+
+def listed(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
+    """Path to bytes of the files in a folder that are named so.
+
+    {} if the folder is not there.
+    """
+    return {
+        found.path: found.size_in_bytes
+        for name, found in below(folder, prefix).items()
+        if "/" not in name and name.endswith(suffix)
+    }
+
+
+@retried
+def below(folder: str, prefix: str = "") -> dict[str, FileMetadata]:
+    """Name, such as `a/b`, to metadata of all files in a folder and its folders."""
+    _expect_installed(folder)
+    place = _with_slash(folder)
+    file_system = FileSystems.get_filesystem(place)
+    start = place if file_system.has_dirs() else place + prefix
+    # The one listing of Beam that takes no pattern.
+    found = within(folder, lambda: list(file_system._list(start)))
+    name_to_found = {one.path[len(place) :]: one for one in found}
+    return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
 
 
 def _expect_installed(path: str) -> None:
@@ -83,21 +132,15 @@ def _expect_installed(path: str) -> None:
         raise ValueError(f"{path}: expected the extra [aws] to be installed")
 
 
-@retried
-def last_updates(pattern: str) -> dict[str, float]:
-    """Path to Unix time of what matches a glob, where the file system tells a time."""
-    (match,) = within(pattern, FileSystems.match, [pattern])
-    return {
-        found.path: found.last_updated_in_seconds
-        for found in match.metadata_list
-        if found.last_updated_in_seconds
-    }
+def _with_slash(folder: str) -> str:
+    """As listings have it: `a/` is no beginning of `ab/c`."""
+    return folder.rstrip("/") + "/"
 
 
 def folders(parent: str) -> frozenset[str]:
     """Names of the folders that hold a file; on object stores no others are there."""
-    paths = find(join(parent, "*", "*"))
-    return frozenset(path.rstrip("/").rsplit("/", 2)[-2] for path in paths)
+    parts = (name.split("/") for name in below(parent))
+    return frozenset(names[0] for names in parts if len(names) == 2)
 
 
 def join(folder: str, *names: str) -> str:
@@ -108,7 +151,14 @@ def join(folder: str, *names: str) -> str:
 @retried
 def is_file(path: str) -> bool:
     """Whether a file is there."""
-    return within(path, FileSystems.exists, path)
+    return within(path, FileSystems.exists, path) and not os.path.isdir(path)
+
+
+@retried
+def updated_s(path: str) -> float:
+    """Unix time of the last change; 0 where the file system tells none."""
+    metadata = FileSystems.get_filesystem(path).metadata
+    return within(path, metadata, path).last_updated_in_seconds or 0.0
 
 
 @retried
@@ -182,7 +232,7 @@ def create(path: str, data: bytes) -> bool:
         return False
     _make_folder(FileSystems.split(path)[0])
     try:
-        with open(path, "xb") as file:
+        with naming(path), open(path, "xb") as file:
             _write_or_remove(file, data)
     except FileExistsError:
         return False
@@ -199,16 +249,42 @@ def _write_or_remove(file: typing.BinaryIO, data: bytes) -> None:
         raise
 
 
-def delete(paths: Sequence[str]) -> None:
-    """Removes files."""
-    within(", ".join(paths), FileSystems.delete, list(paths))
+def delete(folder: str, names: Iterable[str]) -> None:
+    """Removes files of a folder, or of folders in it: `a/b` is a name, `../a` is none.
+
+    Raises:
+      ValueError: if a name leads out of the folder.
+    """
+    _delete([join(folder, _inside(folder, name)) for name in names])
 
 
-def delete_folder(folder: str) -> None:
-    """Removes a folder with all that is in it."""
+def delete_folder(parent: str, name: str) -> None:
+    """Removes a folder with all that is in it.
+
+    Raises:
+      ValueError: if the name leads out of its parent.
+    """
+    path = join(parent, _inside(parent, name))
     # A slash tells object stores that a folder is meant; a disk would keep the folder.
-    path = folder.rstrip("/") + "/" if is_remote(folder) else folder
-    within(path, FileSystems.delete, [path])
+    _delete([path + "/" if is_remote(path) else path])
+
+
+def _inside(folder: str, name: str) -> str:
+    if {"", ".", ".."} & set(name.split("/")):
+        raise ValueError(f"{name!r}: expected the name of a file inside {folder}")
+    return name
+
+
+def _delete(paths: list[str]) -> None:
+    """Beam deletes what matches a path: here a path matches itself alone."""
+    if paths:
+        file_system = FileSystems.get_filesystem(paths[0])
+        file_system.match = _themselves  # type: ignore[method-assign]
+        within(", ".join(paths[:3]), file_system.delete, paths)
+
+
+def _themselves(paths: list[str], limits: object = None) -> list[MatchResult]:
+    return [MatchResult(path, [FileMetadata(path, 0)]) for path in paths]
 
 
 def _write_in_place(path: str, data: bytes) -> None:
@@ -225,6 +301,13 @@ def is_remote(path: str) -> bool:
     return FileSystems.get_scheme(path) is not None
 
 
+def _n_bytes(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # a link that leads nowhere: reading it says so
+        return 0
+
+
 def _is_in_object_store(path: str) -> bool:
     return FileSystems.get_scheme(path) in _OBJECT_STORES
 
@@ -233,7 +316,7 @@ def _make_folder(folder: str) -> None:
     try:
         within(folder, FileSystems.mkdirs, folder)
     except OSError:  # it is there, or another writer was first
-        if not is_file(folder):
+        if not within(folder, FileSystems.exists, folder):
             raise
 
 
@@ -278,7 +361,7 @@ class UnitTables:
         """Units whose table is there."""
         return frozenset(
             FileSystems.split(path)[1].removesuffix(".parquet")
-            for path in find(join(self.folder, "*.parquet"))
+            for path in listed(self.folder, suffix=".parquet")
         )
 
     def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:

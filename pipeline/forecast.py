@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import estimates, files, prompts, sources, tfrecords
+from pipeline import estimates, files, patterns, prompts, sources, tfrecords
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import Granularity
 from pipeline.estimates import Design, Interval
@@ -128,7 +128,7 @@ def n_images(granularity: Granularity, kept: Sequence[Pair]) -> int:
 
 
 def _bytes_of(tables: files.UnitTables, units: Sequence[Unit]) -> np.ndarray:
-    path_to_size = files.sizes(files.join(tables.folder, "*.parquet"))
+    path_to_size = files.listed(tables.folder, suffix=".parquet")
     return np.array([path_to_size[tables.path(unit.name)] for unit in units])
 
 
@@ -149,7 +149,7 @@ def _caption_bytes(sample: RunFolder) -> dict[str, float]:
     for granularity in sample.config.granularities:
         captions = CaptionTables.open(sample.captions(granularity))
         names = [name for unit in sample.units for name in captions.names(unit.name)]
-        path_to_size = files.sizes(files.join(captions.tables.folder, "*.parquet"))
+        path_to_size = files.listed(captions.tables.folder, suffix=".parquet")
         n_bytes = sum(path_to_size[captions.tables.path(name)] for name in names)
         rows = sum(captions.tables.read(n, ["sample_index"]).num_rows for n in names)
         if rows:
@@ -256,7 +256,8 @@ def _bytes_read(
     }
     found = {}
     for role, image_sets in role_to_sources.items():
-        size = float(sum(sum(files.sizes(one.pattern).values()) for one in image_sets))
+        texts = (text for one in image_sets for text in patterns.texts(one.pattern))
+        size = float(sum(sum(files.sizes(text).values()) for text in texts))
         found[f"score: {role}"] = Interval(size, size, size)
     kept_images = estimates.total(design, figures.kept_image_bytes)
     captioners = {

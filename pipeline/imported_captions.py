@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import files
+from pipeline import files, patterns
 from pipeline.config import Granularity
 from pipeline.parquet import open_parquet
 from pipeline.threads import map_ahead
@@ -94,9 +94,10 @@ def list_files(granularity: Granularity) -> tuple[ImportedFile, ...]:
     Raises:
       ValueError: if its glob matches nothing, or what is no such file.
     """
-    uris = files.find(granularity.checkpoint)
-    if not uris:
-        raise _wrong(granularity, "expected a glob that matches files of captions")
+    try:
+        uris = patterns.matched(granularity.checkpoint, "files of captions")
+    except ValueError as error:
+        raise _wrong(granularity, str(error)) from error
     for uri in uris:
         if not uri.endswith(_SUFFIXES):
             expected = ", ".join(_SUFFIXES)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from pipeline import files
+from pipeline import files, interrupts
 
 NAME = "lock.json"
 
@@ -71,14 +71,13 @@ def remove_leftovers(folder: str, clock: Clock = time.time) -> int:
 
     Only who holds the lock may do so. Files of processes that are alive stay.
     """
-    path_to_updated_s = files.last_updates(files.join(folder, "**.tmp"))
+    now_s = clock()
     left = [
-        path
-        for path, updated_s in path_to_updated_s.items()
-        if _is_left(path, age_s=clock() - updated_s)
+        name
+        for name, found in files.below(folder).items()
+        if _is_left(name, age_s=now_s - (found.last_updated_in_seconds or now_s))
     ]
-    if left:
-        files.delete(left)
+    files.delete(folder, left)
     return len(left)
 
 
@@ -135,7 +134,7 @@ def _hold(path: str, own: Holder, clock: Clock) -> Iterator[None]:
             _remove(path, own)
 
     renewing.start()
-    with _before_sigterm(release):
+    with _before_sigterm(release), interrupts.tidied(release):
         try:
             yield
         finally:
@@ -186,14 +185,16 @@ def _stop(path: str, holder: Holder) -> NoReturn:
 def _remove(path: str, own: Holder) -> None:
     holder = _read(path)
     if holder is not None and holder.is_same_run(own):
-        files.delete([path])
+        files.delete(path.removesuffix(NAME), [NAME])
 
 
 def _read(path: str) -> Holder | None:
     """None if there is no lock; one that cannot be read is of nobody known."""
-    updated_s = files.last_updates(path).get(path, 0.0)
+    if not files.is_file(path):
+        return None
     try:
-        return _parse(files.read(path)) if files.is_file(path) else None
+        updated_s = files.updated_s(path)
+        return _parse(files.read(path))
     except FileNotFoundError:  # removed in this moment
         return None
     except (KeyError, TypeError, ValueError):  # another run is about to write it

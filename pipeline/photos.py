@@ -18,12 +18,13 @@ import hashlib
 import io
 import json
 import pathlib
-import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from pipeline.records import VERSION
+from pipeline import cli, new_folder
+
+cli.begin(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PHOTOS_PER_SHARD = 1000
@@ -36,7 +37,7 @@ Captions = Mapping[str, Sequence[str]]  # file name to texts
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    try:
+    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
         _check(flags)
         captions = read_captions(flags.captions)
         found, missing = find_photos(flags.images, captions)
@@ -45,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"--images {flags.images}: expected photos that {flags.captions} names,"
                 f" such as {missing[0]}"
             )
-        for part, names in split(found, flags.held_out).items():
-            folder = flags.output / part
-            write_shards(folder, flags.images, names, captions)
-            print(f"{folder}: {len(names):,} photos")
-    except (OSError, ValueError) as error:
-        _exit_2(" ".join(str(error).split()))
+    parts = split(found, flags.held_out)
+    with cli.exits(cli.FAILED, OSError), new_folder.made(flags.output) as folder:
+        for part, names in parts.items():
+            write_shards(folder / part, flags.images, names, captions)
+    for part, names in parts.items():
+        print(f"{flags.output / part}: {len(names):,} photos")
     if missing:
         expected = f"files ending in {', '.join(SUFFIXES)}, with a caption"
         print(f"left out: {len(missing):,}, such as {missing[0]}: expected {expected}")
@@ -165,21 +166,12 @@ def _members(
     yield f"{key}.json", json.dumps(record, ensure_ascii=False).encode()
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        _exit_2(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="python -m pipeline.photos",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION)
     for flag, meaning in (
         ("images", "folder of photos"),
         ("captions", "CSV, JSON or JSON lines"),
@@ -190,11 +182,6 @@ def _parser() -> argparse.ArgumentParser:
         "--held-out", type=float, default=0.1, help="share of photos (%(default)s)"
     )
     return parser
-
-
-def _exit_2(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

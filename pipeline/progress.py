@@ -10,8 +10,11 @@ from typing import NamedTuple
 import rich.console
 import rich.progress
 
+from pipeline import interrupts
+
 _POLL_S = 1.0
 _LINE_S = 10.0
+_STOP_S = 2.0
 
 
 class Shown(NamedTuple):
@@ -46,11 +49,17 @@ def display(look: Callable[[], Shown]) -> Iterator[None]:
     show = _show_bar if sys.stderr.isatty() else _show_lines
     thread = threading.Thread(target=show, args=(look, is_over), daemon=True)
     thread.start()
-    try:
-        yield
-    finally:
+
+    def stop() -> None:
         is_over.set()
-        thread.join()
+        thread.join(_STOP_S)  # a bar hides the cursor until it ends
+
+    with interrupts.tidied(stop):
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def _show_bar(look: Callable[[], Shown], is_over: threading.Event) -> None:

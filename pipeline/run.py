@@ -17,6 +17,10 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
+from pipeline import cli
+
+cli.begin(__name__)
+
 # XLA and Beam's workers say a lot that is of no use to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -32,6 +36,7 @@ from pipeline import (
     forecast,
     forecast_costs,
     forecast_text,
+    interrupts,
     lock,
     lookup,
     prompts,
@@ -94,7 +99,8 @@ def _main(arguments: Sequence[str] | None) -> None:
             _expect_decisions(run)
     except ValueError as error:
         _exit(2, error)
-    with _locked(run, command.command):
+    going_on = interrupts.saying(lambda: run_progress.goes_on(run.root))
+    with going_on, _locked(run, command.command):
         if n_removed := lock.remove_leftovers(run.root):
             print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
         if is_removal:
@@ -279,8 +285,8 @@ def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
         if name not in there:
             expected = ", ".join(sorted(there)) or "captions to remove"
             raise ValueError(f"--granularity {name}: expected one of {expected}")
-    for name in names:
-        files.delete_folder(files.join(folder, name))
+    for name in dict.fromkeys(names):
+        files.delete_folder(folder, name)
         print(f"removed: {files.join(folder, name)}")
 
 

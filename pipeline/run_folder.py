@@ -7,7 +7,7 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 import dataclasses
 from collections.abc import Mapping
 
-from pipeline import drop_list, files, imported_captions, records
+from pipeline import drop_list, files, imported_captions, patterns, records
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import (
     CurationConfig,
@@ -68,10 +68,13 @@ class RunFolder:
                     f"{granularity.name!r}: expected {digests[name]!r}, that of "
                     f"checkpoint {granularity.checkpoint!r}"
                 )
+        units = _units(config.sources)
+        if len(config.sources) > 1:
+            patterns.expect_different((unit.uri, unit.source.name) for unit in units)
         return cls(
             root=root,
             config=config,
-            units=_units(config.sources),
+            units=units,
             evaluation_units=_units(config.evaluation_sets),
             seed_units=_units(config.seed_sets),
             checkpoint_to_digest=digests,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline import files, progress
+from pipeline import files, interrupts, progress
 from pipeline.records import VERSION
 
 NAME = "progress.json"
@@ -46,7 +46,7 @@ class Rows:
 
     def _paths(self) -> Iterator[str]:
         for folder in self._folders:
-            yield from files.find(files.join(folder, "*.parquet"))
+            yield from files.listed(folder, suffix=".parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Figures:
     """How far a stage is."""
 
     stage: str
-    state: str  # running, done or failed
+    state: str  # running, done, failed or interrupted
     n_done: int  # tables
     n_total: int
     elapsed_s: float
@@ -107,6 +107,15 @@ def describe(root: str, now_s: float) -> str:
     age_s = now_s - current.pop("updated_s")
     figures = Figures(**current)
     return f"{figures.state}: {figures.line()} ({max(0, age_s):.0f} s ago)"
+
+
+def goes_on(root: str) -> str:
+    """What the command that was interrupted goes on with, when it is given again."""
+    current = read(root).get("current", {})
+    if current.get("state") != "interrupted":
+        return "the same command goes on with what is there"
+    done = f"{current['n_done']} of {current['n_total']} done"
+    return f"{current['stage']}, {done}; the same command goes on with the rest"
 
 
 class Watch:
@@ -177,7 +186,10 @@ def watch(root: str, stage: str, work: Work) -> Iterator[Watch]:
     watched.look()  # for those who look on from the start
     state = "failed"
     try:
-        with progress.display(watched.look):
+        with (
+            interrupts.tidied(lambda: watched.look("interrupted")),
+            progress.display(watched.look),
+        ):
             yield watched
         state = "done"
     finally:

@@ -8,7 +8,7 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import files
+from pipeline import files, patterns
 from pipeline.config import CurationConfig
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
@@ -36,7 +36,7 @@ def check_paths(options: PipelineOptions, output: str, config: CurationConfig) -
     paths = [
         ("--output", output),
         ("drop_list", config.selection.drop_list),
-        *((image_set.name, image_set.pattern) for image_set in sets),
+        *((one.name, text) for one in sets for text in patterns.texts(one.pattern)),
         *((granularity.name, granularity.checkpoint) for granularity in imports),
     ]
     for name, path in paths:

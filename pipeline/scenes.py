@@ -5,7 +5,7 @@
 Writes `DIR/crawl` as img2dataset would, `DIR/evaluation` and `DIR/seeds` of clean
 scenes with exact masks, and `DIR/truth.parquet`: what is planted in each pair of the
 crawl, and what should become of it. Equal flags give equal bytes. Exit codes: 0 done,
-2 the command is wrong.
+1 the disk is full, or another error of files, 2 the command is wrong.
 """
 
 import argparse
@@ -19,20 +19,22 @@ import itertools
 import json
 import pathlib
 import re
-import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NoReturn
+
+from pipeline import cli
+
+cli.begin(__name__)
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import planting, progress, scene_texts
+from pipeline import interrupts, planting, progress, scene_texts
 from pipeline.drawing import Scene
+from pipeline.file_errors import naming
 from pipeline.planting import Copy, DrawnPair, Picture, Planted, Transform
-from pipeline.records import VERSION
 
 MAX_PAIRS = 100_000  # of more, some near-copies would be equal to the byte
 
@@ -104,13 +106,15 @@ class Web:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draws a web; exits with 2 and one line if the command cannot be meant."""
     command = _parser().parse_args(arguments)
-    try:
+    with cli.exits(cli.WRONG_USAGE, OSError, ValueError):
         web = Web(command.n_pairs, command.rng_seed)
         clear(command.output)
-    except (OSError, ValueError) as error:
-        _exit_2(str(error))
-    with progress.watch(
-        "scenes", web.n_shards + 2, lambda: len(list(command.output.rglob("*.tar")))
+    with (
+        cli.exits(cli.FAILED, OSError),
+        interrupts.saying(lambda: "the same command draws all of it anew"),
+        progress.watch(
+            "scenes", web.n_shards + 2, lambda: len(list(command.output.rglob("*.tar")))
+        ),
     ):
         write(web, command.output)
 
@@ -145,7 +149,8 @@ def write(web: Web, folder: pathlib.Path) -> None:
         truth += _write_crawl_shard(web, shard, folder / "crawl")
     _write_clean_scenes(web, _Stream.EVALUATION, web.n_evaluation, folder)
     _write_clean_scenes(web, _Stream.SEEDS, web.n_seeds, folder)
-    pq.write_table(pa.Table.from_pylist(truth), folder / "truth.parquet")
+    with naming(folder / "truth.parquet"):
+        pq.write_table(pa.Table.from_pylist(truth), folder / "truth.parquet")
 
 
 def crawl_key(index: int) -> str:
@@ -317,39 +322,25 @@ def _write_clean_scenes(
 
 def _write_tar(path: pathlib.Path, members: Members) -> None:
     """Headers hold no time and no user, so equal members make equal tars."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with naming(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        _exit_2(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="python -m pipeline.scenes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder")
     parser.add_argument(
         "--n-pairs", type=int, required=True, help=f"of the crawl, up to {MAX_PAIRS:,}"
     )
     parser.add_argument("--rng-seed", type=int, default=0, help="default: 0")
     return parser
-
-
-def _exit_2(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ which is ever changed. A selection that compares more images adds a table with t
 that another threshold searches only for what was never searched for.
 """
 
-import glob
 import hashlib
 
 import numpy as np
@@ -26,7 +25,7 @@ def read(
     """
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
-    for path in files.find(tables.path(f"{glob.escape(unit_name)}.*")):
+    for path in sorted(files.listed(tables.folder, prefix=f"{unit_name}.")):
         with files.open_for_reading(path) as file:
             table = pq.read_table(file)
         row = table["row"].to_numpy()

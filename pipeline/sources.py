@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import files, tars
+from pipeline import files, patterns, tars
 from pipeline.config import ImageTextSource, Limits
 from pipeline.parquet import (
     ROBOTS_COLUMNS,
@@ -89,16 +89,15 @@ def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
     Raises:
       ValueError: if the glob matches nothing, or files that are no shards.
     """
-    uris = files.find(source.pattern)
-    if not uris:
-        raise ValueError(
-            f"{source.name}={source.pattern}: expected a glob that matches shards"
-        )
+    try:
+        uris = patterns.matched(source.pattern, "shards")
+    except ValueError as error:
+        raise ValueError(f"{source.name}={error}") from error
     for uri in uris:
         if not uri.endswith((".tar", ".parquet")):
             raise ValueError(
-                f"{source.name}={source.pattern}: expected .tar or .parquet files "
-                f"only, but it matches {uri}"
+                f"{source.name}={' '.join(patterns.texts(source.pattern))}: expected"
+                f" .tar or .parquet files only, but it matches {uri}"
             )
     return tuple(Unit(source, uri) for uri in uris)
 

@@ -56,7 +56,7 @@ def work_of(
     if stage == "caption":
         return _captioning_of(run, granularities)
     shards = files.join(run.shards(shard_format), "manifest.json")
-    return run_progress.Work(1, lambda: len(files.find(shards)))
+    return run_progress.Work(1, lambda: int(files.is_file(shards)))
 
 
 def _captioning_of(
@@ -75,4 +75,4 @@ def _captioning_of(
 
 
 def _n_files(folders: set[str]) -> int:
-    return sum(len(files.find(files.join(f, "*.parquet"))) for f in folders)
+    return sum(len(files.listed(f, suffix=".parquet")) for f in folders)

@@ -81,7 +81,7 @@ class FaultyFileSystem(LocalFileSystem):
 
     def delete(self, paths: list) -> None:
         self.before("delete", paths[0])
-        LocalFileSystem({}).delete(list(map(local, paths)))
+        super().delete(list(map(local, paths)))
 
 
 class FaultyFile:

@@ -33,7 +33,7 @@ def raise_timeout() -> None:
         ("mkdirs", lambda folder: files.write(f"{folder}/new/file", b"1")),
         ("exists", lambda folder: files.is_file(f"{folder}/there")),
         ("list", lambda folder: files.find(f"{folder}/*")),
-        ("delete", lambda folder: files.delete([f"{folder}/there"])),
+        ("delete", lambda folder: files.delete(folder, ["there"])),
     ],
 )
 def test_a_call_that_hangs_is_one_line(tmp_path, monkeypatch, hanging, call):

@@ -51,7 +51,7 @@ def test_deleted_files_are_gone(tmp_path):
     path = str(tmp_path / "a")
     files.write(path, b"")
     assert files.is_file(path)
-    files.delete([path])
+    files.delete(str(tmp_path), ["a"])
     assert not files.is_file(path)
 
 

@@ -72,10 +72,11 @@ def test_the_records_import_nothing_of_the_project_and_no_framework():
     assert of_project == {"pipeline.records"}
 
 
-def test_the_trainer_imports_the_records_and_nothing_else_of_the_pipeline():
+def test_the_trainer_imports_of_the_pipeline_the_records_and_what_commands_share():
     commands = ("trainer.train", "trainer.pictures", "trainer.export")
     loaded = {n for n in brought_along(*commands) if n.startswith("pipeline.")}
-    assert loaded == {"pipeline.records"}
+    habits = ("cli", "interrupts", "file_errors", "new_folder")
+    assert loaded == {"pipeline.records", *(f"pipeline.{name}" for name in habits)}
     assert "apache_beam" not in packages(*commands)
 
 

@@ -204,7 +204,7 @@ def test_only_the_units_that_lack_a_table_are_scored(tmp_path):
     score(run)
     before = tables_of(run)
     tables = run.embeddings(run.units[1].source)
-    files.delete([tables.path(run.units[1].name)])
+    files.delete(tables.folder, [f"{run.units[1].name}.parquet"])
     counters = score(run)
     assert counters == {"units_skipped": 1, "images_encoded": 1, "texts_encoded": 1}
     assert tables_of(run) == before

@@ -16,11 +16,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline import cli
+
+cli.begin(__name__)
+
 import jax
 from jax.sharding import Mesh
 
 from pipeline.records import VERSION
-from trainer import cli, processes, recipes, trained
+from trainer import processes, recipes, trained
 from trainer.evals import (
     datasets,
     geometry_tasks,

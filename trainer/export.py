@@ -9,7 +9,12 @@ model is the student of a workdir; an export may be converted to another format 
 import pathlib
 from collections.abc import Sequence
 
-from trainer import cli, new_folder, trained
+from pipeline import cli
+
+cli.begin(__name__)
+
+from pipeline import new_folder
+from trainer import trained
 from trainer.exchange import card, formats
 from trainer.exchange.formats import Format
 from trainer.exchange.hugging_face_config import GELUS

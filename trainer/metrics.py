@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, UInt8
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from pipeline.file_errors import naming
 from pipeline.records import VERSION
 from trainer.flops import Cost
 from trainer.processes import is_first
@@ -123,8 +124,9 @@ class TrainingLog:
             **{name: float(f"{value:.7g}") for name, value in numbers.items()},
             **self._speed(step),
         }
-        self._lines.write(json.dumps({**line, "version": VERSION}) + "\n")
-        self._lines.flush()
+        with naming(self._lines.name):
+            self._lines.write(json.dumps({**line, "version": VERSION}) + "\n")
+            self._lines.flush()
         if self._events:
             self._events.write(step, line)
         self._display.show(line)

@@ -13,7 +13,12 @@ import heapq
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from trainer import chance, cli, evaluate, new_folder, recipes, trained
+from pipeline import cli
+
+cli.begin(__name__)
+
+from pipeline import new_folder
+from trainer import chance, evaluate, recipes, trained
 from trainer.config import require
 from trainer.evals import segmentation
 from trainer.evals.evaluation import Evaluation

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline import cli
 from trainer.config import TrainConfig, require
 
 if typing.TYPE_CHECKING:
@@ -37,16 +38,14 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
         values = to_dict(_get_config(file))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"--config={path}: {error}") from error
-    for override in overrides:
-        _override(TrainConfig, values, override)
+    _override_all(TrainConfig, values, overrides)
     return from_dict(TrainConfig, values)
 
 
 def changed(config: T, overrides: Sequence[str]) -> T:
     """A configuration with `a.b=value` overrides applied in order."""
     values = plain(config)
-    for override in overrides:
-        _override(type(config), values, override)
+    _override_all(type(config), values, overrides)
     return from_dict(type(config), values)
 
 
@@ -89,6 +88,12 @@ def from_dict(kind: type[T], values: Mapping, prefix: str = "") -> T:
             for name, value in values.items()
         }
     )
+
+
+def _override_all(kind: type, values: dict, assignments: Sequence[str]) -> None:
+    cli.expect_once("--set", assignments)
+    for assignment in assignments:
+        _override(kind, values, assignment)
 
 
 def _override(kind: type, values: dict, assignment: str) -> None:

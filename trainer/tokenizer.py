@@ -13,11 +13,15 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from pipeline import cli
+from pipeline.file_errors import naming
+
+cli.begin(__name__)
+
 import numpy as np
 import sentencepiece
 from jaxtyping import Int32
 
-from trainer import cli
 from trainer.config import PAD_ID, TextConfig
 from trainer.shards import Shards
 
@@ -130,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shards = Shards(flags.data)
         model = train(shard_texts(shards), flags.vocabulary_size)
         flags.output.parent.mkdir(parents=True, exist_ok=True)
-        flags.output.write_bytes(model)
+        with naming(flags.output):
+            flags.output.write_bytes(model)
     print(f"{flags.output}: {flags.vocabulary_size} pieces")
 
 

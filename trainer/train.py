@@ -13,11 +13,15 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+from pipeline import cli, interrupts
+
+cli.begin(__name__)
+
 import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import checkpoints, cli, evaluate, flops, origins, processes, workdir
+from trainer import checkpoints, evaluate, flops, origins, processes, workdir
 from trainer.checkpoints import CheckpointError
 from trainer.config import TrainConfig
 from trainer.evals.encoder import Encoder
@@ -158,8 +162,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{job.folder}: already trained to step {job.config.n_steps}")
         return
     errors = (CheckpointError, RecordError, SampleError, NotFiniteError)
-    with cli.exits(cli.FAILED, *errors, OSError, KeyboardInterrupt):
+    with (
+        cli.exits(cli.FAILED, *errors, OSError),
+        interrupts.saying(lambda: _goes_on(flags.workdir)),
+    ):
         train(job)
+
+
+def _goes_on(folder: pathlib.Path) -> str:
+    steps = checkpoints.steps(folder / workdir.CHECKPOINTS)
+    if not steps:
+        return "the same command begins anew, as there is no checkpoint yet"
+    return f"the same command goes on behind step {steps[-1]}, the last checkpoint"
 
 
 def _parser() -> cli.Parser:

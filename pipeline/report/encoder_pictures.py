@@ -23,7 +23,7 @@ class Shown(NamedTuple):
 
 
 def find(folder: str) -> tuple[str, ...]:
-    return files.find(files.join(folder, "*.png"))[:N_PICTURES]
+    return tuple(sorted(files.listed(folder, suffix=".png")))[:N_PICTURES]
 
 
 def read(folder: str, limits: Limits) -> list[Shown]:

@@ -24,10 +24,11 @@ from typing import Any
 
 import jax
 
+from pipeline import cli
 from tools.ablation import arms, measures, web
 from tools.ablation.arms import ARMS, SIZES, Arm, Size
 from tools.ablation.texts import GRANULARITIES
-from trainer import cli, train, trained
+from trainer import train, trained
 
 _HERE = pathlib.Path(__file__).parent
 _ROOT = _HERE.parents[1]

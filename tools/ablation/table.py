@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline import cli
 from tools.ablation import plot
 from tools.ablation.arms import ARMS
 from tools.ablation.comparison import Difference, Results, compare_all
-from trainer import cli
 
 BYTES = "state_bytes"  # the one measure that is no share
 MEASURES = (

@@ -6,6 +6,9 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from pipeline import interrupts
+from pipeline.file_errors import naming
+
 
 def check(output: pathlib.Path) -> None:
     """Raises ValueError when something is there already."""
@@ -17,9 +20,10 @@ def check(output: pathlib.Path) -> None:
 def made(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to fill, which is `output` after the block, unless that fails."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{output.name}.", dir=output.parent
-    ) as temporary:
+    made_in = tempfile.TemporaryDirectory(
+        prefix=f".{output.name}.", dir=output.parent, ignore_cleanup_errors=True
+    )
+    with naming(output), made_in as temporary, interrupts.tidied(made_in.cleanup):
         folder = pathlib.Path(temporary) / output.name
         folder.mkdir()
         yield folder

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -183,8 +184,9 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 def configured(command: argparse.Namespace) -> CurationConfig:
     """The recipe with everything that the command line adds to it."""
-    if not command.output:
-        raise ValueError("--output '': expected a folder")
+    output = command.output
+    if not output or (os.path.exists(output) and not os.path.isdir(output)):
+        raise ValueError(f"--output {output!r}: expected a folder")
     config = load_config(command.config)
     if command.input:
         config = dataclasses.replace(config, sources=_sources(config, command.input))

@@ -38,6 +38,8 @@ def begin(module: str) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     elif is_program(module):
         signal.signal(signal.SIGINT, _end)
+        # A process of Python's removes what processes share, and would warn of it.
+        sys.warnoptions.append("ignore:resource_tracker")
 
 
 @contextlib.contextmanager

@@ -61,6 +61,15 @@ from pipeline.shard_formats import NAME_TO_FORMAT, ShardFormat
 
 _CONFIG_NAME = "config.json"
 
+# What a command is told wrong, before any work.
+_WRONG = (
+    ValueError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; exits with 2 and one line if it cannot be meant.
@@ -97,7 +106,7 @@ def _main(arguments: Sequence[str] | None) -> None:
         _check_pictures(command.pictures)
         if command.command == "report":
             _expect_decisions(run)
-    except ValueError as error:
+    except _WRONG as error:
         _exit(2, error)
     going_on = interrupts.saying(lambda: run_progress.goes_on(run.root))
     with going_on, _locked(run, command.command):
@@ -178,7 +187,7 @@ def _audit(run: RunFolder, lookalikes: str) -> None:
 def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
     try:
         return lock.acquire(run.root, command)
-    except lock.LockedError as error:
+    except _WRONG as error:
         _exit(2, error)
 
 

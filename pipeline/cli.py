@@ -27,14 +27,22 @@ def begin(module: str) -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output or error, which may lose its reader, as in `status | head -1`."""
+    """Standard output or error, which may lose its reader, as in `status | head -1`.
+
+    A full disk is an error once: what is left in buffers then finds no place either.
+    """
+
+    is_lost = False
 
     def write(self, data: Any) -> int | None:
+        if self.is_lost:
+            return len(data)
         try:
             return super().write(data)
-        except BrokenPipeError:
-            return len(data)
         except OSError as error:
+            self.is_lost = True
+            if isinstance(error, BrokenPipeError):
+                return len(data)
             error.filename = "standard output"
             raise
 

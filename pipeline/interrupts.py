@@ -16,6 +16,7 @@ from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGINT  # as shells have it
 SCRIPTS = ("curate", "tips-train")  # what `pip install` calls programs
+_SHOW_CURSOR = "\x1b[?25h\n"  # which a bar of progress hides
 
 _before_end: list[Callable[[], None]] = []
 _says: list[Callable[[], str]] = [
@@ -74,5 +75,7 @@ def _end(number: int, frame: FrameType | None) -> None:
         for child in multiprocessing.active_children():
             child.kill()
         sys.stdout.flush()
+        if sys.stderr.isatty():
+            sys.stderr.write(_SHOW_CURSOR)
         print(f"interrupted: {line}", file=sys.stderr, flush=True)
     os._exit(EXIT_CODE)

@@ -72,7 +72,7 @@ class RunFolder:
         if len(config.sources) > 1:
             patterns.expect_different((unit.uri, unit.source.name) for unit in units)
         return cls(
-            root=root,
+            root=root.rstrip("/") or "/",  # fingerprints hold what is behind it
             config=config,
             units=units,
             evaluation_units=_units(config.evaluation_sets),

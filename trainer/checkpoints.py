@@ -6,7 +6,10 @@ None of it depends on the devices or on the number of processes: a run may go on
 others. Step 0, the untrained model, is always kept.
 """
 
+import atexit
+import functools
 import pathlib
+import tempfile
 import textwrap
 import types
 from collections.abc import Mapping
@@ -34,7 +37,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._manager = ocp.CheckpointManager(_as_it_is(folder), options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +78,7 @@ class Checkpoints:
             restored = self._restore(step, abstract(state))
         except Exception as error:  # Orbax raises just that for a damaged array
             raise CheckpointError(
-                f"{self._manager.directory / str(step)}: {_summary(error)}; expected a"
+                f"{self._folder.absolute() / str(step)}: {_summary(error)}; expected a"
                 " whole checkpoint, remove the folder to go on from the one before"
             ) from error
         batches.set_state(restored["data"])
@@ -101,7 +106,7 @@ def steps(folder: pathlib.Path) -> list[int]:
 def parts(folder: pathlib.Path, step: int, item: str) -> set[str]:
     """Names of what an item of one checkpoint holds."""
     # The handler itself: around it, Orbax warns of a file that we do not write.
-    found = ocp.PyTreeCheckpointHandler().metadata(folder.absolute() / str(step) / item)
+    found = ocp.PyTreeCheckpointHandler().metadata(_as_it_is(folder) / str(step) / item)
     return set(found.tree)
 
 
@@ -110,7 +115,7 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
 
     Raises CheckpointError when a part is not there.
     """
-    path = folder.absolute() / str(step) / item
+    path = _as_it_is(folder) / str(step) / item
     places = ocp.checkpoint_utils.construct_restore_args(shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = checkpointer.restore(
@@ -123,8 +128,25 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
         # What is not there stays as it was asked for.
         if isinstance(leaf, jax.ShapeDtypeStruct):
             key = jax.tree_util.keystr(name, simple=True, separator="/")
-            raise CheckpointError(f"{path}: expected {key} in it")
+            place = folder.absolute() / str(step) / item
+            raise CheckpointError(f"{place}: expected {key} in it")
     return found
+
+
+@functools.cache
+def _as_it_is(folder: pathlib.Path) -> pathlib.Path:
+    """An absolute path of the folder that Orbax does not take for another one.
+
+    It reads brackets and stars as patterns, and TensorStore backslashes as slashes:
+    what was saved in such a folder was never found again.
+    """
+    place = folder.absolute()
+    if str(place).isprintable() and not set(str(place)) & set("[]*?\\"):
+        return place
+    link = tempfile.TemporaryDirectory()
+    atexit.register(link.cleanup)
+    (path := pathlib.Path(link.name, "folder")).symlink_to(place)
+    return path
 
 
 def _summary(error: Exception) -> str:

@@ -44,6 +44,18 @@ def test_the_latest_state_and_position_come_back(tmp_path, stream):
     assert next(stream)["sample_id"].tolist() == expected
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a*?", "a\\b", "a\nb", "a\udcff", "a{b} #%"])
+def test_a_folder_of_any_name_gives_back_what_it_holds(tmp_path, stream, name):
+    folder = tmp_path / name
+    with checkpoints.Checkpoints(folder, n_kept=2) as saved:
+        saved.save(make_state(1), stream)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with checkpoints.Checkpoints(folder, n_kept=2) as saved:
+        state = saved.resume(make_state(0), stream)
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(1))
+    assert checkpoints.parts(folder, 1, "params") == {"layer"}
+
+
 def test_without_a_checkpoint_the_given_state_becomes_the_first(tmp_path, stream):
     state = make_state(0)
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:

@@ -72,8 +72,6 @@ def _excepthook(
 class _StoreOnce(argparse.Action):
     """Keeps the value of a flag; a second one would replace it unseen."""
 
-    is_stored = False
-
     def __call__(
         self,
         parser: argparse.ArgumentParser,
@@ -81,9 +79,10 @@ class _StoreOnce(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        if self.is_stored:
+        assert isinstance(parser, Parser)
+        if self.dest in parser.stored:
             parser.error(f"{option_string} {values}: expected the flag once")
-        self.is_stored = True
+        parser.stored.add(self.dest)
         setattr(namespace, self.dest, values)
 
 
@@ -100,6 +99,8 @@ class Parser(OneLineParser):
     `script` is what `pip install` calls the program, if it has a name of its own.
     """
 
+    stored: set[str]  # destinations of flags that this command has given
+
     def __init__(self, *, script: str = "", **options: Any):
         from pipeline.records import VERSION  # with NumPy, too slow for `begin`
 
@@ -113,6 +114,10 @@ class Parser(OneLineParser):
             import shtab  # nobody else completes words
 
             shtab.add_argument_to(self)
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        self.stored = set()
+        return super().parse_known_args(*args, **options)
 
 
 def expect_once(flag: str, assignments: Sequence[str]) -> None:

@@ -26,6 +26,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger().addFilter(lambda said: "apitools not found" not in str(said.msg))
 
+
+def _is_news(said: logging.LogRecord) -> bool:
+    """Whether a record says more than the line that ends a run."""
+    return not (said.exc_info and isinstance(said.exc_info[1], OSError | ValueError))
+
+
+logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
+
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import (

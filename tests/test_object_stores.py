@@ -4,6 +4,7 @@ S3 is moto's. `make test-cloud`: these need the extras [gcp] and [aws].
 """
 
 import dataclasses
+import glob
 import hashlib
 import os
 import re
@@ -97,6 +98,25 @@ def test_a_folder_is_removed_and_its_neighbour_stays(folder):
     files.write(beside, b"x")
     files.delete_folder(folder, "a")
     assert files.find(files.join(folder, "**")) == (beside,)
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a#%41", "a b"])
+def test_a_folder_is_a_place_and_no_pattern(store, name):
+    folder = f"{store.bucket}/odd-{name.encode().hex()}"
+    neighbor = files.join(folder, "a1", "x")
+    files.write(neighbor, b"other")
+    place = files.join(folder, name)
+    for path in ("x", "y.parquet", "in/x"):
+        files.write(files.join(place, path), b"own")
+    assert files.listed(place, suffix=".parquet") == {f"{place}/y.parquet": 3}
+    assert files.listed(place, prefix="x") == {f"{place}/x": 3}
+    assert files.folders(place) == {"in"}
+    files.delete(place, ["x"])
+    assert files.below(place).keys() == {"y.parquet", "in/x"}
+    files.delete_folder(folder, name)
+    assert files.below(folder).keys() == {"a1/x"}
+    files.write(files.join(place, "x"), b"own")
+    assert files.find(f"{glob.escape(place)}/*") == (f"{place}/x",)
 
 
 def test_what_is_not_there_is_a_missing_file_or_shard(folder):

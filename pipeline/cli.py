@@ -34,7 +34,7 @@ class _Output(io.FileIO):
 
     is_lost = False
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         if self.is_lost:
             return len(data)
         try:

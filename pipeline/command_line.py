@@ -187,6 +187,8 @@ def configured(command: argparse.Namespace) -> CurationConfig:
     output = command.output
     if not output or (os.path.exists(output) and not os.path.isdir(output)):
         raise ValueError(f"--output {output!r}: expected a folder")
+    if output != output.encode(errors="replace").decode():  # Beam's records are UTF-8
+        raise ValueError(f"--output {output!r}: expected a name in UTF-8")
     config = load_config(command.config)
     if command.input:
         config = dataclasses.replace(config, sources=_sources(config, command.input))

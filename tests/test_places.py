@@ -27,7 +27,7 @@ N_ROWS = 4
 
 # Run folders whose names, read as patterns, match `RUN1`, or nothing.
 ODD = ["RUN[1]", "RUN*", "RUN?", "RUN{1,2}", "R**", "-RUN 1", "RUN\n1", "RUN\\1"]
-ODD += ["RÜN #%1~", "RUN\udcff", "[!x]*", "RUN1 "]
+ODD += ["RÜN #%1~", "[!x]*", "RUN1 "]
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +220,13 @@ def test_a_shard_in_two_sources_is_refused(capsys, root, tmp_path):
     with pytest.raises(SystemExit), contextlib.chdir(tmp_path):
         run.main(["status", "--config=recipe.py", f"--output={tmp_path}/run"])
     assert "expected to be read once, but a and b match it" in capsys.readouterr().err
+
+
+def test_an_output_that_is_not_utf_8_is_refused(capsys, root):
+    with pytest.raises(SystemExit) as stopped:
+        curate(root, f"{root}/RUN\udcff")
+    assert stopped.value.code == 2
+    assert "RUN\\udcff': expected a name in UTF-8" in capsys.readouterr().err
 
 
 def test_an_output_that_is_no_folder_is_refused(capsys, root):

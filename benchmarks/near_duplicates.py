@@ -22,7 +22,7 @@ import simplejpeg
 
 from pipeline import components, indexes
 from pipeline.cells import cells_of
-from pipeline.descriptors import Gradients
+from pipeline.descriptors import Perceptual, gradients
 from pipeline.near_copies import NAME_TO_COPY
 
 N_COPIED = 200
@@ -115,9 +115,10 @@ def oriented_gradients(rgb: np.ndarray, side: int = 8, n_bins: int = 8) -> np.nd
     return histogram - histogram.mean()
 
 
-OURS = "gradients (used)"
+OURS = "gradients and details (used)"
 NAME_TO_DESCRIBE: Mapping[str, Describe] = {
-    OURS: Gradients().prepare,
+    OURS: Perceptual().prepare,
+    "gradients alone": lambda rgb: gradients(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)),
     "DCT, 8 x 8": dct,
     "DCT, 12 x 12, whitened": whitened_dct,
     "signs of DCT, 8 x 8": lambda rgb: dct_signs(rgb, 8),
@@ -222,7 +223,7 @@ def main() -> None:
     ]
     print_table(["descriptor", "numbers", "us an image", *heads], rows)
     print_table(heads, [found[OURS].cells(threshold) for threshold in THRESHOLDS])
-    variants = unit_rows([Gradients().prepare(rgb) for rgb in data.variants])
+    variants = unit_rows([Perceptual().prepare(rgb) for rgb in data.variants])
     print_cells(np.concatenate([found[OURS].vectors, variants]))
 
 

@@ -22,7 +22,7 @@ class EncoderDescriptor:
 class PerceptualDescriptor:
     """Gradients of a tiny thumbnail: finds re-encodings, needs no model.
 
-    `pipeline.descriptors.Gradients` computes it.
+    `pipeline.descriptors.Perceptual` computes it.
     """
 
     @property

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 
 import cv2
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import simplejpeg
 from test_scoring import make_run, png, score, write_shard
 
+from benchmarks import documents
 from pipeline import descriptors, sources
 from pipeline.config import EncoderConfig, ImageTextSource
-from pipeline.descriptors import Gradients
+from pipeline.descriptors import Perceptual, gradients, likeness_to_document
 from pipeline.near_config import (
     EvaluationDuplicates,
     PerceptualDescriptor,
@@ -32,20 +34,19 @@ def picture(rng_seed: int, size: tuple[int, int] = (60, 90)) -> np.ndarray:
 
 
 def similarity(left: np.ndarray, right: np.ndarray) -> float:
-    both = [Gradients().prepare(rgb) for rgb in (left, right)]
-    a, b = descriptors.unit_vectors(Gradients(), both).astype(np.float64)
+    both = [Perceptual().prepare(rgb) for rgb in (left, right)]
+    a, b = descriptors.unit_vectors(Perceptual(), both).astype(np.float64)
     return float(a @ b)
 
 
 def test_gradients_are_roots_of_central_differences():
-    rgb = np.zeros((4, 4, 3), np.uint8)
-    rgb[:, 2:] = 102  # an edge between the second and the third column
-    rgb[3:] += 2  # noise
-    small = Gradients(n_cells=2, flatness=4)
+    gray = np.zeros((4, 4), np.uint8)
+    gray[:, 2:] = 102  # an edge between the second and the third column
+    gray[3:] += 2  # noise
     across, down = [10.0] * 4, [0.0] * 4
-    np.testing.assert_allclose(small.prepare(rgb), [*across, *down, 4])
+    np.testing.assert_allclose(gradients(gray, 2), [*across, *down, 4])
     np.testing.assert_allclose(
-        small.prepare(255 - rgb), [*np.negative(across), *down, 4]
+        gradients(255 - gray, 2), [*np.negative(across), *down, 4]
     )
 
 
@@ -57,6 +58,23 @@ def test_copies_are_similar_and_other_pictures_are_not():
     assert similarity(rgb, cv2.convertScaleAbs(rgb, alpha=0.8)) > 0.99
     assert similarity(rgb, cv2.flip(rgb, 1)) < 0.5
     assert all(similarity(rgb, picture(seed)) < 0.5 for seed in range(1, 20))
+
+
+@pytest.mark.parametrize("draw", documents.KIND_TO_DRAW.values())
+def test_documents_of_one_kind_are_told_apart_and_their_copies_found(draw):
+    pages = [np.asarray(draw(np.random.default_rng(seed))) for seed in range(5)]
+    others = [similarity(a, b) for a, b in itertools.combinations(pages, 2)]
+    assert max(others) < 0.75
+    for copy in documents.NAME_TO_COPY.values():
+        assert min(similarity(page, copy(page)) for page in pages) > 0.85
+
+
+def test_photos_are_compared_by_gradients_alone():
+    small = cv2.resize(picture(3), (128, 128), interpolation=cv2.INTER_CUBIC)
+    assert likeness_to_document(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)) == 0
+    vector = Perceptual().prepare(picture(3))
+    assert vector.shape == (Perceptual().dim,)
+    np.testing.assert_array_equal(vector[201:], 0)
 
 
 def test_flat_pictures_resemble_one_another_whatever_their_noise():

@@ -30,10 +30,12 @@ from trainer.evals import (
     geometry_tasks,
     segmentation_tasks,
     sources,
+    splits,
     tasks,
 )
 from trainer.evals.encoder import Encoder
 from trainer.evals.evaluation import Evaluation, Task
+from trainer.evals.layouts import Wanted
 from trainer.evals.samples import SampleError
 from trainer.evals.settings import EvaluationConfig
 from trainer.models import two_tower
@@ -53,6 +55,11 @@ TASKS: Mapping[str, Task] = {
     "dpt_depth": geometry_tasks.dpt_depth,
     "normals": geometry_tasks.dpt_normals,
 }
+PROBES = (
+    *("knn_classification", "linear_classification"),
+    *("linear_segmentation", "dpt_segmentation"),
+    *("linear_depth", "dpt_depth", "normals"),
+)
 TEXT_TASKS = ("zero_shot_classification", "retrieval", "zero_shot_segmentation")
 
 
@@ -72,6 +79,11 @@ def run(
     """
     name, source = find_data(data, settings)
     found = TASKS[task](Evaluation(encoder, params, source, settings, is_shown))
+    account = source.account
+    if processes.is_first():
+        for line in account.lines():
+            print(f"warning: {task}: {source.place}: {line}", file=sys.stderr)
+    found = {"split": account.split, "data": account.summary(), **found}
     if name:
         n_images = found.get("n_images", _n_images(found))
         found = {"data_set": datasets.compared(name, n_images), **found}
@@ -104,14 +116,18 @@ def check_tasks(
     for task, data in evaluations.items():
         if task not in TASKS:
             raise ValueError(f"evaluation {task}: expected one of {', '.join(TASKS)}")
-        name, _ = find_data(data, settings)
+        name, source = find_data(data, settings)
         datasets.check_task(name, task)
+        if task in PROBES:
+            source.check_split()
 
 
 def find_data(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
     """The name of the recipe, or "", and the evaluation set."""
     name, place = datasets.split_name(data)
-    source = sources.find(place, settings.classes)
+    told = settings.scored_split and splits.told(settings.scored_split)
+    preferred = splits.told(datasets.RECIPES[name].split) if name else ""
+    source = sources.find(place, settings.classes, Wanted(told, preferred))
     if name and not source.classes:
         source = dataclasses.replace(source, classes=datasets.RECIPES[name].classes)
     return name, source
@@ -125,9 +141,9 @@ def _n_images(found: Mapping) -> int:
 
 
 def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers, without those of single classes, which would fill the log."""
+    """Numbers, without those of single classes and of what was left out."""
     for name, value in results.items():
-        if isinstance(value, Mapping) and name != "iou_by_class":
+        if isinstance(value, Mapping) and name not in ("iou_by_class", "data"):
             yield from _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
             yield f"{prefix}{name}", value

@@ -69,20 +69,22 @@ def test_tars_are_read_in_order(tmp_path):
     write_tar(tmp_path / "val" / "a.tar", {"9.jpg": JPEG})
     found = read(tmp_path)
     assert [(one.key, one.label, one.split) for one in found] == [
+        ("x/0.v2", None, None),
         ("x/1", "cat", None),
         ("x/2", None, None),
         ("x/4", None, None),
         ("9", None, TEST),
     ]
     assert [one.captions for one in found] == [
+        {},
         {"short": ("a",), "long": ("b", "c")},
         {"caption": ("d", "e")},
         {"caption": ("text",)},
         {},
     ]
     assert {one.squeezed(28).shape for one in found} == {(28, 28, 3)}
-    np.testing.assert_array_equal(found[2].mask(), MASK)
-    assert len(read(tmp_path / "*.tar")) == 3
+    np.testing.assert_array_equal(found[3].mask(), MASK)
+    assert len(read(tmp_path / "*.tar")) == 4
 
 
 def test_folders_name_classes_splits_and_domains(tmp_path):

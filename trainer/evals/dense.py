@@ -54,7 +54,7 @@ def train_set(run: Evaluation, views: Views) -> Training:
             truths = [maps.nearest(views.truth(one), (side, side)) for one in chunk]
             yield views.encode(run, run.squeezed(chunk)), np.stack(truths)
 
-    return Training(*spool(rows(), _nothing(run, views, "training")))
+    return Training(*spool(rows(), functools.partial(_nothing, run, views, "training")))
 
 
 def fit(
@@ -90,7 +90,7 @@ def predicted(
         yield from zip(chunk, predict(views.encode(run, filled)), strict=False)
         n_images += len(chunk)
     if not n_images:
-        raise SampleError(_nothing(run, views, "test"))
+        raise _nothing(run, views, "test")
 
 
 def sizes(run: Evaluation, n_images: int, n_training_images: int) -> dict:
@@ -102,8 +102,8 @@ def sizes(run: Evaluation, n_images: int, n_training_images: int) -> dict:
 
 
 def _known(run: Evaluation, views: Views, split: str) -> Iterator[Sample]:
-    return (sample for sample in run.source.of(split) if views.kind in sample.parts)
+    return run.source.of(split, views.kind)
 
 
-def _nothing(run: Evaluation, views: Views, what: str) -> str:
-    return f"{run.source.place}: no {what} images with {views.kind}"
+def _nothing(run: Evaluation, views: Views, what: str) -> SampleError:
+    return run.source.nothing(f"{what} images with {views.kind}")

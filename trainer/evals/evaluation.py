@@ -49,7 +49,7 @@ class Evaluation:
             cls.append(self.encoder.images(self.params, self.squeezed(chunk)))
             kept.extend(sample.without_parts() for sample in chunk)
         if not kept:
-            raise SampleError(f"{self.source.place}: no {what}")
+            raise self.source.nothing(what)
         return np.concatenate(cls), kept
 
     def squeezed(self, samples: Iterable[Sample]) -> UInt8[np.ndarray, "n size size 3"]:
@@ -68,18 +68,17 @@ def chunks(samples: Iterable[Sample], size: int = CHUNK) -> Iterator[list[Sample
         yield chunk
 
 
-def spool(chunks: Iterable[Any], otherwise: str) -> Any:
+def spool(chunks: Iterable[Any], otherwise: Callable[[], SampleError]) -> Any:
     """Arrays of many rows, from chunks of them, in files that vanish by themselves.
 
     Each chunk is a tree of arrays; so is what comes back. Patches of a data set are
     larger than memory: a megabyte an image for a width of 1024 at 448 pixels, in
-    float16. TMPDIR says where the files go. Without a chunk, raises SampleError with
-    `otherwise` as its message.
+    float16. TMPDIR says where the files go. Raises `otherwise` without a chunk.
     """
     iterator = iter(chunks)
     first = next(iterator, None)
     if first is None:
-        raise SampleError(otherwise)
+        raise otherwise()
     leaves, structure = jax.tree.flatten(first)
     # Not closed here: the arrays lie in them.
     files = [tempfile.TemporaryFile() for _ in leaves]  # noqa: SIM115

@@ -7,6 +7,7 @@ have those, and the fields of a JSON object or of a row of a table.
 import contextlib
 import dataclasses
 import io
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,23 +16,40 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from trainer import chance, crops, images
+from trainer.evals import splits
+from trainer.evals.captions import PLAIN, of_fields
+from trainer.evals.label_names import Names
+from trainer.evals.splits import INDEX, TEST, TRAIN
 
-PLAIN = "caption"  # granularity of captions that come without one
-TRAIN, TEST, INDEX = "train", "test", "index"
-SPLITS = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "test": TEST,
-    "val": TEST,
-    "validation": TEST,
-    "query": TEST,
-    "index": INDEX,
-    "gallery": INDEX,
-}
+__all__ = ["INDEX", "PLAIN", "TEST", "TRAIN"]
 _HELD_OUT_SHARE = 0.2  # of samples without a split, where a task needs two
 _MILLIMETRES = 1000
+# First bytes of images, since neither tables nor endings are sure to name formats.
+_STARTS: Mapping[bytes, str] = {
+    b"\xff\xd8": "jpeg",
+    b"\x89PNG": "png",
+    b"BM": "bmp",
+    b"GIF8": "gif",
+    b"II*\x00": "tiff",
+    b"MM\x00*": "tiff",
+}
 
-Part = bytes | np.ndarray
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Bytes that lie in a file, or in a part of one, until they are asked for."""
+
+    path: pathlib.Path
+    offset: int = 0
+    n_bytes: int = -1  # to the end
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.n_bytes)
+
+
+Part = bytes | np.ndarray | Stored
 
 
 class SampleError(ValueError):
@@ -45,8 +63,25 @@ def about(name: str) -> Iterator[None]:
         yield
     except SampleError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, RecursionError, SyntaxError, ValueError) as error:
         raise SampleError(f"{name}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a sample lies in its set, and what that says of it."""
+
+    key: str
+    split: str | None = None
+    domain: str | None = None
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return tuple(self.key.split("/")[:-1])
+
+    @property
+    def stem(self) -> str:
+        return self.key.rpartition("/")[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +92,22 @@ class Sample:
     captions: Mapping[str, tuple[str, ...]]  # granularity to captions
     label: str | None = None
     domain: str | None = None
+    # `train`, `test` (that is scored), `index`, or another that is left alone
     split: str | None = None
+    n_empty_captions: int = 0
+
+    @property
+    def place(self) -> Place:
+        return Place(self.key, self.split, self.domain)
+
+    def encoded(self, kind: str) -> bytes | np.ndarray:
+        """What was found: a file, or an array."""
+        part = self.parts[kind]
+        with about(self.name):
+            return part.read() if isinstance(part, Stored) else part
 
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
-        part = self.parts["image"]
+        part = self.encoded("image")
         if isinstance(part, np.ndarray):
             return np.broadcast_to(part, (*part.shape[:2], 3))  # grey ones too
         with about(self.name):
@@ -78,10 +125,15 @@ class Sample:
         return mask.astype(np.uint8)
 
     def depth(self) -> Float[np.ndarray, "h w"]:
-        """Metres; 0 or NaN where it is unknown. PNGs hold millimetres."""
+        """Metres; 0 or NaN where it is unknown. PNGs hold millimetres, in 16 bits."""
         depth = self._truth("depth")
         if depth.ndim != 2:
             raise SampleError(f"{self.name}: depth: expected one channel")
+        if depth.dtype.itemsize == 1:
+            raise SampleError(
+                f"{self.name}: depth of 8 bits, whose unit is not known: expected 16"
+                " bits of millimeters (.png), or meters (.npy)"
+            )
         is_whole = np.issubdtype(depth.dtype, np.integer)
         return depth.astype(np.float32) / (_MILLIMETRES if is_whole else 1)
 
@@ -99,13 +151,20 @@ class Sample:
         """What is left to know once the image is encoded."""
         return dataclasses.replace(self, parts={})
 
+    def has(self, kind: str) -> bool:
+        """`label`, `captions`, or a kind of part."""
+        if kind == "label":
+            return self.label is not None
+        return bool(self.captions) if kind == "captions" else kind in self.parts
+
     def _truth(self, kind: str) -> np.ndarray:
         """A map of the size of the image."""
-        part = self.parts.get(kind)
-        if part is None:
+        if kind not in self.parts:
             raise SampleError(f"{self.name}: no {kind}")
+        with about(f"{self.name}: {kind}"):
+            found = _array(self.encoded(kind))
         with about(self.name):
-            found, shape = _array(part), _shape(self.parts["image"])
+            shape = _shape(self.encoded("image"))
         if found.shape[:2] != shape:
             raise SampleError(
                 f"{self.name}: {kind} of {_sides(found.shape)}: expected"
@@ -115,73 +174,64 @@ class Sample:
 
 
 def make(
-    key: str, name: str, parts: Mapping[str, Part], fields: Mapping[str, Any]
-) -> Iterator[Sample]:
-    """A sample, or none where there is neither an image nor a caption.
+    place: Place,
+    name: str,
+    parts: Mapping[str, Part],
+    fields: Mapping[str, Any],
+    names: Names,
+) -> Sample | None:
+    """A sample, or None where there is neither an image nor a caption.
 
-    `fields` may hold `captions`, `caption`, `label`, `domain` and `split`; others are
-    left alone. Raises SampleError for captions without an image.
+    `fields`, in any case, may hold captions (see `trainer.evals.captions`), `label`,
+    `domain` and `split`, which is stronger than that of the place; others are left
+    alone. Raises SampleError for captions without an image, and for fields of other
+    types.
     """
-    captions = _captions(fields.get("captions"), fields.get("caption"))
+    fields = {**{key.lower(): value for key, value in fields.items()}, **fields}
+    with about(name):
+        captions, n_empty = of_fields(fields)
+        split, label = fields.get("split"), names.of(fields.get("label"))
+        split = place.split if split in (None, "") else splits.told(split)
     if "image" not in parts:
         if captions:
             raise SampleError(f"{name}: captions without an image")
-        return
-    split = fields.get("split")
-    if split is not None and split not in SPLITS:
-        raise SampleError(f"{name}: split {split!r}: expected {', '.join(SPLITS)}")
-    label, domain = fields.get("label"), fields.get("domain")
-    yield Sample(
-        key,
-        name,
-        parts,
-        captions,
-        None if label is None else str(label),
-        None if domain is None else str(domain),
-        None if split is None else SPLITS[split],
+        return None
+    domain = fields.get("domain")
+    return Sample(
+        key=place.key,
+        name=name,
+        parts=parts,
+        captions=captions,
+        n_empty_captions=n_empty,
+        label=label,
+        domain=place.domain if domain is None else str(domain),
+        split=split,
     )
-
-
-def label_name(label: object, names: Sequence[str], name: str) -> object:
-    """The name of a label that is a number, counted from 0, where there are names."""
-    if not names or isinstance(label, bool) or not isinstance(label, int | np.integer):
-        return label
-    if not 0 <= label < len(names):
-        raise SampleError(f"{name}: label {label}: expected 0 to {len(names) - 1}")
-    return names[int(label)]
 
 
 def is_of(sample: Sample, split: str) -> bool:
     """Samples that are of no split are put in one, by a hash of their key."""
-    if sample.split is not None:
-        return sample.split == split
-    (draw,) = chance.uniforms(1, "evaluation", sample.key.encode(errors="replace"))
-    return split == (TEST if draw < _HELD_OUT_SHARE else TRAIN)
+    return split == (sample.split or dealt(sample.key))
 
 
-def _captions(found: object, text: object) -> Mapping[str, tuple[str, ...]]:
-    if isinstance(found, Mapping):
-        return {
-            name: tuple(texts) if isinstance(texts, list | tuple) else (texts,)
-            for name, texts in found.items()
-            if texts
-        }
-    if isinstance(found, Sequence) and not isinstance(found, str) and len(found):
-        return {PLAIN: tuple(found)}
-    return {PLAIN: (text.strip(),)} if isinstance(text, str) and text.strip() else {}
+def dealt(key: str) -> str:
+    (draw,) = chance.uniforms(1, "evaluation", key.encode(errors="replace"))
+    return TEST if draw < _HELD_OUT_SHARE else TRAIN
 
 
-def _array(part: Part) -> np.ndarray:
+def _array(part: bytes | np.ndarray) -> np.ndarray:
     """Of a PNG the stored numbers, also where they index a palette."""
     if isinstance(part, np.ndarray):
         return part[..., 0] if part.ndim == 3 and part.shape[2] == 1 else part
     if part.startswith(b"\x93NUMPY"):
         return np.load(io.BytesIO(part), allow_pickle=False)
+    if not part.startswith(b"\x89PNG"):
+        raise ValueError(f"expected a PNG or .npy, not {part[:8]!r}...")
     with Image.open(io.BytesIO(part), formats=["png"]) as image:
         return np.asarray(image)
 
 
-def _shape(image: Part) -> tuple[int, ...]:
+def _shape(image: bytes | np.ndarray) -> tuple[int, ...]:
     if isinstance(image, np.ndarray):
         return image.shape[:2]
     return images.size(image, _format(image))
@@ -189,13 +239,12 @@ def _shape(image: Part) -> tuple[int, ...]:
 
 def _format(data: bytes) -> str:
     """By the first bytes, since tables do not name formats."""
-    if data.startswith(b"\xff\xd8"):
-        return "jpeg"
-    if data.startswith(b"\x89PNG"):
-        return "png"
+    found = (name for start, name in _STARTS.items() if data.startswith(start))
+    if image_format := next(found, None):
+        return image_format
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    raise ValueError("expected a JPEG, PNG or WebP image")
+    raise ValueError(f"expected a JPEG, PNG or WebP image, not {data[:8]!r}...")
 
 
 def _sides(shape: Sequence[int]) -> str:

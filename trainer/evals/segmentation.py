@@ -12,28 +12,36 @@ from jaxtyping import Float, Int, UInt8
 BACKGROUND = "background"
 UNLABELLED = 255  # in masks, whatever else they hold
 IGNORED = -1  # among classes
+_MUCH = 0.01  # of all pixels, to be more than the edges of things
 
 
 def class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The classes that masks tell apart. Mask value v is `names[v - 1]`.
+    """The classes that masks tell apart, in order of their values; see `first_value`.
 
-    Value 0 is ignored, as in ADE20k, unless the names start with "background", which
-    then is value 0 and a class like others, as in PASCAL VOC. Raises ValueError with
-    fewer than 2 classes, or more than a mask can hold.
+    Raises ValueError with fewer than 2 classes, or more than a mask can hold.
     """
     if not 2 <= len(names) < UNLABELLED:
         raise ValueError(f"{len(names)} classes: expected 2 to {UNLABELLED - 1}")
     return tuple(names)
 
 
+def first_value(names: Sequence[str], told: int = -1) -> int:
+    """The value of the first name in masks, 0 or 1, where -1 is told.
+
+    1, so that 0 is ignored, as in ADE20k, unless the names start with "background",
+    which then is value 0 and a class like others, as in PASCAL VOC.
+    """
+    return told if told >= 0 else int(names[0] != BACKGROUND)
+
+
 def to_classes(
-    mask: UInt8[np.ndarray, "h w"], names: Sequence[str]
+    mask: UInt8[np.ndarray, "h w"], names: Sequence[str], told_first: int = -1
 ) -> Int[np.ndarray, "h w"]:
     """Numbers of classes, `IGNORED` where a pixel has none.
 
     Raises ValueError naming the first value that is no class.
     """
-    first = 0 if names[0] == BACKGROUND else 1
+    first = first_value(names, told_first)
     classes = mask.astype(np.int64) - first
     classes[(mask == UNLABELLED) | (mask < first)] = IGNORED
     wrong = mask[classes >= len(names)]
@@ -43,6 +51,23 @@ def to_classes(
             f"mask value {wrong[0]}: expected 0 to {last}, or {UNLABELLED} for none"
         )
     return classes
+
+
+def doubt(
+    pixels: Int[np.ndarray, "classes"], n_unlabelled: int, names: Sequence[str]
+) -> str:
+    """Why masks that are counted from 1 may be counted from 0; "" without a doubt.
+
+    `pixels` are those of each class, `n_unlabelled` those of value 0.
+    """
+    share = n_unlabelled / max(pixels.sum() + n_unlabelled, 1)
+    if pixels[-1] or share < _MUCH:
+        return ""
+    return (
+        f"mask value 0 covers {share:.0%} of the pixels and is ignored, and value"
+        f" {len(pixels)}, {names[-1]!r}, occurs nowhere: if masks are counted from 0,"
+        " give --set masks_from=0"
+    )
 
 
 def confusion(

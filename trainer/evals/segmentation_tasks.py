@@ -1,8 +1,6 @@
 """The tasks that give every pixel a class: by a decoder, and by names alone."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,34 +12,33 @@ from trainer.evals import segmentation as masks
 from trainer.evals import zero_shot_classification as prompting
 from trainer.evals import zero_shot_segmentation as zero_shot
 from trainer.evals.evaluation import Evaluation
+from trainer.evals.label_names import CLASSES
 from trainer.evals.samples import Sample, SampleError, about
 from trainer.evals.settings import PromptSet
-from trainer.evals.sources import CLASSES
 from trainer.models import dpt
 
 
 def linear_segmentation(run: Evaluation) -> dict:
-    names = _names(run)
-    truth_of = functools.partial(_truth, names=names)
-    views = dense.Views("mask", _patches, decoders.linear_cells, truth_of)
+    masked = _Masks(run, _names(run))
+    views = dense.Views("mask", _patches, decoders.linear_cells, masked.cells)
     training = dense.train_set(run, views)
     seed = run.settings.rng_seed
-    decoder = decoders.linear(training.features, len(names), seed)
+    decoder = decoders.linear(training.features, len(masked.names), seed)
     predict = dense.fit(run, decoder, _cross_entropy, training)
-    return _decoded(run, views, predict, training.n_images)
+    return _decoded(run, masked, dpt_heads.Fitted(views, predict, training.n_images))
 
 
 def dpt_segmentation(run: Evaluation) -> dict:
     """With a head like the released one for the 150 classes of ADE20K."""
-    names = _names(run)
+    masked = _Masks(run, _names(run))
     task = dpt_heads.Task(
         kind="mask",
-        truth=functools.partial(_truth, names=names),
+        truth=masked.cells,
         head=dpt.SEGMENTATION,
-        n_outputs=len(names),
+        n_outputs=len(masked.names),
         loss=_cross_entropy,
     )
-    return _decoded(run, *dpt_heads.fitted(run, task))
+    return _decoded(run, masked, dpt_heads.fitted(run, task))
 
 
 def zero_shot_segmentation(run: Evaluation) -> dict:
@@ -50,13 +47,16 @@ def zero_shot_segmentation(run: Evaluation) -> dict:
     classes = named_classes(run, names)
     modes = {"whole": by_whole, "windows": _by_windows}
     confusions = {mode: np.zeros((len(names),) * 2, np.int64) for mode in modes}
-    n_images = 0
-    for sample in run.shown(_with_mask(run.source.not_of_training()), "images"):
-        truth = _classes(sample, names)
+    masked, n_images = _Masks(run, names), 0
+    for sample in run.shown(run.source.not_of_training("mask"), "images"):
+        truth = masked.classes(sample)
         for mode, segment in modes.items():
             predicted = segment(run, sample, classes, truth.shape)
             confusions[mode] += masks.confusion(predicted, truth, len(names))
         n_images += 1
+    if not n_images:
+        raise run.source.nothing("images with mask")
+    masked.warn()
     scores = {mode: _scores(run, found) for mode, found in confusions.items()}
     return {"n_images": n_images, "n_classes": len(names), **scores}
 
@@ -91,22 +91,19 @@ def _by_windows(
     )
 
 
-def _decoded(
-    run: Evaluation,
-    views: dense.Views,
-    predict: Callable[[Any], Any],
-    n_training_images: int,
-) -> dict:
+def _decoded(run: Evaluation, masked: "_Masks", head: dpt_heads.Fitted) -> dict:
     """What a decoder of logits scores on the test images."""
-    names = _names(run)
-    confusion = np.zeros((len(names), len(names)), np.int64)
+    n_classes = len(masked.names)
+    confusion = np.zeros((n_classes, n_classes), np.int64)
     n_images = 0
-    for sample, cells in dense.predicted(run, views, predict):
-        truth = _classes(sample, names)
+    for sample, cells in dense.predicted(run, head.views, head.predict):
+        truth = masked.classes(sample)
         found = maps.best_class(cells, truth.shape)
-        confusion += masks.confusion(found, truth, len(names))
+        confusion += masks.confusion(found, truth, n_classes)
         n_images += 1
-    return dense.sizes(run, n_images, n_training_images) | _scores(run, confusion)
+    masked.warn()
+    sizes = dense.sizes(run, n_images, head.n_training_images)
+    return sizes | _scores(run, confusion)
 
 
 def _patches(run: Evaluation, images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -121,22 +118,37 @@ def _names(run: Evaluation) -> tuple[str, ...]:
         return masks.class_names(run.source.classes)
 
 
-def _classes(sample: Sample, names: tuple[str, ...]) -> np.ndarray:
-    with about(sample.name):
-        return masks.to_classes(sample.mask(), names)
+class _Masks:
+    """Masks as classes, and what of them looks as if they were counted otherwise."""
 
+    def __init__(self, run: Evaluation, names: tuple[str, ...]):
+        self.names, self._run = names, run
+        self._first = run.settings.masks_from
+        self._pixels = np.zeros(len(names), np.int64)
+        self._n_unlabelled = 0
 
-def _truth(sample: Sample, names: tuple[str, ...]) -> np.ndarray:
-    return _classes(sample, names).astype(np.int16)
+    def classes(self, sample: Sample) -> Int[np.ndarray, "h w"]:
+        mask = sample.mask()
+        with about(sample.name):
+            found = masks.to_classes(mask, self.names, self._first)
+        known = found[found != masks.IGNORED]
+        self._pixels += np.bincount(known, minlength=len(self.names))
+        self._n_unlabelled += int((mask == 0).sum())
+        return found
+
+    def cells(self, sample: Sample) -> Int[np.ndarray, "h w"]:
+        return self.classes(sample).astype(np.int16)
+
+    def warn(self) -> None:
+        if masks.first_value(self.names, self._first) == 1 and self._first < 0:
+            doubt = masks.doubt(self._pixels, self._n_unlabelled, self.names)
+            if doubt:
+                self._run.source.account.warn(doubt)
 
 
 def _scores(run: Evaluation, confusion: np.ndarray) -> dict:
     with about(run.source.place):
         return masks.scores(confusion, run.source.classes)
-
-
-def _with_mask(samples: Iterator[Sample]) -> Iterator[Sample]:
-    return (sample for sample in samples if "mask" in sample.parts)
 
 
 def _cross_entropy(

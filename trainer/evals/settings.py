@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 
+from trainer.evals import splits
+
 
 class PromptSet(enum.StrEnum):
     """Sentences around the names of classes, see `zero_shot_classification`."""
@@ -18,7 +20,12 @@ class EvaluationConfig:
     # the global crops that the checkpoint was trained with.
     size_px: int = 0
     prompts: PromptSet = PromptSet.PLAIN  # zero-shot classification
-    classes: str = ""  # JSON list of the names of classes; "": classes.json at the data
+    # JSON list of the names of classes, or an object from folder, number or WordNet id
+    # to name; "": what the data say.
+    classes: str = ""
+    scored_split: str = ""  # such as "validation"; "": test, or validation without one
+    # The value of the first name in masks: 0 or 1; -1: 1, or 0 of a "background".
+    masks_from: int = -1
     # The next eight are of decoders: linear probes of segmentation and depth, and DPT.
     n_steps: int = 1000  # of their training
     batch_size: int = 16  # of their training
@@ -36,6 +43,9 @@ class EvaluationConfig:
             self._require(name, getattr(self, name) > 0, "more than 0")
         for name in ("size_px", "weight_decay", "rng_seed"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        if self.scored_split:
+            splits.told(self.scored_split)
+        self._require("masks_from", self.masks_from in (-1, 0, 1), "-1, 0 or 1")
         self._require("min_depth_m", self.min_depth_m > 0, "more than 0")
         expected = f"more than min_depth_m={self.min_depth_m}"
         self._require("max_depth_m", self.max_depth_m > self.min_depth_m, expected)

@@ -15,12 +15,14 @@ from trainer.evals import (
     features,
     fine_grained,
     knn,
+    label_names,
     linear_classification,
     retrieval,
     zero_shot_classification,
 )
 from trainer.evals.evaluation import Evaluation
 from trainer.evals.samples import INDEX, TEST, TRAIN, Sample, SampleError
+from trainer.evals.sources import Source
 
 Vectors = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, "n"]
@@ -37,30 +39,55 @@ def linear(run: Evaluation) -> dict:
 
 
 def zero_shot(run: Evaluation) -> dict:
-    cls, samples = run.embed(run.source.not_of_training())
-    rows = [row for row, sample in enumerate(samples) if sample.label]
-    labels = [sample.label for sample in samples if sample.label]
-    names = _class_names(labels)
+    """Among all classes that the set names, or else among those that occur."""
+    cls, samples = run.embed(run.source.not_of_training("label"), "images with a label")
+    labels, names = candidates(run.source, [str(one.label) for one in samples])
     sentences = zero_shot_classification.prompts(names, run.settings.prompts)
     texts = run.texts(sentences).reshape(len(names), -1, cls.shape[-1])
     classes = zero_shot_classification.class_features(texts)
     numbers = _numbers(labels, names)
     accuracies = {
         token: {"accuracy": zero_shot_classification.accuracy(images, classes, numbers)}
-        for token, images in features.by_token(cls[rows]).items()
+        for token, images in features.by_token(cls).items()
     }
-    return {"n_images": len(rows), "n_classes": len(names), **accuracies}
+    return {"n_images": len(samples), "n_classes": len(names), **accuracies}
+
+
+def candidates(
+    source: Source, labels: Sequence[str]
+) -> tuple[list[str], Sequence[str]]:
+    """Labels, and the names of all classes, as they stand in sentences.
+
+    Raises SampleError on what is no name, and on a label that is not among the names.
+    """
+    spoken = [label_names.spoken(label) for label in labels]
+    listed = [label_names.spoken(name) for name in source.classes]
+    names = list(dict.fromkeys(listed)) or _class_names(spoken)
+    if len(names) < len(listed):
+        source.account.warn(f"{len(listed) - len(names)} names of classes stand twice")
+    if unknown := sorted(set(spoken) - set(names)):
+        raise SampleError(
+            f"{source.place}: label {unknown[0][:60]!r}: expected one of the"
+            f" {len(names)} names of classes"
+        )
+    unnamed = [] if source.are_classes_told else label_names.unnamed(names)
+    if unnamed:
+        raise SampleError(
+            f"{source.place}: class {unnamed[0]!r} is a number or an id"
+            f" ({len(unnamed)} of {len(names)}), expected a name: give a JSON list, or"
+            ' an object such as {"n01440764": "tench"}, as classes.json at the data or'
+            " by --set classes=FILE"
+        )
+    return spoken, names
 
 
 def image_text_retrieval(run: Evaluation) -> dict:
     """Every granularity by itself: names of things match many images, sentences few."""
-    cls, samples = run.embed(run.source.not_of_training())
+    cls, samples = run.embed(
+        run.source.not_of_training("captions"),
+        "captions, expected some in KEY.json or KEY.txt, or in a column",
+    )
     granularities = sorted({name for sample in samples for name in sample.captions})
-    if not granularities:
-        raise SampleError(
-            f"{run.source.place}: no captions, expected some in KEY.json or KEY.txt, or"
-            " in a column"
-        )
     return {
         name: _retrieval_of(run, cls, [one.captions.get(name, ()) for one in samples])
         for name in granularities

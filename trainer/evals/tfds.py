@@ -5,8 +5,14 @@ The package is imported when such a set is asked for, and need not be there othe
 
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from trainer.evals import splits
+from trainer.evals.accounts import Account
+from trainer.evals.label_names import Names
+from trainer.evals.samples import Place, Sample, make
+from trainer.evals.tables import COLUMNS
 
 PREFIX = "tfds:"
 
@@ -18,19 +24,65 @@ class Prepared:
     place: str
     builder: Any  # tfds.core.DatasetBuilder
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
+    def names(self) -> Names:
         label = dict(self.builder.info.features.items()).get("label")
-        return tuple(getattr(label, "names", None) or ())
+        return Names(tuple(getattr(label, "names", None) or ()), source=self.place)
 
-    def rows(self, splits: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(key, row) of its splits that are among these, in their own order."""
+    def reader(self, names: Names) -> "Reader":
+        return Reader(self, names)
+
+    @property
+    def splits(self) -> Mapping[str, str | None]:
+        """As the set calls them, to what is understood by it."""
+        signs = {name: splits.of_name(name) for name in self.builder.info.splits}
+        return {
+            name: sign.split if sign and sign.is_whole else None
+            for name, sign in signs.items()
+        }
+
+    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, row), in their own order."""
         import tensorflow_datasets as tfds
 
-        for split in (name for name in self.builder.info.splits if name in splits):
-            rows = self.builder.as_dataset(split=split, shuffle_files=False)
-            for number, row in enumerate(tfds.as_numpy(rows)):
-                yield f"{split}-{number}", {**_row(row), "split": split}
+        rows = self.builder.as_dataset(split=split, shuffle_files=False)
+        for number, row in enumerate(tfds.as_numpy(rows)):
+            yield f"{split}-{number}", _row(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Samples of the splits that are understood; others are left out, and counted."""
+
+    prepared: Prepared
+    names: Names
+
+    def read(self, account: Account) -> Iterator[Sample]:
+        for name, split in self.prepared.splits.items():
+            if split is None:
+                n = self.prepared.builder.info.splits[name].num_examples
+                account.unread(f"split {name}", n)
+            else:
+                yield from self._samples(name, split, account)
+
+    def places(self) -> Iterator[Place]:
+        for name, split in self.prepared.splits.items():
+            if split:
+                yield Place(name, split)
+
+    def _samples(self, name: str, split: str, account: Account) -> Iterator[Sample]:
+        for key, row in self.prepared.rows(name):
+            parts = {
+                kind: row[column]
+                for kind, columns in COLUMNS.items()
+                if (column := next((c for c in columns if c in row), None))
+            }
+            row = {**row, "label": row.get("label_name", row.get("label"))}
+            about = f"{self.prepared.place}: {key}"
+            own = {key: row[key] for key in row if key != "split"}
+            if sample := make(Place(key, split), about, parts, own, self.names):
+                yield sample
+            else:
+                account.unread("no image")
 
 
 def open_set(place: str) -> Prepared:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from trainer.evals import label_names
 from trainer.evals.features import normalise
 from trainer.evals.settings import PromptSet
 
@@ -42,7 +43,8 @@ PROMPTS: Mapping[PromptSet, tuple[str, ...]] = {
 
 def prompts(names: Sequence[str], which: PromptSet) -> list[str]:
     """Every name in every sentence, name by name."""
-    return [sentence.format(name) for name in names for sentence in PROMPTS[which]]
+    spoken = map(label_names.spoken, names)
+    return [sentence.format(name) for name in spoken for sentence in PROMPTS[which]]
 
 
 def class_features(

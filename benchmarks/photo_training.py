@@ -195,7 +195,7 @@ def _texts(one: records.Sample) -> tuple[str, ...]:
 
 
 def _encoded(one: samples.Sample) -> bytes:
-    image = one.parts["image"]
+    image = one.encoded("image")
     if not isinstance(image, bytes):
         raise ValueError(f"{one.name}: expected an encoded image")
     return image

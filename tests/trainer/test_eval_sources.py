@@ -1,54 +1,17 @@
 """Evaluation sets in every form that is read, and what is wrong with some."""
 
-import io
 import json
-import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny_export
-from PIL import Image
+from eval_sets import JPEG, PNG, npy, png, read, write_tar, write_tree
 
 from trainer.evals import datasets, sources
 from trainer.evals.samples import TEST, TRAIN, SampleError, is_of
 
-JPEG = tiny_export.encoded(tiny_export.picture(0))  # 40 x 32
-PNG = tiny_export.encoded(tiny_export.picture(1), "png")
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
-
-
-def png(array, mode=None):
-    file = io.BytesIO()
-    Image.fromarray(array, mode).save(file, "png")
-    return file.getvalue()
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-def write_tar(path, files):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
-def write_tree(root, files):
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def read(place):
-    return list(sources.find(str(place)).samples())
 
 
 def test_tars_are_read_in_order(tmp_path):

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 TRAIN, VALIDATION, TEST, INDEX = "train", "validation", "test", "index"
 SPLITS: Mapping[str, str] = {
@@ -62,15 +62,15 @@ def of_name(name: str) -> Sign | None:
     return Sign(found.pop(), is_whole)
 
 
-def of_path(parts: Iterable[str]) -> str | None:
+def of_path(parts: Sequence[str]) -> str | None:
     """The split of a file of samples, by its folders and its own name.
 
     Raises ValueError where they name several.
     """
-    parts = tuple(parts)
     found = {sign.split for part in parts if (sign := of_name(part))}
-    if len(found) > 1:
-        raise ValueError(f"{'/'.join(parts)}: several splits: {', '.join(found)}")
+    is_own = of_name(parts[-1]) is not None
+    if len(found) > 1 or (has_words(parts[-1]) and not is_own):
+        raise ValueError(f"{'/'.join(parts)[-200:]}: expected one split, not several")
     return found.pop() if found else None
 
 

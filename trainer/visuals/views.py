@@ -60,7 +60,8 @@ def of_classes(
         shape = photo.shape[:2]
         label_to_classes = {"found by name": by_whole(run, sample, classes, shape)}
         if has_truth and "mask" in sample.parts:
-            label_to_classes["true"] = _truth(sample, names, shape)
+            first = run.settings.masks_from
+            label_to_classes["true"] = _truth(sample, names, first, shape)
         tiles = [Tile(photo, "photo")]
         for label, found in label_to_classes.items():
             tiles.append(Tile(overlays.overlay(photo, found, palette), label))
@@ -116,10 +117,11 @@ def of_attention(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
 
 
 def _truth(
-    sample: Sample, names: Sequence[str], shape: tuple[int, int]
+    sample: Sample, names: Sequence[str], first_value: int, shape: tuple[int, int]
 ) -> Int[np.ndarray, "h w"]:
     with about(sample.name):
-        return maps.nearest(masks.to_classes(sample.mask(), names), shape)
+        classes = masks.to_classes(sample.mask(), names, first_value)
+    return maps.nearest(classes, shape)
 
 
 def _said(shares: Sequence[overlays.Share], names: Sequence[str]) -> str:

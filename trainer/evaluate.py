@@ -79,11 +79,10 @@ def run(
     """
     name, source = find_data(data, settings)
     found = TASKS[task](Evaluation(encoder, params, source, settings, is_shown))
-    account = source.account
     if processes.is_first():
-        for line in account.lines():
+        for line in source.account.lines():
             print(f"warning: {task}: {source.place}: {line}", file=sys.stderr)
-    found = {"split": account.split, "data": account.summary(), **found}
+    found = {"split": source.account.split, "data": source.summary(), **found}
     if name:
         n_images = found.get("n_images", _n_images(found))
         found = {"data_set": datasets.compared(name, n_images), **found}

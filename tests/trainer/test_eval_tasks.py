@@ -64,6 +64,80 @@ def measure(capsys, knows_colours):
     return run
 
 
+def test_results_account_for_every_sample(measure, cards, tmp_path, capsys):
+    root = tmp_path / "cards"
+    shutil.copytree(cards, root)
+    (root / "val" / "red" / "9.heic").write_bytes(b"")
+    found = measure("zero_shot_classification", root)
+    assert (found["split"], found["n_images"]) == ("named", 6)
+    assert found["data"] == {
+        "n_found": 19,
+        "n_used": 6,
+        "left_out": {"ending .heic": 1, "split train": 12},
+        "splits": {"test": 6, "train": 12},
+        "scored_split": "validation",
+    }
+
+
+def test_a_split_by_hash_is_said_in_the_results_and_on_standard_error(
+    measure, cards, tmp_path, capsys
+):
+    for path in cards.glob("*/*/*.png"):
+        target = tmp_path / "cards" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    found = measure("knn_classification", tmp_path / "cards")
+    assert found["split"] == "hashed"
+    assert found["n_images"] + found["n_training_images"] == 18
+    assert found["data"]["n_used"] == found["data"]["n_found"] == 18
+
+
+@pytest.mark.parametrize(
+    ("task", "part", "message"),
+    [
+        ("knn_classification", "val", "no training images; splits are validation;"),
+        ("knn_classification", "train", "no test images; splits are train"),
+        ("linear_classification", "val", "no training images; "),
+        (
+            "zero_shot_classification",
+            "train",
+            "no images with a label; splits are train",
+        ),
+    ],
+)
+def test_one_split_alone_is_refused_where_a_task_needs_another(
+    measure, cards, capsys, task, part, message
+):
+    with pytest.raises(SystemExit) as exit_info:
+        measure(task, cards / part)
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert message in errors.splitlines()[-1]
+
+
+def test_masks_that_seem_to_count_from_0_are_warned_of(
+    measure, scenes, tmp_path, capsys
+):
+    def counted_from(first):
+        root = tmp_path / f"from_{first}"
+        shutil.copytree(scenes, root)
+        for path in root.glob("masks/**/*.png"):
+            mask = np.asarray(Image.open(path))
+            classes = np.where(mask == 255, 255, mask - 1 + first)
+            Image.fromarray(classes.astype(np.uint8)).save(path)
+        return root
+
+    right = measure("zero_shot_segmentation", counted_from(1))
+    assert "warnings" not in right["data"]
+    wrong = measure("zero_shot_segmentation", counted_from(0))
+    (warning,) = wrong["data"]["warnings"]
+    assert "is ignored, and value 3, 'blue', occurs nowhere" in warning
+    flags = ("--set", "masks_from=0")
+    told = measure("zero_shot_segmentation", tmp_path / "from_0", *flags)
+    assert told["whole"] == right["whole"]
+    assert "warnings" not in told["data"]
+
+
 def test_the_planted_model_segments_everything_by_name(measure, scenes):
     found = measure("zero_shot_segmentation", scenes)
     assert found["n_images"] == 3

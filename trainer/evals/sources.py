@@ -110,10 +110,18 @@ class Source:
         self.layout.check(self.place, is_by_domain=True)
         return self._asked((TEST, INDEX, accounts.NONE), kind)
 
+    def summary(self) -> dict[str, object]:
+        """For the results: what was used, and what was not."""
+        is_named = self.account.split == accounts.NAMED
+        scored = {"scored_split": self.layout.scored} if is_named else {}
+        return self.account.summary() | scored
+
     def nothing(self, what: str) -> SampleError:
-        """That there is none, and what was left out."""
-        said = self.account.said()
-        return SampleError(f"{self.place}: no {what}" + (f"; {said}" if said else ""))
+        """That there is none, which splits there are, and what was left out."""
+        named = ", ".join(sorted(split for split in self.layout.splits if split))
+        there = f"splits are {named}" if named else ""
+        said = (f"no {what}", there, self.account.said())
+        return SampleError(f"{self.place}: {'; '.join(filter(None, said))}")
 
     def _asked(
         self, asked: tuple[str, ...], kind: str, *, is_dealt: bool = False

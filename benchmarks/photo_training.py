@@ -29,7 +29,8 @@ import numpy as np
 from benchmarks.input import write_export
 from pipeline import records
 from trainer import evaluate, images, trained
-from trainer.evals import samples, sources
+from trainer.evals import samples, sources, splits
+from trainer.evals.captions import PLAIN
 from trainer.sharding import make_mesh
 from trainer.visuals import sheets
 
@@ -82,11 +83,11 @@ def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
     found = sources.find(f"{data}/flickr8k/*.tar")
     shards = output / "tfrecords"
     shards.mkdir(parents=True, exist_ok=True)
-    train = [_sample(one) for one in found.of(samples.TRAIN)]
+    train = [_sample(one) for one in found.of(splits.TRAIN)]
     write_export(shards, train)
     with tarfile.open(output / "held_out.tar", "w") as tar:
-        for one in found.of(samples.TEST):
-            captions = {"captions": one.captions[samples.PLAIN]}
+        for one in found.of(splits.TEST):
+            captions = {"captions": one.captions[PLAIN]}
             _add(tar, f"{one.key}.jpg", _encoded(one))
             _add(tar, f"{one.key}.json", json.dumps(captions).encode())
     texts = [text for one in train for text in _texts(one)]
@@ -174,7 +175,7 @@ def _numbers(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 def _sample(one: samples.Sample) -> records.Sample:
     image = _encoded(one)
-    first, *others = one.captions[samples.PLAIN]
+    first, *others = one.captions[PLAIN]
     height, width = images.size(image, "jpeg")
     return records.Sample(
         sample_id=records.sample_id(image, first.encode()),

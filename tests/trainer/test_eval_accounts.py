@@ -179,7 +179,7 @@ def test_what_was_left_out_stands_in_the_error_when_nothing_is_left(tmp_path):
     write_tar(tmp_path / "val" / "a.tar", {"0.jpg": JPEG, "1.heic": b""})
     source = sources.find(str(tmp_path))
     assert list(source.of("train")) == []
-    assert str(source.nothing("training images")).endswith(
+    assert str(source.nothing("no training images")).endswith(
         "no training images; splits are validation; 2 of 2 left out: 1 ending .heic, 1"
         " split test"
     )

@@ -9,7 +9,8 @@ import pytest
 from eval_sets import JPEG, PNG, npy, png, read, write_tar, write_tree
 
 from trainer.evals import datasets, sources
-from trainer.evals.samples import TEST, TRAIN, SampleError, is_of
+from trainer.evals.samples import SampleError, dealt
+from trainer.evals.splits import TEST, TRAIN
 
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
 
@@ -123,7 +124,7 @@ def test_samples_without_a_split_are_dealt_out_by_their_keys(tmp_path):
     train, test = list(source.of(TRAIN)), list(source.of(TEST))
     assert len(train) + len(test) == 50
     assert 3 < len(test) < 20
-    assert all(is_of(one, TEST) for one in test)
+    assert {dealt(one.key) for one in test} == {TEST}
     assert len(list(source.not_of_training())) == 50
 
 

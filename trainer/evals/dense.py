@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from trainer.evals import decoders, maps
 from trainer.evals.evaluation import Evaluation, chunks, spool
-from trainer.evals.samples import TEST, TRAIN, Sample, SampleError
+from trainer.evals.samples import Sample, SampleError
+from trainer.evals.splits import TEST, TRAIN
 
 _CHUNK = 16  # images whose features are held at a time
 
@@ -106,4 +107,4 @@ def _known(run: Evaluation, views: Views, split: str) -> Iterator[Sample]:
 
 
 def _nothing(run: Evaluation, views: Views, what: str) -> SampleError:
-    return run.source.nothing(f"{what} images with {views.kind}")
+    return run.source.nothing(f"no {what} images with {views.kind}")

@@ -40,16 +40,19 @@ class Evaluation:
         return progress.shown(rows, what, is_on=self.is_shown)
 
     def embed(
-        self, samples: Iterable[Sample], what: str = "images"
+        self, samples: Iterable[Sample], what: str = "images", missing: str = ""
     ) -> tuple[Float[np.ndarray, "n 2 d"], list[Sample]]:
-        """Both CLS tokens of each image, and the samples without their images."""
+        """Both CLS tokens of each image, and the samples without their images.
+
+        Without a sample, raises SampleError that says what is `missing`.
+        """
         cls: list[np.ndarray] = []
         kept: list[Sample] = []
         for chunk in chunks(self.shown(samples, what)):
             cls.append(self.encoder.images(self.params, self.squeezed(chunk)))
             kept.extend(sample.without_parts() for sample in chunk)
         if not kept:
-            raise self.source.nothing(what)
+            raise self.source.nothing(missing or f"no {what}")
         return np.concatenate(cls), kept
 
     def squeezed(self, samples: Iterable[Sample]) -> UInt8[np.ndarray, "n size size 3"]:

@@ -38,7 +38,7 @@ class Layout:
         found = place.split or splits.within(place.folders, self.folders)
         if found is None and self.is_by_stem:
             sign = splits.of_name(place.stem)
-            found = sign and sign.split
+            found = sign.split if sign else None
         return found or self.outer
 
     def role(self, place: Place) -> str | None:

@@ -32,14 +32,15 @@ class Listing(NamedTuple):
     unread: Mapping[str, int]  # what is no file, by reason
 
     def ending(self, *endings: str) -> list[pathlib.Path]:
-        return [path for path in self.files if path.name.endswith(endings)]
+        """In any case."""
+        return [path for path in self.files if path.name.lower().endswith(endings)]
 
 
 def at(place: str) -> Listing:
     """Of a folder, with its links, of a file, or of a glob, in order."""
     path = pathlib.Path(place)
     unread: collections.Counter[str] = collections.Counter()
-    if path.is_dir():
+    if place and path.is_dir():
         real = os.path.realpath(path)
         return Listing(path, sorted(_walk(place, frozenset([real]), unread)), unread)
     if place and path.exists():
@@ -113,6 +114,10 @@ def _start(name: str) -> str:
 def _of_group(
     start: str, group: Sequence[tuple[str, T]], account: Account
 ) -> Iterator[tuple[str, dict[str, T]]]:
+    if len(group) == 1 and is_image(group[0][0]):  # most often
+        key, _, rest = group[0][0].rpartition(".")
+        yield key, {rest.lower(): group[0][1]}
+        return
     images = [name.rpartition(".")[0] for name, _ in group if is_image(name)]
     keys = sorted(set(images), key=len, reverse=True)  # the longest first
     found: dict[str, dict[str, T]] = {key: {} for key in dict.fromkeys(images)}

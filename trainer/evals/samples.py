@@ -17,11 +17,10 @@ from PIL import Image
 
 from trainer import chance, crops, images
 from trainer.evals import splits
-from trainer.evals.captions import PLAIN, of_fields
+from trainer.evals.captions import of_fields
 from trainer.evals.label_names import Names
-from trainer.evals.splits import INDEX, TEST, TRAIN
+from trainer.evals.splits import TEST, TRAIN
 
-__all__ = ["INDEX", "PLAIN", "TEST", "TRAIN"]
 _HELD_OUT_SHARE = 0.2  # of samples without a split, where a task needs two
 _MILLIMETRES = 1000
 # First bytes of images, since neither tables nor endings are sure to name formats.
@@ -209,12 +208,8 @@ def make(
     )
 
 
-def is_of(sample: Sample, split: str) -> bool:
-    """Samples that are of no split are put in one, by a hash of their key."""
-    return split == (sample.split or dealt(sample.key))
-
-
 def dealt(key: str) -> str:
+    """The split of a sample that has none, by a hash of its key."""
     (draw,) = chance.uniforms(1, "evaluation", key.encode(errors="replace"))
     return TEST if draw < _HELD_OUT_SHARE else TRAIN
 

@@ -55,7 +55,7 @@ def zero_shot_segmentation(run: Evaluation) -> dict:
             confusions[mode] += masks.confusion(predicted, truth, len(names))
         n_images += 1
     if not n_images:
-        raise run.source.nothing("images with mask")
+        raise run.source.nothing("no images with mask")
     masked.warn()
     scores = {mode: _scores(run, found) for mode, found in confusions.items()}
     return {"n_images": n_images, "n_classes": len(names), **scores}

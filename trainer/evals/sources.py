@@ -16,14 +16,13 @@ from typing import Protocol
 from trainer.evals import accounts, label_names, layouts, listing, splits, tfds
 from trainer.evals.accounts import Account
 from trainer.evals.folders import Folders
-from trainer.evals.label_names import CLASSES, FILES, Names
+from trainer.evals.label_names import FILES, Names
 from trainer.evals.layouts import USUAL, Layout, Wanted
 from trainer.evals.samples import Place, Sample, SampleError, dealt
 from trainer.evals.splits import INDEX, TEST
 from trainer.evals.tables import Tables
 from trainer.evals.tars import Tars
 
-__all__ = ["CLASSES", "Source", "find"]
 # Files that may say which images are of which split.
 _LISTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".xml")
 _SPLIT_IN_README = re.compile(r"^[-\s]*split:\s*\S", re.M)
@@ -116,11 +115,11 @@ class Source:
         scored = {"scored_split": self.layout.scored} if is_named else {}
         return self.account.summary() | scored
 
-    def nothing(self, what: str) -> SampleError:
-        """That there is none, which splits there are, and what was left out."""
+    def nothing(self, message: str) -> SampleError:
+        """A message, which splits there are, and what was left out."""
         named = ", ".join(sorted(split for split in self.layout.splits if split))
         there = f"splits are {named}" if named else ""
-        said = (f"no {what}", there, self.account.said())
+        said = (message, there, self.account.said())
         return SampleError(f"{self.place}: {'; '.join(filter(None, said))}")
 
     def _asked(
@@ -156,7 +155,7 @@ def find(place: str, classes: str = "", wanted: Wanted = USUAL) -> Source:
         return _source(place, prepared.reader(names), names, Around(), wanted)
     found = listing.at(place)
     names = names or label_names.at(_folders_of_names(found.root))
-    if paths := found.ending(".tar"):
+    if paths := found.ending(".tar", ".tar.gz", ".tgz"):
         around = _around(found, paths, _endings(found, paths))
         return _source(place, Tars(found.root, paths, names), names, around, wanted)
     if paths := found.ending(".parquet"):

@@ -28,6 +28,7 @@ _NEUTRAL = {
     *("data", "dataset", "files", "full", "image", "images", "img", "imgs", "jpg"),
     *("of", "part", "photos", "pictures", "samples", "set", "split"),
 }
+_ROOTS = ("train", "val", "test", "dev", *_ALONE)  # that all the words hold
 _JOINED = re.compile(
     r"(train|training|val|validation|test|testing)(set|data|images|imgs|split)"
 )
@@ -51,10 +52,13 @@ def told(value: object) -> str:
 
 def of_name(name: str) -> Sign | None:
     """What a name without its ending says; None also where it names two splits."""
+    low = name.lower()
+    if not any(root in low for root in _ROOTS):  # most names, so quickly
+        return None
     words = _words(name)
     used = [w for w in words if w in SPLITS and (len(words) == 1 or w not in _ALONE)]
     found = {SPLITS[word] for word in used}
-    if found == {TRAIN, VALIDATION} and re.search(r"train[^a-z]?val", name.lower()):
+    if found == {TRAIN, VALIDATION} and re.search(r"train[^a-z]?val", low):
         found = {TRAIN}  # `train_val`: both, to train on
     if len(found) != 1:
         return None

@@ -21,8 +21,9 @@ from trainer.evals import (
     zero_shot_classification,
 )
 from trainer.evals.evaluation import Evaluation
-from trainer.evals.samples import INDEX, TEST, TRAIN, Sample, SampleError
+from trainer.evals.samples import Sample, SampleError
 from trainer.evals.sources import Source
+from trainer.evals.splits import INDEX, TEST, TRAIN
 
 Vectors = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, "n"]
@@ -40,7 +41,9 @@ def linear(run: Evaluation) -> dict:
 
 def zero_shot(run: Evaluation) -> dict:
     """Among all classes that the set names, or else among those that occur."""
-    cls, samples = run.embed(run.source.not_of_training("label"), "images with a label")
+    cls, samples = run.embed(
+        run.source.not_of_training("label"), missing="no images with a label"
+    )
     labels, names = candidates(run.source, [str(one.label) for one in samples])
     sentences = zero_shot_classification.prompts(names, run.settings.prompts)
     texts = run.texts(sentences).reshape(len(names), -1, cls.shape[-1])
@@ -85,7 +88,7 @@ def image_text_retrieval(run: Evaluation) -> dict:
     """Every granularity by itself: names of things match many images, sentences few."""
     cls, samples = run.embed(
         run.source.not_of_training("captions"),
-        "captions, expected some in KEY.json or KEY.txt, or in a column",
+        missing="no captions, expected some in KEY.json or KEY.txt, or in a column",
     )
     granularities = sorted({name for sample in samples for name in sample.captions})
     return {

@@ -200,7 +200,7 @@ def test_a_number_without_a_name_is_refused(label):
     [
         ("classes.json", '{"a": 1}', "expected a JSON list of names, or an object"),
         ("classes.json", "[]", "expected a JSON list of names"),
-        ("imagenet_class_index.json", "[1]", "expected {"),
+        ("imagenet_class_index.json", "[1]", "expected an object of lists"),
         ("dataset_info.json", "{", "dataset_info.json: "),
     ],
 )

@@ -111,6 +111,8 @@ def test_one_image_with_one_text_is_found():
     [
         ({"n_steps": 0}, "n_steps=0: expected more than 0"),
         ({"size_px": -1}, "size_px=-1: expected 0 or more"),
+        ({"masks_from": 2}, "masks_from=2: expected -1, 0 or 1"),
+        ({"scored_split": "x"}, "split 'x': expected train"),
         ({"max_depth_m": 0.0}, "max_depth_m=0.0: expected more than min_depth_m=0.001"),
     ],
 )

@@ -31,13 +31,13 @@ class Folders:
     root: pathlib.Path
     files: list[pathlib.Path]
     names: Names
+    is_glob: bool = False
 
     def read(self, account: Account) -> Iterator[Sample]:
         files = ((str(path.relative_to(self.root)), path) for path in self.inner)
         for key, found in listing.by_key(files, account):
-            place = Place(
-                key, splits.within(tuple(key.split("/")[:-1]), self.split_folders)
-            )
+            split = splits.within(Place(key).folders, self.split_folders)
+            place = Place(self._key(key, found), split)
             fields = dict(zip(("label", "domain"), self._above(place), strict=False))
             contents = {ending: Stored(path) for ending, path in found.items()}
             contents |= self._truths_of(key)
@@ -116,6 +116,11 @@ class Folders:
     def class_like(self) -> set[str]:
         """Names of splits that were taken for classes."""
         return splits.class_like(self.image_folders, self.split_folders)
+
+    def _key(self, key: str, found: Mapping[str, pathlib.Path]) -> str:
+        """Of a glob the file that it matched."""
+        image = next((found[one] for one in listing.IMAGES if one in found), None)
+        return str(image.relative_to(self.root)) if self.is_glob and image else key
 
     def _above(self, place: Place) -> list[str]:
         """Folders that are neither a split nor `images`, from the inside."""

@@ -141,7 +141,7 @@ def _read_index(path: pathlib.Path) -> Names:
         pairs = [(number, *ids) for number, ids in found.items()]
         names = {key: name for number, wnid, name in pairs for key in (number, wnid)}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f'{path}: expected {{"0": ["n01440764", "tench"]}}') from error
+        raise ValueError(f"{path}: expected an object of lists") from error
     return _by_id(names, str(path))
 
 

@@ -30,6 +30,7 @@ class Listing(NamedTuple):
     root: pathlib.Path  # what names of splits and classes are below
     files: list[pathlib.Path]
     unread: Mapping[str, int]  # what is no file, by reason
+    is_glob: bool = False
 
     def ending(self, *endings: str) -> list[pathlib.Path]:
         """In any case."""
@@ -47,7 +48,7 @@ def at(place: str) -> Listing:
         return Listing(path.parent, [path], unread)
     found = sorted(map(pathlib.Path, glob.glob(place, recursive=True)))
     files = [path for path in found if path.is_file()]
-    return Listing(_literal(path), files, unread)
+    return Listing(_literal(path), files, unread, is_glob=True)
 
 
 def by_key(

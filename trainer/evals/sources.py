@@ -167,7 +167,7 @@ def find(place: str, classes: str = "", wanted: Wanted = USUAL) -> Source:
             f"{place}: no file, expected tars, Parquet files or a folder of images"
             + _instead(found)
         )
-    folders = Folders(found.root, found.files, names)
+    folders = Folders(found.root, found.files, names, found.is_glob)
     around = _around(found, folders.inner, folders.others)
     notes = tuple(
         f"folder {name}: taken for a class, as the folders beside it are"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow.compute as pc
 
 from pipeline import balancing, files, retrieval, safety
+from pipeline.config import ImageTextSource
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 
@@ -59,6 +60,13 @@ def doubts(run: RunFolder) -> Iterator[str]:
         yield "seed_sets: not searched for, as retrieval=None"
 
 
+def unscored_units(run: RunFolder) -> list[Unit]:
+    """Those whose pairs are not in the run folder yet."""
+    units = (*run.units, *run.evaluation_units, *run.seed_units)
+    source_to_names = _scored_names(run, units)
+    return [unit for unit in units if unit.name not in source_to_names[unit.source]]
+
+
 def _check_sets(role: str, run: RunFolder, units: tuple[Unit, ...]) -> None:
     for name in sorted({unit.source.name for unit in units}):
         mine = [unit for unit in units if unit.source.name == name]
@@ -72,9 +80,13 @@ def _has_image(run: RunFolder, unit: Unit) -> bool:
 
 
 def _are_scored(run: RunFolder, units: Sequence[Unit]) -> bool:
-    """Lists one folder a source: looking for each file would take its time."""
-    source_to_names = {
-        source: run.pairs(source).unit_names()
-        for source in {unit.source for unit in units}
-    }
+    source_to_names = _scored_names(run, units)
     return all(unit.name in source_to_names[unit.source] for unit in units)
+
+
+def _scored_names(
+    run: RunFolder, units: Sequence[Unit]
+) -> dict[ImageTextSource, frozenset[str]]:
+    """Lists one folder a source: looking for each file would take its time."""
+    found = {unit.source for unit in units}
+    return {source: run.pairs(source).unit_names() for source in found}

@@ -107,10 +107,7 @@ def check(run: RunFolder) -> None:
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)
-    units = (*run.units, *run.evaluation_units, *run.seed_units)
-    source_to_first = {unit.source: unit for unit in reversed(units)}
-    for unit in source_to_first.values():
-        sources.check_columns(unit)
+    sources.check_columns(checks.unscored_units(run))
 
 
 def doubts(run: RunFolder) -> Iterable[str]:

@@ -184,11 +184,18 @@ def _parse(text: str) -> tuple[str, str]:
 
 def _names_by_kind(pairs: pa.Table) -> Iterator[tuple[str, list[Sequence[str]]]]:
     """Yields each of KINDS with the values that would name each pair."""
-    addresses = [_address(url) for url in pairs["url"].to_pylist()]
+    addresses = [_recorded_address(url) for url in pairs["url"].to_pylist()]
     yield "url", [(address,) if address else () for address, _ in addresses]
     yield "host", [_with_parents(host) for _, host in addresses]
     for kind in ("image_hash", "sample_id"):
         yield kind, [(value.hex(),) for value in pairs[kind].to_pylist()]
+
+
+def _recorded_address(url: str) -> tuple[str, str]:
+    """`_address` of what a crawl recorded: white space in it, or no scheme."""
+    url = re.sub(r"\s", "%20", url.strip())
+    address = _address(url)
+    return address if address[0] else _address("http://" + url.lstrip("/"))
 
 
 def _address(url: str) -> tuple[str, str]:

@@ -36,7 +36,8 @@ BOILERPLATE_PATTERNS = (
     r"(?P<address>(?:https?://|www\.)\S+)",
     r"(?P<placeholder>(?:no|missing) (?:image|photo|picture|title|caption|description)"
     r"(?: available)?|untitled(?:[-_ ]?\d+)?|placeholder(?: image)?|image not found"
-    r"|null|none|undefined|n/a|alt(?:[- ]text)?|spacer|(?:image is )?loading\W*)",
+    r"|null|none|undefined|n/a|alt(?:[- ]text)?|spacer|(?:image is )?loading\W*"
+    r"|nan|nat|na|nil|<na>|#n/a|\\n)",  # what pandas and databases make of nothing
     r"(?P<generic_word>(?:image|photo|picture|pic|img|thumbnail|logo|icon|banner"
     r"|avatar|screenshot|advertisement)s?|(?:user|profile|gallery|featured|main|cover)"
     r" (?:image|photo|picture|pic|avatar|icon)s?)",
@@ -108,7 +109,10 @@ class BoilerplateAltText:
 
 @dataclasses.dataclass(frozen=True)
 class SmallImage:
-    """Drops images whose short side has fewer than `min_side_px` pixels."""
+    """Drops images whose short side has fewer than `min_side_px` pixels.
+
+    Where their size before the crawler's resizing was recorded, that one counts.
+    """
 
     min_side_px: int
 
@@ -116,7 +120,7 @@ class SmallImage:
         expect(self.min_side_px >= 1, "min_side_px", self.min_side_px, "at least 1")
 
     def __call__(self, pair: Pair) -> Drop | None:
-        side_px = min(pair.width, pair.height)
+        side_px = min(pair.original_sides_px)
         if side_px >= self.min_side_px:
             return None
         return Drop(DropReason.TINY_IMAGE, side_px, self.min_side_px)
@@ -124,7 +128,10 @@ class SmallImage:
 
 @dataclasses.dataclass(frozen=True)
 class ExtremeAspect:
-    """Drops images whose long side is more than `max_aspect` times the short one."""
+    """Drops images whose long side is more than `max_aspect` times the short one.
+
+    Where their size before the crawler's resizing was recorded, that one counts.
+    """
 
     max_aspect: float
 
@@ -132,7 +139,7 @@ class ExtremeAspect:
         expect(self.max_aspect >= 1, "max_aspect", self.max_aspect, "at least 1")
 
     def __call__(self, pair: Pair) -> Drop | None:
-        sides_px = pair.width, pair.height
+        sides_px = pair.original_sides_px
         aspect = max(sides_px) / min(sides_px)
         if aspect <= self.max_aspect:
             return None

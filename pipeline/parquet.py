@@ -1,65 +1,31 @@
-"""Parquet files that hold images: their columns, their rows, and what damages them.
+"""Parquet files that hold images: their rows to pairs, and what damages them.
 
-In: a binary file and the columns that a source names. Out: batches of rows, and the
-bytes or texts of a column, whatever type they were stored as.
+In: a binary file and the columns that a source names. Out: batches of rows, pairs, and
+the images of chosen ones, whatever type they were stored as.
 """
 
 import contextlib
-import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import ImageTextSource
+from pipeline.columns import TEXT_FIELDS, Columns, DamageError, ShardError, plain_type
+from pipeline.config import ImageTextSource, Limits
+from pipeline.raw_pairs import Parts, RawPair
+from pipeline.recorded import Recorded, one_line
+from pipeline.tars import Member
 
-# Columns of Parquet files, the usual names first.
-_IMAGE_COLUMNS = ("jpg", "image", "png", "webp")
-_ALT_TEXT_COLUMNS = ("caption", "text", "alt_text", "TEXT")
-_KEY_COLUMNS = ("__key__", "key", "id")
-URL_COLUMNS = ("url", "URL")
-ROBOTS_COLUMNS = ("x_robots_tag", "X-Robots-Tag", "robots")
 _MAX_ROWS_PER_BATCH = 32  # held in memory: some MB of images
 _MAX_BATCH_BYTES = 64 << 20  # unless a single value is larger
 _READ_BUFFER_BYTES = 1 << 20
-
-
-class ShardError(ValueError):
-    """Why the rest of a shard, or the images of it, cannot be read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a Parquet file; "" where there is none."""
-
-    image: str
-    alt_text: str
-    key: str
-    url: str
-    robots: str
-
-    @classmethod
-    def find(cls, schema: pa.Schema, source: ImageTextSource) -> "Columns":
-        """Raises ShardError without images, or without a column the source names."""
-        image = _find_column(schema, source.image_column, _IMAGE_COLUMNS, _is_image)
-        if not image:
-            raise ShardError(f"no column with images among {schema.names}")
-        return cls(
-            image=image,
-            alt_text=_find_column(
-                schema, source.alt_text_column, _ALT_TEXT_COLUMNS, _is_bytes
-            ),
-            key=_find_column(schema, source.key_column, _KEY_COLUMNS, _is_label),
-            url=_find_column(schema, "", URL_COLUMNS, _is_label),
-            robots=_find_column(schema, "", ROBOTS_COLUMNS, _is_label_or_list),
-        )
+_MAX_PATH_CHARS = 100
 
 
 @contextlib.contextmanager
 def open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that is read in small pieces; its damage is a ShardError."""
+    """A Parquet file that is read in small pieces; its damage is a DamageError."""
     try:
         yield pq.ParquetFile(file, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -69,10 +35,46 @@ def open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
         if isinstance(error, OSError) and not is_plain:
             raise
         message = " ".join(str(error).split())
-        raise ShardError(f"Parquet file damaged: {message}") from error
+        raise DamageError(f"Parquet file damaged: {message}") from error
 
 
-def read_batches(
+def read_pairs(
+    file: typing.BinaryIO, source: ImageTextSource, limits: Limits
+) -> Iterator[RawPair]:
+    """One pair a row.
+
+    Raises:
+      ShardError: where the file is damaged, or if it lacks columns.
+    """
+    with open_parquet(file) as parquet:
+        columns = Columns.find(parquet, source)
+        for first, batch in _read_batches(parquet, columns.names):
+            for row, parts in enumerate(_parts(batch, columns), first):
+                key, image, alt_text, recorded = parts
+                yield Parts(
+                    key=_label(key) or str(row),
+                    image=_member(_image_bytes(image), row),
+                    alt_text=_member(_text(alt_text), row),
+                    recorded=Recorded.of(recorded),
+                    offset=row,
+                    absence=_path(image),
+                ).to_pair(source, limits)
+
+
+def read_images(
+    file: typing.BinaryIO, source: ImageTextSource, rows: Sequence[int]
+) -> Iterator[bytes]:
+    """The encoded images of rows, ascending; b"" where there is none."""
+    chosen = frozenset(rows)
+    with open_parquet(file) as parquet:
+        column = Columns.find(parquet, source).image
+        for first, batch in _read_batches(parquet, [column], chosen):
+            for row, image in enumerate(_values(batch, column), first):
+                if row in chosen:
+                    yield _image_bytes(image) or b""
+
+
+def _read_batches(
     parquet: pq.ParquetFile,
     columns: Sequence[str],
     chosen: frozenset[int] | None = None,
@@ -105,74 +107,79 @@ def _rows_per_batch(row_group: pq.RowGroupMetaData) -> int:
     return max(1, min(_MAX_ROWS_PER_BATCH, _MAX_BATCH_BYTES // n_bytes))
 
 
-def byte_values(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
-    """Texts come as bytes too: Arrow would stop at the first that is no UTF-8."""
+def _parts(
+    batch: pa.RecordBatch, columns: Columns
+) -> Iterator[tuple[object, object, object, dict[str, object]]]:
+    """Key, image, alt text and what else was recorded of each row."""
+    main = [_values(batch, name) for name in (columns.key, columns.image)]
+    main.append(_values(batch, columns.alt_text))
+    records: list[dict[str, object]] = [{} for _ in range(len(batch))]
+    for name in columns.recorded:
+        for record, value in zip(records, _values(batch, name), strict=True):
+            record[name] = _decoded(value)
+    yield from zip(*main, records, strict=True)
+
+
+def _values(batch: pa.RecordBatch, column: str) -> list:
+    """Values of Python, with bytes in place of texts; None where there are none."""
     if not column:
         return [None] * len(batch)
     values = batch.column(column)
-    if pa.types.is_struct(values.type):
-        values = pc.struct_field(values, "bytes")
-    return values.cast(pa.large_binary()).to_pylist()
+    try:
+        return values.cast(plain_type(values.type)).to_pylist()
+    except pa.ArrowException:
+        raise
+    except ValueError as error:  # such as of fields that share a name
+        raise ShardError(f"column {column!r}: {error}") from error
 
 
-def labels(batch: pa.RecordBatch, column: str) -> list[str]:
-    """One text a row; the items of a list become one, with commas between."""
-    if not column:
-        return [""] * len(batch)
-    values = batch.column(column)
-    if pa.types.is_integer(values.type):
-        return ["" if value is None else str(value) for value in values.to_pylist()]
-    if _is_list_of_bytes(values.type):
-        lists = values.cast(pa.large_list(pa.large_binary())).to_pylist()
-        return [", ".join(map(_decoded, items or ())) for items in lists]
-    return [_decoded(value) for value in byte_values(batch, column)]
+def _decoded(value: object) -> object:
+    """A value with texts in place of bytes."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if isinstance(value, tuple):  # of a map
+        return tuple(map(_decoded, value))
+    if isinstance(value, dict):
+        return {name: _decoded(item) for name, item in value.items()}
+    return value
 
 
-def _decoded(value: bytes | None) -> str:
-    return (value or b"").decode(errors="backslashreplace")
+def _label(key: object) -> str:
+    """Numbers of a column with gaps are floats to pandas."""
+    if isinstance(key, float) and key.is_integer():
+        return str(int(key))
+    is_missing = key is None or key != key
+    return "" if is_missing else str(_decoded(key))
 
 
-def _find_column(
-    schema: pa.Schema,
-    named: str,
-    usual: Sequence[str],
-    is_usable: Callable[[pa.DataType], bool],
-) -> str:
-    for name in (named,) if named else usual:
-        if schema.names.count(name) == 1 and is_usable(schema.field(name).type):
-            return name
-    if named:
-        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
-        raise ShardError(f"no usable column {named!r} among {found}")
-    return ""
+def _image_bytes(image: object) -> bytes | None:
+    value = image.get("bytes") if isinstance(image, dict) else image
+    return value if isinstance(value, bytes) else None
 
 
-def _is_image(column_type: pa.DataType) -> bool:
-    """Bytes, or a struct with `bytes` as Hugging Face writes it."""
-    if pa.types.is_struct(column_type):
-        index = column_type.get_field_index("bytes")
-        return index >= 0 and _is_image(column_type.field(index).type)
-    of_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return any(is_type(column_type) for is_type in of_bytes)
+def _path(image: object) -> str:
+    """Says where an image lies that is not in the file."""
+    path = image.get("path") if isinstance(image, dict) else None
+    if not isinstance(path, bytes) or not path:
+        return ""
+    shown = one_line(path.decode(errors="backslashreplace"), _MAX_PATH_CHARS)
+    return f"only its path {shown!r} is in the file, not its bytes"
 
 
-def _is_bytes(column_type: pa.DataType) -> bool:
-    of_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(is_type(column_type) for is_type in of_text) or _is_image(column_type)
+def _text(value: object) -> bytes | None:
+    """A text; of a list the first that is not blank."""
+    if isinstance(value, list):
+        return next(filter(_is_text, map(_text, value)), None)
+    if isinstance(value, dict):
+        return _text([value.get(name) for name in TEXT_FIELDS])
+    return value if isinstance(value, bytes) else None
 
 
-def _is_label(column_type: pa.DataType) -> bool:
-    return _is_bytes(column_type) or pa.types.is_integer(column_type)
+def _is_text(value: bytes | None) -> bool:
+    return bool(value and value.strip(b" \t\r\n\0"))
 
 
-def _is_label_or_list(column_type: pa.DataType) -> bool:
-    return _is_label(column_type) or _is_list_of_bytes(column_type)
-
-
-def _is_list_of_bytes(column_type: pa.DataType) -> bool:
-    is_list = pa.types.is_list(column_type) or pa.types.is_large_list(column_type)
-    return (
-        is_list
-        and not pa.types.is_struct(column_type.value_type)
-        and _is_bytes(column_type.value_type)
-    )
+def _member(value: bytes | None, row: int) -> Member | None:
+    return None if value is None else Member("", row, len(value), value)

@@ -88,6 +88,15 @@ class Pair:
     offset: int  # of the image: its byte in a tar, its row in a Parquet file
     error: str  # why the pair cannot be read; "" when it can
     robots: str = ""  # directives of its owner for robots: "noai, noimageai"
+    original_width: int = 0  # pixels, before a crawler resized it; 0 if not recorded
+    original_height: int = 0
+
+    @property
+    def original_sides_px(self) -> tuple[int, int]:
+        """Width and height before any resizing; those of the image if not recorded."""
+        if self.original_width and self.original_height:
+            return self.original_width, self.original_height
+        return self.width, self.height
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ other steps of `select`, and drops from sources with `keep_all` too.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
@@ -15,6 +14,7 @@ from apache_beam.utils.shared import Shared
 from pipeline import drop_list, indexes
 from pipeline.drop_list import DropList
 from pipeline.records import DropReason
+from pipeline.robots import opt_out
 from pipeline.run_folder import RunFolder
 from pipeline.verdicts import Verdicts, read_rows
 
@@ -51,15 +51,6 @@ def drop_opt_outs(
     details = np.array(found, dtype=object).take(robots.indices)
     is_out = details != ""
     return verdicts.drop(rows[is_out], DropReason.OPT_OUT, detail=details[is_out])
-
-
-def opt_out(robots: str, directives: Sequence[str]) -> str:
-    """The first of `directives` that is in the value of X-Robots-Tag headers; or "".
-
-    A directive for one robot (`somebot: noai`) counts for all.
-    """
-    parts = {part.strip() for part in re.split("[,:;]", robots.lower())}
-    return next((name for name in directives if name in parts), "")
 
 
 def drop_listed(verdicts: Verdicts, run: RunFolder, listed: DropList) -> Verdicts:

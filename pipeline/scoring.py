@@ -8,6 +8,7 @@ read gets its rows too.
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -82,8 +83,8 @@ class Score(beam.PTransform):
     """Writes the tables that units lack, and passes the units on.
 
     Counters: `pairs` written, and how many of them are `unreadable`; `images_encoded`,
-    `texts_encoded`, `languages_detected` and `images_described`; `units_skipped`, which
-    lack nothing.
+    `texts_encoded`, `languages_detected` and `images_described`; `members_left_out`,
+    which a key has besides those of its pair; `units_skipped`, which lack nothing.
     """
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
@@ -216,7 +217,7 @@ class _Pass:
 
     def over_shard(self, unit: Unit) -> Iterator[_Measured]:
         """Measures all pairs of a shard."""
-        raw_pairs = sources.read_pairs(unit, self.limits)
+        raw_pairs = _told_of_left_out(unit, sources.read_pairs(unit, self.limits))
         return map_ahead(
             self._measure_raw, raw_pairs, self._n_ahead, lambda raw: len(raw.image)
         )
@@ -265,6 +266,21 @@ class _Pass:
         return _Measured(pair, found, pixels, prepared)
 
 
+def _told_of_left_out(unit: Unit, raw_pairs: Iterator[RawPair]) -> Iterator[RawPair]:
+    """Passes pairs on; counts and names members that no pair was made of."""
+    n_left_out, first = 0, ""
+    for raw in raw_pairs:
+        n_left_out += len(raw.left_out)
+        first = first or next(iter(raw.left_out), "")
+        yield raw
+    if n_left_out:
+        _count("members_left_out", n_left_out)
+        logging.warning(
+            "%s: %d further members of keys left out, such as %r",
+            *(unit.uri, n_left_out, first),
+        )
+
+
 def _pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
     height, width = decoded.rgb.shape[:2] if decoded else (0, 0)
     return Pair(
@@ -280,6 +296,8 @@ def _pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
         offset=raw.offset,
         error=error,
         robots=raw.robots,
+        original_width=raw.original_width,
+        original_height=raw.original_height,
     )
 
 

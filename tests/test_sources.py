@@ -113,7 +113,7 @@ def test_the_key_ends_at_the_first_dot_and_other_members_are_ignored(tmp_path):
         ),
         ([("a.txt", b"text")], "no image"),
         ([("a.json", b"{}")], "no image"),
-        ([("a.bmp", b"image"), ("a.txt", b"text")], "no image"),
+        ([("a.bin", b"x"), ("a.txt", b"t")], "no image: its key holds a.bin, a.txt"),
         ([("a.jpg", b""), ("a.txt", b"text")], "empty image"),
         (
             [("a.jpg", b"x" * 21), ("a.txt", b"text")],
@@ -182,11 +182,15 @@ def test_half_a_surrogate_pair_in_a_url_becomes_writable(tmp_path):
     [
         ({"x_robots_tag": "noai, noindex"}, "noai, noindex"),
         ({"X-Robots-Tag": "NoAI"}, "NoAI"),
-        ({"x_robots_tag": None, "robots": ["noai", 3, "noindex"]}, "noai, noindex"),
-        ({"x_robots_tag": 3}, ""),
-        ({"x_robots_tag": {"noai": True}}, ""),
+        ({"x_robots_tag": None, "robots": ["noai", None, "all"]}, "noai, all"),
+        ({"x_robots_tag": "all", "robots": "noai"}, "all, noai"),
+        ({"x_robots_tag": 3}, "not understood: 3"),
+        ({"x_robots_tag": {"noai": True}}, "noai"),
         ({"x_robots_tag": "x\ud800"}, "x?"),
-        ({"x_robots_tag": "noai," + "x" * 1_000_000}, "noai," + "x" * 4091),
+        (
+            {"x_robots_tag": "x" * 4097},
+            "not understood: 4,097 characters of directives",
+        ),
         ({"status": "success", "exif": "{}"}, ""),
     ],
 )
@@ -197,23 +201,29 @@ def test_directives_for_robots_come_from_the_metadata(tmp_path, record, robots):
     assert (pair.robots, pair.error) == (robots, "")
 
 
-def test_an_address_of_a_megabyte_is_left_out(tmp_path):
+def test_an_address_of_a_megabyte_keeps_its_host(tmp_path):
     url = "https://a.org/" + "x" * 1_000_000
     metadata = json.dumps({"url": url}).encode()
     members = [("a.jpg", b"i"), ("a.txt", b"t"), ("a.json", metadata)]
     (pair,) = pairs_of(write_tar(tmp_path / "a.tar", members))
-    assert (pair.url, pair.error) == ("", "")
+    assert (pair.url, pair.error) == (url[: 1 << 16], "")
 
 
 @pytest.mark.parametrize(
     ("name", "values", "robots"),
     [
-        ("x_robots_tag", ["noai", None, "x" * 1_000_000], ["noai", "", "x" * 4096]),
-        ("robots", [["noai", None, "all"], None, []], ["noai, , all", "", ""]),
+        ("x_robots_tag", ["noai", None, " all\n"], ["noai", "", "all"]),
+        ("robots", [["noai", None, "all"], None, []], ["noai, all", "", ""]),
         ("robots", [[b"noai", b"\xff"], None, []], ["noai, \\xff", "", ""]),
         ("X-Robots-Tag", [b"noai", b"\xff", b""], ["noai", "\\xff", ""]),
-        ("x_robots_tag", [0.5, 1.5, 2.5], ["", "", ""]),
-        ("x_robots_tag", [[0.5], [1.5], []], ["", "", ""]),
+        ("x-robots-tag", [[["noai"], ["all"]], None, []], ["noai, all", "", ""]),
+        ("Robots", [{"noai": True, "all": False}, None, {}], ["noai", "", ""]),
+        ("headers", [{"X-Robots-Tag": "noai"}, None, {}], ["noai", "", ""]),
+        ("json", ['{"x_robots_tag": ["noai"]}', None, "x"], ["noai", "", ""]),
+        ("headers", ["HTTP/2 200\r\nX-Robots-Tag: noai", "", "x"], ["noai", "", ""]),
+        ("noai", [True, False, None], ["noai", "", ""]),
+        ("x_robots_tag", [None, None, None], ["", "", ""]),
+        ("x_robots_tag", [float("nan")] * 3, ["", "", ""]),
         ("other", ["noai", "noai", "noai"], ["", "", ""]),
     ],
 )
@@ -310,13 +320,16 @@ def test_img2dataset_parquet_is_read(tmp_path):
     ]
 
 
+IN_FILE = "is in the file, not its bytes"
+
+
 def test_hugging_face_parquet_is_read(tmp_path):
     images = [{"bytes": b"0", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]
     columns = {"image": images, "text": ["zero", "one", "two"], "id": [7, 8, None]}
     path = write_parquet(tmp_path / "a.parquet", columns)
     assert pairs_of(path) == [
         RawPair("7", "", b"0", b"zero", 0),
-        RawPair("8", "", b"", b"one", 1, "no image"),
+        RawPair("8", "", b"", b"one", 1, f"no image: only its path 'b.jpg' {IN_FILE}"),
         RawPair("2", "", b"", b"two", 2, "no image"),
     ]
 
@@ -328,15 +341,11 @@ def test_named_columns_come_before_the_usual_ones(tmp_path):
     assert pairs_of(path, **names) == [RawPair("3", "", b"1", b"b", 0)]
 
 
-def test_a_usual_column_of_another_type_is_passed_over(tmp_path):
-    columns = {
-        "image": ["a.jpg"],
-        "png": [b"0"],
-        "caption": [["a", "b"]],
-        "text": ["t"],
-    }
+def test_a_usual_column_of_another_type_is_passed_over_where_another_is_named(tmp_path):
+    columns = {"image": ["a.jpg"], "png": [b"0"], "caption": [5], "text": ["t"]}
     path = write_parquet(tmp_path / "a.parquet", columns)
-    assert pairs_of(path) == [RawPair("0", "", b"0", b"t", 0)]
+    named = {"image_column": "png", "alt_text_column": "text"}
+    assert pairs_of(path, **named) == [RawPair("0", "", b"0", b"t", 0)]
 
 
 def test_text_that_is_no_utf8_costs_its_own_row_only(tmp_path):
@@ -357,14 +366,19 @@ def test_limits_hold_for_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({}, "no column with images among ['image', 'text']"),
         (
-            {"image_column": "jpeg"},
-            "no usable column 'jpeg' among image: string, text: string",
+            {},
+            "column 'image' is string: expected encoded images (binary, or a struct "
+            "with bytes); image_column names another",
         ),
         (
-            {"image_column": "image"},
-            "no usable column 'image' among image: string, text: string",
+            {"image_column": "jpeg"},
+            "image_column='jpeg': expected one of image: string, text: string",
+        ),
+        (
+            {"image_column": "text"},
+            "column 'text' is string: expected encoded images (binary, or a struct "
+            "with bytes); image_column names another",
         ),
     ],
 )

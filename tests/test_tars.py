@@ -1,7 +1,10 @@
 """Tests of tar members, their offsets and the damage of a tar."""
 
+import bz2
+import gzip
 import io
 import itertools
+import lzma
 import tarfile
 
 import pytest
@@ -65,14 +68,146 @@ def test_data_above_the_bound_is_passed_over():
     assert read(make_tar(MEMBERS), max_bytes=5) == expected
 
 
-def test_folders_and_links_are_no_members():
+def test_folders_and_devices_are_no_members():
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
-            member = tarfile.TarInfo("a.jpg")
-            member.type = kind
-            tar.addfile(member)
+        for kind in (tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            tar.addfile(header("a.jpg", kind))
     assert read(file.getvalue()) == []
+
+
+def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def tar_of(members, tar_format=tarfile.GNU_FORMAT) -> bytes:
+    """Of headers, and of names with data."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
+        for name, data in members:
+            member = name if isinstance(name, tarfile.TarInfo) else header(name, b"0")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+HARD, SYMBOLIC = tarfile.LNKTYPE, tarfile.SYMTYPE
+LONG = "d" * 120 + "/a.jpg"
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("b.jpg", HARD, LONG),
+        ("b.jpg", HARD, "./" + LONG),
+        ("b.jpg", SYMBOLIC, LONG),
+        ("x/y/b.jpg", SYMBOLIC, "../../" + LONG),
+        ("d" * 120 + "/b.jpg", SYMBOLIC, "a.jpg"),
+    ],
+)
+def test_a_link_is_the_member_that_it_names(tar_format, name, kind, target):
+    link = (header(name, kind, target), b"")
+    for members in ([(LONG, b"image"), link], [link, (LONG, b"image")]):
+        data = tar_of(members, tar_format)
+        found = list(tars.read_members(io.BytesIO(data), lambda name: 99))
+        assert {member.name for member in found} == {LONG, name}
+        for member in found:
+            assert (member.data, member.error) == (b"image", "")
+            assert data[member.offset :].startswith(b"image")
+
+
+def test_a_link_names_the_member_before_it_and_links_may_follow_links():
+    members = [
+        *[("a", b"1"), (header("b", HARD, "a"), b""), (header("c", HARD, "b"), b"")],
+        *[("a", b"2"), (header("d", HARD, "a"), b"")],
+    ]
+    assert [data for _, data in read(tar_of(members))] == [b"1"] * 3 + [b"2"] * 2
+
+
+@pytest.mark.parametrize(
+    "target", ["", "nothing.jpg", "/etc/passwd", "../../etc/passwd", "b.jpg", "x" * 999]
+)
+def test_a_link_to_nothing_in_the_tar_is_an_error(target):
+    for kind in (HARD, SYMBOLIC):
+        data = tar_of([("a.jpg", b"image"), (header("b.jpg", kind, target), b"")])
+        _, link = tars.read_members(io.BytesIO(data), lambda name: 99)
+        assert link.data is None
+        assert link.error.startswith(f"link to '{target[:70]}")
+        assert len(link.error) < 200
+
+
+def gnu_sparse(name: str, data: bytes, n_more_blocks: int) -> bytes:
+    """A member of the old GNU form, whose list of holes goes on in blocks."""
+    member = header(name, b"S")
+    member.size = len(data)
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[482] = bool(n_more_blocks)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    more = [bytes(504) + bytes([i + 1 < n_more_blocks]) + bytes(7) for i in range(3)]
+    padding = bytes(-len(data) % 512)
+    return bytes(block) + b"".join(more[:n_more_blocks]) + data + padding
+
+
+def pax_sparse(name: str, data: bytes, fields: dict[str, str]) -> bytes:
+    member = header(name, b"0")
+    member.size = len(data)
+    member.pax_headers = fields
+    return member.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        *(gnu_sparse("b.jpg", b"x" * 600, n_more_blocks) for n_more_blocks in range(4)),
+        pax_sparse(
+            "b.jpg", b"x", {"GNU.sparse.size": "9", "GNU.sparse.numblocks": "1"}
+        ),
+        pax_sparse(
+            *("GNUSparseFile.1/b.jpg", b"x"),
+            {"GNU.sparse.map": "0,1", "GNU.sparse.name": "b.jpg"},
+        ),
+        pax_sparse(
+            *("GNUSparseFile.1/b.jpg", b"x" * 513),
+            {"GNU.sparse.major": "1", "GNU.sparse.name": "b.jpg"},
+        ),
+    ],
+)
+def test_a_sparse_member_is_one_error_and_the_next_one_is_read(member):
+    whole = member + make_tar([("c.jpg", b"image")])
+    sparse, last = tars.read_members(io.BytesIO(whole), lambda name: 99)
+    assert (sparse.name, sparse.data, sparse.error[:6]) == ("b.jpg", None, "sparse")
+    assert (last.name, last.data) == ("c.jpg", b"image")
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)],
+)
+def test_a_compressed_tar_is_an_error_that_names_the_format(name, compress):
+    with pytest.raises(tars.TarError, match=f"^{name} file: expected a plain tar"):
+        read(compress(make_tar(MEMBERS)))
+    with pytest.raises(tars.TarError, match=f"^{name} file: expected a plain tar"):
+        read(compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("zstd", b"(\xb5/\xfd"), ("zip", b"PK\x03\x04"), ("Parquet", b"PAR1")],
+)
+def test_other_formats_are_named_and_a_member_may_be_called_as_one(name, start):
+    with pytest.raises(tars.TarError, match=f"^{name} file: "):
+        read(start + bytes(600))
+    assert read(make_tar([("PAR1.txt", b"x"), ("BZh.txt", b"y")]))[0][1] == b"x"
+
+
+def test_a_value_of_a_pax_header_may_look_like_a_record():
+    member = header("a.jpg", b"0")
+    member.pax_headers = {"comment": "x\n20 path=b.jpg\n"}
+    assert read(member.tobuf(tarfile.PAX_FORMAT) + make_tar([])) == [("a.jpg", b"")]
 
 
 def test_joined_tars_are_read_to_the_end():

@@ -36,7 +36,7 @@ def measures_of(sample: Sequence[Examined]) -> dict[str, Measure]:
             SHORT_SIDE,
             "short side of the image, pixels",
             sample,
-            lambda x: min(x.pair.width, x.pair.height),
+            lambda x: min(x.pair.original_sides_px),
             whole=True,
             ratio=True,
         ),
@@ -84,7 +84,7 @@ def _measure(
 
 def _aspect(one: Examined) -> float:
     """As `filters.ExtremeAspect` has it, to the last bit."""
-    sides_px = one.pair.width, one.pair.height
+    sides_px = one.pair.original_sides_px
     return max(sides_px) / min(sides_px)
 
 

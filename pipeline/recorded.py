@@ -1,0 +1,186 @@
+"""What a crawler recorded beside a pair: address, directives, failure, original size.
+
+In: a JSON object, or the columns of a row, by the names that img2dataset, LAION and
+Hugging Face sets use, whatever their case and separators. Out: one `Recorded` a pair.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from pipeline import robots
+
+URL_NAMES = ("url", "imageurl", "imgurl")
+ROBOTS_NAMES = (
+    *("xrobotstag", "xrobotstags", "xrobots", "robots", "robotstag", "robotstags"),
+    *("robotsmeta", "metarobots", "robotsdirective", "robotsdirectives"),
+)
+# Objects, or texts of them, whose fields count as those of the pair.
+NESTED_NAMES = (
+    *("json", "meta", "metadata", "header", "headers", "httpheaders"),
+    *("responseheaders", "response", "http"),
+)
+_FLAG_NAMES = ("noai", "noimageai", "noindex", "noimageindex")  # directives themselves
+_FAILURE_NAMES = ("status", "errormessage")
+_SIZE_NAMES = ("originalwidth", "originalheight")
+_OTHER_NAMES = (*_FLAG_NAMES, *_FAILURE_NAMES, *_SIZE_NAMES)
+NAMES = frozenset((*URL_NAMES, *ROBOTS_NAMES, *NESTED_NAMES, *_OTHER_NAMES))
+
+_SURE_ROBOTS_NAMES = ROBOTS_NAMES[:3]  # wherever they stand; others may be labels
+_ROBOTS_HEADER = re.compile(r"x[-_ ]?robots[-_ ]?tag[^\w\r\n]*(.*)", re.IGNORECASE)
+_MAX_NAME_CHARS = 64  # no name that is looked for is as long
+_MAX_URL_CHARS = 1 << 16  # of what is longer the end is left out
+_MAX_FAILURE_CHARS = 200
+_MAX_SIDE_PX = 1 << 31
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is known of a pair besides image and text."""
+
+    url: str = ""
+    robots: str = ""  # directives of its owner
+    failure: str = ""  # why there is no image: "failed_to_download: HTTP Error 404"
+    original_width: int = 0  # pixels, before any resizing; 0 if not recorded
+    original_height: int = 0
+
+    @classmethod
+    def of(cls, record: object) -> "Recorded":
+        """Of an object as JSON has it, at best a dict."""
+        fields: dict[str, object] = {}
+        for name, value in _fields(record):
+            if value is not None and value != "":
+                fields.setdefault(name, value)
+        width, height = (_side_px(fields.get(name)) for name in _SIZE_NAMES)
+        is_known = bool(width and height)
+        return cls(
+            url=_first_text(fields, URL_NAMES)[:_MAX_URL_CHARS],
+            robots=_robots(record),
+            failure=_failure(fields),
+            original_width=width if is_known else 0,
+            original_height=height if is_known else 0,
+        )
+
+    @classmethod
+    def of_json(cls, data: bytes) -> "Recorded":
+        """Of the text of an object; what cannot be read may hold an opt-out."""
+        try:
+            encoding = json.detect_encoding(data)
+            return cls.of(json.loads(data.decode(encoding, errors="replace")))
+        except (ValueError, RecursionError):
+            return cls(robots=robots.not_understood("damaged metadata"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def plain_name(name: object) -> str:
+    """A name without case and separators: `X-Robots-Tag` is `xrobotstag`.
+
+    webdataset's own (`__url__` of the tar) and names that nobody looks for are "".
+    """
+    is_short = isinstance(name, str) and len(name) <= _MAX_NAME_CHARS
+    return _plain(name) if is_short and not name.startswith("__") else ""
+
+
+def one_line(text: str, max_chars: int) -> str:
+    """A text to show: without line ends, and cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= max_chars else line[: max_chars - 3] + "..."
+
+
+def _fields(record: object) -> Iterator[tuple[str, object]]:
+    """Plain name and value of the fields of an object and of those nested in it."""
+    for name, value in _items(record):
+        plain = plain_name(name)
+        yield plain, value
+        if plain in NESTED_NAMES:
+            for inner, nested in _items(_parsed(value)):
+                yield plain_name(inner), nested
+
+
+def _items(value: object) -> Iterator[tuple[object, object]]:
+    """The items of a dict, or of a list of pairs, as Arrow has maps."""
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from (item for item in value if _is_pair(item))
+
+
+def _is_pair(item: object) -> bool:
+    is_two = isinstance(item, list | tuple) and len(item) == 2
+    return is_two and isinstance(item[0], str)
+
+
+def _parsed(value: object) -> object:
+    """The object that a text holds; other values as they are."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _robots(record: object) -> str:
+    try:
+        return robots.join(_directives(record, (*ROBOTS_NAMES, *_FLAG_NAMES)))
+    except RecursionError:
+        return robots.not_understood("metadata nested too deep")
+
+
+def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
+    """Values of fields of these names, and of headers at any depth."""
+    for name, item in _items(value):
+        plain = plain_name(name)
+        if plain in names:
+            yield {plain: item} if plain in _FLAG_NAMES else _parsed(item)
+        elif plain in NESTED_NAMES:
+            yield from _nested_directives(_parsed(item))
+        elif isinstance(item, Mapping | list):
+            yield from _directives(item, _SURE_ROBOTS_NAMES)
+    if isinstance(value, Mapping) and plain_name(value.get("name")) in names:
+        yield value.get("value")
+    if isinstance(value, list):
+        for item in value:
+            if not _is_pair(item):
+                yield from _directives(item, names)
+
+
+def _nested_directives(value: object) -> Iterator[object]:
+    if isinstance(value, str):
+        yield from _ROBOTS_HEADER.findall(value)
+    else:
+        yield from _directives(value, ROBOTS_NAMES)
+
+
+def _first_text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, list):
+            value = next((item for item in value if item and item == item), None)
+        if isinstance(value, str) and value:
+            # JSON can hold half a surrogate pair, UTF-8 cannot.
+            return value.encode(errors="replace").decode()
+    return ""
+
+
+def _failure(fields: Mapping[str, object]) -> str:
+    """As img2dataset says it: status and error message."""
+    said = [str(fields.get(name, "")) for name in _FAILURE_NAMES]
+    is_failure = said[0] != "success"
+    parts = (part for part in said if is_failure and part not in ("", "nan", "None"))
+    return one_line(": ".join(parts), _MAX_FAILURE_CHARS)
+
+
+def _side_px(value: object) -> int:
+    """0 for what is no length: null, NaN, a text, a number below 1."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 1 <= value <= _MAX_SIDE_PX:
+        return 0
+    return int(value)

@@ -29,6 +29,8 @@ _SIZE_NAMES = ("originalwidth", "originalheight")
 _OTHER_NAMES = (*_FLAG_NAMES, *_FAILURE_NAMES, *_SIZE_NAMES)
 NAMES = frozenset((*URL_NAMES, *ROBOTS_NAMES, *NESTED_NAMES, *_OTHER_NAMES))
 
+_DIRECTIVE_NAMES = (*ROBOTS_NAMES, *_FLAG_NAMES)
+_MAY_HOLD_DIRECTIVES = frozenset((*_DIRECTIVE_NAMES, *NESTED_NAMES))
 _SURE_ROBOTS_NAMES = ROBOTS_NAMES[:3]  # wherever they stand; others may be labels
 _ROBOTS_HEADER = re.compile(r"x[-_ ]?robots[-_ ]?tag[^\w\r\n]*(.*)", re.IGNORECASE)
 _MAX_NAME_CHARS = 64  # no name that is looked for is as long
@@ -51,17 +53,21 @@ class Recorded:
     def of(cls, record: object) -> "Recorded":
         """Of an object as JSON has it, at best a dict."""
         fields: dict[str, object] = {}
+        may_opt_out = not isinstance(record, dict)
         for name, value in _fields(record):
-            if value is not None and value != "":
+            if value is None or value == "":
+                continue
+            if name in NAMES:
                 fields.setdefault(name, value)
-        width, height = (_side_px(fields.get(name)) for name in _SIZE_NAMES)
-        is_known = bool(width and height)
+            if name in _MAY_HOLD_DIRECTIVES or isinstance(value, (dict, list)):
+                may_opt_out = True
+        width, height = _size_px(fields)
         return cls(
             url=_first_text(fields, URL_NAMES)[:_MAX_URL_CHARS],
-            robots=_robots(record),
+            robots=_robots(record) if may_opt_out else "",
             failure=_failure(fields),
-            original_width=width if is_known else 0,
-            original_height=height if is_known else 0,
+            original_width=width,
+            original_height=height,
         )
 
     @classmethod
@@ -74,18 +80,18 @@ class Recorded:
             return cls(robots=robots.not_understood("damaged metadata"))
 
 
-@functools.lru_cache(maxsize=1024)
-def _plain(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
-
-
 def plain_name(name: object) -> str:
     """A name without case and separators: `X-Robots-Tag` is `xrobotstag`.
 
     webdataset's own (`__url__` of the tar) and names that nobody looks for are "".
     """
     is_short = isinstance(name, str) and len(name) <= _MAX_NAME_CHARS
-    return _plain(name) if is_short and not name.startswith("__") else ""
+    return _plain(name) if is_short else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(name: str) -> str:
+    return "" if name.startswith("__") else re.sub("[^a-z0-9]", "", name.lower())
 
 
 def one_line(text: str, max_chars: int) -> str:
@@ -106,7 +112,7 @@ def _fields(record: object) -> Iterator[tuple[str, object]]:
 
 def _items(value: object) -> Iterator[tuple[object, object]]:
     """The items of a dict, or of a list of pairs, as Arrow has maps."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list):
         yield from (item for item in value if _is_pair(item))
@@ -129,7 +135,7 @@ def _parsed(value: object) -> object:
 
 def _robots(record: object) -> str:
     try:
-        return robots.join(_directives(record, (*ROBOTS_NAMES, *_FLAG_NAMES)))
+        return robots.join(_directives(record, _DIRECTIVE_NAMES))
     except RecursionError:
         return robots.not_understood("metadata nested too deep")
 
@@ -142,9 +148,9 @@ def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
             yield {plain: item} if plain in _FLAG_NAMES else _parsed(item)
         elif plain in NESTED_NAMES:
             yield from _nested_directives(_parsed(item))
-        elif isinstance(item, Mapping | list):
+        elif isinstance(item, dict | list):
             yield from _directives(item, _SURE_ROBOTS_NAMES)
-    if isinstance(value, Mapping) and plain_name(value.get("name")) in names:
+    if isinstance(value, dict) and plain_name(value.get("name")) in names:
         yield value.get("value")
     if isinstance(value, list):
         for item in value:
@@ -172,10 +178,17 @@ def _first_text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:
 
 def _failure(fields: Mapping[str, object]) -> str:
     """As img2dataset says it: status and error message."""
-    said = [str(fields.get(name, "")) for name in _FAILURE_NAMES]
-    is_failure = said[0] != "success"
-    parts = (part for part in said if is_failure and part not in ("", "nan", "None"))
-    return one_line(": ".join(parts), _MAX_FAILURE_CHARS)
+    status, message = (fields.get(name, "") for name in _FAILURE_NAMES)
+    if status == "success":
+        return ""
+    said = (str(part) for part in (status, message) if part == part)  # unless NaN
+    return one_line(": ".join(filter(None, said)), _MAX_FAILURE_CHARS)
+
+
+def _size_px(fields: Mapping[str, object]) -> tuple[int, int]:
+    """Width and height before any resizing; 0, 0 unless both are known."""
+    width, height = (_side_px(fields.get(name)) for name in _SIZE_NAMES)
+    return (width, height) if width and height else (0, 0)
 
 
 def _side_px(value: object) -> int:

@@ -56,9 +56,10 @@ class Item:
 
     @property
     def sample_id(self) -> bytes:
-        """Of what is read; in Parquet also a large image, as it is in memory."""
-        text = self.alt_text or b""
-        return sample_id(self.image or b"", text if len(text) <= 100 else b"")
+        """Of what is kept; in Parquet also a large image, as it is in memory."""
+        stored = self.alt_text or b""
+        text = stored.replace(b"\0", b"").strip()
+        return sample_id(self.image or b"", text if len(stored) <= 100 else b"")
 
 
 @dataclasses.dataclass(frozen=True)

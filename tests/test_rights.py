@@ -92,6 +92,14 @@ def test_an_address_matches_whatever_its_scheme_fragment_and_case_of_host(tmp_pa
     assert kinds(files, *others, "https://b.org/c", "no address") == [""] * 5
 
 
+def test_an_address_is_matched_as_crawls_have_it(tmp_path):
+    files = listed(tmp_path, "host:a.org", "https://b.org/a%20b.jpg")
+    urls = ["https://a.org/my photo.jpg", "//cdn.a.org/1.jpg", "a.org/1.jpg", "a.org"]
+    assert kinds(files, *urls, " https://a.org/\n") == ["host"] * 5
+    assert kinds(files, "https://b.org/a b.jpg") == ["url"]
+    assert kinds(files, "a.orgs/1.jpg", "photo of a.org", "data:a.org") == [""] * 3
+
+
 def test_a_host_covers_its_subdomains_and_ports_and_no_other_host(tmp_path):
     files = listed(tmp_path, "host:Example.org", "host:a.b.net")
     covered = ("https://example.org", "http://x.y.example.org:8080/z", "a://A.b.net./")

@@ -7,9 +7,9 @@ Hugging Face sets use, whatever their case and separators. Out: one `Recorded` a
 import dataclasses
 import functools
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeGuard
 
 from pipeline import robots
 
@@ -110,17 +110,17 @@ def _fields(record: object) -> Iterator[tuple[str, object]]:
                 yield plain_name(inner), nested
 
 
-def _items(value: object) -> Iterator[tuple[object, object]]:
+def _items(value: object) -> Iterable[tuple[object, object]]:
     """The items of a dict, or of a list of pairs, as Arrow has maps."""
     if isinstance(value, dict):
-        yield from value.items()
-    elif isinstance(value, list):
-        yield from (item for item in value if _is_pair(item))
+        return value.items()
+    return [item for item in value if _is_pair(item)] if isinstance(value, list) else ()
 
 
-def _is_pair(item: object) -> bool:
-    is_two = isinstance(item, list | tuple) and len(item) == 2
-    return is_two and isinstance(item[0], str)
+def _is_pair(item: object) -> TypeGuard[tuple[str, object]]:
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        return False
+    return isinstance(item[0], str)
 
 
 def _parsed(value: object) -> object:
@@ -193,7 +193,6 @@ def _size_px(fields: Mapping[str, object]) -> tuple[int, int]:
 
 def _side_px(value: object) -> int:
     """0 for what is no length: null, NaN, a text, a number below 1."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 1 <= value <= _MAX_SIDE_PX:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    return int(value)
+    return int(value) if 1 <= value <= _MAX_SIDE_PX else 0

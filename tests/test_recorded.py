@@ -153,7 +153,7 @@ def test_metadata_that_is_nested_without_end_is_no_consent():
                 math.inf,
                 True,
                 [90],
-                1e300,
+                10**400,
                 0.5,
             )
         ),

@@ -43,7 +43,6 @@ def write(folder: Path, model: Released, gelu: str = "tanh") -> Path:
     folder.mkdir()
     (folder.parent / "vocabulary.model").write_bytes(vocabulary())
     hugging_face.write(model, folder, gelu=gelu)
-    formats.write_tokenizer(
-        folder.parent / "vocabulary.model", formats.Format.HF, folder
-    )
+    path, n_tokens = folder.parent / "vocabulary.model", model.model.text.max_tokens
+    formats.write_tokenizer(path, formats.Format.HF, folder, n_tokens)
     return folder

@@ -29,7 +29,8 @@ def export(
     with new_folder.made(output) as folder:
         formats.write(model, form, folder, gelu=gelu)
         tokenizer = pathlib.Path(found.config.data.tokenizer)
-        formats.write_tokenizer(tokenizer, form, folder)
+        max_tokens = model.model.text.max_tokens
+        formats.write_tokenizer(tokenizer, form, folder, max_tokens)
         training = _training(found)
         (folder / "README.md").write_text(card.card(model, form, training))
 
@@ -40,10 +41,11 @@ def _training(found: Trained) -> str:
     return card.of_run(found.config, found.folder, found.step)
 
 
-def _check_tokenizer(found: Trained) -> None:
+def _tokenizer(found: Trained) -> pathlib.Path:
     path = pathlib.Path(found.config.data.tokenizer)
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected the model's tokenizer")
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
         new_folder.check(flags.output)
         found = trained.find(flags.checkpoint, flags.step)
-        _check_tokenizer(found)
+        tokenizer = _tokenizer(found)
         model = found.released()
         if flags.image_size_px is not None:
             model = formats.with_size(model, flags.image_size_px)
         form = Format(flags.format)
-        formats.check(model, form)
+        formats.check(model, tokenizer, form)
     with cli.exits(cli.FAILED, OSError):
         export(found, model, form, flags.output, gelu=flags.gelu)
     print(f"{flags.output}: {form}, step {found.step}")

@@ -147,7 +147,7 @@ def test_the_tokenizer_of_a_folder_gives_our_ids(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     hugging_face.write(noisy(reduced("S/14", 16)), folder)
-    formats.write_tokenizer(path, formats.Format.HF, folder)
+    formats.write_tokenizer(path, formats.Format.HF, folder, 64)
     ours = Tokenizer(path, 64)(TEXTS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     theirs = tokenizer(list(TEXTS), padding="max_length", truncation=True)

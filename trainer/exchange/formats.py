@@ -6,8 +6,9 @@ import pathlib
 import shutil
 
 from trainer.config import require
-from trainer.exchange import hugging_face, npz
+from trainer.exchange import hugging_face, npz, tokenizer_json
 from trainer.exchange.released import Released
+from trainer.tokenizer import Tokenizer, check_size
 
 TOKENIZER = "tokenizer.model"
 
@@ -45,21 +46,26 @@ def write(
         hugging_face.write(_on_a_square(model), folder, gelu=gelu)
 
 
-def write_tokenizer(path: pathlib.Path, form: Format, folder: pathlib.Path) -> None:
+def write_tokenizer(
+    path: pathlib.Path, form: Format, folder: pathlib.Path, max_tokens: int
+) -> None:
     """Copies a sentencepiece model; Hugging Face has it as `tokenizer.json` besides."""
     shutil.copyfile(path, folder / TOKENIZER)
     if form is Format.HF:
-        hugging_face.write_tokenizer(path, folder)
+        hugging_face.write_tokenizer(path, folder, max_tokens)
 
 
-def check(model: Released, form: Format) -> None:
-    """Raises ValueError when the format cannot hold the model."""
+def check(model: Released, tokenizer: pathlib.Path, form: Format) -> None:
+    """Raises ValueError when the format cannot hold the model, or its tokenizer."""
     rows, columns = model.model.vision.position_grid
     require(
         form is Format.SCENIC or rows == columns,
         f"position_grid=({rows}, {columns})",
         f"as many rows as columns for the format {form}",
     )
+    check_size(Tokenizer(tokenizer, model.model.text.max_tokens), model.model.text)
+    if form is Format.HF:
+        tokenizer_json.of_model(tokenizer)
 
 
 def with_size(model: Released, size_px: int) -> Released:

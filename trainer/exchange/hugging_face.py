@@ -17,6 +17,7 @@ import safetensors.numpy
 from trainer.config import VisionConfig, require
 from trainer.exchange import hugging_face_config, tokenizer_json, torch_names
 from trainer.exchange.released import Arrays, Released, check, tower_shapes
+from trainer.exchange.sentencepiece_file import SentencePieceFile
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
@@ -46,12 +47,14 @@ def write(model: Released, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
     _write_json(folder / CONFIG, hugging_face_config.of_model(model, gelu))
     preparation = hugging_face_config.of_preprocessor(model.size_px)
     _write_json(folder / PREPROCESSOR, preparation)
-    tokenizer = hugging_face_config.of_tokenizer(text)
-    _write_json(folder / "tokenizer_config.json", tokenizer)
 
 
-def write_tokenizer(path: pathlib.Path, folder: pathlib.Path) -> None:
-    _write_json(folder / "tokenizer.json", tokenizer_json.of_model(path))
+def write_tokenizer(path: pathlib.Path, folder: pathlib.Path, max_tokens: int) -> None:
+    """Raises ValueError as `tokenizer_json.of_model`."""
+    (folder / "tokenizer.json").write_text(tokenizer_json.of_model(path))
+    pad, unknown = (piece.text for piece in SentencePieceFile.read(path).pieces[:2])
+    config = hugging_face_config.of_tokenizer(pad, unknown, max_tokens)
+    _write_json(folder / "tokenizer_config.json", config)
 
 
 def is_folder(path: pathlib.Path) -> bool:

@@ -106,17 +106,21 @@ def of_preprocessor(size_px: int) -> dict[str, Any]:
     }
 
 
-def of_tokenizer(text: TextConfig) -> dict[str, Any]:
-    """`tokenizer_config.json`."""
+def of_tokenizer(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
+    """`tokenizer_config.json`; `pad` and `unknown` are names of tokens."""
     return {
         # Tipsv2Tokenizer leaves out what no piece covers; training has <unk> there.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "Tipsv2Processor",
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": text.max_tokens,
-        "pad_token": "<pad>",
+        # Tipsv2Processor cuts and pads to its own 64 unless this is said.
+        "max_length": max_tokens,
+        "model_max_length": max_tokens,
+        "pad_token": pad,
         "padding_side": "right",
-        "unk_token": "<unk>",
+        # What a text spells as "<pad>" is no padding.
+        "split_special_tokens": True,
+        "unk_token": unknown,
     }
 
 

@@ -1,121 +1,182 @@
 """A sentencepiece model as the `tokenizer.json` of Hugging Face's tokenizers.
 
 transformers could read the sentencepiece model itself, but needs a protobuf of the
-right version for that. This file it always reads, and so does what is not Python.
+right version for that. This file it always reads, and so does what is not Python. Ids
+are those of the sentencepiece model, or the model is refused.
 """
 
-import base64
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Iterator
 
 import sentencepiece
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-_SPACE = "\u2581"  # sentencepiece's mark of a word's beginning
-# Field numbers of sentencepiece_model.proto.
-_NORMALIZER_SPEC, _CHARSMAP = 3, 2
-# Bytes of a field by its wire type; the others tell their own length.
-_WIRE_TYPE_TO_LENGTH = {1: 8, 5: 4}
-_VARINT, _BYTES = 0, 2
+from trainer.exchange.sentencepiece_file import Algorithm, Kind, SentencePieceFile
+from trainer.exchange.tokenizer_probe import TEXTS
 
+_SPACE = "\u2581"  # sentencepiece's mark of a space
+# No text has it, no normalizer maps it, and nothing joins over it.
+_SEPARATOR = "\ufff0"
 
-def of_model(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON of a byte pair encoding whose texts are lower-cased first."""
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
-    piece_to_id = {piece: number for number, piece in enumerate(pieces)}
-    specials = (processor.pad_id(), processor.unk_id())
-    words = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always"}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_added(number, pieces[number]) for number in specials],
-        "normalizer": _sequence("normalizers", *_normalizers(path.read_bytes())),
-        "pre_tokenizer": _sequence(
-            "pretokenizers", {"type": "WhitespaceSplit"}, words | {"split": True}
-        ),
-        "post_processor": None,
-        "decoder": _sequence(
-            "decoders",
-            words | {"split": True},
-            {"type": "ByteFallback"},
-            {"type": "Fuse"},
-        ),
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": pieces[processor.unk_id()],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": piece_to_id,
-            "merges": list(_merges(piece_to_id)),
-        },
-    }
+# What `str.lower` does and `Lowercase`, which sees one letter at a time, does not.
+_CASED = r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
+_FINAL_SIGMA = rf"{_CASED}\p{{Case_Ignorable}}*\KΣ(?!\p{{Case_Ignorable}}*{_CASED})"
+# Marks that form one character with a letter before them.
+_COMPOSING = (
+    r"\u0300-\u0314\u031b\u0323-\u0331\u0338\u0342\u0345\u0653-\u0655\u093c\u09be"
+    r"\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0c56\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dcf"
+    r"\u0dca\u0ddf\u102e\u1b35\u3099\u309a"
+)
+_NORMALIZERS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity", "")
+_SAMPLE_PIECES = 40  # in a text of the probe
 
 
-def _added(number: int, piece: str) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False}
-    return {
-        "id": number,
-        "content": piece,
-        "normalized": False,
-        "special": True,
-    } | flags
+def of_model(path: pathlib.Path) -> str:
+    """The JSON of a tokenizer that lower-cases, and then does as the model.
 
-
-def _sequence(name: str, *parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "Sequence", name: list(parts)}
-
-
-def _normalizers(model: bytes) -> Iterator[dict[str, Any]]:
-    yield {"type": "Lowercase"}
-    if charsmap := _field(_field(model, _NORMALIZER_SPEC), _CHARSMAP):
-        encoded = base64.b64encode(charsmap).decode()
-        yield {"type": "Precompiled", "precompiled_charsmap": encoded}
-
-
-def _merges(piece_to_id: Mapping[str, int]) -> Iterator[list[str]]:
-    """Pairs of pieces that make another, the earliest one first.
-
-    Sentencepiece numbers pieces in the order in which it merges them.
+    Raises ValueError for a model of which tokenizers cannot give the same ids.
     """
-    for piece in piece_to_id:
-        for end in range(1, len(piece)):
-            pair = [piece[:end], piece[end:]]
-            if all(part in piece_to_id for part in pair):
-                yield pair
+    file = SentencePieceFile.read(path)
+    if problem := _problem(file):
+        raise _error(path, problem)
+    tokenizer = Tokenizer(_model(file))
+    tokenizer.normalizer = normalizers.Sequence(list(_normalizers(file)))
+    if file.model_type is Algorithm.UNIGRAM:
+        tokenizer.pre_tokenizer = _split_in_names(file)
+    scheme = "always" if file.add_dummy_prefix else "never"
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Metaspace(_SPACE, prepend_scheme=scheme),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+        ]
+    )
+    _check_ids(path, tokenizer, file)
+    return tokenizer.to_str(pretty=True) + "\n"
 
 
-def _field(message: bytes, number: int) -> bytes:
-    """A field of bytes of a protobuf message; b"" if it is not there."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        wire_type = key & 7
-        if wire_type == _VARINT:
-            _, at = _varint(message, at)
-            continue
-        length = _WIRE_TYPE_TO_LENGTH.get(wire_type, 0)
-        if wire_type == _BYTES:
-            length, at = _varint(message, at)
-            if key >> 3 == number:
-                return message[at : at + length]
-        at += length
-    return b""
+def _problem(file: SentencePieceFile) -> str:
+    """What tokenizers has no equal of; nothing where there is none."""
+    kinds = {piece.kind for piece in file.pieces}
+    is_unigram = file.model_type is Algorithm.UNIGRAM
+    if file.model_type is Algorithm.WORD:
+        return "is of whole words"
+    if file.normalizer not in _NORMALIZERS:
+        return f"has a normalizer of its own, {file.normalizer!r}"
+    if not file.escape_whitespaces or file.treat_whitespace_as_suffix:
+        return "has no mark of a space before a word"
+    if Kind.USER_DEFINED in kinds:
+        symbol = next(p.text for p in file.pieces if p.kind is Kind.USER_DEFINED)
+        return f"has symbols of its own, such as {symbol!r}"
+    if is_unigram and not all(_name_parts(name)[0] for name in _names(file)):
+        return "has control symbols that are words"
+    return "has unused pieces" if Kind.UNUSED in kinds else ""
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where it ends."""
-    value = 0
-    for shift in itertools.count(0, 7):
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-    return value, at
+def _model(file: SentencePieceFile) -> models.Model:
+    kinds = [piece.kind for piece in file.pieces]
+    unknown = kinds.index(Kind.UNKNOWN)
+    if file.model_type is Algorithm.UNIGRAM:
+        vocabulary = [(piece.text, piece.score) for piece in file.pieces]
+        return models.Unigram(vocabulary, unknown, file.byte_fallback)
+    return models.BPE(
+        vocab={piece.text: number for number, piece in enumerate(file.pieces)},
+        merges=list(_merges(file)),
+        unk_token=file.pieces[unknown].text,
+        fuse_unk=True,
+        byte_fallback=file.byte_fallback,
+    )
+
+
+def _merges(file: SentencePieceFile) -> Iterator[tuple[str, str]]:
+    """Pairs of pieces that make another, that of the highest score first.
+
+    A model of characters is one without any.
+    """
+    if file.model_type is Algorithm.CHAR:
+        return
+    normal = [piece for piece in file.pieces if piece.kind is Kind.NORMAL]
+    known = {piece.text for piece in normal}
+    for text, _, _ in sorted(normal, key=lambda piece: -piece.score):
+        for end in range(1, len(text)):
+            if text[:end] in known and text[end:] in known:
+                yield text[:end], text[end:]
+
+
+def _normalizers(file: SentencePieceFile) -> Iterator[normalizers.Normalizer]:
+    yield _replace(_FINAL_SIGMA, "ς")
+    yield normalizers.Lowercase()
+    if file.precompiled_charsmap:
+        yield from _character_map(file.precompiled_charsmap)
+    if file.remove_extra_whitespaces:
+        yield _replace(rf"\A +|[ {_SPACE}]+\z|(?<= ) +", "")
+    yield normalizers.Replace(" ", _SPACE)
+    if file.add_dummy_prefix:
+        yield normalizers.Prepend(_SPACE)
+
+
+def _character_map(charsmap: bytes) -> Iterator[normalizers.Normalizer]:
+    """Sentencepiece's map of characters and of letters with marks.
+
+    `Precompiled` drops marks behind a character that it maps, and does not look at
+    clusters of more than five bytes: so it gets one character at a time, and NFC joins
+    letters and marks afterwards. Marks that join nothing keep their order.
+    """
+    # An insertion before a whole text would break the tokenizer's offsets.
+    yield _replace(r"(?<=[\s\S])(?=[\p{M}\n\u200c\u200d\uff9e\uff9f])", _SEPARATOR)
+    yield normalizers.Precompiled(charsmap)
+    yield _replace(rf"{_SEPARATOR}(?=[{_COMPOSING}])", "")
+    yield normalizers.NFC()
+    yield normalizers.Replace(_SEPARATOR, "")
+
+
+def _replace(pattern: str, content: str) -> normalizers.Normalizer:
+    return normalizers.Replace(Regex(pattern), content)
+
+
+def _split_in_names(file: SentencePieceFile) -> pre_tokenizers.PreTokenizer:
+    """Cuts what a text spells as `<pad>`, which `Unigram` would take for that token."""
+    parts = [map(re.escape, _name_parts(name)) for name in _names(file)]
+    cuts = (f"(?<={mark})(?={rest})" for mark, rest in parts)
+    return pre_tokenizers.Split(Regex("|".join(cuts)), "isolated")
+
+
+def _names(file: SentencePieceFile) -> list[str]:
+    """Of the tokens that no text has."""
+    return [piece.text for piece in file.pieces if piece.kind is not Kind.NORMAL]
+
+
+def _name_parts(name: str) -> tuple[str, str]:
+    """The brackets before a name, and what follows."""
+    rest = name.lstrip("</[(|")
+    return name.removesuffix(rest), rest
+
+
+def _check_ids(
+    path: pathlib.Path, tokenizer: Tokenizer, file: SentencePieceFile
+) -> None:
+    """Raises ValueError if a text of the probe has other ids than in training."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    for text in itertools.chain(TEXTS, _spelt(file)):
+        expected = processor.encode(text.lower())
+        if tokenizer.encode(text).ids != expected:
+            raise _error(path, f"would have other ids for {text[:60]!r}")
+
+
+def _spelt(file: SentencePieceFile) -> Iterator[str]:
+    """Texts in which every piece occurs, beside its neighbors and beside others."""
+    pieces = [p.text.replace(_SPACE, " ") for p in file.pieces if p.kind is Kind.NORMAL]
+    step = 1 + len(pieces) // _SAMPLE_PIECES
+    for start in range(0, len(pieces), _SAMPLE_PIECES):
+        yield "".join(pieces[start : start + _SAMPLE_PIECES])
+    for start in range(step):
+        yield "".join(pieces[start::step])
+
+
+def _error(path: pathlib.Path, problem: str) -> ValueError:
+    return ValueError(
+        f"{path}: this vocabulary {problem}; expected one that tokenizer.json can hold,"
+        " or --format scenic or pytorch"
+    )

@@ -69,7 +69,7 @@ setup(
         "gemini": ["google-genai>=3"],
         "s3": ["s3fs"],
         "tfds": ["tensorflow-datasets"],
-        "torch": ["torch"],
+        "torch": ["torch", "torchvision"],
         "dev": [
             "beartype",
             "google-genai>=3",

@@ -22,6 +22,7 @@ from flax import nnx
 from transformers import AutoTokenizer, PaliGemmaConfig, PreTrainedTokenizerBase
 
 from pipeline.config import Granularity
+from pipeline.models import weights
 from pipeline.models.batching import check_options, fixed_batches
 from pipeline.models.checkpoints import resolve_checkpoint
 from pipeline.models.gemma import GemmaConfig, cut_axis
@@ -74,6 +75,7 @@ class PaliGemmaCheckpoint:
     preparation: ImagePreparation
     tokens: "PromptTokens"
     dtype: str
+    has_own_head: bool
 
     @classmethod
     def open(cls, granularity: Granularity) -> Self:
@@ -89,12 +91,17 @@ class PaliGemmaCheckpoint:
         preparation.check_model(config.vision_config)
         tokens = PromptTokens.load(folder)
         tokens.check_model(config)
-        checkpoint = cls(folder, config, preparation, tokens, granularity.dtype)
+        has_own_head = weights.has_own_head(folder, is_tied=config.tie_word_embeddings)
+        checkpoint = cls(
+            folder, config, preparation, tokens, granularity.dtype, has_own_head
+        )
         check_module(checkpoint.build, folder)
         return checkpoint
 
     def build(self, rngs: nnx.Rngs) -> PaliGemma:
-        return PaliGemma(self.config, rngs=rngs, dtype=self.dtype)
+        return PaliGemma(
+            self.config, rngs=rngs, dtype=self.dtype, has_own_head=self.has_own_head
+        )
 
 
 @dataclasses.dataclass(eq=False)

@@ -146,7 +146,7 @@ class Tipsv2Encoder(TwoTowerEncoder):
         check_options(batch_size, dtype)
         folder = resolve_checkpoint(checkpoint)
         config = load_config(folder, Tipsv2Config)
-        preparation = ImagePreparation.load(folder)
+        preparation = ImagePreparation.load(folder, model_type=config.model_type)
         patch = config.vision_config.patch_size
         if preparation.size_px % patch:
             raise ValueError(

@@ -85,7 +85,15 @@ class GemmaConfig:
 
 
 _AXIS_TO_CUT_LAYERS = {
-    0: ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "embed_tokens"),
+    0: (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "gate_proj",
+        "up_proj",
+        "embed_tokens",
+        "lm_head",
+    ),
     1: ("o_proj", "down_proj"),
 }
 
@@ -111,6 +119,7 @@ def cut_axis(name: str, config: GemmaConfig, n_shards: int) -> int | None:
     layer = name.removesuffix(".weight").rsplit(".", 1)[-1]
     layer_to_n = {
         "embed_tokens": config.vocab_size,
+        "lm_head": config.vocab_size,
         "k_proj": config.n_kv_heads,
         "v_proj": config.n_kv_heads,
     }
@@ -309,10 +318,14 @@ class GemmaLayer(nnx.Module):
 
 
 class Gemma(nnx.Module):
-    """The decoder with its tied token table."""
+    """The decoder with its token table, which is its output head unless it has one."""
 
-    def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: GemmaConfig, *, rngs: nnx.Rngs, has_own_head: bool = False
+    ):
         self.embed_tokens = Embedding(config.vocab_size, config.width, rngs=rngs)
+        if has_own_head:
+            self.lm_head = Embedding(config.vocab_size, config.width, rngs=rngs)
         self.layers = nnx.List(
             GemmaLayer(config, window, rngs=rngs) for window in config.windows
         )
@@ -364,7 +377,7 @@ class Gemma(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """`[..., d]` hidden states to `[..., vocab]` float32."""
         normed = self.norm(hidden)
-        table = self.embed_tokens.weight[...]
+        table = getattr(self, "lm_head", self.embed_tokens).weight[...]
         out = contract("...d,vd->...v", normed, table, jnp.float32)
         cap = self.config.final_cap
         return out if cap is None else cap * jnp.tanh(out / cap)

@@ -59,7 +59,10 @@ class Projector(nnx.Module):
 
 
 class PaliGemma(nnx.Module):
-    """`dtype` is that of the computation; parameters keep their own."""
+    """`dtype` is that of the computation; parameters keep their own.
+
+    `has_own_head` says that logits are not by the token table.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class PaliGemma(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
+        has_own_head: bool = False,
     ):
         gemma_config = GemmaConfig.from_hugging_face(config.text_config)
         if config.projection_dim != gemma_config.width:
@@ -74,11 +78,9 @@ class PaliGemma(nnx.Module):
                 f"projection_dim={config.projection_dim}: expected the decoder's width "
                 f"{gemma_config.width}"
             )
-        if not config.tie_word_embeddings:
-            raise ValueError("tie_word_embeddings=false: expected a tied token table")
         self.vision_tower = VisionTower(config.vision_config, rngs=rngs)
         self.multi_modal_projector = Projector(config, rngs=rngs)
-        self.language_model = Gemma(gemma_config, rngs=rngs)
+        self.language_model = Gemma(gemma_config, rngs=rngs, has_own_head=has_own_head)
         self.dtype = jnp.dtype(dtype)
 
     def image_features(self, pixels: jax.Array) -> jax.Array:

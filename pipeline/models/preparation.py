@@ -6,9 +6,8 @@ resized bytes equal those of Hugging Face's PIL image processor.
 """
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -16,40 +15,30 @@ import numpy as np
 from PIL import Image
 from transformers import SiglipVisionConfig
 
+from pipeline.models.preprocessor import ALONE, MERGED, Preprocessor
+
 
 @dataclasses.dataclass(frozen=True)
-class ImagePreparation:
-    """Resize to a square without keeping the aspect ratio, then scale and normalise.
-
-    `mean` and `std` are for channel values in [0, 1].
-    """
-
-    size_px: int
-    resampling: Image.Resampling
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+class ImagePreparation(Preprocessor):
+    """Resize to a square without keeping the aspect ratio, then scale and normalise."""
 
     @classmethod
-    def load(cls, folder: Path, resampling: str = "") -> Self:
+    def load(
+        cls, folder: Path, resampling: str = "", model_type: str | None = None
+    ) -> Self:
         """Reads a checkpoint's preprocessor file; ValueError if it is unusual.
 
         `resampling` is Pillow's name of a filter, in place of the checkpoint's.
         """
-        settings = _preprocessor_settings(folder)
-        size = settings["size"]
-        if size.keys() != {"height", "width"} or size["height"] != size["width"]:
-            raise ValueError(f"preprocessor size={size}: expected a square in pixels")
-        for step in ("do_resize", "do_rescale"):
-            if not settings.get(step, True):
-                raise ValueError(f"preprocessor {step}=false: expected true")
-        is_normalised = settings.get("do_normalize", True)
-        return cls(
-            size_px=size["height"],
-            resampling=Image.Resampling[resampling.upper()]
-            if resampling
-            else Image.Resampling(settings["resample"]),
-            mean=tuple(settings["image_mean"]) if is_normalised else (0.0,) * 3,
-            std=tuple(settings["image_std"]) if is_normalised else (1.0,) * 3,
+        found = cls.read(folder, model_type)
+        if found is None:
+            raise ValueError(
+                f"checkpoint={str(folder)!r}: expected {ALONE} or {MERGED}"
+            )
+        if not resampling:
+            return found
+        return dataclasses.replace(
+            found, resampling=Image.Resampling[resampling.upper()]
         )
 
     def check_model(self, config: SiglipVisionConfig) -> None:
@@ -71,7 +60,7 @@ class ImagePreparation:
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """uint8 `[b, s, s, 3]` to float32, as the vision tower expects."""
-        scaled = images.astype(jnp.float32) / 255
+        scaled = images.astype(jnp.float32) / self.divisor
         return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
     def check_batch(self, images: np.ndarray) -> None:
@@ -82,18 +71,3 @@ class ImagePreparation:
                 f"images are {images.dtype} {images.shape}: expected uint8 [n, "
                 f"{self.size_px}, {self.size_px}, 3]"
             )
-
-
-def _preprocessor_settings(folder: Path) -> dict[str, Any]:
-    """From the image processor's file, or the one that newer releases merge it into."""
-    alone, merged = (
-        folder / "preprocessor_config.json",
-        folder / "processor_config.json",
-    )
-    if alone.exists():
-        return json.loads(alone.read_text())
-    if merged.exists():
-        return json.loads(merged.read_text())["image_processor"]
-    raise ValueError(
-        f"checkpoint={str(folder)!r}: expected {alone.name} or {merged.name}"
-    )

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,12 @@ _PREFIXES = {
 # transformers saves the image tower of tipsv2 with names of the text tower's MLP.
 _MLP_OF_TIPSV2 = re.compile(r"(vision_encoder\.blocks\.\d+\.mlp)\.c_(fc|proj)\.")
 _FC_OF_TIPSV2 = {"fc": "fc1", "proj": "fc2"}
-# The head is tied to the token table, and position ids are no weights. Of tipsv2 what
-# training alone needs.
-_IGNORED = re.compile(
-    r"(.*\.)?(lm_head\.weight|position_ids)|vision_encoder\.mask_token|temperature"
-)
+# Position ids are no weights. Of tipsv2 what training alone needs.
+_IGNORED = re.compile(r"(.*\.)?position_ids|vision_encoder\.mask_token|temperature")
+_ANY_HEAD = re.compile(r"(.*\.)?lm_head\.weight")
+_TABLE, _HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_ROWS_A_PART = 1 << 14  # of a token table, some 100 MB
 
 
 def model_type_of(folder: Path) -> str | None:
@@ -48,7 +49,17 @@ def model_type_of(folder: Path) -> str | None:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"checkpoint={str(folder)!r}: expected config.json in it")
-    return json.loads(path.read_text()).get("model_type")
+    return _config(path).get("model_type")
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected an object of JSON")
+    return values
 
 
 def load_config(folder: Path, kind: type[Config]) -> Config:
@@ -59,7 +70,31 @@ def load_config(folder: Path, kind: type[Config]) -> Config:
             f"checkpoint={str(folder)!r} has model_type={model_type!r}: "
             f"expected {kind.model_type!r}"
         )
+    values = _config(folder / "config.json")
+    for part in (values, *values.values()):
+        if isinstance(part, dict) and (said := part.get("quantization_config")):
+            raise ValueError(
+                f"checkpoint={str(folder)!r} has quantization_config="
+                f"{json.dumps(said):.80}: expected weights of floats"
+            )
     return kind.from_pretrained(folder)
+
+
+def has_own_head(folder: Path, *, is_tied: bool) -> bool:
+    """Whether a decoder's output head differs from its token table.
+
+    As in transformers: `is_tied` holds where one of the two is stored, or both are
+    equal. Raises ValueError if it is False and one is missing.
+    """
+    name_to_entry = {entry.name: entry for entry in _entries(folder)}
+    if _HEAD in name_to_entry:
+        return not _are_equal(name_to_entry[_HEAD], name_to_entry[_TABLE])
+    if not is_tied:
+        raise ValueError(
+            f"checkpoint={str(folder)!r} has tie_word_embeddings=false: expected both "
+            "embed_tokens.weight and lm_head.weight"
+        )
+    return False
 
 
 def load_module(
@@ -77,6 +112,8 @@ def load_module(
     graph, name_to_place = check_module(build, folder)
     loaded = []
     for name, tensor in _stored_tensors(folder):
+        if name not in name_to_place:  # a head that equals the token table
+            continue
         path, variable = name_to_place[name]
         loaded.append(
             (path, variable.replace(place(name, tensor.astype(dtype, copy=False))))
@@ -97,7 +134,17 @@ def check_module(
     flat = nnx.to_flat_state(abstract)
     name_to_place = {_joined(path): (path, variable) for path, variable in flat}
     shapes = {name: tuple(leaf.shape) for name, (_, leaf) in name_to_place.items()}
-    _check_tensors(shapes, _stored_shapes(folder), folder)
+    stored = {entry.name: entry for entry in _entries(folder)}
+    if _HEAD in stored and _HEAD not in shapes:
+        if not _are_equal(stored[_HEAD], stored[_TABLE]):
+            raise ValueError(
+                f"checkpoint={str(folder)!r}: expected no lm_head.weight, or that of "
+                "the token table"
+            )
+        del stored[_HEAD]
+    _check_tensors(
+        shapes, {name: entry.shape for name, entry in stored.items()}, folder
+    )
     return graph, name_to_place
 
 
@@ -117,6 +164,8 @@ def parameter_name(stored: str) -> str | None:
     """The path of a tensor in any release's file; None for one to leave out."""
     if _IGNORED.fullmatch(stored):
         return None
+    if _ANY_HEAD.fullmatch(stored):
+        return _HEAD
     name = stored.removeprefix("model.")
     for prefix, replacement in _PREFIXES.items():
         if name.startswith(prefix):
@@ -133,10 +182,6 @@ def _stored_name(parameter: str) -> str:
         if parameter.startswith(replacement):
             return prefix + parameter.removeprefix(replacement)
     return parameter
-
-
-def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    return {entry.name: entry.shape for entry in _entries(folder)}
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -159,13 +204,44 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _entries(folder: Path) -> Iterator[_Entry]:
-    for path in weight_files(folder):
-        with _opened(path) as file:
-            for stored in file.keys():  # noqa: SIM118 (it is no mapping)
-                if (name := parameter_name(stored)) is not None:
-                    shape = tuple(file.get_slice(stored).get_shape())
-                    yield _Entry(path, stored, name, shape)
+def _entries(folder: Path) -> list[_Entry]:
+    """All parameters; a head that is stored alone is the token table.
+
+    Raises ValueError if one is not of floats.
+    """
+    found = [entry for path in weight_files(folder) for entry in _entries_of(path)]
+    if any(entry.name == _TABLE for entry in found):
+        return found
+    return [
+        entry._replace(name=_TABLE) if entry.name == _HEAD else entry for entry in found
+    ]
+
+
+def _entries_of(path: Path) -> Iterator[_Entry]:
+    with _opened(path) as file:
+        for stored in file.keys():  # noqa: SIM118 (it is no mapping)
+            if (name := parameter_name(stored)) is not None:
+                part = file.get_slice(stored)
+                if part.get_dtype() not in _FLOATS:
+                    raise ValueError(
+                        f"{path}: {stored} is {part.get_dtype()}: expected floats, "
+                        f"{', '.join(_FLOATS)}"
+                    )
+                yield _Entry(path, stored, name, tuple(part.get_shape()))
+
+
+def _are_equal(one: _Entry, other: _Entry) -> bool:
+    """Whether two tensors have the same values; reads them part by part."""
+    if one.shape != other.shape:
+        return False
+    n_rows = one.shape[0]
+    with _opened(one.file) as first, _opened(other.file) as second:
+        pair = (first.get_slice(one.stored_name), second.get_slice(other.stored_name))
+        parts = (
+            slice(start, min(start + _ROWS_A_PART, n_rows))
+            for start in range(0, n_rows, _ROWS_A_PART)
+        )
+        return all(np.array_equal(pair[0][part], pair[1][part]) for part in parts)
 
 
 def _opened(path: Path) -> safetensors.safe_open:

@@ -13,6 +13,7 @@ from transformers import PaliGemmaConfig, SiglipConfig
 
 from pipeline.models.paligemma import PaliGemma
 from pipeline.models.weights import (
+    has_own_head,
     load_config,
     load_module,
     parameter_name,
@@ -97,16 +98,115 @@ def test_sharded_files_are_read(params: nnx.State, tensors: Tensors, tmp_path: P
     assert_equal(loaded(tmp_path), params)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "lm_head.weight",
-        "language_model.lm_head.weight",
-        "vision_tower.vision_model.embeddings.position_ids",
-    ],
-)
-def test_tied_heads_and_position_ids_are_left_out(name: str):
+def test_position_ids_are_left_out():
+    name = "vision_tower.vision_model.embeddings.position_ids"
     assert parameter_name(name) is None
+
+
+TABLE = "language_model.model.embed_tokens.weight"
+HEADS = (
+    "lm_head.weight",
+    "language_model.lm_head.weight",
+    "model.language_model.lm_head.weight",
+)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_equals_the_table_is_the_table(
+    params: nnx.State, tensors: Tensors, tmp_path: Path, head: str
+):
+    folder = write(tensors | {head: tensors[TABLE]}, tmp_path)
+    for is_tied in (True, False):
+        assert not has_own_head(folder, is_tied=is_tied)
+    assert_equal(loaded(folder), params)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_alone_is_the_table(
+    params: nnx.State, tensors: Tensors, tmp_path: Path, head: str
+):
+    other = {head if name == TABLE else name: x for name, x in tensors.items()}
+    folder = write(other, tmp_path)
+    assert not has_own_head(folder, is_tied=True)
+    assert_equal(loaded(folder), params)
+    with pytest.raises(ValueError, match=r"expected both embed_tokens\.weight and lm_"):
+        has_own_head(folder, is_tied=False)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_another_head_is_not_left_out(
+    tensors: Tensors, tmp_path: Path, head: str, is_tied: bool
+):
+    folder = write(tensors | {head: tensors[TABLE][::-1].copy()}, tmp_path)
+    assert has_own_head(folder, is_tied=is_tied)
+    with pytest.raises(ValueError, match=r"expected no lm_head\.weight, or that of"):
+        loaded(folder)
+    config = tiny_checkpoints.paligemma_config("gemma")
+    graph, params = load_module(
+        lambda rngs: PaliGemma(config, rngs=rngs, has_own_head=True), folder, "float32"
+    )
+    model = nnx.merge(graph, params).language_model
+    np.testing.assert_array_equal(
+        model.lm_head.weight[...], model.embed_tokens.weight[...][::-1]
+    )
+    hidden = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
+    by_head = model.logits(hidden)
+    del model.lm_head
+    np.testing.assert_allclose(by_head[:, ::-1], model.logits(hidden), rtol=1e-5)
+
+
+def test_an_untied_table_alone_is_refused(tensors: Tensors, tmp_path: Path):
+    folder = write(tensors, tmp_path)
+    with pytest.raises(ValueError, match="tie_word_embeddings=false: expected both"):
+        has_own_head(folder, is_tied=False)
+
+
+QUANTIZED = {
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "I32": np.dtype(np.int32),
+    "BOOL": np.dtype(bool),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_numbers_that_are_no_floats_are_refused(
+    tensors: Tensors, tmp_path: Path, name: str
+):
+    matrix = "language_model.model.layers.0.mlp.up_proj.weight"
+    changed = tensors | {matrix: tensors[matrix].astype(QUANTIZED[name])}
+    with pytest.raises(ValueError, match=f"{matrix} is {name}: expected floats"):
+        loaded(write(changed, tmp_path))
+
+
+def test_layouts_of_quantizers_are_refused(tensors: Tensors, tmp_path: Path):
+    layer = "language_model.model.layers.0.mlp.up_proj."
+    packed = tensors | {f"{layer}qweight": np.zeros((4, 4), np.int32)}
+    with pytest.raises(ValueError, match=r"up_proj\.qweight is I32: expected floats"):
+        loaded(write(packed, tmp_path))
+    scaled = tensors | {f"{layer}weight_scale": np.zeros(4, np.float32)}
+    with pytest.raises(ValueError, match=r"unexpected .*up_proj\.weight_scale"):
+        loaded(write(scaled, tmp_path))
+
+
+@pytest.mark.parametrize("part", [None, "text_config", "vision_config"])
+def test_a_quantized_configuration_is_refused(siglip_folder: Path, tmp_path, part):
+    values = json.loads((siglip_folder / "config.json").read_text())
+    said = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    changed = values | ({part: values[part] | said} if part else said)
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r'quantization_config={"quant_method": "gptq'):
+        load_config(tmp_path, SiglipConfig)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_a_configuration_that_is_no_json_is_named(tmp_path: Path, text: str):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json: expected "):
+        load_config(tmp_path, SiglipConfig)
 
 
 NORM = "language_model.norm.weight"

@@ -100,6 +100,7 @@ def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant or read."""
     checks.check_folder(run)
     selection.check(run)
+    scoring.check(run)
     if not selection.is_complete(run):
         checks.check_scored(run)
     if not files.is_file(drop_list.table_path(run.drop_list, run.root)):

@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from transformers import AutoTokenizer, PaliGemmaConfig, PreTrainedTokenizerBase
+from transformers import PaliGemmaConfig, PreTrainedTokenizerBase
 
 from pipeline.config import Granularity
-from pipeline.models import weights
 from pipeline.models.batching import check_options, fixed_batches
 from pipeline.models.checkpoints import resolve_checkpoint
 from pipeline.models.gemma import GemmaConfig, cut_axis
@@ -30,7 +29,13 @@ from pipeline.models.interfaces import Caption
 from pipeline.models.paligemma import Answer, PaliGemma, Prompt, Sampling, generate
 from pipeline.models.placement import Placement
 from pipeline.models.preparation import ImagePreparation
-from pipeline.models.weights import check_module, load_config, load_module
+from pipeline.models.weights import (
+    check_module,
+    has_own_head,
+    load_config,
+    load_module,
+    load_tokenizer,
+)
 from pipeline.prompts import IMAGE
 from pipeline.records import FinishReason
 
@@ -91,10 +96,8 @@ class PaliGemmaCheckpoint:
         preparation.check_model(config.vision_config)
         tokens = PromptTokens.load(folder)
         tokens.check_model(config)
-        has_own_head = weights.has_own_head(folder, is_tied=config.tie_word_embeddings)
-        checkpoint = cls(
-            folder, config, preparation, tokens, granularity.dtype, has_own_head
-        )
+        is_own = has_own_head(folder, is_tied=config.tie_word_embeddings)
+        checkpoint = cls(folder, config, preparation, tokens, granularity.dtype, is_own)
         check_module(checkpoint.build, folder)
         return checkpoint
 
@@ -319,12 +322,7 @@ class PromptTokens:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises ValueError if there is no tokenizer that transformers can read."""
-        try:
-            return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ValueError(
-                f"checkpoint={str(folder)!r}: expected a tokenizer in it ({error})"
-            ) from error
+        return cls(load_tokenizer(folder))
 
     def check_model(self, config: PaliGemmaConfig) -> None:
         """Raises ValueError unless the model knows all tokens."""

@@ -17,12 +17,7 @@ import jax
 import numpy as np
 import sentencepiece
 from flax import nnx
-from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    SiglipConfig,
-    Tipsv2Config,
-)
+from transformers import PreTrainedTokenizerBase, SiglipConfig, Tipsv2Config
 
 from pipeline.config import EncoderConfig
 from pipeline.models.batching import check_options, fixed_batches
@@ -35,28 +30,59 @@ from pipeline.models.interfaces import Encoder
 from pipeline.models.preparation import ImagePreparation
 from pipeline.models.siglip import Siglip, unit_rows
 from pipeline.models.tipsv2 import PAD_ID, Tipsv2
-from pipeline.models.weights import load_config, load_module, model_type_of
+from pipeline.models.weights import (
+    check_module,
+    load_config,
+    load_module,
+    load_tokenizer,
+    model_type_of,
+)
+
+
+def check(config: EncoderConfig) -> None:
+    """Raises ValueError if `load_encoder` would; reads no weights."""
+    folder = resolve_checkpoint(config.checkpoint)
+    kind = _encoder_of(config, folder)
+    kind.open(folder, config).check_weights()
 
 
 def load_encoder(config: EncoderConfig) -> Encoder:
     """Raises ValueError if the checkpoint cannot be read here."""
-    folder = resolve_checkpoint(config.checkpoint)
+    kind = _encoder_of(config, resolve_checkpoint(config.checkpoint))
+    cls_token = (config.cls_token,) if kind is Tipsv2Encoder else ()
+    return kind.load(config.checkpoint, config.batch_size, config.dtype, *cls_token)
+
+
+def _encoder_of(config: EncoderConfig, folder: Path) -> "type[TwoTowerEncoder]":
     if model_type_of(folder) == Tipsv2Config.model_type:
-        return Tipsv2Encoder.load(
-            config.checkpoint, config.batch_size, config.dtype, config.cls_token
-        )
+        return Tipsv2Encoder
     if config.cls_token != "alt_text":
         raise ValueError(
             f"cls_token={config.cls_token!r}: expected 'alt_text', or a checkpoint of"
             f" tipsv2 in place of {config.checkpoint!r}"
         )
-    return SiglipEncoder.load(config.checkpoint, config.batch_size, config.dtype)
+    return SiglipEncoder
 
 
 class Tokens(Protocol):
     """Texts to token ids of one length."""
 
     def ids(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncoderCheckpoint:
+    """A checkpoint whose parts fit each other; its weights are still on disk."""
+
+    folder: Path
+    embedding_dim: int
+    preparation: ImagePreparation
+    tokens: Tokens
+    build: Callable[[nnx.Rngs], Siglip | Tipsv2]
+
+    def check_weights(self) -> None:
+        """Raises ValueError unless they are those of the model, by name and shape."""
+        check_module(self.build, self.folder)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +118,31 @@ class TwoTowerEncoder:
         no_rows = np.zeros((0, self.embedding_dim), np.float32)
         return np.concatenate([*jax.device_get(batches), no_rows])[: len(rows)]
 
+    @classmethod
+    def open(cls, folder: Path, config: EncoderConfig) -> EncoderCheckpoint:
+        """Raises ValueError if it is no checkpoint that can be read here."""
+        raise NotImplementedError
+
+    @classmethod
+    def _load(cls, config: EncoderConfig) -> Self:
+        folder = resolve_checkpoint(config.checkpoint)
+        opened = cls.open(folder, config)
+        graph, params = load_module(opened.build, folder, config.dtype)
+        embed_images = functools.partial(_embed_images, graph, opened.preparation)
+        embed_token_ids = functools.partial(_embed_token_ids, graph)
+        digest = weights_digest(folder)
+        return cls(
+            identity=ModelIdentity(
+                config.checkpoint, digest, config.dtype, config.cls_token
+            ),
+            embedding_dim=opened.embedding_dim,
+            batch_size=config.batch_size,
+            preparation=opened.preparation,
+            tokens=opened.tokens,
+            embed_images=functools.partial(jax.jit(embed_images), params),
+            embed_token_ids=functools.partial(jax.jit(embed_token_ids), params),
+        )
+
 
 class SiglipEncoder(TwoTowerEncoder):
     """SigLIP or SigLIP 2; made by `load`."""
@@ -107,23 +158,19 @@ class SiglipEncoder(TwoTowerEncoder):
           ValueError: if it is not a SigLIP checkpoint that can be read here.
         """
         check_options(batch_size, dtype)
-        folder = resolve_checkpoint(checkpoint)
-        config = load_config(folder, SiglipConfig)
+        return cls._load(EncoderConfig(checkpoint, batch_size, dtype))
+
+    @classmethod
+    def open(cls, folder: Path, config: EncoderConfig) -> EncoderCheckpoint:
+        model = load_config(folder, SiglipConfig)
         preparation = ImagePreparation.load(folder)
-        preparation.check_model(config.vision_config)
-        graph, params = load_module(
-            lambda rngs: Siglip(config, rngs=rngs, dtype=dtype), folder, dtype
-        )
-        embed_images = jax.jit(functools.partial(_embed_images, graph, preparation))
-        embed_token_ids = jax.jit(functools.partial(_embed_token_ids, graph))
-        return cls(
-            identity=ModelIdentity(checkpoint, weights_digest(folder), dtype),
-            embedding_dim=config.vision_config.hidden_size,
-            batch_size=batch_size,
-            preparation=preparation,
-            tokens=SiglipTokens.load(folder, config),
-            embed_images=functools.partial(embed_images, params),
-            embed_token_ids=functools.partial(embed_token_ids, params),
+        preparation.check_model(model.vision_config)
+        return EncoderCheckpoint(
+            folder,
+            model.vision_config.hidden_size,
+            preparation,
+            SiglipTokens.load(folder, model),
+            lambda rngs: Siglip(model, rngs=rngs, dtype=config.dtype),
         )
 
 
@@ -144,33 +191,26 @@ class Tipsv2Encoder(TwoTowerEncoder):
           ValueError: if it is not a TIPS checkpoint that can be read here.
         """
         check_options(batch_size, dtype)
-        folder = resolve_checkpoint(checkpoint)
-        config = load_config(folder, Tipsv2Config)
-        preparation = ImagePreparation.load(folder, model_type=config.model_type)
-        patch = config.vision_config.patch_size
+        return cls._load(EncoderConfig(checkpoint, batch_size, dtype, cls_token))
+
+    @classmethod
+    def open(cls, folder: Path, config: EncoderConfig) -> EncoderCheckpoint:
+        model = load_config(folder, Tipsv2Config)
+        preparation = ImagePreparation.load(folder, model_type=model.model_type)
+        patch = model.vision_config.patch_size
         if preparation.size_px % patch:
             raise ValueError(
                 f"preprocessor size={preparation.size_px}: expected a multiple of the "
                 f"vision tower's patch_size {patch}"
             )
-        graph, params = load_module(
-            lambda rngs: Tipsv2(config, rngs=rngs, dtype=dtype, cls_token=cls_token),
+        n_positions = model.text_config.max_position_embeddings
+        options = {"dtype": config.dtype, "cls_token": config.cls_token}
+        return EncoderCheckpoint(
             folder,
-            dtype,
-        )
-        embed_images = jax.jit(functools.partial(_embed_images, graph, preparation))
-        embed_token_ids = jax.jit(functools.partial(_embed_token_ids, graph))
-        n_positions = config.text_config.max_position_embeddings
-        return cls(
-            identity=ModelIdentity(
-                checkpoint, weights_digest(folder), dtype, cls_token
-            ),
-            embedding_dim=config.vision_config.hidden_size,
-            batch_size=batch_size,
-            preparation=preparation,
-            tokens=Tipsv2Tokens.load(folder, n_positions),
-            embed_images=functools.partial(embed_images, params),
-            embed_token_ids=functools.partial(embed_token_ids, params),
+            model.vision_config.hidden_size,
+            preparation,
+            Tipsv2Tokens.load(folder, n_positions),
+            lambda rngs: Tipsv2(model, rngs=rngs, **options),
         )
 
 
@@ -201,7 +241,14 @@ class SiglipTokens:
 
     @classmethod
     def load(cls, folder: Path, config: SiglipConfig) -> Self:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        """Raises ValueError if there is none, or one of more tokens than the model."""
+        tokenizer = load_tokenizer(folder)
+        n_rows = config.text_config.vocab_size
+        if len(tokenizer) > n_rows:
+            raise ValueError(
+                f"tokenizer of {len(tokenizer)} tokens: expected at most the model's "
+                f"vocab_size {n_rows}"
+            )
         return cls(tokenizer, config.text_config.max_position_embeddings)
 
     def ids(self, texts: Sequence[str]) -> np.ndarray:
@@ -235,9 +282,11 @@ class Tipsv2Tokens:
         path = folder / "tokenizer.model"
         if not path.exists():
             raise ValueError(f"checkpoint={str(folder)!r}: expected {path.name} in it")
-        return cls(
-            sentencepiece.SentencePieceProcessor(model_file=str(path)), n_positions
-        )
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{path}: expected a sentencepiece model") from error
+        return cls(processor, n_positions)
 
     def ids(self, texts: Sequence[str]) -> np.ndarray:
         """`n` texts to int32 `[n, n_positions]`, cut if they are longer."""

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 from jax.typing import DTypeLike
-from transformers import PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from pipeline.models.checkpoints import SINGLE_FILE, weight_files
 from pipeline.models.checkpoints import resolve_checkpoint as resolve_checkpoint
@@ -78,6 +78,17 @@ def load_config(folder: Path, kind: type[Config]) -> Config:
                 f"{json.dumps(said):.80}: expected weights of floats"
             )
     return kind.from_pretrained(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Raises ValueError if there is no tokenizer that transformers can read."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(
+            f"checkpoint={str(folder)!r}: expected a tokenizer in it "
+            f"({error!s:.200})"
+        ) from error
 
 
 def has_own_head(folder: Path, *, is_tied: bool) -> bool:

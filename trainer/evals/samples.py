@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from trainer import chance, crops, images
+from trainer import chance, images
 from trainer.evals import splits
 from trainer.evals.captions import of_fields
 from trainer.evals.label_names import Names
@@ -113,8 +113,12 @@ class Sample:
             return images.decode(part, _format(part))
 
     def squeezed(self, size_px: int) -> UInt8[np.ndarray, "size size 3"]:
-        """The whole image in a square."""
-        return crops.resize(np.ascontiguousarray(self.image()), size_px)
+        """The whole image in a square, as the processor of an export makes it.
+
+        Bilinear, over as many pixels as one of the square covers.
+        """
+        image, size = Image.fromarray(self.image()), (size_px, size_px)
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
     def mask(self) -> UInt8[np.ndarray, "h w"]:
         mask = self._truth("mask")

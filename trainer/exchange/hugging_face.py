@@ -21,6 +21,8 @@ from trainer.exchange.sentencepiece_file import SentencePieceFile
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
+_PROCESSOR = "processor_config.json"  # newer releases put everything there
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _INDEX = "model.safetensors.index.json"
 _VISION, _TEXT = "vision_encoder.", "text_encoder."
 # transformers saves the image encoder's MLP with the text encoder's names.
@@ -97,16 +99,18 @@ def read(path: pathlib.Path) -> Released:
 
 def _size_px(path: pathlib.Path, vision: VisionConfig) -> int:
     """Of the images that the preprocessor makes; without one, that of the positions."""
-    file = path / PREPROCESSOR
-    if not file.exists():
-        return vision.position_grid[0] * vision.patch_size_px
-    try:
-        size = json.loads(file.read_text())["size"]
-        height, width = int(size["height"]), int(size["width"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: {error!r}; expected a size in pixels") from error
-    require(height == width, f"{file}: size={height} x {width}", "a square")
-    return height
+    for file in (path / _PROCESSOR, path / PREPROCESSOR):
+        if not file.exists():
+            continue
+        try:
+            values = json.loads(file.read_text())
+            if file.name == _PROCESSOR:
+                values = values.get("image_processor")
+            if values is not None:
+                return hugging_face_config.read_preprocessor(values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}: {error}") from error
+    return vision.position_grid[0] * vision.patch_size_px
 
 
 def _load(path: pathlib.Path) -> Arrays:
@@ -118,12 +122,20 @@ def _load(path: pathlib.Path) -> Arrays:
             names = set(json.loads(index.read_text())["weight_map"].values())
         arrays: Arrays = {}
         for name in sorted(names):
-            arrays |= safetensors.numpy.load_file(path / name)
+            arrays |= _load_file(path / name)
     except OSError as error:
         raise ValueError(f"{path}: {error}; expected {WEIGHTS}") from error
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: {error}; expected whole safetensors") from error
     return {_aliased(name): x.astype(np.float32) for name, x in arrays.items()}
+
+
+def _load_file(path: pathlib.Path) -> Arrays:
+    with safetensors.safe_open(path, "numpy") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            kind = file.get_slice(name).get_dtype()
+            require(kind in _FLOATS, f"{path}: {name} is {kind}", "floats")
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _joined(towers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from trainer.models.layers import LAYER_NORM_EPSILON
 # folders name the second.
 GELUS = {"tanh": "gelu_pytorch_tanh", "exact": "gelu"}
 _BILINEAR = 2  # Pillow's number of the filter
+# Fields of a preprocessor that do not change what comes out.
+_NOT_OF_PIXELS = ("image_processor_type", "processor_class", "do_convert_rgb", "size")
 
 # What transformers assumes where a file says nothing: the sizes of B/14.
 _VISION_DEFAULTS: Mapping[str, Any] = {
@@ -106,6 +108,26 @@ def of_preprocessor(size_px: int) -> dict[str, Any]:
     }
 
 
+def read_preprocessor(values: Mapping[str, Any]) -> int:
+    """The side of the images; missing fields are those of Tipsv2ImageProcessor.
+
+    Raises ValueError for a preparation that is not the trainer's.
+    """
+    size = values.get("size", 448)
+    sides = size if isinstance(size, dict) else {"height": size, "width": size}
+    side = sides.get("height")
+    is_square = type(side) is int and side > 0 and sides.get("width") == side
+    require(is_square, f"size={size!s:.80}", "a square, its size in pixels")
+    for name, expected in of_preprocessor(side).items():
+        found = values.get(name, expected)
+        if name == "rescale_factor" and isinstance(found, float):
+            is_right = math.isclose(found, expected, rel_tol=1e-6)
+        else:
+            is_right = found == expected or name in _NOT_OF_PIXELS
+        require(is_right, f"{name}={found!s:.80}", f"{expected}, as in training")
+    return side
+
+
 def of_tokenizer(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
     """`tokenizer_config.json`; `pad` and `unknown` are names of tokens."""
     return {
@@ -128,6 +150,8 @@ def read(values: Mapping[str, Any]) -> Described:
     """Raises ValueError when a `config.json` is of a model that we have not."""
     found = values.get("model_type")
     require(found == "tipsv2", f"model_type={found!r}", "'tipsv2'")
+    said = values.get("quantization_config")
+    require(not said, f"quantization_config={said!s:.80}", "weights of floats")
     model = ModelConfig(
         vision=_vision({**_VISION_DEFAULTS, **values.get("vision_config", {})}),
         text=_text({**_TEXT_DEFAULTS, **values.get("text_config", {})}),

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from trainer.config import ModelConfig, TextConfig, VisionConfig
+from trainer.config import ModelConfig, TextConfig, VisionConfig, require
 from trainer.exchange import torch_names
 from trainer.exchange.released import (
     POSITIONS,
@@ -114,11 +115,17 @@ def load(file: pathlib.Path, what: str = "a tower") -> Arrays:
     """All arrays of a file, as float32. Raises ValueError when it is broken."""
     try:
         with np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key].astype(np.float32) for key in stored.files}
+            return {key: _floats(key, stored[key]) for key in stored.files}
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}, expected {what}") from error
     except (ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"{file}: {error}; expected a whole .npz") from error
+
+
+def _floats(key: str, array: np.ndarray) -> Float[np.ndarray, "..."]:
+    is_float = array.dtype.name in ("float64", "float32", "float16", "bfloat16")
+    require(is_float, f"{key} is {array.dtype}", "floats")
+    return array.astype(np.float32)
 
 
 def _temperature(text: Arrays, file: pathlib.Path) -> Any:

@@ -2,18 +2,22 @@
 
 import dataclasses
 import functools
+import io
 
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 import transformers
 from flax import nnx
+from PIL import Image
 
 from trainer.config import ModelConfig, tips_model
-from trainer.exchange import formats, hugging_face, released
+from trainer.evals.samples import Sample
+from trainer.exchange import formats, hugging_face, released, tokenizer_probe
 from trainer.exchange.released import Released
 from trainer.models import two_tower
-from trainer.tokenizer import Tokenizer, train
+from trainer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -49,9 +53,22 @@ def noisy(model: ModelConfig) -> Released:
 
 
 @functools.cache
-def vocabulary() -> bytes:
-    words = " ".join(TEXTS[:2]).lower().split()
-    return train([" ".join(words[i:] + words[:i]) for i in range(len(words))] * 3, 60)
+def vocabulary(model_type: str = "bpe") -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text.lower() for text in TEXTS[:4] if text] * 3),
+        model_writer=model,
+        model_type=model_type,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 def images(height: int, width: int) -> np.ndarray:
@@ -141,18 +158,69 @@ def test_what_transformers_saves_is_read(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params(), model.params())
 
 
-def test_the_tokenizer_of_a_folder_gives_our_ids(tmp_path):
-    path = tmp_path / "ours.model"
-    path.write_bytes(vocabulary())
-    folder = tmp_path / "folder"
+def written(folder, max_tokens: int, **options) -> Released:
+    """A folder of a small model with a vocabulary of its own, as `export` writes it."""
+    model = reduced("S/14", 16)
+    path = folder.parent / "ours.model"
+    path.write_bytes(vocabulary(**options))
+    size = Tokenizer(path, max_tokens).vocabulary_size
+    text = dataclasses.replace(
+        model.text, vocabulary_size=size, max_tokens=max_tokens, n_heads=6
+    )
+    released_model = noisy(dataclasses.replace(model, text=text))
     folder.mkdir()
-    hugging_face.write(noisy(reduced("S/14", 16)), folder)
-    formats.write_tokenizer(path, formats.Format.HF, folder, 64)
-    ours = Tokenizer(path, 64)(TEXTS)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    theirs = tokenizer(list(TEXTS), padding="max_length", truncation=True)
-    assert theirs.keys() == {"input_ids", "attention_mask"}
-    assert 1 in ours[2]
-    for text, one, other in zip(TEXTS, ours, theirs["input_ids"], strict=True):
-        assert one.tolist() == other, text
-    np.testing.assert_array_equal(theirs["attention_mask"], ours != 0)
+    formats.check(released_model, path, formats.Format.HF)
+    formats.write(released_model, formats.Format.HF, folder)
+    formats.write_tokenizer(path, formats.Format.HF, folder, max_tokens)
+    return released_model
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return (one * other).sum(axis=-1) / norms
+
+
+@pytest.mark.parametrize("max_tokens", [7, 48, 64, 96])
+def test_texts_have_our_vectors_as_the_card_says(tmp_path, max_tokens: int):
+    """The demo's recipe reads 48 tokens; transformers' processor cuts at 64."""
+    model = written(tmp_path / "out", max_tokens)
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    theirs = theirs_of(tmp_path / "out")
+    texts = [text for text in (*TEXTS, *tokenizer_probe.TEXTS) if text.strip("\x01 ")]
+    ids = Tokenizer(tmp_path / "ours.model", max_tokens)(texts)
+    inputs = processor(text=texts, return_tensors="pt")
+    np.testing.assert_array_equal(inputs["input_ids"], ids)
+    ours = nnx.merge(two_tower.graph(model.model), model.params()).encode_text(ids)
+    with torch.no_grad():
+        found = theirs.get_text_features(**inputs).pooler_output.numpy()
+    assert cosines(np.asarray(ours), found).min() > 1 - 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram", "char"])
+def test_ids_of_a_folder_are_ours(tmp_path, model_type: str):
+    written(tmp_path / "out", 64, model_type=model_type)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    texts = [*TEXTS, *tokenizer_probe.TEXTS]
+    found = tokenizer(texts, padding="max_length", truncation=True)
+    assert found.keys() == {"input_ids", "attention_mask"}
+    ours = Tokenizer(tmp_path / "ours.model", 64)(texts)
+    np.testing.assert_array_equal(found["input_ids"], ours)
+    np.testing.assert_array_equal(found["attention_mask"], ours != 0)
+
+
+@pytest.mark.parametrize("shape", [(500, 333), (375, 500), (97, 1200), (60, 60)])
+def test_evaluation_feeds_the_pixels_of_the_processor(tmp_path, shape):
+    """At most one of 255 levels apart, since torchvision rounds otherwise."""
+    model = written(tmp_path / "out", 64)
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (*shape, 3), np.uint8)
+    steps = np.repeat(noise[:: shape[0] // 9], shape[0] // 9, axis=0)
+    for image in (noise, np.ascontiguousarray(steps)):
+        inputs = processor(images=Image.fromarray(image), return_tensors="pt")
+        theirs = inputs["pixel_values"][0].permute(1, 2, 0).numpy() * 255
+        ours = Sample("x", "x", {"image": image}, {}).squeezed(model.size_px)
+        difference = np.abs(theirs - ours)
+        print(shape, difference.max(), difference.mean())
+        assert difference.max() < 1.01
+        assert difference.mean() < 0.1

@@ -1,14 +1,18 @@
 """Our models against Hugging Face's torch ones, on the same tiny random checkpoints."""
 
+import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import transformers
 from flax import nnx
 
-from pipeline.models.captioners import PromptTokens
+from pipeline.config import Granularity
+from pipeline.models.captioners import PaliGemmaCheckpoint, PromptTokens
 from pipeline.models.encoders import SiglipEncoder
 from pipeline.models.paligemma import PaliGemma, Prompt, likeliest
 from pipeline.models.preparation import ImagePreparation
@@ -117,3 +121,46 @@ def test_folders_written_by_hugging_face_are_read(paligemma: Path, tmp_path: Pat
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     (_, ours), (_, theirs) = loaded(paligemma), loaded(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+TABLE = "language_model.model.embed_tokens.weight"
+HEAD = "language_model.lm_head.weight"
+
+
+@pytest.mark.parametrize("said", [None, False, True])
+@pytest.mark.parametrize("stored", ["other", "same", "alone"])
+def test_an_output_head_is_used_as_hugging_face_does(
+    paligemma: Path, tmp_path: Path, stored: str, said: bool | None
+):
+    """`said` is what config.json says of tied tables; None says nothing."""
+    folder = shutil.copytree(paligemma, tmp_path / "copy")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    table = tensors[TABLE]
+    tensors[HEAD] = np.roll(table, 7, axis=0) if stored == "other" else table.copy()
+    if stored == "alone":
+        del tensors[TABLE]
+    path = folder / "model.safetensors"
+    safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+    values = json.loads((folder / "config.json").read_text())
+    values.pop("tie_word_embeddings", None)
+    values |= {} if said is None else {"tie_word_embeddings": said}
+    (folder / "config.json").write_text(json.dumps(values))
+    granularity = Granularity("medium", str(folder), "caption en", max_new_tokens=4)
+    if stored == "alone" and said is False:
+        with pytest.raises(ValueError, match=r"expected both embed_tokens\.weight"):
+            PaliGemmaCheckpoint.open(granularity)
+        return
+    opened = PaliGemmaCheckpoint.open(granularity)
+    assert opened.has_own_head == (stored == "other")
+    model = nnx.merge(*load_module(opened.build, folder, "float32"))
+    theirs = transformers.PaliGemmaForConditionalGeneration.from_pretrained(folder)
+    np.testing.assert_array_equal(
+        getattr(
+            model.language_model, "lm_head", model.language_model.embed_tokens
+        ).weight[...],
+        theirs.lm_head.weight.detach().numpy(),
+    )
+    np.testing.assert_array_equal(
+        model.language_model.embed_tokens.weight[...],
+        theirs.get_input_embeddings().weight.detach().numpy(),
+    )

@@ -5,9 +5,11 @@ import json
 import math
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import sentencepiece
 
 from pipeline.records import VERSION
 from trainer import evaluate, export, trained
@@ -15,6 +17,7 @@ from trainer.config import FeedForward, tips_model
 from trainer.exchange import formats, npz, released, torch_names
 from trainer.exchange.formats import Format
 from trainer.models import two_tower
+from trainer.models.vit import resize_grid
 
 WEIGHTS = {
     Format.HF: ["model.safetensors", "config.json", "preprocessor_config.json"],
@@ -372,6 +375,11 @@ def test_a_damaged_pair_is_named(tmp_path, work, kind, message):
         ("config.json", {"vision_config": {"hidden_act": "silu"}}, "hidden_act='silu'"),
         ("config.json", {"text_config": {"num_hidden_layers": 2}}, "1.ln_1.weight is"),
         ("preprocessor_config.json", {"size": {"shortest_edge": 9}}, "size in pixels"),
+        ("preprocessor_config.json", {"size": None}, "size in pixels"),
+        ("preprocessor_config.json", {"do_normalize": True}, "do_normalize=True: exp"),
+        ("preprocessor_config.json", {"rescale_factor": 1 / 127}, "rescale_factor=0.0"),
+        ("preprocessor_config.json", {"resample": 3}, "resample=3: expected 2, as in"),
+        ("config.json", {"quantization_config": "of 4 bits"}, "expected weights of fl"),
         ("model.safetensors", None, "expected model.safetensors"),
     ],
 )
@@ -387,6 +395,88 @@ def test_a_folder_of_another_kind_is_named(tmp_path, work, name, change, message
         file.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
         trained.find(file.parent)
+
+
+def test_missing_fields_of_a_preprocessor_are_those_of_its_class(tmp_path, work):
+    file = exported(work, Format.HF, tmp_path / "out") / "preprocessor_config.json"
+    file.write_text('{"size": 42}')
+    assert trained.find(file.parent).released().size_px == 42
+    file.write_text("{}")
+    assert trained.find(file.parent).released().size_px == 448
+    merged = file.with_name("processor_config.json")
+    merged.write_text('{"image_processor": {"size": {"height": 56, "width": 56}}}')
+    assert trained.find(file.parent).released().size_px == 56
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "float8_e4m3fn"])
+def test_weights_that_are_no_floats_are_refused(tmp_path, work, dtype):
+    folder = exported(work, Format.HF, tmp_path / "out")
+    stored = safetensors.numpy.load_file(folder / "model.safetensors")
+    name = "vision_encoder.blocks.0.attn.qkv.weight"
+    stored[name] = stored[name].astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+    safetensors.numpy.save_file(stored, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"{name} is \w+: expected floats"):
+        trained.find(folder)
+
+
+def test_arrays_that_are_no_floats_are_refused(tmp_path, work):
+    text = exported(work, Format.SCENIC, tmp_path / "out") / "tips_text.npz"
+    with np.load(text) as found:
+        arrays = dict(found)
+    arrays["token_emb/emb_var"] = arrays["token_emb/emb_var"].astype(np.int8)
+    np.savez(text, **arrays)
+    with pytest.raises(ValueError, match="token_emb/emb_var is int8: expected floats"):
+        trained.find(text.parent)
+
+
+def test_a_vocabulary_that_cannot_be_exported_is_refused_first(
+    tmp_path, capsys, tiny, workdir_of
+):
+    path = tmp_path / "words.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["a red circle and a dog"] * 9),
+            model_writer=file,
+            model_type="word",
+            vocab_size=8,
+            hard_vocab_limit=False,
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    size = sentencepiece.SentencePieceProcessor(model_file=str(path)).vocab_size()
+    text = dataclasses.replace(tiny.model.text, vocabulary_size=size)
+    data = dataclasses.replace(tiny.data, tokenizer=str(path))
+    model = dataclasses.replace(tiny.model, text=text)
+    work = workdir_of(dataclasses.replace(tiny, model=model, data=data))
+    flags = ["--checkpoint", work, "--output", tmp_path / "out", "--format"]
+    line = error_of(capsys, *flags, "hf")
+    assert "words.model: this vocabulary is of whole words; expected" in line
+    assert not (tmp_path / "out").exists()
+    exported(work, Format.SCENIC, tmp_path / "out")
+
+
+def smooth(grid, rng):
+    coarse = rng.normal(size=(1, 4, 4, 24)).astype(np.float32)
+    return np.asarray(resize_grid(coarse, grid, grid))
+
+
+@pytest.mark.parametrize("kind", ["smooth", "rough"])
+def test_positions_that_are_resized_twice_differ_a_little(kind):
+    """Learned for 16 x 16 patches, exported for 32 x 32, used for others."""
+    rng = np.random.default_rng(0)
+    is_smooth = kind == "smooth"
+    learned = smooth(16, rng) if is_smooth else rng.normal(size=(1, 16, 16, 24))
+    stored = resize_grid(learned.astype(np.float32), 32, 32)
+    for side in (16, 24, 32, 48):
+        once, twice = (
+            np.asarray(resize_grid(x, side, side)) for x in (learned, stored)
+        )
+        error = np.sqrt(np.square(once - twice).mean() / np.square(once).mean())
+        print(f"{kind}, {side} x {side} patches: {error:.3f} of the positions' size")
+        assert error < (0.07 if is_smooth else 0.7)
 
 
 def test_a_step_of_an_export_is_an_error(tmp_path, work):

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 SINGLE_FILE = "model.safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")  # names of safetensors for types of weights
 _INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 

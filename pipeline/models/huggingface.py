@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 from PIL import Image
 from transformers import (
@@ -31,7 +32,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from pipeline.config import Decoding, Granularity
-from pipeline.models.checkpoints import resolve_checkpoint
+from pipeline.models.checkpoints import FLOATS, resolve_checkpoint, weight_files
 from pipeline.models.interfaces import Caption
 from pipeline.prompts import around_images
 from pipeline.records import FinishReason
@@ -82,6 +83,8 @@ class _Checkpoint:
                 f"found {type(processor).__name__}"
             )
         _prepare(processor, granularity.resampling)
+        if getattr(config, "quantization_config", None) is None:
+            _check_floats(folder)
         return cls(folder, config, processor)
 
 
@@ -96,6 +99,19 @@ def _read(auto: Any, folder: Path) -> Any:
             f"checkpoint={str(folder)!r}: expected what transformers' {auto.__name__} "
             f"can read ({reason})"
         ) from error
+
+
+def _check_floats(folder: Path) -> None:
+    """Raises ValueError for integers that transformers would take for weights."""
+    for path in weight_files(folder):
+        with safetensors.safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                kind = file.get_slice(name).get_dtype()
+                if name.endswith("weight") and kind not in FLOATS:
+                    raise ValueError(
+                        f"{path}: {name} is {kind}: expected floats, or a "
+                        "quantization_config in config.json"
+                    )
 
 
 def _prepare(processor: ProcessorMixin, resampling: str) -> None:

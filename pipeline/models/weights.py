@@ -21,7 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from pipeline.models.checkpoints import SINGLE_FILE, weight_files
+from pipeline.models.checkpoints import FLOATS, SINGLE_FILE, weight_files
 from pipeline.models.checkpoints import resolve_checkpoint as resolve_checkpoint
 from pipeline.models.checkpoints import weights_digest as weights_digest
 
@@ -40,7 +40,6 @@ _FC_OF_TIPSV2 = {"fc": "fc1", "proj": "fc2"}
 _IGNORED = re.compile(r"(.*\.)?position_ids|vision_encoder\.mask_token|temperature")
 _ANY_HEAD = re.compile(r"(.*\.)?lm_head\.weight")
 _TABLE, _HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _ROWS_A_PART = 1 << 14  # of a token table, some 100 MB
 
 
@@ -233,10 +232,10 @@ def _entries_of(path: Path) -> Iterator[_Entry]:
         for stored in file.keys():  # noqa: SIM118 (it is no mapping)
             if (name := parameter_name(stored)) is not None:
                 part = file.get_slice(stored)
-                if part.get_dtype() not in _FLOATS:
+                if part.get_dtype() not in FLOATS:
                     raise ValueError(
                         f"{path}: {stored} is {part.get_dtype()}: expected floats, "
-                        f"{', '.join(_FLOATS)}"
+                        f"{', '.join(FLOATS)}"
                     )
                 yield _Entry(path, stored, name, tuple(part.get_shape()))
 

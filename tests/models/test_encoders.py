@@ -1,9 +1,13 @@
 import concurrent.futures
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.config import EncoderConfig
+from pipeline.models import encoders
 from pipeline.models.encoders import NullEncoder, SiglipEncoder
 from pipeline.models.interfaces import Encoder
 from tests import tiny_checkpoints
@@ -94,3 +98,48 @@ def test_a_captioner_is_no_encoder(paligemma_folder: Path):
 def test_images_that_were_not_prepared_are_refused(siglip: SiglipEncoder):
     with pytest.raises(ValueError, match=r"expected uint8 \[n, 40, 40, 3\]"):
         siglip.encode_images(np.zeros((1, 41, 40, 3), np.uint8))
+
+
+def changed(folder: Path, copy: Path, name: str, **changes: object) -> EncoderConfig:
+    shutil.copytree(folder, copy)
+    values = json.loads((copy / name).read_text())
+    (copy / name).write_text(json.dumps(values | changes))
+    return EncoderConfig(str(copy), batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("preprocessor_config.json", {"size": 48}, "image_size 40"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 40}}, "a square"),
+        ("preprocessor_config.json", {"resample": 9}, "resample=9"),
+        ("config.json", {"quantization_config": {"bits": 4}}, "weights of floats"),
+        ("config.json", {"model_type": "clip"}, "'clip': expected 'siglip'"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_without_its_weights(
+    siglip_folder: Path,
+    tmp_path: Path,
+    name: str,
+    changes: dict[str, object],
+    problem: str,
+):
+    config = changed(siglip_folder, tmp_path / "copy", name, **changes)
+    with pytest.raises(ValueError, match=problem):
+        encoders.check(config)
+    with pytest.raises(ValueError, match=problem):
+        encoders.load_encoder(config)
+
+
+def test_weights_of_another_model_are_refused_before_they_are_read(
+    siglip_folder: Path, paligemma_folder: Path, tmp_path: Path
+):
+    shutil.copytree(siglip_folder, tmp_path / "copy")
+    name = "model.safetensors"
+    shutil.copyfile(paligemma_folder / name, tmp_path / "copy" / name)
+    with pytest.raises(ValueError, match=r"but \d+ differ: missing"):
+        encoders.check(EncoderConfig(str(tmp_path / "copy")))
+
+
+def test_what_can_be_read_is_not_refused(siglip_folder: Path):
+    encoders.check(EncoderConfig(str(siglip_folder)))

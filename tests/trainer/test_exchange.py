@@ -453,7 +453,7 @@ def test_a_vocabulary_that_cannot_be_exported_is_refused_first(
     work = workdir_of(dataclasses.replace(tiny, model=model, data=data))
     flags = ["--checkpoint", work, "--output", tmp_path / "out", "--format"]
     line = error_of(capsys, *flags, "hf")
-    assert "words.model: this vocabulary is of whole words; expected" in line
+    assert "tokenizer.model: this vocabulary is of whole words; expected" in line
     assert not (tmp_path / "out").exists()
     exported(work, Format.SCENIC, tmp_path / "out")
 

@@ -104,7 +104,7 @@ def _read(auto: Any, folder: Path) -> Any:
 def _check_floats(folder: Path) -> None:
     """Raises ValueError for integers that transformers would take for weights."""
     for path in weight_files(folder):
-        with safetensors.safe_open(path, "np") as file:
+        with safetensors.safe_open(path, "numpy") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 kind = file.get_slice(name).get_dtype()
                 if name.endswith("weight") and kind not in FLOATS:

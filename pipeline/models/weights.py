@@ -85,8 +85,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
-            f"checkpoint={str(folder)!r}: expected a tokenizer in it "
-            f"({error!s:.200})"
+            f"checkpoint={str(folder)!r}: expected a tokenizer in it ({error!s:.200})"
         ) from error
 
 

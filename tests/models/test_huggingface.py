@@ -266,3 +266,15 @@ def test_missing_weights_are_named(copy: Path):
 def test_weights_are_not_cut(copy: Path):
     with pytest.raises(ValueError, match=r"^n_model_shards=2: expected 1"):
         huggingface.check(of(GREEDY, copy, n_model_shards=2))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32])
+def test_integers_without_a_word_on_them_are_refused(tmp_path, dtype):
+    name = "language_model.layers.0.mlp.up_proj.weight"
+    tensors = {name: np.zeros((4, 4), dtype), "position_ids": np.arange(4)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{name} is .*: expected floats, or a quant"):
+        huggingface._check_floats(tmp_path)
+    tensors[name] = tensors[name].astype(np.float16)
+    save_file(tensors, tmp_path / "model.safetensors")
+    huggingface._check_floats(tmp_path)

@@ -10,7 +10,7 @@ import enum
 import itertools
 import pathlib
 import struct
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 _PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3  # fields of the whole file
 _VARINT, _BYTES = 0, 2  # wire types of protobuf; the others have these lengths:
@@ -83,13 +83,14 @@ def _piece(message: bytes) -> Piece:
     return Piece(_last(fields, 1, b"").decode(), score, kind)
 
 
-def _last(fields: Fields, number: int, default: int | bytes) -> int | bytes:
+def _last(fields: Fields, number: int, default: Any) -> Any:
     return fields.get(number, [default])[-1]
 
 
 def _fields(message: bytes) -> Fields:
     """Field number to all values that a protobuf message gives it."""
     fields: Fields = {}
+    value: Any = None
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

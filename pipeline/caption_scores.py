@@ -87,7 +87,7 @@ class CaptionScores:
     ) -> dict[Key, list[ScoredCaption]]:
         """Captions by sample index; without those that failed."""
         found: dict[Key, dict[int, ScoredCaption]] = collections.defaultdict(dict)
-        for name in captions.names(unit.name):
+        for name in captions.names(unit):
             for scored in self._scored(unit, captions, name):
                 row = scored.row
                 if row.finish_reason != FinishReason.ERROR:
@@ -141,11 +141,11 @@ class MeasureCaptions(beam.DoFn):
     def process(self, unit: Unit) -> Iterator[Unit]:
         for scores in self._scores:
             captions = self._captions[scores.granularity]
-            for name in _missing(scores.languages, captions.names(unit.name)):
+            for name in _missing(scores.languages, captions.names(unit)):
                 self._write_languages(scores.languages, captions, name)
             alignment = scores.source_to_alignment.get(unit.source.name)
             if alignment is not None:
-                for name in _missing(alignment, captions.names(unit.name)):
+                for name in _missing(alignment, captions.names(unit)):
                     self._write_alignment(unit, alignment, captions, name)
         yield unit
 
@@ -200,7 +200,7 @@ class _Images:
         )
 
     def embeddings(self, unit: Unit, image_hashes: Iterable[bytes]) -> np.ndarray:
-        """float32 `[n, d]`, a row an image of the unit."""
+        """float32 `[n, d]`; NaN for an image that the shard no longer holds."""
         pairs = self.source_to_pairs[unit.source.name]
         hashes = pairs.read(unit.name, ["image_hash"])["image_hash"].to_pylist()
         hash_to_row = {image_hash: row for row, image_hash in enumerate(hashes)}
@@ -208,8 +208,11 @@ class _Images:
             unit.name, ["embedding"]
         )
         flat = table["embedding"].combine_chunks().flatten().to_numpy()
-        rows = [hash_to_row[image_hash] for image_hash in image_hashes]
-        return flat.reshape(len(hashes), -1)[rows].astype(np.float32)
+        width = table.schema.field("embedding").type.list_size
+        absent = np.full((1, width), np.nan, np.float32)
+        vectors = np.concatenate([flat.reshape(len(hashes), width), absent])
+        rows = [hash_to_row.get(image_hash, -1) for image_hash in image_hashes]
+        return vectors[rows].astype(np.float32)
 
 
 def _missing(tables: files.UnitTables, names: Iterable[str]) -> list[str]:

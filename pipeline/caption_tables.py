@@ -1,7 +1,11 @@
 """The captions of one granularity, which grow: reading, adding, listing.
 
-A unit has any number of tables `<unit>.<digest of what they caption>.parquet`, none of
+A shard has any number of tables `<name>.<digest of what they caption>.parquet`, none of
 which is ever changed. A selection that grows adds a table with the new images.
+
+Captions that a model wrote hang on image and prompt alone, so their tables are named by
+the shard, whatever it holds, and are paid for once. Imported captions hang on what the
+shard calls its images as well, so theirs are named like the tables of its scores.
 """
 
 import collections
@@ -13,6 +17,7 @@ from typing import Self
 from pipeline import files, prompts
 from pipeline.config import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
+from pipeline.sources import Unit
 
 STAGE = "caption"  # namespace of the counters of all that fills the tables
 
@@ -24,35 +29,36 @@ class CaptionTables:
     """Tables of `SyntheticCaption`, one folder a granularity, listed once."""
 
     tables: files.UnitTables
-    unit_to_names: Mapping[str, Sequence[str]]
+    name_to_tables: Mapping[str, Sequence[str]]
 
     @classmethod
     def open(cls, folder: str) -> Self:
         """Lists a folder, which need not be there yet."""
         tables = files.UnitTables(folder)
-        unit_to_names = collections.defaultdict(list)
-        for name in sorted(tables.unit_names()):
-            unit_to_names[name.rpartition(".")[0]].append(name)
-        return cls(tables, dict(unit_to_names))
+        name_to_tables = collections.defaultdict(list)
+        for table_name in sorted(tables.unit_names()):
+            name_to_tables[table_name.rpartition(".")[0]].append(table_name)
+        return cls(tables, dict(name_to_tables))
 
-    def names(self, unit_name: str) -> tuple[str, ...]:
+    def names(self, unit: Unit) -> tuple[str, ...]:
         """Names of a unit's tables, sorted; they tell what is in them."""
-        return tuple(self.unit_to_names.get(unit_name, ()))
+        by_name = self.name_to_tables
+        return (*by_name.get(unit.shard_name, ()), *by_name.get(unit.name, ()))
 
-    def keys(self, unit_name: str) -> frozenset[Key]:
+    def keys(self, unit: Unit) -> frozenset[Key]:
         """What a unit has rows of, be they captions or errors."""
         columns = ["image_hash", "prompt_hash"]
-        tables = (self.tables.read(name, columns) for name in self.names(unit_name))
+        tables = (self.tables.read(name, columns) for name in self.names(unit))
         return frozenset(
             key
             for table in tables
             for key in zip(*(table[name].to_pylist() for name in columns), strict=True)
         )
 
-    def texts(self, unit_name: str) -> dict[Key, tuple[str, ...]]:
+    def texts(self, unit: Unit) -> dict[Key, tuple[str, ...]]:
         """Captions by sample index; without those that failed."""
         index_to_text: dict[Key, dict[int, str]] = collections.defaultdict(dict)
-        for row in self.rows(unit_name):
+        for row in self.rows(unit):
             if row.finish_reason != FinishReason.ERROR:
                 key = (row.image_hash, row.prompt_hash)
                 index_to_text[key][row.sample_index] = row.text
@@ -61,17 +67,17 @@ class CaptionTables:
             for key, texts in index_to_text.items()
         }
 
-    def rows(self, unit_name: str) -> Iterator[SyntheticCaption]:
-        for name in self.names(unit_name):
+    def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
+        for name in self.names(unit):
             yield from files.from_table(self.tables.read(name), SyntheticCaption)
 
-    def add(self, unit_name: str, rows: Sequence[SyntheticCaption]) -> None:
-        """Writes a table of what has no row yet."""
+    def add(self, name: str, rows: Sequence[SyntheticCaption]) -> None:
+        """Writes a table of what has no row yet; `name` is that of a unit or shard."""
         digest = hashlib.blake2b(digest_size=6)
         for row in rows:
             digest.update(row.image_hash + row.prompt_hash)
         table = files.to_table(rows, SyntheticCaption)
-        self.tables.write(f"{unit_name}.{digest.hexdigest()}", table)
+        self.tables.write(f"{name}.{digest.hexdigest()}", table)
 
 
 def prompt_of(

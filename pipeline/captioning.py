@@ -197,7 +197,7 @@ class _Inputs:
         self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
     ) -> list[dict[str, tuple[str, ...]]]:
         """Granularity to captions of each pair, with those that are there."""
-        texts = {name: found.texts(unit.name) for name, found in tables.items()}
+        texts = {name: found.texts(unit) for name, found in tables.items()}
         return captions_of(pairs, self.granularities, texts)
 
 
@@ -245,7 +245,7 @@ class _CaptionUnit(beam.DoFn):
         pairs = self._inputs.kept_pairs(unit)
         captions = self._upstream_captions(unit, pairs)
         names = [wanted.granularity.name for wanted in self._wanted]
-        done = {name: set(self._tables[name].keys(unit.name)) for name in names}
+        done = {name: set(self._tables[name].keys(unit)) for name in names}
         requests = []
         for pair, known in zip(pairs, captions, strict=True):
             missing = []
@@ -300,7 +300,7 @@ class _CaptionUnit(beam.DoFn):
                 )
             ]
             if ordered:
-                self._tables[name].add(unit.name, ordered)
+                self._tables[name].add(unit.shard_name, ordered)
             n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
             _count("captions_written", len(ordered) - n_failed)
             _count("captions_failed", n_failed)

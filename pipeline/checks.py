@@ -4,14 +4,18 @@ They look at tables of `score` that are there; what only `score` can tell is fou
 later, by the step that needs it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow.compute as pc
 
 from pipeline import balancing, files, retrieval, safety
 from pipeline.config import ImageTextSource
+from pipeline.report.visible import visible
 from pipeline.run_folder import RunFolder
-from pipeline.sources import Unit
+from pipeline.sources import Unit, shard_name_of
+
+_N_NAMED = 2  # shards in one line
+_MAX_CHARS = 120  # of a path in it
 
 
 def check_folder(run: RunFolder) -> None:
@@ -24,18 +28,65 @@ def check_folder(run: RunFolder) -> None:
         return
     scores = files.join(run.root, "scores")
     found = {
-        name
+        shard_name_of(name)
         for folder in files.folders(scores)
         if folder.startswith("pairs-")
         for name in files.UnitTables(files.join(scores, folder)).unit_names()
     }
-    found -= {unit.name for unit in (*run.evaluation_units, *run.seed_units)}
-    if found and found.isdisjoint(unit.name for unit in run.units):
+    found -= {unit.shard_name for unit in (*run.evaluation_units, *run.seed_units)}
+    if found and found.isdisjoint(unit.shard_name for unit in run.units):
         raise ValueError(
             f"--output {run.root}: expected a new folder or one with shards of this"
             f" recipe, found {len(found)} scored shards of another, such as"
             f" {min(found)}"
         )
+
+
+def changed(run: RunFolder) -> tuple[Unit, ...]:
+    """Shards that are not what they were when they were scored."""
+    source_to_names = _scored_names(run, run.all_units)
+    source_to_shards = {
+        source: frozenset(map(shard_name_of, names))
+        for source, names in source_to_names.items()
+    }
+    return tuple(
+        unit
+        for unit in run.all_units
+        if unit.name not in source_to_names[unit.source]
+        and unit.shard_name in source_to_shards[unit.source]
+    )
+
+
+def expect_scored(run: RunFolder, fault: str, advice: str) -> None:
+    """Raises ValueError unless all shards are scored as they were when listed."""
+    source_to_names = _scored_names(run, run.all_units)
+    missing = [u for u in run.all_units if u.name not in source_to_names[u.source]]
+    if missing:
+        raise ValueError(f"{counted(missing)} {fault}: {paths_of(missing)}; {advice}")
+
+
+def expect_decided(run: RunFolder) -> None:
+    """Raises ValueError unless there are decisions on what all shards hold now."""
+    names = run.decisions.unit_names()
+    if missing := [unit for unit in run.units if unit.name not in names]:
+        raise ValueError(
+            f"{counted(missing)} without decisions on the present contents:"
+            f" {paths_of(missing)}; run `select` first"
+        )
+
+
+def counted(units: Sequence[Unit]) -> str:
+    return "1 shard" if len(units) == 1 else f"{len(units):,} shards"
+
+
+def paths_of(units: Sequence[Unit]) -> str:
+    """The first of them, in a line."""
+    paths = [_shortened(unit.uri) for unit in units[:_N_NAMED]]
+    return ", ".join([*paths, "..."] if len(units) > _N_NAMED else paths)
+
+
+def _shortened(path: str) -> str:
+    return visible(path if len(path) <= _MAX_CHARS else f"...{path[-_MAX_CHARS:]}")
 
 
 def check_scored(run: RunFolder) -> None:
@@ -85,8 +136,10 @@ def _are_scored(run: RunFolder, units: Sequence[Unit]) -> bool:
 
 
 def _scored_names(
-    run: RunFolder, units: Sequence[Unit]
+    run: RunFolder, units: Iterable[Unit]
 ) -> dict[ImageTextSource, frozenset[str]]:
-    """Lists one folder a source: looking for each file would take its time."""
-    found = {unit.source for unit in units}
-    return {source: run.pairs(source).unit_names() for source in found}
+    """Names of tables of pairs. Lists each folder once: looking for each file would
+    take its time."""
+    source_to_tables = {s: run.pairs(s) for s in {unit.source for unit in units}}
+    names = {t: t.unit_names() for t in set(source_to_tables.values())}
+    return {source: names[tables] for source, tables in source_to_tables.items()}

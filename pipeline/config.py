@@ -26,7 +26,7 @@ from pipeline.expect import (
 from pipeline.records import CaptionFlag
 from pipeline.selection_config import SelectionConfig
 
-FORMAT_VERSION = 1  # of everything in a run folder
+FORMAT_VERSION = 2  # of everything in a run folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline import (
     files,
     flagging,
     prompts,
+    references,
     scoring,
     selection,
     sources,
@@ -31,10 +32,13 @@ from pipeline.shard_formats import TFRECORD, ShardFormat
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: what it is, its language, its embedding."""
-    units = (*run.units, *run.evaluation_units, *run.seed_units)
+    changed = checks.changed(run)
     handler = scoring.EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
-    return run_stage(run, units, scoring.STAGE, stage, options)
+    counters = run_stage(run, run.all_units, scoring.STAGE, stage, options)
+    checks.expect_scored(run, "changed while being read", "run the same command again")
+    scoring.remove_outdated(run, changed)
+    return counters
 
 
 def select(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -42,6 +46,8 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
     if selection.is_complete(run):
         selection.restore_ledger(run)
         return {}
+    fault = "without scores of the present contents"
+    checks.expect_scored(run, fault, "run `score` first")
     return run_stage(run, run.units, selection.STAGE, selection.Select(run), options)
 
 
@@ -62,6 +68,7 @@ def caption(
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
         return {}
+    checks.expect_decided(run)
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
@@ -80,6 +87,7 @@ def export_shards(
     run: RunFolder, options: PipelineOptions, shard_format: ShardFormat = TFRECORD
 ) -> Counters:
     """Writes the training shards of kept images with their captions."""
+    checks.expect_decided(run)
     flagged = flag(run, options)
     if export.is_complete(run, shard_format):
         return flagged
@@ -109,6 +117,22 @@ def check(run: RunFolder) -> None:
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)
     sources.check_columns(checks.unscored_units(run))
+
+
+def changes(run: RunFolder) -> Iterable[str]:
+    """A line on shards that are not what they were when they were scored."""
+    if changed := checks.changed(run):
+        is_one = len(changed) == 1
+        since = "has changed since it was" if is_one else "have changed since they were"
+        yield (
+            f"{checks.counted(changed)} {since} scored: {checks.paths_of(changed)};"
+            f" `score` and `curate` score {'it' if is_one else 'them'} again"
+        )
+
+
+def not_compared(run: RunFolder) -> Iterable[str]:
+    """A line for each set of which images were left out, once pairs are decided on."""
+    return references.warnings(run, ledger(run) or {})
 
 
 def doubts(run: RunFolder) -> Iterable[str]:

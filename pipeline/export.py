@@ -298,7 +298,7 @@ def _write_manifest(
 def _table_names(
     captions: Mapping[Granularity, CaptionTables], unit: Unit
 ) -> dict[str, tuple[str, ...]]:
-    return {g.name: tables.names(unit.name) for g, tables in captions.items()}
+    return {g.name: tables.names(unit) for g, tables in captions.items()}
 
 
 def _names(folder: str) -> set[str]:

@@ -126,6 +126,35 @@ def below(folder: str, prefix: str = "") -> dict[str, FileMetadata]:
     return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
 
 
+@retried
+def marks(pattern: str) -> dict[str, str]:
+    """Path to `mark` of the files that match a pattern, of a store from one listing."""
+    if not is_remote(pattern) and "**" not in pattern:
+        return {path: mark(path) for path in find(pattern)}
+    _expect_installed(pattern)
+    (match,) = within(pattern, FileSystems.match, [pattern])
+    return {found.path: _mark(found) for found in match.metadata_list}
+
+
+@retried
+def mark(path: str) -> str:
+    """Tells what a file holds from what it held before: its size and when it changed.
+
+    "" if there is no such file.
+    """
+    if not is_file(path):
+        return ""
+    return _mark(within(path, FileSystems.get_filesystem(path).metadata, path))
+
+
+def _mark(found: FileMetadata) -> str:
+    """S3 tells a time to the second for one object, and more finely in a listing."""
+    changed_s = found.last_updated_in_seconds or 0.0
+    if is_remote(found.path):
+        changed_s = int(changed_s)
+    return f"{found.size_in_bytes} bytes of {changed_s!r}"
+
+
 def _expect_installed(path: str) -> None:
     """Beam itself says so of Cloud Storage; what it says of S3 is no one line."""
     if FileSystems.get_scheme(path) == "s3" and not s3io.BOTO3_INSTALLED:

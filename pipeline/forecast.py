@@ -48,7 +48,7 @@ def sampled(run: RunFolder, n_shards: int) -> RunFolder:
     chosen = {
         unit
         for units in source_to_units.values()
-        for unit in sorted(units, key=lambda u: content_hash(u.name.encode()))[
+        for unit in sorted(units, key=lambda u: content_hash(u.shard_name.encode()))[
             :n_shards
         ]
     }
@@ -148,7 +148,7 @@ def _caption_bytes(sample: RunFolder) -> dict[str, float]:
     found = {}
     for granularity in sample.config.granularities:
         captions = CaptionTables.open(sample.captions(granularity))
-        names = [name for unit in sample.units for name in captions.names(unit.name)]
+        names = [name for unit in sample.units for name in captions.names(unit)]
         path_to_size = files.listed(captions.tables.folder, suffix=".parquet")
         n_bytes = sum(path_to_size[captions.tables.path(name)] for name in names)
         rows = sum(captions.tables.read(n, ["sample_index"]).num_rows for n in names)

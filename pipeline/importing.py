@@ -227,7 +227,7 @@ class _NameKeptImages(beam.DoFn):
         self._tables = CaptionTables.open(self._import.folder)
 
     def process(self, unit: Unit) -> Iterator[tuple[bytes, KeptImage]]:
-        done = self._tables.keys(unit.name)
+        done = self._tables.keys(unit)
         outcomes = self._import.decisions.read(unit.name, ["outcome"])["outcome"]
         columns = [self._import.key_name, "image_hash"]
         pairs = self._import.source_to_pairs[unit.source.name].read(

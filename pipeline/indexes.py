@@ -309,7 +309,7 @@ def _n_rows(path: str) -> int:
 
 def _queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
     """Some vectors of the pool, those of the set where the pool has none."""
-    units = sorted(run.units, key=lambda unit: content_hash(unit.name.encode()))
+    units = sorted(run.units, key=lambda unit: content_hash(unit.shard_name.encode()))
     found = [vectors[:0]]
     for unit in units[:_N_SAMPLED_UNITS]:
         some, has_direction = normalised(read_matrix(run, unit)[:_N_SAMPLED_ROWS])
@@ -336,8 +336,6 @@ def _read_set(
     rows = np.flatnonzero(is_readable)
     if not len(rows):
         raise ValueError(f"{name}: expected at least one readable image")
-    if len(rows) < len(keys):
-        logging.warning("%s: %d of %d images are readable", name, len(rows), len(keys))
     rows = rows[np.argsort(keys[rows], kind="stable")]
     return keys[rows], vectors[rows]
 

@@ -19,7 +19,7 @@ from pipeline.records import (
     VERSION,
     DropReason,
 )
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import LEDGER_NAME, SET_ROLES, RunFolder
 from pipeline.sources import Unit
 
 NAME = "manifest.json"
@@ -69,6 +69,7 @@ class UnitSummary:
 def header(run: RunFolder) -> dict[str, Any]:
     """The part of a manifest that is known before any shard is written."""
     granularities = run.config.granularities
+    decided = read_json(files.join(run.decisions.folder, LEDGER_NAME))
     flags = run.flags_fingerprint if run.config.export.drop_caption_flags else None
     return {
         "schema_version": SCHEMA_VERSION,
@@ -80,6 +81,7 @@ def header(run: RunFolder) -> dict[str, Any]:
             "captions": {g.name: run.granularity_fingerprint(g) for g in granularities},
             "flags": flags,
         },
+        "ledger": {role: (decided or {}).get(role, {}) for role in SET_ROLES},
     }
 
 
@@ -102,7 +104,7 @@ def complete(
     }
     return header | {
         "fingerprints": header["fingerprints"] | fingerprints,
-        "ledger": _ledger(summaries),
+        "ledger": _ledger(summaries) | header["ledger"],
         "n_samples": sum(shard.n_samples for shard in shards),
         "n_without_granularity": {
             name: sum(summary.n_without_granularity[name] for summary in summaries)

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from pipeline import cli
@@ -64,10 +64,8 @@ from pipeline.config import FORMAT_VERSION, Granularity, to_json
 from pipeline.records import VERSION
 from pipeline.report import encoder_pictures, page
 from pipeline.report.changes import OtherRun
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.shard_formats import NAME_TO_FORMAT, ShardFormat
-
-_CONFIG_NAME = "config.json"
 
 # What a command is told wrong, before any work.
 _WRONG = (
@@ -97,6 +95,7 @@ def _main(arguments: Sequence[str] | None) -> None:
         files.use_options(options)
         config = configured(command)
         runners.check_paths(options, command.output, config)
+        check_format("--output", command.output)
         run = RunFolder.open(command.output, config)
         curate.check(run)
         is_removal = command.command == "remove"  # of names with fingerprints
@@ -106,7 +105,7 @@ def _main(arguments: Sequence[str] | None) -> None:
             prices = forecast_costs.read_prices(command.prices)
             sample = forecast.sampled(run, command.forecast_shards)
         _check_audit(command, run)
-        _check_format(run)
+        _warn(curate.changes(run))
         if command.command in LOOKING:
             _look(run, command)
             return
@@ -229,8 +228,7 @@ def _run_stages(
     _write_config(run, run.root)
     stages = curate.STAGES if command == "curate" else (command,)
     doubts = curate.doubts(run) if "select" in stages else ()
-    for doubt in filter(None, (*map(prompts.doubt, granularities), *doubts)):
-        print(f"warning: {doubt}", file=sys.stderr)
+    _warn(filter(None, (*map(prompts.doubt, granularities), *doubts)))
     try:
         for stage in stages:
             _run_stage(stage, run, options, granularities, shard_format)
@@ -240,22 +238,15 @@ def _run_stages(
         print(f"shards: {run.shards(shard_format)}")
 
 
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
 def open_run(arguments: Sequence[str]) -> RunFolder:
     """The run folder that a command line means, to look into it."""
     command, _ = parse(arguments, __doc__, curate.STAGES)
     return RunFolder.open(command.output, configured(command))
-
-
-def _check_format(run: RunFolder) -> None:
-    """Raises ValueError on a folder of another format."""
-    path = files.join(run.root, _CONFIG_NAME)
-    if files.is_file(path):
-        found = json.loads(files.read(path)).get("format_version")
-        if found != FORMAT_VERSION:
-            raise ValueError(
-                f"--output {run.root}: expected format version {FORMAT_VERSION}, "
-                f"found {found}"
-            )
 
 
 def _write_config(run: RunFolder, folder: str) -> None:
@@ -266,7 +257,7 @@ def _write_config(run: RunFolder, folder: str) -> None:
         "config": to_json(run.config),
         "decisions": run.decisions_fingerprint,
     }
-    path = files.join(folder, _CONFIG_NAME)
+    path = files.join(folder, CONFIG_NAME)
     files.write(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
@@ -289,6 +280,7 @@ def _run_stage(
         watched.record(counters, stage_work.n_rows(stage, counters))
     if stage == "select":
         _write_config(run, run.decisions.folder)
+        _warn(curate.not_compared(run))
     print(f"{stage}: {stage_work.describe(counters)}", flush=True)
 
 
@@ -318,6 +310,8 @@ def print_status(run: RunFolder) -> None:
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
     ledger = curate.ledger(run)
     print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
+    for line in curate.not_compared(run):
+        print(line)
     flag_counts = curate.flag_counts(run)
     for granularity in run.config.granularities:
         n_captioned, n_kept = curate.coverage(run, granularity)

@@ -5,11 +5,13 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 
 from pipeline import drop_list, files, imported_captions, patterns, records
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import (
+    FORMAT_VERSION,
     CurationConfig,
     Granularity,
     ImageTextSource,
@@ -22,6 +24,36 @@ from pipeline.near_config import ENCODER, Descriptor, EncoderDescriptor, TorchDe
 from pipeline.records import Pair, content_hash
 from pipeline.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources import Unit, list_units
+
+CONFIG_NAME = "config.json"
+LEDGER_NAME = "ledger.json"
+SET_ROLES = ("evaluation", "seeds")  # keys of the ledger, of what is compared with
+
+_FORMAT_TO_FAULT = {
+    1: "its images were read as they are stored, not as they are seen (lying, in"
+    " another profile's colors), and changed shards went unnoticed",
+}
+
+
+def check_format(flag: str, folder: str) -> None:
+    """Raises ValueError on a run folder whose tables mean something else than now."""
+    path = files.join(folder, CONFIG_NAME)
+    if not files.is_file(path):
+        return
+    try:
+        found = json.loads(files.read(path))["format_version"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found == FORMAT_VERSION:
+        return
+    fault = "another version of the program made it"
+    if isinstance(found, int):
+        fault = _FORMAT_TO_FAULT.get(found, fault)
+    raise ValueError(
+        f"{flag} {folder}: expected format version {FORMAT_VERSION}, found"
+        f" {found!r:.20}: {fault}. Name a new folder and curate again; this one stays"
+        " as it is, and its training shards can still be trained on"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +114,11 @@ class RunFolder:
             drop_list=drop_list.list_files(config.selection.drop_list),
             path_to_digest={p: _digest(p) for p in config.selection.named_files},
         )
+
+    @property
+    def all_units(self) -> tuple[Unit, ...]:
+        """Those of the pool and those of the sets that it is compared with."""
+        return (*self.units, *self.evaluation_units, *self.seed_units)
 
     def without_units(self) -> "RunFolder":
         """What workers need: its size does not grow with the number of units."""
@@ -217,7 +254,7 @@ class RunFolder:
         granularities = self.config.granularities
         tables = [CaptionTables.open(self.captions(g)) for g in granularities]
         units = sorted(
-            (unit.source.name, unit.name, [found.names(unit.name) for found in tables])
+            (unit.source.name, unit.name, [found.names(unit) for found in tables])
             for unit in self.units
         )
         captions = [

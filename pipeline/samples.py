@@ -140,9 +140,7 @@ def kept_samples(
     A granularity of which an image has no caption is absent from its sample.
     """
     kept = [row for row in decided_pairs if row[1].outcome == KEPT]
-    name_to_texts = {
-        g.name: captions.texts(unit.name) for g, captions in tables.items()
-    }
+    name_to_texts = {g.name: captions.texts(unit) for g, captions in tables.items()}
     captions = captions_of([pair for pair, _, _ in kept], list(tables), name_to_texts)
     return [
         (

@@ -8,9 +8,10 @@ read gets its rows too.
 
 import dataclasses
 import functools
+import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -21,13 +22,13 @@ from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
 from pipeline import descriptors, files, images, language, sources, worker
-from pipeline.config import EncoderConfig, ImageTextSource, Limits
+from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource, Limits
 from pipeline.descriptors import Describer, Descriptions
 from pipeline.models.interfaces import Encoder
 from pipeline.near_config import Descriptor
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.run_folder import RunFolder
-from pipeline.sources import RawPair, Unit
+from pipeline.sources import RawPair, Unit, shard_name_of
 from pipeline.threads import map_ahead
 
 STAGE = "score"
@@ -96,9 +97,14 @@ class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
 class Score(beam.PTransform):
     """Writes the tables that units lack, and passes the units on.
 
-    Counters: `pairs` written, and how many of them are `unreadable`; `images_encoded`,
-    `texts_encoded`, `languages_detected` and `images_described`; `members_left_out`,
-    which a key has besides those of its pair; `units_skipped`, which lack nothing.
+    A shard that is not what it was when it was listed gets no tables and is not passed
+    on: the next run lists what it holds by then.
+
+    Counters: `pairs` written, and how many of them are `unreadable`, and likewise
+    `evaluation_images` and `evaluation_unreadable`, `seed_images` and
+    `seed_unreadable`; `images_encoded`, `texts_encoded`, `languages_detected` and
+    `images_described`; `members_left_out`, which a key has besides those of its pair;
+    `units_skipped`, which lack nothing, and `units_changed`.
     """
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
@@ -115,6 +121,7 @@ class Score(beam.PTransform):
 
 Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
 Tables = dict[Measure, files.UnitTables]
+_Counters = tuple[str, str]
 
 
 def _tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
@@ -137,11 +144,38 @@ def _tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
     return source_to_tables
 
 
+def remove_outdated(run: RunFolder, changed: Iterable[Unit]) -> None:
+    """Removes the tables of what shards held before, once those of now are there."""
+    source_to_tables = _tables_by_source(run)
+    for source, group in itertools.groupby(changed, lambda unit: unit.source):
+        shard_to_name = {unit.shard_name: unit.name for unit in group}
+        for unit_tables in source_to_tables[source].values():
+            names = unit_tables.unit_names()
+            outdated = [
+                f"{name}.parquet"
+                for name in sorted(names)
+                if shard_to_name.get(shard_name_of(name), name) != name
+            ]
+            files.delete(unit_tables.folder, outdated)
+
+
+def _counters_by_source(config: CurationConfig) -> dict[ImageTextSource, _Counters]:
+    """Names of the counters of rows and of unreadable rows of each source."""
+    return (
+        dict.fromkeys(config.seed_sets, ("seed_images", "seed_unreadable"))
+        | dict.fromkeys(
+            config.evaluation_sets, ("evaluation_images", "evaluation_unreadable")
+        )
+        | dict.fromkeys(config.sources, ("pairs", "unreadable"))
+    )
+
+
 class _ScoreUnit(beam.DoFn):
     """Scores one unit at a time on all cores."""
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
         self._source_to_tables = _tables_by_source(run)
+        self._source_to_counters = _counters_by_source(run.config)
         self._limits = run.config.limits
         self._detector_name = run.config.language_detector
         self._handler = encoder_handler
@@ -165,9 +199,12 @@ class _ScoreUnit(beam.DoFn):
         }
         if missing:
             scores = self._score(unit, tables["pairs"], missing)
+            if "pairs" in missing and unit.has_changed():
+                _count("units_changed", 1)
+                return
             for measure, unit_tables in missing.items():
                 unit_tables.write(unit.name, scores.table(measure))
-                scores.count(measure)
+                scores.count(measure, *self._source_to_counters[unit.source])
         else:
             _count("units_skipped", 1)
         yield unit
@@ -351,12 +388,12 @@ class _UnitScores:
             return self._embeddings()
         return self._descriptions[measure].table(len(self._pairs))
 
-    def count(self, measure: Measure) -> None:
-        """Adds the rows of one measure to its counters."""
+    def count(self, measure: Measure, all_rows: str, unreadable: str) -> None:
+        """Adds the rows of one measure to its counters; two are named by the source."""
         readable = [pair for pair in self._pairs if not pair.error]
         if measure == "pairs":
-            _count("pairs", len(self._pairs))
-            _count("unreadable", len(self._pairs) - len(readable))
+            _count(all_rows, len(self._pairs))
+            _count(unreadable, len(self._pairs) - len(readable))
         elif measure == "languages":
             _count("languages_detected", sum(bool(p.alt_text) for p in readable))
         elif measure == "embeddings":

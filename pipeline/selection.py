@@ -6,8 +6,8 @@ images of the pool with one another.
 """
 
 import json
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import apache_beam as beam
 import numpy as np
@@ -25,6 +25,7 @@ from pipeline import (
     indexes,
     near_duplicates,
     records,
+    references,
     retrieval,
     rights,
     safety,
@@ -32,7 +33,7 @@ from pipeline import (
 from pipeline.dedup import EvaluationBound
 from pipeline.indexes import SetFiles
 from pipeline.records import DropReason
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import LEDGER_NAME, RunFolder
 from pipeline.selection_config import SelectionConfig
 from pipeline.sources import Unit
 from pipeline.verdicts import OUTCOMES, Verdicts, open_verdicts, outcome_counts
@@ -51,7 +52,8 @@ class Select(beam.PTransform):
 
     Raises:
       ValueError: when applied, on settings that contradict each other and on an
-        evaluation or seed set that is empty or embedded in another width.
+        evaluation or seed set that is empty, embedded in another width, or of which
+        more cannot be compared than the recipe allows.
     """
 
     def __init__(self, run: RunFolder, *, is_sample: bool = False) -> None:
@@ -65,6 +67,7 @@ class Select(beam.PTransform):
         safety.check(self._run)
         selection = self._run.config.selection
         decisions = self._run.decisions
+        sets = references.account(self._run)
         evaluation, seeds = build_indexes(self._run)
         run = self._run.without_units()
         filtered = (
@@ -91,7 +94,7 @@ class Select(beam.PTransform):
         read = units | "Count pairs" >> beam.Map(count_pairs, run)
         counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
         root = () if self._is_sample else (self._run.root,)
-        return counts | "Add up" >> WriteLedger(*root, decisions.folder)
+        return counts | "Add up" >> WriteLedger(sets, *root, decisions.folder)
 
 
 class CompareEmbeddings(beam.PTransform):
@@ -246,10 +249,14 @@ def _counts(
 
 
 class WriteLedger(beam.PTransform):
-    """Adds up the counts, checks them and writes the ledger."""
+    """Adds up the counts, checks them and writes the ledger.
 
-    def __init__(self, *folders: str) -> None:
+    `sets` are what it says of evaluation and seed sets.
+    """
+
+    def __init__(self, sets: Mapping[str, Any], *folders: str) -> None:
         super().__init__()
+        self._sets = sets
         self._folders = folders
 
     def expand(self, counts: beam.PCollection[Counts]) -> beam.PCollection[dict]:
@@ -258,6 +265,7 @@ class WriteLedger(beam.PTransform):
             | "Sum by source" >> beam.CombinePerKey(sum)
             | "Collect sources" >> beam.combiners.ToDict()
             | "Make ledger" >> beam.Map(make_ledger)
+            | "Add sets" >> beam.Map(lambda ledger, sets: ledger | sets, self._sets)
             | "Write ledger" >> beam.Map(write_ledger, self._folders)
         )
 
@@ -317,4 +325,4 @@ def restore_ledger(run: RunFolder) -> dict:
 
 
 def _ledger_path(folder: str) -> str:
-    return files.join(folder, "ledger.json")
+    return files.join(folder, LEDGER_NAME)

@@ -252,6 +252,11 @@ class SelectionConfig:
     # Images of an evaluation or seed set that are compared one by one; a larger set is
     # searched by inverted lists, which miss up to about 1 % of the nearest images.
     max_exact_set: int = dataclasses.field(default=1_000_000, metadata=ADDED_LATER)
+    # Of an evaluation or seed set that is compared with: `select` warns of images that
+    # cannot be read, and stops if they are a larger share.
+    max_unreadable_reference_share: float = dataclasses.field(
+        default=0.9, metadata=ADDED_LATER
+    )
     retrieval: Retrieval | None = None  # keeps what is near curated seeds
     # Thins out what there is most of, one cap after the other.
     balance: tuple[Cap, ...] = dataclasses.field(default=(), metadata=ADDED_LATER)
@@ -259,6 +264,9 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         n = self.max_exact_set
         expect(n >= 0, "max_exact_set", n, "at least 0")
+        share = self.max_unreadable_reference_share
+        is_share = 0 <= share <= 1
+        expect(is_share, "max_unreadable_reference_share", share, "0 to 1")
         for directive in self.opt_out_directives:
             is_valid = re.fullmatch(r"[a-z0-9_-]+", directive) is not None
             expected = "lower-case directives such as 'noai'"

@@ -30,14 +30,34 @@ class Unit:
 
     source: ImageTextSource
     uri: str
+    mark: str = ""  # of what the shard held when it was listed: `files.mark`
 
     @property
     def name(self) -> str:
-        """Names the tables of the shard: its file name and a hash of its path."""
+        """Names the tables of the shard: a shard that changed has none yet."""
+        return f"{self.shard_name}-{_short_hash(self.mark.encode())}"
+
+    @property
+    def shard_name(self) -> str:
+        """Names the shard, whatever it holds: its file name and a hash of its path."""
         path = self.uri.encode(errors="surrogateescape")
         stem = path.rstrip(b"/").rsplit(b"/", 1)[-1].rsplit(b".", 1)[0]
-        digest = hashlib.blake2b(path, digest_size=6).hexdigest()
-        return f"{stem[:_MAX_STEM_BYTES].decode(errors='ignore')}-{digest}"
+        stem_text = stem[:_MAX_STEM_BYTES].decode(errors="ignore")
+        return f"{stem_text}-{_short_hash(path)}"
+
+    def has_changed(self) -> bool:
+        """Whether the shard holds something else since it was listed; not if it is
+        gone."""
+        return files.mark(self.uri) not in ("", self.mark)
+
+
+def shard_name_of(unit_name: str) -> str:
+    """`Unit.shard_name` of a `Unit.name`."""
+    return unit_name.rpartition("-")[0]
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=6).hexdigest()
 
 
 def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
@@ -56,7 +76,9 @@ def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
                 f"{source.name}={' '.join(patterns.texts(source.pattern))}: expected"
                 f" .tar or .parquet files only, but it matches {uri}"
             )
-    return tuple(Unit(source, uri) for uri in uris)
+    each = map(files.marks, patterns.texts(source.pattern))
+    uri_to_mark = {uri: mark for marks in each for uri, mark in marks.items()}
+    return tuple(Unit(source, uri, uri_to_mark[uri]) for uri in uris)
 
 
 def check_columns(units: Sequence[Unit]) -> None:

@@ -4,13 +4,16 @@ In: a run and a stage. Out: how many tables it makes and where they appear; line
 numbers of what it did.
 """
 
-from collections.abc import Mapping, Sequence
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline import files, forecast_costs, importing, run_progress
-from pipeline.config import Granularity
+from pipeline.config import Granularity, ImageTextSource
 from pipeline.records import FinishReason
 from pipeline.run_folder import RunFolder
 from pipeline.shard_formats import TFRECORD, ShardFormat
+from pipeline.sources import Unit
 
 
 def describe(counters: Mapping[str, int]) -> str:
@@ -30,8 +33,11 @@ def n_rows(stage: str, counters: Mapping[str, int]) -> int:
     """Pairs or captions that a stage has written."""
     if stage == "select":
         return forecast_costs.n_pairs_of(stage, counters)
-    names = {"score": "pairs", "caption": "captions_written"}
-    return counters.get(names.get(stage, "samples_written"), 0)
+    names = {
+        "score": ("pairs", "evaluation_images", "seed_images"),
+        "caption": ("captions_written",),
+    }
+    return sum(counters.get(name, 0) for name in names.get(stage, ("samples_written",)))
 
 
 def work_of(
@@ -45,14 +51,13 @@ def work_of(
     An import counts as one: nobody knows before its end which units it finds texts for.
     """
     if stage == "score":
-        units = (*run.units, *run.evaluation_units, *run.seed_units)
-        folders = {run.embeddings(unit.source).folder for unit in units}
-        pairs = {run.pairs(unit.source).folder for unit in units}
+        pairs = {run.pairs(unit.source).folder for unit in run.all_units}
         rows = run_progress.Rows(pairs, "error", bool)
-        return run_progress.Work(len(units), lambda: _n_files(folders), rows)
+        to_make = _tables_of(run.all_units, run.embeddings)
+        return run_progress.Work(len(run.all_units), lambda: _n_made(to_make), rows)
     if stage == "select":
-        decided = {run.decisions.folder}
-        return run_progress.Work(len(run.units), lambda: _n_files(decided))
+        to_make = {run.decisions: {unit.name for unit in run.units}}
+        return run_progress.Work(len(run.units), lambda: _n_made(to_make))
     if stage == "caption":
         return _captioning_of(run, granularities)
     shards = files.join(run.shards(shard_format), "manifest.json")
@@ -72,6 +77,22 @@ def _captioning_of(
         return _n_files(folders) + n_imported
 
     return run_progress.Work(n_total, count_done, rows)
+
+
+def _tables_of(
+    units: Iterable[Unit], tables_of: Callable[[ImageTextSource], files.UnitTables]
+) -> dict[files.UnitTables, set[str]]:
+    """Names of the units whose tables are to lie there."""
+    by_source = itertools.groupby(units, lambda unit: unit.source)
+    names: dict[files.UnitTables, set[str]] = collections.defaultdict(set)
+    for source, group in by_source:
+        names[tables_of(source)] |= {unit.name for unit in group}
+    return names
+
+
+def _n_made(to_make: Mapping[files.UnitTables, set[str]]) -> int:
+    """Tables of what shards held before lie in the same folders."""
+    return sum(len(names & tables.unit_names()) for tables, names in to_make.items())
 
 
 def _n_files(folders: set[str]) -> int:

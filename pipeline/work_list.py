@@ -44,7 +44,8 @@ def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
     paths = []
     for first in range(0, len(units), _N_PER_FILE):
         part = units[first : first + _N_PER_FILE]
-        data = json.dumps([(_key(unit.source), unit.uri) for unit in part]).encode()
+        listed = [(_key(unit.source), unit.uri, unit.mark) for unit in part]
+        data = json.dumps(listed).encode()
         digest = hashlib.blake2b(data, digest_size=6).hexdigest()
         path = files.join(root, "units", f"{digest}.json")
         if not files.is_file(path):
@@ -57,8 +58,8 @@ def read_list(
     path: str, key_to_source: Mapping[str, ImageTextSource]
 ) -> Iterator[Unit]:
     """The units that one file holds."""
-    for key, uri in json.loads(files.read(path)):
-        yield Unit(key_to_source[key], uri)
+    for key, *listed in json.loads(files.read(path)):
+        yield Unit(key_to_source[key], *listed)
 
 
 @functools.cache

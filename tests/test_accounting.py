@@ -228,9 +228,12 @@ def expect_accounted(crawl: Sequence[Source]) -> None:
 
 
 def expect_counted(counters: dict[str, int], ledger: dict) -> None:
-    """The counters of `score` say the same, with the one evaluation image."""
-    assert counters["pairs"] == ledger["read"] + 1
+    """The counters of `score` say the same, and apart the one evaluation image."""
+    assert counters["pairs"] == ledger["read"]
     assert counters["unreadable"] == ledger["unreadable"]
+    assert counters["evaluation_images"] == 1
+    (found,) = ledger["evaluation"].values()
+    assert (found["read"], found["compared"]) == (1, 1)
 
 
 def checked(n_examples: int) -> settings:

@@ -49,7 +49,7 @@ def rows_of(run, granularity, unit):
     tables = CaptionTables.open(run.captions(granularity))
     return [
         row
-        for name in tables.names(unit.name)
+        for name in tables.names(unit)
         for row in files.from_table(tables.tables.read(name), SyntheticCaption)
     ]
 
@@ -77,8 +77,22 @@ def test_every_kept_image_gets_one_row_a_granularity_in_the_order_of_the_unit(tm
     keys = [image_hash + prompt_hash(SHORT.prompt) for image_hash in hashes]
     digest = hashlib.blake2b(b"".join(keys), digest_size=6).hexdigest()
     (path,) = Path(run.captions(SHORT)).iterdir()
-    assert path.name == f"{run.units[0].name}.{digest}.parquet"
+    assert path.name == f"{run.units[0].shard_name}.{digest}.parquet"
     assert counters == {"captions_written": 4, "images_encoded": 2}
+
+
+def test_images_of_a_shard_that_changed_are_not_paid_for_again(tmp_path, calls):
+    rows = plain_rows(3)
+    before = make_run(tmp_path, {"a": rows})
+    caption(before)
+    repaired = [dataclasses.replace(row, alt_text="another") for row in rows]
+    run = make_run(tmp_path, {"a": repaired})
+    assert run.units[0].name != before.units[0].name
+    assert caption(run) == {"units_skipped": 1}
+    grown = make_run(tmp_path, {"a": [*repaired, *plain_rows(1, first=50)]})
+    calls.clear()
+    assert caption(grown) == {"captions_written": 2, "images_encoded": 1}
+    assert calls == [("load", "tiny"), ("encode", 1), ("short", 1), ("long", 1)]
 
 
 def test_batches_are_full_and_the_tower_runs_once_for_all_granularities(
@@ -124,7 +138,7 @@ def test_a_selection_that_grows_adds_a_table_with_the_new_images_only(tmp_path, 
     assert caption(run) == {"captions_written": 6, "images_encoded": 3}
     assert [call for call in calls if call[0] == "encode"] == [("encode", 3)]
     assert before.items() < bytes_of(run.captions(SHORT)).items()
-    texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0].name)
+    texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0])
     assert texts == {
         (content_hash(row.image), prompt_hash("cap en")): (f"cap en {i} 7 9",)
         for i, row in enumerate(rows)
@@ -185,7 +199,7 @@ def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
     assert (failed.finish_reason, failed.n_tokens) == ("error", 0)
     assert failed.text.startswith("JPEG: ")
     assert math.isnan(failed.mean_logprob)
-    texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0].name)
+    texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0])
     assert len(texts) == 63
     assert failed.image_hash not in {image_hash for image_hash, _ in texts}
     assert coverage(run, SHORT, run.units) == (63, 64)

@@ -67,11 +67,11 @@ def made_by(pid: int, log: Path) -> set[tuple[str, str]]:
 def stored(run: RunFolder) -> dict[tuple[str, str], str]:
     """Granularity and image of every caption in a table, with its unit."""
     return {
-        (granularity.name, image_hash.hex()): unit_name
+        (granularity.name, image_hash.hex()): unit.shard_name
         for granularity in run.config.granularities
         for tables in [CaptionTables.open(run.captions(granularity))]
-        for unit_name in tables.unit_to_names
-        for image_hash, _ in tables.keys(unit_name)
+        for unit in run.units
+        for image_hash, _ in tables.keys(unit)
     }
 
 

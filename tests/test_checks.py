@@ -1,9 +1,11 @@
 """What a run folder tells costs one line and exit code 2, before any work."""
 
+import os
 import pathlib
 
 import numpy as np
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from score_tables import Row, write_scores
 from test_run import CONFIG, error_of
 
@@ -150,6 +152,52 @@ def test_a_crawl_that_grows_and_new_sets_may_keep_their_folder(tmp_path):
     run = crawl.open()
     assert len(run.units) == 2
     command_line.curate.check(run)
+
+
+def touch(folder: pathlib.Path, *names: str) -> list[str]:
+    """Gives shards another time; returns their paths."""
+    paths = [folder / name / "0.tar" for name in names]
+    for path in paths:
+        os.utime(path, (7, 7))
+    return list(map(str, paths))
+
+
+def test_shards_that_changed_are_told_with_their_paths(tmp_path):
+    crawl = Crawl(tmp_path)
+    assert list(command_line.curate.changes(crawl.open())) == []
+    crawl.score()
+    assert list(command_line.curate.changes(crawl.open())) == []
+    (seeds,) = touch(tmp_path, "seeds")
+    assert list(command_line.curate.changes(crawl.open())) == [
+        f"1 shard has changed since it was scored: {seeds};"
+        " `score` and `curate` score it again"
+    ]
+    pool, evaluation = touch(tmp_path, "crawl", "eval")
+    run = crawl.open()
+    assert list(command_line.curate.changes(run)) == [
+        f"3 shards have changed since they were scored: {pool}, {evaluation}, ...;"
+        " `score` and `curate` score them again"
+    ]
+    command_line.curate.check(run)  # it is no run of another recipe
+    crawl.score()
+    assert list(command_line.curate.changes(crawl.open())) == []
+
+
+def test_a_stage_names_the_shards_that_lack_what_it_reads(tmp_path):
+    crawl = Crawl(tmp_path)
+    run, options = crawl.open(), PipelineOptions([])
+    message = r"^3 shards without scores of the present contents: .*, \.\.\.; run `sc"
+    with pytest.raises(ValueError, match=message):
+        command_line.curate.select(run, options)
+    crawl.score()
+    message = r"^1 shard without decisions on the present contents: .*/0\.tar; run `sel"
+    for stage in (command_line.curate.caption, command_line.curate.export_shards):
+        with pytest.raises(ValueError, match=message):
+            stage(run, options)
+    touch(tmp_path, "eval")
+    message = r"^1 shard without scores of the present contents: .*eval/0\.tar; run `sc"
+    with pytest.raises(ValueError, match=message):
+        command_line.curate.select(crawl.open(), options)
 
 
 def test_sets_that_nothing_is_done_with_are_told(tmp_path):

@@ -619,7 +619,7 @@ def test_one_of_several_captions_stays_out(tmp_path):
         )
     ]
     (unit,) = run.units
-    CaptionTables.open(run.captions(SHORT)).add(unit.name, captions)
+    CaptionTables.open(run.captions(SHORT)).add(unit.shard_name, captions)
     run_stage(Flag(run), run.units)
     export(run)
     assert [sample.captions for sample in samples_of(run)] == [

@@ -69,7 +69,7 @@ def write(run_folder, granularity, stem_to_texts, rows):
             if text is not None
         ]
         if captions:
-            tables.add(unit.name, captions)
+            tables.add(unit.shard_name, captions)
 
 
 def captioned(image, granularity, text, **changes):

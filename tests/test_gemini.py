@@ -278,7 +278,7 @@ def run_of(tmp_path, n_rows: int, **changes) -> tuple[RunFolder, Granularity]:
 
 def rows_of(run, granularity):
     tables = CaptionTables.open(run.captions(granularity))
-    return list(tables.rows(run.units[0].name))
+    return list(tables.rows(run.units[0]))
 
 
 def alt_text_of(body) -> str:

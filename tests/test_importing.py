@@ -94,7 +94,7 @@ def lines_for(rows, text="human {}"):
 
 def texts_of(run, unit):
     tables = CaptionTables.open(run.captions(human_of(run)))
-    return [row.text for row in tables.rows(unit.name)]
+    return [row.text for row in tables.rows(unit)]
 
 
 def listed(run, kind):
@@ -111,7 +111,7 @@ def test_kept_images_get_their_texts_in_the_order_of_the_unit(tmp_path):
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 3, "captions_unmatched": 1}
     tables = CaptionTables.open(run.captions(human_of(run)))
-    found = list(tables.rows(run.units[0].name))
+    found = list(tables.rows(run.units[0]))
     assert all(math.isnan(row.mean_logprob) for row in found)
     assert [dataclasses.replace(row, mean_logprob=0.0) for row in found] == [
         SyntheticCaption(
@@ -158,7 +158,7 @@ def test_images_are_found_by_every_key_and_in_every_kind_of_file(tmp_path, key, 
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 6}
     tables = CaptionTables.open(run.captions(human_of(run)))
-    assert tables.texts(run.units[0].name) == {
+    assert tables.texts(run.units[0]) == {
         (content_hash(row.image), prompt_hash("")): tuple(texts[i])
         for i, row in enumerate(rows)
     }
@@ -223,8 +223,21 @@ def test_sample_indexes_of_rows_order_the_captions_of_an_image(tmp_path):
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 3, "captions_repeated": 1}
     tables = CaptionTables.open(run.captions(human_of(run)))
-    found = [(r.sample_index, r.text) for r in tables.rows(run.units[0].name)]
+    found = [(r.sample_index, r.text) for r in tables.rows(run.units[0])]
     assert found == [(0, "early"), (2, "middle"), (7, "late")]
+
+
+def test_pairs_that_a_repaired_shard_names_otherwise_get_their_own_texts(tmp_path):
+    (image,) = plain_rows(1)
+    wrong, right = (dataclasses.replace(image, alt_text=t) for t in ("wrong", "right"))
+    ids = [sample_id(r.image, r.alt_text.encode()).hex() for r in (wrong, right)]
+    texts = ("of the wrong one", "of the right one")
+    named = zip(ids, texts, strict=True)
+    write_lines(tmp_path, *({"sample_id": i, "text": t} for i, t in named))
+    for row, text in zip((wrong, right), texts, strict=True):
+        run = importing_run(tmp_path, {"a": [row]})
+        assert caption(run) == {"captions_written": 1, "captions_unmatched": 1}
+        assert texts_of(run, run.units[0]) == [text]
 
 
 def test_what_is_left_out_is_counted_and_listed_in_the_order_of_the_files(tmp_path):
@@ -383,7 +396,7 @@ def test_a_prompt_may_name_imported_captions(tmp_path, calls):
         "images_encoded": 3,
     }
     tables = CaptionTables.open(run.captions(again))
-    (row,) = tables.rows(run.units[0].name)
+    (row,) = tables.rows(run.units[0])
     assert row.image_hash == content_hash(rows[1].image)
     assert row.text == "again: a dog 1 7 9"
     calls.clear()

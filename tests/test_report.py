@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,22 @@ def test_the_funnel_is_the_ledger(run, text):
     assert rows["kept"] == f"{ledger['kept']:,}"
     assert rows["unreadable"] == f"{ledger['unreadable']:,}"
     assert min(ledger["kept"], *_planted(ledger)) > 0
+
+
+def test_what_the_pool_was_compared_with_is_told(run, text):
+    names = re.findall(r'<h3 id="sets">.*?</table>', text, re.S)
+    assert all(f"<bdi>{n}</bdi>" in names[0] for n in ("evaluation", "seeds"))
+    assert "were not compared" not in text
+    half = {"read": 4_000, "compared": 2_000, "unreadable": 2_000, "broken_shards": 1}
+    half |= {"not_compared": {"JPEG: <cut off>": 2_000}, "such_as": ["<b>", "c"]}
+    changed = {"evaluation": {"birds": half}, "seeds": {}}
+    written = page.write(run, ledger_of(run) | changed)
+    said = html.unescape(Path(written).read_text())
+    assert (
+        "birds: 2,000 of 4,000 evaluation images cannot be read and were not compared:"
+        " JPEG: <cut off> (2,000); such as <b>, c; 1 of its shards cannot be read"
+    ) in said
+    assert "<cut off>" not in Path(written).read_text()
 
 
 def test_the_page_tells_the_version(text):

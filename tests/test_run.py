@@ -1,7 +1,5 @@
 """The command line: what is wrong costs one line and exit code 2, before any work."""
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -128,10 +126,22 @@ def test_a_misspelt_parquet_column_is_refused_before_any_work(capsys, tmp_path, 
 def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):
     output = tmp_path / "run"
     output.mkdir()
-    (output / "config.json").write_text(json.dumps({"format_version": 0}))
     base = ["curate", "--config", CONFIG, "--output", str(output), "--input", crawl]
     sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
-    assert "expected format version 1, found 0" in error_of(capsys, *base, *sets)
+    for content, expected in (
+        ('{"format_version": 1}', "found 1: its images were read as they are stored"),
+        ('{"format_version": 99}', "found 99: another version of the program made it"),
+        ('{"format_version": [1]}', "found [1]: another version"),
+        ("{}", "found None: another version"),
+        ("[]", "found None: another version"),
+        ("not JSON", "found None: another version"),
+    ):
+        (output / "config.json").write_text(content)
+        error = error_of(capsys, *base, *sets)
+        assert f"--output {output}: expected format version 2, {expected}" in error
+        assert "Name a new folder and curate again; this one stays as it is" in error
+        assert error_of(capsys, "status", *base[1:], *sets) == error
+        assert [path.name for path in output.iterdir()] == ["config.json"]
 
 
 def test_a_file_system_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import tarfile
 from pathlib import Path
 from typing import ClassVar
@@ -11,17 +12,18 @@ from typing import ClassVar
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from pipeline import files, images, language, sources
+from pipeline import checks, files, images, language, sources
 from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.models.encoders import NullEncoder
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.run_folder import RunFolder
-from pipeline.scoring import EncoderHandler, PreparedPair, Score
+from pipeline.scoring import EncoderHandler, PreparedPair, Score, remove_outdated
 from pipeline.selection_config import SelectionConfig
 
 GERMAN = "ein kleiner Junge spielt im Garten mit einem Ball"
@@ -246,12 +248,126 @@ def test_an_embedding_of_other_bytes_than_were_scored_is_an_error(tmp_path):
     write_shard(tmp_path / "a.tar", (png(0), b"text"))
     run = make_run(tmp_path)
     score(run)
+    before = (tmp_path / "a.tar").stat()
     write_shard(tmp_path / "a.tar", (png(1), b"text"))
+    os.utime(tmp_path / "a.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
     encoder = dataclasses.replace(run.config.encoder, dtype="bfloat16")
     with pytest.raises(
         sources.ShardError, match=r"a\.tar has changed since it was scored"
     ):
         score(make_run(tmp_path, encoder=encoder))
+
+
+def write_parquet(path: Path, *texts: str) -> None:
+    images = [png(number) for number in range(len(texts))]
+    pq.write_table(pa.table({"jpg": images, "text": list(texts)}), path)
+
+
+def texts_of(run: RunFolder, unit: sources.Unit) -> list[str]:
+    return [pair.alt_text for pair in pairs_of(run, unit)]
+
+
+def rows_of(*texts: str) -> list[tuple[bytes, bytes]]:
+    return [(png(number), text.encode()) for number, text in enumerate(texts)]
+
+
+def test_a_shard_that_changed_is_scored_again(tmp_path):
+    write_shard(tmp_path / "a.tar", *rows_of("one"))
+    cut, shifted = tmp_path / "b.tar", tmp_path / "c.tar"
+    write_shard(cut, *rows_of("two", "three"))
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:3000])
+    write_shard(shifted, *rows_of("four", "five"))
+    n_bytes = shifted.stat().st_size
+    score(make_run(tmp_path))
+    cut.write_bytes(whole)
+    write_shard(shifted, *rows_of("five", "four"))
+    assert shifted.stat().st_size == n_bytes
+    run = make_run(tmp_path)
+    assert [unit.uri for unit in checks.changed(run)] == [str(cut), str(shifted)]
+    counters = score(run)
+    assert (counters["pairs"], counters["units_skipped"]) == (4, 1)
+    texts = [texts_of(run, unit) for unit in run.units]
+    assert texts == [["one"], ["two", "three"], ["five", "four"]]
+    assert checks.changed(run) == ()
+    assert score(make_run(tmp_path)) == {"units_skipped": 3}
+
+
+def test_scores_of_what_a_shard_held_are_removed_when_those_of_now_are_there(tmp_path):
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", *rows_of(name))
+    score(make_run(tmp_path))
+    write_shard(tmp_path / "a.tar", *rows_of("c", "d"))
+    run = make_run(tmp_path)
+    changed = checks.changed(run)
+    score(run)
+    assert len(tables_of(run)) == 3 * 3
+    remove_outdated(run, changed)
+    for tables in (run.pairs, run.languages, run.embeddings):
+        found = tables(run.units[0].source).unit_names()
+        assert found == {unit.name for unit in run.units}
+
+
+@pytest.mark.parametrize("role", ["evaluation_sets", "seed_sets"])
+def test_a_parquet_shard_of_a_set_that_was_repaired_is_scored_again(tmp_path, role):
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set/0.parquet"
+    write_parquet(path, "one", "two")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    source = ImageTextSource("birds", str(path), needs_alt_text=False)
+    write_shard(tmp_path / "a.tar", *rows_of("zero"))
+    counters = score(make_run(tmp_path, **{role: (source,)}))
+    name = role.partition("_")[0]
+    assert (counters[f"{name}_images"], counters[f"{name}_unreadable"]) == (1, 1)
+    assert (counters["pairs"], counters["unreadable"]) == (1, 0)
+    path.write_bytes(whole)
+    run = make_run(tmp_path, **{role: (source,)})
+    (unit,) = checks.changed(run)
+    assert unit.uri == str(path)
+    assert score(run)[f"{name}_images"] == 2
+    assert texts_of(run, unit) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: write_shard(path, *rows_of("one", "two", "three")),  # it grows
+        lambda path: write_shard(path, *rows_of("two", "one")),  # of the same size
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["grows", "rewritten", "emptied"],
+)
+def test_a_shard_that_changes_while_it_is_read_gets_no_tables(
+    tmp_path, monkeypatch, change
+):
+    write_shard(tmp_path / "a.tar", *rows_of("one", "two"))
+    write_shard(tmp_path / "b.tar", *rows_of("four"))
+    run, read_pairs = make_run(tmp_path), sources.read_pairs
+
+    def read_and_change(unit, limits):
+        yield from read_pairs(unit, limits)
+        if unit.uri.endswith("a.tar"):
+            change(tmp_path / "a.tar")
+
+    monkeypatch.setattr(sources, "read_pairs", read_and_change)
+    counters = score(run)
+    assert (counters["pairs"], counters["units_changed"]) == (1, 1)
+    (path,) = Path(run.root, "scores").glob("pairs-*/*")
+    assert path.name == f"{run.units[1].name}.parquet"
+    with pytest.raises(ValueError, match=r"^1 shard changed: .*/a\.tar; again$"):
+        checks.expect_scored(run, "changed", "again")
+    monkeypatch.undo()
+    assert score(make_run(tmp_path))["units_skipped"] == 1
+    checks.expect_scored(make_run(tmp_path), "changed", "again")
+
+
+def test_a_shard_that_is_gone_when_it_is_read_is_one_unreadable_row(tmp_path):
+    write_shard(tmp_path / "a.tar", *rows_of("one"))
+    run = make_run(tmp_path)
+    (tmp_path / "a.tar").unlink()
+    assert score(run)["unreadable"] == 1
+    assert "cannot be opened" in pairs_of(run, run.units[0])[0].error
 
 
 def test_a_shard_that_cannot_be_read_is_one_unreadable_row(tmp_path):

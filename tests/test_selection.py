@@ -120,6 +120,12 @@ def test_the_ledger_counts_every_pair_once_in_all_and_by_source(tmp_path):
         "dropped": dropped(near_evaluation=1),
     }
     ledger = select(everything(tmp_path))
+    sets = {role: ledger.pop(role) for role in ("evaluation", "seeds")}
+    assert {
+        (role, name): one["compared"]
+        for role, found in sets.items()
+        for name, one in found.items()
+    } == {("evaluation", "birds"): 1, ("seeds", "flowers"): 1, ("seeds", "trees"): 1}
     assert ledger == {
         "read": 13,
         "kept": 2,
@@ -163,7 +169,10 @@ def test_an_empty_shard_and_a_run_without_pairs_have_their_ledger(tmp_path):
     assert outcomes(run) == {"web/1": []}
     nothing = {"read": 0, "kept": 0, "unreadable": 0, "dropped": dropped()}
     version = {"version": VERSION}
-    assert select(run) == nothing | {"sources": {"web": nothing}} | version
+    ledger = select(run)
+    assert ledger.pop("evaluation").keys() == {"birds"}
+    assert ledger.pop("seeds").keys() == {"flowers", "trees"}
+    assert ledger == nothing | {"sources": {"web": nothing}} | version
     assert selection.make_ledger({}) == nothing | {"sources": {}}
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from pipeline.sources import (
     list_units,
     read_images,
     read_pairs,
+    shard_name_of,
 )
 
 LIMITS = Limits(max_image_bytes=20, max_alt_text_bytes=10)
@@ -509,4 +512,40 @@ def test_tables_have_a_name_whatever_the_shard_is_called(tmp_path):
         unit = unit_of(path)
         files.write(str(tmp_path / "tables" / f"{unit.name}.parquet"), b"")
         assert len(list(read_pairs(unit, LIMITS))) == 3
-    assert unit_of("crawl/00000.tar").name == "00000-912ccdc145eb"
+    assert unit_of("crawl/00000.tar").shard_name == "00000-912ccdc145eb"
+
+
+def rewrite(path: Path, mtime_ns: int) -> None:
+    path.write_bytes(b"other".ljust(path.stat().st_size))
+    os.utime(path, ns=(mtime_ns, mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_bytes(path.read_bytes() + b"more"),
+        lambda path: path.write_bytes(path.read_bytes()[:600]),
+        lambda path: rewrite(path, 1_000),  # of the same size, and older
+        lambda path: rewrite(path, path.stat().st_mtime_ns + 1_000),  # by 1 us
+        lambda path: write_tar(path.with_suffix(".new"), []).replace(path),
+        lambda path: path.touch(),
+    ],
+    ids=["grown", "cut", "older", "newer", "replaced", "touched"],
+)
+@pytest.mark.parametrize("name", ["0.tar", "a [1]{*}?.tar", "0.parquet"])
+def test_a_shard_that_changed_has_other_tables(tmp_path, name, change):
+    path = tmp_path / name
+    write_tar(path, three_pairs())
+    source = ImageTextSource("web", f"{tmp_path}/*")
+    (before,) = list_units(source)
+    assert list_units(source) == (before,)
+    assert not before.has_changed()
+    change(path)
+    (after,) = list_units(source)
+    assert after.name != before.name
+    assert after.shard_name == before.shard_name
+    assert shard_name_of(before.name) == before.shard_name
+    assert before.has_changed()
+    assert not after.has_changed()
+    path.unlink()
+    assert not before.has_changed()  # nobody can tell

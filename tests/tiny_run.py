@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import io
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,8 @@ def plain_rows(n_rows: int, first: int = 0) -> list[Row]:
 
 
 def write_shard(path: Path, rows: Iterable[Row]) -> None:
-    """An img2dataset tar."""
+    """An img2dataset tar; its time hangs on what it holds, so a shard that is written
+    again is the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, row in enumerate(rows):
@@ -61,6 +63,8 @@ def write_shard(path: Path, rows: Iterable[Row]) -> None:
                 member = tarfile.TarInfo(f"{number:05d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+    time_s = int.from_bytes(records.content_hash(path.read_bytes())[:4], "big")
+    os.utime(path, (time_s, time_s))
 
 
 def make_run(
@@ -136,7 +140,7 @@ def write_captions(
     for granularity in granularities:
         tables = CaptionTables.open(run.captions(granularity))
         for unit in run.units:
-            done = {image_hash for image_hash, _ in tables.keys(unit.name)}
+            done = {image_hash for image_hash, _ in tables.keys(unit)}
             captions = [
                 _caption(row.image, granularity)
                 for row in stem_to_rows[Path(unit.uri).stem]
@@ -144,7 +148,7 @@ def write_captions(
                 and records.content_hash(row.image) not in done
             ]
             if captions:
-                tables.add(unit.name, captions)
+                tables.add(unit.shard_name, captions)
 
 
 def _caption(image: bytes, granularity: config.Granularity) -> records.SyntheticCaption:

@@ -112,7 +112,7 @@ def said_of(run: RunFolder, kept: Sequence[Examined]) -> dict[str, list[SaidCapt
     flag_tables = run.flags
     found = {}
     for unit, group in _by_unit(kept).items():
-        texts = {name: table.texts(unit.name) for name, table in tables.items()}
+        texts = {name: table.texts(unit) for name, table in tables.items()}
         rows = pa.array([one.place.row for one in group])
         pairs = files.from_table(
             run.pairs(unit.source).read(unit.name).take(rows), Pair
@@ -155,7 +155,7 @@ def vocabularies(run: RunFolder, units: Iterable[Unit]) -> dict[str, Vocabulary]
         texts: list[str] = []
         for unit in units:
             if len(texts) < _N_READ:
-                captions = tables.texts(unit.name).values()
+                captions = tables.texts(unit).values()
                 texts += [text for row in captions for text in row]
         if texts:
             found[granularity.name] = Vocabulary.of(texts[:_N_READ])

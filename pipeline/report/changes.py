@@ -2,7 +2,8 @@
 
 In: a run, and the folder of another run over the same pairs, or of its decisions. Out:
 numbers of pairs by their two outcomes, with examples. One shard is read at a time.
-Shards are the same if their path is, or else their file name; pairs if their id is.
+Shards are the same if their path is, whatever they held, or else their file name; pairs
+if their id is.
 """
 
 import collections
@@ -18,10 +19,8 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline import files
 from pipeline.records import Decision
 from pipeline.report.sampling import Place, Smallest, hashes
-from pipeline.run_folder import RunFolder
-from pipeline.sources import Unit
-
-CONFIG_NAME = "config.json"
+from pipeline.run_folder import CONFIG_NAME, RunFolder, check_format
+from pipeline.sources import Unit, shard_name_of
 
 _N_SHOWN = 12  # changes with examples: the most frequent
 
@@ -43,6 +42,7 @@ class OtherRun:
         Raises:
           ValueError: if there is none, or nothing is decided in it.
         """
+        check_format("--against", folder)
         path = files.join(folder, CONFIG_NAME)
         content = json.loads(files.read(path)) if files.is_file(path) else {}
         fingerprint = content.get("decisions")
@@ -120,17 +120,22 @@ def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
 
 def _same_units(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
     """Name of an own unit to that of the same unit in the other run."""
+    shard_to_name = {shard_name_of(name): name for name in names}
     stem_to_names = collections.defaultdict(list)
-    for name in sorted(names):
-        stem_to_names[name.rpartition("-")[0]].append(name)
+    for shard, name in sorted(shard_to_name.items()):
+        stem_to_names[_stem_of(shard)].append(name)
     found = {}
     for unit in run.units:
-        alike = stem_to_names[unit.name.rpartition("-")[0]]
-        if unit.name in names:
-            found[unit.name] = unit.name
+        alike = stem_to_names[_stem_of(unit.shard_name)]
+        if unit.shard_name in shard_to_name:
+            found[unit.name] = shard_to_name[unit.shard_name]
         elif len(alike) == 1:
             found[unit.name] = alike[0]
     return found
+
+
+def _stem_of(shard_name: str) -> str:
+    return shard_name.rpartition("-")[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

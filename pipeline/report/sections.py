@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import records
+from pipeline import records, references
 from pipeline.config import to_json
 from pipeline.report import (
     caption_facts,
@@ -31,7 +31,7 @@ from pipeline.report.look import N_EXAMPLES, Looked, near_seeds
 from pipeline.report.scan import Scan
 from pipeline.report.steps import UNKNOWN
 from pipeline.report.visible import visible
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import SET_ROLES, RunFolder
 
 _N_LANGUAGES = 20
 
@@ -65,6 +65,7 @@ def of(
         "largest": _largest(largest, dropped[largest]),
         "funnel": _funnel(looked),
         **_sources(looked.ledger),
+        "sets": _sets(looked.ledger),
         "sliders": _sliders(looked),
         "sample_note": _sample_note(looked),
         "histogram_note": _histogram_note(looked),
@@ -142,6 +143,22 @@ def _sources(ledger: Mapping[str, Any]) -> dict[str, Any]:
         for outcome in charts.by_outcome(ledger)
     ]
     return {"sources": [visible(name) for name in names], "by_source": rows}
+
+
+def _sets(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the pool was compared with, and what was left out of it."""
+    return [
+        {
+            "name": visible(name),
+            "n_read": counts["read"],
+            "n_compared": counts["compared"],
+            "left_out": references.described(role, counts)
+            if counts["compared"] < counts["read"]
+            else "",
+        }
+        for role in SET_ROLES
+        for name, counts in ledger.get(role, {}).items()
+    ]
 
 
 def _sliders(looked: Looked) -> list[dict[str, Any]]:

@@ -8,29 +8,24 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 import re
-import runpy
 import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from pipeline.expect import (
-    ADDED_LATER,
-    expect,
-    expect_choice,
-    expect_cosine,
-    expect_names,
-)
+from pipeline import recipe_file
+from pipeline.expect import ADDED_LATER, expect, expect_cosine, expect_names, shown
+from pipeline.language_codes import expect_codes
 from pipeline.records import CaptionFlag
 from pipeline.selection_config import SelectionConfig
+from pipeline.settings import Settings, described, type_hints
 
 FORMAT_VERSION = 2  # of everything in a run folder
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTextSource:
+class ImageTextSource(Settings):
     """Source shards of one kind: img2dataset tars or Parquet, Hugging Face Parquet.
 
     Column names matter for Parquet only; "" takes the first usual name that is there.
@@ -46,7 +41,7 @@ class ImageTextSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class Limits(Settings):
     """Bounds on one pair; what lies outside is unreadable, with the bound named."""
 
     max_pixels: int = 89_478_485  # Pillow's own bound against decompression bombs
@@ -60,7 +55,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """The image-text encoder that measures alignment and similarity."""
 
     checkpoint: str  # folder or Hugging Face id
@@ -72,11 +67,10 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         expect(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        expect_choice(self, "cls_token")
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class Decoding(Settings):
     """How a captioner chooses tokens: the most likely one, or one drawn by chance.
 
     Chance hangs on the image, the granularity and `rng_seed` alone.
@@ -97,7 +91,7 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Granularity:
+class Granularity(Settings):
     """How much a synthetic caption says: a captioner, its prompt and its decoding.
 
     `prompt` is a template of `pipeline.prompts`.
@@ -124,14 +118,12 @@ class Granularity:
         expect(is_range, "n_words", self.n_words, "the fewest and the most words")
         for name in ("max_new_tokens", "batch_size", "n_model_shards"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("captioner", "resampling", "dtype"):
-            expect_choice(self, name)
         if self.captioner == "imported":
             expect(not self.prompt, "prompt", self.prompt, "none of imported captions")
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionQuality:
+class CaptionQuality(Settings):
     """From where on a synthetic caption is flagged; None switches a flag off.
 
     Nothing here makes a caption again, or drops one: `drop_caption_flags` does.
@@ -159,9 +151,7 @@ class CaptionQuality:
         n = self.max_identical
         expect(n >= 1, "max_identical", n, "at least 1")
         expect(bool(self.languages), "languages", self.languages, "at least one")
-        for code in self.languages:
-            is_code = re.fullmatch("[a-z]{2,3}", code) is not None
-            expect(is_code, "languages", code, "codes such as 'en'")
+        expect_codes(self.languages)
         if self.min_mean_logprob is not None:
             is_valid = self.min_mean_logprob <= 0
             expect(is_valid, "min_mean_logprob", self.min_mean_logprob, "at most 0")
@@ -180,7 +170,7 @@ _FLAG_TO_THRESHOLD = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Settings):
     """How training shards are cut."""
 
     samples_per_shard: int = 10_000  # all shards but the last are full
@@ -201,7 +191,7 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Resources:
+class Resources(Settings):
     """What a worker needs for the model of a stage, where the runner makes workers.
 
     Runners of this machine take it as it is.
@@ -224,7 +214,7 @@ class Resources:
 
 
 @dataclasses.dataclass(frozen=True)
-class CurationConfig:
+class CurationConfig(Settings):
     """One curated data set, from source shards to training shards."""
 
     encoder: EncoderConfig
@@ -243,10 +233,11 @@ class CurationConfig:
     caption_workers: Resources = dataclasses.field(default=Resources(), repr=False)
 
     def __post_init__(self) -> None:
-        expect_choice(self, "language_detector")
         expect_names("granularities", [g.name for g in self.granularities])
         for kind in ("sources", "evaluation_sets", "seed_sets"):
             expect_names(kind, [source.name for source in getattr(self, kind)])
+        kept = self.selection.language.languages if self.selection.language else ()
+        expect_codes((*kept, *self.caption_quality.languages), self.language_detector)
         known = {granularity.name for granularity in self.granularities}
         for name in self.export.required_granularities:
             expect(name in known, "required_granularities", name, f"of {known}")
@@ -265,21 +256,7 @@ def load_config(path: str) -> CurationConfig:
     Raises:
       ValueError: one line that says what is wrong with the file.
     """
-    file = pathlib.Path(path)
-    if not file.is_file() and file.parts[:1] == ("curation_configs",):
-        file = pathlib.Path(__file__).parents[1] / path
-    if not file.is_file():
-        raise ValueError(f"--config {path}: expected a Python file with get_config()")
-    names = runpy.run_path(str(file))
-    if "get_config" not in names:
-        raise ValueError(f"--config {path}: expected a function get_config() in it")
-    config = names["get_config"]()
-    if not isinstance(config, CurationConfig):
-        found = type(config).__name__
-        raise ValueError(
-            f"--config {path}: get_config() gave {found}, expected CurationConfig"
-        )
-    return config
+    return recipe_file.load(path, CurationConfig, "curation_configs")
 
 
 def override(config: Any, assignment: str) -> Any:
@@ -302,13 +279,13 @@ def _replace(value: Any, path: list[str], text: str) -> Any:
     if isinstance(value, tuple):
         return _replace_item(value, path, text)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        raise ValueError(f"{value!r} has no field {name!r}")
+        raise ValueError(f"{shown(value)} has no field {name!r}")
     names = [field.name for field in dataclasses.fields(value)]
     if name not in names:
         expected = ", ".join(names)
         raise ValueError(f"no field {name!r}, expected one of {expected}")
     old = getattr(value, name)
-    hint = typing.get_type_hints(type(value))[name]
+    hint = type_hints(type(value))[name]
     new = _replace(old, rest, text) if rest else parse_value(text, hint)
     return dataclasses.replace(value, **{name: new})
 
@@ -338,7 +315,10 @@ def parse_value(text: str, hint: Any) -> Any:
         return text == "true"
     if hint not in (int, float, str):
         raise ValueError("this field is set in a recipe, or through its own fields")
-    return hint(text)
+    try:
+        return hint(text)
+    except ValueError as error:
+        raise ValueError(f"value={shown(text)}: expected {described(hint)}") from error
 
 
 def fingerprint(*parts: Any) -> str:
@@ -373,4 +353,6 @@ def to_json(
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
+    is_plain = value is None or isinstance(value, (str, int, float))
+    expect(is_plain, "recipe", value, "numbers, texts, tuples and dataclasses alone")
     return value

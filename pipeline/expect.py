@@ -1,29 +1,33 @@
 """Checks of settings, each of which names the value and what was expected."""
 
 import re
-import typing
 from collections.abc import Sequence
-from typing import Any
 
 # For fields that no fingerprint contains while they have their default, so that runs
 # that were there before the field keep their names.
 ADDED_LATER = {"added_later": True}
 
+_MAX_SHOWN_CHARS = 120
+
+
+def shown(value: object) -> str:
+    """A value for a message."""
+    return one_line(repr(value), _MAX_SHOWN_CHARS)
+
+
+def one_line(text: str, max_chars: int) -> str:
+    """The text without line breaks, cut where it is longer."""
+    text = " ".join(text.split())
+    return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
+
 
 def expect(is_valid: bool, name: str, value: object, expected: str) -> None:
     if not is_valid:
-        raise ValueError(f"{name}={value!r}: expected {expected}")
+        raise ValueError(f"{name}={shown(value)}: expected {expected}")
 
 
 def expect_cosine(name: str, value: float) -> None:
     expect(-1 <= value <= 1, name, value, "a cosine in [-1, 1]")
-
-
-def expect_choice(config: Any, name: str) -> None:
-    """The value of a Literal field, which Python itself does not check."""
-    choices = typing.get_args(typing.get_type_hints(type(config))[name])
-    value = getattr(config, name)
-    expect(value in choices, name, value, " or ".join(map(repr, choices)))
 
 
 def expect_names(kind: str, names: Sequence[str]) -> None:

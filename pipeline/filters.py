@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from pipeline import files
 from pipeline.alignment import read_scores
-from pipeline.expect import expect
+from pipeline.expect import expect, shown
 from pipeline.records import Drop, DropReason, Pair
 from pipeline.run_folder import RunFolder
 from pipeline.selection_config import DropRule, KeepLanguages, ShortText
+from pipeline.settings import Settings
 from pipeline.verdicts import Verdicts, read_rows, to_objects
 
 # Alt text that consists of this and of nothing else says nothing about its image. Each
@@ -67,7 +68,7 @@ _WORD = re.compile(f"[{SPACELESS}]|[^\\s{SPACELESS}]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class FewWords:
+class FewWords(Settings):
     """Drops alt text of fewer than `min_words` words, as `count_words` has them."""
 
     min_words: int
@@ -83,7 +84,7 @@ class FewWords:
 
 
 @dataclasses.dataclass(frozen=True)
-class BoilerplateAltText:
+class BoilerplateAltText(Settings):
     """Drops alt text that matches a pattern as a whole: file names, prices, counters.
 
     The detail of the decision is the name of the group around the pattern, if it has
@@ -108,7 +109,7 @@ class BoilerplateAltText:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallImage:
+class SmallImage(Settings):
     """Drops images whose short side has fewer than `min_side_px` pixels.
 
     Where their size before the crawler's resizing was recorded, that one counts.
@@ -127,7 +128,7 @@ class SmallImage:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtremeAspect:
+class ExtremeAspect(Settings):
     """Drops images whose long side is more than `max_aspect` times the short one.
 
     Where their size before the crawler's resizing was recorded, that one counts.
@@ -157,7 +158,13 @@ def count_words(text: str) -> int:
 
 def first_drop(rules: Iterable[DropRule], pair: Pair) -> Drop | None:
     """What the first rule that drops the pair says."""
-    return next(filter(None, (rule(pair) for rule in rules)), None)
+    for rule in rules:
+        if drop := rule(pair):
+            if not isinstance(drop, Drop) or drop.reason not in list(DropReason):
+                expected = "a Drop of a DropReason, or None"
+                raise TypeError(f"{shown(rule)}: gave {drop!r}, expected {expected}")
+            return drop
+    return None
 
 
 @functools.lru_cache

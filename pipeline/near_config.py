@@ -7,10 +7,11 @@ of their vectors is above a bound. Several descriptors are combined by "any".
 import dataclasses
 
 from pipeline.expect import expect, expect_cosine, expect_names
+from pipeline.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDescriptor:
+class EncoderDescriptor(Settings):
     """The image embedding of the run's encoder, which `score` measures anyway."""
 
     @property
@@ -19,7 +20,7 @@ class EncoderDescriptor:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerceptualDescriptor:
+class PerceptualDescriptor(Settings):
     """Gradients of a tiny thumbnail: finds re-encodings, needs no model.
 
     `pipeline.descriptors.Perceptual` computes it.
@@ -31,7 +32,7 @@ class PerceptualDescriptor:
 
 
 @dataclasses.dataclass(frozen=True)
-class TorchDescriptor:
+class TorchDescriptor(Settings):
     """A TorchScript file that maps images to vectors, such as SSCD's.
 
     It gets float32 [n, 3, size_px, size_px] with the mean and deviation of ImageNet and
@@ -56,7 +57,7 @@ ENCODER = EncoderDescriptor()
 
 
 @dataclasses.dataclass(frozen=True)
-class Resemblance:
+class Resemblance(Settings):
     """Two images are near-duplicates if their similarity is above `max_similarity`."""
 
     descriptor: Descriptor  # what compares them
@@ -67,7 +68,7 @@ class Resemblance:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cells:
+class Cells(Settings):
     """The k-means cells of the pool in which images are compared with one another.
 
     An image enters the cell of its nearest centroid, and each other cell whose border
@@ -91,7 +92,7 @@ class Cells:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationDuplicates:
+class EvaluationDuplicates(Settings):
     """Drops what resembles an evaluation image by any of `by`.
 
     With `whole_component` also what resembles a dropped image, and so on: DINOv2 drops
@@ -109,7 +110,7 @@ class EvaluationDuplicates:
 
 
 @dataclasses.dataclass(frozen=True)
-class PoolDuplicates:
+class PoolDuplicates(Settings):
     """Keeps one image of each component of pool images that resemble one another.
 
     The image with the smallest sample id stays.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pipeline.expect import ADDED_LATER, expect, expect_cosine
+from pipeline.language_codes import expect_codes
 from pipeline.near_config import (
     ENCODER,
     Descriptor,
@@ -14,12 +15,13 @@ from pipeline.near_config import (
     Resemblance,
 )
 from pipeline.records import Drop, Pair
+from pipeline.settings import Settings, check_types
 
 DropRule = Callable[[Pair], Drop | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class ShortText:
+class ShortText(Settings):
     """What the language filter does with texts too short to tell their language.
 
     `keep` passes them, `drop` drops them, `alignment` passes those whose alignment
@@ -36,7 +38,7 @@ class ShortText:
 
 
 @dataclasses.dataclass(frozen=True)
-class KeepLanguages:
+class KeepLanguages(Settings):
     """Keeps alt text in one of `languages`, detected with `min_probability`.
 
     Another language counts as such from `min_foreign_probability` on: what a detector
@@ -53,10 +55,11 @@ class KeepLanguages:
             value = getattr(self, name)
             expect(0 <= value <= 1, name, value, "0 to 1")
         expect(bool(self.languages), "languages", self.languages, "at least one")
+        expect_codes(self.languages)
 
 
 @dataclasses.dataclass(frozen=True)
-class MinScore:
+class MinScore(Settings):
     """Keeps alignment scores of at least `min_score`."""
 
     min_score: float  # cosine; does not carry over between encoders
@@ -66,7 +69,7 @@ class MinScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class KeepFraction:
+class KeepFraction(Settings):
     """Keeps the best-aligned `keep_fraction` of what passed rules and language.
 
     That is a share of all sources together, or of each one by itself.
@@ -82,7 +85,7 @@ class KeepFraction:
 
 
 @dataclasses.dataclass(frozen=True)
-class NearSeeds:
+class NearSeeds(Settings):
     """Keeps images at least `min_similarity` from some curated seed."""
 
     min_similarity: float  # cosine of image embeddings
@@ -92,7 +95,7 @@ class NearSeeds:
 
 
 @dataclasses.dataclass(frozen=True)
-class NearestToSeeds:
+class NearestToSeeds(Settings):
     """Keeps the `k` images nearest to each curated seed.
 
     The default is what DINOv2 takes for its largest sets; for ImageNet-1k it takes 32
@@ -113,7 +116,7 @@ class NearestToSeeds:
 
 
 @dataclasses.dataclass(frozen=True)
-class SeededClusters:
+class SeededClusters(Settings):
     """Keeps images of the clusters of the pool that enough seeds of a set lie in.
 
     Which images of a cluster is left to chance, which hangs on the sample id and
@@ -143,7 +146,7 @@ Retrieval = NearSeeds | NearestToSeeds | SeededClusters
 
 
 @dataclasses.dataclass(frozen=True)
-class CapPerSeed:
+class CapPerSeed(Settings):
     """Keeps about `max_count` of the images that have the same nearest seed."""
 
     max_count: int
@@ -154,7 +157,7 @@ class CapPerSeed:
 
 
 @dataclasses.dataclass(frozen=True)
-class CapPerCluster:
+class CapPerCluster(Settings):
     """Keeps about `max_count` images of each k-means cluster of what is left."""
 
     max_count: int
@@ -178,7 +181,7 @@ class CapPerCluster:
 
 
 @dataclasses.dataclass(frozen=True)
-class CapPerConcept:
+class CapPerConcept(Settings):
     """Keeps about `max_count` pairs of each concept, and those that a rarer one keeps.
 
     A concept is a line of the file `concepts`, as `pipeline.concepts` reads it. The
@@ -205,7 +208,7 @@ def _expect_cap(max_count: int, rng_seed: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class SafetyHead:
+class SafetyHead(Settings):
     """Drops images that a linear head on their embeddings calls unsafe.
 
     The head is a file as `pipeline.safety` reads it.
@@ -221,7 +224,7 @@ class SafetyHead:
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Settings):
     """What `select` drops, in this order; None or () switches a step off.
 
     The first two steps and `safety` say what must not be used, so they hold for sources
@@ -274,6 +277,7 @@ class SelectionConfig:
         for rule in self.drop_rules:  # plain functions have no fingerprint
             is_valid = dataclasses.is_dataclass(rule) and not isinstance(rule, type)
             expect(is_valid, "drop_rules", rule, "instances of dataclasses")
+            check_types(rule)
         if self.max_evaluation_similarity is not None:
             expect_cosine("max_evaluation_similarity", self.max_evaluation_similarity)
         by_encoder = [r.descriptor.name for r in self.evaluation_bounds].count(

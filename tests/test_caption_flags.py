@@ -223,7 +223,7 @@ def test_other_words_matter():
         ({"max_identical": 0}, "max_identical=0: expected at least 1"),
         ({"languages": ()}, r"languages=\(\): expected at least one"),
         ({"languages": ("english",)}, "languages='english': expected codes"),
-        ({"languages": "en"}, "languages='e': expected codes"),
+        ({"languages": "en"}, """languages='en': expected a tuple such as ."en",."""),
         ({"min_foreign_probability": -1}, "expected 0 to 1"),
         ({"min_mean_logprob": 0.5}, "min_mean_logprob=0.5: expected at most 0"),
         ({"min_alignment_score": 0.1}, "expected measure_alignment=True with it"),
@@ -237,7 +237,7 @@ def test_a_threshold_that_cannot_be_meant_is_refused(changes, expected):
 
 @pytest.mark.parametrize("n_words", [(3,), (5, 2), (-1, 2), (1, 2, 3)])
 def test_a_range_of_words_that_is_none_is_refused(n_words):
-    with pytest.raises(ValueError, match="expected the fewest and the most words"):
+    with pytest.raises(ValueError, match=r"expected (2 values|the fewest and)"):
         Granularity("short", "tiny", n_words=n_words)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 
@@ -167,6 +168,24 @@ def test_the_first_rule_that_drops_names_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize("keep_all", [[], ["web"]])
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Gives what it is told to."""
+
+    drop: object
+
+    def __call__(self, pair: Pair) -> object:
+        return self.drop
+
+
+@pytest.mark.parametrize("drop", [True, "few_words", Drop("long", 1, 2), (1, 2)])
+def test_a_rule_that_gives_something_else_is_named(drop):
+    with pytest.raises(
+        TypeError, match=r"Rule\(.* expected a Drop of a DropReason, or No"
+    ):
+        filters.first_drop([Rule(drop)], pair())
+
+
 def test_rules_do_not_see_unreadable_pairs_nor_sources_to_keep_whole(
     tmp_path, keep_all
 ):

@@ -76,7 +76,9 @@ def test_the_trainer_imports_of_the_pipeline_the_records_and_what_commands_share
     commands = ("trainer.train", "trainer.pictures", "trainer.export")
     loaded = {n for n in brought_along(*commands) if n.startswith("pipeline.")}
     habits = ("cli", "interrupts", "file_errors", "new_folder")
-    assert loaded == {"pipeline.records", *(f"pipeline.{name}" for name in habits)}
+    recipes = ("expect", "recipe_file", "settings")
+    names = ("records", *habits, *recipes)
+    assert loaded == {f"pipeline.{name}" for name in names}
     assert "apache_beam" not in packages(*commands)
 
 

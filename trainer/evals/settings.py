@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 
+from pipeline.settings import Settings
 from trainer.evals import splits
 
 
@@ -15,7 +16,7 @@ class PromptSet(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     # Of images: squares, or the short side in zero-shot segmentation. 0 is the size of
     # the global crops that the checkpoint was trained with.
     size_px: int = 0

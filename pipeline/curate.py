@@ -16,6 +16,7 @@ from pipeline import (
     checks,
     drop_list,
     export,
+    failed_captions,
     files,
     flagging,
     prompts,
@@ -64,7 +65,11 @@ def caption(
     options: PipelineOptions,
     granularities: Sequence[Granularity] | None = None,
 ) -> Counters:
-    """Captions the kept images that have no caption yet, and flags the doubtful."""
+    """Captions the kept images that have no caption yet, and flags the doubtful.
+
+    Raises:
+      ValueError: if a granularity has no caption for any of them.
+    """
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
         return {}
@@ -73,6 +78,7 @@ def caption(
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
     captioned = run_stage(run, run.units, captioning.STAGE, transform, options)
+    failed_captions.check(run, wanted)
     return {**captioned, **flag(run, options)}
 
 

@@ -1,16 +1,18 @@
 """Gemini as a captioner, through Beam's own handler. Needs the extra [gemini].
 
 In: images and prompts. Out: captions, errors that are about the content of a request as
-captions that failed, and other errors as `ServiceError`. Retries, and waiting for a
-service that has too much to do, are Beam's `GeminiModelHandler`.
+captions that failed, and other errors as `ServiceError`: those of the service, and
+those of the settings, under which thoughts leave no token for the answer. Retries, and
+waiting for a service that has too much to do, are Beam's `GeminiModelHandler`.
 
 Credentials come from the environment: GOOGLE_API_KEY or GEMINI_API_KEY, else
 GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION with Google's default credentials.
 """
 
+import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -33,6 +35,7 @@ _MAX_SIDE_PX = 1024
 _JPEG_QUALITY = 95
 _TIMEOUT_MS = 120_000  # of one request; there is none otherwise
 _MAX_TEMPERATURE = 2.0  # of the API
+_MAX_CUT = 4  # answers that thoughts cut off, before a granularity has a whole one
 _UNUSED_FIELDS = ("revision", "dtype", "n_model_shards")
 _VARIABLES = (
     "GOOGLE_API_KEY",
@@ -94,6 +97,14 @@ def load(granularity: Granularity) -> "GeminiCaptioner":
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _CutOff:
+    """An answer that thoughts left too few tokens for, or none."""
+
+    caption: Caption  # what there is of it, or that it failed
+    error: ServiceError  # what to set
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class GeminiCaptioner:
     """A Gemini; made by `load`. Asks for `batch_size` captions at a time."""
@@ -102,6 +113,10 @@ class GeminiCaptioner:
     resampling: Image.Resampling
     handler: GeminiModelHandler
     client: genai.Client
+    answered: set[Granularity] = dataclasses.field(default_factory=set)
+    n_cut: collections.Counter[Granularity] = dataclasses.field(
+        default_factory=collections.Counter
+    )
 
     def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
         """A JPEG of at most `_MAX_SIDE_PX`, as uint8 `[n_bytes]`."""
@@ -129,13 +144,31 @@ class GeminiCaptioner:
         repeated = [content for content in contents for _ in range(n_samples)]
         options = [_options(granularity, int(key[0])) for row in keys for key in row]
         with futures.ThreadPoolExecutor(self.batch_size) as executor:
-            answers = list(executor.map(self._answer, repeated, options))
+            replies = list(executor.map(self._answer, repeated, options))
+        answers = list(self._judged(replies, granularity))
         starts = range(0, len(answers), n_samples)
         return [_samples(answers[i : i + n_samples]) for i in starts]
 
+    def _judged(
+        self, replies: Sequence[Caption | _CutOff | ServiceError], asked: Granularity
+    ) -> Iterator[Caption | ServiceError]:
+        """Answers that are cut off stop a run while there is no other.
+
+        One among whole ones is its image's own.
+        """
+        if any(isinstance(reply, Caption) and reply.is_made for reply in replies):
+            self.answered.add(asked)
+        self.n_cut[asked] += sum(isinstance(reply, _CutOff) for reply in replies)
+        is_in_vain = asked not in self.answered and self.n_cut[asked] >= _MAX_CUT
+        for reply in replies:
+            if isinstance(reply, _CutOff):
+                yield reply.error if is_in_vain else reply.caption
+            else:
+                yield reply
+
     def _answer(
         self, contents: list[Any], options: types.GenerateContentConfig
-    ) -> Caption | ServiceError:
+    ) -> Caption | _CutOff | ServiceError:
         try:
             (result,) = self.handler.run_inference(
                 [contents], self.client, {"config": options}
@@ -145,7 +178,15 @@ class GeminiCaptioner:
             return Caption.failed(line) if _is_of_content(error) else ServiceError(line)
         except GoogleAuthError as error:
             return ServiceError(_line(self.handler.model_name, error))
-        return _caption(result.inference)
+        caption = _caption(result.inference)
+        if not _is_cut_by_thoughts(result.inference):
+            return caption
+        error = ServiceError(
+            f"checkpoint={self.handler.model_name!r}: answers end with MAX_TOKENS, as"
+            f" thoughts use up max_new_tokens={options.max_output_tokens}: expected a"
+            " larger max_new_tokens, or a model that thinks less"
+        )
+        return _CutOff(caption, error)
 
 
 def _handler(model: str) -> GeminiModelHandler:
@@ -245,6 +286,17 @@ def _caption(response: types.GenerateContentResponse) -> Caption:
         finish_reason=_FINISHED[reason],
         mean_logprob=float("nan") if logprob is None else logprob,
     )
+
+
+def _is_cut_by_thoughts(response: types.GenerateContentResponse) -> bool:
+    """Whether the limit of new tokens left no text, or less than there are thoughts."""
+    candidate = next(iter(response.candidates or ()), None)
+    if not candidate or candidate.finish_reason != types.FinishReason.MAX_TOKENS:
+        return False
+    usage = response.usage_metadata
+    n_thoughts = (usage and usage.thoughts_token_count) or 0
+    n_tokens = (usage and usage.candidates_token_count) or 0
+    return not _text(candidate).strip() or n_thoughts > n_tokens
 
 
 def _text(candidate: types.Candidate) -> str:

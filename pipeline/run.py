@@ -61,6 +61,7 @@ from pipeline.command_line import (
     parse,
 )
 from pipeline.config import FORMAT_VERSION, Granularity, to_json
+from pipeline.models.interfaces import ServiceError
 from pipeline.records import VERSION
 from pipeline.report import encoder_pictures, page
 from pipeline.report.changes import OtherRun
@@ -74,6 +75,11 @@ _WRONG = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+)
+
+# The error line says it; a traceback through Beam would hide that.
+logging.getLogger("apache_beam.runners.common").addFilter(
+    lambda said: not isinstance(said.msg, ServiceError)
 )
 
 

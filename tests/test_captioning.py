@@ -21,7 +21,7 @@ from tiny_run import (
     run_stage,
 )
 
-from pipeline import files
+from pipeline import failed_captions, files
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioner_handler import check
 from pipeline.captioning import Caption, coverage
@@ -217,6 +217,18 @@ def test_one_caption_that_fails_costs_no_other(tmp_path, monkeypatch):
     assert texts_of(run, LONG, run.units[0]) == expected
     assert counters["captions_written"] == 11
     assert counters["captions_failed"] == 1
+
+
+def test_a_granularity_of_which_all_captions_fail_is_named_beside_one_that_has_some(
+    tmp_path, monkeypatch
+):
+    refuses = staticmethod(lambda text: text.startswith("describe en"))
+    monkeypatch.setattr(FakeHandler, "refuses", refuses)
+    run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(3, first=10)})
+    caption(run)
+    failed_captions.check(run, [SHORT])
+    with pytest.raises(ValueError, match="all 6 captions failed, 1 of them with: no c"):
+        failed_captions.check(run, [SHORT, LONG])
 
 
 @pytest.mark.parametrize("n_tables", [1, 2])

@@ -145,7 +145,10 @@ def test_extreme_aspect_is_judged_either_way_up():
         (lambda: filters.FewWords(0), "min_words=0: expected at least 1"),
         (lambda: filters.SmallImage(0), "min_side_px=0: expected at least 1"),
         (lambda: filters.ExtremeAspect(0.5), "max_aspect=0.5: expected at least 1"),
-        (lambda: filters.ExtremeAspect(NAN), "max_aspect=nan: expected at least 1"),
+        (
+            lambda: filters.ExtremeAspect(NAN),
+            "max_aspect=nan: expected float, a finite",
+        ),
         (lambda: filters.BoilerplateAltText(("(",)), "expected regular expressions"),
     ],
 )

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_run import SHORT, make_run, plain_rows, run_stage, write_captions
 
 from curation_configs.granularities import GEMINI
-from pipeline import captioner_handler, gemini
+from pipeline import captioner_handler, failed_captions, gemini
 from pipeline.caption_tables import CaptionTables
 from pipeline.captioning import Caption
 from pipeline.config import Decoding, Granularity
@@ -29,6 +29,13 @@ MODEL = "gemini-2.5-flash"
 PLAIN = Granularity("g", MODEL, "Describe {alt_text}.", captioner="gemini")
 KEYS = np.arange(24, dtype=np.uint32).reshape(4, 3, 2) + 2**31
 GOOD = said("a red square")
+
+
+def cut_off(text: str = "", n_thoughts: int = 60) -> fake_gemini.Reply:
+    """An answer that thoughts have left few tokens for."""
+    reply = said(text, "MAX_TOKENS")
+    reply.content["usageMetadata"]["thoughtsTokenCount"] = n_thoughts
+    return reply
 
 
 class Clock:
@@ -157,6 +164,7 @@ def test_every_sample_is_a_request_with_a_seed_of_its_own(server):
         (said("", "SAFETY"), "no caption: finish reason SAFETY"),
         (said("half a", "RECITATION"), "no caption: finish reason RECITATION"),
         (said("", "MAX_TOKENS"), "no caption: finish reason MAX_TOKENS"),
+        (cut_off(), "no caption: finish reason MAX_TOKENS"),
         (said("", "STOP"), "no caption: finish reason STOP"),
         (
             refused(400, "INVALID_ARGUMENT", "Unable to process\n input image."),
@@ -333,6 +341,86 @@ def test_answers_are_kept_when_the_service_stops_and_the_next_run_asks_for_the_r
     asked = sorted(alt_text_of(body) for body in server.bodies)
     assert asked == ["text 2", "text 4", "text 5"]
     assert len(rows_of(run, third)) == 6
+
+
+IN_VAIN = (
+    "thoughts use up max_new_tokens=256: expected a larger max_new_tokens, or a model"
+)
+
+
+@pytest.mark.parametrize("reply", [cut_off(), cut_off("a red"), said("", "MAX_TOKENS")])
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_answers_that_thoughts_use_up_stop_a_run_and_are_asked_for_again(
+    server, tmp_path, reply, batch_size
+):
+    run, third = run_of(tmp_path, 20, batch_size=batch_size)
+    server.answer = lambda body, n: reply
+    with pytest.raises(Exception, match=IN_VAIN):
+        run_stage(Caption(run, [third]), run.units)
+    assert 4 <= len(server.bodies) <= 6
+    n_rows = len(rows_of(run, third))
+    assert n_rows <= 3  # of batches before the fourth such answer
+    server.bodies.clear()
+    server.answer = lambda body, n: GOOD
+    run_stage(Caption(run, [third]), run.units)
+    assert len(server.bodies) == 20 - n_rows
+
+
+def test_some_answers_that_are_cut_off_among_others_are_failed_captions(
+    server, tmp_path
+):
+    run, third = run_of(tmp_path, 20, batch_size=4)
+
+    def answer(body, n):
+        number = int(alt_text_of(body).split()[-1])
+        return GOOD if number % 4 == 0 else cut_off("a red" if number == 1 else "")
+
+    server.answer = answer
+    counters = run_stage(Caption(run, [third]), run.units)
+    assert (counters["captions_written"], counters["captions_failed"]) == (6, 14)
+    assert len(server.bodies) == 20
+    reasons = [row.finish_reason for row in rows_of(run, third)]
+    assert reasons[:4] == ["stop", "length", "error", "error"]
+
+
+def test_a_text_that_is_longer_than_the_thoughts_is_only_long(server):
+    server.answer = lambda body, n: cut_off("a b c d e f", n_thoughts=5)
+    answers = ask(prompts=["a", "b", "c", "d"])
+    assert [caption.finish_reason for (caption,) in answers] == ["length"] * 4
+
+
+def test_the_samples_of_a_few_images_are_enough_to_stop(server):
+    server.answer = lambda body, n: cut_off()
+    decoding = Decoding(temperature=1.0, n_samples=3)
+    granularity = dataclasses.replace(PLAIN, decoding=decoding)
+    answers = ask(granularity, ["a", "b"], n_samples=3)
+    assert [type(answer) for answer in answers] == [ServiceError] * 2
+
+
+def test_a_granularity_of_which_all_captions_failed_is_an_error_each_time(
+    server, tmp_path
+):
+    run, third = run_of(tmp_path, 5)
+    blocked = {"text 0": "RECITATION"}
+    server.answer = lambda b, n: said("", blocked.get(alt_text_of(b), "SAFETY"))
+    run_stage(Caption(run, [third]), run.units)
+    message = (
+        "granularity 'gemini': all 5 captions failed, 4 of them with: no caption: finish"
+        " reason SAFETY"
+    )
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            failed_captions.check(run, run.config.granularities)
+    failed_captions.check(run, run.config.granularities[:1])  # the other has all
+
+
+def test_some_failed_captions_among_others_are_no_error(server, tmp_path):
+    run, third = run_of(tmp_path, 5)
+    blocked = said("", "SAFETY")
+    server.answer = lambda b, n: GOOD if alt_text_of(b) == "text 3" else blocked
+    counters = run_stage(Caption(run, [third]), run.units)
+    assert counters["captions_failed"] == 4
+    failed_captions.check(run, run.config.granularities)
 
 
 def test_the_model_name_is_the_identity_of_a_gemini(server, tmp_path):

@@ -487,6 +487,25 @@ def test_the_counts_of_several_imports_are_added_up(tmp_path, crawl, capsys):
     )
 
 
+@pytest.mark.parametrize("names", [("human",), ("human", "again")])
+def test_an_import_that_names_no_kept_image_fails_each_time(
+    tmp_path, crawl, capsys, names
+):
+    write_lines(tmp_path, *({"image_hash": f"{i:032x}", "text": "t"} for i in range(3)))
+    command = arguments(tmp_path, crawl, names=names)
+    command += [word for name in names[1:] for word in ("--granularity", name)]
+    run = command_line.open_run(command)
+    write_tables(run, run.units[0], plain_rows(3))
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stopped:
+            command_line.main(command)
+        assert stopped.value.code == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        for name in names:
+            assert f"granularity {name!r}: no row of checkpoint=" in error
+        assert "names a kept image (0 repeated, 3 unmatched, 0 unreadable)" in error
+
+
 @pytest.mark.parametrize(
     ("line", "fields", "expected"),
     [

@@ -55,8 +55,12 @@ class Caption:
     def failed(cls, error: str) -> Self:
         return cls(error, 0, FinishReason.ERROR, float("nan"))
 
+    @property
+    def is_made(self) -> bool:
+        return self.finish_reason != FinishReason.ERROR
 
-class ServiceError(Exception):
+
+class ServiceError(RuntimeError):
     """A service gave no answer, which says nothing about what it was asked."""
 
 

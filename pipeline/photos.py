@@ -2,10 +2,11 @@
 
     python -m pipeline.photos --images PHOTOS --captions captions.csv --output DATA
 
-The captions are CSV with a header, JSON lines with an object each, or JSON: a list of
-such objects, or one object of file names and captions. The first usual name of a column
-counts: file_name, file, filename, image, path, and caption, captions, text. In JSON a
-caption may be a list of texts; in CSV a photo may have several rows.
+The captions are CSV with a header (separated by commas, semicolons, tabs or bars), JSON
+lines with an object each, or JSON: a list of such objects, or one object of file names
+and captions. The first usual name of a column counts: file_name, file, filename, image,
+path, and caption, captions, text. In JSON a caption may be a list of texts; in CSV a
+photo may have several rows.
 
 Writes DATA/crawl/*.tar, as img2dataset would, and DATA/held_out/*.tar for evaluations:
 which photos are held out hangs on their names. `KEY.txt` is the first caption of a
@@ -13,24 +14,20 @@ photo, `KEY.json` has all of them, and the file name as `url`.
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
 import pathlib
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from pipeline import cli, new_folder
+from pipeline import caption_files, cli, new_folder
 
 cli.begin(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PHOTOS_PER_SHARD = 1000
 PARTS = ("crawl", "held_out")
-_NAME_COLUMNS = ("file_name", "file", "filename", "image", "path")
-_CAPTION_COLUMNS = ("caption", "captions", "text")
 
 Captions = Mapping[str, Sequence[str]]  # file name to texts
 
@@ -52,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_shards(folder / part, flags.images, names, captions)
     for part, names in parts.items():
         print(f"{flags.output / part}: {len(names):,} photos")
+    if unnamed := photos_without(flags.images, captions):
+        print(f"without an entry: {len(unnamed):,} photos, such as {unnamed[0]}")
     if missing:
         expected = f"files ending in {', '.join(SUFFIXES)}, with a caption"
         print(f"left out: {len(missing):,}, such as {missing[0]}: expected {expected}")
@@ -65,54 +64,23 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def read_captions(path: pathlib.Path) -> Captions:
-    """Raises ValueError when a file is no CSV or JSON with the columns it needs."""
+    """Raises ValueError when a file cannot be read, or has no caption."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            rows = _json_rows(json.loads(text))
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (csv.Error, ValueError) as error:
-        raise ValueError(f"--captions {path}: {error}") from error
+        entries = caption_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"--captions {path}, {error}") from error
     captions: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            name, texts = _name_and_texts(row)
-        except ValueError as error:
-            raise ValueError(f"--captions {path}, entry {number}: {error}") from error
-        captions.setdefault(name, []).extend(texts)
+    for entry in entries:
+        captions.setdefault(entry.name, []).extend(entry.texts)
     if not captions:
         raise ValueError(f"--captions {path}: expected at least one caption")
+    n_texts = sum(map(len, captions.values()))
+    n_empty = sum(not entry.texts for entry in entries)
+    print(
+        f"{path}: {len(entries):,} entries, {n_empty:,} of them without a caption,"
+        f" {n_texts:,} captions of {len(captions):,} photos"
+    )
     return captions
-
-
-def _json_rows(content: Any) -> list[Any]:
-    if isinstance(content, dict):
-        return [{"file": name, "caption": value} for name, value in content.items()]
-    if isinstance(content, list):
-        return content
-    raise ValueError("expected a list of objects, or an object of names and captions")
-
-
-def _name_and_texts(row: Any) -> tuple[str, list[str]]:
-    if not isinstance(row, dict):
-        raise ValueError(f"{row!r}: expected an object")
-    name, texts = (_first(row, c) for c in (_NAME_COLUMNS, _CAPTION_COLUMNS))
-    texts = [texts] if isinstance(texts, str) else texts
-    is_texts = isinstance(texts, list) and all(isinstance(t, str) for t in texts)
-    if not isinstance(name, str) or not is_texts:
-        raise ValueError(f"{row}: expected a file name, and texts as its caption")
-    return name, [text.strip() for text in texts if text.strip()]
-
-
-def _first(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
-    for column in columns:
-        if column in row:
-            return row[column]
-    found = ", ".join(map(str, row))
-    raise ValueError(f"{found}: expected a column {' or '.join(columns)}")
 
 
 def find_photos(
@@ -125,6 +93,13 @@ def find_photos(
         is_photo = name.lower().endswith(SUFFIXES) and (folder / name).is_file()
         (found if is_photo and captions[name] else missing).append(name)
     return found, missing
+
+
+def photos_without(folder: pathlib.Path, captions: Captions) -> list[str]:
+    """Names of photos that no caption is of, sorted."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    return sorted(names - captions.keys())
 
 
 def split(names: Iterable[str], share: float) -> dict[str, list[str]]:
@@ -174,7 +149,7 @@ def _parser() -> cli.Parser:
     )
     for flag, meaning in (
         ("images", "folder of photos"),
-        ("captions", "CSV, JSON or JSON lines"),
+        ("captions", "CSV, TSV, JSON or JSON lines"),
         ("output", "folder that is made"),
     ):
         parser.add_argument(f"--{flag}", type=pathlib.Path, required=True, help=meaning)

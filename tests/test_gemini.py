@@ -405,8 +405,8 @@ def test_a_granularity_of_which_all_captions_failed_is_an_error_each_time(
     server.answer = lambda b, n: said("", blocked.get(alt_text_of(b), "SAFETY"))
     run_stage(Caption(run, [third]), run.units)
     message = (
-        "granularity 'gemini': all 5 captions failed, 4 of them with: no caption: finish"
-        " reason SAFETY"
+        "granularity 'gemini': all 5 captions failed, 4 of them with: no caption:"
+        " finish reason SAFETY"
     )
     for _ in range(2):
         with pytest.raises(ValueError, match=message):

@@ -121,9 +121,9 @@ def test_what_is_left_out_is_told(tmp_path, folder, capsys):
     [
         ("", "expected at least one caption"),
         ("file_name,words\n0.png,a\n", "file_name, words: expected a column caption"),
-        ("picture,caption\n0.png,a\n", "entry 1: picture, caption: expected a column"),
+        ("picture,caption\n0.png,a\n", "line 1: picture, caption: expected a column"),
         ("file,caption\nx.png,a\n", "expected photos that"),
-        ("file,caption\n0.png\n", "expected a file name, and texts as its caption"),
+        ("file,caption\n0.png\n", "line 2: 1 fields, expected 2 as in the header"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_named(
@@ -140,8 +140,8 @@ def test_a_table_that_cannot_be_meant_is_named(
     [
         ("c.json", "3", "expected a list of objects, or an object of names and"),
         ("c.json", "[3]", "c.json, entry 1: 3: expected an object"),
-        ("c.json", "{", "c.json: Expecting property name"),
-        ("c.jsonl", "a", "c.jsonl: Expecting value"),
+        ("c.json", "{", "c.json, line 1: not JSON: Expecting property name"),
+        ("c.jsonl", "a", "c.jsonl, line 1: not JSON: Expecting value"),
         ("c.json", '{"0.png": 3}', "expected a file name, and texts as its caption"),
     ],
 )

@@ -184,7 +184,7 @@ class _ExtraDataError(ValueError):
 def _loads(text: str, line: int = 0) -> Any:
     """What JSON says; `line` is the number of a line that stands alone."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=unrepeated)
     except json.JSONDecodeError as error:
         kind = _ExtraDataError if error.msg == "Extra data" and not line else ValueError
         place = f"line {line or error.lineno}"
@@ -194,7 +194,8 @@ def _loads(text: str, line: int = 0) -> Any:
             raise ValueError(str(error)) from error
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError if a key would replace another unseen."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

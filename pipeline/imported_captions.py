@@ -19,8 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import files, patterns
+from pipeline import caption_files, files, patterns
 from pipeline.config import Granularity
+from pipeline.expect import one_line, shown
 from pipeline.parquet import open_parquet
 from pipeline.threads import map_ahead
 
@@ -43,6 +44,7 @@ _INDEX_COLUMN = "sample_index"
 
 _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 _HASH_BYTES = 16
+_MAX_ERROR_CHARS = 200
 _MAX_SAMPLE_INDEX = 1 << 20
 _MAX_LINE_BYTES = 16 << 20  # a file without newlines must not fill the memory
 _N_ROWS_OF_COLUMNS = 100  # JSON objects whose names count as columns
@@ -213,7 +215,7 @@ def parse_row(
         except ValueError as error:
             errors.append(str(error))
     if errors:
-        yield UnreadableRow(number, "; ".join(errors))
+        yield UnreadableRow(number, one_line("; ".join(errors), _MAX_ERROR_CHARS))
 
 
 def _parsed_key(value: object, columns: Columns) -> bytes:
@@ -241,7 +243,7 @@ def _parsed_index(value: object) -> int:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or not 0 <= typing.cast(int, value) <= _MAX_SAMPLE_INDEX:
         raise ValueError(
-            f"{_INDEX_COLUMN} {value!r}: expected a whole number from 0 "
+            f"{_INDEX_COLUMN} {shown(value)}: expected a whole number from 0 "
             f"to {_MAX_SAMPLE_INDEX}"
         )
     return typing.cast(int, value)
@@ -296,7 +298,7 @@ def _columns(
 
 def _only_one(found: Sequence[str], expected: str, names: Sequence[str]) -> str:
     if len(found) != 1:
-        what = " and ".join(found) or f"none among {', '.join(names)}"
+        what = " and ".join(found) or f"none among {one_line(', '.join(names), 120)}"
         raise ValueError(f"expected one usable column {expected}, found {what}")
     return found[0]
 
@@ -376,7 +378,9 @@ def _json_rows(file: typing.BinaryIO) -> _Rows:
 
 def _json_object(line: bytes) -> dict[str, Any] | ValueError:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(
+            line.decode("utf-8-sig"), object_pairs_hook=caption_files.unrepeated
+        )
     except UnicodeDecodeError as error:
         return ValueError(f"not UTF-8: {error.reason} at byte {error.start}")
     except (ValueError, RecursionError) as error:

@@ -121,6 +121,14 @@ def test_bad_json_rows_cost_themselves_only(tmp_path):
             "sample_index -1: expected",
         ),
         16: (b"[" * 100_000, "not JSON: "),
+        18: (
+            b'{"url": "u", "text": "a", "text": "b"}',
+            "not JSON: the key 'text' comes twice, expected it once",
+        ),
+        19: (
+            {"url": "u", "text": "t", "sample_index": "9" * 5000},
+            f"sample_index '{'9' * 99}",
+        ),
     }
     lines = {1: {"url": "a", "text": "first"}, 4: b"", 17: {"url": "b", "text": "last"}}
     lines |= {row: line for row, (line, _) in bad.items()}
@@ -134,6 +142,7 @@ def test_bad_json_rows_cost_themselves_only(tmp_path):
     assert found.keys() == bad.keys()
     for row, (_, error) in bad.items():
         assert found[row].startswith(error)
+        assert len(found[row]) <= 200
 
 
 def test_bad_parquet_rows_cost_themselves_only(tmp_path):

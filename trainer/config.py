@@ -366,6 +366,8 @@ class RunConfig(Settings):
     n_steps_per_checkpoint: int = 1000  # and the evaluations
     n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
     n_profiled_steps: int = 5  # in a trace, see `trainer.profiler`
+    # Of the records drawn; where more are damaged, the run stops.
+    max_skipped_share: float = 0.2
     # Of one device, which the speed is held against; 0: see `trainer.flops.PEAKS`.
     peak_flops_per_s: float = 0.0
     # Task to its data (see `trainer.evaluate`), done at every checkpoint.
@@ -377,6 +379,8 @@ class RunConfig(Settings):
         for name in ("n_workers", "peak_flops_per_s"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}", "0 or more")
+        share = self.max_skipped_share
+        require(0 <= share <= 1, f"max_skipped_share={share}", "0 <= share <= 1")
         for name in (
             "n_threads",
             "n_steps_per_log",

@@ -26,7 +26,7 @@ from trainer.chance import many_uniforms, uniforms
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
 from trainer.mixture import Mixture
 from trainer.order import BlockOrder
-from trainer.shards import RecordError
+from trainer.shards import RecordError, check_share
 from trainer.tokenizer import Tokenizer
 
 # image: uint8 (b, h, w, 3); alt_text and synthetic_caption: int32 (b, t) token ids;
@@ -205,18 +205,36 @@ class SkippedRecords:
     """Counts the records that were skipped, and warns of each of them once.
 
     Those of the rows that it is given: of this process, where a run has several.
+    `n_shown` and `n_skipped` are those of the steps before.
     """
 
-    def __init__(self, view: ViewSample):
+    def __init__(
+        self,
+        view: ViewSample,
+        max_share: float = RunConfig.max_skipped_share,
+        *,
+        n_shown: int = 0,
+        n_skipped: int = 0,
+    ):
         self._view = view
+        self._max_share = max_share
+        self._n_shown = n_shown
+        self._n_skipped = n_skipped
         self._named: set[int] = set()
 
     def count(self, batch: Batch) -> int:
-        """How many were skipped for this batch."""
+        """How many were skipped for this batch.
+
+        Raises RecordError when more than `max_share` of all records were.
+        """
         skipped = batch["skipped"][batch["skipped"] >= 0].tolist()
         for index in sorted({*skipped} - self._named):
             logging.warning("skipped %s", self._reason(index))
         self._named.update(skipped)
+        self._n_shown += len(batch["skipped"])
+        self._n_skipped += len(skipped)
+        n_drawn, n_records = self._n_shown + self._n_skipped, len(self._view.shards)
+        check_share(self._n_skipped, n_drawn, n_records, self._max_share)
         return len(skipped)
 
     def _reason(self, index: int) -> str:

@@ -4,9 +4,9 @@
     samples[17].alt_text
 
 A folder, here or in an object store (`gs://`, `s3://`), holds `manifest.json`, TFRecord
-shards and, beside each, an index with the offset and length of every payload. Checksums
-of the records are not verified: they cost more than the whole read in Python, and a
-broken image fails to decode.
+shards and, beside each, an index with the offset and length of every payload. Sizes are
+compared when it is opened, and both checksums of a record whenever it is read; whole
+shards are compared with the manifest by `trainer.verify`.
 """
 
 import bisect
@@ -16,17 +16,23 @@ import itertools
 import json
 import pathlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
+import numpy as np
+
 from pipeline.records import INDEX_DTYPE, SCHEMA_VERSION, Sample, parse_sample
-from trainer.blocks import HEADER_BYTES, INDEX_SUFFIX, Blocks
+from trainer import tfrecords
+from trainer.blocks import INDEX_SUFFIX, Blocks
 from trainer.folders import Folder, LocalFolder, open_folder
+from trainer.tfrecords import ShardFile
 
 _MANIFEST = "manifest.json"
 
-_LENGTH = struct.Struct("<Q")  # at the start of a record
 _INDEX_ENTRY = struct.Struct("<QQ")  # INDEX_DTYPE
+
+_N_BEFORE_SHARE = 10_000
+_PIECE_BYTES = 1 << 26  # read at a time
 
 _SHARD_FIELDS = {"name", "n_samples", "n_bytes", "sha256"}
 
@@ -46,7 +52,7 @@ class Shards:
         self._folder = open_folder(str(folder))
         manifest = _manifest(self._folder)
         self.granularities: tuple[str, ...] = tuple(manifest["granularities"])
-        self._names = [shard["name"] for shard in manifest["shards"]]
+        self._files = [ShardFile(x["name"], x["n_bytes"]) for x in manifest["shards"]]
         counts = [shard["n_samples"] for shard in manifest["shards"]]
         self._ends = list(itertools.accumulate(counts))
         _check_sizes(self._folder, manifest["shards"])
@@ -85,28 +91,63 @@ class Shards:
     def place(self, index: int) -> str:
         """Where a sample lies, for people."""
         shard, start = self._locate(index)
-        return f"record {index - start} of {self._folder.path(self._names[shard])}"
+        return f"record {index - start} of {self._folder.path(self._files[shard].name)}"
+
+    def damages(self) -> Iterator[str]:
+        """Reads all shards; a line for each, and for each record, that is not right.
+
+        Those are records, indexes that leave out or repeat one, and shards of other
+        bytes than their manifest's, though every record is whole.
+        """
+        described = _manifest(self._folder)["shards"]
+        starts = [0, *self._ends[:-1]]
+        for number, shard in enumerate(self._files):
+            path, expected = self._folder.path(shard.name), described[number]["sha256"]
+            found = _digest(self._folder, shard)
+            is_indexed = _is_contiguous(self._folder, shard)
+            if found != expected or not is_indexed:
+                yield from self._damaged(range(starts[number], self._ends[number]))
+            if found != expected:
+                yield f"{path}: sha256 {found}, expected {expected}"
+            if not is_indexed:
+                yield f"{path}{INDEX_SUFFIX}: expected each record of the shard once"
+
+    def _damaged(self, indices: range) -> Iterator[str]:
+        for index in indices:
+            try:
+                self[index]
+            except RecordError as error:
+                yield str(error)
 
     def _payload(self, index: int) -> bytes:
-        """Raises ValueError when the index does not point at a record."""
-        shard, start = self._locate(index)
-        name, number = self._names[shard], index - start
+        """Raises ValueError when the index does not point at a whole record."""
+        number, start = self._locate(index)
+        shard, record_number = self._files[number], index - start
         if isinstance(self._folder, LocalFolder):
-            record, length = _local_record(self._folder, name, number)
-        else:
-            n = self._n_records_per_block
-            first = index // n * n - start
-            block = range(max(first, 0), min(first + n, self._ends[shard] - start))
-            record, length = self._blocks.record(name, number, block)
-        (found,) = _LENGTH.unpack_from(record)
-        if found != length:
-            raise ValueError(f"{found} bytes, expected {length} by its index")
-        return record[HEADER_BYTES:]
+            return tfrecords.payload(*_local_record(self._folder, shard, record_number))
+        n = self._n_records_per_block
+        first = index // n * n - start
+        block = range(max(first, 0), min(first + n, self._ends[number] - start))
+        return tfrecords.payload(*self._blocks.record(shard, record_number, block))
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The shard of a sample, and the first sample in there."""
         shard = bisect.bisect_right(self._ends, index)
         return shard, self._ends[shard - 1] if shard else 0
+
+
+def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) -> None:
+    """Raises RecordError when too many of the records drawn were skipped.
+
+    The first epoch of a set counts as drawn, or so much of it as `_N_BEFORE_SHARE`: of
+    a few records a single one would be a large share.
+    """
+    n_drawn = max(n_drawn, min(n_records, _N_BEFORE_SHARE))
+    if n_skipped > max_share * n_drawn:
+        raise RecordError(
+            f"{n_skipped} of {n_drawn} records skipped, expected at most"
+            f" {max_share:.3g} of them (run.max_skipped_share)"
+        )
 
 
 def _manifest(folder: Folder) -> dict:
@@ -147,15 +188,33 @@ def _check_sizes(folder: Folder, shards: Sequence[Mapping]) -> None:
             raise ValueError(f"{folder.path(name)}: {expected}")
 
 
-def _local_record(folder: LocalFolder, shard: str, number: int) -> tuple[bytes, int]:
-    """Header and payload, and the payload's length by the index."""
+def _local_record(
+    folder: LocalFolder, shard: ShardFile, number: int
+) -> tuple[bytes, int]:
+    """A record with its checksums, and the payload's length by the index."""
     size = _INDEX_ENTRY.size
-    entry = _read(folder, shard + INDEX_SUFFIX, number * size, size)
+    entry = _read(folder, shard.name + INDEX_SUFFIX, number * size, size)
     offset, length = _INDEX_ENTRY.unpack(entry)
-    if offset < HEADER_BYTES:
-        raise ValueError(f"offset {offset} in the index, expected 12 or more")
-    start = offset - HEADER_BYTES
-    return _read(folder, shard, start, HEADER_BYTES + length), length
+    start, end = tfrecords.span(shard, offset, length)
+    return _read(folder, shard.name, start, end - start), length
+
+
+def _digest(folder: Folder, shard: ShardFile) -> str:
+    """SHA-256 of a whole shard, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for start in range(0, shard.n_bytes, _PIECE_BYTES):
+        digest.update(folder.read(shard.name, start, _PIECE_BYTES))
+    return digest.hexdigest()
+
+
+def _is_contiguous(folder: Folder, shard: ShardFile) -> bool:
+    """Whether the index has every record of a shard once, in order."""
+    index = np.frombuffer(folder.read(shard.name + INDEX_SUFFIX), INDEX_DTYPE)
+    around = tfrecords.HEADER_BYTES + tfrecords.FOOTER_BYTES
+    ends = np.cumsum(index["length"] + np.uint64(around))
+    starts = np.append(np.uint64(0), ends)
+    expected = starts[:-1] + np.uint64(tfrecords.HEADER_BYTES)
+    return bool((index["offset"] == expected).all()) and starts[-1] == shard.n_bytes
 
 
 def _read(folder: LocalFolder, name: str, start: int, length: int) -> bytes:

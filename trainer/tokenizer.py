@@ -9,6 +9,7 @@ padding, id 1 unknown, no begin or end token.
 
 import argparse
 import io
+import logging
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,8 +23,8 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int32
 
-from trainer.config import PAD_ID, TextConfig
-from trainer.shards import Shards
+from trainer.config import PAD_ID, RunConfig, TextConfig
+from trainer.shards import RecordError, Shards, check_share
 
 UNKNOWN_ID = 1
 
@@ -101,10 +102,22 @@ def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
 
 
 def shard_texts(shards: Shards) -> Iterator[str]:
-    """The alt text and all captions of up to `MAX_SAMPLES` evenly spread samples."""
+    """The alt text and all captions of up to `MAX_SAMPLES` evenly spread samples.
+
+    Damaged records are left out and named; raises RecordError where they are many.
+    """
     stride = -(-len(shards) // MAX_SAMPLES)
-    for index in range(0, len(shards), stride):
-        sample = shards[index]
+    indices = range(0, len(shards), stride)
+    n_skipped = 0
+    for index in indices:
+        try:
+            sample = shards[index]
+        except RecordError as error:
+            logging.warning("skipped %s", error)
+            n_skipped += 1
+            max_share = RunConfig.max_skipped_share
+            check_share(n_skipped, len(indices), len(indices), max_share)
+            continue
         texts = [sample.alt_text]
         for name in sorted(sample.captions):
             texts.extend(sample.captions[name])
@@ -132,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags: argparse.Namespace = _parser().parse_args(arguments)
     with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
         shards = Shards(flags.data)
-        model = train(shard_texts(shards), flags.vocabulary_size)
+        with cli.exits(cli.FAILED, RecordError):
+            model = train(shard_texts(shards), flags.vocabulary_size)
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         with naming(flags.output):
             flags.output.write_bytes(model)

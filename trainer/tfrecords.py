@@ -1,0 +1,64 @@
+"""What a TFRecord file has around each payload, and whether the bytes are still right.
+
+A record is the length of its payload (8 bytes), the checksum of these 8 bytes, the
+payload, and the checksum of the payload. Both checksums count. They are masked CRC-32C,
+at several GB/s: 5 microseconds for the record of a photo.
+Source: https://www.tensorflow.org/tutorials/load_data/tfrecord
+"""
+
+import struct
+from typing import NamedTuple
+
+import google_crc32c
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_LENGTH_BYTES = 8
+
+
+class ShardFile(NamedTuple):
+    name: str
+    n_bytes: int
+
+
+def span(shard: ShardFile, offset: int, length: int) -> tuple[int, int]:
+    """Where a record begins and ends, whose payload has this place by the index.
+
+    Raises ValueError when that is not inside the shard.
+    """
+    if offset < HEADER_BYTES:
+        expected = f"expected {HEADER_BYTES} or more"
+        raise ValueError(f"offset {offset} in the index, {expected}")
+    start, end = offset - HEADER_BYTES, offset + length + FOOTER_BYTES
+    if end > shard.n_bytes:
+        n_left = max(shard.n_bytes - start, 0)
+        raise ValueError(f"{n_left} bytes at {start}, expected {end - start}")
+    return start, end
+
+
+def payload(record: bytes, length: int) -> bytes:
+    """Of a whole record, whose payload has `length` bytes by the index.
+
+    Raises ValueError when a checksum is wrong, or the length another.
+    """
+    found, length_checksum = _HEADER.unpack_from(record)
+    _check(record[:_LENGTH_BYTES], length_checksum, "its length")
+    if found != length:
+        raise ValueError(f"{found} bytes, expected {length} by its index")
+    data = record[HEADER_BYTES:-FOOTER_BYTES]
+    _check(data, *_FOOTER.unpack(record[-FOOTER_BYTES:]), "its data")
+    return data
+
+
+def _check(data: bytes, expected: int, what: str) -> None:
+    found = _masked(google_crc32c.value(data))
+    if found != expected:
+        raise ValueError(f"checksum {found:08x} of {what}, expected {expected:08x}")
+
+
+def _masked(checksum: int) -> int:
+    rotated = checksum >> 15 | checksum << 17
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF

@@ -7,12 +7,13 @@ others. Step 0, the untrained model, is always kept.
 """
 
 import atexit
+import contextlib
 import functools
 import pathlib
 import tempfile
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import grain
@@ -24,7 +25,7 @@ from trainer.state import State, abstract
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read. The message names its folder."""
+    """A checkpoint that cannot be read or written. The message names its folder."""
 
 
 class Checkpoints:
@@ -50,19 +51,39 @@ class Checkpoints:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        self._manager.close()
+        with contextlib.nullcontext() if error else self._writing():
+            self._manager.close()
 
     def save(self, state: State, batches: grain.DatasetIterator) -> None:
-        """Saves under the state's step. Copies first, so the state may be donated."""
+        """Saves under the state's step. Copies first, so the state may be donated.
+
+        Raises CheckpointError when this one or the one before cannot be written.
+        """
         training = {name: value for name, value in state.items() if name != "params"}
-        self._manager.save(
-            int(state["step"]),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state["params"]),
-                training=ocp.args.StandardSave(training),
-                data=ocp.args.JsonSave(batches.get_state()),
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                int(state["step"]),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state["params"]),
+                    training=ocp.args.StandardSave(training),
+                    data=ocp.args.JsonSave(batches.get_state()),
+                ),
+            )
+
+    def wait(self) -> None:
+        """Until what was saved is complete. Raises CheckpointError as `save` does."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises just that for what it cannot write
+            raise CheckpointError(
+                f"{self._folder.absolute()}: {_summary(error)}; the same command goes"
+                " on from the latest checkpoint"
+            ) from error
 
     def resume(self, state: State, batches: grain.DatasetIterator) -> State:
         """The latest state, and `batches` set to go on behind it.

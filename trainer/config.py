@@ -449,6 +449,11 @@ class TrainConfig(Settings):
             "1 with self_supervision.anti_collapse=sinkhorn, which needs a whole batch",
         )
 
+    def is_checkpoint_due(self, step: int) -> bool:
+        """Whether a run saves and evaluates after a step, whatever happens."""
+        is_regular = step % self.run.n_steps_per_checkpoint == 0
+        return step > 0 and (is_regular or step == self.n_steps)
+
 
 # width, vision layers, heads, MLP, feed-forward, text layers
 TIPS_SIZES = {

@@ -8,7 +8,7 @@ import pathlib
 import time
 import types
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -44,9 +44,11 @@ class TrainingLog:
         batch_size: int,
         cost: Cost,
     ):
-        _drop_lines_after(path, first_step)
-        self._n_records_skipped = _n_records_skipped(path)
-        self._lines = path.open("a")
+        self._lines = _Lines(path, first_step)
+        last = self._lines.last
+        # A run that goes on has written the last line at its checkpoint.
+        self.n_records_skipped: int = last.get("n_records_skipped", 0)
+        self._n_evaluations_failed: int = last.get("n_evaluations_failed", 0)
         self._events = _EventFile(path.parent, first_step) if is_first() else None
         self._display = _Display(first_step, n_steps)
         self._batch_size = batch_size
@@ -110,27 +112,40 @@ class TrainingLog:
 
     def skip(self, n_records: int) -> None:
         """Counts records of this step's batch that were broken, and replaced."""
-        self._n_records_skipped += n_records
+        self.n_records_skipped += n_records
 
     def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
         """Raises NotFiniteError instead of writing what is not a number."""
         if self._previous is not None:
             _check_finite(*self._previous)
-        numbers = {name: float(value) for name, value in metrics.items()}
-        line = {
-            "step": step,
-            "n_samples_seen": step * self._batch_size,
-            "n_records_skipped": self._n_records_skipped,
-            **{name: float(f"{value:.7g}") for name, value in numbers.items()},
-            **self._speed(step),
-        }
-        with naming(self._lines.name):
-            self._lines.write(json.dumps({**line, "version": VERSION}) + "\n")
-            self._lines.flush()
+        line = {**self._counts(step), **_rounded(metrics), **self._speed(step)}
+        self._lines.add(line)
         if self._events:
             self._events.write(step, line)
         self._display.show(line)
         self._restart_clock(step)
+
+    def add(self, step: int, results: Mapping[str, float], n_failed: int) -> None:
+        """Adds what was evaluated after a step to its line, which is the last one.
+
+        `n_failed` evaluations have no result.
+        """
+        self._n_evaluations_failed += n_failed
+        found = _rounded(results)
+        self._lines.add({**self._counts(step), **found})
+        if self._events:
+            failed = {"n_evaluations_failed": self._n_evaluations_failed}
+            self._events.write(step, found or failed)
+
+    def _counts(self, step: int) -> dict[str, float]:
+        counts = {
+            "step": step,
+            "n_samples_seen": step * self._batch_size,
+            "n_records_skipped": self.n_records_skipped,
+        }
+        if self._n_evaluations_failed:
+            counts["n_evaluations_failed"] = self._n_evaluations_failed
+        return counts
 
     def _speed(self, step: int) -> dict[str, float]:
         n_images = (step - self._started_step) * self._batch_size
@@ -241,22 +256,63 @@ class _EventFile:
         self._file.write(event.SerializeToString())
 
 
-def _drop_lines_after(path: pathlib.Path, step: int) -> None:
-    """Also drops a last line that was cut while it was written."""
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _step(line) <= step]
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+class _Lines:
+    """The lines of `metrics.jsonl`, one a step, in order.
+
+    Those after `last_step` are dropped, and so is one that was cut while it was
+    written. A killed process leaves the last line as it was or as it is to be.
+    """
+
+    def __init__(self, path: pathlib.Path, last_step: int):
+        lines = _whole_lines(path)
+        kept = [text for text, line in lines if line["step"] <= last_step]
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+        self.last: Mapping[str, Any] = json.loads(kept[-1]) if kept else {}
+        self._file = path.open("r+b")
+        n_bytes = len(kept[-1].encode()) if kept else 0
+        self._start = self._file.seek(0, os.SEEK_END) - n_bytes
+
+    def add(self, line: Mapping[str, float]) -> None:
+        """A line behind the last one, or more of it where both are of one step."""
+        if line["step"] == self.last.get("step"):
+            line = {**self.last, **line}
+            self._file.seek(self._start)
+        else:
+            self._start = self._file.seek(0, os.SEEK_END)
+        self.last = line
+        with naming(self._file.name):
+            text = json.dumps({**line, "version": VERSION})
+            self._file.write(text.encode() + b"\n")
+            self._file.truncate()
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
-def _n_records_skipped(path: pathlib.Path) -> int:
-    """Up to the last line, which a run that goes on has written at its checkpoint."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1]).get("n_records_skipped", 0) if lines else 0
+def line_of(path: pathlib.Path, step: int) -> Mapping[str, Any]:
+    """What is measured of a step; nothing where there is no line of it."""
+    found = (line for _, line in _whole_lines(path) if line["step"] == step)
+    return next(found, {})
 
 
-def _step(line: str) -> int:
-    return json.loads(line)["step"]
+def _whole_lines(path: pathlib.Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each line with its end, and what it holds. Raises ValueError if it is no JSON."""
+    texts = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        if text.endswith("\n"):
+            try:
+                line = json.loads(text)
+                _ = int(line["step"])
+            except (KeyError, TypeError, ValueError) as error:
+                expected = "expected a JSON object with a step"
+                raise ValueError(f"{path}, line {number}: {expected}") from error
+            lines.append((text, line))
+    return lines
+
+
+def _rounded(metrics: Mapping[str, Array | float]) -> dict[str, float]:
+    return {name: float(f"{float(value):.7g}") for name, value in metrics.items()}

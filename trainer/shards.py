@@ -145,8 +145,8 @@ def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) 
     n_drawn = max(n_drawn, min(n_records, _N_BEFORE_SHARE))
     if n_skipped > max_share * n_drawn:
         raise RecordError(
-            f"{n_skipped} of {n_drawn} records skipped, expected at most"
-            f" {max_share:.3g} of them (run.max_skipped_share)"
+            f"{n_skipped} damaged records skipped, expected at most {max_share:g} of"
+            f" {n_drawn} (run.max_skipped_share); python -m trainer.verify names all"
         )
 
 

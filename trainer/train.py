@@ -1,4 +1,4 @@
-"""The trainer: batch, step, evaluate, save.
+"""The trainer: batch, step, save, evaluate.
 
     python -m trainer.train --config FILE.py --workdir DIR \\
         --data [NAME=]RUN/tfrecords... [--set a.b=value]...
@@ -11,6 +11,7 @@ TensorBoard events and `checkpoints/`.
 import contextlib
 import dataclasses
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 from pipeline import cli, interrupts
@@ -21,11 +22,19 @@ import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import checkpoints, evaluate, flops, origins, processes, workdir
+from trainer import (
+    checkpoints,
+    evaluate,
+    evaluations,
+    flops,
+    origins,
+    processes,
+    workdir,
+)
 from trainer.checkpoints import CheckpointError
 from trainer.config import TrainConfig
 from trainer.evals.encoder import Encoder
-from trainer.evals.samples import SampleError
+from trainer.evaluations import EvaluationError, Evaluations
 from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
 from trainer.metrics import NotFiniteError, TrainingLog
 from trainer.mixture import open_mixture
@@ -49,22 +58,21 @@ class Job:
     view: ViewSample
     mesh: Mesh
     origins: Origins
-
-    @property
-    def is_done(self) -> bool:
-        done = checkpoints.steps(self.folder / workdir.CHECKPOINTS)
-        return self.config.n_steps in done
+    missing_evaluations: Sequence[str] = ()  # of the checkpoint that it goes on from
+    is_finished: bool = False
 
 
 def train(job: Job) -> None:
-    """Trains from the latest checkpoint, or from scratch, to the last step."""
+    """Trains from the latest checkpoint, or from scratch, to the last step.
+
+    Raises EvaluationError at the end when evaluations have failed.
+    """
     config, run, mesh = job.config, job.config.run, job.mesh
     optimiser = make_optimiser(config.optimiser, config.n_steps)
     teacher_model = job.origins.teacher_model
     train_step = make_train_step(config, optimiser, mesh, teacher_model)
-    encoder = Encoder(config, job.view.tokenizer, mesh)
+    evaluated = Evaluations(config, Encoder(config, job.view.tokenizer, mesh))
     folder = job.folder / workdir.CHECKPOINTS
-    skipped = SkippedRecords(job.view)
 
     with (
         contextlib.closing(_batches(job)) as stream,
@@ -82,6 +90,13 @@ def train(job: Job) -> None:
             batch_size=config.data.batch_size,
             cost=flops.cost(config, teacher_model),
         ) as log:
+            skipped = SkippedRecords(
+                job.view,
+                run.max_skipped_share,
+                n_shown=first_step * config.data.batch_size // jax.process_count(),
+                n_skipped=log.n_records_skipped,
+            )
+            evaluated.measure(first_step, state["params"], log, job.missing_evaluations)
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():
                     batch = next(stream)
@@ -90,15 +105,9 @@ def train(job: Job) -> None:
                 log.count(step, metrics, batch["sample_id"])
                 with log.pausing():
                     profiler.after(step, metrics)
-                is_last = step == config.n_steps
                 is_asked = preemption.is_asked(step)
-                is_due = is_last or step % run.n_steps_per_checkpoint == 0
+                is_due = config.is_checkpoint_due(step)
                 is_saved = is_due or is_asked
-                if is_due:
-                    with log.pausing():
-                        metrics |= evaluate.run_all(
-                            run.evaluations, encoder, state["params"], run.evaluation
-                        )
                 if is_saved or step % run.n_steps_per_log == 0:
                     log.write(step, metrics)
                 if is_saved:
@@ -107,6 +116,11 @@ def train(job: Job) -> None:
                 if is_asked:
                     print(f"asked to stop: saved step {step}")
                     return
+                if is_due and run.evaluations:
+                    with log.pausing():
+                        saved.wait()
+                        evaluated.measure(step, state["params"], log, run.evaluations)
+    evaluated.check()
 
 
 def _batches(job: Job) -> grain.DatasetIterator[Batch]:
@@ -134,22 +148,44 @@ def prepare(
     check_batch(mesh, config.data.batch_size, config.compute.n_microbatches)
     shards = open_mixture(data, config.data.mixture)
     check_request(shards, config.data)
-    patch_px = config.model.vision.patch_size_px
-    evaluate.check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     check_size(tokenizer, config.model.text)
-    is_new = not checkpoints.steps(folder / workdir.CHECKPOINTS)
-    found = origins.find(config, is_new=is_new)
-    workdir.claim(folder, config, shards.fingerprint)
+    patch_px = config.model.vision.patch_size_px
     view = ViewSample(
         shards,
         tokenizer,
         config.data,
         config.rng_seed,
         config.self_supervision,
-        config.model.vision.patch_size_px,
+        patch_px,
     )
-    return Job(config, folder, view, mesh, found)
+    if _is_finished(folder):
+        return Job(config, folder, view, mesh, Origins(None, None), is_finished=True)
+    evaluate.check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
+    steps = checkpoints.steps(folder / workdir.CHECKPOINTS)
+    found = origins.find(config, is_new=not steps)
+    step = max(steps, default=0)
+    missing = evaluations.missing(folder, config, step)
+    workdir.claim(folder, config, shards.fingerprint, step)
+    return Job(config, folder, view, mesh, found, missing)
+
+
+def _is_finished(folder: pathlib.Path) -> bool:
+    """Whether a run came to its last step, with the evaluations that it asked for."""
+    if not (folder / workdir.CONFIG).exists():
+        return False
+    config = workdir.load_config(folder)
+    is_trained = config.n_steps in checkpoints.steps(folder / workdir.CHECKPOINTS)
+    return is_trained and not evaluations.missing(folder, config, config.n_steps)
+
+
+def _left_alone(job: Job) -> str:
+    """What is said of a finished run. Raises ValueError when it is another."""
+    changed = workdir.changes(job.folder, job.config, job.view.shards.fingerprint)
+    values = [f"{name}={old!r}, not {new!r}" for name, (old, new) in changed.items()]
+    left = f"; left as it is: {'; '.join(values)}" if values else ""
+    found = f"{job.folder}: already trained to step {job.config.n_steps}{left}"
+    return textwrap.shorten(found, 300)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,10 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flags.distributed:
             processes.join()
         job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
-    if job.is_done:
-        print(f"{job.folder}: already trained to step {job.config.n_steps}")
-        return
-    errors = (CheckpointError, RecordError, SampleError, NotFiniteError)
+        if job.is_finished:
+            print(_left_alone(job))
+            return
+    errors = (CheckpointError, RecordError, EvaluationError, NotFiniteError)
     with (
         cli.exits(cli.FAILED, *errors, OSError),
         interrupts.saying(lambda: _goes_on(flags.workdir)),

@@ -9,7 +9,10 @@ it was written, 1 where something is not.
 
 from collections.abc import Sequence
 
-from trainer import cli
+from pipeline import cli
+
+cli.begin(__name__)
+
 from trainer.shards import Shards
 
 

@@ -1,0 +1,82 @@
+"""Evaluations of a run at its checkpoints: a by-product, whose failure costs nothing.
+
+They come after the checkpoint. One that fails is said on standard error, counted in
+the metrics, and training goes on; those that a step's line lacks are done again when
+the run goes on from that step.
+"""
+
+import math
+import pathlib
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+
+from trainer import evaluate, metrics, workdir
+from trainer.config import TrainConfig
+from trainer.evals.encoder import Encoder
+from trainer.metrics import TrainingLog
+
+_SHOWN = 300  # characters of a failure
+
+
+class EvaluationError(ValueError):
+    """Evaluations of a run that failed."""
+
+
+class Evaluations:
+    """Those that `run.evaluations` names, with the parameters of a step."""
+
+    def __init__(self, config: TrainConfig, encoder: Encoder):
+        self._run = config.run
+        self._encoder = encoder
+        self._failures: list[str] = []
+
+    def measure(
+        self, step: int, params: dict, log: TrainingLog, tasks: Iterable[str]
+    ) -> None:
+        """Adds the numbers of some tasks to the line of a step."""
+        for task in tasks:
+            found: Mapping[str, float] = {}
+            try:
+                found = self._measured(task, params)
+            except Exception as error:  # whatever it is, it costs no training
+                self._fail(f"evaluation {task} of step {step} failed: {_line(error)}")
+            log.add(step, found, n_failed=not found)
+
+    def check(self) -> None:
+        """Raises EvaluationError when some have failed."""
+        if self._failures:
+            n, last = len(self._failures), self._failures[-1]
+            raise EvaluationError(
+                f"{last}; {n} failed in all; training is done, and the same command"
+                " tries those of the last step again"
+            )
+
+    def _measured(self, task: str, params: dict) -> Mapping[str, float]:
+        asked = {task: self._run.evaluations[task]}
+        found = evaluate.run_all(asked, self._encoder, params, self._run.evaluation)
+        for name, value in found.items():
+            if not math.isfinite(value):
+                raise EvaluationError(f"{name} is {value}")
+        return found
+
+    def _fail(self, message: str) -> None:
+        self._failures.append(message)
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def missing(folder: pathlib.Path, config: TrainConfig, step: int) -> tuple[str, ...]:
+    """The tasks of `config` that the metrics of a checkpoint's step do not have.
+
+    Of several processes all read those of the first, and so do the same.
+    """
+    if not config.is_checkpoint_due(step):
+        return ()
+    line = metrics.line_of(folder / workdir.METRICS, step)
+    measured = {name.partition("/")[0] for name in line}
+    return tuple(task for task in config.run.evaluations if task not in measured)
+
+
+def _line(error: Exception) -> str:
+    found = " ".join(str(error).split())
+    return textwrap.shorten(found, _SHOWN) or type(error).__name__

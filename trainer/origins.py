@@ -12,7 +12,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from trainer import teacher, trained
+from trainer import teacher, trained, vocabulary
 from trainer.config import Ema, InitParts, ModelConfig, TrainConfig
 from trainer.models import two_tower
 from trainer.recipes import differences
@@ -105,6 +105,7 @@ def _check_start(config: TrainConfig, start: Trained) -> None:
         )
     for field, there, here in differences(theirs, ours):
         raise ValueError(f"{name}: model.{field}={there} there, expected {here}")
+    vocabulary.check_same(pathlib.Path(config.data.tokenizer), start.folder, name)
 
 
 def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
@@ -115,15 +116,27 @@ def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
 
 
 def _check_teacher(config: TrainConfig, frozen: Trained) -> None:
-    if not frozen.config.self_supervision.is_on:
+    name = f"teacher_from={config.teacher_from}"
+    ours, theirs = config.self_supervision, frozen.config.self_supervision
+    if not theirs.is_on:
         raise ValueError(
-            f"teacher_from={config.teacher_from}: trained without self-supervision,"
-            " expected a model with a head"
+            f"{name}: trained without self-supervision, expected a model with a head"
         )
-    ours = config.model.head.n_prototypes
-    theirs = frozen.config.model.head.n_prototypes
-    if ours != theirs:
+    for term in ("distillation_weight", "patch_weight"):
+        if getattr(ours, term) > 0 and not getattr(theirs, term):
+            raise ValueError(
+                f"{name}: self_supervision.{term}=0 there, expected more, or 0 here:"
+                " its head has not learned what it is to teach"
+            )
+    here, there = config.model, frozen.config.model
+    if here.head.n_prototypes != there.head.n_prototypes:
         raise ValueError(
-            f"model.head.n_prototypes={ours}: expected {theirs}, those of the teacher"
-            f" in {config.teacher_from}"
+            f"model.head.n_prototypes={here.head.n_prototypes}: expected"
+            f" {there.head.n_prototypes}, those of the teacher in {config.teacher_from}"
+        )
+    if here.vision.patch_size_px != there.vision.patch_size_px:
+        raise ValueError(
+            f"{name}: its patches are of {there.vision.patch_size_px} px, expected"
+            f" {here.vision.patch_size_px} as model.vision.patch_size_px, since"
+            " patches are compared one by one"
         )

@@ -15,7 +15,6 @@ from trainer import checkpoints, teacher, workdir
 from trainer.config import (
     CropConfig,
     DataConfig,
-    Ema,
     OptimiserConfig,
     SelfSupervisionConfig,
     TrainConfig,
@@ -43,7 +42,10 @@ class Trained:
         return checkpoints.parts(folder, self.step, "params")
 
     def teacher(self) -> tuple[dict, dict]:
-        """Image encoder and head as they taught at this step, and the centres."""
+        """Image encoder and head as they taught at this step, and the centres.
+
+        Of a student of a frozen teacher they are its own.
+        """
         shapes = two_tower.abstract_params(self.config.model, has_head=True)
         ssl = self.config.self_supervision
         kept = {
@@ -53,8 +55,8 @@ class Trained:
             ),
         }
         stored = self._load("training", kept)
-        vision = {"vision": shapes["vision"]}
-        own = self.params(vision) if ssl.ema is Ema.HEAD else {}
+        rest = {"vision", "head"} - stored["teacher"].keys()
+        own = self.params({name: shapes[name] for name in rest}) if rest else {}
         return {**own, **stored["teacher"]}, stored["centres"]
 
     def released(self) -> Released:

@@ -1,6 +1,8 @@
 """Runs that begin with a trained model, or learn from one."""
 
 import dataclasses
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,12 @@ from trainer import (
     state,
     step,
     teacher,
+    tokenizer,
     train,
     trained,
 )
 from trainer.config import Ema, InitParts
+from trainer.exchange import formats
 from trainer.models import two_tower
 
 
@@ -260,3 +264,135 @@ def test_a_frozen_teacher_has_a_workdir_and_another_has_none(tiny):
         with_ssl(tiny, ema=Ema.FROZEN)
     with pytest.raises(ValueError, match="teacher_from='x': expected a workdir with"):
         with_ssl(tiny, teacher_from="x")
+
+
+@pytest.fixture
+def other_vocabulary(tmp_path):
+    """As many pieces as the tests' vocabulary has, of other texts."""
+    words = [f"{a}{b}{c}" for a in "xyzw" for b in "klmnop" for c in "aeiou"]
+    path = tmp_path / "other.model"
+    path.write_bytes(tokenizer.train(words * 3, 64))
+    return path
+
+
+def exports(folder, teacher_run):
+    """The model in the three formats."""
+    for form in formats.Format:
+        flags = ("--checkpoint", teacher_run, "--format", form)
+        export.main([*map(str, flags), "--output", str(folder / form)])
+        yield folder / form
+
+
+def from_start(config, start, parts=InitParts.TOWERS, vocabulary=None):
+    data = config.data
+    if vocabulary is not None:
+        data = dataclasses.replace(data, tokenizer=str(vocabulary))
+    return dataclasses.replace(
+        config, data=data, init_from=str(start), init_parts=parts
+    )
+
+
+@pytest.mark.parametrize("parts", list(InitParts))
+def test_a_start_with_another_vocabulary_is_refused_and_both_are_named(
+    tiny, teacher_run, other_vocabulary, parts
+):
+    ssl = trained.find(teacher_run).config.self_supervision
+    config = with_ssl(tiny, ema=ssl.ema)
+    config = from_start(config, teacher_run, parts, other_vocabulary)
+    with pytest.raises(ValueError, match=r"another than data\.tokenizer=") as raised:
+        origins.find(config)
+    assert str(teacher_run / "tokenizer.model") in str(raised.value)
+    assert str(other_vocabulary) in str(raised.value)
+    assert origins.find(config, is_new=False).start is None
+
+
+def test_an_export_of_any_format_with_another_vocabulary_is_refused(
+    tmp_path, tiny, teacher_run, other_vocabulary, capsys
+):
+    for start in exports(tmp_path, teacher_run):
+        assert origins.find(from_start(tiny, start)).start is not None
+        with pytest.raises(ValueError, match=r"another than data\.tokenizer="):
+            origins.find(from_start(tiny, start, vocabulary=other_vocabulary))
+        (start / "tokenizer.model").unlink()
+        capsys.readouterr()
+        if (start / "tokenizer.json").exists():
+            assert origins.find(from_start(tiny, start)).start is not None
+            with pytest.raises(ValueError, match=r"tokenizer\.json is another than"):
+                origins.find(from_start(tiny, start, vocabulary=other_vocabulary))
+            assert not capsys.readouterr().err
+        else:
+            origins.find(from_start(tiny, start, vocabulary=other_vocabulary))
+            assert "no tokenizer.model beside it" in capsys.readouterr().err
+
+
+def test_the_same_vocabulary_in_another_place_needs_no_word(
+    tmp_path, tiny, teacher_run, capsys
+):
+    ssl = trained.find(teacher_run).config.self_supervision
+    copy = tmp_path / "copy.model"
+    copy.write_bytes(pathlib.Path(tiny.data.tokenizer).read_bytes())
+    config = with_ssl(tiny, ema=ssl.ema)
+    assert origins.find(from_start(config, teacher_run, vocabulary=copy)).start
+    assert not capsys.readouterr().err
+
+
+def test_texts_that_were_not_lower_cased_are_refused(tiny, tmp_path, teacher_run):
+    folder = next(iter(exports(tmp_path, teacher_run)))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))
+    with pytest.raises(ValueError, match=r"do_lower_case=false, expected true"):
+        origins.find(from_start(tiny, folder))
+
+
+@pytest.mark.parametrize(
+    ("patch_px", "crops", "message"),
+    [
+        (28, (56, 28), "its patches are of 14 px, expected 28 as model.vision"),
+        (7, (28, 14), "its patches are of 14 px, expected 7 as model.vision"),
+    ],
+)
+def test_a_teacher_of_other_patches_is_refused(
+    tmp_path, tiny, teacher_run, export, patch_px, crops, message, capsys
+):
+    config = student_of(tiny, teacher_run)
+    vision = dataclasses.replace(config.model.vision, patch_size_px=patch_px)
+    global_crop, local_crop = (
+        dataclasses.replace(crop, size_px=size)
+        for crop, size in zip(
+            (config.data.global_crop, config.data.local_crop), crops, strict=True
+        )
+    )
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, vision=vision),
+        data=dataclasses.replace(
+            config.data, global_crop=global_crop, local_crop=local_crop
+        ),
+    )
+    recipe, work = write_recipe(tmp_path, config), tmp_path / "work"
+    flags = ["--config", recipe, "--data", export, "--workdir", work]
+    with pytest.raises(SystemExit) as exit_info:
+        train.main([str(flag) for flag in flags])
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("term", ["distillation_weight", "patch_weight"])
+def test_a_teacher_that_has_not_learned_a_term_is_refused(tiny, workdir_of, term):
+    folder = workdir_of(with_ssl(tiny, **{term: 0.0}))
+    with pytest.raises(ValueError, match=f"self_supervision.{term}=0 there, expected"):
+        origins.find(student_of(tiny, folder))
+    config = student_of(tiny, folder)
+    config = with_ssl(config, teacher_from=str(folder), **{term: 0.0})
+    assert origins.find(config).teacher is not None
+
+
+def test_a_student_teaches_with_its_own_encoder_and_head(tiny, workdir_of):
+    """It has no teacher of its own but the frozen one, which is another model."""
+    student = workdir_of(with_ssl(tiny, ema=Ema.FROZEN, teacher_from="gone"))
+    shapes = initial(tiny)["params"]
+    own = trained.find(student).params({n: shapes[n] for n in ("vision", "head")})
+    assert_same(initial(student_of(tiny, student))["teacher"], own)
+    config = from_start(tiny, student, InitParts.ALL)
+    assert_same(initial(config)["teacher"]["head"], own["head"])

@@ -138,7 +138,7 @@ class TrainingLog:
             self._events.write(step, found or failed)
 
     def _counts(self, step: int) -> dict[str, float]:
-        counts = {
+        counts: dict[str, float] = {
             "step": step,
             "n_samples_seen": step * self._batch_size,
             "n_records_skipped": self.n_records_skipped,

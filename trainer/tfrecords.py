@@ -49,7 +49,8 @@ def payload(record: bytes, length: int) -> bytes:
     if found != length:
         raise ValueError(f"{found} bytes, expected {length} by its index")
     data = record[HEADER_BYTES:-FOOTER_BYTES]
-    _check(data, *_FOOTER.unpack(record[-FOOTER_BYTES:]), "its data")
+    (checksum,) = _FOOTER.unpack(record[-FOOTER_BYTES:])
+    _check(data, checksum, "its data")
     return data
 
 

@@ -79,12 +79,13 @@ def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
     """A sentencepiece model with exactly `vocabulary_size` pieces.
 
     The same texts in the same order give the same bytes. Raises ValueError when the
-    texts hold too few different words for that many pieces.
+    texts hold too few different words for that many pieces; what `texts` raises, too.
     """
     model = io.BytesIO()
+    failures: list[RecordError] = []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(text.lower() for text in texts),
+            sentence_iterator=_lower_cased(texts, failures),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocabulary_size,
@@ -97,8 +98,20 @@ def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failures:
+            raise failures[0] from error
         raise ValueError(_explained(str(error), vocabulary_size)) from error
     return model.getvalue()
+
+
+def _lower_cased(texts: Iterable[str], failures: list[RecordError]) -> Iterator[str]:
+    """Notes what stops the texts: sentencepiece makes a RuntimeError of all errors."""
+    try:
+        for text in texts:
+            yield text.lower()
+    except RecordError as error:
+        failures.append(error)
+        raise
 
 
 def shard_texts(shards: Shards) -> Iterator[str]:

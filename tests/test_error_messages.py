@@ -21,7 +21,6 @@ _CHECKS += ("_require_positive", "self._require")
 # Named by no test, each for a reason.
 EXCUSED = {
     "resampling=\0: expected '' of \0": "needs PyTorch, and such a processor",
-    "a block from byte \0 to \0, expected one ahead": "the loader names its record",
 }
 _NAME = re.compile(r"(?:[\w\0]+\.)*(\w+)(?:=\0.*)?")  # of a field, as checks have it
 

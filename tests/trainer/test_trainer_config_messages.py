@@ -41,6 +41,11 @@ NEEDED = {
         (HeadConfig, {"hidden_dim": 0}, "hidden_dim=0: expected more than 0"),
         (HeadConfig, {"bottleneck_dim": 0}, "bottleneck_dim=0: expected more than 0"),
         (
+            RunConfig,
+            {"max_skipped_share": 2},
+            "max_skipped_share=2: expected 0 <= share <= 1",
+        ),
+        (
             SelfSupervisionConfig,
             {"distillation_weight": -1},
             "distillation_weight=-1: expected 0 or more",

@@ -32,6 +32,8 @@ def run_train(recipe, export, evaluation_tar):
             train.main([str(flag) for flag in flags])
         except SystemExit as ended:
             return ended.code
+        except KeyboardInterrupt:
+            return 130
         return 0
 
     return run

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pipeline import recipe_file
 from pipeline.expect import ADDED_LATER, expect, expect_cosine, expect_names, shown
 from pipeline.language_codes import expect_codes
+from pipeline.limits import DEFAULT_LIMITS, Limits
 from pipeline.records import CaptionFlag
 from pipeline.selection_config import SelectionConfig
 from pipeline.settings import Settings, described, type_hints
@@ -38,20 +39,6 @@ class ImageTextSource(Settings):
     key_column: str = ""  # the source's own name of a pair
     needs_alt_text: bool = True  # a pair without alt text is unreadable
     keep_all: bool = False  # nothing is dropped but opt-outs and evaluation images
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits(Settings):
-    """Bounds on one pair; what lies outside is unreadable, with the bound named."""
-
-    max_pixels: int = 89_478_485  # Pillow's own bound against decompression bombs
-    max_image_bytes: int = 64 << 20  # encoded
-    max_alt_text_bytes: int = 64 << 10  # of UTF-8
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            expect(value >= 1, field.name, value, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +212,7 @@ class CurationConfig(Settings):
     seed_sets: tuple[ImageTextSource, ...] = ()
     # Of alt texts and captions; fastText is the faster and the better of the two.
     language_detector: Literal["fasttext", "langdetect"] = "fasttext"
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
     caption_quality: CaptionQuality = CaptionQuality()
     export: ExportConfig = ExportConfig()
     # Where the models run; left out of what names results, which it does not change.

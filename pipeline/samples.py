@@ -7,13 +7,11 @@ order of the unit, with images that every decoder reads as `score` did.
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
 from typing import Self
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import PngImagePlugin, WebPImagePlugin
 
 from pipeline import files, images
 from pipeline.caption_tables import CaptionTables, captions_of
@@ -23,7 +21,6 @@ from pipeline.run_folder import RunFolder
 from pipeline.sources import Unit
 
 _MAX_JPEG_SIDE_PX = 65_500  # of libjpeg
-_PNG_BIT_DEPTH = 24  # position of the byte that holds it
 
 DecidedPair = tuple[Pair, Decision, float]  # with the alignment score
 
@@ -169,12 +166,16 @@ def with_image(
 ) -> Sample:
     """The sample with its image, resized if its short side is over `max_side_px`.
 
-    Bytes that need no resizing stay as they are, unless decoders disagree on them.
+    An image that needs no resizing keeps its bytes, but for what some decoder would
+    stumble over (see `ImageFile.plain_bytes`). One that decoders disagree on is stored
+    as it was scored: upright, in sRGB, on white.
     """
+    opened = images.open_image(data, limits)
     scale = export.max_side_px / min(sample.width, sample.height)
-    if scale >= 1 and is_plain(data, sample.image_format):
-        return dataclasses.replace(sample, image=data)
-    rgb = images.decode(data, limits).rgb
+    plain = opened.plain_bytes() if scale >= 1 else None
+    if plain is not None:
+        return dataclasses.replace(sample, image=plain)
+    rgb = opened.decode()
     if scale < 1:
         size_px = (round(sample.width * scale), round(sample.height * scale))
         rgb = cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
@@ -183,25 +184,6 @@ def with_image(
     return dataclasses.replace(
         sample, image=image, image_format=image_format, width=width, height=height
     )
-
-
-def is_plain(data: bytes, image_format: str) -> bool:
-    """Whether all usual decoders read the same RGB from an image.
-
-    They differ on CMYK, on transparency (dropped, or laid on some colour) and on 16
-    bits a channel (clipped, or the high byte).
-    """
-    if image_format == "jpeg":
-        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        return colorspace not in ("CMYK", "YCCK")
-    if image_format == "png" and data[_PNG_BIT_DEPTH] > 8:
-        return False
-    is_png = image_format == "png"
-    open_header = (
-        PngImagePlugin.PngImageFile if is_png else WebPImagePlugin.WebPImageFile
-    )
-    with open_header(BytesIO(data)) as image:
-        return not image.has_transparency_data
 
 
 def _encoded(rgb: np.ndarray, jpeg_quality: int) -> tuple[bytes, str]:

@@ -1,0 +1,135 @@
+"""JPEG files: the pixels, decoded by libjpeg-turbo.
+
+Its warnings are errors here, since most of them mean pixels that were made up. Slips
+that cost no pixel are mended first, and bytes behind the last block are left out.
+"""
+
+import dataclasses
+import functools
+import io
+from typing import Any, Self
+
+import numpy as np
+import simplejpeg
+from PIL import JpegImagePlugin
+
+from pipeline.image_files import exif, icc
+from pipeline.image_files.interface import ImageFile, upright
+from pipeline.image_files.pillow import ERRORS, image_error
+from pipeline.image_files.segments import Segments
+
+_COMPONENTS_TO_SPACE: dict[int, icc.Space] = {1: "L", 3: "RGB", 4: "CMYK"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Jpeg(ImageFile):
+    """A JPEG whose end was found."""
+
+    segments: Segments
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Raises ImageError if there is no whole image, or too many scans."""
+        segments = Segments.of(data)
+        block = segments.exif
+        return cls(
+            format="jpeg",
+            data=data,
+            stored_size=(segments.frame.height, segments.frame.width),
+            orientation=1 if block is None else exif.orientation(block),
+            profile=segments.profile,
+            segments=segments,
+        )
+
+    def decode_fast(self, reduction: int) -> tuple[np.ndarray, int]:
+        """Pixels at a `reduction`-th of both sides, rounded up.
+
+        They come with the fastest transform and upsampling: a sixth less time, for
+        errors of one level on average (45 dB), well below those of the compression.
+        """
+        height, width = self.stored_size
+        rgb = self._rgb(
+            fastdct=True,
+            fastupsample=True,
+            min_height=-(-height // reduction),
+            min_width=-(-width // reduction),
+            min_factor=reduction,
+        )
+        factor = 1 if rgb.shape[:2] == self.stored_size else reduction
+        return upright(rgb, self.orientation), factor
+
+    def plain_bytes(self) -> bytes | None:
+        if self.orientation > 1 or self._convert.changes or self._space == "CMYK":
+            return None
+        if self.segments.has_fill and not self._is_decodable:
+            return self.segments.rewritten(with_fill=False)
+        if self._is_metadata_plain and not self.segments.is_followed:
+            return self._mended
+        return self.segments.rewritten()
+
+    @property
+    def _space(self) -> icc.Space:
+        return _COMPONENTS_TO_SPACE.get(self.segments.frame.n_components, "RGB")
+
+    @property
+    def _convert(self) -> icc.Conversion:
+        return icc.conversion(self.profile, self._space)
+
+    @property
+    def _is_metadata_plain(self) -> bool:
+        is_upright = self.orientation == 1 and not exif.turns(self.segments.xmp)
+        return is_upright and self._convert.is_usable
+
+    @property
+    def _is_decodable(self) -> bool:
+        try:
+            self._decoded(self._mended, {})
+        except ValueError:
+            return False
+        return True
+
+    @functools.cached_property
+    def _mended(self) -> bytes:
+        segments = self.segments
+        return segments.rewritten() if segments.has_slips else self.data
+
+    def _rgb(self, **options: Any) -> np.ndarray:
+        try:
+            return self._decoded(self._mended, options)
+        except ValueError as error:
+            failure = error
+        try:
+            if "subsampling level" in str(failure):  # TurboJPEG knows the usual ones
+                return self._by_pillow()
+            if self.segments.has_fill:
+                return self._decoded(self.segments.rewritten(with_fill=False), options)
+        except ERRORS as error:
+            failure = error
+        raise image_error("JPEG", failure) from failure
+
+    def _decoded(self, data: bytes, options: dict[str, Any]) -> np.ndarray:
+        """Raises ValueError if libjpeg-turbo warns."""
+        if self._space == "CMYK":
+            inks = simplejpeg.decode_jpeg(data, "CMYK", **options)
+            return self._of_inks(~inks if self.segments.is_adobe else inks)
+        convert = self._convert
+        if convert.changes and self._space == "L":
+            return convert(simplejpeg.decode_jpeg(data, "GRAY", **options)[..., 0])
+        rgb = simplejpeg.decode_jpeg(data, "RGB", **options)
+        return convert(rgb) if convert.changes else rgb
+
+    def _by_pillow(self) -> np.ndarray:
+        """Any subsampling; damage between the first and the last block goes unseen."""
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(self._mended))
+        if image.mode == "CMYK":
+            return self._of_inks(np.asarray(image))
+        rgb = np.asarray(image.convert("RGB"))
+        return self._convert(rgb) if self._convert.changes else rgb
+
+    def _of_inks(self, inks: np.ndarray) -> np.ndarray:
+        """By the profile, or else as browsers and libjpeg-turbo have them."""
+        if self._convert.changes:
+            return self._convert(inks)
+        light = ~inks
+        product = light[..., :3].astype(np.uint16) * light[..., 3:]
+        return ((product + 127) // 255).astype(np.uint8)

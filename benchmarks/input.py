@@ -27,9 +27,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import score
-from pipeline import tfrecords
+from pipeline import images, tfrecords
 from pipeline.records import SCHEMA_VERSION, Sample, sample_id
-from trainer import crops, images, tokenizer
+from trainer import crops, tokenizer
 from trainer import input as trainer_input
 from trainer.chance import many_uniforms
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
@@ -144,7 +144,7 @@ def views_alone(view: trainer_input.ViewSample, boxes: Boxes) -> Callable[[], in
     def rows() -> int:
         for photo, chosen in zip(photos, boxes, strict=True):
             reduction = crops.reduction(chosen)
-            image, factor = images.decode_fast(photo, "jpeg", reduction)
+            image, factor = images.open_image(photo).decode_fast(reduction)
             trainer_input._cut_all(image, chosen[:1], factor)
             trainer_input._cut_all(image, chosen[1:], factor)
         return len(boxes)
@@ -218,7 +218,7 @@ def stages(
 ) -> dict[str, Callable[[], int]]:
     """The parts of the trainer's work, each alone over all samples."""
     samples = [view.shards[index] for index in range(len(view.shards))]
-    decoded = [images.decode(sample.image, "jpeg") for sample in samples[:BATCH_SIZE]]
+    decoded = [images.decode(sample.image).rgb for sample in samples[:BATCH_SIZE]]
     rows = [view(0, index) for index in range(BATCH_SIZE)]
 
     def over(items: Sequence, call: Callable[[Any], object]) -> Callable[[], int]:
@@ -248,7 +248,7 @@ def stages(
     whole = batch()
     return {
         "read": over(range(len(samples)), view.shards.__getitem__),
-        "decode": over(samples, lambda s: images.decode_fast(s.image, "jpeg", 1)),
+        "decode": over(samples, lambda s: images.open_image(s.image).decode_fast(1)),
         "crop": over(range(len(samples)), cut),
         "mask": over(samples, lambda s: view._mask(s, "0")),
         "tokenise": over(samples, lambda s: view.tokenizer([s.alt_text, s.alt_text])),

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.input import write_export
-from pipeline import records
-from trainer import evaluate, images, trained
+from pipeline import images, records
+from trainer import evaluate, trained
 from trainer.evals import samples, sources, splits
 from trainer.evals.captions import PLAIN
 from trainer.sharding import make_mesh
@@ -176,7 +176,7 @@ def _numbers(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 def _sample(one: samples.Sample) -> records.Sample:
     image = _encoded(one)
     first, *others = one.captions[PLAIN]
-    height, width = images.size(image, "jpeg")
+    height, width = images.open_image(image).size
     return records.Sample(
         sample_id=records.sample_id(image, first.encode()),
         image=image,

@@ -72,14 +72,23 @@ def test_the_records_import_nothing_of_the_project_and_no_framework():
     assert of_project == {"pipeline.records"}
 
 
-def test_the_trainer_imports_of_the_pipeline_the_records_and_what_commands_share():
+def test_the_trainer_imports_of_the_pipeline_three_doors():
+    """The records, the decoder, and what the commands share."""
     commands = ("trainer.train", "trainer.pictures", "trainer.export")
     loaded = {n for n in brought_along(*commands) if n.startswith("pipeline.")}
     habits = ("cli", "interrupts", "file_errors", "new_folder")
     recipes = ("expect", "recipe_file", "settings")
     names = ("records", *habits, *recipes)
-    assert loaded == {f"pipeline.{name}" for name in names}
+    decoder = brought_along("pipeline.images") - {"pipeline"}
+    assert loaded == {f"pipeline.{name}" for name in names} | decoder
     assert "apache_beam" not in packages(*commands)
+
+
+def test_the_decoder_does_without_frameworks_and_recipes():
+    assert packages("pipeline.images") == {"pipeline"}
+    own = ("pipeline.images", "pipeline.image_files", "pipeline.limits")
+    others = {n for n in brought_along("pipeline.images") if not n.startswith(own)}
+    assert others == {"pipeline", "pipeline.expect"}
 
 
 def test_the_pipeline_never_imports_the_trainer_or_torch():

@@ -20,8 +20,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from pipeline import images
 from pipeline.records import Sample
-from trainer import captions, crops, images, masks
+from trainer import captions, crops, masks
 from trainer.chance import many_uniforms, uniforms
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
 from trainer.mixture import Mixture
@@ -92,15 +93,12 @@ class ViewSample:
     def _crops(self, sample: Sample, salt: str) -> Batch:
         """Decodes once, and no larger than the crops need."""
         config = self.config
-        size = images.size(sample.image, sample.image_format)
+        opened = images.open_image(sample.image, formats=(sample.image_format,))
+        size = opened.size
         draws = uniforms(crops.N_DRAWS, f"{salt}:crop", sample.sample_id)
         global_crop = crops.random_crop(*size, draws, config.global_crop)
         local_crops = self._local_crops(size, salt, sample.sample_id)
-        image, factor = images.decode_fast(
-            sample.image,
-            sample.image_format,
-            crops.reduction([global_crop, *local_crops]),
-        )
+        image, factor = opened.decode_fast(crops.reduction([global_crop, *local_crops]))
         views = {"image": _cut_all(image, [global_crop], factor)[0]}
         if local_crops:
             views["local_crops"] = _cut_all(image, local_crops, factor)
@@ -127,7 +125,7 @@ class ViewSample:
 
 
 def _cut_all(
-    image: images.RGB, chosen: list[crops.Crop], factor: int
+    image: UInt8[np.ndarray, "h w 3"], chosen: list[crops.Crop], factor: int
 ) -> UInt8[np.ndarray, "crops size size 3"]:
     """Crops of one size, each written in its place."""
     size_px = chosen[0].size_px

@@ -6,7 +6,9 @@ import pytest
 import tiny_export
 from fsspec.implementations.local import LocalFileSystem
 
-from trainer import crops, images
+from pipeline import images
+from pipeline.image_files.jpeg import Jpeg
+from trainer import crops
 from trainer import input as trainer_input
 from trainer.config import RunConfig
 from trainer.mixture import Mixture
@@ -112,7 +114,7 @@ def test_local_crops_of_one_image_differ_and_lie_in_it(view):
     row = view(0, 3)
     first, second = row["local_crops"]
     assert not np.array_equal(first, second)
-    image = images.decode(view.shards[3].image, "jpeg").astype(int)
+    image = images.decode(view.shards[3].image).rgb.astype(int)
     for crop in (first, second):
         assert image.min() - 30 <= crop.min() <= crop.max() <= image.max() + 30
 
@@ -131,15 +133,15 @@ def test_a_small_crop_of_a_large_image_is_as_if_decoded_in_full(
     image = tiny_export.encoded(tiny_export.picture(0, size=(640, 480)))
     folder = tiny_export.write(tmp_path, [tiny_export.sample(0, image=image)], 1)
     view = make_view(make_mixture(folder), tiny)
-    factors, decode = [], images.decode_fast
+    factors, decode = [], Jpeg.decode_fast
 
-    def spy(data, image_format, reduction):
-        pixels, factor = decode(data, image_format, reduction)
-        if data == image:  # loaders of other tests may still be at work
+    def spy(opened, reduction):
+        pixels, factor = decode(opened, reduction)
+        if opened.data == image:  # loaders of other tests may still be at work
             factors.append(factor)
         return pixels, factor
 
-    monkeypatch.setattr(images, "decode_fast", spy)
+    monkeypatch.setattr(Jpeg, "decode_fast", spy)
     fast = view(0, 0)
     monkeypatch.setattr(crops, "reduction", lambda _: 1)
     full = view(0, 0)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from trainer import chance, images
+from pipeline import images
+from trainer import chance
 from trainer.evals import splits
 from trainer.evals.captions import of_fields
 from trainer.evals.label_names import Names
@@ -23,15 +24,6 @@ from trainer.evals.splits import TEST, TRAIN
 
 _HELD_OUT_SHARE = 0.2  # of samples without a split, where a task needs two
 _MILLIMETRES = 1000
-# First bytes of images, since neither tables nor endings are sure to name formats.
-_STARTS: Mapping[bytes, str] = {
-    b"\xff\xd8": "jpeg",
-    b"\x89PNG": "png",
-    b"BM": "bmp",
-    b"GIF8": "gif",
-    b"II*\x00": "tiff",
-    b"MM\x00*": "tiff",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +102,7 @@ class Sample:
         if isinstance(part, np.ndarray):
             return np.broadcast_to(part, (*part.shape[:2], 3))  # grey ones too
         with about(self.name):
-            return images.decode(part, _format(part))
+            return images.decode(part, formats=images.FORMATS).rgb
 
     def squeezed(self, size_px: int) -> UInt8[np.ndarray, "size size 3"]:
         """The whole image in a square, as the processor of an export makes it.
@@ -233,17 +225,7 @@ def _array(part: bytes | np.ndarray) -> np.ndarray:
 def _shape(image: bytes | np.ndarray) -> tuple[int, ...]:
     if isinstance(image, np.ndarray):
         return image.shape[:2]
-    return images.size(image, _format(image))
-
-
-def _format(data: bytes) -> str:
-    """By the first bytes, since tables do not name formats."""
-    found = (name for start, name in _STARTS.items() if data.startswith(start))
-    if image_format := next(found, None):
-        return image_format
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    raise ValueError(f"expected a JPEG, PNG or WebP image, not {data[:8]!r}...")
+    return images.open_image(image, formats=images.FORMATS).size
 
 
 def _sides(shape: Sequence[int]) -> str:

@@ -229,6 +229,7 @@ class _WriteShard(beam.DoFn):
         self._limits = config.limits
         self._folder = folder
         self._format = shard_format
+        self._granularities = [g.name for g in config.granularities]
         self._captions: dict[Granularity, CaptionTables] = {}
 
     def setup(self) -> None:
@@ -260,7 +261,8 @@ class _WriteShard(beam.DoFn):
         files.delete(self._folder, there)
         with tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, shard.name)
-            index = self._format.write_local(local, self._samples(shard))
+            samples = self._samples(shard)
+            index = self._format.write_local(local, samples, self._granularities)
             files.write(path + manifest.INDEX_SUFFIX, index.tobytes())
             n_bytes, sha256 = files.publish(local, path)
         receipt = Receipt(shard.name, shard.fingerprint, len(index), n_bytes, sha256)

@@ -1,7 +1,7 @@
 """The kinds of training shards: where they lie in a run folder and who writes them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -16,8 +16,9 @@ class ShardFormat:
     name: str
     folder: str  # in the run folder
     suffix: str
-    # Writes samples to a file of this machine and returns where each one lies in it.
-    write_local: Callable[[str, Iterable[Sample]], np.ndarray]
+    # Writes samples, of which captions of these granularities are expected, to a file
+    # of this machine and returns where each one lies in it.
+    write_local: Callable[[str, Iterable[Sample], Sequence[str]], np.ndarray]
 
 
 TFRECORD = ShardFormat("tfrecord", "tfrecords", ".tfrecord", tfrecords.write_local)

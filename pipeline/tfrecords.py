@@ -1,6 +1,6 @@
 """TFRecord files with an index."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,19 @@ _HEADER_BYTES = 12  # before a payload: its length and the CRC of the length
 _FOOTER_BYTES = 4  # behind it: its CRC
 
 
-def write_local(path: str, samples: Iterable[Sample]) -> np.ndarray:
+def write_local(
+    path: str, samples: Iterable[Sample], granularities: Sequence[str] = ()
+) -> np.ndarray:
     """Writes a file of this machine; returns its index, `INDEX_DTYPE` `[n]`.
+
+    A record without a caption of one of `granularities` lacks that feature.
 
     TensorFlow's writer, as Beam's takes the CRC with whatever package is installed, at
     worst one of pure Python.
     """
     import tensorflow as tf  # takes seconds, which only writers should pay
 
+    del granularities  # readers find features by name
     index, position = [], 0
     with tf.io.TFRecordWriter(path) as writer:
         for sample in samples:

@@ -1,21 +1,25 @@
 """WebDataset tars: samples as files that share the part of their name before a dot.
 
-A sample is `<sample_id>.<image format>`, `<sample_id>.txt` with the alt text, one
-`<sample_id>.<granularity>.txt` for each granularity with its first caption, and
-`<sample_id>.json` with everything else. Source: the format of github.com/webdataset.
+A sample is `<sample_id>.jpg` with the image, whichever format it has, as img2dataset
+names them; `<sample_id>.txt` with the alt text, one `<sample_id>.<granularity>.txt` for
+each granularity with its first caption, and `<sample_id>.json` with everything else. All
+samples have the same members, since loaders take the columns of a whole set from its
+first samples. Source: the format of github.com/webdataset.
 """
 
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from pipeline.records import INDEX_DTYPE, Sample
 
 
-def write_local(path: str, samples: Iterable[Sample]) -> np.ndarray:
+def write_local(
+    path: str, samples: Iterable[Sample], granularities: Sequence[str]
+) -> np.ndarray:
     """Writes a tar of this machine; returns its index, `INDEX_DTYPE` `[n]`.
 
     An entry is where the headers and files of a sample begin, and their length.
@@ -24,7 +28,7 @@ def write_local(path: str, samples: Iterable[Sample]) -> np.ndarray:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             start = tar.offset
-            for name, data in members(sample):
+            for name, data in members(sample, granularities):
                 header = tarfile.TarInfo(name)  # of 1970, owned by root
                 header.size = len(data)
                 tar.addfile(header, io.BytesIO(data))
@@ -32,16 +36,22 @@ def write_local(path: str, samples: Iterable[Sample]) -> np.ndarray:
     return np.array(index, INDEX_DTYPE)
 
 
-def members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of one sample."""
+def members(
+    sample: Sample, granularities: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of one sample.
+
+    That of a granularity is empty where the sample has no caption of it.
+    """
     key = sample.sample_id.hex()
-    extension = "jpg" if sample.image_format == "jpeg" else sample.image_format
-    yield f"{key}.{extension}", sample.image
+    yield f"{key}.jpg", sample.image
     yield f"{key}.txt", sample.alt_text.encode()
-    for granularity, texts in sample.captions.items():
+    for granularity in granularities:
+        texts = sample.captions.get(granularity, ("",))
         yield f"{key}.{granularity}.txt", texts[0].encode()
     described = {
         "sample_id": key,
+        "image_format": sample.image_format,
         "width": sample.width,
         "height": sample.height,
         "alt_text": sample.alt_text,

@@ -1,5 +1,6 @@
 """Export against TensorFlow's own reading, and what a run leaves behind."""
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -28,7 +29,7 @@ from tiny_run import (
     write_captions,
 )
 
-from pipeline import files, images, manifest, records, samples, sources
+from pipeline import files, images, manifest, records, samples, sources, webdataset
 from pipeline.caption_tables import CaptionTables
 from pipeline.config import CaptionQuality, ExportConfig, ImageTextSource, Limits
 from pipeline.export import Export, is_complete, plan_shards
@@ -669,12 +670,67 @@ def test_webdataset_shards_hold_what_the_records_hold(tmp_path):
         described = json.loads(parts.pop("json"))
         assert described["captions"] == {g: [*t] for g, t in sample.captions.items()}
         assert described["seeds"] == [*sample.seeds]
+        assert described["image_format"] == sample.image_format
         assert parts == {
-            "jpg" if sample.image_format == "jpeg" else "png": sample.image,
+            "jpg": sample.image,
             "txt": sample.alt_text.encode(),
             "short.txt": sample.captions["short"][0].encode(),
             "long.txt": sample.captions["long"][0].encode(),
         }
+
+
+def tar_members(path, samples, granularities):
+    """Key to extension to content, of a tar of these samples."""
+    webdataset.write_local(str(path), samples, granularities)
+    found = collections.defaultdict(dict)
+    with tarfile.open(path) as tar:
+        for member in tar:
+            key, extension = member.name.split(".", 1)
+            found[key][extension] = tar.extractfile(member).read()
+    return list(found.values())
+
+
+def test_all_images_of_a_tar_have_one_extension_whatever_their_format(tmp_path):
+    formats = ("PNG", "WEBP", "JPEG", "PNG")
+    made = [
+        (saved(Image.new("RGB", (8, 8), (n, 0, 0)), format=name), name.lower())
+        for n, name in enumerate(formats)
+    ]
+    written = [
+        dataclasses.replace(sample_with(data, name), image=data) for data, name in made
+    ]
+    found = tar_members(tmp_path / "a.tar", written, ())
+    assert [parts["jpg"] for parts in found] == [data for data, _ in made]
+    names = [json.loads(parts["json"])["image_format"] for parts in found]
+    assert names == ["png", "webp", "jpeg", "png"]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ({}, {"short": ("a",), "long": ("b", "c")}),
+        ({"long": ("b",)}, {"short": ("a",)}),
+        ({"short": ("a",), "long": ("b",)}, {"long": ("c",)}),
+        ({}, {}),
+    ],
+)
+def test_all_samples_of_a_tar_have_the_same_members(captions, tmp_path):
+    """Loaders take the columns of the whole set from its first samples."""
+    data = encoded((1, 2, 3))
+    written = [
+        dataclasses.replace(
+            sample_with(data, "png"), sample_id=bytes([n]) * 16, captions=one
+        )
+        for n, one in enumerate(captions)
+    ]
+    found = tar_members(tmp_path / "a.tar", written, ("short", "long"))
+    assert [{*parts} for parts in found] == [
+        {"jpg", "txt", "short.txt", "long.txt", "json"}
+    ] * len(captions)
+    for parts, one in zip(found, captions, strict=True):
+        for name in ("short", "long"):
+            first = one.get(name, ("",))[0]
+            assert parts[f"{name}.txt"] == first.encode()
 
 
 def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_path):

@@ -2,9 +2,9 @@
 
 A sample is `<sample_id>.jpg` with the image, whichever format it has, as img2dataset
 names them; `<sample_id>.txt` with the alt text, one `<sample_id>.<granularity>.txt` for
-each granularity with its first caption, and `<sample_id>.json` with everything else. All
-samples have the same members, since loaders take the columns of a whole set from its
-first samples. Source: the format of github.com/webdataset.
+each granularity with its first caption, and `<sample_id>.json` with what is left. All
+samples have the same members: loaders take the columns of a whole set from its first
+samples. Source: the format of github.com/webdataset.
 """
 
 import io

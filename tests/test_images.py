@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import simplejpeg
+from PIL import Image, ImageCms
 
 from pipeline.config import Limits
-from pipeline.images import ImageError, decode
+from pipeline.images import FORMATS, ImageError, decode, open_image
 from tests import mutants
 
 LIMITS = Limits(max_pixels=10_000, max_image_bytes=100_000)
@@ -141,11 +142,146 @@ def test_a_transparent_palette_colour_is_white():
     assert decode(data, LIMITS).rgb.tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
-def test_exif_orientation_is_ignored():
+ORIENTATION_TO_UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x.swapaxes(0, 1), 2),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright(orientation, file_format):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    data = encode(gradient(), "JPEG", exif=exif.tobytes())
+    exif[0x0112] = orientation
+    data = encode(gradient(), file_format, exif=exif.tobytes())
+    expected = ORIENTATION_TO_UPRIGHT[orientation](gradient()).astype(int)
+    rgb = decode(data, LIMITS).rgb
+    assert rgb.shape == expected.shape
+    assert np.abs(rgb - expected).max() <= 24
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("block", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"junk" * 99])
+def test_exif_that_cannot_be_read_costs_no_image(block, file_format):
+    data = encode(gradient(), file_format, exif=b"Exif\0\0" + block)
     assert decode(data, LIMITS).rgb.shape == (24, 32, 3)
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def patched(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+JPEG = FILES["jpeg"]
+SCAN = JPEG.index(b"\xff\xda")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        patched(JPEG, SCAN + 12, b"\0"),  # the last coefficient, as some phones write
+        patched(JPEG, JPEG.index(b"JFIF") + 5, b"\2"),
+        JPEG[:20] + b"between" + JPEG[20:],
+        JPEG[:20] + b"\xff" * 9 + JPEG[20:],
+        JPEG[:-2] + bytes(100) + JPEG[-2:],
+        JPEG + b"ftypmp42" + b"\xff\xda" * 200,
+        JPEG + JPEG,
+        JPEG[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\7") + JPEG[2:],
+        JPEG[:2] + segment(0xE1, b"Exif\0\0" + JPEG) + JPEG[2:],
+        JPEG[:2] + segment(0xE2, b"ICC_PROFILE\0\1\2half") + JPEG[2:],
+    ],
+)
+def test_a_slip_costs_no_pixel_and_is_not_handed_on(data):
+    image = open_image(data, LIMITS)
+    assert np.array_equal(image.decode(), decode(JPEG, LIMITS).rgb)
+    plain = image.plain_bytes()
+    assert np.array_equal(simplejpeg.decode_jpeg(plain), decode(JPEG, LIMITS).rgb)
+    assert len(plain) < len(JPEG) + 20
+
+
+def test_inks_are_inverted_where_there_is_an_adobe_segment_and_only_there():
+    adobe = FILES["cmyk jpeg"]
+    at = adobe.index(b"\xff\xee")
+    without = adobe[:at] + adobe[at + 16 :]
+    with Image.open(io.BytesIO(without)) as image:
+        inks = 255 - np.asarray(image).astype(int)
+    expected = inks[..., :3] * inks[..., 3:] / 255
+    assert np.abs(decode(without, LIMITS).rgb - expected).max() <= 1
+    for transform in (0, 1, 7):
+        data = patched(adobe, at + 15, bytes([transform]))
+        assert decode(data, LIMITS).rgb.shape == (24, 32, 3)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + checksum
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(9_000_000))),
+        chunk(b"iCCP", b"k\0\0damaged") * 2,
+        chunk(b"pHYs", b"1"),
+        chunk(b"tIME", b"1234567")[:-1] + b"?",
+    ],
+)
+def test_what_lies_beside_the_pixels_of_a_png_costs_no_image(extra):
+    png = FILES["png"]
+    image = open_image(png[:33] + extra + png[33:], LIMITS)
+    assert np.array_equal(image.decode(), gradient())
+    assert image.plain_bytes() == png
+
+
+def test_a_profile_is_converted_and_an_unusable_one_is_not():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile, is_kept in ((srgb, True), (b"junk" * 99, False)):
+        data = encode(gradient(), "JPEG", icc_profile=profile)
+        image = open_image(data, LIMITS)
+        assert np.array_equal(image.decode(), decode(JPEG, LIMITS).rgb)
+        assert (image.plain_bytes() == data) == is_kept
+    xyz = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    wide = xyz.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ")
+    swapped = wide.replace(b"????", b"gXYZ")  # red is green
+    for file_format in ("JPEG", "PNG", "WEBP"):
+        image = open_image(encode(gradient(), file_format, icc_profile=swapped), LIMITS)
+        error = np.abs(image.decode().astype(int) - gradient()[..., [1, 0, 2]]).mean()
+        assert error < 10
+        assert image.plain_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x1cftypavif", "AVIF image"),
+        (b"\0\0\0\x1cftypheic", "HEIC image"),
+        (b"II*\0", "TIFF image"),
+        (b"<!DOCTYPE html><p>", "HTML page"),
+        (b" <?xml version='1.0'?><svg>", "SVG drawing"),
+        (b"8BPS", "Photoshop image"),
+        (b"\0\0\0\x0cjP  ", "JPEG 2000 image"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(data, name):
+    with pytest.raises(ImageError, match=f"^{name}: expected a JPEG, PNG or WebP"):
+        decode(data, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["BMP", "GIF", "TIFF"])
+def test_readers_of_evaluation_sets_take_more_formats(name):
+    decoded = decode(encode(gradient(), name), LIMITS, formats=FORMATS)
+    assert (decoded.format, decoded.rgb.shape) == (name.lower(), (24, 32, 3))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])

@@ -7,6 +7,7 @@ that cost no pixel are mended first, and bytes behind the last block are left ou
 import dataclasses
 import functools
 import io
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -61,11 +62,12 @@ class Jpeg(ImageFile):
     def plain_bytes(self) -> bytes | None:
         if self.orientation > 1 or self._convert.changes or self._space == "CMYK":
             return None
-        if self.segments.has_fill and not self._is_decodable:
-            return self.segments.rewritten(with_fill=False)
-        if self._is_metadata_plain and not self.segments.is_followed:
+        segments = self.segments
+        if segments.has_fill and not self._is_decodable:
+            return segments.rewritten(with_fill=False)
+        if self._is_metadata_plain and not segments.is_followed:
             return self._mended
-        return self.segments.rewritten()
+        return segments.rewritten()
 
     @property
     def _space(self) -> icc.Space:
@@ -91,21 +93,30 @@ class Jpeg(ImageFile):
     @functools.cached_property
     def _mended(self) -> bytes:
         segments = self.segments
-        return segments.rewritten() if segments.has_slips else self.data
+        if segments.have_slips(segments.head) or segments.have_slips(segments.found):
+            return segments.rewritten()
+        return self.data
 
     def _rgb(self, **options: Any) -> np.ndarray:
-        try:
-            return self._decoded(self._mended, options)
-        except ValueError as error:
-            failure = error
-        try:
-            if "subsampling level" in str(failure):  # TurboJPEG knows the usual ones
-                return self._by_pillow()
-            if self.segments.has_fill:
-                return self._decoded(self.segments.rewritten(with_fill=False), options)
-        except ERRORS as error:
-            failure = error
+        failure = None
+        for data in self._attempts():
+            try:
+                return self._decoded(data, options)
+            except ValueError as error:
+                failure = error
+                if "subsampling level" in str(error):  # TurboJPEG knows the usual ones
+                    return self._by_pillow()
         raise image_error("JPEG", failure) from failure
+
+    def _attempts(self) -> Iterator[bytes]:
+        """The file as it is, if it looks well, and what it may be mended to."""
+        segments = self.segments
+        if not segments.have_slips(segments.head):
+            yield self.data
+        if segments.have_slips(segments.found):
+            yield segments.rewritten()
+        if segments.has_fill:
+            yield segments.rewritten(with_fill=False)
 
     def _decoded(self, data: bytes, options: dict[str, Any]) -> np.ndarray:
         """Raises ValueError if libjpeg-turbo warns."""
@@ -120,10 +131,13 @@ class Jpeg(ImageFile):
 
     def _by_pillow(self) -> np.ndarray:
         """Any subsampling; damage between the first and the last block goes unseen."""
-        image = JpegImagePlugin.JpegImageFile(io.BytesIO(self._mended))
-        if image.mode == "CMYK":
-            return self._of_inks(np.asarray(image))
-        rgb = np.asarray(image.convert("RGB"))
+        try:
+            image = JpegImagePlugin.JpegImageFile(io.BytesIO(self._mended))
+            if image.mode == "CMYK":
+                return self._of_inks(np.asarray(image))
+            rgb = np.asarray(image.convert("RGB"))
+        except ERRORS as error:
+            raise image_error("JPEG", error) from error
         return self._convert(rgb) if self._convert.changes else rgb
 
     def _of_inks(self, inks: np.ndarray) -> np.ndarray:

@@ -529,6 +529,30 @@ def test_what_decoders_disagree_on_becomes_the_rgb_that_was_scored(data, image_f
     assert np.abs(by_opencv[..., ::-1] - scored).max() <= 3
 
 
+def turned(image_format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gray = Image.new("L", (16, 8), 90).convert("RGB")
+    gray.paste((200, 30, 90), (0, 0, 8, 8))
+    return saved(gray, format=image_format, exif=exif)
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])
+def test_a_turned_image_is_stored_upright_and_without_a_tag(image_format):
+    data = turned(image_format)
+    sample = exported(data, image_format)
+    assert (sample.width, sample.height) == (8, 16)
+    with Image.open(io.BytesIO(sample.image)) as image:
+        assert image.size == (8, 16)
+        assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_a_film_behind_a_photo_stays_out():
+    photo = saved(Image.new("RGB", (40, 24), (200, 30, 90)), format="JPEG")
+    sample = exported(photo + b"ftypmp42" + bytes(9999), "jpeg")
+    assert sample.image == photo
+
+
 def test_an_image_too_long_for_a_jpeg_becomes_a_png():
     data = encoded((10, 20, 30), size=(140_000, 2))
     sample = exported(data, "png", max_side_px=1)

@@ -113,7 +113,7 @@ class Jpeg(ImageFile):
         segments = self.segments
         if not segments.have_slips(segments.head):
             yield self.data
-        if segments.have_slips(segments.found):
+        if segments.have_slips(segments.found) or self.profile == icc.UNREADABLE:
             yield segments.rewritten()
         if segments.has_fill:
             yield segments.rewritten(with_fill=False)
@@ -134,7 +134,8 @@ class Jpeg(ImageFile):
         try:
             image = JpegImagePlugin.JpegImageFile(io.BytesIO(self._mended))
             if image.mode == "CMYK":
-                return self._of_inks(np.asarray(image))
+                inverted = np.asarray(image)  # whatever the file says
+                return self._of_inks(inverted if self.segments.is_adobe else ~inverted)
             rgb = np.asarray(image.convert("RGB"))
         except ERRORS as error:
             raise image_error("JPEG", error) from error

@@ -98,7 +98,7 @@ class Jpeg(ImageFile):
         return self.data
 
     def _rgb(self, **options: Any) -> np.ndarray:
-        failure = None
+        failure: Exception | None = None
         for data in self._attempts():
             try:
                 return self._decoded(data, options)
@@ -106,6 +106,7 @@ class Jpeg(ImageFile):
                 failure = error
                 if "subsampling level" in str(error):  # TurboJPEG knows the usual ones
                     return self._by_pillow()
+        assert failure is not None  # something was tried
         raise image_error("JPEG", failure) from failure
 
     def _attempts(self) -> Iterator[bytes]:

@@ -29,7 +29,7 @@ def check(run: RunFolder, granularities: Iterable[Granularity]) -> None:
 def _problem(run: RunFolder, granularity: Granularity) -> str:
     """Why a granularity has no caption; "" if it has one, or lacks none."""
     tables = CaptionTables.open(run.captions(granularity))
-    names = [name for unit in run.units for name in tables.names(unit.name)]
+    names = [name for unit in run.units for name in tables.names(unit)]
     if granularity.captioner == "imported":
         return "" if names else _unmatched(run, granularity)
     errors = _errors(tables.tables, names)

@@ -18,7 +18,7 @@ EXIT_CODE = 128 + signal.SIGINT  # as shells have it
 SCRIPTS = ("curate", "tips-train")  # what `pip install` calls programs
 _SHOW_CURSOR = "\x1b[?25h\n"  # which a bar of progress hides
 
-_before_end: list[Callable[[], None]] = []
+_before_end: list[Callable[[], object]] = []
 _says: list[Callable[[], str]] = [
     lambda: "nothing was written, the same command begins anew"
 ]
@@ -44,7 +44,7 @@ def begin(module: str) -> None:
 
 
 @contextlib.contextmanager
-def tidied(tidy: Callable[[], None]) -> Iterator[None]:
+def tidied(tidy: Callable[[], object]) -> Iterator[None]:
     """Calls `tidy` if Ctrl-C ends the program inside the block."""
     _before_end.append(tidy)
     try:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import jax
 import numpy as np
@@ -38,6 +38,9 @@ from pipeline.models.weights import (
     model_type_of,
 )
 
+Dtype = Literal["float32", "bfloat16"]
+ClsToken = Literal["alt_text", "synthetic_caption"]
+
 
 def check(config: EncoderConfig) -> None:
     """Raises ValueError if `load_encoder` would; reads no weights."""
@@ -48,9 +51,7 @@ def check(config: EncoderConfig) -> None:
 
 def load_encoder(config: EncoderConfig) -> Encoder:
     """Raises ValueError if the checkpoint cannot be read here."""
-    kind = _encoder_of(config, resolve_checkpoint(config.checkpoint))
-    cls_token = (config.cls_token,) if kind is Tipsv2Encoder else ()
-    return kind.load(config.checkpoint, config.batch_size, config.dtype, *cls_token)
+    return _encoder_of(config, resolve_checkpoint(config.checkpoint))._load(config)
 
 
 def _encoder_of(config: EncoderConfig, folder: Path) -> "type[TwoTowerEncoder]":
@@ -148,7 +149,7 @@ class SiglipEncoder(TwoTowerEncoder):
     """SigLIP or SigLIP 2; made by `load`."""
 
     @classmethod
-    def load(cls, checkpoint: str, batch_size: int, dtype: str) -> Self:
+    def load(cls, checkpoint: str, batch_size: int, dtype: Dtype) -> Self:
         """Loads a folder or a Hugging Face id.
 
         Args:
@@ -179,7 +180,11 @@ class Tipsv2Encoder(TwoTowerEncoder):
 
     @classmethod
     def load(
-        cls, checkpoint: str, batch_size: int, dtype: str, cls_token: str = "alt_text"
+        cls,
+        checkpoint: str,
+        batch_size: int,
+        dtype: Dtype,
+        cls_token: ClsToken = "alt_text",
     ) -> Self:
         """Loads a folder or a Hugging Face id.
 

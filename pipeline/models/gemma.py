@@ -377,7 +377,8 @@ class Gemma(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """`[..., d]` hidden states to `[..., vocab]` float32."""
         normed = self.norm(hidden)
-        table = getattr(self, "lm_head", self.embed_tokens).weight[...]
+        head = self.lm_head if hasattr(self, "lm_head") else self.embed_tokens
+        table = head.weight[...]
         out = contract("...d,vd->...v", normed, table, jnp.float32)
         cap = self.config.final_cap
         return out if cap is None else cap * jnp.tanh(out / cap)

@@ -115,7 +115,7 @@ def read_preprocessor(values: Mapping[str, Any]) -> int:
     """
     size = values.get("size", 448)
     sides = size if isinstance(size, dict) else {"height": size, "width": size}
-    side = sides.get("height")
+    side: Any = sides.get("height")
     is_square = type(side) is int and side > 0 and sides.get("width") == side
     require(is_square, f"size={size!s:.80}", "a square, its size in pixels")
     for name, expected in of_preprocessor(side).items():

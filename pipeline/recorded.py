@@ -53,18 +53,13 @@ class Recorded:
     def of(cls, record: object) -> "Recorded":
         """Of an object as JSON has it, at best a dict."""
         fields: dict[str, object] = {}
-        may_opt_out = not isinstance(record, dict)
         for name, value in _fields(record):
-            if value is None or value == "":
-                continue
-            if name in NAMES:
+            if value is not None and value != "":
                 fields.setdefault(name, value)
-            if name in _MAY_HOLD_DIRECTIVES or isinstance(value, (dict, list)):
-                may_opt_out = True
         width, height = _size_px(fields)
         return cls(
             url=_first_text(fields, URL_NAMES)[:_MAX_URL_CHARS],
-            robots=_robots(record) if may_opt_out else "",
+            robots=_robots(record) if _may_opt_out(record, fields) else "",
             failure=_failure(fields),
             original_width=width,
             original_height=height,
@@ -101,13 +96,30 @@ def one_line(text: str, max_chars: int) -> str:
 
 
 def _fields(record: object) -> Iterator[tuple[str, object]]:
-    """Plain name and value of the fields of an object and of those nested in it."""
-    for name, value in _items(record):
-        plain = plain_name(name)
+    """Plain name and value of fields with one of NAMES, also of nested ones."""
+    if not isinstance(record, dict):
+        return
+    for name, plain in _looked_for(tuple(record)):
+        value = record[name]
         yield plain, value
         if plain in NESTED_NAMES:
             for inner, nested in _items(_parsed(value)):
-                yield plain_name(inner), nested
+                if (plain_inner := plain_name(inner)) in NAMES:
+                    yield plain_inner, nested
+
+
+@functools.lru_cache(maxsize=256)  # all records of a shard have the same fields
+def _looked_for(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Those of NAMES among the names of fields, as they are there and plain."""
+    plain = ((name, plain_name(name)) for name in names)
+    return tuple(both for both in plain if both[1] in NAMES)
+
+
+def _may_opt_out(record: object, fields: Mapping[str, object]) -> bool:
+    """Whether directives must be searched for, which takes its time."""
+    if not isinstance(record, dict) or not _MAY_HOLD_DIRECTIVES.isdisjoint(fields):
+        return True
+    return any(type(value) in (dict, list) for value in record.values())
 
 
 def _items(value: object) -> Iterable[tuple[object, object]]:

@@ -23,6 +23,7 @@ _FULL_SCANS = frozenset({0xC0, 0xC1})  # whose blocks all take bits: none is for
 _MENDED = frozenset({_SOS, _APP0, _APP14})  # segments that may have slips
 _METADATA = frozenset({*range(_APP0, _APP0 + 16), _COM})
 _BARE = frozenset({0x01, 0xD8, _EOI, *range(0xD0, 0xD8)})  # markers without a length
+_NO_MARKERS = (0x00, 0xFF)  # behind a byte 0xFF: stuffing, and filling
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # But for stuffing and restarts. Begun with a literal, it is found 20 times as fast.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -31,10 +32,7 @@ _EXIF, _ICC, _XMP = b"Exif\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\
 _ADOBE, _JFIF = b"Adobe", b"JFIF\0"
 _ADOBE_BYTES, _JFIF_BYTES = 12, 14  # at least: decoders do not look at shorter ones
 _ADOBE_TRANSFORM, _JFIF_MAJOR = 11, 5  # where they stand
-_COMPONENTS_TO_TRANSFORMS = {
-    3: b"\1\0",
-    4: b"\2\0",
-}  # what they may be; usual one first
+_COMPONENTS_TO_TRANSFORMS = {3: b"\1\0", 4: b"\2\0"}  # known; the usual one first
 _ALL_COEFFICIENTS = b"\x00\x3f\x00"  # how the header of a sequential scan ends
 
 _MAX_SCANS = 100  # libjpeg writes 10; each is a pass over all blocks
@@ -71,7 +69,7 @@ class Segments:
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Raises ImageError without a frame and a scan, or with too many scans."""
-        head = list(_segments(data, to_end=False))
+        head = _segments(data, to_end=False)
         frame = next((s for s in head if s.marker in _FRAMES), None)
         if frame is None or head[-1].marker != _SOS or len(frame.body) < 6:
             raise ImageError("JPEG: expected a frame and a scan")
@@ -87,7 +85,7 @@ class Segments:
 
         Reading them takes a twentieth of the time of decoding, so it is put off.
         """
-        return list(_segments(self.data, to_end=True))
+        return _segments(self.data, to_end=True)
 
     def expect_few_scans(self) -> None:
         n_scans = sum(segment.marker == _SOS for segment in self.found)
@@ -200,29 +198,31 @@ def _is_of_pixels(segment: Segment) -> bool:
     return _is_jfif(segment) or _is_adobe(segment)
 
 
-def _segments(data: bytes, *, to_end: bool) -> Iterator[Segment]:
+def _segments(data: bytes, *, to_end: bool) -> list[Segment]:
     """Up to the end of the image, or the header of its first scan.
 
     Raises ImageError if that is missing.
     """
-    at = len(_START)
-    for _ in range(_MAX_SEGMENTS):
-        match = _MARKER.search(data, at)
-        if match is None:
-            break
-        start, at = match.span()
-        marker, body = data[at - 1], b""
+    found: list[Segment] = []
+    at, n_bytes = len(_START), len(data)
+    while len(found) < _MAX_SEGMENTS:
+        start = at
+        if at + 4 > n_bytes or data[at] != 0xFF or data[at + 1] in _NO_MARKERS:
+            if (match := _MARKER.search(data, at)) is None:
+                break
+            start = match.start()
+        marker, at, body = data[start + 1], start + 2, b""
         if marker not in _BARE:
             stop = at + int.from_bytes(data[at : at + 2])
-            if not at + 2 <= stop <= len(data):
+            if not at + 2 <= stop <= n_bytes:
                 break
             body, at = data[at + 2 : stop], stop
         if marker == _SOS and to_end:
             end = _SCAN_END.search(data, at)
-            at = end.start() if end else len(data)
-        yield Segment(marker, start, at, body)
+            at = end.start() if end else n_bytes
+        found.append(Segment(marker, start, at, body))
         if marker == _EOI or (marker == _SOS and not to_end):
-            return
+            return found
     else:
         raise ImageError(f"JPEG: expected at most {_MAX_SEGMENTS} segments")
     raise ImageError("JPEG: truncated, its end is missing")

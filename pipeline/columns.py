@@ -214,14 +214,32 @@ _ANYTHING = _Role("", (), lambda column_type: True, "")
 
 def _recorded(parquet: pq.ParquetFile) -> tuple[str, ...]:
     """Columns with what a crawler recorded; all of them, since all may opt out."""
-    names = parquet.schema_arrow.names
-    found = [name for name in names if plain_name(name) in recorded.NAMES]
+    found = [
+        field.name
+        for field in parquet.schema_arrow
+        if plain_name(field.name) in recorded.NAMES or _may_nest_directives(field.type)
+    ]
     for name in found:
         roles = (
             role for role in (_URL, _ROBOTS) if plain_name(name) in role.usual_names
         )
         next(roles, _ANYTHING).check(parquet, name)
     return tuple(found)
+
+
+def _may_nest_directives(column_type: pa.DataType) -> bool:
+    """Whether it is a map of texts, or has a field with the name of the header."""
+    plain = plain_type(column_type)
+    if pa.types.is_map(plain):
+        return _is_bytes(plain.key_type)
+    if pa.types.is_large_list(plain):
+        return _may_nest_directives(plain.value_type)
+    fields = plain.fields if pa.types.is_struct(plain) else ()
+    return any(
+        plain_name(field.name) == recorded.ROBOTS_NAMES[0]
+        or _may_nest_directives(field.type)
+        for field in fields
+    )
 
 
 def _first_of(names: Sequence[str], usual_names: Sequence[str]) -> str:

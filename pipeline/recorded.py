@@ -21,7 +21,7 @@ ROBOTS_NAMES = (
 # Objects, or texts of them, whose fields count as those of the pair.
 NESTED_NAMES = (
     *("json", "meta", "metadata", "header", "headers", "httpheaders"),
-    *("responseheaders", "response", "http"),
+    *("responseheaders", "response", "http", "htmlmeta", "pagemeta", "metatags"),
 )
 _FLAG_NAMES = ("noai", "noimageai", "noindex", "noimageindex")  # directives themselves
 _FAILURE_NAMES = ("status", "errormessage")
@@ -33,6 +33,7 @@ _DIRECTIVE_NAMES = (*ROBOTS_NAMES, *_FLAG_NAMES)
 _MAY_HOLD_DIRECTIVES = frozenset((*_DIRECTIVE_NAMES, *NESTED_NAMES))
 _SURE_ROBOTS_NAMES = ROBOTS_NAMES[:3]  # wherever they stand; others may be labels
 _ROBOTS_HEADER = re.compile(r"x[-_ ]?robots[-_ ]?tag[^\w\r\n]*(.*)", re.IGNORECASE)
+_ROBOTS_META = re.compile(r"<meta\b[^>]*\brobots\b[^>]*>", re.IGNORECASE)
 _MAX_NAME_CHARS = 64  # no name that is looked for is as long
 _MAX_URL_CHARS = 1 << 16  # of what is longer the end is left out
 _MAX_FAILURE_CHARS = 200
@@ -78,7 +79,8 @@ class Recorded:
 def plain_name(name: object) -> str:
     """A name without case and separators: `X-Robots-Tag` is `xrobotstag`.
 
-    webdataset's own (`__url__` of the tar) and names that nobody looks for are "".
+    webdataset's own (`__url__` of the tar) and names that nobody looks for are "". All
+    names with the header's in them are one (`http_x_robots_tag`).
     """
     is_short = isinstance(name, str) and len(name) <= _MAX_NAME_CHARS
     return _plain(name) if is_short else ""
@@ -86,7 +88,8 @@ def plain_name(name: object) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _plain(name: str) -> str:
-    return "" if name.startswith("__") else re.sub("[^a-z0-9]", "", name.lower())
+    plain = "" if name.startswith("__") else re.sub("[^a-z0-9]", "", name.lower())
+    return ROBOTS_NAMES[0] if ROBOTS_NAMES[0] in plain else plain
 
 
 def one_line(text: str, max_chars: int) -> str:
@@ -119,7 +122,14 @@ def _may_opt_out(record: object, fields: Mapping[str, object]) -> bool:
     """Whether directives must be searched for, which takes its time."""
     if not isinstance(record, dict) or not _MAY_HOLD_DIRECTIVES.isdisjoint(fields):
         return True
-    return any(type(value) in (dict, list) for value in record.values())
+    return any(map(_may_nest_directives, record.values()))
+
+
+def _may_nest_directives(value: object) -> bool:
+    """Whether it is an object, or the text of one that tells of robots."""
+    if isinstance(value, str):
+        return value.startswith(("{", "[")) and "robots" in value.lower()
+    return type(value) in (dict, list)
 
 
 def _items(value: object) -> Iterable[tuple[object, object]]:
@@ -159,22 +169,25 @@ def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
         if plain in names:
             yield {plain: item} if plain in _FLAG_NAMES else _parsed(item)
         elif plain in NESTED_NAMES:
-            yield from _nested_directives(_parsed(item))
-        elif isinstance(item, dict | list):
-            yield from _directives(item, _SURE_ROBOTS_NAMES)
-    if isinstance(value, dict) and plain_name(value.get("name")) in names:
-        yield value.get("value")
+            yield from _directives(_parsed(item), ROBOTS_NAMES)
+        elif _may_nest_directives(item):
+            yield from _directives(_parsed(item), _SURE_ROBOTS_NAMES)
+    if isinstance(value, dict) and names != _DIRECTIVE_NAMES:
+        yield from _of_named_value(value, names)
     if isinstance(value, list):
         for item in value:
             if not _is_pair(item):
                 yield from _directives(item, names)
-
-
-def _nested_directives(value: object) -> Iterator[object]:
-    if isinstance(value, str):
+    if isinstance(value, str) and names == ROBOTS_NAMES:
         yield from _ROBOTS_HEADER.findall(value)
-    else:
-        yield from _directives(value, ROBOTS_NAMES)
+        yield from _ROBOTS_META.findall(value)
+
+
+def _of_named_value(header: dict, names: tuple[str, ...]) -> Iterator[object]:
+    """Of `{"name": "X-Robots-Tag", "value": "noai"}`, whatever its fields are called."""
+    rest = [item for item in header.values() if plain_name(item) not in names]
+    if len(rest) < len(header):
+        yield rest
 
 
 def _first_text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:

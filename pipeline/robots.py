@@ -14,12 +14,16 @@ from collections.abc import Iterable, Sequence
 _MAX_CHARS = 1 << 12  # of the directives of one pair
 _NOT_UNDERSTOOD = "not understood"
 
-_ESCAPE = re.compile(r"\\(?:u[0-9a-f]{4}|x[0-9a-f]{2}|[nrtbf])")
+_CODE = re.compile(r"\\u([0-9a-f]{4})|(?:\\x|%)([0-9a-f]{2})")
+_WHITE_SPACE = re.compile(r"\\[nrtbf]")
+_UNSEEN = ("Cf", "Mn")  # joiners, soft hyphens, accents
+_LETTERS = str.maketrans({"ı": "i"})  # what Turkish makes of I
 # Of a preview, not of the image; `none` alone means `noindex, nofollow`:
 # https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag
 _NO_PREVIEW = re.compile(r"max-image-preview\W*none")
 _NONE = re.compile(r"(?<![^\W_])none(?![^\W_])")
 _MEANT_BY_NONE = ("noindex", "nofollow")
+_OFF = ("false", "0", "no", "off", "none", "null", "nan")  # of flags
 _NULL_OF_PYTHON = re.compile(r"\W*None\W*")
 
 
@@ -39,18 +43,33 @@ def join(values: Iterable[object]) -> str:
 def opt_out(robots: str, directives: Sequence[str]) -> str:
     """The first of `directives` that is a word of `robots`; "" if there is none.
 
-    Case, hyphens and underscores do not count, and a directive for one robot
-    (`somebot: noai`) counts for all. What was not understood is returned as it is.
+    Case, hyphens and underscores do not count, nor do accents and what nobody sees, and
+    a directive for one robot (`somebot: noai`) counts for all. What was not understood is returned as it is.
     """
     if not directives:
         return ""
     if _NOT_UNDERSTOOD in robots:
         return robots[robots.index(_NOT_UNDERSTOOD) :][:100]
-    text = _ESCAPE.sub(" ", unicodedata.normalize("NFKC", robots).lower())
+    text = _WHITE_SPACE.sub(" ", _CODE.sub(_character, _ascii_like(robots).lower()))
     text = _NO_PREVIEW.sub(" ", text)
     is_none = not _NULL_OF_PYTHON.fullmatch(robots) and _NONE.search(text)
     meant = _MEANT_BY_NONE if is_none else ()
     return next((d for d in directives if _word(d).search(text) or d in meant), "")
+
+
+def _character(code: re.Match[str]) -> str:
+    return chr(int(code[1] or code[2], 16)).lower()
+
+
+def _ascii_like(text: str) -> str:
+    """Wide letters, dashes and spaces of all kinds as in ASCII, without marks."""
+    if text.isascii():
+        return text
+    plain = unicodedata.normalize("NFKD", text).translate(_LETTERS)
+    kinds = ((char, unicodedata.category(char)) for char in plain)
+    return "".join(
+        "-" if kind == "Pd" else char for char, kind in kinds if kind not in _UNSEEN
+    )
 
 
 @functools.cache
@@ -77,5 +96,7 @@ def _text(value: object) -> str:
 def _flag(name: str, value: object) -> str:
     if value is True or value == 1:
         return name
+    if isinstance(value, str) and value.strip().lower() in _OFF:
+        return ""
     said = _text(value) if value else ""
     return f"{name}: {said}" if said or value == "" else ""

@@ -72,6 +72,23 @@ OPT_OUTS = [
     {"response": {"headers": {"x_robots_tag": "noai"}}},
     {"meta": {"robots": "noai"}},
     {"exif": {"x-robots-tag": "noai"}},
+    {"headers": ["Server: x", "X-Robots-Tag: noai"]},
+    {"headers": [{"key": "X-Robots-Tag", "values": ["all", "noai"]}]},
+    {"response_headers": [{"Name": "x-robots-tag", "Value": "noai"}]},
+    {"meta": [{"name": "robots", "content": "noai"}]},
+    {"meta": '<meta content="noai" name="robots">'},
+    {"html_meta": {"robots": "noai"}},
+    {"http_x_robots_tag": "noai"},
+    {"response_header.x-robots-tag": "noai"},
+    {"info": '{"x-robots-tag": "noai"}'},
+    {"noai": "true"},
+    {"x_robots_tag": "%22noai%22"},
+    {"x_robots_tag": r"\u006eoai"},
+    {"x_robots_tag": "no\u2011ai"},  # a hyphen that does not break
+    {"x_robots_tag": "no\u00adai"},  # a soft hyphen
+    {"x_robots_tag": "n\u200boai"},
+    {"x_robots_tag": "NOA\u0130"},  # a capital I of Turkish
+    {"x_robots_tag": "noa\u0131"},
     {"x_robots_tag": 3},
     {"x_robots_tag": True},
     {"x_robots_tag": "x" * 5000},
@@ -97,6 +114,11 @@ CONSENTS = [
     {"labels": {"robots": 2}},
     {"headers": "Server: robots"},
     {"title": ["robots", "noai"]},
+    {"title": "robots", "caption": "noai"},
+    {"objects": [{"name": "robots", "label": "noai"}]},
+    {"info": '{"name": "robots"}'},
+    {"noai": "False"},
+    {"noindex": "0"},
 ]
 
 

@@ -151,7 +151,7 @@ def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path, line):
 
 
 def test_a_list_that_is_not_there_or_not_utf8_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"drop_list='.*': expected a glob"):
+    with pytest.raises(ValueError, match=r"drop_list=.*: expected a glob"):
         drop_list.list_files(str(tmp_path / "*.txt"))
     (tmp_path / "list.txt").write_bytes(b"host:a.org\nhost:\xff.org\n")
     files = drop_list.list_files(str(tmp_path / "*.txt"))

@@ -13,7 +13,10 @@ from typing import TypeGuard
 
 from pipeline import robots
 
-URL_NAMES = ("url", "imageurl", "imgurl")
+URL_NAMES = (
+    *("url", "imageurl", "imgurl", "originalurl", "imagelink", "imgsrc", "imagesrc"),
+    *("imageuri", "uri", "contenturl", "downloadurl"),
+)
 ROBOTS_NAMES = (
     *("xrobotstag", "xrobotstags", "xrobots", "robots", "robotstag", "robotstags"),
     *("robotsmeta", "metarobots", "robotsdirective", "robotsdirectives"),

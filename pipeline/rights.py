@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipeline import drop_list, indexes
@@ -54,10 +56,15 @@ def drop_opt_outs(
 
 
 def drop_listed(verdicts: Verdicts, run: RunFolder, listed: DropList) -> Verdicts:
-    """Drops pairs that an entry names, whose kind becomes the detail."""
+    """Drops pairs that an entry names, whose kind becomes the detail.
+
+    Counts those `without_url`, which no address of the list can name.
+    """
     rows = verdicts.kept_rows
     columns = ("url", "image_hash", "sample_id")
     pairs = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
+    without_url = int(pc.sum(pc.equal(pairs["url"], "")).as_py() or 0)
+    Metrics.counter("select", "without_url").inc(without_url)
     kinds = listed.kinds_of(pairs)
     is_out = kinds != ""
     return verdicts.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])

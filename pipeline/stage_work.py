@@ -26,7 +26,7 @@ def describe(counters: Mapping[str, int]) -> str:
 def has_work(counters: Mapping[str, int]) -> bool:
     """Whether a stage had anything to do."""
     done = {name for name, n in counters.items() if n}
-    return bool(done - {"units_skipped", "shards_skipped"})
+    return bool(done - {"units_skipped", "shards_skipped", "without_url"})
 
 
 def n_rows(stage: str, counters: Mapping[str, int]) -> int:

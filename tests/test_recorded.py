@@ -12,7 +12,11 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 
 
 @pytest.mark.parametrize(
-    "name", ["url", "URL", "Url", "image_url", "imageUrl", "img-url", "IMAGE URL"]
+    "name",
+    [
+        *("url", "URL", "Url", "image_url", "imageUrl", "img-url", "IMAGE URL"),
+        *("image_link", "original_url", "imgSrc", "contentUrl"),
+    ],
 )
 def test_an_address_is_found_whatever_its_name_is_written_like(name):
     assert Recorded.of({name: "https://a.org/"}).url == "https://a.org/"

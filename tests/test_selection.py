@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id, select
 
-from pipeline import filters, selection
+from pipeline import drop_list, filters, selection, stage_work
 from pipeline.records import VERSION, DropReason
 from pipeline.selection_config import (
     KeepFraction,
@@ -145,6 +145,17 @@ def test_counters_tell_what_was_decided(tmp_path):
     assert counters[0]["dropped_near_evaluation"] == 3
     assert counters[0]["dropped_boilerplate_alt_text"] == 0
     assert counters[1] == {"units_skipped": 3}
+
+
+def test_pairs_without_an_address_are_counted_where_addresses_are_looked_up(tmp_path):
+    (tmp_path / "list.txt").write_text("host:a.org\n")
+    rows = [Row(url="https://a.org/1"), Row(url=""), Row(url=""), Row(error="broken")]
+    listed = drop_list.list_files(str(tmp_path / "list.txt"))
+    run = make_run(str(tmp_path), SelectionConfig(), {"web/1": rows})
+    counters = _run_with_counters(dataclasses.replace(run, drop_list=listed))
+    assert counters["dropped_drop_list"] == 1
+    assert counters["without_url"] == 2
+    assert not stage_work.has_work({"units_skipped": 1, "without_url": 2})
 
 
 def _run_with_counters(run) -> dict[str, int]:

@@ -180,7 +180,8 @@ def _is_alt_text(column_type: pa.DataType) -> bool:
 
 def _is_url(column_type: pa.DataType) -> bool:
     plain = plain_type(column_type)
-    return _is_bytes(plain.value_type if pa.types.is_large_list(plain) else plain)
+    one = plain.value_type if pa.types.is_large_list(plain) else plain
+    return _is_bytes(one) or _is_null(one)
 
 
 def _is_key(column_type: pa.DataType) -> bool:

@@ -187,7 +187,7 @@ def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
 
 
 def _of_named_value(header: dict, names: tuple[str, ...]) -> Iterator[object]:
-    """Of `{"name": "X-Robots-Tag", "value": "noai"}`, whatever its fields are called."""
+    """Of `{"name": "X-Robots-Tag", "value": "noai"}`, whatever the fields are."""
     rest = [item for item in header.values() if plain_name(item) not in names]
     if len(rest) < len(header):
         yield rest

@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import starmap
 
 _MAX_CHARS = 1 << 12  # of the directives of one pair
 _NOT_UNDERSTOOD = "not understood"
@@ -17,7 +18,7 @@ _NOT_UNDERSTOOD = "not understood"
 _CODE = re.compile(r"\\u([0-9a-f]{4})|(?:\\x|%)([0-9a-f]{2})")
 _WHITE_SPACE = re.compile(r"\\[nrtbf]")
 _UNSEEN = ("Cf", "Mn")  # joiners, soft hyphens, accents
-_LETTERS = str.maketrans({"ı": "i"})  # what Turkish makes of I
+_LETTERS = str.maketrans({"\u0131": "i"})  # what Turkish makes of I
 # Of a preview, not of the image; `none` alone means `noindex, nofollow`:
 # https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag
 _NO_PREVIEW = re.compile(r"max-image-preview\W*none")
@@ -44,7 +45,8 @@ def opt_out(robots: str, directives: Sequence[str]) -> str:
     """The first of `directives` that is a word of `robots`; "" if there is none.
 
     Case, hyphens and underscores do not count, nor do accents and what nobody sees, and
-    a directive for one robot (`somebot: noai`) counts for all. What was not understood is returned as it is.
+    a directive for one robot (`somebot: noai`) counts for all. What was not understood
+    is returned as it is.
     """
     if not directives:
         return ""
@@ -85,17 +87,18 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         # JSON can hold half a surrogate pair, UTF-8 cannot.
         return value.strip().encode(errors="replace").decode()
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):  # of a map
+        return _flag(*value)
+    if isinstance(value, list):
         return ", ".join(filter(None, map(_text, value)))
     if isinstance(value, dict):
-        named = ((str(name), item) for name, item in value.items())
-        return ", ".join(filter(None, (_flag(name, item) for name, item in named)))
+        return ", ".join(filter(None, starmap(_flag, value.items())))
     return not_understood(repr(value)[:20])
 
 
-def _flag(name: str, value: object) -> str:
+def _flag(name: object, value: object) -> str:
     if value is True or value == 1:
-        return name
+        return str(name)
     if isinstance(value, str) and value.strip().lower() in _OFF:
         return ""
     said = _text(value) if value else ""

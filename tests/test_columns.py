@@ -236,3 +236,35 @@ def test_a_source_that_needs_texts_and_has_none_is_refused(tmp_path):
 def test_a_damaged_shard_is_left_to_be_counted(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" * 9)
     check_columns([unit_of(tmp_path / "a.parquet"), unit_of(tmp_path / "gone.parquet")])
+
+
+TEXT_MAP = pa.map_(pa.string(), pa.string())
+FLAG_MAP = pa.map_(pa.string(), pa.bool_())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "directives"),
+    [
+        ("x_robots_tag", pa.array([{"noai": True}, {"noai": False}]), ["noai", ""]),
+        (
+            "x_robots_tag",
+            pa.array([[("noai", True)], [("noai", False)]], FLAG_MAP),
+            ["noai", ""],
+        ),
+        ("http_x_robots_tag", pa.array(["noai", None]), ["noai", ""]),
+        ("noai", pa.array(["true", "false"]), ["noai: true", ""]),
+        ("crawl", pa.array([{"h": {"x-robots-tag": "noai"}}, None]), ["noai", ""]),
+        ("crawl", pa.array([[("X-Robots-Tag", "noai")], []], TEXT_MAP), ["noai", ""]),
+        ("headers", pa.array([[{"key": "X-Robots-Tag", "v": "noai"}], []]), None),
+        ("headers", pa.array([b"Server: x\r\nX-Robots-Tag: noai\r\n", b"x"]), None),
+    ],
+)
+def test_directives_lie_in_columns_of_many_types(tmp_path, name, values, directives):
+    pairs = pairs_of(write(tmp_path / "a.parquet", text=["a", "b"], **{name: values}))
+    assert [pair.robots for pair in pairs] == (directives or ["noai", ""])
+
+
+def test_lists_without_any_address_are_none(tmp_path):
+    empty = pa.array([[], None], pa.list_(pa.null()))
+    pairs = pairs_of(write(tmp_path / "a.parquet", text=["a", "b"], url=empty))
+    assert [(pair.url, pair.error) for pair in pairs] == [("", "")] * 2

@@ -24,7 +24,7 @@ _LETTERS = str.maketrans({"\u0131": "i"})  # what Turkish makes of I
 _NO_PREVIEW = re.compile(r"max-image-preview\W*none")
 _NONE = re.compile(r"(?<![^\W_])none(?![^\W_])")
 _MEANT_BY_NONE = ("noindex", "nofollow")
-_OFF = ("false", "0", "no", "off", "none", "null", "nan")  # of flags
+_OFF = re.compile(r"\s*(?:None|(?i:false|0|no|off|null|nan))\s*")  # of flags
 _NULL_OF_PYTHON = re.compile(r"\W*None\W*")
 
 
@@ -99,7 +99,7 @@ def _text(value: object) -> str:
 def _flag(name: object, value: object) -> str:
     if value is True or value == 1:
         return str(name)
-    if isinstance(value, str) and value.strip().lower() in _OFF:
+    if isinstance(value, str) and _OFF.fullmatch(value):
         return ""
     said = _text(value) if value else ""
     return f"{name}: {said}" if said or value == "" else ""

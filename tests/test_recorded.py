@@ -63,6 +63,7 @@ OPT_OUTS = [
     {"x_robots_tag": {"noai": True, "noindex": False}},
     {"x_robots_tag": "\uff4e\uff4f\uff41\uff49"},  # as wide as Chinese characters
     {"x_robots_tag": "none"},
+    {"x_robots_tag": {"googlebot": "none"}},
     {"x_robots_tag": "googlebot: none"},
     {"x_robots_tag": "max-image-preview:none, noai"},
     {"x_robots_tag": "all", "X-Robots-Tag": "noai"},
@@ -122,6 +123,7 @@ CONSENTS = [
     {"objects": [{"name": "robots", "label": "noai"}]},
     {"info": '{"name": "robots"}'},
     {"noai": "False"},
+    {"noai": "None"},
     {"noindex": "0"},
 ]
 

@@ -88,7 +88,7 @@ def test_the_decoder_does_without_frameworks_and_recipes():
     assert packages("pipeline.images") == {"pipeline"}
     own = ("pipeline.images", "pipeline.image_files", "pipeline.limits")
     others = {n for n in brought_along("pipeline.images") if not n.startswith(own)}
-    assert others == {"pipeline", "pipeline.expect"}
+    assert others == {"pipeline", "pipeline.expect", "pipeline.settings"}
 
 
 def test_the_pipeline_never_imports_the_trainer_or_torch():

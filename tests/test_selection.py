@@ -281,9 +281,15 @@ def test_a_step_without_its_sets_is_an_error(tmp_path, config, message):
         select(run)
 
 
-@pytest.mark.parametrize("rule", [lambda pair: None, filters.FewWords])
-def test_a_rule_that_cannot_be_fingerprinted_is_an_error(rule):
-    with pytest.raises(ValueError, match="expected instances of dataclasses"):
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (lambda pair: None, "expected instances of dataclasses"),
+        (filters.FewWords, r"expected .* an instance, made by calling FewWords\(...\)"),
+    ],
+)
+def test_a_rule_that_cannot_be_fingerprinted_is_an_error(rule, expected):
+    with pytest.raises(ValueError, match=expected):
         SelectionConfig(drop_rules=(rule,))
 
 

@@ -18,7 +18,7 @@ from eval_sets import (
     write_tree,
 )
 
-from trainer.evals import sources
+from trainer.evals import sources, tasks
 from trainer.evals.samples import SampleError
 
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
@@ -220,8 +220,25 @@ def test_a_table_may_name_files_or_call_its_columns_otherwise(tmp_path):
 @pytest.mark.parametrize("text", ["[1]", '"a"', "7", "[" * 100_000])
 def test_json_that_is_no_object_is_named(tmp_path, text):
     write_tar(tmp_path / "a.tar", {"0.jpg": JPEG, "0.json": text.encode()})
-    with pytest.raises(SampleError, match=r"a\.tar: 0: "):
+    with pytest.raises(SampleError, match=r"a\.tar: 0\.json: "):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["txt", "cls", "json"])
+def test_a_file_that_is_no_utf_8_is_named(tmp_path, ending):
+    write_tree(tmp_path, {"0.jpg": JPEG, f"0.{ending}": '"caf\xe9"'.encode("latin-1")})
+    with pytest.raises(SampleError, match=rf"0\.{ending}: 'utf-8' codec"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "label", [1.5, ["cat"], {"name": "cat"}, float("nan"), None], ids=str
+)
+def test_a_label_that_cannot_be_used_is_named_with_what_was_expected(tmp_path, label):
+    write_table(tmp_path / "a.parquet", {"image": [JPEG], "label": [label]})
+    samples = tasks._labelled(sources.find(str(tmp_path)).samples())
+    with pytest.raises(SampleError, match="row 0: no label, expected a text or a wh"):
+        next(samples)
 
 
 def test_null_in_json_leaves_what_the_place_says(tmp_path):
@@ -242,6 +259,15 @@ def test_depth_of_8_bits_is_refused(tmp_path, depth):
     write_tar(tmp_path / "a.tar", {"0.jpg": JPEG, f"0.depth.{ending}": depth})
     (one,) = read(tmp_path)
     with pytest.raises(SampleError, match=r"a\.tar: 0: depth of 8 bits, .*expected 16"):
+        one.depth()
+
+
+@pytest.mark.parametrize("kind", ["c8", "U4", "S4", "M8[s]"])
+def test_depth_that_is_no_number_is_refused(tmp_path, kind):
+    depth = np.ones((32, 40), int).astype(kind)
+    write_tar(tmp_path / "a.tar", {"0.jpg": JPEG, "0.depth.npy": npy(depth)})
+    (one,) = read(tmp_path)
+    with pytest.raises(SampleError, match=r"a\.tar: 0: depth of type .*: expected"):
         one.depth()
 
 

@@ -182,7 +182,7 @@ def test_names_are_spoken_with_spaces(name, spoken):
         ("", None),
         (float("nan"), None),
         ([0, 1], None),
-        (True, "True"),
+        (True, "b"),
     ],
 )
 def test_labels_are_names_or_numbers_of_names(label, name):
@@ -246,6 +246,7 @@ def test_captions_by_granularity_lose_their_empty_texts():
     ("fields", "message"),
     [
         ({"caption": 3}, "caption: 3: expected a text"),
+        ({"caption": b"caf\xe9"}, r"caption: b'caf\\xe9': expected a text in UTF-8"),
         ({"captions": ["a", 3]}, "captions: 3: expected a text"),
         ({"captions": [["a"]]}, r"captions: \['a'\]: expected a text"),
         ({"captions": [{"id": 3}]}, "captions: {'id': 3}: expected a text"),

@@ -167,7 +167,7 @@ LABELS = {"0.jpg": JPEG, "0.json": b'{"label": 2}'}
             r"a\.tar: 0: starts with .*: expected a",
         ),
         (reading({"0.txt": b"a cat"}), r"a\.tar: 0: captions without an image"),
-        (reading({"0.jpg": JPEG, "0.json": b"{"}), r"a\.tar: 0: Expecting"),
+        (reading({"0.jpg": JPEG, "0.json": b"{"}), r"a\.tar: 0\.json: Expecting"),
         (reading({"0.jpg": JPEG, "0.json": b'{"split": "x"}'}), "split 'x': expected"),
         (mask_of({"0.seg.png": png(MASK[:9])}), "mask of 40x9: expected 40x32"),
         (mask_of({"0.seg.png": PNG}), "mask: expected one channel"),

@@ -200,6 +200,37 @@ def test_a_list_of_a_split_that_is_not_read_is_refused(tmp_path, name):
     assert len(list(sources.find(str(tmp_path / "set")).not_of_training())) == 2
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("minitrain", "minival"),
+        ("Trainingsdaten", "Testdaten"),
+        ("subtrain2014", "subtest2014"),
+        ("traindir", "validdir"),
+    ],
+)
+def test_longer_words_that_speak_of_splits_are_refused(tmp_path, train, test):
+    parts = ((train, 3), (test, 2))
+    files = [f"{part}/cat/{i}.jpg" for part, n in parts for i in range(n)]
+    write_tree(tmp_path / "folders", dict.fromkeys(files, JPEG))
+    for part, n in parts:
+        members = {f"{i}.jpg": JPEG for i in range(n)}
+        write_tar(tmp_path / "tars" / f"{part}-000.tar", members)
+        write_table(tmp_path / "tables" / part / "0.parquet", {"image": [JPEG] * n})
+    for form in ("folders", "tars", "tables"):
+        with pytest.raises(SampleError, match="speaks of a split, and is not"):
+            dealt(tmp_path / form)
+        place = str(tmp_path / form)
+        assert len(list(sources.find(place).not_of_training())) == 5
+
+
+def test_classes_that_sound_like_splits_are_dealt_out(tmp_path):
+    names = ("bullet train", "valley", "testudo", "cat")
+    files = [f"{name}/{i}.jpg" for name in names for i in range(9)]
+    write_tree(tmp_path / "set", dict.fromkeys(files, JPEG))
+    assert sum(map(len, dealt(tmp_path / "set"))) == 36
+
+
 @pytest.mark.parametrize("name", ["val", "test", "val2017", "test_images"])
 def test_test_images_alone_train_nothing(tmp_path, name):
     files = [f"{name}/{kind}/{i}.jpg" for kind in ("cat", "dog") for i in range(5)]

@@ -62,11 +62,19 @@ def _text(field: str, value: object) -> str:
     if _is_nothing(value):
         return ""
     if isinstance(value, bytes):
-        value = value.decode()
+        value = _decoded(field, value)
     if not isinstance(value, str):
         shown = repr(value)[:60]
         raise ValueError(f"{field}: {shown}: expected a text or a list of texts")
     return value.strip()
+
+
+def _decoded(field: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        shown = repr(value[:40])
+        raise ValueError(f"{field}: {shown}: expected a text in UTF-8") from error
 
 
 def _is_object(value: Mapping) -> bool:

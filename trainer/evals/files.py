@@ -23,15 +23,15 @@ def of_files(
     `txt` is a caption, `cls` a label, `json` an object of fields. None, with the
     reason in the account, where there is no image.
     """
-    with about(name):
-        texts = {
-            end: _bytes(contents[end]).decode("utf-8-sig")
-            for end in contents
-            if end in ("txt", "cls", "json")
-        }
+    texts = {
+        end: _text(f"{name}.{end}", contents[end])
+        for end in contents
+        if end in ("txt", "cls", "json")
+    }
+    with about(f"{name}.json"):
         told = json.loads(texts.get("json", "") or "{}")
         if not isinstance(told, Mapping):
-            raise SampleError(f"{name}: json: expected an object")
+            raise SampleError(f"{name}.json: expected an object")
     told = {key: value for key, value in told.items() if value is not None}
     own = {"txt": texts.get("txt"), **_label(texts.get("cls"))}
     parts = _parts(contents, account)
@@ -76,5 +76,7 @@ def _label(text: str | None) -> dict[str, str]:
     return {} if text is None else {"label": text.strip()}
 
 
-def _bytes(file: Stored | bytes) -> bytes:
-    return file.read() if isinstance(file, Stored) else file
+def _text(name: str, file: Stored | bytes) -> str:
+    with about(name):
+        encoded = file.read() if isinstance(file, Stored) else file
+        return encoded.decode("utf-8-sig")

@@ -123,7 +123,7 @@ def _plain(label: object) -> int | str | None:
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, bool):
-        return str(label)
+        return int(label)
     if isinstance(label, str):
         return label.strip()
     return label if isinstance(label, int) else None

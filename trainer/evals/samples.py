@@ -124,6 +124,10 @@ class Sample:
         depth = self._truth("depth")
         if depth.ndim != 2:
             raise SampleError(f"{self.name}: depth: expected one channel")
+        if depth.dtype.kind not in "iufb":
+            raise SampleError(
+                f"{self.name}: depth of type {depth.dtype}: expected real numbers"
+            )
         if depth.dtype.itemsize == 1:
             raise SampleError(
                 f"{self.name}: depth of 8 bits, whose unit is not known: expected 16"

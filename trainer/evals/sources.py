@@ -48,7 +48,8 @@ class Around:
 
     unread: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by reason
     split: str | None = None  # that the name of the set's own folder says
-    lists: tuple[str, ...] = ()  # files that speak of splits and are not read
+    # Names that speak of splits and are not understood, of files and of folders.
+    unclear: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -83,9 +84,9 @@ class Source:
         """Raises SampleError unless it is known what to train on, or can be dealt."""
         self.layout.check(self.place)
         is_named = self.layout.splits != {None}
-        if not is_named and self.around.lists:
+        if not is_named and self.around.unclear:
             raise SampleError(
-                f"{self.place}: {self.around.lists[0]} speaks of a split, and is not"
+                f"{self.place}: {self.around.unclear[0]} speaks of a split, and is not"
                 " understood: expected folders or files `train` and `test`, or a field"
                 " `split`"
             )
@@ -192,7 +193,14 @@ def _around(
     beside = sorted(set(found.files) - set(used))
     lists = tuple(str(path.relative_to(found.root)) for path in beside if _lists(path))
     unread = collections.Counter(found.unread) + collections.Counter(others)
-    return Around(unread, split, lists)
+    unclear = splits.unclear(_names(path, found.root) for path in used)
+    return Around(unread, split, (*unclear, *lists))
+
+
+def _names(path: pathlib.Path, root: pathlib.Path) -> splits.Folder:
+    """Of the folders of a file, and its own unless it is an image."""
+    parts = listing.parts(path, root)
+    return parts[:-1] if listing.is_image(path.name) else parts
 
 
 def _endings(

@@ -32,6 +32,7 @@ _ROOTS = ("train", "val", "test", "dev", *_ALONE)  # that all the words hold
 _JOINED = re.compile(
     r"(train|training|val|validation|test|testing)(set|data|images|imgs|split)"
 )
+_WITHIN = re.compile(r"train|val|test")  # a longer word: `minitrain`, `Testdaten`
 
 Folder = tuple[str, ...]
 
@@ -107,6 +108,20 @@ def of_folders(folders: Collection[Folder]) -> Mapping[Folder, str]:
             else:
                 queue.append((*parent, name))
     return found
+
+
+def unclear(paths: Iterable[Folder]) -> list[str]:
+    """Names side by side that all look like splits, and are none that is known."""
+    children: dict[Folder, set[str]] = defaultdict(set)
+    for path in paths:
+        for depth, name in enumerate(path):
+            children[path[:depth]].add(name)
+    for names in children.values():
+        found = [_WITHIN.search(name.lower()) for name in names]
+        roots = {root[0] for root in found if root}
+        if all(found) and "train" in roots and len(roots) > 1:
+            return sorted(names)
+    return []
 
 
 def class_like(folders: Iterable[Folder], splits: Mapping[Folder, str]) -> set[str]:

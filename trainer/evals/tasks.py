@@ -182,7 +182,10 @@ def _labelled(samples: Iterator[Sample]) -> Iterator[Sample]:
     """The same, up to the first without a label, which is an error."""
     for sample in samples:
         if sample.label is None:
-            raise SampleError(f"{sample.name}: no label, expected one")
+            raise SampleError(
+                f"{sample.name}: no label, expected a text or a whole number in a"
+                " column or field `label`, or a folder of a class"
+            )
         yield sample
 
 

@@ -249,6 +249,21 @@ def test_the_depth_error_equals_a_plain_loop_where_the_depth_is_known():
     )
 
 
+@pytest.mark.parametrize(
+    ("scale", "is_doubted"),
+    [(1, False), (0.5, False), (1e-3, True), (1e3, True), (5, True), (0.03, True)],
+)
+def test_depth_of_another_unit_is_doubted(scale, is_doubted):
+    meters = np.linspace(1, 5, 200, dtype=np.float32).reshape(2, 10, 10)
+    meters[0, 0] = 0, np.nan, np.inf, *[0] * 7  # unknown
+    doubt = depth.doubt(meters * np.float32(scale), (0.001, 10.0))
+    assert ("is it in meters" in doubt) == is_doubted
+
+
+def test_depth_that_is_unknown_everywhere_is_not_doubted():
+    assert depth.doubt(np.zeros((2, 3, 3), np.float32), (0.001, 10.0)) == ""
+
+
 def test_depth_is_the_mean_of_bins_by_the_positive_part_of_logits():
     logits = rng().normal(size=(2, 256))
     expected = []

@@ -16,6 +16,8 @@ N_BINS = 256
 Range = tuple[float, float]  # nearest and farthest, in metres
 _VARIANCE_WEIGHT = 0.15  # of the squared mean, against the variance
 _EPSILON = 1e-3
+_NEAR_M = 0.25  # half of a set is hardly ever nearer
+_N_LOOKED_AT = 64  # images
 
 
 def expected(
@@ -53,5 +55,21 @@ def error(
     return errors.of(predicted[is_valid] - exact)
 
 
-def known(truth: Float[np.ndarray, "h w"], limits: Range) -> Bool[np.ndarray, "h w"]:
+def doubt(truths: Float[np.ndarray, "n h w"], limits: Range) -> str:
+    """What looks as if depth were in another unit than meters; "" if nothing does."""
+    some = truths[:: max(1, len(truths) // _N_LOOKED_AT)]
+    some = some[np.isfinite(some) & (some > 0)]
+    if not some.size:
+        return ""
+    median, share = float(np.median(some)), float(known(some, limits).mean())
+    if median >= _NEAR_M and share >= 0.5:
+        return ""
+    return (
+        f"depth of training images: its median is {median:.3g} m, and {share:.0%} of it"
+        f" within {limits[0]:g} to {limits[1]:g} m: is it in meters (.npy), or"
+        " millimeters (.png)?"
+    )
+
+
+def known(truth: Float[np.ndarray, "*p"], limits: Range) -> Bool[np.ndarray, "*p"]:
     return (truth > limits[0]) & (truth <= limits[1])

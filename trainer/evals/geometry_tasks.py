@@ -90,6 +90,8 @@ def _check_depth(run: Evaluation, training: dense.Training) -> None:
             f"{run.source.place}: no depth from min_depth_m={near} to"
             f" max_depth_m={far} in the training images"
         )
+    if doubt := depth.doubt(training.truths, (near, far)):
+        run.source.account.warn(doubt)
 
 
 def _in_metres(run: Evaluation, decoder: decoders.Decoder) -> decoders.Decoder:

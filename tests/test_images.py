@@ -198,6 +198,9 @@ SCAN = JPEG.index(b"\xff\xda")
         JPEG + b"ftypmp42" + b"\xff\xda" * 200,
         JPEG + JPEG,
         JPEG[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\7") + JPEG[2:],
+        JPEG[:2] + segment(0xEE, b"Adobe") + JPEG[2:],
+        JPEG[:2] + segment(0xE0, b"JFIF\0\1") + JPEG[20:],
+        JPEG[:2] + segment(0xE2, b"MPF\0MM\0*" + bytes(40)) + JPEG[2:],
         JPEG[:2] + segment(0xE1, b"Exif\0\0" + JPEG) + JPEG[2:],
         JPEG[:2] + segment(0xE2, b"ICC_PROFILE\0\1\2half") + JPEG[2:],
     ],
@@ -207,7 +210,16 @@ def test_a_slip_costs_no_pixel_and_is_not_handed_on(data):
     assert np.array_equal(image.decode(), decode(JPEG, LIMITS).rgb)
     plain = image.plain_bytes()
     assert np.array_equal(simplejpeg.decode_jpeg(plain), decode(JPEG, LIMITS).rgb)
+    with Image.open(io.BytesIO(plain)) as by_pillow:
+        assert by_pillow.format == "JPEG"
     assert len(plain) < len(JPEG) + 20
+
+
+def test_a_height_behind_the_scan_is_named():
+    at = JPEG.index(b"\xff\xc0") + 5
+    data = patched(JPEG, at, b"\0\0")[:-2] + segment(0xDC, b"\0\x18") + JPEG[-2:]
+    with pytest.raises(ImageError, match="JPEG: 32 x 0 pixels in its header"):
+        decode(data, LIMITS)
 
 
 def test_inks_are_inverted_where_there_is_an_adobe_segment_and_only_there():
@@ -226,6 +238,20 @@ def test_inks_are_inverted_where_there_is_an_adobe_segment_and_only_there():
 def chunk(kind: bytes, body: bytes) -> bytes:
     checksum = struct.pack(">I", zlib.crc32(kind + body))
     return struct.pack(">I", len(body)) + kind + body + checksum
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        patched(FILES["png"], len(FILES["png"]) - 4, b"abcd"),  # of IEND
+        patched(FILES["png"], len(FILES["png"]) - 16, b"abcd"),  # of IDAT
+        FILES["png"][:33] + chunk(b"ABCD", b"of nobody") + FILES["png"][33:],
+    ],
+)
+def test_a_png_is_handed_on_with_right_checksums_and_known_chunks(data):
+    image = open_image(data, LIMITS)
+    assert np.array_equal(image.decode(), decode(FILES["png"], LIMITS).rgb)
+    assert image.plain_bytes() == FILES["png"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ START = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 100_000
 _HEADER = struct.Struct(">IIBB")
 _HEADER_BYTES = 13
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _GRAY, _COLOR = 0, 2  # types of color without palette and alpha
 
 # Ancillary chunks that every reader takes if they have their length; None: any.
@@ -44,7 +45,8 @@ class Chunk:
 
     @property
     def is_critical(self) -> bool:
-        return self.kind[:1].isupper()
+        """Whether pixels are made of it; no reader knows others in capitals."""
+        return self.kind in _CRITICAL
 
     @property
     def is_sound(self) -> bool:
@@ -119,12 +121,13 @@ class Chunks:
         seen: set[bytes] = set()
         kept = []
         for chunk in self.found:
-            if chunk.is_critical or (chunk.kind not in seen and _is_harmless(chunk)):
+            if chunk.is_critical:
+                kept.append(_encoded(chunk.kind, chunk.body))  # the checksum is right
+            elif chunk.kind not in seen and _is_harmless(chunk):
                 kept.append(chunk)
             if chunk.kind != b"tEXt":  # of which there may be several
                 seen.add(chunk.kind)
-        whole = _written(kept)
-        return self.data if len(whole) == len(self.data) else whole
+        return _written(kept)
 
     def _body(self, kind: bytes) -> bytes | None:
         """Of the first chunk of that kind with a right checksum."""

@@ -79,8 +79,9 @@ class Jpeg(ImageFile):
 
     @property
     def _is_metadata_plain(self) -> bool:
-        is_upright = self.orientation == 1 and not exif.turns(self.segments.xmp)
-        return is_upright and self._convert.is_usable
+        segments = self.segments
+        is_upright = self.orientation == 1 and not exif.turns(segments.xmp)
+        return is_upright and self._convert.is_usable and segments.is_readable_by_all
 
     @property
     def _is_decodable(self) -> bool:

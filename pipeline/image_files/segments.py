@@ -29,7 +29,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 _EXIF, _ICC, _XMP = b"Exif\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0"
-_ADOBE, _JFIF = b"Adobe", b"JFIF\0"
+_ADOBE, _JFIF, _MPF = b"Adobe", b"JFIF\0", b"MPF\0"
 _ADOBE_BYTES, _JFIF_BYTES = 12, 14  # at least: decoders do not look at shorter ones
 _ADOBE_TRANSFORM, _JFIF_MAJOR = 11, 5  # where they stand
 _COMPONENTS_TO_TRANSFORMS = {3: b"\1\0", 4: b"\2\0"}  # known; the usual one first
@@ -74,6 +74,8 @@ class Segments:
         if frame is None or head[-1].marker != _SOS or len(frame.body) < 6:
             raise ImageError("JPEG: expected a frame and a scan")
         height, width, n_components = struct.unpack_from(">HHB", frame.body, 1)
+        if not height * width:  # some scanners tell the height behind the scan
+            raise ImageError(f"JPEG: {width} x {height} pixels in its header")
         segments = cls(data, head, Frame(frame.marker, height, width, n_components))
         if frame.marker not in _FULL_SCANS:
             segments.expect_few_scans()
@@ -115,6 +117,11 @@ class Segments:
     def is_adobe(self) -> bool:
         """Whether Adobe's segment is there, with which inks are stored inverted."""
         return any(map(_is_adobe, self.head))
+
+    @property
+    def is_readable_by_all(self) -> bool:
+        """Whether no reader stumbles over metadata; Pillow does, see `_is_odd`."""
+        return not any(map(_is_odd, self.head))
 
     def have_slips(self, segments: Sequence[Segment]) -> bool:
         """Whether some of the first segments must be written otherwise."""
@@ -191,6 +198,16 @@ def _is_adobe(segment: Segment) -> bool:
     body = segment.body
     is_long = len(body) >= _ADOBE_BYTES
     return segment.marker == _APP14 and is_long and body.startswith(_ADOBE)
+
+
+def _is_odd(segment: Segment) -> bool:
+    """Whether a header is cut short, or an index tells of images behind this one."""
+    marker, body = segment.marker, segment.body
+    if marker == _APP0:
+        return body.startswith(_JFIF[:-1]) and not _is_jfif(segment)
+    if marker == _APP14:
+        return body.startswith(_ADOBE) and not _is_adobe(segment)
+    return marker == _APP2 and body.startswith(_MPF)
 
 
 def _is_of_pixels(segment: Segment) -> bool:

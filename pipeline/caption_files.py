@@ -23,7 +23,9 @@ _CAPTION_COLUMNS = ("caption", "captions", "text")
 _SEPARATORS = (",", ";", "\t", "|")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LINE_END = re.compile(r"\r\n|\n|\r")  # all other ends of lines are part of a text
-_ENTRY = re.compile(r'"?\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?|heic)"?[,;\t|]', re.I)
+_PHOTO = re.compile(
+    r"[^\s].*\.(?:jpe?g?|jfif|png|webp|gif|bmp|tiff?|hei[cf]|avif|jp2|jxl)", re.I
+)
 _MAX_MESSAGE_CHARS = 180
 
 _Rows = Iterator[tuple[str, Any]]  # with their places, such as "line 3"
@@ -150,8 +152,14 @@ def _check_record(fields: Sequence[str], header: Sequence[str], separator: str) 
         )
     for field in fields:
         for line in _LINE_END.split(field)[1:]:
-            if _ENTRY.match(line):
+            if _is_record(line, separator):
                 raise ValueError(f"a quote is opened and takes in {shown(line)}")
+
+
+def _is_record(line: str, separator: str) -> bool:
+    """Whether a field of a line is the name of a photo."""
+    fields = [field.strip(' "') for field in line.split(separator)]
+    return len(fields) > 1 and any(map(_PHOTO.fullmatch, fields))
 
 
 def _json_lines(text: str) -> _Rows:
@@ -167,7 +175,9 @@ def _json_rows(text: str) -> _Rows:
     except _ExtraDataError:
         yield from _json_lines(text)
         return
-    if isinstance(content, dict):
+    if isinstance(content, dict) and _is_row(content):
+        content = [content]
+    elif isinstance(content, dict):
         content = [{"file": name, "caption": texts} for name, texts in content.items()]
     if not isinstance(content, list):
         raise ValueError(
@@ -175,6 +185,13 @@ def _json_rows(text: str) -> _Rows:
         )
     for number, row in enumerate(content, 1):
         yield f"entry {number}", row
+
+
+def _is_row(content: Mapping[str, Any]) -> bool:
+    """Whether an object is one entry, and no object of names and captions."""
+    names = {name.strip().casefold() for name in content}
+    kinds = (_NAME_COLUMNS, _CAPTION_COLUMNS)
+    return all(not names.isdisjoint(usual) for usual in kinds)
 
 
 class _ExtraDataError(ValueError):

@@ -85,6 +85,18 @@ def test_quotes_hold_separators_quotes_and_line_ends(tmp_path):
             'file,caption\n0.jpg,"A\n1.jpg,B"\n',
             "line 2: a quote is opened and takes in",
         ),
+        (
+            'file,caption\n1.heif,"A\n2.heif,B\n3.heif,C"\n',
+            "line 2: a quote is opened and takes in '2.heif,B'",
+        ),
+        (
+            'file,caption\nmy 1.jpg,"A\nmy 2.jpg,B"\n',
+            "line 2: a quote is opened and takes in 'my 2.jpg,B",
+        ),
+        (
+            'id,caption,file\n1,"A,1.jpg\n2,B,2.jpg\n3,C",3.jpg\n',
+            "line 2: a quote is opened and takes in '2,B,2.jpg'",
+        ),
         ("file,caption\n0.jpg,A\0\n", "line 2: a null character: expected a text file"),
         (
             "file,caption\n0.jpg,A\n,B\n",
@@ -215,3 +227,15 @@ def test_an_entry_without_a_caption_is_counted(tmp_path, capsys, missing):
     photos.read_captions(tmp_path / "c.json")
     said = "2 entries, 1 of them without a caption, 1 captions of 2 photos"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content", ['{"file": "a.jpg", "caption": "A"}', '{"Text": "A", "Path": "a.jpg"}']
+)
+def test_an_object_may_be_one_entry(tmp_path, content):
+    assert entries(tmp_path, content, "a.json") == [Entry("a.jpg", ("A",))]
+
+
+def test_names_of_photos_may_be_those_of_columns(tmp_path):
+    content = '{"file": "A", "b.jpg": "B"}'
+    assert entries(tmp_path, content, "a.json")[1] == Entry("b.jpg", ("B",))

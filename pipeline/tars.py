@@ -40,6 +40,11 @@ _START_TO_FORMAT = {
     b"7z\xbc\xaf": "7z",
     b"Rar!": "rar",
     b"PAR1": "Parquet",
+    b"<!": "HTML",
+    b"<html": "HTML",
+    b"<?xml": "XML",
+    b'{"': "JSON",
+    b"version https://git-lfs": "Git LFS pointer",
 }
 
 
@@ -220,8 +225,8 @@ def _expect_tar(block: bytes) -> None:
 
 
 def _number(field: bytes, start: int) -> int:
-    """A number in octal digits, or in binary behind a byte 0x80."""
-    text = field.partition(b"\0")[0].strip()
+    """A number in octal digits, or in binary behind a byte 0x80; blanks are 0."""
+    text = field.partition(b"\0")[0].strip() or b"0"
     if field[0] == 0x80:
         value = int.from_bytes(field[1:], "big")
     elif text.isdigit() and not text.strip(b"01234567"):

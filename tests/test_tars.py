@@ -198,11 +198,21 @@ def test_a_compressed_tar_is_an_error_that_names_the_format(name, compress):
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("zstd", b"(\xb5/\xfd"), ("zip", b"PK\x03\x04"), ("Parquet", b"PAR1")],
+    [
+        ("zstd", b"(\xb5/\xfd"),
+        ("zip", b"PK\x03\x04"),
+        ("Parquet", b"PAR1"),
+        ("HTML", b"<!DOCTYPE html><html>"),
+        ("XML", b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>"),
+        ("JSON", b'{"error": 404}'),
+        ("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\n"),
+    ],
 )
 def test_other_formats_are_named_and_a_member_may_be_called_as_one(name, start):
     with pytest.raises(tars.TarError, match=f"^{name} file: "):
         read(start + bytes(600))
+    with pytest.raises(tars.TarError, match=f"^{name} file: "):
+        read(start)
     assert read(make_tar([("PAR1.txt", b"x"), ("BZh.txt", b"y")]))[0][1] == b"x"
 
 
@@ -210,6 +220,14 @@ def test_a_value_of_a_pax_header_may_look_like_a_record():
     member = header("a.jpg", b"0")
     member.pax_headers = {"comment": "x\n20 path=b.jpg\n"}
     assert read(member.tobuf(tarfile.PAX_FORMAT) + make_tar([])) == [("a.jpg", b"")]
+
+
+def test_the_label_of_a_volume_is_no_member():
+    block = bytearray(header("backup of May", b"V").tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = bytes(12)  # GNU tar leaves its size empty
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert read(bytes(block) + make_tar([("a.jpg", b"x")])) == [("a.jpg", b"x")]
 
 
 def test_joined_tars_are_read_to_the_end():

@@ -12,7 +12,11 @@ _MAX_SHOWN_CHARS = 120
 
 def shown(value: object) -> str:
     """A value for a message."""
-    return one_line(repr(value), _MAX_SHOWN_CHARS)
+    try:
+        text = repr(value)
+    except Exception:  # of a user's own class
+        text = f"a {type(value).__name__}"
+    return one_line(text, _MAX_SHOWN_CHARS)
 
 
 def one_line(text: str, max_chars: int) -> str:

@@ -4,9 +4,11 @@ A recipe is a program of its user's. Whatever is wrong with it is a ValueError o
 line, which says where.
 """
 
+import contextlib
 import os
 import pathlib
 import runpy
+import sys
 import traceback
 from typing import Any, TypeVar
 
@@ -33,8 +35,11 @@ def load(path: str | pathlib.Path, kind: type[T], folder: str) -> T:
     if not os.path.isfile(file):
         raise ValueError(f"--config {path}: expected a Python file with get_config()")
     try:
-        config = _result(str(file))
-    except (Exception, SystemExit) as error:
+        with contextlib.redirect_stdout(sys.stderr):  # what a command prints is its own
+            config = _result(str(file))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit: a recipe may raise anything
         raise ValueError(f"--config {path}: {_located(error, str(file))}") from error
     if not isinstance(config, kind):
         found, expected = type(config).__name__, kind.__name__
@@ -59,13 +64,20 @@ def _located(error: BaseException, file: str) -> str:
     """What went wrong, after the line of the recipe where it did."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
-    name, message = f"{type(error).__name__}: ", str(error)
+    name, message = f"{type(error).__name__}: ", _message(error)
     if isinstance(error, SyntaxError) and error.filename == file:
         lines, message = [error.lineno], error.msg
     elif isinstance(error, _NoRecipeError) or _is_check(error, frames[-1].filename):
         name = ""
     place = f"line {lines[-1]}: " if lines else ""
     return place + one_line(name + message, _MAX_MESSAGE_CHARS)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of the user's own class
+        return "its message cannot be shown"
 
 
 def _is_check(error: BaseException, raised_in: str) -> bool:

@@ -28,6 +28,20 @@ BROKEN = {
         "line 2: OSError: a ba ba b",
     ),
     "exit": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
+    "own": (
+        "class Own(BaseException): ...\ndef get_config():\n    raise Own('why')\n",
+        "line 3: Own: why",
+    ),
+    "silent": (
+        "class Own(Exception):\n    def __str__(self):\n        1 / 0\nraise Own\n",
+        "line 4: Own: its message cannot be shown",
+    ),
+    "unshown": (
+        "from pipeline.filters import FewWords\n"
+        "class Own:\n    def __repr__(self):\n        1 / 0\n"
+        "def get_config():\n    return FewWords(Own())\n",
+        "line 6: min_words=a Own: expected int",
+    ),
     "endless": (
         "def get_config():\n    return get_config()\n",
         "line 2: RecursionError: maximum recursion depth",
@@ -65,6 +79,14 @@ def test_a_broken_recipe_is_one_line_with_its_place(tmp_path, load, content, mes
 def test_what_is_no_file_is_named(tmp_path, load, name):
     with pytest.raises(ValueError, match=r"expected a Python file with get_config\(\)"):
         load(f"{tmp_path}/{name}")
+
+
+def test_what_a_recipe_prints_is_no_output_of_the_command(tmp_path, capsys):
+    path = tmp_path / "recipe.py"
+    path.write_text("print('hello')\ndef get_config():\n    return 1\n")
+    with pytest.raises(ValueError, match="get_config"):
+        load_config(str(path))
+    assert capsys.readouterr() == ("", "hello\n")
 
 
 def test_a_recipe_of_the_other_program_is_refused():

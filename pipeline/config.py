@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pipeline import recipe_file
-from pipeline.expect import ADDED_LATER, expect, expect_cosine, expect_names, shown
+from pipeline.expect import (
+    ADDED_LATER,
+    expect,
+    expect_cosine,
+    expect_names,
+    one_line,
+    shown,
+)
 from pipeline.language_codes import expect_codes
 from pipeline.limits import DEFAULT_LIMITS, Limits
 from pipeline.records import CaptionFlag
@@ -254,11 +261,11 @@ def override(config: Any, assignment: str) -> Any:
     """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise ValueError(f"--set {assignment}: expected a.b=value")
+        raise ValueError(f"--set {one_line(assignment, 80)}: expected a.b=value")
     try:
         return _replace(config, path.split("."), text)
     except ValueError as error:
-        raise ValueError(f"--set {assignment}: {error}") from error
+        raise ValueError(f"--set {one_line(assignment, 80)}: {error}") from error
 
 
 def _replace(value: Any, path: list[str], text: str) -> Any:

@@ -143,9 +143,23 @@ def test_an_assignment_that_cannot_be_meant_is_named(assignment, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("assignment", ["encoder.batch_size=" + "9" * 5000, "x" * 5000])
+def test_what_is_shown_of_an_assignment_is_bounded(assignment):
+    from pipeline.config import override
+
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
+        override(load_config("curation_configs/demo.py"), assignment)
+    assert len(str(error.value)) < 300
+
+
 @pytest.mark.parametrize(
     "override",
-    ["data.granularity_weights.x.y=1", "n_steps=" + "(" * 5000, "rng_seed={[]: 1}"],
+    [
+        "x" * 5000,
+        "data.granularity_weights.x.y=1",
+        "n_steps=" + "(" * 5000,
+        "rng_seed={[]: 1}",
+    ],
 )
 def test_an_assignment_of_the_trainer_is_never_a_traceback(override):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline import cli, recipe_file
-from pipeline.expect import shown
+from pipeline.expect import one_line, shown
 from pipeline.settings import as_type, described
 from trainer.config import TrainConfig, require
 
@@ -78,7 +78,7 @@ def _override_all(kind: type, values: dict, assignments: Sequence[str]) -> None:
 def _override(kind: type, values: dict, assignment: str) -> None:
     """Puts the value of `a.b=value` into nested dictionaries."""
     path, is_assignment, text = assignment.partition("=")
-    require(bool(is_assignment), f"--set {assignment}", "a.b=value")
+    require(bool(is_assignment), f"--set {one_line(assignment, 80)}", "a.b=value")
     hint: typing.Any = kind
     *groups, last = path.split(".")
     for depth, name in enumerate(groups):

@@ -162,6 +162,8 @@ def test_the_manifest_says_what_was_read_kept_and_written(tmp_path):
         "kept": 3,
         "unreadable": 1,
         "dropped": no_drop | {"language": 1},
+        "evaluation": {},
+        "seeds": {},
     }
     assert found["schema_version"] == records.SCHEMA_VERSION
     assert found["version"] == records.VERSION

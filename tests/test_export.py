@@ -263,11 +263,11 @@ def test_a_manifest_never_outlives_its_shards(tmp_path, monkeypatch):
     run = dataclasses.replace(run, config=changed)
     removed = []
 
-    def remove_or_die(paths):
-        removed.extend(Path(path).name for path in paths)
+    def remove_or_die(folder, names):
+        removed.extend(names)
         if len(removed) > 1:
             raise OSError("killed")
-        Path(*paths).unlink()
+        Path(folder, *names).unlink()
 
     monkeypatch.setattr(files, "delete", remove_or_die)
     with pytest.raises(Exception, match="killed"):

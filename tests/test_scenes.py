@@ -387,7 +387,7 @@ def test_a_wrong_command_exits_with_2_and_one_line(flags, message, tmp_path, cap
         scenes.main(["--output", str(tmp_path), *flags])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(message)
+    assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
 
 

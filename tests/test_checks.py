@@ -140,7 +140,8 @@ def test_the_folder_of_another_recipe_is_refused(capsys, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "0.tar").write_bytes(b"")
-    error = error_of(capsys, "curate", *crawl.flags, "--input", f"{other}/*.tar")
+    crawl.flags[crawl.flags.index("--input") + 1] = f"{other}/*.tar"
+    error = error_of(capsys, "curate", *crawl.flags)
     assert "found 1 scored shards of another, such as 0-" in error
     assert not (crawl.output / "config.json").exists()
 

@@ -27,7 +27,12 @@ from pipeline import (
 from pipeline.estimates import Interval
 from pipeline.forecast_costs import Prices, StageTime
 from pipeline.records import VERSION
-from pipeline.selection_config import KeepFraction, MinScore, SelectionConfig
+from pipeline.selection_config import (
+    KeepFraction,
+    MinScore,
+    NearestToSeeds,
+    SelectionConfig,
+)
 from tests.tiny_run import LONG, SHORT, Row, encoded, make_run, write_captions
 
 SELECTION = SelectionConfig(
@@ -152,13 +157,8 @@ def test_equal_images_are_captioned_once_unless_their_prompts_differ(whole):
     assert counts == [1, 2, 0]
 
 
-@dataclasses.dataclass(frozen=True)
-class KNearest:
-    """A mode of retrieval in which images compete."""
-
-
 def test_steps_that_look_at_all_shards_are_named():
-    selection = SelectionConfig(alignment=KeepFraction(0.5), retrieval=KNearest())
+    selection = SelectionConfig(alignment=KeepFraction(0.5), retrieval=NearestToSeeds())
     names = [line.partition(":")[0] for line in forecast.global_steps(selection)]
     assert names == ["low_alignment", "exact_duplicate", "far_from_seeds"]
     plain = dataclasses.replace(SELECTION, drop_exact_duplicates=False)

@@ -22,7 +22,7 @@ from pipeline import (
     run,
     verdicts,
 )
-from pipeline.config import Granularity
+from pipeline.config import FORMAT_VERSION, Granularity
 from pipeline.models.captioners import PromptTokens
 from pipeline.models.gemma import GemmaConfig
 from pipeline.models.siglip import _check_heads
@@ -121,7 +121,8 @@ def test_a_source_shard_that_is_gone_is_named(tmp_path):
 
 
 def test_a_run_whose_decisions_are_gone_is_no_other_run(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"decisions": "ab", "config": {}}))
+    said = {"format_version": FORMAT_VERSION, "decisions": "ab", "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(said))
     with pytest.raises(ValueError, match=r"--against .*: expected decisions in .*ab"):
         OtherRun.open(str(tmp_path))
 

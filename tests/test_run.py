@@ -119,7 +119,7 @@ def test_a_misspelt_parquet_column_is_refused_before_any_work(capsys, tmp_path, 
     base = ["curate", "--config", str(path), "--output", str(output)]
     sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
     error = error_of(capsys, *base, *sets)
-    assert "no usable column 'jpeg' among jpg: binary, text: string" in error
+    assert "image_column='jpeg': expected one of jpg: binary, text: string" in error
     assert not output.exists()
 
 

@@ -211,13 +211,6 @@ def test_every_parameter_gets_a_gradient(model: Compiled):
     assert [path for path, leaf in leaves if not leaf.any()] == []
 
 
-def test_an_untied_head_is_refused():
-    config = tiny_checkpoints.paligemma_config("gemma")
-    config.tie_word_embeddings = False
-    with pytest.raises(ValueError, match="tie_word_embeddings=false: expected"):
-        PaliGemma(config, rngs=nnx.Rngs(0))
-
-
 def test_a_projector_of_another_width_is_refused():
     config = tiny_checkpoints.paligemma_config("gemma")
     config.projection_dim = 31

@@ -108,7 +108,7 @@ def workdir_of(tmp_path_factory) -> Callable[[config.TrainConfig], pathlib.Path]
 @pytest.fixture(scope="session")
 def evaluation_tar(tmp_path_factory) -> pathlib.Path:
     """12 images with a label and captions, in the form that evaluations read."""
-    path = tmp_path_factory.mktemp("evaluation") / "a.tar"
+    path = tmp_path_factory.mktemp("photos") / "a.tar"
     with tarfile.open(path, "w") as tar:
         for i in range(12):
             one = tiny_export.sample(i)

@@ -204,19 +204,26 @@ def test_data_that_do_not_fit_exit_with_2_and_one_line(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data", "cocoa=x"), "cocoa: no such data set, expected one of imagenet"),
-        (("--data", "coco=x", "--task", "normals"), "x: no file, expected tars"),
-        (("--data", "tfds:x"), "tfds:x: "),
-        (("--set", "size_px=15"), "size_px=15: expected a multiple of 14"),
-        (("--set", "prompts=x"), "prompts='x': expected one of plain, clip, tcl"),
-        (("--set", "steps=1"), "steps: no such field, expected one of size_px"),
+        (("cocoa=x",), "cocoa: no such data set, expected one of imagenet"),
+        (("coco=x",), "x: no file, expected tars"),
+        (("tfds:x",), "tfds:x: "),
+        (("cards", "--set", "size_px=15"), "size_px=15: expected a multiple of 14"),
+        (
+            ("cards", "--set", "prompts=x"),
+            "prompts='x': expected one of plain, clip, tcl",
+        ),
+        (
+            ("cards", "--set", "steps=1"),
+            "steps: no such field, expected one of size_px",
+        ),
     ],
 )
 def test_a_wrong_command_exits_with_2_and_one_line(
     measure, cards, capsys, flags, message
 ):
+    data, *others = flags
     with pytest.raises(SystemExit) as exit_info:
-        measure("retrieval", cards, *flags)
+        measure("retrieval", cards if data == "cards" else data, *others)
     errors = capsys.readouterr().err
     assert exit_info.value.code == 2
     assert errors.startswith("error: ")

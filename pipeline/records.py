@@ -15,7 +15,7 @@ import numpy as np
 
 # Of pipeline and trainer; setup.py reads it here. It stands beside results, and no
 # fingerprint and no table contains it.
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 SCHEMA_VERSION = 1  # of the training records and their manifest
 
 KEPT = "kept"

@@ -377,3 +377,8 @@ def test_a_jpeg_of_many_passes_over_its_blocks_is_an_error():
     assert rgb.shape == (40, 64, 3)
     with pytest.raises(ImageError, match=r"^801 scans: expected at most 100$"):
         decode(mutants.scans_jpeg(9_000, 9_000, n_scans=800), limits)
+
+
+def test_a_jpeg_without_pixels_is_told():
+    with pytest.raises(ImageError, match="JPEG: expected a frame and a scan"):
+        decode(b"\xff\xd8\xff\xda\x00\x03\x01")

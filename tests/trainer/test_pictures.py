@@ -92,8 +92,6 @@ def test_photos_of_a_glob_are_drawn_with_the_names_of_the_command(
         (("--class-names", "one"), "1 classes: expected 2 to 254"),
         (("--n-images", "0"), "--n-images 0: expected 1 or more"),
         (("--set", "size_px=15"), "size_px=15: expected a multiple of 14"),
-        (("--data", "nowhere/*.jpg"), "nowhere/*.jpg: no file, expected tars"),
-        (("--output", "."), "--output=.: exists, expected a new folder"),
     ],
 )
 def test_a_wrong_command_exits_with_2_and_one_line(
@@ -109,6 +107,17 @@ def test_a_wrong_command_exits_with_2_and_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_places_that_cannot_be_meant_exit_with_2(
+    knows_colours, scenes, tmp_path, capsys
+):
+    with pytest.raises(SystemExit):
+        run(knows_colours, "nowhere/*.jpg", tmp_path / "out")
+    assert "nowhere/*.jpg: no file, expected tars" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(knows_colours, scenes, ".")
+    assert "--output=.: exists, expected a new folder" in capsys.readouterr().err
+
+
 def test_a_broken_photo_exits_with_2_and_names_it(knows_colours, tmp_path, capsys):
     file = io.BytesIO()
     Image.new("RGB", (30, 30)).save(file, "png")
@@ -116,7 +125,7 @@ def test_a_broken_photo_exits_with_2_and_names_it(knows_colours, tmp_path, capsy
     with pytest.raises(SystemExit) as exit_info:
         run(knows_colours, tmp_path, tmp_path / "out")
     assert exit_info.value.code == 2
-    assert "cut: expected a whole png image" in capsys.readouterr().err.splitlines()[-1]
+    assert "cut: PNG: truncated, its end" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_names_or_a_text_encoder_there_are_no_classes(

@@ -182,7 +182,7 @@ def test_neighbours_in_training_images_name_the_class(measure, scenes, cards):
     ("task", "message"),
     [
         ("zero_shot_segmentation", "8: mask value 9: expected 0 to 3, or 255 for none"),
-        ("knn_classification", "no label, expected one"),
+        ("knn_classification", "no label, expected a text or a whole number"),
         ("retrieval", "no captions, expected some"),
     ],
 )

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline import recorded
 from pipeline.config import ImageTextSource
-from pipeline.recorded import one_line, plain_name
+from pipeline.expect import one_line
+from pipeline.recorded import plain_name
 
 # The usual names, the first ones first; case and separators do not count.
 _IMAGE_NAMES = ("jpg", "image", "png", "webp", "jpeg", "img", "image_bytes")

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import TEXT_FIELDS, Columns, DamageError, ShardError, plain_type
 from pipeline.config import ImageTextSource, Limits
+from pipeline.expect import one_line
 from pipeline.raw_pairs import Parts, RawPair
-from pipeline.recorded import Recorded, one_line
+from pipeline.recorded import Recorded
 from pipeline.tars import Member
 
 _MAX_ROWS_PER_BATCH = 32  # held in memory: some MB of images

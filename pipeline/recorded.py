@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeGuard
 
 from pipeline import robots
+from pipeline.expect import one_line
 
 URL_NAMES = (
     *("url", "imageurl", "imgurl", "originalurl", "imagelink", "imgsrc", "imagesrc"),
@@ -93,12 +94,6 @@ def plain_name(name: object) -> str:
 def _plain(name: str) -> str:
     plain = "" if name.startswith("__") else re.sub("[^a-z0-9]", "", name.lower())
     return ROBOTS_NAMES[0] if ROBOTS_NAMES[0] in plain else plain
-
-
-def one_line(text: str, max_chars: int) -> str:
-    """A text to show: without line ends, and cut where it is long."""
-    line = " ".join(text.split())
-    return line if len(line) <= max_chars else line[: max_chars - 3] + "..."
 
 
 def _fields(record: object) -> Iterator[tuple[str, object]]:

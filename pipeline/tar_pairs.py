@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from pipeline import robots, tars
 from pipeline.config import ImageTextSource, Limits
+from pipeline.expect import one_line
 from pipeline.raw_pairs import Parts, RawPair
-from pipeline.recorded import Recorded, one_line
+from pipeline.recorded import Recorded
 from pipeline.tars import Member
 
 # Of several members of a kind the one counts whose extension comes first.

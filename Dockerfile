@@ -13,6 +13,7 @@ WORKDIR /opt/tips
 COPY setup.py pyproject.toml constraints.txt README.md ./
 COPY pipeline pipeline
 COPY trainer trainer
+COPY recipes recipes
 COPY curation_configs curation_configs
 RUN pip install --no-cache-dir --constraint constraints.txt "${JAX}" ".[${EXTRAS}]" \
     && pip check

@@ -16,12 +16,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["pipeline*", "trainer*", "curation_configs*"]),
+    packages=find_packages(
+        include=["pipeline*", "trainer*", "recipes*", "curation_configs*"]
+    ),
     # Recipes come with the demo's two checkpoints, 5.7 MB.
     package_data={
         "curation_configs": ["py.typed", "checkpoints/*/*"],
         "pipeline": ["py.typed"],
         "pipeline.report": ["page.*"],
+        "recipes": ["py.typed"],
         "trainer": ["py.typed"],
     },
     entry_points={

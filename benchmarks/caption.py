@@ -28,12 +28,13 @@ import simplejpeg
 from flax import nnx
 from transformers import PaliGemmaConfig, SiglipImageProcessorPil
 
-from pipeline import files, images
-from pipeline.config import Granularity, Limits
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.config.curation import Granularity, Limits
+from pipeline.images import decoder as images
 from pipeline.models.paligemma import PaliGemma
+from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from pipeline.models.weights import save_params
 from pipeline.records import SyntheticCaption, content_hash
+from pipeline.storage import files
 from tools import tiny_tokenizers
 
 PROMPTS_AND_LENGTHS = (("cap en", 12), ("caption en", 25), ("describe en", 70))

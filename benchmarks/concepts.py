@@ -15,7 +15,7 @@ import tracemalloc
 
 import numpy as np
 
-from pipeline.concepts import Concepts
+from pipeline.selection.concepts import Concepts
 
 _N_WORDS = 300_000  # that there are
 _N_TEXTS = 20_000

@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.descriptors import Perceptual
+from pipeline.models.descriptors import Perceptual
 
 N_DOCUMENTS = 20  # of each kind
 _LETTERS = "etaoinshrdlucmfwypvbgk"

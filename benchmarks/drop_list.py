@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
-from pipeline import drop_list
-from pipeline.drop_list import DropList
+from pipeline.sources import drop_lists
+from pipeline.sources.drop_lists import DropList
 
 _N_PAIRS = 10_000
 
@@ -65,9 +65,9 @@ def main() -> None:
     n_entries = parser.parse_args().entries
     with tempfile.TemporaryDirectory() as folder:
         write_list(os.path.join(folder, "list.txt"), n_entries)
-        found = drop_list.list_files(os.path.join(folder, "*.txt"))
-        _, check_s = timed(lambda: drop_list.check(found))
-        path, build_s = timed(lambda: drop_list.build(found, folder))
+        found = drop_lists.list_files(os.path.join(folder, "*.txt"))
+        _, check_s = timed(lambda: drop_lists.check(found))
+        path, build_s = timed(lambda: drop_lists.build(found, folder))
         numbers = range(n_entries - _N_PAIRS // 2, n_entries + _N_PAIRS // 2)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             worker = pool.apply(look_up, (path, numbers))

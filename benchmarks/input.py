@@ -27,14 +27,16 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import score
-from pipeline import images, tfrecords
+from pipeline.export import tfrecords
+from pipeline.images import decoder as images
 from pipeline.records import SCHEMA_VERSION, Sample, sample_id
-from trainer import crops, tokenizer
-from trainer import input as trainer_input
-from trainer.chance import many_uniforms
+from trainer import tokenizer
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
-from trainer.mixture import Mixture
-from trainer.shards import Shards
+from trainer.data import batches as trainer_input
+from trainer.data import crops
+from trainer.data.hashed_random import many_uniforms
+from trainer.data.mixture import Mixture
+from trainer.data.shards import Shards
 
 BATCH_SIZE = 32
 SHARD = "train-00000-of-00001.tfrecord"

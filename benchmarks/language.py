@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow.parquet as pq
 
-from pipeline import language
+from pipeline.models import language
 
 N_WORDS = (2, 3, 5, 8, None)  # None: the whole text
 CHARACTERS_PER_WORD = {"zh": 2}

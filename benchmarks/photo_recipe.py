@@ -19,7 +19,7 @@ from trainer.config import (
     TrainConfig,
     VisionConfig,
 )
-from trainer.evals.settings import EvaluationConfig
+from trainer.evaluation_config import EvaluationConfig
 
 
 def get_config() -> TrainConfig:

@@ -22,17 +22,24 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks.retrieval import write_tables
-from pipeline import curate, images, records, sources
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource, Limits
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
+from pipeline import curate, records
+from pipeline.config.curation import (
+    CurationConfig,
+    EncoderConfig,
+    ImageTextSource,
+    Limits,
+)
+from pipeline.config.selection import (
     NearestToSeeds,
     NearSeeds,
     Retrieval,
     SeededClusters,
     SelectionConfig,
 )
-from pipeline.sources import Unit
+from pipeline.engine.run_folder import RunFolder
+from pipeline.images import decoder as images
+from pipeline.sources import shards
+from pipeline.sources.shards import Unit
 
 WEIGHTS = "weights/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite"
 OTHERS = ("imagenet-sample/*.parquet", "flickr8k/*.tar", "coco-mini/*.tar")
@@ -66,8 +73,8 @@ class Embedder:
 def photos(pattern: str) -> Iterator[np.ndarray]:
     """RGB of all images of source shards."""
     source = ImageTextSource("photos", pattern, needs_alt_text=False)
-    for unit in sources.list_units(source):
-        for pair in sources.read_pairs(unit, Limits()):
+    for unit in shards.list_units(source):
+        for pair in shards.read_pairs(unit, Limits()):
             yield images.decode(pair.image, Limits()).rgb
 
 

@@ -27,11 +27,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.input import write_export
-from pipeline import images, records
-from trainer import evaluate, trained
-from trainer.evals import samples, sources, splits
-from trainer.evals.captions import PLAIN
-from trainer.sharding import make_mesh
+from pipeline import records
+from pipeline.images import decoder as images
+from trainer import evaluate
+from trainer.distributed.sharding import make_mesh
+from trainer.evals.sets import readers, samples, splits
+from trainer.evals.sets.captions import PLAIN
+from trainer.pretrained import trained_model
 from trainer.visuals import sheets
 
 RECIPE = "benchmarks/photo_recipe.py"
@@ -80,7 +82,7 @@ def main() -> None:
 
 def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
     """Shards of the photos to train on, a tar of the others, masks, a vocabulary."""
-    found = sources.find(f"{data}/flickr8k/*.tar")
+    found = readers.find(f"{data}/flickr8k/*.tar")
     shards = output / "tfrecords"
     shards.mkdir(parents=True, exist_ok=True)
     train = [_sample(one) for one in found.of(splits.TRAIN)]
@@ -91,13 +93,13 @@ def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
             _add(tar, f"{one.key}.jpg", _encoded(one))
             _add(tar, f"{one.key}.json", json.dumps(captions).encode())
     texts = [text for one in train for text in _texts(one)]
-    write_named(sources.find(str(data / "coco-mini")), texts, output / "named")
+    write_named(readers.find(str(data / "coco-mini")), texts, output / "named")
     flags = ("--data", shards, "--vocabulary-size", 2000)
     _call("trainer.tokenizer", *flags, "--output", output / "tokenizer.model")
 
 
 def write_named(
-    found: sources.Source, captions: Sequence[str], folder: pathlib.Path
+    found: readers.Source, captions: Sequence[str], folder: pathlib.Path
 ) -> None:
     """Photos whose masks show nothing but classes that the captions name often."""
     text = "\n".join(captions).lower()
@@ -136,7 +138,7 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
     results = json.loads(path.read_text()) if path.exists() else {}
     encoder = None  # one for all, whose models are alike: it compiles once
     for name, arm, step in CHECKPOINTS:
-        found = trained.find(output / arm, step)
+        found = trained_model.find(output / arm, step)
         loaded, params = evaluate.load(found, make_mesh())
         encoder = encoder or loaded
         measured = results.setdefault(name, {})

@@ -21,7 +21,8 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import files, quantiles
+from pipeline.selection import quantiles
+from pipeline.storage import files
 
 _ROWS_PER_SHARD = 100_000
 _KEEP_FRACTION = 0.3  # DataComp

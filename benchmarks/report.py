@@ -15,19 +15,20 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from pipeline import files, records
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
-from pipeline.filters import FewWords, SmallImage
-from pipeline.report import page
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
+from pipeline import records
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.selection import (
     KeepLanguages,
     MinScore,
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.sources import Unit
-from pipeline.verdicts import OUTCOMES, Verdicts, outcome_counts
+from pipeline.engine.run_folder import RunFolder
+from pipeline.report import page
+from pipeline.selection.rules import FewWords, SmallImage
+from pipeline.selection.unit_decisions import OUTCOMES, Verdicts, outcome_counts
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
 
 PAIRS_PER_SHARD = 10_000  # img2dataset's
 DIM = 1152  # of SigLIP so400m

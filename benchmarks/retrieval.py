@@ -30,12 +30,15 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import files, indexes, nearest, records, retrieval, similarities
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import NearestToSeeds, SelectionConfig
-from pipeline.sources import Unit
-from pipeline.verdicts import open_verdicts
+from pipeline import records
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.selection import NearestToSeeds, SelectionConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
+from pipeline.selection.search import reference_sets, similarity_cache
+from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
 _QUERIES_PER_BLOCK = 256  # of a product in memory
@@ -92,12 +95,12 @@ class Nearest:
     def __init__(self, run: RunFolder, k: int) -> None:
         self._run = run
         self._retrieval = NearestToSeeds(k)
-        self._sets = indexes.build("seed_sets", run, run.seed_units)
+        self._sets = reference_sets.build("seed_sets", run, run.seed_units)
         self._folder = files.join(run.root, "found")
 
     def __call__(self) -> None:
         pipeline = beam.Pipeline(runner=FnApiRunner())
-        enter = nearest.EnterNearest(self._run, self._sets, self._retrieval)
+        enter = nearest_to_seeds.EnterNearest(self._run, self._sets, self._retrieval)
         _, entrants = (
             pipeline
             | beam.Create(self._run.units)
@@ -106,12 +109,14 @@ class Nearest:
         )
         _ = (
             entrants
-            | beam.CombinePerKey(nearest.FindWinners())
+            | beam.CombinePerKey(nearest_to_seeds.FindWinners())
             | beam.MapTuple(self._write)
         )
         pipeline.run().wait_until_finish()
 
-    def _write(self, key: nearest.BlockKey, won: nearest.Entrants) -> None:
+    def _write(
+        self, key: nearest_to_seeds.BlockKey, won: nearest_to_seeds.Entrants
+    ) -> None:
         found = won.sample_id[:, 1].astype(np.int64)
         path = files.join(self._folder, f"{key[1]:09d}")
         files.write(path, found.tobytes())
@@ -127,30 +132,30 @@ class Threshold:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._sets = indexes.build("seed_sets", run, run.seed_units)
+        self._sets = reference_sets.build("seed_sets", run, run.seed_units)
 
     def __call__(self) -> None:
         shutil.rmtree(self._tables().folder, ignore_errors=True)
-        judge = functools.partial(retrieval.keep_near_seeds, min_similarity=0.5)
+        judge = functools.partial(keep_curated.keep_near_seeds, min_similarity=0.5)
         pipeline = beam.Pipeline(runner=FnApiRunner())
         _ = (
             pipeline
             | beam.Create(self._run.units)
             | beam.Map(open_verdicts, self._run)
-            | beam.ParDo(indexes.Search(self._run, self._sets, judge))
+            | beam.ParDo(reference_sets.Search(self._run, self._sets, judge))
         )
         pipeline.run().wait_until_finish()
 
     def _tables(self) -> files.UnitTables:
-        (curated,) = map(indexes.ReferenceSet.open, self._sets)
+        (curated,) = map(reference_sets.ReferenceSet.open, self._sets)
         return self._run.similarities(self._run.units[0].source, curated.fingerprint)
 
     def found(self) -> np.ndarray:
         """Number of the seed nearest to each image of the pool: [n, 1]."""
         tables, run = self._tables(), self._run
-        n_rows = [indexes.n_pairs(run, [unit]) for unit in run.units]
+        n_rows = [reference_sets.n_pairs(run, [unit]) for unit in run.units]
         images = [
-            similarities.read(tables, unit.name, n)[1]
+            similarity_cache.read(tables, unit.name, n)[1]
             for unit, n in zip(run.units, n_rows, strict=True)
         ]
         return np.concatenate(images)[:, None]
@@ -193,7 +198,7 @@ def measure(
 ) -> dict[str, object]:
     """Lets all take turns, and compares what ours has found."""
     is_nearest = step == "nearest"
-    unit_vectors = [indexes.normalised(vectors)[0] for vectors in (seeds, pool)]
+    unit_vectors = [reference_sets.normalised(vectors)[0] for vectors in (seeds, pool)]
     queries, vectors = unit_vectors if is_nearest else unit_vectors[::-1]
     k = k if is_nearest else 1
     with tempfile.TemporaryDirectory() as folder:

@@ -29,12 +29,12 @@ import simplejpeg
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
 from pipeline.models.encoders import NullEncoder
-from pipeline.run_folder import RunFolder
-from pipeline.scoring import EncoderHandler, Score
-from pipeline.selection_config import SelectionConfig
-from pipeline.sources import list_units
+from pipeline.scoring.stage import EncoderHandler, Score
+from pipeline.sources.shards import list_units
 
 IMAGE_SIZE_PX = 224
 

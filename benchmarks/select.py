@@ -22,16 +22,18 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import curate, files, records, selection
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
+from pipeline import curate, records
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.selection import (
     KeepFraction,
     KeepLanguages,
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.sources import Unit
+from pipeline.engine.run_folder import RunFolder
+from pipeline.selection import stage as selection
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
 _SHARE_ENGLISH = 0.5

@@ -6,9 +6,9 @@
 By default the demo's model on a CPU, and on an accelerator the full TIPSv2 B/14 with
 the largest batch that fits. As in the trainer, one step is under way while the next
 batch is fetched; the median time between the ends of two steps counts. Operations of an
-image are counted from the configuration (`trainer.flops`) and by the compiler, which
-takes the body of a loop once, adds what is computed again, and may not see inside the
-libraries of an accelerator. Prints JSON.
+image are counted from the configuration (`trainer.loop.flops`) and by the compiler,
+which takes the body of a loop once, adds what is computed again, and may not see inside
+the libraries of an accelerator. Prints JSON.
 """
 
 import contextlib
@@ -28,14 +28,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import input as drawn_input
-from pipeline import cli
-from trainer import flops, recipes, sharding, state, tokenizer
-from trainer import input as trainer_input
+from recipes import command_line
+from trainer import config_files, tokenizer
 from trainer.config import TrainConfig
-from trainer.mixture import Mixture
-from trainer.optim import make_optimiser
-from trainer.shards import Shards
-from trainer.step import make_train_step
+from trainer.data import batches as trainer_input
+from trainer.data.mixture import Mixture
+from trainer.data.shards import Shards
+from trainer.distributed import sharding
+from trainer.loop import flops
+from trainer.step import state
+from trainer.step.optimizer import make_optimiser
+from trainer.step.train_step import make_train_step
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "trainer" / "configs"
 N_WARM_UP_STEPS = 2
@@ -184,7 +187,7 @@ def chosen(flags: Any) -> TrainConfig:
     """The configuration that the flags name. ValueError if it does not fit."""
     is_cpu = jax.default_backend() == "cpu"
     path = flags.config or CONFIGS / ("demo.py" if is_cpu else "tipsv2_b14.py")
-    settings = recipes.load(path, flags.overrides)
+    settings = config_files.load(path, flags.overrides)
     if flags.steps < 1:
         raise ValueError(f"--steps={flags.steps}: expected 1 or more")
     if flags.batch_size is not None:
@@ -248,7 +251,7 @@ def report(
 
 
 def main() -> None:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m benchmarks.train", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--config", metavar="FILE.py", help="of a run of the trainer")
@@ -261,7 +264,7 @@ def main() -> None:
         "--set", action="append", default=[], dest="overrides", metavar="a.b=value"
     )
     flags = parser.parse_args()
-    with cli.exits(cli.WRONG_USAGE, ValueError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError):
         settings = chosen(flags)
     with tempfile.TemporaryDirectory() as folder:
         found = measured(settings, flags, pathlib.Path(folder))

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pipeline import cli
-from trainer import config, flops, recipes
+from recipes import command_line
+from trainer import config, config_files
 from trainer.config import (
     AntiCollapse,
     ContrastiveLoss,
@@ -42,6 +42,7 @@ from trainer.config import (
     TransformerConfig,
     VisionConfig,
 )
+from trainer.loop import flops
 
 FULL = pathlib.Path(__file__).parent.parent / "trainer/configs/tipsv2_b14.py"
 N_WARM_UP_STEPS = 3
@@ -337,7 +338,7 @@ def measured(settings: TrainConfig, n_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m benchmarks.train_torch", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--config", default=FULL, metavar="FILE.py")
@@ -347,11 +348,11 @@ def main() -> None:
         "--set", action="append", default=[], dest="overrides", metavar="a.b=value"
     )
     flags = parser.parse_args()
-    with cli.exits(cli.WRONG_USAGE, ValueError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError):
         if flags.steps < 1:
             raise ValueError(f"--steps={flags.steps}: expected 1 or more")
         size = f"data.batch_size={flags.batch_size}"
-        settings = recipes.load(flags.config, [*flags.overrides, size])
+        settings = config_files.load(flags.config, [*flags.overrides, size])
         check(settings)
     torch.set_float32_matmul_precision("high")  # as JAX does: TF32
     print(json.dumps(measured(settings, flags.steps), indent=1))

@@ -11,9 +11,14 @@ where theirs is of the pool. The pool comes without images of its evaluation set
 """
 
 from curation_configs.granularities import COCO
-from pipeline.config import CurationConfig, EncoderConfig, ExportConfig, Resources
-from pipeline.filters import ExtremeAspect, FewWords, SmallImage
-from pipeline.selection_config import KeepFraction, KeepLanguages, SelectionConfig
+from pipeline.config.curation import (
+    CurationConfig,
+    EncoderConfig,
+    ExportConfig,
+    Resources,
+)
+from pipeline.config.selection import KeepFraction, KeepLanguages, SelectionConfig
+from pipeline.selection.rules import ExtremeAspect, FewWords, SmallImage
 
 # Of Dataflow; runners of one machine take that machine as it is.
 _GPU = "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver"

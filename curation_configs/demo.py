@@ -6,24 +6,24 @@ this recipe on them. Both checkpoints are tiny and know drawn scenes only.
 
 import pathlib
 
-from pipeline.config import (
+from pipeline.config.curation import (
     CaptionQuality,
     CurationConfig,
     EncoderConfig,
     ExportConfig,
     Granularity,
 )
-from pipeline.filters import (
-    BoilerplateAltText,
-    ExtremeAspect,
-    FewWords,
-    SmallImage,
-)
-from pipeline.selection_config import (
+from pipeline.config.selection import (
     KeepLanguages,
     MinScore,
     NearSeeds,
     SelectionConfig,
+)
+from pipeline.selection.rules import (
+    BoilerplateAltText,
+    ExtremeAspect,
+    FewWords,
+    SmallImage,
 )
 
 _CHECKPOINTS = pathlib.Path(__file__).parent / "checkpoints"

@@ -10,16 +10,16 @@ first); any id can be a folder instead.
 """
 
 from curation_configs.granularities import DETAILED, MEDIUM, SHORT
-from pipeline.config import CurationConfig, EncoderConfig, ExportConfig
-from pipeline.filters import SmallImage
-from pipeline.near_config import (
+from pipeline.config.curation import CurationConfig, EncoderConfig, ExportConfig
+from pipeline.config.duplicates import (
     Cells,
     EvaluationDuplicates,
     PerceptualDescriptor,
     PoolDuplicates,
     Resemblance,
 )
-from pipeline.selection_config import SelectionConfig
+from pipeline.config.selection import SelectionConfig
+from pipeline.selection.rules import SmallImage
 
 
 def get_config() -> CurationConfig:

@@ -14,13 +14,23 @@ a folder instead.
 """
 
 from curation_configs.granularities import COCO
-from pipeline.config import CurationConfig, EncoderConfig, ExportConfig, Resources
-from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords, SmallImage
-from pipeline.selection_config import (
+from pipeline.config.curation import (
+    CurationConfig,
+    EncoderConfig,
+    ExportConfig,
+    Resources,
+)
+from pipeline.config.selection import (
     KeepFraction,
     KeepLanguages,
     NearSeeds,
     SelectionConfig,
+)
+from pipeline.selection.rules import (
+    BoilerplateAltText,
+    ExtremeAspect,
+    FewWords,
+    SmallImage,
 )
 
 # Of Dataflow; runners of one machine take that machine as it is.

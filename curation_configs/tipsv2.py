@@ -13,7 +13,7 @@ import dataclasses
 
 from curation_configs import tips
 from curation_configs.granularities import COCO, GEMINI
-from pipeline.config import CurationConfig
+from pipeline.config.curation import CurationConfig
 
 
 def get_config() -> CurationConfig:

@@ -10,25 +10,19 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import (
-    captioner_handler,
-    captioning,
-    checks,
-    drop_list,
-    export,
-    failed_captions,
-    files,
-    flagging,
-    prompts,
-    references,
-    scoring,
-    selection,
-    sources,
-)
-from pipeline.config import Granularity
-from pipeline.run_folder import RunFolder
-from pipeline.runners import Counters, run_stage
-from pipeline.shard_formats import TFRECORD, ShardFormat
+from pipeline.captioning import captioner_handler, failed_captions, flag_stage
+from pipeline.captioning import stage as captioning
+from pipeline.config import prompts
+from pipeline.config.curation import Granularity
+from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.stage_runner import Counters, run_stage
+from pipeline.export import stage as export
+from pipeline.export.shard_formats import TFRECORD, ShardFormat
+from pipeline.scoring import stage as scoring
+from pipeline.selection import checks, reference_accounts
+from pipeline.selection import stage as selection
+from pipeline.sources import drop_lists, shards
+from pipeline.storage import files
 
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -84,9 +78,9 @@ def caption(
 
 def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     """Says what is doubtful about captions, and drops none."""
-    if not run.config.granularities or flagging.is_complete(run):
+    if not run.config.granularities or flag_stage.is_complete(run):
         return {}
-    return run_stage(run, run.units, flagging.STAGE, flagging.Flag(run), options)
+    return run_stage(run, run.units, flag_stage.STAGE, flag_stage.Flag(run), options)
 
 
 def export_shards(
@@ -117,12 +111,12 @@ def check(run: RunFolder) -> None:
     scoring.check(run)
     if not selection.is_complete(run):
         checks.check_scored(run)
-    if not files.is_file(drop_list.table_path(run.drop_list, run.root)):
-        drop_list.check(run.drop_list)  # a long list takes minutes to look through
+    if not files.is_file(drop_lists.table_path(run.drop_list, run.root)):
+        drop_lists.check(run.drop_list)  # a long list takes minutes to look through
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)
-    sources.check_columns(checks.unscored_units(run))
+    shards.check_columns(checks.unscored_units(run))
 
 
 def changes(run: RunFolder) -> Iterable[str]:
@@ -138,7 +132,7 @@ def changes(run: RunFolder) -> Iterable[str]:
 
 def not_compared(run: RunFolder) -> Iterable[str]:
     """A line for each set of which images were left out, once pairs are decided on."""
-    return references.warnings(run, ledger(run) or {})
+    return reference_accounts.warnings(run, ledger(run) or {})
 
 
 def doubts(run: RunFolder) -> Iterable[str]:
@@ -156,6 +150,6 @@ def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
     return captioning.coverage(run, granularity, run.units)
 
 
-def flag_counts(run: RunFolder) -> Mapping[str, flagging.FlagCounts]:
+def flag_counts(run: RunFolder) -> Mapping[str, flag_stage.FlagCounts]:
     """Flags by granularity; empty while captions have none."""
-    return flagging.counts(run)
+    return flag_stage.counts(run)

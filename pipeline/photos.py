@@ -21,9 +21,11 @@ import pathlib
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pipeline import caption_files, cli, new_folder
+from pipeline.sources import caption_files
+from pipeline.storage import atomic_folder
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PHOTOS_PER_SHARD = 1000
@@ -34,7 +36,7 @@ Captions = Mapping[str, Sequence[str]]  # file name to texts
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         _check(flags)
         captions = read_captions(flags.captions)
         found, missing = find_photos(flags.images, captions)
@@ -44,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f" such as {missing[0]}"
             )
     parts = split(found, flags.held_out)
-    with cli.exits(cli.FAILED, OSError), new_folder.made(flags.output) as folder:
+    with (
+        command_line.exits(command_line.FAILED, OSError),
+        atomic_folder.made(flags.output) as folder,
+    ):
         for part, names in parts.items():
             write_shards(folder / part, flags.images, names, captions)
     for part, names in parts.items():
@@ -141,8 +146,8 @@ def _members(
     yield f"{key}.json", json.dumps(record, ensure_ascii=False).encode()
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m pipeline.photos",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

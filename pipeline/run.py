@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from pipeline import cli
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
 # XLA and Beam's workers say a lot that is of no use to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,38 +36,32 @@ logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import (
-    audit,
-    curate,
-    files,
-    finding,
-    forecast,
-    forecast_costs,
-    forecast_text,
-    interrupts,
-    lock,
-    lookup,
-    prompts,
-    run_progress,
-    runners,
-    scale,
-    stage_work,
-)
-from pipeline.command_line import (
+from pipeline import curate
+from pipeline.commands import stage_progress
+from pipeline.commands.arguments import (
     LOOKING,
     beam_options,
     configured,
     granularities_of,
     parse,
 )
-from pipeline.config import FORMAT_VERSION, Granularity, to_json
-from pipeline.filters import RuleError
+from pipeline.config import prompts
+from pipeline.config.curation import FORMAT_VERSION, Granularity, to_json
+from pipeline.engine import progress, run_lock, stage_runner
+from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
+from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
+from pipeline.forecast import costs as forecast_costs
+from pipeline.forecast import extrapolation
+from pipeline.forecast import from_sample as forecast
+from pipeline.forecast import text as forecast_text
 from pipeline.models.interfaces import ServiceError
 from pipeline.records import VERSION
-from pipeline.report import encoder_pictures, page
-from pipeline.report.changes import OtherRun
-from pipeline.run_folder import CONFIG_NAME, RunFolder, check_format
-from pipeline.shard_formats import NAME_TO_FORMAT, ShardFormat
+from pipeline.report import encoder_pictures, find_pairs, page, show_pair
+from pipeline.report.run_comparison import OtherRun
+from pipeline.selection.duplicates import audit
+from pipeline.selection.rules import RuleError
+from pipeline.storage import files
+from recipes import interrupts
 
 # What a command is told wrong, before any work.
 _WRONG = (
@@ -101,7 +95,7 @@ def _main(arguments: Sequence[str] | None) -> None:
         options = beam_options(beam_arguments)
         files.use_options(options)
         config = configured(command)
-        runners.check_paths(options, command.output, config)
+        stage_runner.check_paths(options, command.output, config)
         check_format("--output", command.output)
         run = RunFolder.open(command.output, config)
         curate.check(run)
@@ -122,9 +116,9 @@ def _main(arguments: Sequence[str] | None) -> None:
             _expect_decisions(run)
     except _WRONG as error:
         _exit(2, error)
-    going_on = interrupts.saying(lambda: run_progress.goes_on(run.root))
+    going_on = interrupts.saying(lambda: progress.goes_on(run.root))
     with going_on, _locked(run, command.command):
-        if n_removed := lock.remove_leftovers(run.root):
+        if n_removed := run_lock.remove_leftovers(run.root):
             print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
         if is_removal:
             _remove(run, command.granularity)
@@ -147,13 +141,13 @@ def _look(run: RunFolder, command: argparse.Namespace) -> None:
         print_status(run)
         return
     if command.command == "show":
-        lines = lookup.show(run, command.sample_id, command.image)
+        lines = show_pair.show(run, command.sample_id, command.image)
     else:
         _expect_decisions(run)
-        scores = tuple(map(finding.ScoreRange.parse, command.score))
+        scores = tuple(map(find_pairs.ScoreRange.parse, command.score))
         texts = (command.text, command.reason, command.seed)
-        question = finding.Question(*texts, scores)
-        lines = finding.lines(run, question, command.like, command.limit)
+        question = find_pairs.Question(*texts, scores)
+        lines = find_pairs.lines(run, question, command.like, command.limit)
     for line in lines:
         print(line)
 
@@ -200,7 +194,7 @@ def _audit(run: RunFolder, lookalikes: str) -> None:
 
 def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
     try:
-        return lock.acquire(run.root, command)
+        return run_lock.acquire(run.root, command)
     except _WRONG as error:
         _exit(2, error)
 
@@ -275,20 +269,20 @@ def _run_stage(
     granularities: Sequence[Granularity],
     shard_format: ShardFormat,
 ) -> None:
-    work = stage_work.work_of(stage, run, granularities, shard_format)
-    with run_progress.watch(run.root, stage, work) as watched:
+    work = stage_progress.work_of(stage, run, granularities, shard_format)
+    with progress.watch(run.root, stage, work) as watched:
         if stage == "caption":
             counters = curate.caption(run, options, granularities)
         elif stage == "export":
             counters = curate.export_shards(run, options, shard_format)
         else:
             counters = curate.STAGES[stage](run, options)
-    if stage_work.has_work(counters):
-        watched.record(counters, stage_work.n_rows(stage, counters))
+    if stage_progress.has_work(counters):
+        watched.record(counters, stage_progress.n_rows(stage, counters))
     if stage == "select":
         _write_config(run, run.decisions.folder)
         _warn(curate.not_compared(run))
-    print(f"{stage}: {stage_work.describe(counters)}", flush=True)
+    print(f"{stage}: {stage_progress.describe(counters)}", flush=True)
 
 
 def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
@@ -311,7 +305,7 @@ def print_status(run: RunFolder) -> None:
 
     Captions of other prompts, models or recipes stay until they are removed by name.
     """
-    if at_work := run_progress.describe(run.root, time.time()):
+    if at_work := progress.describe(run.root, time.time()):
         print(at_work)
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
@@ -356,8 +350,10 @@ def print_forecast(
     stage_to_time |= watch.times("export", forecast.n_records(figures), sample)
     found = forecast.forecast(run, sample, figures)
     costs = forecast_costs.costs(found, stage_to_time, prices)
-    per_pair = scale.PairCosts.of(sample, found, stage_to_time)
-    rows = [scale.scale_row(per_pair, n_pairs) for n_pairs in scale.N_PAIRS]
+    per_pair = extrapolation.PairCosts.of(sample, found, stage_to_time)
+    rows = [
+        extrapolation.scale_row(per_pair, n_pairs) for n_pairs in extrapolation.N_PAIRS
+    ]
     files.write(path, forecast_text.to_json(found, stage_to_time, costs, rows))
     print(forecast_text.to_text(found, stage_to_time, costs, rows))
 
@@ -369,12 +365,12 @@ def _timed_stages(
     stage_to_time: dict[str, forecast_costs.StageTime] = {}
     for stage, work in (("score", curate.score), ("select", curate.select_sample)):
         with (
-            run_progress.watch(run_root, stage, stage_work.work_of(stage, sample, ())),
+            progress.watch(run_root, stage, stage_progress.work_of(stage, sample, ())),
             forecast_costs.Stopwatch() as watch,
         ):
             counters = work(sample, options)
         n_pairs = forecast_costs.n_pairs_of(stage, counters)
-        if runners.is_local(options):
+        if stage_runner.is_local(options):
             stage_to_time |= watch.times(stage, n_pairs, sample)
     return stage_to_time
 

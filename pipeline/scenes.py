@@ -22,19 +22,21 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline import cli
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import interrupts, planting, progress, scene_texts
-from pipeline.drawing import Scene
-from pipeline.file_errors import naming
-from pipeline.planting import Copy, DrawnPair, Picture, Planted, Transform
+from pipeline.demo_web import defects, descriptions
+from pipeline.demo_web.defects import Copy, DrawnPair, Picture, Planted, Transform
+from pipeline.demo_web.scene import Scene
+from pipeline.engine import progress_bar
+from pipeline.storage.file_errors import naming
+from recipes import interrupts
 
 MAX_PAIRS = 100_000  # of more, some near-copies would be equal to the byte
 
@@ -106,13 +108,13 @@ class Web:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draws a web; exits with 2 and one line if the command cannot be meant."""
     command = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, OSError, ValueError):
+    with command_line.exits(command_line.WRONG_USAGE, OSError, ValueError):
         web = Web(command.n_pairs, command.rng_seed)
         clear(command.output)
     with (
-        cli.exits(cli.FAILED, OSError),
+        command_line.exits(command_line.FAILED, OSError),
         interrupts.saying(lambda: "the same command draws all of it anew"),
-        progress.watch(
+        progress_bar.watch(
             "scenes", web.n_shards + 2, lambda: len(list(command.output.rglob("*.tar")))
         ),
     ):
@@ -173,13 +175,13 @@ def draw_pair(web: Web, index: int) -> DrawnPair:
             n_earlier = bisect.bisect(web.clean_indices, index)
             original = web.clean_indices[int(rng.integers(n_earlier))]
             pair = draw_pair(web, original)
-            return planting.exact_duplicate(pair, crawl_key(original), rng)
+            return defects.exact_duplicate(pair, crawl_key(original), rng)
         case Planted.NEAR_COPY:
             picture, copy = _copy(web, slot.rank)
-            return planting.near_copy(picture, copy, rng)
+            return defects.near_copy(picture, copy, rng)
         case Planted.OFF_TOPIC:
-            return planting.off_topic_pair(rng)
-    return planting.plant(slot.planted, planting.sample_picture(rng), rng)
+            return defects.off_topic_pair(rng)
+    return defects.plant(slot.planted, defects.sample_picture(rng), rng)
 
 
 def pair_members(key: str, pair: DrawnPair) -> list[tuple[str, bytes]]:
@@ -197,11 +199,11 @@ def truth_row(key: str, pair: DrawnPair) -> dict[str, str]:
     """What is true of a pair; captions are those of the image, "" if off topic."""
     captions = dict.fromkeys(("short", "medium", "detailed"), "")
     if pair.scene is not None:
-        captions = scene_texts.captions(pair.scene)
+        captions = descriptions.captions(pair.scene)
     return {
         "key": key,
         "planted": str(pair.planted),
-        "expected": str(planting.PLANTED_TO_OUTCOME[pair.planted]),
+        "expected": str(defects.PLANTED_TO_OUTCOME[pair.planted]),
         "duplicate_of": pair.duplicate_of,
         "language": pair.language,
         "transform": str(pair.transform),
@@ -211,19 +213,19 @@ def truth_row(key: str, pair: DrawnPair) -> dict[str, str]:
 
 def largest_class(scene: Scene) -> str:
     """Such as "red circle": the class of the largest object."""
-    return " ".join(scene_texts.by_visible_area(scene)[0].pair)
+    return " ".join(descriptions.by_visible_area(scene)[0].pair)
 
 
 def _slots_in_order(n_pairs: int) -> list[Slot]:
     slots = [
         Slot(planted, rank)
-        for planted, percent in planting.PLANTED_TO_PERCENT.items()
+        for planted, percent in defects.PLANTED_TO_PERCENT.items()
         for rank in range(n_pairs * percent // 100)
     ]
-    n_broken = n_pairs * planting.BROKEN_PERCENT // 100
-    cycle = itertools.cycle(planting.BROKEN)
+    n_broken = n_pairs * defects.BROKEN_PERCENT // 100
+    cycle = itertools.cycle(defects.BROKEN)
     for i, planted in enumerate(itertools.islice(cycle, n_broken)):
-        slots.append(Slot(planted, i // len(planting.BROKEN)))
+        slots.append(Slot(planted, i // len(defects.BROKEN)))
     n_clean = n_pairs - len(slots)
     return slots + [Slot(Planted.NONE, rank) for rank in range(n_clean)]
 
@@ -244,7 +246,7 @@ def _copy(web: Web, rank: int) -> tuple[Picture, Copy]:
 
 
 def _clean_picture(web: Web, stream: _Stream, index: int) -> Picture:
-    return planting.sample_picture(web.rng(stream, index))
+    return defects.sample_picture(web.rng(stream, index))
 
 
 def _clean_scene_members(
@@ -252,10 +254,10 @@ def _clean_scene_members(
 ) -> Iterator[tuple[str, bytes]]:
     """The files of an evaluation image or a curated seed."""
     rng = web.rng(stream, index)
-    picture = planting.sample_picture(rng)
+    picture = defects.sample_picture(rng)
     key = clean_key(stream, index)
-    image = planting.encode_jpeg(picture.rgb, rng)
-    captions = scene_texts.captions(picture.scene)
+    image = defects.encode_jpeg(picture.rgb, rng)
+    captions = descriptions.captions(picture.scene)
     text = captions["medium"].encode()
     size_px = (picture.rgb.shape[1], picture.rgb.shape[0])
     metadata = _metadata(key, "jpg", image, size_px, text)
@@ -329,8 +331,8 @@ def _write_tar(path: pathlib.Path, members: Members) -> None:
             tar.addfile(header, io.BytesIO(data))
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m pipeline.scenes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,27 +11,30 @@ import pyarrow as pa
 from score_tables import select
 from tiny_run import encoded
 
-from pipeline import config, files, filters, records
-from pipeline import selection as selection_stage
-from pipeline.models import weights
-from pipeline.report import page
-from pipeline.report.changes import OtherRun
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
+from pipeline import records
+from pipeline.config import curation
+from pipeline.config.selection import (
     KeepLanguages,
     MinScore,
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.sources import Unit, list_units
-from pipeline.verdicts import open_verdicts
+from pipeline.engine.run_folder import RunFolder
+from pipeline.models import weights
+from pipeline.report import page
+from pipeline.report.run_comparison import OtherRun
+from pipeline.selection import rules
+from pipeline.selection import stage as selection_stage
+from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.sources.shards import Unit, list_units
+from pipeline.storage import files
 
 SELECTION = SelectionConfig(
     drop_rules=(
-        filters.BoilerplateAltText(),
-        filters.FewWords(2),
-        filters.SmallImage(10),
-        filters.ExtremeAspect(3.0),
+        rules.BoilerplateAltText(),
+        rules.FewWords(2),
+        rules.SmallImage(10),
+        rules.ExtremeAspect(3.0),
     ),
     language=KeepLanguages(("en",), 0.2, 0.5),
     alignment=MinScore(0.2),
@@ -97,10 +100,11 @@ def make_run(
         "seeds": [[Seen(key="rose", angle=0.7, color=(0, 0, 200))]],
     }
     sources = {
-        role: config.ImageTextSource(role, str(root / role / "*.tar")) for role in roles
+        role: curation.ImageTextSource(role, str(root / role / "*.tar"))
+        for role in roles
     }
-    settings = config.CurationConfig(
-        encoder=config.EncoderConfig(checkpoint),
+    settings = curation.CurationConfig(
+        encoder=curation.EncoderConfig(checkpoint),
         selection=selection,
         sources=(sources["crawl"],),
         evaluation_sets=(sources["evaluation"],),

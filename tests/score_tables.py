@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import files, indexes, records, selection
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
-from pipeline.indexes import ReferenceSet
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import SelectionConfig
-from pipeline.sources import Unit
-from pipeline.verdicts import Verdicts, open_verdicts
+from pipeline import records
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.selection import stage as selection
+from pipeline.selection.search import reference_sets
+from pipeline.selection.search.reference_sets import ReferenceSet
+from pipeline.selection.unit_decisions import Verdicts, open_verdicts
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +131,10 @@ def after_search(
     run: RunFolder, units: Sequence[Unit], judge: Callable[..., Verdicts], bound: float
 ) -> list[records.Decision]:
     """`after_step` for a step that searches the sets that `units` belong to."""
-    sets = tuple(map(ReferenceSet.open, indexes.build("sets", run, units)))
+    sets = tuple(map(ReferenceSet.open, reference_sets.build("sets", run, units)))
 
     def step(verdicts: Verdicts) -> Verdicts:
-        search = functools.partial(indexes.find_nearest, sets, run, verdicts)
+        search = functools.partial(reference_sets.find_nearest, sets, run, verdicts)
         return judge(verdicts, search, bound)
 
     return after_step(run, step)

@@ -15,8 +15,8 @@ STAGES = ("score", "select", "caption", "export")
 
 _RECIPE = """
 from pipeline import config
-from pipeline.filters import FewWords
-from pipeline.selection_config import SelectionConfig
+from pipeline.selection.rules import FewWords
+from pipeline.config.selection import SelectionConfig
 
 def get_config():
     greedy = config.Granularity("short", {captioner!r}, "caption en", 4, batch_size=2)

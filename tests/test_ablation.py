@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline import drawing
+from pipeline.demo_web import scene as drawing
 from tools.ablation import arms, comparison, plot, run, scenes, table, texts, web
 from tools.ablation.arms import ARMS, SIZES, Arm, Expected
-from trainer import recipes
-from trainer.trained import Trained
+from trainer import config_files
+from trainer.pretrained.trained_model import Trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = SIZES["small"]
@@ -128,7 +128,7 @@ def test_a_folder_with_a_web_of_another_size_is_refused(tmp_path):
 
 def differing(arm: Arm, other: Arm, size: str) -> set[str]:
     ours, theirs = (arms.settings(x, SIZES[size], 0, FOLDERS) for x in (arm, other))
-    paths = {path for path, _, _ in recipes.differences(ours, theirs)}
+    paths = {path for path, _, _ in config_files.differences(ours, theirs)}
     of_mappings = {m for m in MAPPINGS if any(p.startswith(m) for p in paths)}
     return {p for p in paths if not p.startswith(MAPPINGS)} | of_mappings
 
@@ -150,13 +150,13 @@ def test_a_frozen_teacher_and_its_place_are_refused_without_each_other():
     for gone in ("teacher_from=", "self_supervision.ema="):
         kept = [change for change in overrides if not change.startswith(gone)]
         with pytest.raises(ValueError, match="teacher_from"):
-            recipes.load(arms.CONFIG, kept)
+            config_files.load(arms.CONFIG, kept)
 
 
 def test_seeds_differ_in_the_seed_alone():
     arm = ARMS["ibot"]
     first, second = (arms.settings(arm, SMALL, seed, FOLDERS) for seed in (0, 1))
-    assert [*recipes.differences(first, second)] == [("rng_seed", 0, 1)]
+    assert [*config_files.differences(first, second)] == [("rng_seed", 0, 1)]
 
 
 def test_every_arm_but_references_is_compared():
@@ -264,7 +264,7 @@ def test_more_workers_than_cores_are_refused_in_one_line(n, tmp_path, capsys):
 
 
 def test_a_training_that_was_stopped_is_not_measured(tmp_path):
-    config = recipes.load(arms.CONFIG, ["n_steps=60"])
+    config = config_files.load(arms.CONFIG, ["n_steps=60"])
     run.check_finished(Trained(tmp_path, config, 60))
     with pytest.raises(run.StoppedError, match="step 59 of 60"):
         run.check_finished(Trained(tmp_path, config, 59))

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from pipeline import files, records
-from pipeline.config import ImageTextSource, Limits
-from pipeline.filters import FewWords
+from pipeline import records
+from pipeline.config.curation import ImageTextSource, Limits
+from pipeline.config.selection import KeepLanguages, MinScore, SelectionConfig
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, DropReason, Pair, sample_id
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import KeepLanguages, MinScore, SelectionConfig
-from pipeline.sources import Unit
+from pipeline.selection.rules import FewWords
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
 from tests import score_tables
 from tests.test_scoring import ENGLISH, GERMAN, make_run, pairs_of, png, score
 

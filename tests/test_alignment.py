@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 from score_tables import Row, after_step, make_run, outcomes, read_decisions
 
-from pipeline import alignment, filters
-from pipeline.config import fingerprint, to_json
-from pipeline.selection_config import KeepFraction, KeepLanguages, SelectionConfig
+from pipeline.config.curation import fingerprint, to_json
+from pipeline.config.selection import KeepFraction, KeepLanguages, SelectionConfig
+from pipeline.selection import alignment, rules
 
 NAN = math.nan
 
@@ -25,7 +25,7 @@ def test_a_score_at_the_threshold_is_kept_and_none_fails(tmp_path):
 
 def test_the_fraction_is_taken_over_all_units_of_what_is_still_contested(tmp_path):
     config = SelectionConfig(
-        drop_rules=(filters.FewWords(2),),
+        drop_rules=(rules.FewWords(2),),
         language=KeepLanguages(),
         alignment=KeepFraction(0.5),
     )

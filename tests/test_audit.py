@@ -10,15 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from test_scoring import make_run, score, write_shard
 
-from pipeline import audit, run
-from pipeline.config import ImageTextSource
-from pipeline.near_config import (
+from pipeline import run
+from pipeline.config.curation import ImageTextSource
+from pipeline.config.duplicates import (
     EvaluationDuplicates,
     PerceptualDescriptor,
     PoolDuplicates,
     Resemblance,
 )
-from pipeline.selection_config import SelectionConfig
+from pipeline.config.selection import SelectionConfig
+from pipeline.selection.duplicates import audit
 
 BY_PERCEPTUAL = Resemblance(PerceptualDescriptor(), 0.8)
 RECIPE = SelectionConfig(

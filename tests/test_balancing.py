@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id, select
 
-from pipeline import balancing
-from pipeline.balancing import Grouped
-from pipeline.competition import unit_hashes
-from pipeline.selection_config import (
+from pipeline.config.selection import (
     CapPerCluster,
     CapPerConcept,
     CapPerSeed,
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.tallies import Tally
-from pipeline.verdicts import open_verdicts
+from pipeline.selection import balance
+from pipeline.selection.balance import Grouped
+from pipeline.selection.integer_counts import Tally
+from pipeline.selection.retrieval.top_k import unit_hashes
+from pipeline.selection.unit_decisions import open_verdicts
 
 SEEDS = {
     "flowers/1": [Row(key="rose", embedding=(1, 0))],
@@ -76,11 +76,11 @@ def test_clusters_are_capped_and_another_cap_trains_nothing(tmp_path):
     cluster_to_size = {d.detail: 5 / d.value for d in dropped}
     assert sorted(cluster_to_size) == ["cluster 0", "cluster 1"]
     assert sum(cluster_to_size.values()) == pytest.approx(44)
-    record = balancing._record_path(run, 0)
+    record = balance._record_path(run, 0)
     other = make(tmp_path, dataclasses.replace(cap, max_count=6))
-    assert balancing._record_path(other, 0) == record
+    assert balance._record_path(other, 0) == record
     finer = make(tmp_path, dataclasses.replace(cap, n_clusters=3))
-    assert balancing._record_path(finer, 0) != record
+    assert balance._record_path(finer, 0) != record
 
 
 TEXTS = {
@@ -156,7 +156,7 @@ def test_probabilities_are_those_of_the_paper_s_loop(tmp_path):
     row, group = np.array([0, 0, 1, 3]), np.array([7, 8, 8, 9])
     grouped = Grouped(verdicts, row, group, {})
     counts = Tally(np.array([7, 8, 9]), np.array([40, 100, 3]))
-    found = balancing.probabilities(grouped, 10, counts)
+    found = balance.probabilities(grouped, 10, counts)
     np.testing.assert_allclose(found, [1 - 0.75 * 0.9, 0.1, np.nan, 1], rtol=1e-12)
 
     rng = np.random.default_rng(0)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pipeline import caption_files, photos
-from pipeline.caption_files import Entry
+from pipeline import photos
+from pipeline.sources import caption_files
+from pipeline.sources.caption_files import Entry
 
 DOG, GIRLS = Entry("0.jpg", ("A dog, in a yard",)), Entry("1.jpg", ("Two girls",))
 CSV = 'file_name,caption\n0.jpg,"A dog, in a yard"\n1.jpg,Two girls\n'

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.caption_flags import (
+from pipeline.captioning.flags import (
     FLAG_TO_RULE,
     CaptionFacts,
     flags_of,
@@ -15,16 +15,16 @@ from pipeline.caption_flags import (
     repetition,
     words,
 )
-from pipeline.config import (
+from pipeline.config.curation import (
     CaptionQuality,
     CurationConfig,
     EncoderConfig,
     ExportConfig,
     Granularity,
 )
-from pipeline.prompts import IMAGE
+from pipeline.config.prompts import IMAGE
+from pipeline.config.selection import SelectionConfig
 from pipeline.records import CaptionFlag, FinishReason, Language
-from pipeline.selection_config import SelectionConfig
 
 GOOD = CaptionFacts(
     text="A brown dog runs after a red ball in the grass.",

@@ -21,13 +21,14 @@ from tiny_run import (
     run_stage,
 )
 
-from pipeline import failed_captions, files
-from pipeline.caption_tables import CaptionTables
-from pipeline.captioner_handler import check
-from pipeline.captioning import Caption, coverage
-from pipeline.prompts import prompt_hash
+from pipeline.captioning import failed_captions
+from pipeline.captioning.captioner_handler import check
+from pipeline.captioning.stage import Caption, coverage
+from pipeline.config.prompts import prompt_hash
+from pipeline.config.selection import MinScore, SelectionConfig
+from pipeline.engine.caption_tables import CaptionTables
 from pipeline.records import DropReason, SyntheticCaption, content_hash
-from pipeline.selection_config import MinScore, SelectionConfig
+from pipeline.storage import files
 
 FEWER = SelectionConfig(alignment=MinScore(0.9))
 MORE = SelectionConfig(alignment=MinScore(0.1))
@@ -299,7 +300,9 @@ def test_coverage_counts_no_unit_that_is_not_decided(tmp_path):
 
 
 def test_a_missing_torch_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "pipeline.models.huggingface", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "pipeline.models.huggingface_captioner", raising=False
+    )
     monkeypatch.setitem(sys.modules, "torch", None)
     granularity = dataclasses.replace(LONG, captioner="huggingface")
     with pytest.raises(ValueError, match=r"^captioner='huggingface' of .*\[torch\]"):

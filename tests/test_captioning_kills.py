@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.caption_tables import CaptionTables
-from pipeline.captioner_handler import CaptionerHandler
-from pipeline.captioning import Caption
-from pipeline.config import Decoding, Granularity
-from pipeline.run_folder import RunFolder
+from pipeline.captioning.captioner_handler import CaptionerHandler
+from pipeline.captioning.stage import Caption
+from pipeline.config.curation import Decoding, Granularity
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
 from tests import tiny_checkpoints
 from tests.tiny_run import Row, bytes_of, encoded, make_run, run_stage
 

@@ -10,13 +10,13 @@ from score_tables import Row, write_scores
 from test_run import CONFIG, error_of
 
 from pipeline import run as command_line
-from pipeline.config import load_config
-from pipeline.run_folder import RunFolder
+from pipeline.config.curation import load_config
+from pipeline.engine.run_folder import RunFolder
 
 RECIPE = """
 import dataclasses
 from curation_configs import demo
-from pipeline.selection_config import *
+from pipeline.config.selection import *
 def get_config():
     config = demo.get_config()
     selection = dataclasses.replace(config.selection, {changes})

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import ImageTextSource
-from pipeline.raw_pairs import RawPair
-from pipeline.sources import Unit, check_columns
+from pipeline.config.curation import ImageTextSource
+from pipeline.sources.raw_pairs import RawPair
+from pipeline.sources.shards import Unit, check_columns
 from tests.test_sources import errors_of, pairs_of, unit_of, write_parquet
 
 TEXT_TYPES = [

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import competition
-from pipeline.competition import Entrants, FindWinners
+from pipeline.selection.retrieval import top_k
+from pipeline.selection.retrieval.top_k import Entrants, FindWinners
 
 WORDS = st.sampled_from([0, 1, 2**63])
 ENTRANTS = st.tuples(
@@ -52,7 +52,7 @@ def test_winners_are_those_of_brute_force_in_any_order_of_blocks(
         block(unit, n_places, [(g, r, i, row)]) for g, r, i, unit, row in numbered
     ]
     rng.shuffle(blocks)
-    assert as_tuples(competition.winners(blocks)) == expected
+    assert as_tuples(top_k.winners(blocks)) == expected
 
     combine = FindWinners()
     cut = rng.randint(0, len(blocks))
@@ -75,8 +75,8 @@ def test_a_worker_keeps_no_more_than_the_winners_of_what_it_has_seen():
 
 def test_what_a_set_wants_goes_to_its_unit_once():
     rows = [(0, 0.1, (0, 1), 7), (1, 0.1, (0, 1), 7), (1, 0.2, (0, 2), 3)]
-    won = competition.winners([block("b", 2, rows), block("a", 2, rows[:1])])
-    found = dict(competition.wanted_by_unit("flowers", won))
+    won = top_k.winners([block("b", 2, rows), block("a", 2, rows[:1])])
+    found = dict(top_k.wanted_by_unit("flowers", won))
     assert {name: want.row.tolist() for name, want in found.items()} == {
         "a": [7],
         "b": [3, 7],
@@ -86,11 +86,11 @@ def test_what_a_set_wants_goes_to_its_unit_once():
 
 def test_hashes_hang_on_the_id_and_the_salt_alone():
     ids = [bytes([i]) * 16 for i in range(200)]
-    hashes = competition.unit_hashes(ids, "a")
-    backwards = competition.unit_hashes(ids[::-1], "a")
+    hashes = top_k.unit_hashes(ids, "a")
+    backwards = top_k.unit_hashes(ids[::-1], "a")
     np.testing.assert_array_equal(hashes, backwards[::-1])
-    assert not np.isin(hashes, competition.unit_hashes(ids, "b")).any()
+    assert not np.isin(hashes, top_k.unit_hashes(ids, "b")).any()
     assert (hashes >= 0).all()
     assert (hashes < 1).all()
     assert abs(hashes.mean() - 0.5) < 0.1
-    assert len(competition.unit_hashes([], "a")) == 0
+    assert len(top_k.unit_hashes([], "a")) == 0

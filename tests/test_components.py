@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import components
-from pipeline.cells import border_distances, cells_of
-from pipeline.components import Links, Members
+from pipeline.selection.duplicates import components
+from pipeline.selection.duplicates.components import Links, Members
+from pipeline.selection.duplicates.kmeans_cells import border_distances, cells_of
 
 RNG = np.random.default_rng(0)
 

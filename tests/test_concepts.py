@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.concepts import Concepts
+from pipeline.selection.concepts import Concepts
 
 LIST = Concepts(["dog", "hot dog", "New York City", "red fox", "red", "狗", "白色的狗"])
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from curation_configs import demo
-from pipeline.config import (
+from pipeline.config.curation import (
     CaptionQuality,
     CurationConfig,
     Decoding,
@@ -16,15 +16,14 @@ from pipeline.config import (
     Limits,
     Resources,
 )
-from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords, SmallImage
-from pipeline.near_config import (
+from pipeline.config.duplicates import (
     Cells,
     PerceptualDescriptor,
     PoolDuplicates,
     Resemblance,
     TorchDescriptor,
 )
-from pipeline.selection_config import (
+from pipeline.config.selection import (
     CapPerConcept,
     CapPerSeed,
     KeepFraction,
@@ -36,6 +35,12 @@ from pipeline.selection_config import (
     SeededClusters,
     SelectionConfig,
     ShortText,
+)
+from pipeline.selection.rules import (
+    BoilerplateAltText,
+    ExtremeAspect,
+    FewWords,
+    SmallImage,
 )
 
 COSINE = "a cosine in [-1, 1]"

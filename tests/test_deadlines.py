@@ -6,14 +6,15 @@ import resource
 
 import pytest
 
-from pipeline import deadlines, files, lock
+from pipeline.engine import run_lock
+from pipeline.storage import files, timeouts
 from tests.faulty_files import PREFIX, FaultyFileSystem, Hang
 
 
 def test_a_call_gives_its_result_or_its_error(monkeypatch):
-    assert deadlines.within("x", max, [1, 2], key=lambda n: -n) == 1
+    assert timeouts.within("x", max, [1, 2], key=lambda n: -n) == 1
     with pytest.raises(TimeoutError, match=r"^its own$"):
-        deadlines.within("x", raise_timeout)
+        timeouts.within("x", raise_timeout)
 
 
 def raise_timeout() -> None:
@@ -38,7 +39,7 @@ def raise_timeout() -> None:
 )
 def test_a_call_that_hangs_is_one_line(tmp_path, monkeypatch, hanging, call):
     (tmp_path / "there").write_bytes(b"0")
-    monkeypatch.setattr(deadlines, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(timeouts, "TIMEOUT_S", 0.05)
     monkeypatch.setattr(FaultyFileSystem, "before", staticmethod(Hang(hanging, 1)))
     expected = rf"{PREFIX}{tmp_path}.*: expected an answer within 0\.05 s$"
     with pytest.raises(TimeoutError, match=expected):
@@ -60,7 +61,7 @@ def test_what_is_read_through_the_bound_is_the_file(tmp_path):
 
 
 def test_much_is_written_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(deadlines, "_WRITE_BYTES", 1000)
+    monkeypatch.setattr(timeouts, "_WRITE_BYTES", 1000)
     calls = []
     monkeypatch.setattr(
         FaultyFileSystem, "before", staticmethod(lambda call, path: calls.append(call))
@@ -76,9 +77,9 @@ def test_a_full_disk_leaves_no_empty_lock(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            lock.acquire(str(tmp_path), "curate")
+            run_lock.acquire(str(tmp_path), "curate")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
-    with lock.acquire(str(tmp_path), "curate"):
+    with run_lock.acquire(str(tmp_path), "curate"):
         pass

@@ -16,10 +16,10 @@ from score_tables import (
     select,
 )
 
-from pipeline import dedup
-from pipeline.dedup import Identities
+from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.records import Decision
-from pipeline.selection_config import MinScore, SelectionConfig
+from pipeline.selection.duplicates import exact
+from pipeline.selection.duplicates.exact import Identities
 
 EXACT = SelectionConfig()
 
@@ -118,7 +118,7 @@ def test_repeats_are_those_of_brute_force_in_any_order_of_blocks(pairs, rng):
     rng.shuffle(blocks)
     found = {
         (unit, int(row), tuple(map(int, kept_id)))
-        for unit, repeats in dedup.find_repeats(0, blocks)
+        for unit, repeats in exact.find_repeats(0, blocks)
         for row, kept_id in zip(repeats.row, repeats.kept_id, strict=True)
     }
     assert found == expected
@@ -143,7 +143,7 @@ def near_evaluation(
         evaluation=evaluation,
         keep_all=keep_all,
     )
-    judge = dedup.drop_near_evaluation
+    judge = exact.drop_near_evaluation
     return after_search(run, run.evaluation_units, judge, bound)
 
 

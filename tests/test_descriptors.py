@@ -11,17 +11,18 @@ import simplejpeg
 from test_scoring import make_run, png, score, write_shard
 
 from benchmarks import documents
-from pipeline import descriptors, sources
-from pipeline.config import EncoderConfig, ImageTextSource
-from pipeline.descriptors import Perceptual, gradients, likeness_to_document
-from pipeline.near_config import (
+from pipeline.config.curation import EncoderConfig, ImageTextSource
+from pipeline.config.duplicates import (
     EvaluationDuplicates,
     PerceptualDescriptor,
     PoolDuplicates,
     Resemblance,
     TorchDescriptor,
 )
-from pipeline.selection_config import SelectionConfig
+from pipeline.config.selection import SelectionConfig
+from pipeline.models import descriptors
+from pipeline.models.descriptors import Perceptual, gradients, likeness_to_document
+from pipeline.sources import shards
 
 BY_PERCEPTUAL = Resemblance(PerceptualDescriptor(), 0.9)
 POOL = SelectionConfig(pool_duplicates=PoolDuplicates((BY_PERCEPTUAL,)))
@@ -111,7 +112,7 @@ def test_seed_sets_are_not_described_and_evaluation_sets_are(tmp_path):
     config = SelectionConfig(evaluation_duplicates=duplicates)
     run = make_run(tmp_path, selection=config, **sets)
     assert score(run)["images_described"] == 2  # of the source and the evaluation set
-    assert sources.list_units(sets["seed_sets"][0]) == run.seed_units
+    assert shards.list_units(sets["seed_sets"][0]) == run.seed_units
 
 
 def test_torch_is_asked_for_in_one_line(monkeypatch):

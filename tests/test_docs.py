@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pipeline import command_line, curate, photos, scenes
-from pipeline.config import CurationConfig, load_config
+from pipeline import curate, photos, scenes
+from pipeline.commands import arguments as command_line
+from pipeline.config.curation import CurationConfig, load_config
 from tests.docs_commands import PAGES, ROOT, blocks, commands
 from tests.test_error_messages import GAP, text_of
 from tools import config_reference
-from trainer import evaluate, export, recipes, tokenizer, train
+from trainer import config_files, evaluate, export, tokenizer, train
 from trainer.config import TrainConfig
-from trainer.evals.settings import EvaluationConfig
+from trainer.evaluation_config import EvaluationConfig
 
 # Not ours; what they are told is not read.
 OTHERS = (
@@ -51,12 +52,12 @@ def pipeline_run(words: Sequence[str]) -> None:
 
 def trainer_train(words: Sequence[str]) -> None:
     flags = train._parser().parse_args(words)
-    recipes.load(flags.config, flags.overrides)
+    config_files.load(flags.config, flags.overrides)
 
 
 def trainer_evaluate(words: Sequence[str]) -> None:
     flags = evaluate._parser().parse_args(words)
-    recipes.changed(EvaluationConfig(), flags.overrides)
+    config_files.changed(EvaluationConfig(), flags.overrides)
 
 
 def parsed(parser: Callable[[], argparse.ArgumentParser]):

@@ -29,15 +29,24 @@ from tiny_run import (
     write_captions,
 )
 
-from pipeline import files, images, manifest, records, samples, sources, webdataset
-from pipeline.caption_tables import CaptionTables
-from pipeline.config import CaptionQuality, ExportConfig, ImageTextSource, Limits
-from pipeline.export import Export, is_complete, plan_shards
-from pipeline.flagging import Flag
-from pipeline.prompts import prompt_hash
+from pipeline import records
+from pipeline.captioning.flag_stage import Flag
+from pipeline.config.curation import (
+    CaptionQuality,
+    ExportConfig,
+    ImageTextSource,
+    Limits,
+)
+from pipeline.config.prompts import prompt_hash
+from pipeline.config.selection import MinScore, SelectionConfig
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.export import manifest, samples, webdataset
+from pipeline.export.shard_formats import WEBDATASET
+from pipeline.export.stage import Export, is_complete, plan_shards
+from pipeline.images import decoder as images
 from pipeline.records import DropReason, content_hash, sample_id
-from pipeline.selection_config import MinScore, SelectionConfig
-from pipeline.shard_formats import WEBDATASET
+from pipeline.sources import shards as sources
+from pipeline.storage import files
 
 TWO_A_SHARD = ExportConfig(samples_per_shard=2)
 FEWER = SelectionConfig(alignment=MinScore(0.9))

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import tensorflow as tf  # noqa: F401  (for the children: it takes seconds)
 
-from pipeline import deadlines, lock, retries, run
-from pipeline.config import ImageTextSource
-from pipeline.run_folder import RunFolder
+from pipeline import run
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import run_lock
+from pipeline.engine.run_folder import RunFolder
+from pipeline.storage import retries, timeouts
 from tests import small_run
 from tests.faulty_files import PREFIX, FailNowAndThen, FaultyFileSystem, Hang
 from tests.test_scoring import make_run, png, score, write_shard
@@ -56,7 +58,7 @@ def command(arguments: tuple[str, ...], root: Path, prepare: Prepare) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    lock._SETTLE_S = 0.05
+    run_lock._SETTLE_S = 0.05
     prepare()
     run.main(arguments)
 
@@ -236,7 +238,7 @@ class HangOnce:
 
     def __call__(self) -> None:
         FaultyFileSystem.before = Hang(*self._hang)
-        deadlines.TIMEOUT_S = 2.0
+        timeouts.TIMEOUT_S = 2.0
 
 
 @pytest.mark.slow

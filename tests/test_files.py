@@ -7,8 +7,8 @@ import math
 import pyarrow as pa
 import pytest
 
-from pipeline import files
 from pipeline.records import Decision, Language
+from pipeline.storage import files
 
 
 def test_a_glob_gives_sorted_paths_or_none(tmp_path):

@@ -5,13 +5,9 @@ import time
 import pytest
 from score_tables import Row, after_step, make_run
 
-from pipeline import filters
+from pipeline.config.selection import KeepLanguages, SelectionConfig, ShortText
 from pipeline.records import Decision, Drop, DropReason, Pair
-from pipeline.selection_config import (
-    KeepLanguages,
-    SelectionConfig,
-    ShortText,
-)
+from pipeline.selection import rules as filters
 
 NAN = math.nan
 

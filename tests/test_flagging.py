@@ -10,16 +10,18 @@ import pyarrow as pa
 import pytest
 from tiny_run import bytes_of, make_run, plain_rows, run_stage, write_tables
 
-from pipeline import curate, files, records, run, scene_texts
-from pipeline.caption_scores import TextEncoderHandler
-from pipeline.caption_tables import CaptionTables
-from pipeline.command_line import beam_options
-from pipeline.config import CaptionQuality, EncoderConfig, Granularity
-from pipeline.drawing import sample_scene
-from pipeline.flagging import Flag, FlagCounts, counts, is_complete
+from pipeline import curate, records, run
+from pipeline.captioning.caption_scores import TextEncoderHandler
+from pipeline.captioning.flag_stage import Flag, FlagCounts, counts, is_complete
+from pipeline.commands.arguments import beam_options
+from pipeline.config.curation import CaptionQuality, EncoderConfig, Granularity
+from pipeline.config.prompts import prompt_hash
+from pipeline.config.selection import SelectionConfig
+from pipeline.demo_web import descriptions
+from pipeline.demo_web.rendering import draw
+from pipeline.demo_web.scene import sample_scene
+from pipeline.engine.caption_tables import CaptionTables
 from pipeline.models.encoders import NullEncoder, load_encoder
-from pipeline.painting import draw
-from pipeline.prompts import prompt_hash
 from pipeline.records import (
     DropReason,
     FinishReason,
@@ -28,7 +30,7 @@ from pipeline.records import (
     content_hash,
     sample_id,
 )
-from pipeline.selection_config import SelectionConfig
+from pipeline.storage import files
 
 SHORT = Granularity("short", "tiny", "cap en", n_words=(1, 3))
 LONG = Granularity("long", "tiny", "describe en", n_words=(4, 20))
@@ -347,7 +349,7 @@ def test_alignment_is_the_cosine_of_the_caption_and_the_stored_image(tmp_path):
     scenes = [sample_scene(rng) for _ in range(2)]
     pictures = [encoder.prepare_image(draw(scene)[0]) for scene in scenes]
     images = encoder.encode_images(np.stack(pictures)).astype(np.float16)
-    texts = [scene_texts.captions(scene)["detailed"] for scene in scenes]
+    texts = [descriptions.captions(scene)["detailed"] for scene in scenes]
     rows = {"a": plain_rows(2)}
     run_folder = make_run(tmp_path, rows, granularities=BOTH, caption_quality=MEASURED)
     config = dataclasses.replace(

@@ -10,33 +10,27 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from test_run import CONFIG, error_of
 
-from pipeline import (
-    curate,
-    dedup,
-    files,
-    filters,
-    forecast,
-    forecast_costs,
-    forecast_text,
-    records,
-    run,
-    scale,
-    scenes,
-    tallies,
-)
-from pipeline.estimates import Interval
-from pipeline.forecast_costs import Prices, StageTime
-from pipeline.records import VERSION
-from pipeline.selection_config import (
+from pipeline import curate, records, run, scenes
+from pipeline.config.selection import (
     KeepFraction,
     MinScore,
     NearestToSeeds,
     SelectionConfig,
 )
+from pipeline.forecast import costs as forecast_costs
+from pipeline.forecast import extrapolation
+from pipeline.forecast import from_sample as forecast
+from pipeline.forecast import text as forecast_text
+from pipeline.forecast.costs import Prices, StageTime
+from pipeline.forecast.stratified_estimates import Interval
+from pipeline.records import VERSION
+from pipeline.selection import integer_counts, rules
+from pipeline.selection.duplicates import exact as dedup
+from pipeline.storage import files
 from tests.tiny_run import LONG, SHORT, Row, encoded, make_run, write_captions
 
 SELECTION = SelectionConfig(
-    drop_rules=(filters.FewWords(2), filters.SmallImage(10)), alignment=MinScore(0.2)
+    drop_rules=(rules.FewWords(2), rules.SmallImage(10)), alignment=MinScore(0.2)
 )
 OPTIONS = PipelineOptions([])
 N_SHARDS, N_SAMPLED = 20, 8
@@ -205,17 +199,17 @@ def test_times_are_remembered_while_they_are_of_the_same_tables(sample, found):
 
 
 @pytest.fixture
-def pair_costs(sample, found) -> scale.PairCosts:
+def pair_costs(sample, found) -> extrapolation.PairCosts:
     shares = dict.fromkeys(map(str, records.DropReason), 0.0)
     shares |= {"kept": 0.5, "unreadable": 0.0, "few_words": 0.4, "exact_duplicate": 0.1}
-    made = scale.PairCosts.of(sample, found, TIMES)
+    made = extrapolation.PairCosts.of(sample, found, TIMES)
     return dataclasses.replace(
         made, pairs_per_shard=1000.0, outcome_to_share=shares, captions_per_pair=1.0
     )
 
 
 def test_the_scale_model_of_a_million_pairs(pair_costs):
-    row = scale.scale_row(pair_costs, 10**6)
+    row = extrapolation.scale_row(pair_costs, 10**6)
     assert row.n_source_shards == 1000
     # 36 ms a pair; and as much for each of the 500,000 kept, 10,000 a training shard.
     assert row.workers_to_hours[1] == pytest.approx((10**6 + 500_000) * 0.036 / 3600)
@@ -246,7 +240,7 @@ def test_the_model_of_memory_is_what_exact_duplicates_take(pair_costs):
         block = dedup.Identities("u", "u", np.arange(n_pairs), hashes, ids)
         list(dedup.find_repeats(0, [block]))
 
-    modelled = scale.worker_bytes(pair_costs, n_pairs)["dedup.find_repeats"]
+    modelled = extrapolation.worker_bytes(pair_costs, n_pairs)["dedup.find_repeats"]
     of_one_group = modelled * dedup.N_PARTITIONS / 0.6
     assert 0.8 * of_one_group <= peak_bytes(find) <= 1.2 * of_one_group
 
@@ -255,18 +249,18 @@ def test_the_model_of_memory_is_what_the_quantile_takes(pair_costs):
     selection = dataclasses.replace(SELECTION, alignment=KeepFraction(0.5))
     config = dataclasses.replace(pair_costs.config, selection=selection)
     costs = dataclasses.replace(pair_costs, config=config)
-    combine = tallies.AddTallies()
+    combine = integer_counts.AddTallies()
 
     def find():
         accumulator = combine.create_accumulator()
         for _ in range(20):
-            tally = tallies.Tally.of(np.arange(2**16))
+            tally = integer_counts.Tally.of(np.arange(2**16))
             accumulator = combine.add_input(accumulator, tally)
         combine.extract_output(accumulator)
 
     place = "tallies.AddTallies"
-    modelled = scale.worker_bytes(costs, 10**6)[place]
-    assert modelled == scale.worker_bytes(costs, 10**10)[place]
+    modelled = extrapolation.worker_bytes(costs, 10**6)[place]
+    assert modelled == extrapolation.worker_bytes(costs, 10**10)[place]
     assert 0.7 * modelled <= peak_bytes(find) <= 1.2 * modelled
 
 

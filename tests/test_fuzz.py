@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, scoring
-from pipeline.config import ImageTextSource
+from pipeline.config.curation import ImageTextSource
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, Language, Pair
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import SelectionConfig
+from pipeline.scoring import stage as scoring
+from pipeline.storage import files
 from tests import score_tables
 from tests.mutants import Mutant, mutant
 from tests.test_scoring import NullHandler, make_run

@@ -17,13 +17,13 @@ from PIL import Image
 from tiny_run import SHORT, make_run, plain_rows, run_stage, write_captions
 
 from curation_configs.granularities import GEMINI
-from pipeline import captioner_handler, failed_captions, gemini
-from pipeline.caption_tables import CaptionTables
-from pipeline.captioning import Caption
-from pipeline.config import Decoding, Granularity
+from pipeline.captioning import captioner_handler, failed_captions, gemini
+from pipeline.captioning.stage import Caption
+from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.prompts import IMAGE
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
 from pipeline.models.interfaces import ServiceError
-from pipeline.prompts import IMAGE
-from pipeline.run_folder import RunFolder
 
 MODEL = "gemini-2.5-flash"
 PLAIN = Granularity("g", MODEL, "Describe {alt_text}.", captioner="gemini")
@@ -268,7 +268,7 @@ def test_missing_credentials_are_named(server, monkeypatch, project):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "pipeline.gemini")
+    monkeypatch.delitem(sys.modules, "pipeline.captioning.gemini")
     monkeypatch.setitem(sys.modules, "google.genai", None)
     with pytest.raises(ValueError, match=r"^captioner='gemini' of .* extra \[gemini\]"):
         captioner_handler.check(PLAIN)

@@ -9,8 +9,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms
 
-from pipeline.config import Limits
-from pipeline.images import FORMATS, ImageError, decode, open_image
+from pipeline.config.curation import Limits
+from pipeline.images.decoder import FORMATS, ImageError, decode, open_image
 from tests import mutants
 
 LIMITS = Limits(max_pixels=10_000, max_image_bytes=100_000)

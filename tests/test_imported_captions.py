@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import imported_captions
-from pipeline.config import Granularity
-from pipeline.imported_captions import ImportedText, UnreadableRow
+from pipeline.config.curation import Granularity
+from pipeline.sources import imported_captions
+from pipeline.sources.imported_captions import ImportedText, UnreadableRow
 
 KEYS = [bytes([i]) * 16 for i in range(3)]
 HEX = [key.hex() for key in KEYS]

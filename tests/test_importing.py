@@ -23,15 +23,17 @@ from tiny_run import (
     write_tables,
 )
 
-from pipeline import imported_captions, importing, stage_work
 from pipeline import run as command_line
-from pipeline.caption_tables import CaptionTables
-from pipeline.captioning import Caption, coverage, describe
-from pipeline.config import Granularity
-from pipeline.prompts import prompt_hash
+from pipeline.captioning import imported
+from pipeline.captioning.stage import Caption, coverage, describe
+from pipeline.commands import stage_progress
+from pipeline.config.curation import Granularity
+from pipeline.config.prompts import prompt_hash
+from pipeline.config.selection import MinScore, SelectionConfig
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason, SyntheticCaption, content_hash, sample_id
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import MinScore, SelectionConfig
+from pipeline.sources import imported_captions
 
 FEWER = SelectionConfig(alignment=MinScore(0.9))
 MORE = SelectionConfig(alignment=MinScore(0.1))
@@ -272,7 +274,7 @@ def test_what_is_left_out_is_counted_and_listed_in_the_order_of_the_files(tmp_pa
 
 
 def test_only_the_first_rows_of_very_many_are_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "MAX_LISTED", 3)
+    monkeypatch.setattr(imported, "MAX_LISTED", 3)
     write_lines(tmp_path, *({"url": f"u{i}", "text": "t"} for i in range(10)))
     run = importing_run(tmp_path, {"a": plain_rows(1)})
     assert caption(run) == {"captions_unmatched": 10, "units_skipped": 1}
@@ -368,7 +370,7 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     caption(run)
     undisturbed = bytes_of(folder_of(run))
     shutil.rmtree(folder_of(run))
-    write, n_written = importing.files.write, []
+    write, n_written = imported.files.write, []
 
     def write_or_die(path, data):
         if len(n_written) == n_writes:
@@ -377,10 +379,10 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
         write(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(importing.files, "write", write_or_die)
+        patched.setattr(imported.files, "write", write_or_die)
         with pytest.raises(Exception, match="killed"):
             caption(run)
-    assert not importing.is_complete(run, human_of(run))
+    assert not imported.is_complete(run, human_of(run))
     caption(run)
     assert bytes_of(folder_of(run)) == undisturbed
 
@@ -438,7 +440,7 @@ def arguments(tmp_path, crawl, names=("human",), **fields):
     recipe.write_text(
         "import dataclasses\n"
         "from curation_configs import demo\n"
-        "from pipeline.config import Granularity\n"
+        "from pipeline.config.curation import Granularity\n"
         "def get_config():\n"
         f"    fields = {fields!r} | {{'captioner': 'imported'}}\n"
         f"    found = tuple(Granularity(name, **fields) for name in {names!r})\n"
@@ -466,7 +468,7 @@ def test_the_command_imports_once_and_then_says_that_nothing_is_to_do(
     )
     assert capsys.readouterr().out == done
     assert texts_of(run, run.units[0]) == ["human 0", "human 1"]
-    work = stage_work.work_of("caption", run, run.config.granularities)
+    work = stage_progress.work_of("caption", run, run.config.granularities)
     assert (work.n_total, work.count_done()) == (1, 1)
     before = bytes_of(folder_of(run))
     command_line.main(command)

@@ -79,16 +79,18 @@ def test_the_trainer_imports_of_the_pipeline_three_doors():
     habits = ("cli", "interrupts", "file_errors", "new_folder")
     recipes = ("expect", "recipe_file", "settings")
     names = ("records", *habits, *recipes)
-    decoder = brought_along("pipeline.images") - {"pipeline"}
+    decoder = brought_along("pipeline.images.decoder") - {"pipeline"}
     assert loaded == {f"pipeline.{name}" for name in names} | decoder
     assert "apache_beam" not in packages(*commands)
 
 
 def test_the_decoder_does_without_frameworks_and_recipes():
-    assert packages("pipeline.images") == {"pipeline"}
-    own = ("pipeline.images", "pipeline.image_files", "pipeline.limits")
-    others = {n for n in brought_along("pipeline.images") if not n.startswith(own)}
-    assert others == {"pipeline", "pipeline.expect", "pipeline.settings"}
+    assert packages("pipeline.images.decoder") == {"pipeline"}
+    own = ("pipeline.images.decoder", "pipeline.image_files", "pipeline.images.limits")
+    others = {
+        n for n in brought_along("pipeline.images.decoder") if not n.startswith(own)
+    }
+    assert others == {"pipeline", "recipes.validation", "recipes.settings"}
 
 
 def test_the_pipeline_never_imports_the_trainer_or_torch():
@@ -96,7 +98,7 @@ def test_the_pipeline_never_imports_the_trainer_or_torch():
 
 
 def test_the_models_do_without_beam():
-    with_torch = "pipeline.models.huggingface"  # which need not be there
+    with_torch = "pipeline.models.huggingface_captioner"  # which need not be there
     names = [name for name in modules("pipeline/models") if name != with_torch]
     assert "apache_beam" not in packages(*names)
     assert "apache_beam" not in named_in(with_torch)
@@ -104,7 +106,10 @@ def test_the_models_do_without_beam():
 
 def test_captioners_that_need_an_extra_are_imported_when_they_are_asked_for():
     loaded = brought_along("pipeline.run")
-    assert not {"pipeline.gemini", "pipeline.models.huggingface"} & loaded
+    assert (
+        not {"pipeline.captioning.gemini", "pipeline.models.huggingface_captioner"}
+        & loaded
+    )
 
 
 def test_the_demo_web_is_drawn_without_beam_and_jax():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from recipes import command_line
 from tests import small_run
 
 LIMIT_S = 300
@@ -95,7 +95,10 @@ def test_a_reader_that_is_gone_is_no_error(flag):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
 def test_a_full_disk_behind_standard_output_is_one_line():
-    program = "from pipeline import cli; cli.begin('__main__'); print('a line')"
+    program = (
+        "from recipes import command_line; command_line.begin('__main__');"
+        " print('a line')"
+    )
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", program],
@@ -118,12 +121,12 @@ def test_a_full_disk_behind_standard_output_is_one_line():
 )
 def test_a_field_is_set_once(assignments, expected):
     with pytest.raises(ValueError, match=expected):
-        cli.expect_once("--set", assignments)
-    cli.expect_once("--set", ["a=1", "ab=1", "b.a=1"])
+        command_line.expect_once("--set", assignments)
+    command_line.expect_once("--set", ["a=1", "ab=1", "b.a=1"])
 
 
 def test_a_flag_comes_once_whatever_its_value(capsys):
-    parser = cli.Parser(prog="program")
+    parser = command_line.Parser(prog="program")
     parser.add_argument("--n", type=int, default=3)
     assert parser.parse_args(["--n", "3"]).n == 3
     with pytest.raises(SystemExit) as stopped:

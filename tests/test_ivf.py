@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from score_tables import Row, make_run, outcomes
 
-from pipeline import indexes, ivf
-from pipeline.indexes import ReferenceSet
-from pipeline.selection_config import NearestToSeeds, NearSeeds, SelectionConfig
+from pipeline.config.selection import NearestToSeeds, NearSeeds, SelectionConfig
+from pipeline.selection.search import inverted_lists, reference_sets
+from pipeline.selection.search.reference_sets import ReferenceSet
 
 # Angles of 100 images of a set, all different in float16, and of the pool.
 ANGLES = np.linspace(0, 1.5, 100)
@@ -20,12 +20,12 @@ POOL = {"web/1": [Row(embedding=(np.cos(a), np.sin(a))) for a in (-1, 0.1, 0.8, 
 
 def vectors(n: int, dim: int = 16, rng_seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(rng_seed)
-    return indexes.normalised(rng.standard_normal((n, dim)))[0]
+    return reference_sets.normalised(rng.standard_normal((n, dim)))[0]
 
 
 def test_enough_lists_are_searched_for_the_recall_that_is_told():
     images, queries = vectors(4000), vectors(300, rng_seed=1)
-    index, recall = ivf.build(images, queries)
+    index, recall = inverted_lists.build(images, queries)
     exact, _ = faiss.knn(queries, images, 1, metric=faiss.METRIC_INNER_PRODUCT)
     found, _ = index.search(queries, 1)
     assert recall.recall == pytest.approx((found >= exact - 1e-5).mean())
@@ -37,14 +37,15 @@ def test_enough_lists_are_searched_for_the_recall_that_is_told():
 def test_two_builds_have_the_same_bytes():
     images, queries = vectors(500), vectors(50, rng_seed=1)
     one, two = (
-        faiss.serialize_index(ivf.build(images, queries)[0]).tobytes() for _ in range(2)
+        faiss.serialize_index(inverted_lists.build(images, queries)[0]).tobytes()
+        for _ in range(2)
     )
     assert one == two
 
 
 def test_a_set_of_few_images_has_one_list():
     images = vectors(5)
-    index, recall = ivf.build(images, images)
+    index, recall = inverted_lists.build(images, images)
     assert (recall.n_lists, recall.n_lists_searched, recall.recall) == (1, 1, 1)
     found = ReferenceSet("birds", index, np.arange(5).astype(str)).nearest(images)
     assert found[1].tolist() == list(range(5))
@@ -52,7 +53,7 @@ def test_a_set_of_few_images_has_one_list():
 
 def test_lists_with_fewer_images_than_candidates_give_those_they_have():
     images = vectors(1000, dim=4)
-    index, _ = ivf.build(images, images[:10])
+    index, _ = inverted_lists.build(images, images[:10])
     index.nprobe = 1
     few = faiss.IndexIVFFlat(
         index.quantizer, 4, index.nlist, faiss.METRIC_INNER_PRODUCT
@@ -87,7 +88,7 @@ def test_sets_beyond_the_size_are_searched_by_lists_where_they_are_searched(
 def test_a_set_of_that_size_is_exact(tmp_path):
     config = SelectionConfig(max_exact_set=100, retrieval=NearSeeds(0.99))
     run = make_run(str(tmp_path), config, POOL, seeds=SET)
-    built = indexes.build("seed_sets", run, run.seed_units, max_exact=100)
-    index = indexes.open_index(built[0].index_path)
+    built = reference_sets.build("seed_sets", run, run.seed_units, max_exact=100)
+    index = reference_sets.open_index(built[0].index_path)
     assert isinstance(index, faiss.IndexFlat)
     assert not [*pathlib.Path(run.root, "indexes").glob("*.json")]

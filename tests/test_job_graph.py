@@ -16,14 +16,10 @@ from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.transforms.environments import DockerEnvironment
 from score_tables import Row, make_run
 
-from pipeline import selection
-from pipeline.captioning import Caption
-from pipeline.config import CurationConfig, Resources, override
-from pipeline.export import Export
-from pipeline.flagging import Flag
-from pipeline.run_folder import RunFolder
-from pipeline.scoring import EncoderHandler, Score
-from pipeline.selection_config import (
+from pipeline.captioning.flag_stage import Flag
+from pipeline.captioning.stage import Caption
+from pipeline.config.curation import CurationConfig, Resources, override
+from pipeline.config.selection import (
     KeepFraction,
     NearestToSeeds,
     NearSeeds,
@@ -31,6 +27,10 @@ from pipeline.selection_config import (
     SeededClusters,
     SelectionConfig,
 )
+from pipeline.engine.run_folder import RunFolder
+from pipeline.export.stage import Export
+from pipeline.scoring.stage import EncoderHandler, Score
+from pipeline.selection import stage as selection
 from tests import tiny_run
 
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"

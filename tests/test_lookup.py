@@ -8,12 +8,15 @@ from report_runs import SELECTION, Seen, make_run, random_rows
 from tiny_run import SHORT, bytes_of, encoded, plain_rows, run_stage, write_captions
 from tiny_run import make_run as make_captioned_run
 
-from pipeline import export, files, finding, lookup, records
-from pipeline.config import ExportConfig
-from pipeline.finding import Question, ScoreRange, find
-from pipeline.report.examine import Examined
+from pipeline import records
+from pipeline.config.curation import ExportConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.export import stage as export
+from pipeline.report import find_pairs, show_pair
+from pipeline.report.find_pairs import Question, ScoreRange, find
+from pipeline.report.pair_facts import Examined
 from pipeline.report.sampling import Place
-from pipeline.run_folder import RunFolder
+from pipeline.storage import files
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def found(run: RunFolder, **question) -> list[str]:
 
 
 def test_show_tells_scores_decision_and_place(curated):
-    lines = list(lookup.show(curated, ids_of(curated)[1], ""))
+    lines = list(show_pair.show(curated, ids_of(curated)[1], ""))
     said = {line[:22].strip(): line[23:] for line in lines}
     assert said["alt text"] == "a grey wall"
     assert said["decision"] == "low_alignment: 0.1, bound 0.2"
@@ -50,22 +53,22 @@ def test_show_tells_scores_decision_and_place(curated):
 
 def test_show_writes_the_image_as_it_lies_in_its_shard(curated, tmp_path):
     path = tmp_path / "image.png"
-    list(lookup.show(curated, ids_of(curated)[0], str(path)))
+    list(show_pair.show(curated, ids_of(curated)[0], str(path)))
     assert path.read_bytes() == encoded((1, 2, 3), (24, 16))
 
 
 def test_show_of_an_unreadable_pair_says_why_and_has_no_image(curated, tmp_path):
     sample_id = ids_of(curated)[4]
-    lines = list(lookup.show(curated, sample_id, ""))
+    lines = list(show_pair.show(curated, sample_id, ""))
     assert any(line.split() == ["unreadable", "truncated"] for line in lines)
     with pytest.raises(ValueError, match="expected an image: truncated"):
-        list(lookup.show(curated, sample_id, str(tmp_path / "x.png")))
+        list(show_pair.show(curated, sample_id, str(tmp_path / "x.png")))
 
 
 @pytest.mark.parametrize("text", ["xyz", "abcd", "00" * 16])
 def test_an_id_of_no_pair_is_refused(curated, text):
     with pytest.raises(ValueError, match="expected"):
-        list(lookup.show(curated, text, ""))
+        list(show_pair.show(curated, text, ""))
 
 
 @pytest.mark.slow  # it writes shards, for which TensorFlow has to be loaded
@@ -84,12 +87,12 @@ def test_show_goes_to_the_training_record_also_if_some_are_left_out(tmp_path):
     for row, expected in ((0, 0), (3, 1), (5, 3)):
         ids = made.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
         one = _kept(made, row)
-        record = lookup.find_record(made, one)
+        record = show_pair.find_record(made, one)
         assert record is not None
         assert record.position + 2 * _shard_number(record.shard) == expected
         assert record.sample.sample_id == ids[row].as_py()
         assert record.sample.captions == {"short": (f"cap en {row} 7 9",)}
-    assert lookup.find_record(made, _kept(made, 2)) is None
+    assert show_pair.find_record(made, _kept(made, 2)) is None
     assert bytes_of(tmp_path / "run") == before
 
 
@@ -119,15 +122,15 @@ def test_find_by_text_reason_score_and_seed(curated):
 
 
 def test_a_line_hides_nothing_and_moves_nothing(curated):
-    lines = list(finding.lines(curated, Question(text="field"), "", 5))
+    lines = list(find_pairs.lines(curated, Question(text="field"), "", 5))
     assert lines[0].endswith("a green [U+202E]field[U+001B][2J")
 
 
 def test_find_by_likeness_is_brute_force(tmp_path, monkeypatch):
     made = make_run(tmp_path, [random_rows(40), random_rows(25)], keep_all=True)
     query = np.array([np.cos(0.4), np.sin(0.4)], np.float32)
-    monkeypatch.setattr(finding, "_embedding", lambda run, image: query)
-    got = finding.nearest(made, Question(), b"", 7)
+    monkeypatch.setattr(find_pairs, "_embedding", lambda run, image: query)
+    got = find_pairs.nearest(made, Question(), b"", 7)
     vectors = np.concatenate(
         [
             np.stack(
@@ -159,5 +162,5 @@ def test_pairs_that_are_not_decided_on_can_be_shown(tmp_path):
     other = dataclasses.replace(SELECTION, drop_exact_duplicates=False)
     config = dataclasses.replace(made.config, selection=other)
     undecided = dataclasses.replace(made, config=config)
-    lines = list(lookup.show(undecided, ids_of(made)[0], ""))
+    lines = list(show_pair.show(undecided, ids_of(made)[0], ""))
     assert any(line.split() == ["decision", "undecided"] for line in lines)

@@ -8,25 +8,20 @@ import pytest
 from tiny_checkpoints import paligemma_config, siglip_config
 from tiny_run import make_run, plain_rows
 
-from pipeline import (
-    audit,
-    concepts,
-    drop_list,
-    files,
-    imported_captions,
-    kmeans,
-    language,
-    lookup,
-    prompts,
-    records,
-    run,
-    verdicts,
-)
-from pipeline.config import FORMAT_VERSION, Granularity
-from pipeline.models.captioners import PromptTokens
+from pipeline import records, run
+from pipeline.config import prompts
+from pipeline.config.curation import FORMAT_VERSION, Granularity
+from pipeline.models import language
 from pipeline.models.gemma import GemmaConfig
+from pipeline.models.paligemma_captioner import PromptTokens
 from pipeline.models.siglip import _check_heads
-from pipeline.report.changes import OtherRun
+from pipeline.report import show_pair
+from pipeline.report.run_comparison import OtherRun
+from pipeline.selection import concepts, unit_decisions
+from pipeline.selection.duplicates import audit
+from pipeline.selection.search import kmeans
+from pipeline.sources import drop_lists, imported_captions
+from pipeline.storage import files
 
 CONFIG = "curation_configs/demo.py"
 
@@ -51,7 +46,7 @@ def test_a_recipe_with_two_sources_takes_no_input(capsys, tmp_path):
     path.write_text(
         "import dataclasses\n"
         "from curation_configs import demo\n"
-        "from pipeline.config import ImageTextSource\n"
+        "from pipeline.config.curation import ImageTextSource\n"
         "def get_config():\n"
         "    sources = ImageTextSource('a', 'a'), ImageTextSource('b', 'b')\n"
         "    return dataclasses.replace(demo.get_config(), sources=sources)\n"
@@ -79,7 +74,7 @@ def test_files_that_must_not_be_read_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"expected files to read: .*Permission"):
         imported_captions.list_files(found)
     with pytest.raises(ValueError, match="drop_list: expected files to read: "):
-        drop_list.list_files(f"{tmp_path}/*.jsonl")
+        drop_lists.list_files(f"{tmp_path}/*.jsonl")
 
 
 def test_a_list_of_concepts_is_text(tmp_path):
@@ -107,17 +102,17 @@ def test_an_unknown_detector_is_told_the_known_ones():
 def test_a_pair_that_is_not_there_is_named(tmp_path):
     made = make_run(tmp_path, {"0": plain_rows(1)})
     with pytest.raises(ValueError, match="0000: expected the id of a scored pair"):
-        lookup.find_places(made, bytes(16))
+        show_pair.find_places(made, bytes(16))
 
 
 def test_a_source_shard_that_is_gone_is_named(tmp_path):
     rows = plain_rows(1)
     made = make_run(tmp_path, {"0": rows})
     sample_id = records.sample_id(rows[0].image, rows[0].alt_text.encode())
-    (place,) = lookup.find_places(made, sample_id)
+    (place,) = show_pair.find_places(made, sample_id)
     pathlib.Path(made.units[0].uri).unlink()
     with pytest.raises(ValueError, match=r"0\.tar: expected the source shard: "):
-        lookup.image_of(made, place)
+        show_pair.image_of(made, place)
 
 
 def test_a_run_whose_decisions_are_gone_is_no_other_run(tmp_path):
@@ -129,7 +124,7 @@ def test_a_run_whose_decisions_are_gone_is_no_other_run(tmp_path):
 
 def test_hashes_of_another_length_are_an_error():
     with pytest.raises(ValueError, match="16 bytes of hashes, expected 32"):
-        verdicts.to_words(pa.chunked_array([[bytes(8), bytes(8)]]))
+        unit_decisions.to_words(pa.chunked_array([[bytes(8), bytes(8)]]))
 
 
 @pytest.mark.parametrize("prompt", ["describe {", "describe }"])

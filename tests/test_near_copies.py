@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.near_copies import NAME_TO_COPY
+from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
 
 RGB = np.random.default_rng(0).integers(0, 255, (40, 100, 3)).astype(np.uint8)
 

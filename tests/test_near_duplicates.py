@@ -21,9 +21,8 @@ from score_tables import (
     select,
 )
 
-from pipeline import files, selection
-from pipeline.config import _determining_fields
-from pipeline.near_config import (
+from pipeline.config.curation import _determining_fields
+from pipeline.config.duplicates import (
     ENCODER,
     Cells,
     EvaluationDuplicates,
@@ -32,7 +31,9 @@ from pipeline.near_config import (
     Resemblance,
     TorchDescriptor,
 )
-from pipeline.selection_config import SelectionConfig
+from pipeline.config.selection import SelectionConfig
+from pipeline.selection import stage as selection
+from pipeline.storage import files
 
 BY_ENCODER = Resemblance(ENCODER, 0.9)
 BY_PERCEPTUAL = Resemblance(PerceptualDescriptor(), 0.95)

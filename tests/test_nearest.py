@@ -5,22 +5,23 @@ import numpy as np
 import pytest
 from score_tables import Row, Shards, make_run, read_decisions, sample_id, select
 
-from pipeline import exact_search, indexes, nearest, retrieval
-from pipeline.competition import Entrants, winners
+from pipeline.config.selection import NearestToSeeds, SelectionConfig
 from pipeline.records import Decision
-from pipeline.selection_config import NearestToSeeds, SelectionConfig
+from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
+from pipeline.selection.retrieval.top_k import Entrants, winners
+from pipeline.selection.search import exact_search, reference_sets
 
 SEEDS = {"flowers/1": [Row(embedding=(1, 0))], "trees/1": [Row(embedding=(0, 1))]}
 
 
 def random_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
-    return indexes.normalised(rng.standard_normal((n, dim)))[0]
+    return reference_sets.normalised(rng.standard_normal((n, dim)))[0]
 
 
 def clustered_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
     """Few directions, each with many that differ by less than float32 can tell."""
     centres = random_vectors(rng, 5, dim)[rng.integers(5, size=n)]
-    return indexes.normalised(centres + 1e-7 * rng.standard_normal((n, dim)))[0]
+    return reference_sets.normalised(centres + 1e-7 * rng.standard_normal((n, dim)))[0]
 
 
 def equal_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
@@ -81,9 +82,9 @@ def test_seeds_are_searched_block_by_block(monkeypatch):
     vectors, seeds = random_vectors(rng, 50), random_vectors(rng, 7)
     index = faiss.IndexFlatIP(seeds.shape[1])
     index.add(seeds)
-    monkeypatch.setattr(nearest, "SEEDS_PER_BLOCK", 3)
-    references = indexes.ReferenceSet("flowers", index, np.empty(0))
-    blocks = list(nearest.nearest_by_block(references, vectors, 2, {}))
+    monkeypatch.setattr(nearest_to_seeds, "SEEDS_PER_BLOCK", 3)
+    references = reference_sets.ReferenceSet("flowers", index, np.empty(0))
+    blocks = list(nearest_to_seeds.nearest_by_block(references, vectors, 2, {}))
     assert [first for first, *_ in blocks] == [0, 3, 6]
     for first, *found in blocks:
         expected = exact_search.candidates(seeds[first : first + 3], vectors, 2)
@@ -225,4 +226,4 @@ def test_more_neighbours_than_images_are_an_error_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="k=4: expected at most the 3 of the pool"):
         select(run)
     assert not (tmp_path / "indexes").exists()
-    retrieval.check(run)
+    keep_curated.check(run)

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import files, indexes, lock, run, scenes
-from pipeline.config import ImageTextSource
-from pipeline.sources import Unit, read_pairs
+from pipeline import run, scenes
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import run_lock
+from pipeline.selection.search import reference_sets
+from pipeline.sources.shards import Unit, read_pairs
+from pipeline.storage import files
 
 pytestmark = pytest.mark.cloud
 
@@ -128,23 +131,23 @@ def test_what_is_not_there_is_a_missing_file_or_shard(folder):
 
 
 def test_two_runs_refuse_each_other_and_a_dead_one_is_followed(folder, monkeypatch):
-    monkeypatch.setattr(lock, "_SETTLE_S", 0.1)
-    path = files.join(folder, lock.NAME)
-    with lock.acquire(folder, "score"):
+    monkeypatch.setattr(run_lock, "_SETTLE_S", 0.1)
+    path = files.join(folder, run_lock.NAME)
+    with run_lock.acquire(folder, "score"):
         assert files.is_file(path)
-        with pytest.raises(lock.LockedError, match="score"):
-            lock.acquire(folder, "select")
+        with pytest.raises(run_lock.LockedError, match="score"):
+            run_lock.acquire(folder, "select")
     assert not files.is_file(path)
     long_ago_s = time.time() - 1000
-    first = lock.acquire(folder, "score", clock=lambda: long_ago_s)
-    with first, lock.acquire(folder, "select"):
+    first = run_lock.acquire(folder, "score", clock=lambda: long_ago_s)
+    with first, run_lock.acquire(folder, "select"):
         pass
 
 
 def test_leftovers_are_removed(folder):
     left = files.join(folder, "t.parquet.elsewhere-1-2.tmp")
     files.write(left, b"x")
-    assert lock.remove_leftovers(folder, clock=lambda: time.time() + 1e9) == 1
+    assert run_lock.remove_leftovers(folder, clock=lambda: time.time() + 1e9) == 1
     assert not files.is_file(left)
 
 
@@ -154,8 +157,8 @@ def test_an_index_made_anew_is_copied_anew(folder):
     copies = []
     for content in contents:
         files.write(path, content)
-        copies.append(Path(indexes.local_copy(path)))
-        assert indexes.local_copy(path) == str(copies[-1])
+        copies.append(Path(reference_sets.local_copy(path)))
+        assert reference_sets.local_copy(path) == str(copies[-1])
     assert [copy.read_bytes() for copy in copies] == contents
     for copy in copies:
         copy.unlink()
@@ -182,7 +185,7 @@ def test_a_run_in_the_store_writes_what_one_on_a_disk_does(store, disk, capsys):
     assert found == expected
     assert len(found) == 2
     assert not files.find(files.join(output, "**.tmp"))
-    assert not files.is_file(files.join(output, lock.NAME))
+    assert not files.is_file(files.join(output, run_lock.NAME))
     capsys.readouterr()
     curate(web, output, *store.flags)
     assert capsys.readouterr().out.count("nothing to do") == 4

@@ -11,9 +11,12 @@ import zipfile
 
 import pytest
 
-from pipeline import config, manifest, records, run, scenes, selection
-from pipeline.command_line import parse
-from trainer import evaluate, export, recipes, tokenizer, train
+from pipeline import records, run, scenes
+from pipeline.commands.arguments import parse
+from pipeline.config import curation
+from pipeline.export import manifest
+from pipeline.selection import stage as selection
+from trainer import config_files, evaluate, export, tokenizer, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = {
@@ -61,13 +64,13 @@ def test_recipes_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     names = [granularity.name for granularity in _recipe("demo").granularities]
     assert names == ["short", "medium", "detailed"]
-    assert recipes.load("trainer/configs/demo.py").n_steps == 120
+    assert config_files.load("trainer/configs/demo.py").n_steps == 120
     with pytest.raises(ValueError, match=r"curation_configs/none\.py: expected"):
         _recipe("none")
 
 
-def _recipe(name: str) -> config.CurationConfig:
-    return config.load_config(f"curation_configs/{name}.py")
+def _recipe(name: str) -> curation.CurationConfig:
+    return curation.load_config(f"curation_configs/{name}.py")
 
 
 def test_the_version_changes_no_fingerprint(monkeypatch):
@@ -77,7 +80,7 @@ def test_the_version_changes_no_fingerprint(monkeypatch):
             "fingerprints": {"captions": {}, "decisions": "d", "flags": None},
         }
         inputs = manifest.inputs_fingerprint(header, [])
-        return config.fingerprint(_recipe("demo")), inputs
+        return curation.fingerprint(_recipe("demo")), inputs
 
     before = fingerprints()
     monkeypatch.setattr(records, "VERSION", "9.9.9")

@@ -7,9 +7,9 @@ import pytest
 from tiny_run import bytes_of, encoded
 
 from pipeline import photos
-from pipeline.config import ImageTextSource, Limits
-from pipeline.sources import list_units, read_pairs
-from trainer.evals import sources
+from pipeline.config.curation import ImageTextSource, Limits
+from pipeline.sources.shards import list_units, read_pairs
+from trainer.evals.sets import readers
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_photo_may_have_several_captions(tmp_path, folder, name, content):
     captions.write_text(content)
     pack(folder, captions, tmp_path / "data", "--held-out", "0")
     assert pairs_of(tmp_path / "data" / "crawl") == {"0.png": "one"}
-    (sample,) = sources.find(str(tmp_path / "data" / "crawl")).samples()
+    (sample,) = readers.find(str(tmp_path / "data" / "crawl")).samples()
     assert sample.captions == {"caption": ("one", "two")}
 
 

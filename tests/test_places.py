@@ -7,13 +7,14 @@ import pathlib
 
 import pytest
 
-from pipeline import files, patterns, run
+from pipeline import run
+from pipeline.storage import files, patterns
 from tests import tiny_checkpoints
 from tests.tiny_run import bytes_of, outputs_of, plain_rows, write_shard
 
 _RECIPE = """
-from pipeline import config
-from pipeline.selection_config import SelectionConfig
+from pipeline.config import curation as config
+from pipeline.config.selection import SelectionConfig
 
 def get_config():
     encoder = config.EncoderConfig({encoder!r}, batch_size=4)

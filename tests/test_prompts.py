@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from pipeline import prompts
-from pipeline.config import Granularity
+from pipeline.config import prompts
+from pipeline.config.curation import Granularity
 
 COCO = Granularity("coco", "google/paligemma-3b-ft-cococap-224", "caption en")
 

@@ -9,9 +9,9 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import quantiles
-from pipeline.quantiles import Cut
-from pipeline.tallies import AddTallies, Tally, add_tallies
+from pipeline.selection import quantiles
+from pipeline.selection.integer_counts import AddTallies, Tally, add_tallies
+from pipeline.selection.quantiles import Cut
 
 NAN = math.nan
 EDGES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4028235e38, math.inf, -math.inf, NAN]

@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 from pipeline import run
-from pipeline.config import CurationConfig, load_config
-from trainer import recipes, train
+from pipeline.config.curation import CurationConfig, load_config
+from trainer import config_files, train
 
 BROKEN = {
     "syntax": ("def get_config(:\n", "line 1: SyntaxError: invalid syntax"),
@@ -37,7 +37,7 @@ BROKEN = {
         "line 4: Own: its message cannot be shown",
     ),
     "unshown": (
-        "from pipeline.filters import FewWords\n"
+        "from pipeline.selection.rules import FewWords\n"
         "class Own:\n    def __repr__(self):\n        1 / 0\n"
         "def get_config():\n    return FewWords(Own())\n",
         "line 6: min_words=a Own: expected int",
@@ -54,14 +54,14 @@ BROKEN = {
     "binary": (b"\x00\x01", "source code string cannot contain null bytes"),
     "not_utf8": (b"x = '\xe9'\n", "SyntaxError: (unicode error) 'utf-8' codec"),
     "setting": (
-        "from pipeline.filters import FewWords\n\n\n"
+        "from pipeline.selection.rules import FewWords\n\n\n"
         "def get_config():\n    return FewWords('2')\n",
         "line 5: min_words='2': expected int, a whole number",
     ),
 }
 
 
-@pytest.mark.parametrize("load", [load_config, recipes.load])
+@pytest.mark.parametrize("load", [load_config, config_files.load])
 @pytest.mark.parametrize(("content", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_recipe_is_one_line_with_its_place(tmp_path, load, content, message):
     path = tmp_path / "recipe.py"
@@ -74,7 +74,7 @@ def test_a_broken_recipe_is_one_line_with_its_place(tmp_path, load, content, mes
     assert len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("load", [load_config, recipes.load])
+@pytest.mark.parametrize("load", [load_config, config_files.load])
 @pytest.mark.parametrize("name", ["", "none.py", "x" * 500, "a\0b"])
 def test_what_is_no_file_is_named(tmp_path, load, name):
     with pytest.raises(ValueError, match=r"expected a Python file with get_config\(\)"):
@@ -91,7 +91,7 @@ def test_what_a_recipe_prints_is_no_output_of_the_command(tmp_path, capsys):
 
 def test_a_recipe_of_the_other_program_is_refused():
     with pytest.raises(ValueError, match="gave CurationConfig, expected TrainConfig"):
-        recipes.load("curation_configs/demo.py")
+        config_files.load("curation_configs/demo.py")
     with pytest.raises(ValueError, match="gave TrainConfig, expected CurationConfig"):
         load_config("trainer/configs/demo.py")
 
@@ -134,7 +134,7 @@ def assert_exits_with_2(main, arguments, capsys):
     ],
 )
 def test_an_assignment_that_cannot_be_meant_is_named(assignment, message):
-    from pipeline.config import override
+    from pipeline.config.curation import override
 
     config = load_config("curation_configs/demo.py")
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
@@ -145,7 +145,7 @@ def test_an_assignment_that_cannot_be_meant_is_named(assignment, message):
 
 @pytest.mark.parametrize("assignment", ["encoder.batch_size=" + "9" * 5000, "x" * 5000])
 def test_what_is_shown_of_an_assignment_is_bounded(assignment):
-    from pipeline.config import override
+    from pipeline.config.curation import override
 
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
         override(load_config("curation_configs/demo.py"), assignment)
@@ -163,7 +163,7 @@ def test_what_is_shown_of_an_assignment_is_bounded(assignment):
 )
 def test_an_assignment_of_the_trainer_is_never_a_traceback(override):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
-        recipes.load("trainer/configs/demo.py", [override])
+        config_files.load("trainer/configs/demo.py", [override])
     assert len(str(error.value)) < 300
 
 
@@ -173,4 +173,4 @@ def test_all_recipes_of_the_project_load():
             assert isinstance(load_config(str(path)), CurationConfig)
     for path in sorted(pathlib.Path("trainer/configs").glob("*.py")):
         if path.stem != "__init__":
-            recipes.load(path)
+            config_files.load(path)

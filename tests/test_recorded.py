@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from pipeline import robots
-from pipeline.recorded import Recorded
+from pipeline.sources import robots
+from pipeline.sources.recorded import Recorded
 
 DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 

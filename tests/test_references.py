@@ -8,14 +8,17 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from score_tables import Row, make_run, select
 
-from pipeline import curate, files, manifest, references
-from pipeline.near_config import PerceptualDescriptor, Resemblance
-from pipeline.selection_config import (
+from pipeline import curate
+from pipeline.config.duplicates import PerceptualDescriptor, Resemblance
+from pipeline.config.selection import (
     CapPerSeed,
     EvaluationDuplicates,
     NearSeeds,
     SelectionConfig,
 )
+from pipeline.export import manifest
+from pipeline.selection import reference_accounts
+from pipeline.storage import files
 
 LOST = {"embedding": (0, 0), "perceptual": (0, 0)}
 WHOLE, NOT_AN_IMAGE = Row(key="w"), Row(key="n", error="starts with b'GIF'", **LOST)
@@ -60,7 +63,7 @@ def test_images_that_cannot_be_read_are_counted_named_and_warned_of(
             such_as=["b", "c"],
         )
     }
-    (line,) = references.warnings(run, ledger)
+    (line,) = reference_accounts.warnings(run, ledger)
     images = "evaluation images" if role == "evaluation" else "seed images"
     assert line.startswith(
         f"birds: 2 of 4 {images} cannot be read and were not compared: JPEG: cut off at"
@@ -79,8 +82,10 @@ def test_a_set_that_is_read_whole_is_no_warning(tmp_path):
     run, ledger = sets_of(tmp_path, evaluation={"birds/1": [Row(), Row()]})
     assert ledger["evaluation"] == {"birds": counts(read=2, compared=2)}
     assert ledger["seeds"] == {}
-    assert list(references.warnings(run, ledger)) == []
-    assert not files.is_file(files.join(run.decisions.folder, references.FILE_NAME))
+    assert list(reference_accounts.warnings(run, ledger)) == []
+    assert not files.is_file(
+        files.join(run.decisions.folder, reference_accounts.FILE_NAME)
+    )
 
 
 def test_sets_of_several_shards_are_told_apart(tmp_path):
@@ -91,7 +96,7 @@ def test_sets_of_several_shards_are_told_apart(tmp_path):
         for name, one in ledger["evaluation"].items()
     }
     assert found == {"apes": (2, 1, 1), "birds": (5, 3, 2)}
-    assert [w.split(":")[0] for w in references.warnings(run, ledger)] == [
+    assert [w.split(":")[0] for w in reference_accounts.warnings(run, ledger)] == [
         "apes",
         "birds",
     ]
@@ -109,7 +114,7 @@ def test_of_a_shard_that_breaks_off_nobody_knows_how_many_images_are_missing(tmp
     run.pairs(unit.source).write(unit.name, table.set_column(keys, "key", [["w", ""]]))
     ledger = select(run)
     assert ledger["evaluation"]["e"]["broken_shards"] == 1
-    (line,) = references.warnings(run, ledger)
+    (line,) = reference_accounts.warnings(run, ledger)
     assert "1 of its shards cannot be read to the end, so that it is not known" in line
 
 
@@ -123,7 +128,7 @@ def test_an_image_that_one_descriptor_cannot_tell_is_not_compared(tmp_path):
     found = ledger["evaluation"]["birds"]
     assert found["not_compared"] == {"no embedding by perceptual": 1}
     assert (found["read"], found["compared"], found["unreadable"]) == (2, 1, 0)
-    (line,) = references.warnings(run, ledger)
+    (line,) = reference_accounts.warnings(run, ledger)
     assert "1 of 2 evaluation images were not compared, 0 cannot be read: no" in line
 
 
@@ -132,10 +137,10 @@ def test_sets_that_no_step_compares_with_are_counted_too(tmp_path):
     run, ledger = sets_of(tmp_path, config, evaluation={"e/1": HALF}, seeds={"s/1": []})
     found = ledger["evaluation"]["e"]
     assert (found["read"], found["compared"]) == (4, 0)
-    assert found["not_compared"][references.UNUSED] == 2
+    assert found["not_compared"][reference_accounts.UNUSED] == 2
     assert sum(found["not_compared"].values()) == 4
     assert ledger["seeds"] == {"s": counts()}
-    assert list(references.warnings(run, ledger)) == []  # another line says so
+    assert list(reference_accounts.warnings(run, ledger)) == []  # another line says so
 
 
 @pytest.mark.parametrize(
@@ -190,7 +195,7 @@ def test_a_line_is_short_whatever_the_errors_and_keys_are(tmp_path):
     run, ledger = sets_of(tmp_path, evaluation={"e/1": [*HALF, *rows, *[WHOLE] * 60]})
     found = ledger["evaluation"]["e"]
     assert found["read"] == found["compared"] + sum(found["not_compared"].values())
-    (line,) = references.warnings(run, ledger)
+    (line,) = reference_accounts.warnings(run, ledger)
     assert len(line.partition("; all in ")[0]) < 700
     assert "\n" not in line
 

@@ -25,17 +25,24 @@ from report_runs import (
 )
 from score_tables import select
 
-from pipeline.config import Limits
+from pipeline.config.curation import Limits
+from pipeline.config.selection import KeepFraction, MinScore
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import VERSION, DropReason
-from pipeline.report import histograms, measures, page, pictures, steps, what_if
-from pipeline.report import settings as report_settings
-from pipeline.report.changes import OtherRun, compare
-from pipeline.report.look import N_SAMPLE, look
+from pipeline.report import config_diff as report_settings
+from pipeline.report import (
+    histograms,
+    measures,
+    page,
+    select_steps,
+    threshold_sliders,
+    thumbnails,
+)
+from pipeline.report.page_data import N_SAMPLE, look
+from pipeline.report.run_comparison import OtherRun, compare
 from pipeline.report.sampling import Place, Smallest
-from pipeline.report.visible import visible
 from pipeline.run import _write_config
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import KeepFraction, MinScore
+from recipes.safe_text import visible
 
 HOSTILE = (
     "</script><script>document.title='owned'</script>",
@@ -256,10 +263,10 @@ def test_what_a_step_cannot_repeat_is_unknown_to_pairs_that_did_not_reach_it(run
     ]
     early = [x for x in looked.sample if x.decision.outcome == "language"]
     selection = dataclasses.replace(SELECTION, retrieval=None)
-    found = steps.steps_of(selection, [*early, *later], looked.measures)
+    found = select_steps.steps_of(selection, [*early, *later], looked.measures)
     (step,) = [step for step in found if step.reason == "far_from_seeds"]
-    names = [steps.PAGE_OUTCOMES[int(code)] for code in step.columns["outcome"]]
-    expected = [steps.UNKNOWN] * len(early) + ["far_from_seeds"] * len(later)
+    names = [select_steps.PAGE_OUTCOMES[int(code)] for code in step.columns["outcome"]]
+    expected = [select_steps.UNKNOWN] * len(early) + ["far_from_seeds"] * len(later)
     assert names == expected
 
 
@@ -281,8 +288,8 @@ def test_the_largest_sample_of_hostile_texts_leaves_room_for_pictures(run):
         pair=dataclasses.replace(looked.sample[0].pair, alt_text=nasty),
     )
     sample = [one] * N_SAMPLE
-    found = steps.steps_of(SELECTION, sample, measures.measures_of(sample))
-    data = what_if.to_json(sample, found, looked.counts, {})
+    found = select_steps.steps_of(SELECTION, sample, measures.measures_of(sample))
+    data = threshold_sliders.to_json(sample, found, looked.counts, {})
     assert len(page._script_json(data).encode()) < 12e6
 
 
@@ -290,10 +297,10 @@ def test_a_picture_is_small_whatever_it_shows():
     noise = np.random.default_rng(0).integers(0, 255, (400, 300, 3), np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, "PNG")
-    address = pictures.address(png.getvalue(), Limits())
+    address = thumbnails.address(png.getvalue(), Limits())
     assert address.startswith("data:image/jpeg;base64,")
-    assert 1000 < len(address) < 1.4 * pictures.MAX_BYTES
-    assert pictures.address(b"no image", Limits()) == ""
+    assert 1000 < len(address) < 1.4 * thumbnails.MAX_BYTES
+    assert thumbnails.address(b"no image", Limits()) == ""
 
 
 def test_a_run_without_a_readable_pair_has_a_page(tmp_path):
@@ -304,8 +311,8 @@ def test_a_run_without_a_readable_pair_has_a_page(tmp_path):
 
 
 def test_a_sample_of_a_larger_run_says_that_it_estimates(run, monkeypatch):
-    monkeypatch.setattr("pipeline.report.look.N_SAMPLE", 50)
-    monkeypatch.setattr("pipeline.report.look._MIN_SAMPLE", 50)
+    monkeypatch.setattr("pipeline.report.page_data.N_SAMPLE", 50)
+    monkeypatch.setattr("pipeline.report.page_data._MIN_SAMPLE", 50)
     looked = look(run, ledger_of(run))
     assert not looked.scan.is_census
     assert 0 < len(looked.sample) <= 50
@@ -317,7 +324,7 @@ def test_a_sample_of_a_larger_run_says_that_it_estimates(run, monkeypatch):
 
 def look_at_all(run: RunFolder) -> list:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.report.look.N_SAMPLE", 10_000)
+        patch.setattr("pipeline.report.page_data.N_SAMPLE", 10_000)
         return list(look(run, ledger_of(run)).sample)
 
 

@@ -19,8 +19,8 @@ from report_runs import (
 from score_tables import select
 from test_report import HOSTILE
 
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import KeepFraction, MinScore, NearSeeds
+from pipeline.config.selection import KeepFraction, MinScore, NearSeeds
+from pipeline.engine.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.browser,
@@ -165,8 +165,8 @@ def test_a_quantile_gives_the_numbers_of_select(page, tmp_path):
 def test_an_estimate_has_an_interval_and_is_exact_where_nothing_is_moved(
     page, run, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.report.look.N_SAMPLE", 120)
-    monkeypatch.setattr("pipeline.report.look._MIN_SAMPLE", 120)
+    monkeypatch.setattr("pipeline.report.page_data.N_SAMPLE", 120)
+    monkeypatch.setattr("pipeline.report.page_data._MIN_SAMPLE", 120)
     page.open(write_page(run))
     assert counts(page) == counts_of(run)
     set_knob(page, ALIGNMENT, 0.4)

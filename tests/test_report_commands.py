@@ -14,7 +14,7 @@ from pipeline.report import encoder_pictures
 CHECKPOINT = "curation_configs/checkpoints/tiny-siglip"
 RECIPE = """
 import report_runs
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 
 def get_config():
     names = ("crawl", "evaluation", "seeds")

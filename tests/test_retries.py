@@ -7,7 +7,7 @@ import os
 import pytest
 from apache_beam.io.filesystem import BeamIOError
 
-from pipeline import deadlines, files, retries
+from pipeline.storage import files, retries, timeouts
 from tests.faulty_files import PREFIX, FaultyFileSystem
 
 PASSING = OSError(errno.EIO, "Input/output error")
@@ -146,7 +146,7 @@ class LosesWhatItHad(io.BytesIO):
 
 def test_a_read_goes_on_where_it_was():
     data = os.urandom(1 << 20)
-    with deadlines.reader("x", LosesWhatItHad(data)) as file:
+    with timeouts.reader("x", LosesWhatItHad(data)) as file:
         assert file.read(7) == data[:7]
         assert file.seek(500_001) == 500_001
         assert file.read() == data[500_001:]

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from score_tables import Row, Shards, after_search, make_run
 
-from pipeline import retrieval
+from pipeline.config.selection import SelectionConfig
 from pipeline.records import Decision
-from pipeline.selection_config import SelectionConfig
+from pipeline.selection.retrieval import keep_curated
 
 SEEDS = {
     "flowers/1": [Row(key="rose", embedding=(1, 0, 0))],
@@ -27,7 +27,7 @@ def near_seeds(
         seeds=seeds,
         keep_all=keep_all,
     )
-    return after_search(run, run.seed_units, retrieval.keep_near_seeds, bound)
+    return after_search(run, run.seed_units, keep_curated.keep_near_seeds, bound)
 
 
 def test_images_near_a_seed_are_kept_with_all_sets_that_want_them(tmp_path):

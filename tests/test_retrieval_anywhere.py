@@ -10,15 +10,15 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from score_tables import Row, Shards, make_run, read_decisions, select
 
-from pipeline import selection
-from pipeline.records import Decision
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
+from pipeline.config.selection import (
     NearestToSeeds,
     Retrieval,
     SeededClusters,
     SelectionConfig,
 )
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import Decision
+from pipeline.selection import stage as selection
 
 RETRIEVALS = (
     NearestToSeeds(k=3, set_to_k={"trees": 5}),

@@ -8,18 +8,19 @@ import pyarrow as pa
 import pytest
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id
 
-from pipeline import drop_list, filters, rights
-from pipeline.drop_list import DropList
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import content_hash
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import SelectionConfig
+from pipeline.selection import rights, rules
+from pipeline.sources import drop_lists
+from pipeline.sources.drop_lists import DropList
 
 DIRECTIVES = SelectionConfig().opt_out_directives
 
 
-def listed(tmp_path, *lines: str) -> tuple[drop_list.ListFile, ...]:
+def listed(tmp_path, *lines: str) -> tuple[drop_lists.ListFile, ...]:
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    return drop_list.list_files(str(tmp_path / "*.txt"))
+    return drop_lists.list_files(str(tmp_path / "*.txt"))
 
 
 def kinds(files, *urls: str, image_hash=b"i" * 16, sample_id=b"s" * 16) -> list[str]:
@@ -56,7 +57,7 @@ def test_an_opt_out_is_a_whole_directive_in_any_case_for_any_robot(robots, direc
 
 def test_opt_outs_are_dropped_first_and_from_sources_to_keep_whole(tmp_path):
     rows = [Row("x", robots="noai"), Row("x", robots="all"), Row(error="broken")]
-    config = SelectionConfig(drop_rules=(filters.FewWords(2),))
+    config = SelectionConfig(drop_rules=(rules.FewWords(2),))
     shards = {"web/1": rows, "city/1": rows}
     run = make_run(str(tmp_path), config, shards, keep_all=["city"])
     assert outcomes(run) == {
@@ -145,18 +146,18 @@ def test_blank_lines_comments_and_an_empty_list_name_nothing(tmp_path):
 def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path, line):
     files = listed(tmp_path, "host:a.org", "", line)
     with pytest.raises(ValueError, match=r"list\.txt:3: '.*': expected a URL") as error:
-        drop_list.check(files)
+        drop_lists.check(files)
     assert len(str(error.value)) < 500
     assert "\n" not in str(error.value)
 
 
 def test_a_list_that_is_not_there_or_not_utf8_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"drop_list=.*: expected a glob"):
-        drop_list.list_files(str(tmp_path / "*.txt"))
+        drop_lists.list_files(str(tmp_path / "*.txt"))
     (tmp_path / "list.txt").write_bytes(b"host:a.org\nhost:\xff.org\n")
-    files = drop_list.list_files(str(tmp_path / "*.txt"))
+    files = drop_lists.list_files(str(tmp_path / "*.txt"))
     with pytest.raises(ValueError, match=r"list\.txt:2: "):
-        drop_list.check(files)
+        drop_lists.check(files)
 
 
 def with_list(run: RunFolder, files) -> RunFolder:
@@ -169,7 +170,7 @@ def test_listed_pairs_are_dropped_after_opt_outs_and_before_all_else(tmp_path):
     files = listed(tmp_path, "host:a.org", f"sample_id:{pair_id}")
     url = "https://img.a.org/1.jpg"
     rows = [named, Row("x"), Row(url=url), Row(url=url, robots="noai")]
-    config = SelectionConfig(drop_rules=(filters.FewWords(2),))
+    config = SelectionConfig(drop_rules=(rules.FewWords(2),))
     shards = {"web/1": rows, "city/1": rows}
     made = make_run(str(tmp_path / "run"), config, shards, keep_all=["city"])
     run = with_list(made, files)
@@ -188,13 +189,13 @@ def test_the_contents_of_a_list_name_the_decisions_and_its_file_names_do_not(tmp
     assert len({one, other, run.decisions_fingerprint}) == 3
     (tmp_path / "list.txt").rename(tmp_path / "renamed.txt")
     (tmp_path / "renamed.txt").write_text("host:a.org")
-    again = with_list(run, drop_list.list_files(str(tmp_path / "*.txt")))
+    again = with_list(run, drop_lists.list_files(str(tmp_path / "*.txt")))
     assert again.decisions_fingerprint == one
 
 
 def test_the_table_of_a_list_is_made_once_and_says_what_the_list_says(tmp_path):
     files = listed(tmp_path, "host:a.org", "https://b.org/1", "host:a.org")
-    path = drop_list.build(files, str(tmp_path / "run"))
+    path = drop_lists.build(files, str(tmp_path / "run"))
     assert os.path.getsize(path) == 2 * 16
     opened = DropList.open(path)
     columns = ("url", "image_hash", "sample_id")
@@ -203,20 +204,20 @@ def test_the_table_of_a_list_is_made_once_and_says_what_the_list_says(tmp_path):
     assert opened.kinds_of(table).tolist() == ["host", ""]
     before = os.stat(path).st_mtime_ns
     (tmp_path / "list.txt").write_text("another.org")  # is not read again
-    assert drop_list.build(files, str(tmp_path / "run")) == path
+    assert drop_lists.build(files, str(tmp_path / "run")) == path
     assert os.stat(path).st_mtime_ns == before
     (tmp_path / "list.txt").write_text("")
-    none = drop_list.list_files(str(tmp_path / "*.txt"))
-    empty = DropList.open(drop_list.build(none, str(tmp_path / "run")))
+    none = drop_lists.list_files(str(tmp_path / "*.txt"))
+    empty = DropList.open(drop_lists.build(none, str(tmp_path / "run")))
     assert empty.kinds_of(table).tolist() == ["", ""]
 
 
 def test_lines_may_end_in_any_way(tmp_path):
     lines = b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
     (tmp_path / "list.txt").write_bytes(lines)
-    files = drop_list.list_files(str(tmp_path / "*.txt"))
+    files = drop_lists.list_files(str(tmp_path / "*.txt"))
     with pytest.raises(ValueError, match=r"list\.txt:5: 'bad'"):
-        drop_list.check(files)
+        drop_lists.check(files)
 
 
 def test_a_look_up_costs_little_more_in_a_long_list(tmp_path):

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import run
-from pipeline.command_line import beam_options
+from pipeline.commands.arguments import beam_options
 
 CONFIG = "curation_configs/demo.py"
 
@@ -110,7 +110,7 @@ def test_a_misspelt_parquet_column_is_refused_before_any_work(capsys, tmp_path, 
     path.write_text(
         "import dataclasses\n"
         "from curation_configs import demo\n"
-        "from pipeline.config import ImageTextSource\n"
+        "from pipeline.config.curation import ImageTextSource\n"
         "def get_config():\n"
         f"    source = ImageTextSource('web', '{tmp_path}/a.parquet', 'jpeg')\n"
         "    return dataclasses.replace(demo.get_config(), sources=(source,))\n"

@@ -6,8 +6,9 @@ import time
 import pyarrow as pa
 import pytest
 
-from pipeline import files, run_progress
-from pipeline.run_progress import Rows, Watch, Work, watch
+from pipeline.engine import progress
+from pipeline.engine.progress import Rows, Watch, Work, watch
+from pipeline.storage import files
 
 
 @pytest.fixture
@@ -70,14 +71,14 @@ def test_what_a_stage_took_stays_until_it_has_work_again(tmp_path, tables):
     watched.record({"pairs": 7, "unreadable": 0}, 7)
     with watch(str(tmp_path), "select", work_on(tables, 1)):
         pass
-    took = run_progress.read(str(tmp_path))["stages"]
+    took = progress.read(str(tmp_path))["stages"]
     assert took["score"]["counters"] == {"pairs": 7}
     assert took["score"]["n_rows"] == 7
     assert list(took) == ["score"]
 
 
 def test_another_program_is_told_in_one_line(tmp_path, tables):
-    assert run_progress.describe(str(tmp_path), 0.0) == ""
+    assert progress.describe(str(tmp_path), 0.0) == ""
     Watch(str(tmp_path), "score", work_on(tables, 2)).look()
-    line = run_progress.describe(str(tmp_path), time.time() + 5)
+    line = progress.describe(str(tmp_path), time.time() + 5)
     assert line.startswith("running: score: 0 of 2 after 0 s (5 s ago)")

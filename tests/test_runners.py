@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import curate, run, scenes
-from pipeline.runners import Counters
+from pipeline.engine.stage_runner import Counters
 from tests import job_service
 from tests.tiny_run import outputs_of
 

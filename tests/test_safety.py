@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from score_tables import Row, make_run, outcomes, read_decisions, select
 
-from pipeline import safety
-from pipeline.safety import LinearHead
-from pipeline.selection_config import SafetyHead, SelectionConfig
+from pipeline.config.selection import SafetyHead, SelectionConfig
+from pipeline.selection import safety
+from pipeline.selection.safety import LinearHead
 
 # Of unit vectors (x, y): more than a half for y > 0.5.
 WEIGHT, BIAS = (0.0, 2.0), -1.0

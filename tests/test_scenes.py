@@ -14,16 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import planting, scene_texts, scenes
-from pipeline.config import ImageTextSource, Limits
-from pipeline.drawing import class_id, sample_scene
-from pipeline.filters import BoilerplateAltText
-from pipeline.images import ImageError, decode
-from pipeline.language import FastText
-from pipeline.planting import Copy, Picture, Planted, Transform
+from pipeline import scenes
+from pipeline.config.curation import ImageTextSource, Limits
+from pipeline.demo_web import defects, descriptions
+from pipeline.demo_web.defects import Copy, Picture, Planted, Transform
+from pipeline.demo_web.scene import class_id, sample_scene
+from pipeline.demo_web.translations import LANGUAGES, translated
+from pipeline.images.decoder import ImageError, decode
+from pipeline.models.language import FastText
 from pipeline.records import UNREADABLE, Pair
-from pipeline.sources import Unit, read_pairs
-from pipeline.translations import LANGUAGES, translated
+from pipeline.selection.rules import BoilerplateAltText
+from pipeline.sources.shards import Unit, read_pairs
 
 LIMITS = Limits()
 WEB = scenes.Web(n_pairs=300, rng_seed=3, n_evaluation=8, n_seeds=2)
@@ -48,7 +49,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def picture(rng) -> Picture:
-    return planting.sample_picture(rng)
+    return defects.sample_picture(rng)
 
 
 def write(web: scenes.Web, folder: pathlib.Path) -> pathlib.Path:
@@ -118,7 +119,7 @@ def test_shares_are_as_planned_and_spread(truth):
     assert planted["exact_duplicate"] == 15
     assert planted["near_copy"] == 18
     assert planted["off_topic"] == 15
-    assert {planted[kind] for kind in planting.BROKEN} == {1, 2}
+    assert {planted[kind] for kind in defects.BROKEN} == {1, 2}
     assert planted["none"] == 168
     assert {row["planted"] for row in truth if row["shard"] == "crawl-00001"} > {
         "none",
@@ -196,7 +197,7 @@ def test_clean_scenes_hold_a_label_captions_and_an_exact_mask(web_folder):
     captions = record["captions"]
     assert list(captions) == ["short", "medium", "detailed"]
     assert name_to_data["evaluation-00001.txt"].decode() == captions["medium"]
-    pairs = scene_texts.named_pairs(captions["detailed"])
+    pairs = descriptions.named_pairs(captions["detailed"])
     assert record["label"] == " ".join(pairs[0])
     mask = np.asarray(Image.open(io.BytesIO(name_to_data["evaluation-00001.seg.png"])))
     assert set(np.unique(mask)) - {0} == {class_id(*pair) for pair in pairs}
@@ -209,10 +210,10 @@ def test_clean_scenes_hold_a_label_captions_and_an_exact_mask(web_folder):
 
 def test_texts_and_masks_name_the_objects_and_the_largest():
     for seed in range(20):
-        picture = planting.sample_picture(np.random.default_rng(seed))
+        picture = defects.sample_picture(np.random.default_rng(seed))
         pairs = [obj.pair for obj in picture.scene.objects]
-        captions = scene_texts.captions(picture.scene)
-        named = scene_texts.named_pairs(captions["detailed"])
+        captions = descriptions.captions(picture.scene)
+        named = descriptions.named_pairs(captions["detailed"])
         assert sorted(named) == sorted(pairs)
         ids, n_px = np.unique(picture.mask[picture.mask > 0], return_counts=True)
         assert set(ids) == {class_id(*pair) for pair in pairs}
@@ -223,7 +224,7 @@ def test_texts_and_masks_name_the_objects_and_the_largest():
 
 def test_sizes_and_aspects_are_in_range():
     shapes = [
-        planting.sample_picture(np.random.default_rng(seed)).mask.shape
+        defects.sample_picture(np.random.default_rng(seed)).mask.shape
         for seed in range(40)
     ]
     assert all(96 <= min(shape) <= 160 for shape in shapes)
@@ -234,8 +235,8 @@ def test_sizes_and_aspects_are_in_range():
 def test_mismatched_alt_text_shares_nothing_with_the_picture(rng):
     for _ in range(20):
         scene = sample_scene(rng)
-        named = scene_texts.named_pairs(planting.other_scenes_alt_text(scene, rng))
-        largest = scene_texts.by_visible_area(scene)[0]
+        named = descriptions.named_pairs(defects.other_scenes_alt_text(scene, rng))
+        largest = descriptions.by_visible_area(scene)[0]
         assert named
         assert not set(named) & {obj.pair for obj in scene.objects}
         assert named[0][0] != largest.colour
@@ -243,8 +244,10 @@ def test_mismatched_alt_text_shares_nothing_with_the_picture(rng):
 
 
 def test_alt_text_of_a_mirrored_copy_is_that_of_the_mirrored_scene(picture, rng):
-    pair = planting.near_copy(picture, Copy("", Transform.MIRRORED, 0), rng)
-    largest = picture.scene.objects.index(scene_texts.by_visible_area(picture.scene)[0])
+    pair = defects.near_copy(picture, Copy("", Transform.MIRRORED, 0), rng)
+    largest = picture.scene.objects.index(
+        descriptions.by_visible_area(picture.scene)[0]
+    )
     assert pair.scene.objects[largest].cx == 1 - picture.scene.objects[largest].cx
     rgb = decode(pair.image, LIMITS).rgb.astype(int)
     assert np.abs(rgb - picture.rgb[:, ::-1]).mean() < 10
@@ -260,13 +263,13 @@ def test_alt_text_of_a_mirrored_copy_is_that_of_the_mirrored_scene(picture, rng)
     ],
 )
 def test_transforms_change_the_area_as_they_should(transform, low, high, picture, rng):
-    rgb = planting.transformed(picture.rgb, transform, rng)
+    rgb = defects.transformed(picture.rgb, transform, rng)
     assert low <= rgb.size / picture.rgb.size <= high
 
 
 def test_equal_transforms_of_one_image_differ_in_bytes(picture, rng):
     copies = [Copy("", Transform.CROPPED, i) for i in range(5)]
-    images = {planting.near_copy(picture, copy, rng).image for copy in copies}
+    images = {defects.near_copy(picture, copy, rng).image for copy in copies}
     assert len(images) == 5
 
 
@@ -283,39 +286,39 @@ def test_equal_transforms_of_one_image_differ_in_bytes(picture, rng):
     ],
 )
 def test_broken_images_open_neither_here_nor_with_pillow(planted, picture, rng):
-    image = planting.plant(planted, picture, rng).image
+    image = defects.plant(planted, picture, rng).image
     assert not is_readable(image)
     assert not opens_with_pillow(image)
 
 
 def test_a_bomb_has_a_right_header_and_few_bytes(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    bomb = planting.decompression_bomb()
+    bomb = defects.decompression_bomb()
     assert Image.open(io.BytesIO(bomb)).size == (60_000, 60_000)
     assert len(bomb) < 10_000
 
 
 def test_an_animated_gif_has_two_frames_and_the_name_of_a_jpeg(picture, rng):
-    pair = planting.plant(Planted.ANIMATED_GIF, picture, rng)
+    pair = defects.plant(Planted.ANIMATED_GIF, picture, rng)
     gif = Image.open(io.BytesIO(pair.image))
     assert (gif.format, gif.n_frames, pair.extension) == ("GIF", 2, "jpg")
 
 
 def test_a_missing_alt_text_leaves_no_text_anywhere(picture, rng):
-    pair = planting.plant(Planted.MISSING_ALT_TEXT, picture, rng)
+    pair = defects.plant(Planted.MISSING_ALT_TEXT, picture, rng)
     files = scenes.pair_members("0", pair)
     assert [name for name, _ in files] == [f"0.{pair.extension}", "0.json"]
     assert json.loads(files[1][1])["caption"] is None
 
 
 def test_alt_text_that_is_not_utf8_does_not_decode(picture, rng):
-    pair = planting.plant(Planted.ALT_TEXT_NOT_UTF8, picture, rng)
+    pair = defects.plant(Planted.ALT_TEXT_NOT_UTF8, picture, rng)
     with pytest.raises(UnicodeDecodeError):
         pair.alt_text.decode()
 
 
 def test_one_pixel_is_readable_and_tiny(picture, rng):
-    pair = planting.plant(Planted.ONE_PIXEL, picture, rng)
+    pair = defects.plant(Planted.ONE_PIXEL, picture, rng)
     assert decode(pair.image, LIMITS).rgb.shape == (1, 1, 3)
 
 
@@ -323,7 +326,7 @@ def test_one_pixel_is_readable_and_tiny(picture, rng):
     ("planted", "mode"), [(Planted.CMYK_JPEG, "CMYK"), (Planted.SIXTEEN_BIT_PNG, "RGB")]
 )
 def test_unusual_images_show_the_picture(planted, mode, picture, rng):
-    pair = planting.plant(planted, picture, rng)
+    pair = defects.plant(planted, picture, rng)
     rgb = decode(pair.image, LIMITS).rgb.astype(int)
     assert np.abs(rgb - picture.rgb).mean() < 8
     assert Image.open(io.BytesIO(pair.image)).mode == mode
@@ -332,14 +335,14 @@ def test_unusual_images_show_the_picture(planted, mode, picture, rng):
         assert cv2.imdecode(data, cv2.IMREAD_UNCHANGED).dtype == np.uint16
 
 
-@pytest.mark.parametrize("alt_text", planting.BOILERPLATE)
+@pytest.mark.parametrize("alt_text", defects.BOILERPLATE)
 def test_boilerplate_is_what_the_rule_drops(alt_text):
     assert BoilerplateAltText()(dataclasses.replace(PAIR, alt_text=alt_text))
 
 
 def test_true_alt_text_is_no_boilerplate(rng):
     for _ in range(20):
-        alt_text = scene_texts.alt_text(sample_scene(rng), rng)
+        alt_text = descriptions.alt_text(sample_scene(rng), rng)
         pair = dataclasses.replace(PAIR, alt_text=alt_text)
         assert BoilerplateAltText()(pair) is None
 
@@ -363,7 +366,7 @@ def test_translations_are_detected_as_their_language(rng):
 
 
 def test_english_alt_text_is_detected_as_english(rng):
-    texts = [scene_texts.alt_text(sample_scene(rng), rng) for _ in range(50)]
+    texts = [descriptions.alt_text(sample_scene(rng), rng) for _ in range(50)]
     found = [answer.code for answer in FastText().detect(texts)]
     assert found.count("en") >= 47
 

@@ -18,13 +18,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from pipeline import checks, files, images, language, sources
-from pipeline.config import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.images import decoder as images
+from pipeline.models import language
 from pipeline.models.encoders import NullEncoder
 from pipeline.records import Language, Pair, content_hash, sample_id
-from pipeline.run_folder import RunFolder
-from pipeline.scoring import EncoderHandler, PreparedPair, Score, remove_outdated
-from pipeline.selection_config import SelectionConfig
+from pipeline.scoring.stage import EncoderHandler, PreparedPair, Score, remove_outdated
+from pipeline.selection import checks
+from pipeline.sources import shards
+from pipeline.storage import files
 
 GERMAN = "ein kleiner Junge spielt im Garten mit einem Ball"
 ENGLISH = "a brown dog runs after a red ball in the green grass"
@@ -73,7 +77,7 @@ def make_run(folder: Path, **changes) -> RunFolder:
     }
     config = CurationConfig(**fields | changes)
     units, evaluation_units, seed_units = (
-        tuple(unit for source in role for unit in sources.list_units(source))
+        tuple(unit for source in role for unit in shards.list_units(source))
         for role in (config.sources, config.evaluation_sets, config.seed_sets)
     )
     root = str(folder / "run")
@@ -94,15 +98,15 @@ def score(run: RunFolder) -> dict[str, int]:
     }
 
 
-def pairs_of(run: RunFolder, unit: sources.Unit) -> list[Pair]:
+def pairs_of(run: RunFolder, unit: shards.Unit) -> list[Pair]:
     return files.from_table(run.pairs(unit.source).read(unit.name), Pair)
 
 
-def languages_of(run: RunFolder, unit: sources.Unit) -> list[Language]:
+def languages_of(run: RunFolder, unit: shards.Unit) -> list[Language]:
     return files.from_table(run.languages(unit.source).read(unit.name), Language)
 
 
-def embeddings_of(run: RunFolder, unit: sources.Unit) -> tuple[np.ndarray, np.ndarray]:
+def embeddings_of(run: RunFolder, unit: shards.Unit) -> tuple[np.ndarray, np.ndarray]:
     table = run.embeddings(unit.source).read(unit.name)
     rows = table["embedding"].combine_chunks()
     width = table.schema.field("embedding").type.list_size
@@ -253,7 +257,7 @@ def test_an_embedding_of_other_bytes_than_were_scored_is_an_error(tmp_path):
     os.utime(tmp_path / "a.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
     encoder = dataclasses.replace(run.config.encoder, dtype="bfloat16")
     with pytest.raises(
-        sources.ShardError, match=r"a\.tar has changed since it was scored"
+        shards.ShardError, match=r"a\.tar has changed since it was scored"
     ):
         score(make_run(tmp_path, encoder=encoder))
 
@@ -263,7 +267,7 @@ def write_parquet(path: Path, *texts: str) -> None:
     pq.write_table(pa.table({"jpg": images, "text": list(texts)}), path)
 
 
-def texts_of(run: RunFolder, unit: sources.Unit) -> list[str]:
+def texts_of(run: RunFolder, unit: shards.Unit) -> list[str]:
     return [pair.alt_text for pair in pairs_of(run, unit)]
 
 
@@ -343,14 +347,14 @@ def test_a_shard_that_changes_while_it_is_read_gets_no_tables(
 ):
     write_shard(tmp_path / "a.tar", *rows_of("one", "two"))
     write_shard(tmp_path / "b.tar", *rows_of("four"))
-    run, read_pairs = make_run(tmp_path), sources.read_pairs
+    run, read_pairs = make_run(tmp_path), shards.read_pairs
 
     def read_and_change(unit, limits):
         yield from read_pairs(unit, limits)
         if unit.uri.endswith("a.tar"):
             change(tmp_path / "a.tar")
 
-    monkeypatch.setattr(sources, "read_pairs", read_and_change)
+    monkeypatch.setattr(shards, "read_pairs", read_and_change)
     counters = score(run)
     assert (counters["pairs"], counters["units_changed"]) == (1, 1)
     (path,) = Path(run.root, "scores").glob("pairs-*/*")

@@ -15,18 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_tables import Row, make_run, outcomes, read_decisions, sample_id, select
 
-from pipeline import drop_list, filters, selection, stage_work
-from pipeline.records import VERSION, DropReason
-from pipeline.selection_config import (
+from pipeline.commands import stage_progress
+from pipeline.config.selection import (
     KeepFraction,
     KeepLanguages,
     MinScore,
     NearSeeds,
     SelectionConfig,
 )
+from pipeline.records import VERSION, DropReason
+from pipeline.selection import rules
+from pipeline.selection import stage as selection
+from pipeline.sources import drop_lists
 
 EVERYTHING = SelectionConfig(
-    drop_rules=(filters.FewWords(2), filters.SmallImage(32)),
+    drop_rules=(rules.FewWords(2), rules.SmallImage(32)),
     language=KeepLanguages(),
     alignment=KeepFraction(0.6),
     max_evaluation_similarity=0.9,
@@ -150,12 +153,12 @@ def test_counters_tell_what_was_decided(tmp_path):
 def test_pairs_without_an_address_are_counted_where_addresses_are_looked_up(tmp_path):
     (tmp_path / "list.txt").write_text("host:a.org\n")
     rows = [Row(url="https://a.org/1"), Row(url=""), Row(url=""), Row(error="broken")]
-    listed = drop_list.list_files(str(tmp_path / "list.txt"))
+    listed = drop_lists.list_files(str(tmp_path / "list.txt"))
     run = make_run(str(tmp_path), SelectionConfig(), {"web/1": rows})
     counters = _run_with_counters(dataclasses.replace(run, drop_list=listed))
     assert counters["dropped_drop_list"] == 1
     assert counters["without_url"] == 2
-    assert not stage_work.has_work({"units_skipped": 1, "without_url": 2})
+    assert not stage_progress.has_work({"units_skipped": 1, "without_url": 2})
 
 
 def _run_with_counters(run) -> dict[str, int]:
@@ -285,7 +288,7 @@ def test_a_step_without_its_sets_is_an_error(tmp_path, config, message):
     ("rule", "expected"),
     [
         (lambda pair: None, "expected instances of dataclasses"),
-        (filters.FewWords, r"expected .* an instance, made by calling FewWords\(...\)"),
+        (rules.FewWords, r"expected .* an instance, made by calling FewWords\(...\)"),
     ],
 )
 def test_a_rule_that_cannot_be_fingerprinted_is_an_error(rule, expected):

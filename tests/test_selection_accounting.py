@@ -12,10 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_tables import Row, make_run, read_decisions, select
 
-from pipeline import filters
-from pipeline.records import KEPT, UNREADABLE, DropReason
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import (
+from pipeline.config.selection import (
     CapPerConcept,
     CapPerSeed,
     KeepFraction,
@@ -26,6 +23,9 @@ from pipeline.selection_config import (
     SafetyHead,
     SelectionConfig,
 )
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import KEPT, UNREADABLE, DropReason
+from pipeline.selection import rules
 
 # Steps that hold for sources that are kept whole.
 FOR_ALL = {"opt_out", "drop_list", "unsafe_image", "near_evaluation"}
@@ -65,7 +65,7 @@ def configs(draw) -> SelectionConfig:
     head, concepts = named_files()
     caps = (CapPerSeed(2), CapPerConcept(concepts, 2, keep_unmatched=draw(BOOLEANS)))
     return SelectionConfig(
-        drop_rules=(filters.FewWords(2),),
+        drop_rules=(rules.FewWords(2),),
         language=KeepLanguages() if draw(BOOLEANS) else None,
         alignment=draw(ALIGNMENTS),
         drop_exact_duplicates=draw(BOOLEANS),

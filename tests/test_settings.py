@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from curation_configs import demo
-from pipeline.config import (
+from pipeline.config.curation import (
     CaptionQuality,
     CurationConfig,
     EncoderConfig,
@@ -20,16 +20,16 @@ from pipeline.config import (
     ImageTextSource,
     fingerprint,
 )
-from pipeline.filters import BoilerplateAltText, ExtremeAspect, FewWords
-from pipeline.near_config import PoolDuplicates, Resemblance, TorchDescriptor
-from pipeline.records import Drop, Pair
-from pipeline.selection_config import (
+from pipeline.config.duplicates import PoolDuplicates, Resemblance, TorchDescriptor
+from pipeline.config.selection import (
     KeepLanguages,
     NearestToSeeds,
     SelectionConfig,
     ShortText,
 )
-from pipeline.settings import Settings, as_type, type_hints
+from pipeline.records import Drop, Pair
+from pipeline.selection.rules import BoilerplateAltText, ExtremeAspect, FewWords
+from recipes.settings import Settings, as_type, type_hints
 from tools import config_reference
 from trainer.config import SelfSupervisionConfig, TrainConfig, VisionConfig, tips_model
 

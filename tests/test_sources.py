@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import files
-from pipeline.config import ImageTextSource, Limits
+from pipeline.config.curation import ImageTextSource, Limits
 from pipeline.records import Pair, content_hash, sample_id
-from pipeline.sources import (
+from pipeline.sources.shards import (
     RawPair,
     ShardError,
     Unit,
@@ -22,6 +21,7 @@ from pipeline.sources import (
     read_pairs,
     shard_name_of,
 )
+from pipeline.storage import files
 
 LIMITS = Limits(max_image_bytes=20, max_alt_text_bytes=10)
 

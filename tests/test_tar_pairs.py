@@ -6,8 +6,8 @@ import tarfile
 
 import pytest
 
-from pipeline.config import Limits
-from pipeline.sources import read_images, read_pairs
+from pipeline.config.curation import Limits
+from pipeline.sources.shards import read_images, read_pairs
 from tests.test_sources import errors_of, pairs_of, scored, unit_of, write_tar
 
 PHOTO, MASK, TEXT = ("a.jpg", b"photo"), ("a.png", b"mask"), ("a.txt", b"text")

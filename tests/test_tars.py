@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from pipeline import tars
+from pipeline.sources import tars
 
 MEMBERS = [("a.jpg", b"image"), ("folder/b.txt", b"x" * 512), ("c.json", b"")]
 

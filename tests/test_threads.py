@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline import threads
+from pipeline.storage import prefetch
 
 
 def n_ahead_of_first_result(monkeypatch, item_bytes: int, n_ahead: int) -> int:
-    monkeypatch.setattr(threads, "_MAX_BYTES_AHEAD", 100)
+    monkeypatch.setattr(prefetch, "_MAX_BYTES_AHEAD", 100)
     read = []
 
     def items():
@@ -14,7 +14,7 @@ def n_ahead_of_first_result(monkeypatch, item_bytes: int, n_ahead: int) -> int:
             read.append(item)
             yield item
 
-    results = threads.map_ahead(str, items(), n_ahead, lambda item: item_bytes)
+    results = prefetch.map_ahead(str, items(), n_ahead, lambda item: item_bytes)
     assert next(results) == "0"
     n_read = len(read)
     assert list(results) == [str(item) for item in range(1, 50)]
@@ -32,7 +32,7 @@ def test_items_are_read_ahead_up_to_their_number_and_bytes(
 
 
 def test_an_error_comes_where_its_result_would_be():
-    results = threads.map_ahead(lambda item: 1 // item, [1, 0, 1], 8)
+    results = prefetch.map_ahead(lambda item: 1 // item, [1, 0, 1], 8)
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)

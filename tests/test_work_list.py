@@ -4,9 +4,9 @@ import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline import work_list
-from pipeline.config import ImageTextSource
-from pipeline.sources import Unit
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import work_list
+from pipeline.sources.shards import Unit
 
 WEB, SEEDS = ImageTextSource("web", "w"), ImageTextSource("web", "s", keep_all=True)
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from pipeline.config import EncoderConfig
+from pipeline.config.curation import EncoderConfig
+from pipeline.engine.worker_checks import Needs, WorkerError
 from pipeline.models.checkpoints import weights_digest
-from pipeline.scoring import EncoderHandler, Score
-from pipeline.worker import Needs, WorkerError
+from pipeline.scoring.stage import EncoderHandler, Score
 from tests import tiny_checkpoints, tiny_run
 
 
@@ -59,8 +59,10 @@ def test_a_model_without_weights_needs_none(needs):
 
 def test_score_asks_when_a_worker_starts(tmp_path, monkeypatch):
     run = tiny_run.make_run(tmp_path, {"web": tiny_run.plain_rows(1)})
-    monkeypatch.setattr("pipeline.worker.this_process", lambda: ("launcher", 1))
+    monkeypatch.setattr(
+        "pipeline.engine.worker_checks.this_process", lambda: ("launcher", 1)
+    )
     step = Score(run, EncoderHandler(EncoderConfig("tiny")))._score_unit
     monkeypatch.undo()
-    monkeypatch.setattr("pipeline.worker.code_digest", lambda: "older")
+    monkeypatch.setattr("pipeline.engine.worker_checks.code_digest", lambda: "older")
     expect_error(step.setup, "code='older'")

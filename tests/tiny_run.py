@@ -16,17 +16,23 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from pipeline import config, files, images, records, sources
-from pipeline.caption_tables import CaptionTables
-from pipeline.captioner_handler import CaptionerHandler
+from pipeline import records
+from pipeline.captioning.captioner_handler import CaptionerHandler
+from pipeline.config import curation
+from pipeline.config.prompts import prompt_hash
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
+from pipeline.images import decoder as images
 from pipeline.models.interfaces import Caption
-from pipeline.prompts import prompt_hash
 from pipeline.records import FinishReason
-from pipeline.run_folder import RunFolder
-from pipeline.selection_config import SelectionConfig
+from pipeline.sources import shards
+from pipeline.storage import files
 
-SHORT = config.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
-LONG = config.Granularity("long", "tiny", "describe en", max_new_tokens=9, batch_size=4)
+SHORT = curation.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
+LONG = curation.Granularity(
+    "long", "tiny", "describe en", max_new_tokens=9, batch_size=4
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +80,15 @@ def make_run(
 
     `changes` are fields of the configuration.
     """
-    source = config.ImageTextSource("web", str(root / "crawl" / "*.tar"))
+    source = curation.ImageTextSource("web", str(root / "crawl" / "*.tar"))
     fields = {"sources": (source,), "granularities": (SHORT, LONG)} | changes
-    settings = config.CurationConfig(
-        encoder=config.EncoderConfig("tiny"),
+    settings = curation.CurationConfig(
+        encoder=curation.EncoderConfig("tiny"),
         **{"selection": SelectionConfig()} | fields,
     )
     for stem, rows in stem_to_rows.items():
         write_shard(root / "crawl" / f"{stem}.tar", rows)
-    units = tuple(u for s in settings.sources for u in sources.list_units(s))
+    units = tuple(u for s in settings.sources for u in shards.list_units(s))
     checkpoints = {"tiny": "d0"} | {g.checkpoint: "d1" for g in settings.granularities}
     run = RunFolder(str(root / "run"), settings, units, (), (), checkpoints)
     for unit in units:
@@ -90,7 +96,7 @@ def make_run(
     return run
 
 
-def write_tables(run: RunFolder, unit: sources.Unit, rows: Sequence[Row]) -> None:
+def write_tables(run: RunFolder, unit: shards.Unit, rows: Sequence[Row]) -> None:
     """What `score` and `select` would write of a unit."""
     with tarfile.open(unit.uri) as tar:
         offsets = [m.offset_data for m in tar.getmembers() if m.name.endswith(".jpg")]
@@ -112,7 +118,7 @@ def write_tables(run: RunFolder, unit: sources.Unit, rows: Sequence[Row]) -> Non
 
 def _pair(key: str, row: Row, offset: int) -> records.Pair:
     try:
-        decoded = images.decode(row.image, config.Limits())
+        decoded = images.decode(row.image, curation.Limits())
         (height, width, _), image_format = decoded.rgb.shape, decoded.format
     except images.ImageError:  # so that a later stage meets it
         height, width, image_format = 8, 8, "jpeg"
@@ -134,7 +140,7 @@ def _pair(key: str, row: Row, offset: int) -> records.Pair:
 def write_captions(
     run: RunFolder,
     stem_to_rows: Mapping[str, Sequence[Row]],
-    granularities: Iterable[config.Granularity],
+    granularities: Iterable[curation.Granularity],
 ) -> None:
     """What `caption` with a FakeCaptioner would add."""
     for granularity in granularities:
@@ -151,9 +157,11 @@ def write_captions(
                 tables.add(unit.shard_name, captions)
 
 
-def _caption(image: bytes, granularity: config.Granularity) -> records.SyntheticCaption:
+def _caption(
+    image: bytes, granularity: curation.Granularity
+) -> records.SyntheticCaption:
     try:
-        color = images.decode(image, config.Limits()).rgb[0, 0]
+        color = images.decode(image, curation.Limits()).rgb[0, 0]
     except images.ImageError as error:
         text, reason = str(error), "error"
     else:
@@ -163,7 +171,7 @@ def _caption(image: bytes, granularity: config.Granularity) -> records.Synthetic
     return records.SyntheticCaption(*key, 0, text, 4, reason, -0.5)
 
 
-def run_stage(stage: beam.PTransform, units: Sequence[sources.Unit]) -> dict[str, int]:
+def run_stage(stage: beam.PTransform, units: Sequence[shards.Unit]) -> dict[str, int]:
     """Runs one stage in memory; gives its counters."""
     pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions([]))
     _ = pipeline | "Units" >> beam.Create(list(units), reshuffle=False) | stage
@@ -211,7 +219,7 @@ class FakeCaptioner:
         self,
         features: np.ndarray,
         prompts: Sequence[str],
-        granularity: config.Granularity,
+        granularity: curation.Granularity,
         keys: np.ndarray,
     ) -> list[tuple[Caption, ...]]:
         """A sampled caption ends with its key."""

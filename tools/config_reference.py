@@ -17,16 +17,16 @@ import tokenize
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pipeline import filters
-from pipeline.config import CurationConfig
+from pipeline.config.curation import CurationConfig
+from pipeline.selection import rules
 from trainer.config import TrainConfig
 
 # Values of `drop_rules`, whose type names no class.
 RULES = (
-    filters.FewWords,
-    filters.BoilerplateAltText,
-    filters.SmallImage,
-    filters.ExtremeAspect,
+    rules.FewWords,
+    rules.BoilerplateAltText,
+    rules.SmallImage,
+    rules.ExtremeAspect,
 )
 
 _HEAD = """\

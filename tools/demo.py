@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import INDEX_DTYPE, Sample, parse_sample
 from pipeline.run import open_run
-from pipeline.run_folder import RunFolder
 from tools.grade_decisions import Grade, grade, read_outcomes
 
 RECIPE = "curation_configs/demo.py"

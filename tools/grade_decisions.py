@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, UNREADABLE, DropReason
-from pipeline.run_folder import RunFolder
 
 PairKey = tuple[str, str]  # shard without folder and suffix, key
 

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from curation_configs import demo
-from pipeline import drawing, painting, scene_texts
-from pipeline.config import Granularity
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.config.curation import Granularity
+from pipeline.demo_web import descriptions, rendering
+from pipeline.demo_web import scene as drawing
 from pipeline.models.encoders import SiglipEncoder
+from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from tools import scene_batches
 
 CHECKPOINTS = "curation_configs/checkpoints"
@@ -40,9 +41,9 @@ def area_under_curve(
 def alignment(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, float]:
     """AUC of the alignment score: own alt text against that of another scene."""
     rng = np.random.default_rng(0)
-    pictures = [painting.draw(scene)[0] for scene in scenes]
+    pictures = [rendering.draw(scene)[0] for scene in scenes]
     images = encoder.encode_images(np.stack([*map(encoder.prepare_image, pictures)]))
-    texts = encoder.encode_texts([scene_texts.alt_text(s, rng) for s in scenes])
+    texts = encoder.encode_texts([descriptions.alt_text(s, rng) for s in scenes])
     own = (images * texts).sum(axis=1)
     other = (images * np.roll(texts, 1, axis=0)).sum(axis=1)
     return (
@@ -56,7 +57,7 @@ def copies(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, flo
     """Similarities of pictures to their altered copies, and to the nearest other."""
     rng = np.random.default_rng(0)
     pictures = [
-        scene_batches.Picture(*painting.draw(scene), texts={}) for scene in scenes
+        scene_batches.Picture(*rendering.draw(scene), texts={}) for scene in scenes
     ]
     views = [pictures, [scene_batches.altered(p, rng) for p in pictures]]
     embedded = [
@@ -79,7 +80,7 @@ def captions(
     `pairs_found`: of the pairs in the picture, those named. `largest_right`: captions
     whose first noun is the largest object. `exact`: captions as the grammar has them.
     """
-    pictures = [captioner.prepare_image(painting.draw(scene)[0]) for scene in scenes]
+    pictures = [captioner.prepare_image(rendering.draw(scene)[0]) for scene in scenes]
     parts = [
         captioner.encode(pictures[i : i + _BATCH_SIZE])
         for i in range(0, len(pictures), _BATCH_SIZE)
@@ -108,8 +109,8 @@ def tiny_captioner(folder: str = CHECKPOINTS) -> PaliGemmaCaptioner:
 def _grade(
     texts: list[str], scenes: list[drawing.Scene], granularity: str
 ) -> dict[str, float]:
-    named = [scene_texts.named_pairs(text) for text in texts]
-    objects = [scene_texts.by_visible_area(scene) for scene in scenes]
+    named = [descriptions.named_pairs(text) for text in texts]
+    objects = [descriptions.by_visible_area(scene) for scene in scenes]
     true = [{obj.pair for obj in there} for there in objects]
     n_right = sum(
         pair in there
@@ -121,7 +122,7 @@ def _grade(
         for pairs, there in zip(named, true, strict=True)
         for pair in there
     )
-    exact = [scene_texts.captions(scene)[granularity] for scene in scenes]
+    exact = [descriptions.captions(scene)[granularity] for scene in scenes]
     right: dict[str, Any] = {
         "exact": np.mean([a == b for a, b in zip(texts, exact, strict=True)])
     }

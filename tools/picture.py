@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from pipeline.lookup import image_of
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, DropReason
 from pipeline.report.caption_facts import said_of
-from pipeline.report.examine import Examined, examine
+from pipeline.report.pair_facts import Examined, examine
 from pipeline.report.sampling import Place
+from pipeline.report.show_pair import image_of
 from pipeline.run import open_run
-from pipeline.run_folder import RunFolder
 
 REASONS = (
     DropReason.BOILERPLATE_ALT_TEXT,

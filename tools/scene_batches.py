@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline import drawing, off_topic, painting, scene_texts
+from pipeline.demo_web import descriptions, off_topic, rendering
+from pipeline.demo_web import scene as drawing
 
 SIDE_PX = 72
 PATCH_PX = 12
@@ -137,7 +138,7 @@ def sample_picture(rng: np.random.Generator, off_topic_share: float) -> Picture:
         return Picture(rgb, np.zeros(rgb.shape[:2], np.uint8), {"alt_text": text})
     scene = drawing.sample_scene(rng)
     aspect = float(np.exp(rng.uniform(-0.4, 0.4))) if rng.random() < 0.25 else 1.0
-    rgb, mask = painting.draw(scene, side_px, aspect)
+    rgb, mask = rendering.draw(scene, side_px, aspect)
     return Picture(rgb, mask, _texts(scene, rng))
 
 
@@ -149,7 +150,9 @@ def sample_texts(rng: np.random.Generator) -> dict[str, str]:
 
 
 def _texts(scene: drawing.Scene, rng: np.random.Generator) -> dict[str, str]:
-    return scene_texts.captions(scene) | {"alt_text": scene_texts.alt_text(scene, rng)}
+    return descriptions.captions(scene) | {
+        "alt_text": descriptions.alt_text(scene, rng)
+    }
 
 
 class Sampler:

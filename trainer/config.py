@@ -1,7 +1,7 @@
 """A training run as frozen dataclasses that check themselves.
 
 A wrong value is a `ValueError` that names the field, the value and what was expected.
-Files of configurations are read by `trainer.recipes`.
+Files of configurations are read by `trainer.config_files`.
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import enum
 import typing
 from collections.abc import Mapping
 
-from pipeline.settings import Settings
-from trainer.evals.settings import EvaluationConfig
+from recipes.settings import Settings
+from trainer.evaluation_config import EvaluationConfig
 
 PAD_ID = 0  # token id that fills up rows of text
 
@@ -365,10 +365,10 @@ class RunConfig(Settings):
     n_steps_per_log: int = 50  # between lines of metrics.jsonl
     n_steps_per_checkpoint: int = 1000  # and the evaluations
     n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
-    n_profiled_steps: int = 5  # in a trace, see `trainer.profiler`
+    n_profiled_steps: int = 5  # in a trace, see `trainer.loop.profiler`
     # Of the records drawn; where more are damaged, the run stops.
     max_skipped_share: float = 0.2
-    # Of one device, which the speed is held against; 0: see `trainer.flops.PEAKS`.
+    # Of one device, which the speed is held against; 0: see `trainer.loop.flops.PEAKS`.
     peak_flops_per_s: float = 0.0
     # Task to its data (see `trainer.evaluate`), done at every checkpoint.
     evaluations: Mapping[str, str] = dataclasses.field(default_factory=dict)

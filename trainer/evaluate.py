@@ -16,38 +16,34 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline import cli
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
 import jax
 from jax.sharding import Mesh
 
 from pipeline.records import VERSION
-from trainer import processes, recipes, trained
-from trainer.evals import (
-    datasets,
-    geometry_tasks,
-    segmentation_tasks,
-    sources,
-    splits,
-    tasks,
-)
-from trainer.evals.encoder import Encoder
-from trainer.evals.evaluation import Evaluation, Task
-from trainer.evals.layouts import Wanted
-from trainer.evals.samples import SampleError
-from trainer.evals.settings import EvaluationConfig
+from trainer import config_files
+from trainer.distributed import processes
+from trainer.distributed.sharding import make_mesh, whole
+from trainer.evals import geometry_tasks, image_tasks, segmentation_tasks
+from trainer.evals.frozen_encoder import Encoder
+from trainer.evals.sets import public_sets, readers, splits
+from trainer.evals.sets.layouts import Wanted
+from trainer.evals.sets.samples import SampleError
+from trainer.evals.task_inputs import Evaluation, Task
+from trainer.evaluation_config import EvaluationConfig
 from trainer.models import two_tower
-from trainer.sharding import make_mesh, whole
+from trainer.pretrained import trained_model
 from trainer.tokenizer import Tokenizer
 
 TASKS: Mapping[str, Task] = {
-    "zero_shot_classification": tasks.zero_shot,
-    "retrieval": tasks.image_text_retrieval,
-    "knn_classification": tasks.knn_classification,
-    "linear_classification": tasks.linear,
-    "fine_grained_retrieval": tasks.fine_grained_retrieval,
+    "zero_shot_classification": image_tasks.zero_shot,
+    "retrieval": image_tasks.image_text_retrieval,
+    "knn_classification": image_tasks.knn_classification,
+    "linear_classification": image_tasks.linear,
+    "fine_grained_retrieval": image_tasks.fine_grained_retrieval,
     "linear_segmentation": segmentation_tasks.linear_segmentation,
     "dpt_segmentation": segmentation_tasks.dpt_segmentation,
     "zero_shot_segmentation": segmentation_tasks.zero_shot_segmentation,
@@ -85,7 +81,7 @@ def run(
     found = {"split": source.account.split, "data": source.summary(), **found}
     if name:
         n_images = found.get("n_images", _n_images(found))
-        found = {"data_set": datasets.compared(name, n_images), **found}
+        found = {"data_set": public_sets.compared(name, n_images), **found}
     return found
 
 
@@ -116,19 +112,19 @@ def check_tasks(
         if task not in TASKS:
             raise ValueError(f"evaluation {task}: expected one of {', '.join(TASKS)}")
         name, source = find_data(data, settings)
-        datasets.check_task(name, task)
+        public_sets.check_task(name, task)
         if task in PROBES:
             source.check_split()
 
 
-def find_data(data: str, settings: EvaluationConfig) -> tuple[str, sources.Source]:
+def find_data(data: str, settings: EvaluationConfig) -> tuple[str, readers.Source]:
     """The name of the recipe, or "", and the evaluation set."""
-    name, place = datasets.split_name(data)
+    name, place = public_sets.split_name(data)
     told = settings.scored_split and splits.told(settings.scored_split)
-    preferred = splits.told(datasets.RECIPES[name].split) if name else ""
-    source = sources.find(place, settings.classes, Wanted(told, preferred))
+    preferred = splits.told(public_sets.RECIPES[name].split) if name else ""
+    source = readers.find(place, settings.classes, Wanted(told, preferred))
     if name and not source.classes:
-        source = dataclasses.replace(source, classes=datasets.RECIPES[name].classes)
+        source = dataclasses.replace(source, classes=public_sets.RECIPES[name].classes)
     return name, source
 
 
@@ -149,7 +145,7 @@ def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def load(
-    found: trained.Trained, mesh: Mesh, *, has_text: bool = True
+    found: trained_model.Trained, mesh: Mesh, *, has_text: bool = True
 ) -> tuple[Encoder, dict]:
     """Encoders of a checkpoint and their parameters, on all devices of a mesh.
 
@@ -183,17 +179,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(flags: argparse.Namespace) -> dict:
     """What is printed. Ends the program when something is wrong."""
-    with cli.exits(cli.WRONG_USAGE, ValueError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError):
         if flags.distributed:
             processes.join()
-        found = trained.find(flags.checkpoint, flags.step)
-        settings = recipes.changed(found.config.run.evaluation, flags.overrides)
+        found = trained_model.find(flags.checkpoint, flags.step)
+        settings = config_files.changed(found.config.run.evaluation, flags.overrides)
         patch_px = found.config.model.vision.patch_size_px
         check_tasks({flags.task: flags.data}, settings, patch_px)
         has_text = flags.task in TEXT_TASKS
         encoder, params = load(found, make_mesh(), has_text=has_text)
     is_first = processes.is_first()
-    with cli.exits(cli.FAILED, ValueError), cli.exits(cli.WRONG_USAGE, SampleError):
+    with (
+        command_line.exits(command_line.FAILED, ValueError),
+        command_line.exits(command_line.WRONG_USAGE, SampleError),
+    ):
         results = run(
             flags.task, flags.data, encoder, params, settings, is_shown=is_first
         )
@@ -201,19 +200,19 @@ def _measured(flags: argparse.Namespace) -> dict:
     return found_by | results
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m trainer.evaluate",
         description="Measures a checkpoint; prints one JSON object.",
     )
-    trained.add_flags(parser)
+    trained_model.add_flags(parser)
     parser.add_argument("--task", required=True, choices=list(TASKS))
     parser.add_argument(
         "--data",
         required=True,
         metavar="[SET=]PATH",
         help="folder, file or glob of tars, Parquet files or images, or tfds:NAME; SET"
-        f" says which public data set it is: {', '.join(datasets.RECIPES)}",
+        f" says which public data set it is: {', '.join(public_sets.RECIPES)}",
     )
     parser.add_argument(
         "--set",
@@ -221,7 +220,7 @@ def _parser() -> cli.Parser:
         default=[],
         dest="overrides",
         metavar="a=value",
-        help="changes a field of trainer.evals.settings.EvaluationConfig, which is"
+        help="changes a field of trainer.evaluation_config.EvaluationConfig, which is"
         " run.evaluation of the checkpoint's configuration; may be repeated",
     )
     parser.add_argument("--distributed", action="store_true", help=processes.HELP)

@@ -11,10 +11,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from trainer import evaluate, metrics, workdir
+from trainer import evaluate
 from trainer.config import TrainConfig
-from trainer.evals.encoder import Encoder
-from trainer.metrics import TrainingLog
+from trainer.evals.frozen_encoder import Encoder
+from trainer.loop import metrics, workdir
+from trainer.loop.metrics import TrainingLog
 
 _SHOWN = 300  # characters of a failure
 

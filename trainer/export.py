@@ -9,36 +9,36 @@ model is the student of a workdir; an export may be converted to another format 
 import pathlib
 from collections.abc import Sequence
 
-from pipeline import cli
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
-from pipeline import new_folder
-from trainer import trained
-from trainer.exchange import card, formats
+from pipeline.storage import atomic_folder
+from trainer.exchange import formats, model_card
 from trainer.exchange.formats import Format
 from trainer.exchange.hugging_face_config import GELUS
 from trainer.exchange.released import Released
-from trainer.trained import Imported, Trained
+from trainer.pretrained import trained_model
+from trainer.pretrained.trained_model import Imported, Trained
 
 
 def export(
     found: Trained, model: Released, form: Format, output: pathlib.Path, *, gelu: str
 ) -> None:
     """Writes a folder beside `output`, and gives it that name when it is complete."""
-    with new_folder.made(output) as folder:
+    with atomic_folder.made(output) as folder:
         formats.write(model, form, folder, gelu=gelu)
         tokenizer = pathlib.Path(found.config.data.tokenizer)
         max_tokens = model.model.text.max_tokens
         formats.write_tokenizer(tokenizer, form, folder, max_tokens)
         training = _training(found)
-        (folder / "README.md").write_text(card.card(model, form, training))
+        (folder / "README.md").write_text(model_card.card(model, form, training))
 
 
 def _training(found: Trained) -> str:
     if isinstance(found, Imported):
-        return card.of_import(found.folder)
-    return card.of_run(found.config, found.folder, found.step)
+        return model_card.of_import(found.folder)
+    return model_card.of_run(found.config, found.folder, found.step)
 
 
 def _tokenizer(found: Trained) -> pathlib.Path:
@@ -50,26 +50,26 @@ def _tokenizer(found: Trained) -> pathlib.Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
-        new_folder.check(flags.output)
-        found = trained.find(flags.checkpoint, flags.step)
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
+        atomic_folder.check(flags.output)
+        found = trained_model.find(flags.checkpoint, flags.step)
         tokenizer = _tokenizer(found)
         model = found.released()
         if flags.image_size_px is not None:
             model = formats.with_size(model, flags.image_size_px)
         form = Format(flags.format)
         formats.check(model, tokenizer, form)
-    with cli.exits(cli.FAILED, OSError):
+    with command_line.exits(command_line.FAILED, OSError):
         export(found, model, form, flags.output, gelu=flags.gelu)
     print(f"{flags.output}: {form}, step {found.step}")
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m trainer.export",
         description="Writes a trained model for other programs.",
     )
-    trained.add_flags(parser)
+    trained_model.add_flags(parser)
     parser.add_argument("--format", required=True, choices=[*map(str, Format)])
     parser.add_argument(
         "--output",

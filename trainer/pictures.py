@@ -13,22 +13,24 @@ import heapq
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from pipeline import cli
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
-from pipeline import new_folder
-from trainer import chance, evaluate, recipes, trained
+from pipeline.storage import atomic_folder
+from trainer import config_files, evaluate
 from trainer.config import require
-from trainer.evals import segmentation
-from trainer.evals.evaluation import Evaluation
-from trainer.evals.samples import Sample, SampleError
-from trainer.evals.sources import Source
-from trainer.sharding import make_mesh
+from trainer.data import hashed_random
+from trainer.distributed.sharding import make_mesh
+from trainer.evals.scores import segmentation
+from trainer.evals.sets.readers import Source
+from trainer.evals.sets.samples import Sample, SampleError
+from trainer.evals.task_inputs import Evaluation
+from trainer.pretrained import trained_model
 from trainer.visuals import page, views
 from trainer.visuals.page import Figure, Shown
+from trainer.visuals.safe_text import visible
 from trainer.visuals.sheets import to_png
-from trainer.visuals.visible import visible
 
 
 def drawn(source: Source, n: int) -> list[Sample]:
@@ -63,7 +65,7 @@ def show(
 
 def write(output: pathlib.Path, title: str, images: Sequence[Shown]) -> None:
     """All pictures, and index.html with them."""
-    with new_folder.made(output) as folder:
+    with atomic_folder.made(output) as folder:
         for image in images:
             for figure in image.figures:
                 (folder / figure.file).write_bytes(figure.png)
@@ -71,16 +73,16 @@ def write(output: pathlib.Path, title: str, images: Sequence[Shown]) -> None:
 
 
 def _draw(sample: Sample) -> tuple[float, str]:
-    (draw,) = chance.uniforms(1, "pictures", sample.key.encode(errors="replace"))
+    (draw,) = hashed_random.uniforms(1, "pictures", sample.key.encode(errors="replace"))
     return draw, sample.key
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         _check(flags)
-        found = trained.find(flags.checkpoint, flags.step)
-        settings = recipes.changed(found.config.run.evaluation, flags.overrides)
+        found = trained_model.find(flags.checkpoint, flags.step)
+        settings = config_files.changed(found.config.run.evaluation, flags.overrides)
         evaluate.check_tasks({}, settings, found.config.model.vision.patch_size_px)
         _, source = evaluate.find_data(flags.data, settings)
         names = _names(flags.class_names, source, has_text="text" in found.modules())
@@ -88,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Evaluation(encoder, params, source, settings, is_shown=True)
     title = visible(f"{found.folder.name}, step {found.step}: {source.place}")
     with (
-        cli.exits(cli.FAILED, ValueError, OSError),
-        cli.exits(cli.WRONG_USAGE, SampleError),
+        command_line.exits(command_line.FAILED, ValueError, OSError),
+        command_line.exits(command_line.WRONG_USAGE, SampleError),
     ):
         searched = drawn(source, max(flags.n_images, flags.n_searched))
         images = list(show(run, searched, flags.n_images, names))
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    new_folder.check(flags.output)
+    atomic_folder.check(flags.output)
     for name in ("n_images", "n_searched"):
         number = getattr(flags, name)
         flag = "--" + name.replace("_", "-")
@@ -116,12 +118,12 @@ def _names(
     )
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m trainer.pictures",
         description="Draws what a checkpoint sees in photos.",
     )
-    trained.add_flags(parser)
+    trained_model.add_flags(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -159,7 +161,7 @@ def _parser() -> cli.Parser:
         default=[],
         dest="overrides",
         metavar="a=value",
-        help="changes a field of trainer.evals.settings.EvaluationConfig, such as"
+        help="changes a field of trainer.evaluation_config.EvaluationConfig, such as"
         " size_px or classes; may be repeated",
     )
     return parser

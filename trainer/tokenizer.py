@@ -14,17 +14,17 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline import cli
-from pipeline.file_errors import naming
+from pipeline.storage.file_errors import naming
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
 import numpy as np
 import sentencepiece
 from jaxtyping import Int32
 
 from trainer.config import PAD_ID, RunConfig, TextConfig
-from trainer.shards import RecordError, Shards, check_share
+from trainer.data.shards import RecordError, Shards, check_share
 
 UNKNOWN_ID = 1
 
@@ -156,9 +156,9 @@ def _explained(message: str, vocabulary_size: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags: argparse.Namespace = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         shards = Shards(flags.data)
-        with cli.exits(cli.FAILED, RecordError):
+        with command_line.exits(command_line.FAILED, RecordError):
             model = train(shard_texts(shards), flags.vocabulary_size)
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         with naming(flags.output):
@@ -166,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{flags.output}: {flags.vocabulary_size} pieces")
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m trainer.tokenizer",
         description="Trains a vocabulary from the texts of training shards.",
     )

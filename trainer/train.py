@@ -14,38 +14,39 @@ import pathlib
 import textwrap
 from collections.abc import Sequence
 
-from pipeline import cli, interrupts
+from recipes import command_line, interrupts
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
 import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import (
-    checkpoints,
-    evaluate,
-    evaluations,
-    flops,
-    origins,
-    processes,
-    workdir,
-)
-from trainer.checkpoints import CheckpointError
+from trainer import evaluate, evaluations
 from trainer.config import TrainConfig
-from trainer.evals.encoder import Encoder
+from trainer.config_files import load
+from trainer.data.batches import (
+    Batch,
+    SkippedRecords,
+    ViewSample,
+    batches,
+    check_request,
+)
+from trainer.data.mixture import open_mixture
+from trainer.data.shards import RecordError
+from trainer.distributed import processes
+from trainer.distributed.sharding import check_batch, make_mesh, to_devices
+from trainer.evals.frozen_encoder import Encoder
 from trainer.evaluations import EvaluationError, Evaluations
-from trainer.input import Batch, SkippedRecords, ViewSample, batches, check_request
-from trainer.metrics import NotFiniteError, TrainingLog
-from trainer.mixture import open_mixture
-from trainer.optim import make_optimiser
-from trainer.origins import Origins, initial_state
-from trainer.preemption import Preemption
-from trainer.profiler import Profiler
-from trainer.recipes import load
-from trainer.sharding import check_batch, make_mesh, to_devices
-from trainer.shards import RecordError
-from trainer.step import make_train_step
+from trainer.loop import checkpoints, flops, workdir
+from trainer.loop.checkpoints import CheckpointError
+from trainer.loop.metrics import NotFiniteError, TrainingLog
+from trainer.loop.preemption import Preemption
+from trainer.loop.profiler import Profiler
+from trainer.pretrained import starting_point
+from trainer.pretrained.starting_point import Origins, initial_state
+from trainer.step.optimizer import make_optimiser
+from trainer.step.train_step import make_train_step
 from trainer.tokenizer import Tokenizer, check_size
 
 
@@ -163,7 +164,7 @@ def prepare(
         return Job(config, folder, view, mesh, Origins(None, None), is_finished=True)
     evaluate.check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
     steps = checkpoints.steps(folder / workdir.CHECKPOINTS)
-    found = origins.find(config, is_new=not steps)
+    found = starting_point.find(config, is_new=not steps)
     step = max(steps, default=0)
     missing = evaluations.missing(folder, config, step)
     workdir.claim(folder, config, shards.fingerprint, step)
@@ -190,7 +191,7 @@ def _left_alone(job: Job) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         if flags.distributed:
             processes.join()
         job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
     errors = (CheckpointError, RecordError, EvaluationError, NotFiniteError)
     with (
-        cli.exits(cli.FAILED, *errors, OSError),
+        command_line.exits(command_line.FAILED, *errors, OSError),
         interrupts.saying(lambda: _goes_on(flags.workdir)),
     ):
         train(job)
@@ -212,8 +213,8 @@ def _goes_on(folder: pathlib.Path) -> str:
     return f"the same command goes on behind step {steps[-1]}, the last checkpoint"
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m trainer.train",
         script="tips-train",
         description="Trains an image encoder and a text encoder on training shards."

@@ -9,29 +9,29 @@ it was written, 1 where something is not.
 
 from collections.abc import Sequence
 
-from pipeline import cli
+from recipes import command_line
 
-cli.begin(__name__)
+command_line.begin(__name__)
 
-from trainer.shards import Shards
+from trainer.data.shards import Shards
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         shards = Shards(flags.data)
-    with cli.exits(cli.FAILED, OSError):
+    with command_line.exits(command_line.FAILED, OSError):
         n_wrong = 0
         for line in shards.damages():
             print(line, flush=True)
             n_wrong += 1
     if n_wrong:
-        raise SystemExit(cli.FAILED)
+        raise SystemExit(command_line.FAILED)
     print(f"{flags.data}: {len(shards)} records, all as the manifest says")
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
         prog="python -m trainer.verify",
         description="Compares training shards with their manifest.",
     )

@@ -19,17 +19,17 @@ import sentencepiece
 from flax import nnx
 from transformers import PreTrainedTokenizerBase, SiglipConfig, Tipsv2Config
 
-from pipeline.config import EncoderConfig
+from pipeline.config.curation import EncoderConfig
 from pipeline.models.batching import check_options, fixed_batches
 from pipeline.models.checkpoints import (
     ModelIdentity,
     resolve_checkpoint,
     weights_digest,
 )
+from pipeline.models.image_preparation import ImagePreparation
 from pipeline.models.interfaces import Encoder
-from pipeline.models.preparation import ImagePreparation
 from pipeline.models.siglip import Siglip, unit_rows
-from pipeline.models.tipsv2 import PAD_ID, Tipsv2
+from pipeline.models.tips import PAD_ID, Tipsv2
 from pipeline.models.weights import (
     check_module,
     load_config,

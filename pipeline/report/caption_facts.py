@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import files
-from pipeline.caption_flags import words
-from pipeline.caption_tables import CaptionTables, captions_of
+from pipeline.captioning.flags import words
+from pipeline.engine.caption_tables import CaptionTables, captions_of
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FlaggedCaption, Pair
-from pipeline.report.examine import Examined
-from pipeline.run_folder import RunFolder
-from pipeline.sources import Unit
+from pipeline.report.pair_facts import Examined
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
 
 MAX_LENGTH = 60  # words; the last bin takes longer captions
 _N_READ = 5000  # captions of a granularity whose words are counted

@@ -9,8 +9,8 @@ import math
 
 from pipeline import records
 from pipeline.records import Decision, DropReason
-from pipeline.report.examine import Examined
-from pipeline.report.visible import visible
+from pipeline.report.pair_facts import Examined
+from recipes.safe_text import visible
 
 # Reasons that are not here, such as new ones, are shown by their name alone.
 _SAYS = {

@@ -6,10 +6,10 @@ name. They are encoded again, smaller if they must be.
 
 from typing import NamedTuple
 
-from pipeline import files
-from pipeline.config import Limits
-from pipeline.report import pictures
-from pipeline.report.visible import visible
+from pipeline.config.curation import Limits
+from pipeline.report import thumbnails
+from pipeline.storage import files
+from recipes.safe_text import visible
 
 FOLDER = "pictures"  # of a run, where they are looked for
 N_PICTURES = 16
@@ -31,7 +31,7 @@ def read(folder: str, limits: Limits) -> list[Shown]:
     return [
         Shown(
             visible(path.rpartition("/")[2]),
-            pictures.address(files.read(path), limits, **size),
+            thumbnails.address(files.read(path), limits, **size),
         )
         for path in find(folder)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.report.examine import Examined, Match
+from pipeline.report.pair_facts import Examined, Match
 
 N_WORDS = "n_words"
 SHORT_SIDE = "short_side_px"

@@ -15,12 +15,12 @@ from typing import Any
 
 import jinja2
 
-from pipeline import files
+from pipeline.engine.run_folder import RunFolder
 from pipeline.records import VERSION
-from pipeline.report import encoder_pictures, pictures, sections, what_if
-from pipeline.report.changes import OtherRun
-from pipeline.report.look import Looked, look, nearest_to_thresholds, shown
-from pipeline.run_folder import RunFolder
+from pipeline.report import encoder_pictures, sections, threshold_sliders, thumbnails
+from pipeline.report.page_data import Looked, look, nearest_to_thresholds, shown
+from pipeline.report.run_comparison import OtherRun
+from pipeline.storage import files
 
 _FOLDER = pathlib.Path(__file__).parent
 
@@ -49,10 +49,10 @@ def html(
 ) -> str:
     """The page as text."""
     on_page, nearest = shown(looked), nearest_to_thresholds(looked)
-    found = pictures.of_pairs(looked.run, (*on_page, *nearest))
+    found = thumbnails.of_pairs(looked.run, (*on_page, *nearest))
     key_to_picture = {place.key: address for place, address in found.items()}
     shown_keys = {one.place.key for one in on_page}
-    data = what_if.to_json(
+    data = threshold_sliders.to_json(
         looked.sample,
         looked.steps,
         looked.counts,

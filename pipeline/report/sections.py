@@ -11,27 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import records, references
-from pipeline.config import to_json
+from pipeline import records
+from pipeline.config.curation import to_json
+from pipeline.engine.run_folder import SET_ROLES, RunFolder
 from pipeline.report import (
     caption_facts,
     cards,
     charts,
+    config_diff,
     histograms,
-    margins,
-    pictures,
-    progress_facts,
-    settings,
-    what_if,
+    run_costs,
+    threshold_margins,
+    threshold_sliders,
+    thumbnails,
 )
-from pipeline.report.changes import OtherRun
+from pipeline.report.decision_scan import Scan
 from pipeline.report.encoder_pictures import Shown
-from pipeline.report.examine import Examined
-from pipeline.report.look import N_EXAMPLES, Looked, near_seeds
-from pipeline.report.scan import Scan
-from pipeline.report.steps import UNKNOWN
-from pipeline.report.visible import visible
-from pipeline.run_folder import SET_ROLES, RunFolder
+from pipeline.report.page_data import N_EXAMPLES, Looked, near_seeds
+from pipeline.report.pair_facts import Examined
+from pipeline.report.run_comparison import OtherRun
+from pipeline.report.select_steps import UNKNOWN
+from pipeline.selection import reference_accounts
+from recipes.safe_text import visible
 
 _N_LANGUAGES = 20
 
@@ -77,8 +78,8 @@ def of(
         **_texts(looked, captions),
         "seen": seen,
         **_languages(looked.scan),
-        "times": progress_facts.times(run.root),
-        "costs": progress_facts.costs(run.root),
+        "times": run_costs.times(run.root),
+        "costs": run_costs.costs(run.root),
         "against": _against(looked, other),
         "settings": _settings(run),
         "decisions": run.decisions_fingerprint,
@@ -152,7 +153,7 @@ def _sets(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": visible(name),
             "n_read": counts["read"],
             "n_compared": counts["compared"],
-            "left_out": references.described(role, counts)
+            "left_out": reference_accounts.described(role, counts)
             if counts["compared"] < counts["read"]
             else "",
         }
@@ -166,7 +167,7 @@ def _sliders(looked: Looked) -> list[dict[str, Any]]:
     for step in looked.steps:
         measure = looked.measures.get(step.measure)
         for knob in step.knobs:
-            ends = what_if.slider(knob, step, measure)
+            ends = threshold_sliders.slider(knob, step, measure)
             fields = dataclasses.asdict(knob) | ends
             fields["id"] = f"knob-{len(found)}"
             fields["step"] = round(10 ** -ends["n_decimals"], 6)
@@ -202,7 +203,11 @@ def _histograms(looked: Looked) -> list[dict[str, Any]]:
         reasons = [step.reason for step in steps]
         is_kept, is_here = outcomes == records.KEPT, np.isin(outcomes, reasons)
         group = np.where(is_kept, 0, np.where(is_here, 1, 2))
-        lines = [line for s in steps for line in margins.thresholds(s, looked.sample)]
+        lines = [
+            line
+            for s in steps
+            for line in threshold_margins.thresholds(s, looked.sample)
+        ]
         drawn = histograms.histogram(measure, group, lines)
         found.append(charts.drawn_histogram(drawn))
     return found
@@ -232,8 +237,8 @@ def _barely_kept(looked: Looked, outcome: str) -> list[cards.Card]:
     found = []
     for step in looked.steps:
         if step.reason == outcome:
-            compared = margins.compared(step, looked.sample)
-            for i in margins.barely_kept(step, looked.sample, N_EXAMPLES):
+            compared = threshold_margins.compared(step, looked.sample)
+            for i in threshold_margins.barely_kept(step, looked.sample, N_EXAMPLES):
                 both = (float(compared.value[i]), float(compared.bound[i]))
                 verdict = "{}, bound {}".format(*map(cards.number, both))
                 found.append(cards.card(looked.sample[i], verdict))
@@ -251,7 +256,7 @@ def _side_by_side(looked: Looked) -> list[dict[str, Any]]:
         (_NEAR_SEEDS, run.seed_units, seeds),
     ):
         named = [(name, one.place) for one, name in couples]
-        addresses = pictures.of_references(run, units, named)
+        addresses = thumbnails.of_references(run, units, named)
         if couples:
             shown = [
                 _couple(one, name, addresses.get((name, one.place), ""))
@@ -338,7 +343,7 @@ def _languages(found: Scan) -> dict[str, Any]:
 
 
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
-    flat = settings.flat(to_json(run.config))
+    flat = config_diff.flat(to_json(run.config))
     return [(visible(path), visible(value)) for path, value in flat.items()]
 
 
@@ -346,8 +351,8 @@ def _against(looked: Looked, other: OtherRun | None) -> dict[str, Any] | None:
     changes = looked.changes
     if other is None or changes is None:
         return None
-    here = settings.flat(to_json(looked.run.config))
-    differences = settings.differences(here, settings.flat(other.config))
+    here = config_diff.flat(to_json(looked.run.config))
+    differences = config_diff.differences(here, config_diff.flat(other.config))
     return {
         "name": visible(other.folder),
         "n_common": changes.n_common,

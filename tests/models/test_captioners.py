@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.config.curation import Decoding, Granularity
 from pipeline.models.interfaces import Caption
+from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from pipeline.records import FinishReason
 from tests import tiny_checkpoints
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import EncoderConfig
+from pipeline.config.curation import EncoderConfig
 from pipeline.models import encoders
 from pipeline.models.encoders import NullEncoder, SiglipEncoder
 from pipeline.models.interfaces import Encoder

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from pipeline.config import Granularity
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.config.curation import Granularity
 from pipeline.models.paligemma import Prompt
+from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from tests import goldens, tiny_checkpoints
 
 CHECKPOINTS = [

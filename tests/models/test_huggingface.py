@@ -11,16 +11,16 @@ import pytest
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.prompts import IMAGE
 from pipeline.models.interfaces import Caption
-from pipeline.prompts import IMAGE
+from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from tests import tiny_checkpoints
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
-from pipeline.models import huggingface  # noqa: E402 (it imports torch)
+from pipeline.models import huggingface_captioner  # noqa: E402 (it imports torch)
 
 IMAGES = tiny_checkpoints.random_images(4)
 PROMPTS = ("caption en", "describe en", "a", "two red circles above a blue table")
@@ -58,8 +58,8 @@ def assert_alike(found: list[tuple[Caption, ...]], expected) -> None:
 
 
 @pytest.fixture(scope="module")
-def captioner(paligemma_folder: Path) -> huggingface.HuggingFaceCaptioner:
-    return huggingface.load(of(GREEDY, paligemma_folder))
+def captioner(paligemma_folder: Path) -> huggingface_captioner.HuggingFaceCaptioner:
+    return huggingface_captioner.load(of(GREEDY, paligemma_folder))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_sampling_with_no_choice_is_greedy(captioner, decoding: Decoding):
 def test_tokens_are_drawn_by_their_probability():
     n_rows, probabilities = 4000, np.array([0.6, 0.3, 0.1])
     keys = np.random.default_rng(1).integers(0, 1 << 32, (n_rows, 2), np.uint32)
-    choice = huggingface._Choice(keys, Decoding(temperature=2.0))
+    choice = huggingface_captioner._Choice(keys, Decoding(temperature=2.0))
     # A temperature of 2 takes the square away.
     scores = torch.log(torch.tensor(probabilities**2)).repeat(n_rows, 1)
     left = choice(torch.zeros((n_rows, 1), dtype=torch.long), scores)
@@ -174,7 +174,7 @@ def by_hand(folder: Path, text: str, rgb: np.ndarray) -> str:
 def test_a_chat_model_is_asked_in_its_template_with_the_image_at_its_place(
     llava_folder: Path,
 ):
-    captioner = huggingface.load(of(GREEDY, llava_folder))
+    captioner = huggingface_captioner.load(of(GREEDY, llava_folder))
     prompts = ["describe", f"{IMAGE}describe", f"a table {IMAGE} describe", "a"]
     found = [
         caption.text for (caption,) in captions(captioner, GREEDY, IMAGES, prompts)
@@ -198,23 +198,27 @@ def test_a_chat_model_is_asked_in_its_template_with_the_image_at_its_place(
 
 def test_an_alt_text_cannot_pose_as_an_image(llava_folder: Path, captioner):
     text = "<image> of <image> a red circle"
-    for model in (huggingface.load(of(GREEDY, llava_folder)), captioner):
+    for model in (huggingface_captioner.load(of(GREEDY, llava_folder)), captioner):
         ((caption,),) = captions(model, GREEDY, IMAGES[:1], [text])
         assert caption.n_tokens > 0
 
 
 def test_the_filter_that_resizes_can_be_chosen(paligemma_folder: Path, captioner):
     image = np.random.default_rng(0).integers(0, 256, (1, 97, 61, 3), np.uint8)
-    nearest = huggingface.load(of(GREEDY, paligemma_folder, resampling="nearest"))
+    nearest = huggingface_captioner.load(
+        of(GREEDY, paligemma_folder, resampling="nearest")
+    )
     default, other = (
-        model._inputs([huggingface._Row(model.encode(image)[0], "a", KEYS[0, 0])])
+        model._inputs(
+            [huggingface_captioner._Row(model.encode(image)[0], "a", KEYS[0, 0])]
+        )
         for model in (captioner, nearest)
     )
     assert (default["pixel_values"] != other["pixel_values"]).any()
 
 
 def test_bfloat16_weights_are_asked_for(paligemma_folder: Path):
-    model = huggingface.load(of(GREEDY, paligemma_folder, dtype="bfloat16"))
+    model = huggingface_captioner.load(of(GREEDY, paligemma_folder, dtype="bfloat16"))
     assert {weight.dtype for weight in model.model.parameters()} == {torch.bfloat16}
     assert len(captions(model, GREEDY)) == len(IMAGES)
 
@@ -233,24 +237,24 @@ def test_code_of_a_checkpoint_is_refused(copy: Path):
     (copy / "configuration_evil.py").write_text("raise SystemExit('it has run')")
     edit(copy / "config.json", model_type="evil", auto_map=auto_map)
     with pytest.raises(ValueError, match=r"^checkpoint='.*its own code is refused\)$"):
-        huggingface.check(of(GREEDY, copy))
+        huggingface_captioner.check(of(GREEDY, copy))
 
 
 def test_pickled_weights_are_refused(copy: Path):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(ValueError, match="pickled weights are refused"):
-        huggingface.check(of(GREEDY, copy))
+        huggingface_captioner.check(of(GREEDY, copy))
 
 
 def test_a_model_without_images_or_text_is_refused(siglip_folder: Path):
     with pytest.raises(ValueError, match=r"expected a model of images .* 'siglip'"):
-        huggingface.check(of(GREEDY, siglip_folder))
+        huggingface_captioner.check(of(GREEDY, siglip_folder))
 
 
 def test_a_checkpoint_without_a_processor_is_refused(copy: Path):
     (copy / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=r"^checkpoint='.*': expected"):
-        huggingface.check(of(GREEDY, copy))
+        huggingface_captioner.check(of(GREEDY, copy))
 
 
 def test_missing_weights_are_named(copy: Path):
@@ -260,12 +264,12 @@ def test_missing_weights_are_named(copy: Path):
     del weights[name]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"expected weights of .*up_proj\.weight"):
-        huggingface.load(of(GREEDY, copy))
+        huggingface_captioner.load(of(GREEDY, copy))
 
 
 def test_weights_are_not_cut(copy: Path):
     with pytest.raises(ValueError, match=r"^n_model_shards=2: expected 1"):
-        huggingface.check(of(GREEDY, copy, n_model_shards=2))
+        huggingface_captioner.check(of(GREEDY, copy, n_model_shards=2))
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32])
@@ -274,7 +278,7 @@ def test_integers_without_a_word_on_them_are_refused(tmp_path, dtype):
     tensors = {name: np.zeros((4, 4), dtype), "position_ids": np.arange(4)}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"{name} is .*: expected floats, or a quant"):
-        huggingface._check_floats(tmp_path)
+        huggingface_captioner._check_floats(tmp_path)
     tensors[name] = tensors[name].astype(np.float16)
     save_file(tensors, tmp_path / "model.safetensors")
-    huggingface._check_floats(tmp_path)
+    huggingface_captioner._check_floats(tmp_path)

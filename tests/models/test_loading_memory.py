@@ -27,7 +27,7 @@ PROGRAM = """
 import re, sys
 import jax
 from pathlib import Path
-from pipeline.config import Granularity
+from pipeline.config.curation import Granularity
 from pipeline.models import captioners, placement, weights
 
 def status(name):

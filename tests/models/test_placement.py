@@ -16,8 +16,8 @@ from tests import tiny_checkpoints
 PROGRAM = """
 import dataclasses, json, sys
 import numpy as np
-from pipeline.config import Decoding, Granularity
-from pipeline.models.captioners import PaliGemmaCaptioner
+from pipeline.config.curation import Decoding, Granularity
+from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from tests import tiny_checkpoints
 
 folder, n_model_shards, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from transformers import SiglipImageProcessorPil
 
-from pipeline.models.preparation import ImagePreparation
+from pipeline.models.image_preparation import ImagePreparation
 
 
 def write(folder: Path, resample: object = 3, **changes: object) -> Path:

@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from pipeline.config import EncoderConfig
+from pipeline.config.curation import EncoderConfig
 from pipeline.models.encoders import Tipsv2Encoder, load_encoder
-from pipeline.scoring import EncoderHandler, PreparedPair
+from pipeline.scoring.stage import EncoderHandler, PreparedPair
 from tests.tiny_tips import N_TOKENS, TEXTS, model_of, write
 from trainer.config import FeedForward
 from trainer.models import two_tower

@@ -13,7 +13,7 @@ from flax import nnx
 from PIL import Image
 
 from trainer.config import ModelConfig, tips_model
-from trainer.evals.samples import Sample
+from trainer.evals.sets.samples import Sample
 from trainer.exchange import formats, hugging_face, released, tokenizer_probe
 from trainer.exchange.released import Released
 from trainer.models import two_tower

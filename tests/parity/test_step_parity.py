@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainer import losses, prototypes
 from trainer.config import SelfSupervisionConfig, VisionConfig
 from trainer.models.layers import ParamMaker
 from trainer.models.transformer import EncoderBlock
+from trainer.step import losses, prototype_loss
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -36,10 +36,10 @@ def test_cross_entropy_over_prototypes_is_the_same(n_targets):
     ours, theirs = ([torch.tensor(x) for x in pair] for pair in (student, teacher))
     found = train_torch.cross_entropy(ours, theirs, torch.tensor(centre), ssl)
     tau = ssl.teacher_temperature
-    match = prototypes.cross_entropy(
-        prototypes.Scores(student[0], student[1].T, ssl.student_temperature),
-        prototypes.Scores(teacher[0], teacher[1].T, tau),
-        prototypes.centre_bias(jnp.array(centre), tau),
+    match = prototype_loss.cross_entropy(
+        prototype_loss.Scores(student[0], student[1].T, ssl.student_temperature),
+        prototype_loss.Scores(teacher[0], teacher[1].T, tau),
+        prototype_loss.centre_bias(jnp.array(centre), tau),
         n_tokens_per_chunk=5,
     )
     assert float(found) == pytest.approx(float(match.cross_entropy.mean()), rel=1e-5)

@@ -11,11 +11,11 @@ import safetensors.numpy
 import transformers
 from flax import nnx
 
-from pipeline.config import Granularity
-from pipeline.models.captioners import PaliGemmaCheckpoint, PromptTokens
+from pipeline.config.curation import Granularity
 from pipeline.models.encoders import SiglipEncoder
+from pipeline.models.image_preparation import ImagePreparation
 from pipeline.models.paligemma import PaliGemma, Prompt, likeliest
-from pipeline.models.preparation import ImagePreparation
+from pipeline.models.paligemma_captioner import PaliGemmaCheckpoint, PromptTokens
 from pipeline.models.weights import load_config, load_module
 from tests import goldens, tiny_checkpoints
 from tests.goldens import Question

@@ -12,7 +12,9 @@ import pytest
 import tiny_export
 from runs import write_recipe
 
-from trainer import checkpoints, config, optim, state, tokenizer, workdir
+from trainer import config, tokenizer
+from trainer.loop import checkpoints, workdir
+from trainer.step import optimizer, state
 
 VOCABULARY_SIZE = 64
 
@@ -92,7 +94,7 @@ def workdir_of(tmp_path_factory) -> Callable[[config.TrainConfig], pathlib.Path]
         folder = tmp_path_factory.mktemp("work")
         workdir.claim(folder, settings, shards="none")
         rng = np.random.default_rng(0)
-        optimiser = optim.make_optimiser(settings.optimiser, settings.n_steps)
+        optimiser = optimizer.make_optimiser(settings.optimiser, settings.n_steps)
         noise = jax.tree.map(
             lambda x: x + rng.normal(size=x.shape).astype(x.dtype),
             state.init_state(settings, optimiser),

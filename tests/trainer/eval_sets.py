@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import tiny_export
 from PIL import Image
 
-from trainer.evals import sources
-from trainer.evals.splits import TEST, TRAIN
+from trainer.evals.sets import readers
+from trainer.evals.sets.splits import TEST, TRAIN
 
 JPEG = tiny_export.encoded(tiny_export.picture(0))  # 40 x 32
 PNG = tiny_export.encoded(tiny_export.picture(1), "png")
@@ -62,10 +62,10 @@ def write_table(path, columns, features=None):
 
 
 def read(place):
-    return list(sources.find(str(place)).samples())
+    return list(readers.find(str(place)).samples())
 
 
 def dealt(place, **options):
     """Keys of the training images, and of the test images."""
-    source = sources.find(str(place), **options)
+    source = readers.find(str(place), **options)
     return [sorted(one.key for one in source.of(split)) for split in (TRAIN, TEST)]

@@ -7,8 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer import optim, sharding, step
-from trainer import state as states
 from trainer.config import (
     CropConfig,
     DataConfig,
@@ -20,6 +18,10 @@ from trainer.config import (
     TrainConfig,
     VisionConfig,
 )
+from trainer.distributed import sharding
+from trainer.step import optimizer
+from trainer.step import state as states
+from trainer.step import train_step as step
 
 N_IMAGES = 8
 _SIZES = {"width": 16, "n_heads": 2, "mlp_dim": 32}
@@ -117,7 +119,7 @@ class Run:
 
     @property
     def optimiser(self):
-        return optim.make_optimiser(self.config.optimiser, self.config.n_steps)
+        return optimizer.make_optimiser(self.config.optimiser, self.config.n_steps)
 
     def gradients(self) -> tuple[dict, dict]:
         """Metrics of the first step and gradients, on the host."""

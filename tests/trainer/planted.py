@@ -11,10 +11,11 @@ import orbax.checkpoint as ocp
 from PIL import Image
 from scipy import linalg
 
-from trainer import tokenizer, workdir
+from trainer import tokenizer
 from trainer.config import TextConfig, VisionConfig
-from trainer.evals import zero_shot_classification as prompting
-from trainer.evals.settings import PromptSet
+from trainer.evals.scores import zero_shot_classification as prompting
+from trainer.evaluation_config import PromptSet
+from trainer.loop import workdir
 from trainer.models import two_tower
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

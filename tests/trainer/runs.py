@@ -12,11 +12,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from trainer.config import TrainConfig
-from trainer.recipes import to_dict
+from trainer.config_files import to_dict
 
 RECIPE = """
 from trainer.config import TrainConfig
-from trainer.recipes import from_dict
+from trainer.config_files import from_dict
 
 def get_config():
     return from_dict(TrainConfig, {values!r})

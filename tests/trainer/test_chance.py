@@ -1,6 +1,6 @@
 import numpy as np
 
-from trainer.chance import many_uniforms, uniforms
+from trainer.data.hashed_random import many_uniforms, uniforms
 
 
 def test_the_draws_of_an_id_never_change():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from trainer import crops
 from trainer.config import CropConfig
+from trainer.data import crops
 
 UNIT = st.floats(0, 1, exclude_max=True)
 CENTRE = (0.5, 0.5, 0.5, 0.5, 0.9)

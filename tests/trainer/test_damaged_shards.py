@@ -13,7 +13,7 @@ from runs import metric_lines, with_set
 from pipeline import records
 from trainer import tokenizer as tokenizers
 from trainer import train, verify
-from trainer.shards import RecordError, Shards
+from trainer.data.shards import RecordError, Shards
 
 N = 8
 DAMAGED = 5
@@ -206,7 +206,7 @@ def test_a_record_without_bytes_is_no_sample(tmp_path):
 
 def test_records_of_tensorflow_are_whole(tmp_path):
     """Its checksums are ours."""
-    from pipeline import tfrecords
+    from pipeline.export import tfrecords
 
     samples = [tiny_export.sample(number) for number in range(3)]
     folder = tiny_export.write(tmp_path, samples, n_shards=1)

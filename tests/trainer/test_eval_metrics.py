@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from trainer.evals import (
+from trainer.evals.scores import (
     depth,
     errors,
     fine_grained,

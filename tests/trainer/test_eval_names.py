@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from eval_sets import JPEG, read, write_table, write_tar, write_tree
 
-from trainer.evals import captions, label_names, sources, tasks
-from trainer.evals.label_names import Names
-from trainer.evals.samples import SampleError
+from trainer.evals import image_tasks
+from trainer.evals.sets import captions, label_names, readers
+from trainer.evals.sets.label_names import Names
+from trainer.evals.sets.samples import SampleError
 
 LISTED = ("red circle", "blue circle", "red square")
 
 
 def classified(place, classes=""):
-    source = sources.find(str(place), classes)
+    source = readers.find(str(place), classes)
     labels = [one.label for one in source.not_of_training("label")]
-    return tasks.candidates(source, labels)
+    return image_tasks.candidates(source, labels)
 
 
 def told_by_features(root):
@@ -145,8 +146,8 @@ def test_a_label_that_is_not_among_the_names_is_refused(tmp_path):
 def test_names_that_stand_twice_are_warned_of(tmp_path):
     write_tree(tmp_path, {"crane/0.jpg": JPEG, "cat/0.jpg": JPEG})
     (tmp_path / "classes.json").write_text('["crane", "cat", "crane"]')
-    source = sources.find(str(tmp_path))
-    assert tasks.candidates(source, ["cat"])[1] == ["crane", "cat"]
+    source = readers.find(str(tmp_path))
+    assert image_tasks.candidates(source, ["cat"])[1] == ["crane", "cat"]
     assert list(source.account.lines()) == ["1 names of classes stand twice"]
 
 
@@ -207,7 +208,7 @@ def test_a_number_without_a_name_is_refused(label):
 def test_files_of_names_that_hold_none_are_named(tmp_path, name, text, message):
     write_tree(tmp_path, {"cat/0.jpg": JPEG, name: text.encode()})
     with pytest.raises(ValueError, match=message):
-        sources.find(str(tmp_path))
+        readers.find(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from eval_sets import JPEG, PNG, npy, png, read, write_tar, write_tree
 
-from trainer.evals import datasets, sources
-from trainer.evals.samples import SampleError, dealt
-from trainer.evals.splits import TEST, TRAIN
+from trainer.evals.sets import public_sets, readers
+from trainer.evals.sets.samples import SampleError, dealt
+from trainer.evals.sets.splits import TEST, TRAIN
 
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
 
@@ -81,7 +81,7 @@ def test_folders_of_images_have_their_truths_beside_them(tmp_path):
         "sceneCategories.txt": b"not a caption",
     }
     write_tree(tmp_path, files)
-    source = sources.find(str(tmp_path))
+    source = readers.find(str(tmp_path))
     assert source.classes == ("wall", "sky")
     (a,), (b,) = source.of(TRAIN), source.of(TEST)
     np.testing.assert_array_equal(a.mask(), MASK)
@@ -120,7 +120,7 @@ def test_tables_hold_bytes_or_the_structs_of_hugging_face(tmp_path):
 
 def test_samples_without_a_split_are_dealt_out_by_their_keys(tmp_path):
     write_tree(tmp_path, {f"cat/{i}.jpg": JPEG for i in range(50)})
-    source = sources.find(str(tmp_path))
+    source = readers.find(str(tmp_path))
     train, test = list(source.of(TRAIN)), list(source.of(TEST))
     assert len(train) + len(test) == 50
     assert 3 < len(test) < 20
@@ -197,7 +197,7 @@ def test_a_file_of_another_form_is_named(tmp_path, name):
 @pytest.mark.parametrize("place", ["", "none", "*.tar"])
 def test_nothing_found_is_an_error(tmp_path, place):
     with pytest.raises(ValueError, match="no file, expected tars"):
-        sources.find(str(tmp_path / place))
+        readers.find(str(tmp_path / place))
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "["])
@@ -205,7 +205,7 @@ def test_names_that_are_no_list_are_an_error(tmp_path, text):
     write_tar(tmp_path / "a.tar", {"0.jpg": JPEG})
     (tmp_path / "classes.json").write_text(text)
     with pytest.raises(ValueError, match=r"classes.json: .*expected a JSON list"):
-        sources.find(str(tmp_path))
+        readers.find(str(tmp_path))
 
 
 def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
@@ -229,34 +229,34 @@ def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
         features=features,
         split_datasets={"train": rows[:1], "validation": rows[1:]},
     )
-    source = sources.find(f"tfds:{tmp_path / 'tiny' / '1.0.0'}")
+    source = readers.find(f"tfds:{tmp_path / 'tiny' / '1.0.0'}")
     assert source.classes == ("cat", "dog")
     (train,), (test,) = source.of(TRAIN), source.of(TEST)
     assert (train.label, test.label) == ("cat", "dog")
     assert test.captions == {"caption": ("a",)}
     assert (test.image() == 1).all()
     with pytest.raises(ValueError, match="tfds:no_such_set: "):
-        sources.find("tfds:no_such_set")
+        readers.find("tfds:no_such_set")
 
 
 def test_the_twenty_sets_of_the_papers_have_a_place_to_come_from():
-    assert len(datasets.RECIPES) == 20
-    assert sum(name.startswith("uned_") for name in datasets.RECIPES) == 8
-    for recipe in datasets.RECIPES.values():
+    assert len(public_sets.RECIPES) == 20
+    assert sum(name.startswith("uned_") for name in public_sets.RECIPES) == 8
+    for recipe in public_sets.RECIPES.values():
         assert recipe.source
         assert (recipe.n_images is None) == (not recipe.counted_by)
-    assert len(datasets.RECIPES["ade150"].classes) == 150
-    assert len(datasets.RECIPES["voc21"].classes) == 21
-    assert datasets.RECIPES["ade20k"].classes[-1] == "flag"
+    assert len(public_sets.RECIPES["ade150"].classes) == 150
+    assert len(public_sets.RECIPES["voc21"].classes) == 21
+    assert public_sets.RECIPES["ade20k"].classes[-1] == "flag"
 
 
 def test_a_set_is_named_before_its_place():
-    assert datasets.split_name("coco=/data/x=1") == ("coco", "/data/x=1")
-    assert datasets.split_name("/data/x=1/*.tar") == ("", "/data/x=1/*.tar")
+    assert public_sets.split_name("coco=/data/x=1") == ("coco", "/data/x=1")
+    assert public_sets.split_name("/data/x=1/*.tar") == ("", "/data/x=1/*.tar")
     with pytest.raises(ValueError, match="cocoa: no such data set, expected one of"):
-        datasets.split_name("cocoa=/data")
+        public_sets.split_name("cocoa=/data")
     with pytest.raises(ValueError, match="coco: expected a task of retrieval, not"):
-        datasets.check_task("coco", "normals")
-    found = datasets.compared("coco", 4)
+        public_sets.check_task("coco", "normals")
+    found = public_sets.compared("coco", 4)
     assert found == {"name": "coco", "n_images_expected": 5000, "is_whole": False}
-    assert datasets.compared("navi", 4)["is_whole"] is None
+    assert public_sets.compared("navi", 4)["is_whole"] is None

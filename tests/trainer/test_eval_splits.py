@@ -3,9 +3,9 @@
 import pytest
 from eval_sets import JPEG, dealt, write_table, write_tar, write_tree
 
-from trainer.evals import sources, splits
-from trainer.evals.layouts import Wanted
-from trainer.evals.samples import SampleError
+from trainer.evals.sets import readers, splits
+from trainer.evals.sets.layouts import Wanted
+from trainer.evals.sets.samples import SampleError
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_folders_of_classes_are_of_the_split_around_them(tmp_path, train, test):
     assert [len(part) for part in found] == [6, 2]
     by_glob = dealt(tmp_path / "set" / "*" / "*" / "*.jpg")
     assert by_glob == [[f"{key}.jpg" for key in part] for part in found]
-    labels = {one.label for one in sources.find(str(tmp_path / "set")).samples()}
+    labels = {one.label for one in readers.find(str(tmp_path / "set")).samples()}
     assert labels == {"cat", "train"}
 
 
@@ -122,7 +122,7 @@ def test_fields_of_json_and_rows_tell_splits(tmp_path, value):
 def test_a_class_is_called_like_a_split(tmp_path):
     files = [f"{name}/{name}_{i}.jpg" for name in ("bus", "train") for i in range(20)]
     write_tree(tmp_path / "set", dict.fromkeys(files, JPEG))
-    source = sources.find(str(tmp_path / "set"))
+    source = readers.find(str(tmp_path / "set"))
     assert {one.label for one in source.not_of_training("label")} == {"bus", "train"}
     assert source.account.summary()["warnings"] == [
         "folder train: taken for a class, as the folders beside it are"
@@ -197,7 +197,7 @@ def test_a_list_of_a_split_that_is_not_read_is_refused(tmp_path, name):
     write_tree(tmp_path / "set", {name: b"configs:\n  - split: test\n"})
     with pytest.raises(SampleError, match="speaks of a split, and is not understood"):
         dealt(tmp_path / "set")
-    assert len(list(sources.find(str(tmp_path / "set")).not_of_training())) == 2
+    assert len(list(readers.find(str(tmp_path / "set")).not_of_training())) == 2
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_longer_words_that_speak_of_splits_are_refused(tmp_path, train, test):
         with pytest.raises(SampleError, match="speaks of a split, and is not"):
             dealt(tmp_path / form)
         place = str(tmp_path / form)
-        assert len(list(sources.find(place).not_of_training())) == 5
+        assert len(list(readers.find(place).not_of_training())) == 5
 
 
 def test_classes_that_sound_like_splits_are_dealt_out(tmp_path):
@@ -248,7 +248,7 @@ def test_of_two_test_splits_one_is_scored(tmp_path):
     assert dealt(place) == [["train/cat/train"], ["test/cat/test"]]
     for wanted in (Wanted("validation"), Wanted("", "validation")):
         assert dealt(place, wanted=wanted)[1] == ["val/cat/val"]
-    source = sources.find(place)
+    source = readers.find(place)
     assert len(list(source.not_of_training())) == 1
     left = {"split train": 1, "split validation": 1}
     assert source.account.summary()["left_out"] == left
@@ -258,7 +258,7 @@ def test_of_two_test_splits_one_is_scored(tmp_path):
 
 def test_only_a_set_without_any_sign_is_dealt_out_and_says_so(tmp_path):
     write_tree(tmp_path / "set", {f"cat/{i}.jpg": JPEG for i in range(50)})
-    source = sources.find(str(tmp_path / "set"))
+    source = readers.find(str(tmp_path / "set"))
     n_train, n_test = (len(list(source.of(part))) for part in ("train", "test"))
     assert source.account.split == "hashed"
     assert list(source.account.lines()) == [
@@ -272,5 +272,5 @@ def test_brackets_in_a_place_are_no_pattern(tmp_path):
     write_tar(tmp_path / "a[1]" / "b{2}*.tar", {"0.jpg": JPEG})
     write_tar(tmp_path / "a1" / "other.tar", {"1.jpg": JPEG})
     for place in (tmp_path / "a[1]", tmp_path / "a[1]" / "b{2}*.tar"):
-        found = sources.find(str(place)).samples()
+        found = readers.find(str(place)).samples()
         assert [one.key for one in found] == ["0"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trainer.evals import features, retrieval, zero_shot_classification
-from trainer.evals.settings import EvaluationConfig, PromptSet
+from trainer.evals.scores import features, retrieval, zero_shot_classification
+from trainer.evaluation_config import EvaluationConfig, PromptSet
 
 RNG = np.random.default_rng(0)
 

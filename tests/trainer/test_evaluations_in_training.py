@@ -7,9 +7,10 @@ import shutil
 import pytest
 from runs import metric_lines, with_set
 
-from trainer import checkpoints, evaluate, train
-from trainer.evals.samples import SampleError
+from trainer import evaluate, train
+from trainer.evals.sets.samples import SampleError
 from trainer.evaluations import _line
+from trainer.loop import checkpoints
 
 TASK = "knn_classification"
 

@@ -12,12 +12,13 @@ import safetensors.numpy
 import sentencepiece
 
 from pipeline.records import VERSION
-from trainer import evaluate, export, trained
+from trainer import evaluate, export
 from trainer.config import FeedForward, tips_model
 from trainer.exchange import formats, npz, released, torch_names
 from trainer.exchange.formats import Format
 from trainer.models import two_tower
 from trainer.models.vit import resize_grid
+from trainer.pretrained import trained_model
 
 WEIGHTS = {
     Format.HF: ["model.safetensors", "config.json", "preprocessor_config.json"],
@@ -122,7 +123,7 @@ def layers(norm, qkv, out, first, last=""):
 
 def test_pytorch_has_the_layers_as_it_applies_them(any_work):
     """Row i of a weight makes output i; heads follow each other."""
-    model = trained.find(any_work).released()
+    model = trained_model.find(any_work).released()
     block = model.params()["vision"]["encoder"]["transformer"]["encoderblock_1"]
     config = model.model.vision
     found = torch_names.vision_to_torch(model.vision, model.mask_token, config)
@@ -153,7 +154,10 @@ def test_an_export_comes_back_bit_for_bit(tmp_path, any_work, form):
     first = exported(any_work, form, tmp_path / "first")
     second = exported(first, form, tmp_path / "second")
     assert written(first, form) == written(second, form)
-    ours, theirs = trained.find(any_work).released(), trained.find(first).released()
+    ours, theirs = (
+        trained_model.find(any_work).released(),
+        trained_model.find(first).released(),
+    )
     jax.tree.map(np.testing.assert_array_equal, ours.params(), theirs.params())
     assert (ours.size_px, ours.step) == (theirs.size_px, theirs.step) == (28, 6)
     if form is not Format.SCENIC:
@@ -170,7 +174,7 @@ def test_formats_convert_into_each_other(tmp_path, any_work, form):
 
 def test_scenic_has_its_keys_and_no_other(tmp_path, any_work):
     folder = exported(any_work, Format.SCENIC, tmp_path / "out")
-    model = trained.find(any_work).config.model
+    model = trained_model.find(any_work).config.model
     expected = released.tower_shapes(model)
     expected["text"]["temperature_contrastive"] = ()
     for tower in ("vision", "text"):
@@ -195,9 +199,9 @@ def test_pytorch_has_the_positions_of_its_images(tmp_path, tiny, work, form):
                 positions = npz["pos_embed"]
         assert positions.shape == (1, 1 + side**2, 16)
         assert not positions[:, 0].any()
-        found = trained.find(folder)
+        found = trained_model.find(folder)
         assert found.config.data.global_crop.size_px == size_px
-        params = trained.find(work).params(two_tower.abstract_params(tiny.model))
+        params = trained_model.find(work).params(two_tower.abstract_params(tiny.model))
         expected = two_tower.resize_positions(params, (side, side))["vision"]
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -217,7 +221,10 @@ def test_a_position_of_cls_and_layer_scale_are_folded_in(tmp_path, work):
         arrays[f"blocks.0.{layer}.weight"] *= 2
         arrays[f"blocks.0.{layer}.bias"] *= 2
     np.savez(folder / "tips_vision.npz", **arrays)
-    ours, theirs = trained.find(work).released(), trained.find(folder).released()
+    ours, theirs = (
+        trained_model.find(work).released(),
+        trained_model.find(folder).released(),
+    )
     for key, value in ours.vision.items():
         np.testing.assert_allclose(value, theirs.vision[key], atol=1e-6, err_msg=key)
 
@@ -276,7 +283,7 @@ def test_the_form_of_gelu_is_chosen_and_written(tmp_path, work):
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, work):
-    found = trained.find(work)
+    found = trained_model.find(work)
     (tmp_path / "lost").mkdir()
     data = dataclasses.replace(found.config.data, tokenizer=str(tmp_path / "lost"))
     config = dataclasses.replace(found.config, data=data)
@@ -322,7 +329,7 @@ def test_a_grid_that_is_no_square_is_for_scenic_alone(
     flags = ["--checkpoint", work, "--output", tmp_path / "out", "--format"]
     assert "position_grid=(2, 3): expected as many" in error_of(capsys, *flags, "hf")
     exported(work, Format.SCENIC, tmp_path / "out")
-    assert trained.find(tmp_path / "out").config.model.vision == vision
+    assert trained_model.find(tmp_path / "out").config.model.vision == vision
 
 
 def damage(folder, kind):
@@ -364,7 +371,7 @@ def test_a_damaged_pair_is_named(tmp_path, work, kind, message):
     folder = exported(work, Format.SCENIC, tmp_path / "out")
     damage(folder, kind)
     with pytest.raises(ValueError, match=message):
-        trained.find(folder)
+        trained_model.find(folder)
 
 
 @pytest.mark.parametrize(
@@ -394,18 +401,18 @@ def test_a_folder_of_another_kind_is_named(tmp_path, work, name, change, message
             values[key] = values[key] | value if nested else value
         file.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
-        trained.find(file.parent)
+        trained_model.find(file.parent)
 
 
 def test_missing_fields_of_a_preprocessor_are_those_of_its_class(tmp_path, work):
     file = exported(work, Format.HF, tmp_path / "out") / "preprocessor_config.json"
     file.write_text('{"size": 42}')
-    assert trained.find(file.parent).released().size_px == 42
+    assert trained_model.find(file.parent).released().size_px == 42
     file.write_text("{}")
-    assert trained.find(file.parent).released().size_px == 448
+    assert trained_model.find(file.parent).released().size_px == 448
     merged = file.with_name("processor_config.json")
     merged.write_text('{"image_processor": {"size": {"height": 56, "width": 56}}}')
-    assert trained.find(file.parent).released().size_px == 56
+    assert trained_model.find(file.parent).released().size_px == 56
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "float8_e4m3fn"])
@@ -416,7 +423,7 @@ def test_weights_that_are_no_floats_are_refused(tmp_path, work, dtype):
     stored[name] = stored[name].astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
     safetensors.numpy.save_file(stored, folder / "model.safetensors")
     with pytest.raises(ValueError, match=rf"{name} is \w+: expected floats"):
-        trained.find(folder)
+        trained_model.find(folder)
 
 
 def test_arrays_that_are_no_floats_are_refused(tmp_path, work):
@@ -426,7 +433,7 @@ def test_arrays_that_are_no_floats_are_refused(tmp_path, work):
     arrays["token_emb/emb_var"] = arrays["token_emb/emb_var"].astype(np.int8)
     np.savez(text, **arrays)
     with pytest.raises(ValueError, match="token_emb/emb_var is int8: expected floats"):
-        trained.find(text.parent)
+        trained_model.find(text.parent)
 
 
 def test_a_vocabulary_that_cannot_be_exported_is_refused_first(
@@ -482,7 +489,7 @@ def test_positions_that_are_resized_twice_differ_a_little(kind):
 def test_a_step_of_an_export_is_an_error(tmp_path, work):
     folder = exported(work, Format.HF, tmp_path / "out")
     with pytest.raises(ValueError, match=r"step 6: expected none with .*, an export"):
-        trained.find(folder, 6)
+        trained_model.find(folder, 6)
 
 
 def test_every_format_is_told_apart_from_a_workdir(tmp_path, work):

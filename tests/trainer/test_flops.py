@@ -9,7 +9,6 @@ import objectives
 import pytest
 from flax import nnx
 
-from trainer import flops
 from trainer.config import (
     ContrastiveLoss,
     CropConfig,
@@ -24,6 +23,7 @@ from trainer.config import (
     VisionConfig,
     tips_model,
 )
+from trainer.loop import flops
 from trainer.models import two_tower
 
 B14 = tips_model("B/14")

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from trainer.config import ComputeConfig, HeadConfig
-from trainer.models.head import PrototypeHead, PrototypeHeads
 from trainer.models.layers import PLAIN, ParamMaker
+from trainer.models.prototype_head import PrototypeHead, PrototypeHeads
 
 RNG = np.random.default_rng(0)
 CONFIG = HeadConfig(n_prototypes=7, hidden_dim=12, n_layers=3, bottleneck_dim=4)

@@ -6,14 +6,14 @@ import pytest
 import tiny_export
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline import images
-from pipeline.image_files.jpeg import Jpeg
-from trainer import crops
-from trainer import input as trainer_input
+from pipeline.images import decoder as images
+from pipeline.images.jpeg import Jpeg
 from trainer.config import RunConfig
-from trainer.mixture import Mixture
-from trainer.order import BlockOrder
-from trainer.shards import RecordError, Shards
+from trainer.data import batches as trainer_input
+from trainer.data import crops
+from trainer.data.block_shuffle import BlockOrder
+from trainer.data.mixture import Mixture
+from trainer.data.shards import RecordError, Shards
 from trainer.tokenizer import Tokenizer
 
 ONE_THREAD = RunConfig(n_threads=1)

@@ -9,7 +9,7 @@ import time
 import pytest
 from runs import LIMIT_S, RECIPES, finish, metric_lines, start, with_set
 
-from trainer import checkpoints
+from trainer.loop import checkpoints
 
 # A place that a pattern would read otherwise.
 ODD = "odd [1]{a,b} *? #%~"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import reference
 
-from trainer import losses
 from trainer.config import (
     ContrastiveLoss,
     PatchLoss,
     PatchReduction,
     SelfSupervisionConfig,
 )
+from trainer.step import losses
 
 RNG = np.random.default_rng(0)
 IMAGE, TEXT = RNG.normal(size=(2, 6, 5))

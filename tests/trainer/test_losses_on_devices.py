@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainer import losses, prototypes
+from trainer.step import losses, prototype_loss
 
 # The number of devices is fixed when JAX starts, hence an interpreter of its own.
 PROGRAM = """
@@ -84,19 +84,19 @@ def _sigmoid(mesh, *inputs):
 
 
 def _sinkhorn(mesh, ours, our_matrix, theirs, their_matrix):
-    teacher = prototypes.Scores(theirs, their_matrix, 0.7)
-    bias = prototypes.sinkhorn_bias(*teacher, n_tokens_per_chunk=2)
-    return _match(prototypes.Scores(ours, our_matrix, 0.5), teacher, bias)
+    teacher = prototype_loss.Scores(theirs, their_matrix, 0.7)
+    bias = prototype_loss.sinkhorn_bias(*teacher, n_tokens_per_chunk=2)
+    return _match(prototype_loss.Scores(ours, our_matrix, 0.5), teacher, bias)
 
 
 def _centring(mesh, ours, our_matrix, theirs, their_matrix):
-    teacher = prototypes.Scores(theirs, their_matrix, 0.7)
-    bias = prototypes.centre_bias(prototypes.mean_logits(*teacher[:2]), 0.7)
-    return _match(prototypes.Scores(ours, our_matrix, 0.5), teacher, bias)
+    teacher = prototype_loss.Scores(theirs, their_matrix, 0.7)
+    bias = prototype_loss.centre_bias(prototype_loss.mean_logits(*teacher[:2]), 0.7)
+    return _match(prototype_loss.Scores(ours, our_matrix, 0.5), teacher, bias)
 
 
 def _match(student, teacher, bias):
-    found = prototypes.cross_entropy(student, teacher, bias, n_tokens_per_chunk=2)
+    found = prototype_loss.cross_entropy(student, teacher, bias, n_tokens_per_chunk=2)
     return found.cross_entropy.mean(), (bias, found)
 
 

@@ -3,16 +3,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from trainer import masks
-from trainer.chance import many_uniforms
 from trainer.config import Masking
+from trainer.data import patch_masks
+from trainer.data.hashed_random import many_uniforms
 
 GRID = (16, 16)
 
 
 def draw(masking, number, grid=GRID, ratio=0.75):
-    draws = many_uniforms(masks.n_draws(grid), "0:mask", number.to_bytes(4))
-    return masks.draw_mask(masking, grid, ratio, draws)
+    draws = many_uniforms(patch_masks.n_draws(grid), "0:mask", number.to_bytes(4))
+    return patch_masks.draw_mask(masking, grid, ratio, draws)
 
 
 @hypothesis.given(
@@ -30,17 +30,17 @@ def test_exactly_the_configured_share_is_hidden(masking, grid, ratio, number):
 
 def test_random_masks_hide_the_patches_of_the_lowest_draws():
     order = np.array([0.5, 0.1, 0.9, 0.4, 0.3, 0.8])
-    mask = masks.random_mask((2, 3), 3, order)
+    mask = patch_masks.random_mask((2, 3), 3, order)
     assert mask.tolist() == [[False, True, False], [True, True, False]]
 
 
 def test_block_masks_hide_a_rectangle_and_fill_up_at_random():
     whole = [1.0, 0.5, 0.0, 0.0]  # 4 patches as a square, at the top left
     too_many = [1.0, 0.5, 0.99, 0.99]  # never drawn: nothing is left to hide
-    mask = masks.block_mask((4, 4), 4, np.zeros(16), np.array([whole, too_many]))
+    mask = patch_masks.block_mask((4, 4), 4, np.zeros(16), np.array([whole, too_many]))
     assert np.argwhere(mask).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     order = np.arange(16)[::-1] / 16
-    mask = masks.block_mask((4, 4), 4, order, np.zeros((0, 4)))
+    mask = patch_masks.block_mask((4, 4), 4, order, np.zeros((0, 4)))
     assert np.flatnonzero(mask).tolist() == [12, 13, 14, 15]
 
 

@@ -8,8 +8,8 @@ import pytest
 from tensorboard.compat.proto import event_pb2
 
 from pipeline.records import VERSION
-from trainer.flops import Cost, Peak
-from trainer.metrics import NotFiniteError, TrainingLog
+from trainer.loop.flops import Cost, Peak
+from trainer.loop.metrics import NotFiniteError, TrainingLog
 
 IDS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 
@@ -61,7 +61,7 @@ def test_skipped_records_add_up_over_lines_and_restarts(tmp_path):
 
 def test_pauses_and_the_first_step_do_not_count_as_training(tmp_path, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("trainer.loop.metrics.time.perf_counter", lambda: clock[0])
 
     def spend(seconds):
         clock[0] += seconds
@@ -85,7 +85,7 @@ def test_operations_are_of_one_device_and_mfu_is_their_share_of_a_named_peak(
     tmp_path, monkeypatch, capsys
 ):
     clock = [100.0]
-    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("trainer.loop.metrics.time.perf_counter", lambda: clock[0])
     with make_log(tmp_path, peak=Peak("toy, bfloat16", 5e3)) as log:
         clock[0] += 2
         log.write(1, {"loss": 0.0})

@@ -3,8 +3,8 @@ import pickle
 import pytest
 import tiny_export
 
-from trainer.mixture import Mixture, open_mixture
-from trainer.shards import Shards
+from trainer.data.mixture import Mixture, open_mixture
+from trainer.data.shards import Shards
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from objectives import Run, batch, config
 
-from trainer import losses, teacher
 from trainer.config import (
     AntiCollapse,
     ComputeConfig,
@@ -16,6 +15,7 @@ from trainer.config import (
     PatchLoss,
     SelfSupervisionConfig,
 )
+from trainer.step import losses, teacher
 
 TIPS = {"ema": Ema.FULL, "patch_loss": PatchLoss.IBOT}
 TIPSV2 = {"ema": Ema.HEAD, "patch_loss": PatchLoss.IBOT_PLUS_PLUS}

@@ -5,20 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainer import config, optim
+from trainer import config
 from trainer.models import two_tower
+from trainer.step import optimizer
 
 ADAMW = config.OptimiserConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
-    rate = optim.learning_rates(ADAMW, n_steps=20)
+    rate = optimizer.learning_rates(ADAMW, n_steps=20)
     rates = [float(rate(step)) for step in (0, 2, 4, 12, 20)]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
 
 
 def test_only_matrices_and_embeddings_decay(tiny):
-    mask = optim.decayed(two_tower.abstract_params(tiny.model))
+    mask = optimizer.decayed(two_tower.abstract_params(tiny.model))
     kept = {
         path[-1].key
         for path, is_decayed in jax.tree_util.tree_leaves_with_path(mask)
@@ -38,7 +39,7 @@ def test_only_matrices_and_embeddings_decay(tiny):
 
 def one_update(optimiser_config, params, gradients, n_before=4):
     """The update at the top of the learning rate, after some without gradient."""
-    optimiser = optim.make_optimiser(optimiser_config, n_steps=100)
+    optimiser = optimizer.make_optimiser(optimiser_config, n_steps=100)
     update = jax.jit(optimiser.update)
     state = optimiser.init(params)
     zeros = jax.tree.map(jnp.zeros_like, gradients)
@@ -81,7 +82,7 @@ def test_a_step_goes_against_the_gradient(optimiser):
 
 def test_the_norm_of_all_gradients_together_is_clipped():
     settings = dataclasses.replace(ADAMW, max_gradient_norm=1.0)
-    chain = optim.make_optimiser(settings, n_steps=100)
+    chain = optimizer.make_optimiser(settings, n_steps=100)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     gradients = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
     _, state = jax.jit(chain.update)(gradients, chain.init(params), params)
@@ -97,7 +98,7 @@ def is_adam(part):
 
 def test_adafactor_keeps_one_copy_and_two_sums_of_a_large_matrix():
     settings = dataclasses.replace(ADAMW, optimiser=config.Optimiser.ADAFACTOR)
-    chain = optim.make_optimiser(settings, n_steps=100)
+    chain = optimizer.make_optimiser(settings, n_steps=100)
     state = jax.eval_shape(chain.init, {"kernel": jnp.zeros((256, 512))})
     sizes = sorted(x.size for x in jax.tree.leaves(state))
     assert sizes[-3:] == [256, 512, 256 * 512]  # rows, columns, momentum

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from trainer.order import BlockOrder
+from trainer.data.block_shuffle import BlockOrder
 
 
 def epoch(order, number=0):

@@ -10,22 +10,14 @@ import numpy as np
 import pytest
 from runs import write_recipe
 
-from trainer import (
-    checkpoints,
-    export,
-    optim,
-    origins,
-    sharding,
-    state,
-    step,
-    teacher,
-    tokenizer,
-    train,
-    trained,
-)
+from trainer import export, tokenizer, train
 from trainer.config import Ema, InitParts
+from trainer.distributed import sharding
 from trainer.exchange import formats
+from trainer.loop import checkpoints
 from trainer.models import two_tower
+from trainer.pretrained import starting_point, trained_model
+from trainer.step import optimizer, state, teacher, train_step
 
 
 @pytest.fixture(scope="module", params=[Ema.HEAD, Ema.FULL])
@@ -62,9 +54,11 @@ def student_of(tiny, folder):
 
 
 def initial(config):
-    optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
+    optimiser = optimizer.make_optimiser(config.optimiser, config.n_steps)
     mesh = sharding.make_mesh()
-    return origins.initial_state(config, optimiser, mesh, origins.find(config))
+    return starting_point.initial_state(
+        config, optimiser, mesh, starting_point.find(config)
+    )
 
 
 def assert_same(ours, theirs):
@@ -77,7 +71,7 @@ def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_
     flags = ["--config", recipe, "--data", export, "--workdir", tmp_path / "work"]
     train.main([str(flag) for flag in flags])
     before = initial(config)
-    student = trained.find(tmp_path / "work")
+    student = trained_model.find(tmp_path / "work")
     assert student.step == config.n_steps
     kept = {"teacher": before["teacher"]}
     stored = checkpoints.load_item(student.folder / "checkpoints", 6, "training", kept)
@@ -88,10 +82,10 @@ def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_
 
 
 def test_a_teacher_is_what_taught(tiny, teacher_run):
-    found = trained.find(teacher_run)
+    found = trained_model.find(teacher_run)
     taught, centres = found.teacher()
     ema = found.config.self_supervision.ema
-    shapes = state.init_state(found.config, optim.make_optimiser(tiny.optimiser, 6))
+    shapes = state.init_state(found.config, optimizer.make_optimiser(tiny.optimiser, 6))
     student = found.params({"vision": shapes["params"]["vision"]})["vision"]
     assert taught.keys() == {"vision", "head"}
     if ema is Ema.HEAD:
@@ -124,7 +118,7 @@ def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
     }
 
     def terms_of(config):
-        objective = step.Objective(config, teacher_model=tiny.model)
+        objective = train_step.Objective(config, teacher_model=tiny.model)
         return objective.terms(now["params"], now, batch)[:2]
 
     (local, metrics), (both, _) = terms_of(alone), terms_of(beside)
@@ -139,14 +133,14 @@ def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
 def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
     """With positions of its own grid, teacher and centres; step 0, optimiser anew."""
     vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
-    ema = trained.find(teacher_run).config.self_supervision.ema
+    ema = trained_model.find(teacher_run).config.self_supervision.ema
     config = dataclasses.replace(
         with_ssl(tiny, ema=ema),
         model=dataclasses.replace(tiny.model, vision=vision),
         init_from=str(teacher_run),
     )
     now = initial(config)
-    start = trained.find(teacher_run)
+    start = trained_model.find(teacher_run)
     shapes = initial(tiny)["params"]
     before = start.params(shapes)
     assert_same(now["params"]["text"], before["text"])
@@ -165,7 +159,7 @@ def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
         tiny, init_from=str(plain_run), init_parts=InitParts.TEXT
     )
     fresh = initial(tiny)["params"]
-    taken = trained.find(plain_run).params({"text": fresh["text"]})
+    taken = trained_model.find(plain_run).params({"text": fresh["text"]})
     assert_same(initial(config)["params"], fresh | taken)
     with pytest.raises(AssertionError):
         assert_same(taken["text"], fresh["text"])
@@ -182,7 +176,7 @@ def exported(tmp_path_factory, teacher_run):
 
 def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exported):
     """With a head of its own, a teacher of what it starts from, and a larger grid."""
-    ssl = trained.find(teacher_run).config.self_supervision
+    ssl = trained_model.find(teacher_run).config.self_supervision
     vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
     fresh = dataclasses.replace(
         with_ssl(tiny, ema=ssl.ema),
@@ -192,7 +186,7 @@ def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exporte
         fresh, init_from=str(exported), init_parts=InitParts.TOWERS
     )
     now, before = initial(config), initial(fresh)
-    start = trained.find(teacher_run).params(initial(tiny)["params"])
+    start = trained_model.find(teacher_run).params(initial(tiny)["params"])
     start = two_tower.resize_positions(start, (4, 4))
     for name in ("vision", "text"):
         assert_same(now["params"][name], start[name])
@@ -207,9 +201,9 @@ def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exporte
 
 def test_an_export_has_no_head_and_cannot_teach(tiny, exported):
     with pytest.raises(ValueError, match="with a head, or init_parts=towers"):
-        origins.find(dataclasses.replace(tiny, init_from=str(exported)))
+        starting_point.find(dataclasses.replace(tiny, init_from=str(exported)))
     with pytest.raises(ValueError, match="expected a model with a head"):
-        origins.find(student_of(tiny, exported))
+        starting_point.find(student_of(tiny, exported))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +237,7 @@ def test_a_model_that_does_not_fit_is_named(tiny, plain_run, changes, message):
         config = with_ssl(config, ema=ema, teacher_from=given.pop("teacher_from"))
     config = dataclasses.replace(config, **given)
     with pytest.raises(ValueError, match=message):
-        origins.find(config)
+        starting_point.find(config)
 
 
 def test_other_prototypes_than_the_teachers_are_an_error(tiny, teacher_run):
@@ -251,12 +245,12 @@ def test_other_prototypes_than_the_teachers_are_an_error(tiny, teacher_run):
     head = dataclasses.replace(config.model.head, n_prototypes=8)
     model = dataclasses.replace(config.model, head=head)
     with pytest.raises(ValueError, match="n_prototypes=8: expected 12, those of the"):
-        origins.find(dataclasses.replace(config, model=model))
+        starting_point.find(dataclasses.replace(config, model=model))
 
 
 def test_a_run_that_goes_on_does_not_look_for_its_start(tiny):
     config = dataclasses.replace(tiny, init_from="nowhere")
-    assert origins.find(config, is_new=False).start is None
+    assert starting_point.find(config, is_new=False).start is None
 
 
 def test_a_frozen_teacher_has_a_workdir_and_another_has_none(tiny):
@@ -296,43 +290,45 @@ def from_start(config, start, parts=InitParts.TOWERS, vocabulary=None):
 def test_a_start_with_another_vocabulary_is_refused_and_both_are_named(
     tiny, teacher_run, other_vocabulary, parts
 ):
-    ssl = trained.find(teacher_run).config.self_supervision
+    ssl = trained_model.find(teacher_run).config.self_supervision
     config = with_ssl(tiny, ema=ssl.ema)
     config = from_start(config, teacher_run, parts, other_vocabulary)
     with pytest.raises(ValueError, match=r"another than data\.tokenizer=") as raised:
-        origins.find(config)
+        starting_point.find(config)
     assert str(teacher_run / "tokenizer.model") in str(raised.value)
     assert str(other_vocabulary) in str(raised.value)
-    assert origins.find(config, is_new=False).start is None
+    assert starting_point.find(config, is_new=False).start is None
 
 
 def test_an_export_of_any_format_with_another_vocabulary_is_refused(
     tmp_path, tiny, teacher_run, other_vocabulary, capsys
 ):
     for start in exports(tmp_path, teacher_run):
-        assert origins.find(from_start(tiny, start)).start is not None
+        assert starting_point.find(from_start(tiny, start)).start is not None
         with pytest.raises(ValueError, match=r"another than data\.tokenizer="):
-            origins.find(from_start(tiny, start, vocabulary=other_vocabulary))
+            starting_point.find(from_start(tiny, start, vocabulary=other_vocabulary))
         (start / "tokenizer.model").unlink()
         capsys.readouterr()
         if (start / "tokenizer.json").exists():
-            assert origins.find(from_start(tiny, start)).start is not None
+            assert starting_point.find(from_start(tiny, start)).start is not None
             with pytest.raises(ValueError, match=r"tokenizer\.json is another than"):
-                origins.find(from_start(tiny, start, vocabulary=other_vocabulary))
+                starting_point.find(
+                    from_start(tiny, start, vocabulary=other_vocabulary)
+                )
             assert not capsys.readouterr().err
         else:
-            origins.find(from_start(tiny, start, vocabulary=other_vocabulary))
+            starting_point.find(from_start(tiny, start, vocabulary=other_vocabulary))
             assert "no tokenizer.model beside it" in capsys.readouterr().err
 
 
 def test_the_same_vocabulary_in_another_place_needs_no_word(
     tmp_path, tiny, teacher_run, capsys
 ):
-    ssl = trained.find(teacher_run).config.self_supervision
+    ssl = trained_model.find(teacher_run).config.self_supervision
     copy = tmp_path / "copy.model"
     copy.write_bytes(pathlib.Path(tiny.data.tokenizer).read_bytes())
     config = with_ssl(tiny, ema=ssl.ema)
-    assert origins.find(from_start(config, teacher_run, vocabulary=copy)).start
+    assert starting_point.find(from_start(config, teacher_run, vocabulary=copy)).start
     assert not capsys.readouterr().err
 
 
@@ -341,7 +337,7 @@ def test_texts_that_were_not_lower_cased_are_refused(tiny, tmp_path, teacher_run
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))
     with pytest.raises(ValueError, match=r"do_lower_case=false, expected true"):
-        origins.find(from_start(tiny, folder))
+        starting_point.find(from_start(tiny, folder))
 
 
 @pytest.mark.parametrize(
@@ -382,17 +378,17 @@ def test_a_teacher_of_other_patches_is_refused(
 def test_a_teacher_that_has_not_learned_a_term_is_refused(tiny, workdir_of, term):
     folder = workdir_of(with_ssl(tiny, **{term: 0.0}))
     with pytest.raises(ValueError, match=f"self_supervision.{term}=0 there, expected"):
-        origins.find(student_of(tiny, folder))
+        starting_point.find(student_of(tiny, folder))
     config = student_of(tiny, folder)
     config = with_ssl(config, teacher_from=str(folder), **{term: 0.0})
-    assert origins.find(config).teacher is not None
+    assert starting_point.find(config).teacher is not None
 
 
 def test_a_student_teaches_with_its_own_encoder_and_head(tiny, workdir_of):
     """It has no teacher of its own but the frozen one, which is another model."""
     student = workdir_of(with_ssl(tiny, ema=Ema.FROZEN, teacher_from="gone"))
     shapes = initial(tiny)["params"]
-    own = trained.find(student).params({n: shapes[n] for n in ("vision", "head")})
+    own = trained_model.find(student).params({n: shapes[n] for n in ("vision", "head")})
     assert_same(initial(student_of(tiny, student))["teacher"], own)
     config = from_start(tiny, student, InitParts.ALL)
     assert_same(initial(config)["teacher"]["head"], own["head"])

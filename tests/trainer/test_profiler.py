@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from trainer.profiler import Profiler
+from trainer.loop.profiler import Profiler
 
 
 @pytest.fixture

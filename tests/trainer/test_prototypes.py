@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import reference
 
-from trainer import prototypes
-from trainer.prototypes import Scores
+from trainer.step import prototype_loss
+from trainer.step.prototype_loss import Scores
 
 RNG = np.random.default_rng(0)
 B, T, D, K = 3, 5, 4, 7
@@ -26,14 +26,14 @@ BIAS = np.float32(RNG.normal(size=K))
 
 @functools.partial(jax.jit, static_argnums=3)
 def match(student, teacher, bias, n_tokens_per_chunk=2):
-    return prototypes.cross_entropy(
+    return prototype_loss.cross_entropy(
         Scores(*student), Scores(*teacher), bias, n_tokens_per_chunk=n_tokens_per_chunk
     )
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def sinkhorn_bias(bottleneck, matrix, temperature, n_tokens_per_chunk, n_iterations):
-    return prototypes.sinkhorn_bias(
+    return prototype_loss.sinkhorn_bias(
         bottleneck,
         matrix,
         temperature,
@@ -101,9 +101,11 @@ def test_nothing_of_the_teacher_has_a_gradient():
 def test_biases_have_no_gradient():
     @functools.partial(jax.grad, argnums=(0, 1))
     def gradient(bottleneck, matrix):
-        bias = prototypes.sinkhorn_bias(bottleneck, matrix, 0.07, n_tokens_per_chunk=2)
-        mean = prototypes.mean_logits(bottleneck, matrix)
-        return bias[0] + prototypes.centre_bias(mean, 0.07)[0] + mean[0]
+        bias = prototype_loss.sinkhorn_bias(
+            bottleneck, matrix, 0.07, n_tokens_per_chunk=2
+        )
+        mean = prototype_loss.mean_logits(bottleneck, matrix)
+        return bias[0] + prototype_loss.centre_bias(mean, 0.07)[0] + mean[0]
 
     assert not any(np.any(part) for part in jax.jit(gradient)(*TEACHER[:2]))
 
@@ -163,7 +165,7 @@ def test_the_order_of_images_does_not_matter():
 
 def test_a_centre_is_taken_from_the_logits_before_the_temperature():
     logits = RNG.normal(size=K)
-    bias = prototypes.centre_bias(jnp.float32(BIAS), 0.07)
+    bias = prototype_loss.centre_bias(jnp.float32(BIAS), 0.07)
     np.testing.assert_allclose(
         reference.softmax(logits / 0.07 + np.asarray(bias, np.float64)),
         reference.softmax((logits - BIAS) / 0.07),
@@ -172,13 +174,13 @@ def test_a_centre_is_taken_from_the_logits_before_the_temperature():
 
 
 def test_mean_logits_are_those_of_every_token_of_every_image():
-    found = prototypes.mean_logits(*TEACHER[:2])
+    found = prototype_loss.mean_logits(*TEACHER[:2])
     expected = logits_of((*TEACHER[:2], 1)).mean(axis=0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_a_centre_keeps_most_of_its_old_value():
-    found = prototypes.updated_centre(jnp.float32([1, 0]), jnp.float32([0, 2]), 0.9)
+    found = prototype_loss.updated_centre(jnp.float32([1, 0]), jnp.float32([0, 2]), 0.9)
     np.testing.assert_allclose(found, [0.9, 0.2], rtol=1e-6)
 
 

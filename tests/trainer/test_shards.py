@@ -8,8 +8,8 @@ import pytest
 import tiny_export
 
 from pipeline import records
-from trainer import folders
-from trainer.shards import RecordError, Shards
+from trainer.data import shard_storage
+from trainer.data.shards import RecordError, Shards
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, scheme, packag
     monkeypatch.setitem(sys.modules, package, None)
     expected = f"{scheme}://b/run: expected {package}: pip install {package}"
     with pytest.raises(ValueError, match=expected):
-        folders.open_folder(f"{scheme}://b/run")
+        shard_storage.open_folder(f"{scheme}://b/run")
 
 
 def test_an_unknown_scheme_is_an_error():

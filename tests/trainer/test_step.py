@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from trainer import input as trainer_input
-from trainer import losses, optim, step
-from trainer import state as states
-from trainer.mixture import Mixture
-from trainer.shards import Shards
+from trainer.data import batches as trainer_input
+from trainer.data.mixture import Mixture
+from trainer.data.shards import Shards
+from trainer.step import losses, optimizer
+from trainer.step import state as states
+from trainer.step import train_step as step
 from trainer.tokenizer import Tokenizer
 
 
@@ -40,7 +41,7 @@ def setup(export, tiny):
     )
     rows = [view(position, position) for position in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    optimiser = optim.make_optimiser(config.optimiser, config.n_steps)
+    optimiser = optimizer.make_optimiser(config.optimiser, config.n_steps)
     initial = jax.device_get(states.init_state(config, optimiser))
     train_step = step.make_train_step(config, optimiser)
     return Setup(config, batch, initial, train_step)

@@ -7,7 +7,7 @@ import pytest
 import reference
 from flax import nnx
 
-from trainer.models import text
+from trainer.models import text_encoder
 from trainer.models.layers import ParamMaker
 
 RNG = np.random.default_rng(0)
@@ -18,7 +18,7 @@ IDS = np.array([[5, 9, 2, 0, 0, 0], [7, 1, 7, 3, 8, 4]], np.int32)
 def encoder(tiny):
     """The encoder with random parameters, and the parameters."""
     config = dataclasses.replace(tiny.model.text, n_layers=2)
-    model = text.TextEncoder(config, ParamMaker(0))
+    model = text_encoder.TextEncoder(config, ParamMaker(0))
     params = jax.tree.map(
         lambda x: jnp.float32(RNG.normal(0.0, 0.3, x.shape)),
         nnx.to_pure_dict(nnx.state(model)),
@@ -44,12 +44,12 @@ def test_a_text_without_tokens_gives_zeros(encoder):
 
 
 def test_positions_are_sines_then_cosines():
-    positions = text.sinusoid_positions(3, 4)
+    positions = text_encoder.sinusoid_positions(3, 4)
     expected = [np.sin(2), np.sin(2e-4), np.cos(2), np.cos(2e-4)]
     np.testing.assert_allclose(positions[2], expected, rtol=1e-6)
 
 
 def test_embeddings_start_with_unit_variance(tiny):
-    model = text.TextEncoder(tiny.model.text, ParamMaker(0))
+    model = text_encoder.TextEncoder(tiny.model.text, ParamMaker(0))
     ids = np.arange(60, dtype=np.int32)[None]
     assert float(model.token_emb(ids).std()) == pytest.approx(1, abs=0.1)

@@ -3,7 +3,7 @@ import sentencepiece
 from conftest import VOCABULARY_SIZE
 
 from trainer import tokenizer
-from trainer.shards import Shards
+from trainer.data.shards import Shards
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import tiny_export
 from runs import assert_same, metric_lines, saved
 
 from pipeline.records import VERSION
-from trainer import checkpoints, evaluate, train
-from trainer.metrics import TrainingLog
+from trainer import evaluate, train
+from trainer.loop import checkpoints
+from trainer.loop.metrics import TrainingLog
 
 
 @pytest.fixture(scope="module")

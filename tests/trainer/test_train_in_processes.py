@@ -18,7 +18,8 @@ from runs import (
     with_set,
 )
 
-from trainer import checkpoints, processes
+from trainer.distributed import processes
+from trainer.loop import checkpoints
 
 
 def start_both(arguments, n_devices=1, module="trainer.train"):

@@ -19,7 +19,7 @@ from runs import (
     with_set,
 )
 
-from trainer import checkpoints
+from trainer.loop import checkpoints
 
 
 @pytest.fixture

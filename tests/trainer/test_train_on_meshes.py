@@ -14,7 +14,9 @@ from runs import ROOT, assert_close, finish, saved, start, with_set
 PROGRAM = """
 import json, pathlib, sys
 import jax, numpy as np
-from trainer import checkpoints, sharding, state
+from trainer.distributed import sharding
+from trainer.loop import checkpoints
+from trainer.step import state
 
 class Position:
     def get_state(self): return {"global_next_index": 5}

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainer import checkpoints
-from trainer import input as trainer_input
 from trainer.config import RunConfig
-from trainer.mixture import Mixture
-from trainer.shards import Shards
+from trainer.data import batches as trainer_input
+from trainer.data.mixture import Mixture
+from trainer.data.shards import Shards
+from trainer.loop import checkpoints
 from trainer.tokenizer import Tokenizer
 
 

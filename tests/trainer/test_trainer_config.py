@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from trainer import config, recipes
+from trainer import config, config_files
 
 FILE = """
 from trainer.config import *
@@ -29,10 +29,10 @@ def file(tmp_path):
 
 
 def test_a_file_is_loaded_and_kept_as_json(file):
-    loaded = recipes.load(file)
+    loaded = config_files.load(file)
     assert loaded.data.batch_size == 8
-    values = json.loads(json.dumps(recipes.to_dict(loaded)))
-    assert recipes.from_dict(config.TrainConfig, values) == loaded
+    values = json.loads(json.dumps(config_files.to_dict(loaded)))
+    assert config_files.from_dict(config.TrainConfig, values) == loaded
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_file_is_loaded_and_kept_as_json(file):
     ],
 )
 def test_an_override_has_the_type_of_its_field(file, override, path, value):
-    found = recipes.load(file, [override])
+    found = config_files.load(file, [override])
     for name in path.split("."):
         found = getattr(found, name)
     assert found == value
@@ -76,7 +76,7 @@ def test_an_override_has_the_type_of_its_field(file, override, path, value):
 
 def test_a_field_is_set_once(file):
     with pytest.raises(ValueError, match="--set n_steps=20: expected n_steps once"):
-        recipes.load(file, ["n_steps=20", "n_steps=30"])
+        config_files.load(file, ["n_steps=20", "n_steps=30"])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_field_is_set_once(file):
 )
 def test_a_wrong_override_is_named_with_what_was_expected(file, override, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
-        recipes.load(file, [override])
+        config_files.load(file, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -136,27 +136,31 @@ def test_a_wrong_override_is_named_with_what_was_expected(file, override, messag
 def test_a_wrong_file_is_named(file, old, new, message):
     file.write_text(FILE.replace(old, new))
     with pytest.raises(ValueError, match=rf"--config .*recipe\.py: .*{message}"):
-        recipes.load(file)
+        config_files.load(file)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.py: expected a Python file"):
-        recipes.load(tmp_path / "none.py")
+        config_files.load(tmp_path / "none.py")
 
 
 def test_a_kept_configuration_without_a_field_is_an_error(file):
-    values = recipes.to_dict(recipes.load(file))
+    values = config_files.to_dict(config_files.load(file))
     del values["data"]["batch_size"]
     with pytest.raises(ValueError, match=r"data\.batch_size is missing: expected int"):
-        recipes.from_dict(config.TrainConfig, values)
+        config_files.from_dict(config.TrainConfig, values)
 
 
 def test_differences_are_named_by_their_path(file):
-    before = recipes.load(file)
+    before = config_files.load(file)
     after = dataclasses.replace(
         before, n_steps=11, data=dataclasses.replace(before.data, batch_size=9)
     )
-    found = list(recipes.differences(recipes.to_dict(before), recipes.to_dict(after)))
+    found = list(
+        config_files.differences(
+            config_files.to_dict(before), config_files.to_dict(after)
+        )
+    )
     assert found == [("data.batch_size", 8, 9), ("n_steps", 10, 11)]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import recipes
+from trainer import config_files
 from trainer.config import (
     ComputeConfig,
     CropConfig,
@@ -14,7 +14,7 @@ from trainer.config import (
     TextConfig,
     VisionConfig,
 )
-from trainer.evals.settings import EvaluationConfig
+from trainer.evaluation_config import EvaluationConfig
 
 SIZES = {"width": 8, "n_layers": 1, "n_heads": 1, "mlp_dim": 8}
 NEEDED = {
@@ -195,5 +195,5 @@ def test_a_value_out_of_bounds_is_named_with_them(kind, fields, message):
 )
 def test_parts_that_do_not_fit_each_other_are_named(overrides, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
-        recipes.load("trainer/configs/demo.py", overrides)
+        config_files.load("trainer/configs/demo.py", overrides)
     assert message in str(error.value)

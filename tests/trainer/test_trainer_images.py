@@ -8,7 +8,7 @@ import pytest
 import tiny_export
 from PIL import Image
 
-from pipeline import images
+from pipeline.images import decoder as images
 
 PICTURE = tiny_export.picture(0)
 FORMATS = ("jpeg", "png", "webp")

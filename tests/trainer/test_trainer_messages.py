@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tiny_export
 
-from trainer.evals import sources, tasks
-from trainer.evals.samples import Sample, SampleError
-from trainer.evals.segmentation import class_names
+from trainer.data.shards import RecordError, Shards
+from trainer.evals import image_tasks
+from trainer.evals.scores.segmentation import class_names
+from trainer.evals.sets import readers
+from trainer.evals.sets.samples import Sample, SampleError
 from trainer.exchange import hugging_face, npz
-from trainer.shards import RecordError, Shards
 
 JPEG = tiny_export.encoded(tiny_export.picture(0))  # 40 x 32
 
@@ -52,7 +53,7 @@ def test_an_index_alone_has_nothing_to_ask():
     sample = Sample("0", "0", {}, {}, label="cat", domain="cars", split="index")
     message = "cars: no queries, expected a split `query` or `test`"
     with pytest.raises(SampleError, match=message):
-        tasks._fine_grained_of("cars", np.ones((1, 2, 4)), [sample])
+        image_tasks._fine_grained_of("cars", np.ones((1, 2, 4)), [sample])
 
 
 def test_a_set_that_is_not_prepared_is_told_where(tmp_path, monkeypatch):
@@ -63,7 +64,7 @@ def test_a_set_that_is_not_prepared_is_told_where(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", package)
     with pytest.raises(ValueError, match="tfds:coco: expected it to be prepared in"):
-        sources.find("tfds:coco")
+        readers.find("tfds:coco")
 
 
 def test_weights_that_were_cut_are_named(tmp_path):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from trainer.models.layers import ParamMaker
 from trainer.models.transformer import EncoderBlock
 from trainer.models.vit import VisionTransformer
-from trainer.visuals import attention, components, overlays, page, sheets, views
-from trainer.visuals.visible import visible
+from trainer.visuals import attention, overlays, page, pca_colors, sheets, views
+from trainer.visuals.safe_text import visible
 
 RNG = np.random.default_rng(0)
 PATCHES = RNG.normal(size=(3, 4, 5, 8)) * np.arange(1, 9) + 2
@@ -25,19 +25,19 @@ def by_svd(features):
 
 
 def test_components_are_the_first_singular_vectors():
-    basis = components.basis(PATCHES)
+    basis = pca_colors.basis(PATCHES)
     rows, vectors = by_svd(PATCHES)
     signs = np.sign((basis.vectors.T * vectors).sum(axis=1))
     np.testing.assert_allclose(basis.vectors.T, vectors * signs[:, None], atol=1e-9)
     expected = (rows @ basis.vectors).reshape(3, 4, 5, 3)
-    np.testing.assert_allclose(components.project(basis, PATCHES), expected, atol=1e-9)
+    np.testing.assert_allclose(pca_colors.project(basis, PATCHES), expected, atol=1e-9)
     variances = expected.reshape(-1, 3).var(axis=0)
     assert (np.diff(variances) < 0).all()
 
 
 def test_the_sign_of_a_component_does_not_hang_on_the_order_of_patches():
-    turned = components.basis(PATCHES[::-1, ::-1])
-    basis = components.basis(PATCHES)
+    turned = pca_colors.basis(PATCHES[::-1, ::-1])
+    basis = pca_colors.basis(PATCHES)
     np.testing.assert_allclose(turned.vectors, basis.vectors, atol=1e-9)
     largest = np.abs(basis.vectors).argmax(axis=0)
     assert (basis.vectors[largest, range(3)] > 0).all()
@@ -46,9 +46,9 @@ def test_the_sign_of_a_component_does_not_hang_on_the_order_of_patches():
 def test_a_colour_means_the_same_in_all_images():
     same = PATCHES.copy()
     same[1] = same[0]
-    found = components.colours(components.basis(same), same)
+    found = pca_colors.colours(pca_colors.basis(same), same)
     np.testing.assert_array_equal(found[0], found[1])
-    values = components.project(components.basis(same), same).reshape(-1, 3)
+    values = pca_colors.project(pca_colors.basis(same), same).reshape(-1, 3)
     low, high = np.percentile(values, (1, 99), axis=0)
     expected = 255 * ((values - low) / (high - low)).clip(0, 1)
     np.testing.assert_array_equal(found.reshape(-1, 3), expected.round())
@@ -56,12 +56,12 @@ def test_a_colour_means_the_same_in_all_images():
 
 def test_patches_that_are_all_alike_are_black():
     features = np.ones((1, 2, 2, 8))
-    assert not components.colours(components.basis(features), features).any()
+    assert not pca_colors.colours(pca_colors.basis(features), features).any()
 
 
 def test_patches_that_are_not_numbers_are_an_error():
     with pytest.raises(ValueError, match="patch features are not finite"):
-        components.basis(np.full((1, 2, 2, 8), np.nan))
+        pca_colors.basis(np.full((1, 2, 2, 8), np.nan))
 
 
 @pytest.fixture(scope="module")

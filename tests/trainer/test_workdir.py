@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from trainer import workdir
 from trainer.config import RunConfig, TrainConfig
+from trainer.loop import workdir
 
 
 def changed(config: TrainConfig, **data) -> TrainConfig:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trainer.evals import segmentation
-from trainer.evals import zero_shot_segmentation as zero_shot
+from trainer.evals.scores import segmentation
+from trainer.evals.scores import zero_shot_segmentation as zero_shot
 
 PATCH = 14
 STRIPES = np.array([[0, 1, 2, 3, 0], [0, 1, 2, 3, 0]])  # a class for each patch

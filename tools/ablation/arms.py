@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 
 from tools.ablation.web import WebSize
-from trainer import recipes
+from trainer import config_files
 
 BASE = "base"
 CURATED, RAW = "curated", "raw"
@@ -221,6 +221,10 @@ def settings(
     arm: Arm, size: Size, rng_seed: int, folders: Mapping[str, pathlib.Path]
 ) -> dict:
     """All that decides what an arm learns: web, shards, teacher and configuration."""
-    config = recipes.load(CONFIG, overrides(arm, size, rng_seed, folders))
+    config = config_files.load(CONFIG, overrides(arm, size, rng_seed, folders))
     names = {"shards": arm.shards, "teacher": arm.teacher}
-    return {"web": dataclasses.asdict(size.web), **names, **recipes.to_dict(config)}
+    return {
+        "web": dataclasses.asdict(size.web),
+        **names,
+        **config_files.to_dict(config),
+    }

@@ -7,14 +7,14 @@ lie. Those come from the truth of the drawn scenes, where the papers ask a capti
 
 import pathlib
 
-from pipeline.config import (
+from pipeline.config.curation import (
     CurationConfig,
     EncoderConfig,
     ExportConfig,
     Granularity,
 )
-from pipeline.filters import BoilerplateAltText, FewWords
-from pipeline.selection_config import KeepFraction, NearSeeds, SelectionConfig
+from pipeline.config.selection import KeepFraction, NearSeeds, SelectionConfig
+from pipeline.selection.rules import BoilerplateAltText, FewWords
 from tools.ablation.texts import GRANULARITIES
 
 _ENCODER = "curation_configs/checkpoints/tiny-siglip"

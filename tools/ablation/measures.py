@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from tools.ablation.scenes import HELD_OUT
-from trainer import evaluate, origins
+from trainer import evaluate
 from trainer.config import TrainConfig
-from trainer.optim import make_optimiser
-from trainer.origins import initial_state
-from trainer.sharding import make_mesh
-from trainer.trained import Trained
+from trainer.distributed.sharding import make_mesh
+from trainer.pretrained import starting_point
+from trainer.pretrained.starting_point import initial_state
+from trainer.pretrained.trained_model import Trained
+from trainer.step.optimizer import make_optimiser
 
 _TOKEN = "cls_2"  # the one that is trained with captions, as the queries are
 _GRANULARITIES = ("medium", "detailed")  # of the queries; one noun fits many images
@@ -45,7 +46,7 @@ def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
 def state_bytes(config: TrainConfig) -> int:
     """Of all that changes from step to step, and of a frozen teacher."""
     optimiser = make_optimiser(config.optimiser, config.n_steps)
-    state = initial_state(config, optimiser, make_mesh(), origins.find(config))
+    state = initial_state(config, optimiser, make_mesh(), starting_point.find(config))
     return sum(x.nbytes for x in jax.tree.leaves(state))
 
 

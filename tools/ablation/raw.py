@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from pipeline.config import CurationConfig
-from pipeline.selection_config import SelectionConfig
+from pipeline.config.curation import CurationConfig
+from pipeline.config.selection import SelectionConfig
 from tools.ablation import curation
 
 

@@ -24,11 +24,12 @@ from typing import Any
 
 import jax
 
-from pipeline import cli
+from recipes import command_line
 from tools.ablation import arms, measures, web
 from tools.ablation.arms import ARMS, SIZES, Arm, Size
 from tools.ablation.texts import GRANULARITIES
-from trainer import train, trained
+from trainer import train
+from trainer.pretrained import trained_model
 
 _HERE = pathlib.Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -104,7 +105,7 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     changes = _set(arms.overrides(arm, size, seed, place.folders(seed)))
     train.main([*map(str, ("--config", arms.CONFIG, *flags)), *changes])
     trained_s = time.perf_counter() - start
-    found = trained.find(workdir)
+    found = trained_model.find(workdir)
     check_finished(found)
     figures = measures.measure(found, place.web)
     seconds = {
@@ -115,7 +116,7 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     _write(path, {**names, **seconds, "figures": figures, **settings})
 
 
-def check_finished(found: trained.Trained) -> None:
+def check_finished(found: trained_model.Trained) -> None:
     """Raises StoppedError: asked to stop, the trainer saves its step and returns."""
     if found.step < found.config.n_steps:
         raise StoppedError(
@@ -206,7 +207,7 @@ def _call(module: str, *arguments: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m tools.ablation.run",
         description="Trains and measures the arms of the ablation on drawn scenes.",
     )
@@ -231,7 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     place, size = Place(flags.output.absolute()), SIZES[flags.size]
     n_cores = len(os.sched_getaffinity(0))
     errors = (StoppedError, OSError, subprocess.CalledProcessError)
-    with cli.exits(cli.WRONG_USAGE, ValueError), cli.exits(cli.FAILED, *errors):
+    with (
+        command_line.exits(command_line.WRONG_USAGE, ValueError),
+        command_line.exits(command_line.FAILED, *errors),
+    ):
         if not 1 <= flags.workers <= n_cores:
             expected = f"1 to {n_cores}, the number of cores"
             raise ValueError(f"--workers={flags.workers}: expected {expected}")

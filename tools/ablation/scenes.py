@@ -1,8 +1,8 @@
 """Hard scenes: small, partly hidden shapes among clutter on textured backgrounds.
 
-In: a numpy `Generator`. Out: a scene of `pipeline.drawing` and a picture of it, with
-the exact class of each pixel. Some combinations of colour and shape are held out: they
-are drawn for evaluation alone.
+In: a numpy `Generator`. Out: a scene of `pipeline.demo_web.scene` and a picture of it,
+with the exact class of each pixel. Some combinations of color and shape are held out:
+they are drawn for evaluation alone.
 """
 
 import dataclasses
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from pipeline import drawing, painting
-from pipeline.drawing import Background, Image, Pattern, Scene, SceneObject
+from pipeline.demo_web import rendering
+from pipeline.demo_web import scene as drawing
+from pipeline.demo_web.scene import Background, Image, Pattern, Scene, SceneObject
 
 Pair = tuple[str, str]  # colour, shape
 
@@ -58,7 +59,7 @@ def sample_picture(rng: np.random.Generator, pairs: Sequence[Pair]) -> Picture:
     """A scene with objects of some of `pairs`, square, of one of `SIDES_PX`."""
     scene = sample_scene(rng, pairs)
     side_px = int(rng.choice(SIDES_PX))
-    rgb, drawn = painting.draw(scene, side_px)
+    rgb, drawn = rendering.draw(scene, side_px)
     mask = _DRAWN_ID_TO_CLASS[drawn]
     marks = _marks(rng, rgb, _between(rng, _N_MARKS))
     rgb = np.where(mask[..., None] > 0, rgb, marks)

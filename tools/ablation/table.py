@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipeline import cli
+from recipes import command_line
 from tools.ablation import plot
 from tools.ablation.arms import ARMS
 from tools.ablation.comparison import Difference, Results, compare_all
@@ -92,14 +92,14 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m tools.ablation.table",
         description="Prints the results of an ablation as Markdown, and plots them.",
     )
     parser.add_argument("--results", required=True, type=pathlib.Path, metavar="DIR")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.svg")
     flags = parser.parse_args(arguments)
-    with cli.exits(cli.WRONG_USAGE, ValueError, OSError):
+    with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         results = read(flags.results)
         differences = compare_all(results)
         if flags.plot:

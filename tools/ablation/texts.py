@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.drawing import Scene, SceneObject
-from pipeline.scene_texts import by_visible_area
+from pipeline.demo_web.descriptions import by_visible_area
+from pipeline.demo_web.scene import Scene, SceneObject
 from tools.ablation.scenes import Pair
 
 GRANULARITIES = ("short", "medium", "detailed")

@@ -7,32 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evals import (
-    decoders,
-    dense,
-    depth,
-    dpt_heads,
-    errors,
-    features,
-    maps,
-    normals,
-)
-from trainer.evals.evaluation import Evaluation
-from trainer.evals.samples import Sample, SampleError, about
+from trainer.evals.decoding import decoders, dense_tasks, dpt_heads
+from trainer.evals.scores import depth, errors, features, maps, normals
+from trainer.evals.sets.samples import Sample, SampleError, about
+from trainer.evals.task_inputs import Evaluation
 from trainer.models import dpt
 
 
 def linear_depth(run: Evaluation) -> dict:
     """Patches joined with CLS 1, with CLS 2, and with their mean."""
-    views = dense.Views("depth", _by_token, decoders.linear_cells, Sample.depth)
-    training = dense.train_set(run, views)
+    views = dense_tasks.Views("depth", _by_token, decoders.linear_cells, Sample.depth)
+    training = dense_tasks.train_set(run, views)
     _check_depth(run, training)
     found = {}
     for token in features.TOKENS:
         own = dataclasses.replace(training, features=_joined(training.features, token))
         seed = run.settings.rng_seed
         decoder = decoders.linear(own.features, depth.N_BINS, seed)
-        predict = dense.fit(run, _in_metres(run, decoder), _depth_loss(run), own)
+        predict = dense_tasks.fit(run, _in_metres(run, decoder), _depth_loss(run), own)
         found[token] = lambda batch, t=token, p=predict: p(_joined(batch, t))
     return _depth_scores(run, views, found, training.n_images)
 
@@ -62,10 +54,10 @@ def dpt_normals(run: Evaluation) -> dict:
     )
     views, predict, n_training = dpt_heads.fitted(run, task)
     found = []
-    for sample, cells in dense.predicted(run, views, predict):
+    for sample, cells in dense_tasks.predicted(run, views, predict):
         truth = sample.normals()
         found.append(normals.error(maps.enlarge(cells, truth.shape[:2]), truth))
-    return dense.sizes(run, len(found), n_training) | {"cls_1": _rmse(run, found)}
+    return dense_tasks.sizes(run, len(found), n_training) | {"cls_1": _rmse(run, found)}
 
 
 def _by_token(run: Evaluation, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +75,7 @@ def _limits(run: Evaluation) -> depth.Range:
     return run.settings.min_depth_m, run.settings.max_depth_m
 
 
-def _check_depth(run: Evaluation, training: dense.Training) -> None:
+def _check_depth(run: Evaluation, training: dense_tasks.Training) -> None:
     near, far = _limits(run)
     if not depth.known(training.truths, (near, far)).any():
         raise SampleError(
@@ -107,7 +99,7 @@ def _depth_loss(run: Evaluation) -> Callable:
 
 def _depth_scores(
     run: Evaluation,
-    views: dense.Views,
+    views: dense_tasks.Views,
     predict: dict[str, Callable],
     n_training_images: int,
 ) -> dict:
@@ -118,14 +110,14 @@ def _depth_scores(
         return zip(*(one(batch) for one in predict.values()), strict=True)
 
     n_images = 0
-    for sample, by_token in dense.predicted(run, views, all_of):
+    for sample, by_token in dense_tasks.predicted(run, views, all_of):
         truth = sample.depth()
         for token, cells in zip(predict, by_token, strict=True):
             metres = maps.enlarge(cells, truth.shape)
             found[token].append(depth.error(metres, truth, _limits(run)))
         n_images += 1
     scores = {token: _rmse(run, one) for token, one in found.items()}
-    return dense.sizes(run, n_images, n_training_images) | scores
+    return dense_tasks.sizes(run, n_images, n_training_images) | scores
 
 
 def _rmse(run: Evaluation, found: list[errors.Errors]) -> dict[str, float]:

@@ -7,24 +7,25 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from trainer.evals import decoders, dense, dpt_heads, maps
-from trainer.evals import segmentation as masks
-from trainer.evals import zero_shot_classification as prompting
-from trainer.evals import zero_shot_segmentation as zero_shot
-from trainer.evals.evaluation import Evaluation
-from trainer.evals.label_names import CLASSES
-from trainer.evals.samples import Sample, SampleError, about
-from trainer.evals.settings import PromptSet
+from trainer.evals.decoding import decoders, dense_tasks, dpt_heads
+from trainer.evals.scores import maps
+from trainer.evals.scores import segmentation as masks
+from trainer.evals.scores import zero_shot_classification as prompting
+from trainer.evals.scores import zero_shot_segmentation as zero_shot
+from trainer.evals.sets.label_names import CLASSES
+from trainer.evals.sets.samples import Sample, SampleError, about
+from trainer.evals.task_inputs import Evaluation
+from trainer.evaluation_config import PromptSet
 from trainer.models import dpt
 
 
 def linear_segmentation(run: Evaluation) -> dict:
     masked = _Masks(run, _names(run))
-    views = dense.Views("mask", _patches, decoders.linear_cells, masked.cells)
-    training = dense.train_set(run, views)
+    views = dense_tasks.Views("mask", _patches, decoders.linear_cells, masked.cells)
+    training = dense_tasks.train_set(run, views)
     seed = run.settings.rng_seed
     decoder = decoders.linear(training.features, len(masked.names), seed)
-    predict = dense.fit(run, decoder, _cross_entropy, training)
+    predict = dense_tasks.fit(run, decoder, _cross_entropy, training)
     return _decoded(run, masked, dpt_heads.Fitted(views, predict, training.n_images))
 
 
@@ -96,13 +97,13 @@ def _decoded(run: Evaluation, masked: "_Masks", head: dpt_heads.Fitted) -> dict:
     n_classes = len(masked.names)
     confusion = np.zeros((n_classes, n_classes), np.int64)
     n_images = 0
-    for sample, cells in dense.predicted(run, head.views, head.predict):
+    for sample, cells in dense_tasks.predicted(run, head.views, head.predict):
         truth = masked.classes(sample)
         found = maps.best_class(cells, truth.shape)
         confusion += masks.confusion(found, truth, n_classes)
         n_images += 1
     masked.warn()
-    sizes = dense.sizes(run, n_images, head.n_training_images)
+    sizes = dense_tasks.sizes(run, n_images, head.n_training_images)
     return sizes | _scores(run, confusion)
 
 

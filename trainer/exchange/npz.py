@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trainer.config import ModelConfig, TextConfig, VisionConfig, require
+from trainer.config_files import from_dict, plain
 from trainer.exchange import torch_names
 from trainer.exchange.released import (
     POSITIONS,
@@ -25,7 +26,6 @@ from trainer.exchange.released import (
     released_model,
     tower_shapes,
 )
-from trainer.recipes import from_dict, plain
 
 VISION, TEXT, MODEL = "_vision.npz", "_text.npz", "model.json"
 _NAME = "tips"  # exports are tips_vision.npz, tips_text.npz

@@ -13,9 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from trainer.config import ComputeConfig, ContrastiveLoss, ModelConfig
-from trainer.models.head import PrototypeHeads
 from trainer.models.layers import PLAIN, ZEROS, ParamMaker, constant
-from trainer.models.text import TextEncoder
+from trainer.models.prototype_head import PrototypeHeads
+from trainer.models.text_encoder import TextEncoder
 from trainer.models.vit import Masked, VisionOutput, VisionTransformer, resize_grid
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from trainer.evals.segmentation import IGNORED
+from trainer.evals.scores.segmentation import IGNORED
 
 RGB = UInt8[np.ndarray, "h w 3"]
 

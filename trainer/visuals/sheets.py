@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.visuals.visible import visible
+from trainer.visuals.safe_text import visible
 
 RGB = UInt8[np.ndarray, "h w 3"]
 

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from trainer.evals import features, knn, maps
-from trainer.evals import segmentation as masks
-from trainer.evals.evaluation import Evaluation
-from trainer.evals.samples import Sample, about
+from trainer.evals.scores import features, knn, maps
+from trainer.evals.scores import segmentation as masks
 from trainer.evals.segmentation_tasks import by_whole, named_classes
-from trainer.visuals import attention, components, overlays
+from trainer.evals.sets.samples import Sample, about
+from trainer.evals.task_inputs import Evaluation
+from trainer.visuals import attention, overlays, pca_colors
+from trainer.visuals.safe_text import visible
 from trainer.visuals.sheets import RGB, Tile, fitted, legend, sheet
-from trainer.visuals.visible import visible
 
 _LARGE_PX, _SMALL_PX = 336, 140
 _N_COLUMNS = 8
@@ -36,10 +36,10 @@ class View(NamedTuple):
 def of_features(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
     """Principal components of patches, with one basis for all samples."""
     found = run.encoder.patches(run.params, run.squeezed(samples)).patches
-    basis = components.basis(found)
+    basis = pca_colors.basis(found)
     for sample, patches in zip(samples, found, strict=True):
         photo = fitted(sample.image(), _LARGE_PX)
-        colours = maps.nearest(components.colours(basis, patches), photo.shape[:2])
+        colours = maps.nearest(pca_colors.colours(basis, patches), photo.shape[:2])
         rows = [[Tile(photo, "photo"), Tile(colours, "patches")]]
         says = "Patch features: three principal components as red, green and blue."
         yield View("features", sheet(rows), says)

@@ -1,0 +1,230 @@
+"""What models say of synthetic captions: their language, their alignment score.
+
+In: units with captions. Out: beside each table of captions a table of each measure, row
+by row alike. Tables of captions never change, so neither do these: only captions that
+are new run a model, and thresholds run none.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler
+from apache_beam.utils.shared import Shared
+
+from pipeline.config.curation import EncoderConfig, Granularity
+from pipeline.engine.caption_tables import CaptionTables, Key
+from pipeline.engine.run_folder import RunFolder
+from pipeline.models import language
+from pipeline.models.interfaces import Encoder
+from pipeline.records import FinishReason, Language, SyntheticCaption
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+STAGE = "flag"
+
+
+class TextEncoderHandler(ModelHandler[str, np.ndarray, Encoder]):
+    """The text side of a recipe's encoder: rows of length 1."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(max_batch_size=config.batch_size)
+        self.config = config
+
+    def load_model(self) -> Encoder:
+        from pipeline.models import encoders  # JAX takes seconds
+
+        return encoders.load_encoder(self.config)
+
+    def run_inference(
+        self,
+        batch: Sequence[str],
+        model: Encoder,
+        inference_args: dict | None = None,
+    ) -> np.ndarray:
+        return model.encode_texts(batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredCaption:
+    """A caption and what models say of it."""
+
+    row: SyntheticCaption
+    language: Language
+    alignment_score: float | None  # cosine; None if it is not measured
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionScores:
+    """Where captions of one granularity lie, and what models say of them."""
+
+    granularity: Granularity
+    folder: str
+    languages: files.UnitTables
+    source_to_alignment: Mapping[str, files.UnitTables]  # empty if it is not measured
+
+    @classmethod
+    def of(cls, run: RunFolder, granularity: Granularity) -> Self:
+        is_measured = run.config.caption_quality.measure_alignment
+        return cls(
+            granularity=granularity,
+            folder=run.captions(granularity),
+            languages=run.caption_languages(granularity),
+            source_to_alignment={
+                source.name: run.caption_alignment(source, granularity)
+                for source in run.config.sources
+                if is_measured
+            },
+        )
+
+    def by_key(
+        self, unit: Unit, captions: CaptionTables
+    ) -> dict[Key, list[ScoredCaption]]:
+        """Captions by sample index; without those that failed."""
+        found: dict[Key, dict[int, ScoredCaption]] = collections.defaultdict(dict)
+        for name in captions.names(unit):
+            for scored in self._scored(unit, captions, name):
+                row = scored.row
+                if row.finish_reason != FinishReason.ERROR:
+                    key = (row.image_hash, row.prompt_hash)
+                    found[key][row.sample_index] = scored
+        return {
+            key: [index_to_scored[i] for i in sorted(index_to_scored)]
+            for key, index_to_scored in found.items()
+        }
+
+    def _scored(
+        self, unit: Unit, captions: CaptionTables, name: str
+    ) -> Iterator[ScoredCaption]:
+        rows = files.from_table(captions.tables.read(name), SyntheticCaption)
+        languages = files.from_table(self.languages.read(name), Language)
+        alignment = self.source_to_alignment.get(unit.source.name)
+        scores = [None] * len(rows)
+        if alignment is not None:
+            scores = alignment.read(name)["alignment_score"].to_pylist()
+        return map(ScoredCaption, rows, languages, scores)
+
+
+class MeasureCaptions(beam.DoFn):
+    """Writes the measures that captions of a unit lack, and passes the unit on.
+
+    Counters: `texts_detected` and `texts_encoded`.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        scores: Sequence[CaptionScores],
+        encoder_handler: TextEncoderHandler,
+    ) -> None:
+        self._images = _Images.of(run)
+        self._scores = scores
+        self._detector_name = run.config.language_detector
+        self._handler = encoder_handler
+        self._shared_encoder, self._shared_detector = Shared(), Shared()
+        # `Shared` holds weak references; these keep the models while the DoFn lives.
+        self._encoder: Encoder | None = None
+        self._detector: language.Detector | None = None
+        self._captions: dict[Granularity, CaptionTables] = {}
+
+    def setup(self) -> None:
+        self._captions = {
+            scores.granularity: CaptionTables.open(scores.folder)
+            for scores in self._scores
+        }
+
+    def process(self, unit: Unit) -> Iterator[Unit]:
+        for scores in self._scores:
+            captions = self._captions[scores.granularity]
+            for name in _missing(scores.languages, captions.names(unit)):
+                self._write_languages(scores.languages, captions, name)
+            alignment = scores.source_to_alignment.get(unit.source.name)
+            if alignment is not None:
+                for name in _missing(alignment, captions.names(unit)):
+                    self._write_alignment(unit, alignment, captions, name)
+        yield unit
+
+    def _write_languages(
+        self, languages: files.UnitTables, captions: CaptionTables, name: str
+    ) -> None:
+        """A failed caption has no language."""
+        load = functools.partial(language.detector, self._detector_name)
+        self._detector = self._shared_detector.acquire(load)
+        rows = files.from_table(captions.tables.read(name), SyntheticCaption)
+        found = [language.UNKNOWN] * len(rows)
+        numbers = _captioned(rows)
+        texts = [rows[number].text for number in numbers]
+        for number, answer in zip(numbers, self._detector.detect(texts), strict=True):
+            found[number] = answer
+        languages.write(name, files.to_table(found, Language))
+        _count("texts_detected", len(texts))
+
+    def _write_alignment(
+        self,
+        unit: Unit,
+        alignment: files.UnitTables,
+        captions: CaptionTables,
+        name: str,
+    ) -> None:
+        """float32 cosines; NaN for a failed caption."""
+        self._encoder = self._shared_encoder.acquire(self._handler.load_model)
+        rows = files.from_table(captions.tables.read(name), SyntheticCaption)
+        scores = np.full(len(rows), np.nan, np.float32)
+        numbers = _captioned(rows)
+        if numbers:
+            texts = [rows[number].text for number in numbers]
+            embedded = self._handler.run_inference(texts, self._encoder)
+            hashes = [rows[number].image_hash for number in numbers]
+            scores[numbers] = (self._images.embeddings(unit, hashes) * embedded).sum(1)
+        alignment.write(name, pa.table({"alignment_score": scores}))
+        _count("texts_encoded", len(numbers))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """The image embeddings that `score` left."""
+
+    source_to_pairs: Mapping[str, files.UnitTables]
+    source_to_embeddings: Mapping[str, files.UnitTables]
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Self:
+        return cls(
+            {source.name: run.pairs(source) for source in run.config.sources},
+            {source.name: run.embeddings(source) for source in run.config.sources},
+        )
+
+    def embeddings(self, unit: Unit, image_hashes: Iterable[bytes]) -> np.ndarray:
+        """float32 `[n, d]`; NaN for an image that the shard no longer holds."""
+        pairs = self.source_to_pairs[unit.source.name]
+        hashes = pairs.read(unit.name, ["image_hash"])["image_hash"].to_pylist()
+        hash_to_row = {image_hash: row for row, image_hash in enumerate(hashes)}
+        table = self.source_to_embeddings[unit.source.name].read(
+            unit.name, ["embedding"]
+        )
+        flat = table["embedding"].combine_chunks().flatten().to_numpy()
+        width = table.schema.field("embedding").type.list_size
+        absent = np.full((1, width), np.nan, np.float32)
+        vectors = np.concatenate([flat.reshape(len(hashes), width), absent])
+        rows = [hash_to_row.get(image_hash, -1) for image_hash in image_hashes]
+        return vectors[rows].astype(np.float32)
+
+
+def _missing(tables: files.UnitTables, names: Iterable[str]) -> list[str]:
+    return [name for name in names if not files.is_file(tables.path(name))]
+
+
+def _captioned(rows: Sequence[SyntheticCaption]) -> list[int]:
+    """Numbers of the rows that hold a caption and no error."""
+    is_caption = [row.finish_reason != FinishReason.ERROR for row in rows]
+    return np.flatnonzero(is_caption).tolist()
+
+
+def _count(name: str, n: int) -> None:
+    Metrics.counter(STAGE, name).inc(n)

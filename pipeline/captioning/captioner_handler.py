@@ -1,0 +1,199 @@
+"""A captioner as Beam's model handler: batches of images in, rows of captions out.
+
+What fails costs its own caption and no other. All chance hangs on identity: seed,
+image, granularity and number of the sample.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from apache_beam.ml.inference.base import ModelHandler
+
+from pipeline.config.curation import Granularity
+from pipeline.config.prompts import prompt_hash
+from pipeline.models.interfaces import Caption, Captioner, ServiceError
+from pipeline.records import SyntheticCaption
+from pipeline.sources import imported_captions
+
+# Modules of captioners are imported when one is asked for: they take seconds, and some
+# need an extra of setup.py.
+_NAME_TO_MODULE = {
+    "gemini": "pipeline.captioning.gemini",
+    "huggingface": "pipeline.models.huggingface_captioner",
+    "paligemma": "pipeline.models.paligemma_captioner",
+}
+_NAME_TO_EXTRA = {"gemini": "gemini", "huggingface": "torch"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A granularity, and where its captions go."""
+
+    granularity: Granularity
+    fingerprint: str
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedImage:
+    """One image as the captioner wants it, with the prompt of each granularity."""
+
+    image_hash: bytes
+    pixels: np.ndarray
+    prompts: tuple[str, ...]  # one a wanted granularity
+
+    def alone(self, i: int) -> "PreparedImage":
+        """The same image with its `i`-th prompt only."""
+        return dataclasses.replace(self, prompts=self.prompts[i : i + 1])
+
+
+Rows = tuple[SyntheticCaption, ...]  # the samples of one image and prompt
+Answers = tuple[Rows | ServiceError, ...]  # of one image, one a wanted granularity
+
+
+class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
+    """A captioner; `inference_args["wanted"]` says which captions to make."""
+
+    def __init__(self, granularity: Granularity) -> None:
+        """The captioner of `granularity`, which others of the same model may use."""
+        super().__init__()
+        self.granularity = granularity
+
+    def load_model(self) -> Captioner:
+        return load_captioner(self.granularity)
+
+    def run_inference(
+        self,
+        batch: Sequence[PreparedImage],
+        model: Captioner,
+        inference_args: dict[str, Any] | None = None,
+    ) -> list[Answers]:
+        """Captions of each image, those of every granularity from one encoding.
+
+        A ValueError costs no more than the captions that raise it: the batch is halved
+        down to one caption, which becomes a row with the error. Any other exception is
+        the machine's fault and not the image's, so it stops the unit.
+        """
+        wanted: tuple[Wanted, ...] = (inference_args or {})["wanted"]
+        try:
+            return _captions(model, batch, wanted)
+        except ValueError as error:
+            if len(batch) == len(wanted) == 1:
+                return [
+                    ((failed_row(batch[0].image_hash, batch[0].prompts[0], error),),)
+                ]
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return [
+                *self.run_inference(batch[:half], model, inference_args),
+                *self.run_inference(batch[half:], model, inference_args),
+            ]
+        (image,) = batch
+        one_by_one = [
+            self.run_inference([image.alone(i)], model, {"wanted": (one,)})
+            for i, one in enumerate(wanted)
+        ]
+        return [tuple(rows for ((rows,),) in one_by_one)]
+
+
+def load_captioner(granularity: Granularity) -> Captioner:
+    """Raises ValueError if there is no such checkpoint, or it cannot be read here."""
+    return _module(granularity).load(granularity)
+
+
+def check(granularity: Granularity) -> None:
+    """Raises ValueError if `load_captioner` would, or files have no captions to import.
+
+    Reads no weights.
+    """
+    if granularity.captioner == "imported":
+        imported_captions.check(granularity)
+    else:
+        _module(granularity).check(granularity)
+
+
+def check_package(granularity: Granularity) -> None:
+    """Raises ValueError if the extra of a captioner is not installed."""
+    if granularity.captioner in _NAME_TO_EXTRA:
+        _module(granularity)
+
+
+def _module(granularity: Granularity) -> Any:
+    """The module of a captioner, with its `load` and `check`."""
+    name = granularity.captioner
+    try:
+        return importlib.import_module(_NAME_TO_MODULE[name])
+    except ImportError as error:
+        if name not in _NAME_TO_EXTRA:
+            raise
+        raise ValueError(
+            f"captioner={name!r} of granularity {granularity.name!r}: expected the"
+            f" extra [{_NAME_TO_EXTRA[name]}] to be installed ({error})"
+        ) from error
+
+
+def _captions(
+    captioner: Captioner, batch: Sequence[PreparedImage], wanted: Sequence[Wanted]
+) -> list[Answers]:
+    features = captioner.encode([image.pixels for image in batch])
+    hashes = [image.image_hash for image in batch]
+    columns = []
+    for i, one in enumerate(wanted):
+        prompts = [image.prompts[i] for image in batch]
+        keys = sampling_keys(one, hashes)
+        answers = captioner.caption(features, prompts, one.granularity, keys)
+        columns.append(map(_answer, hashes, prompts, answers))
+    return list(zip(*columns, strict=True))
+
+
+def sampling_keys(wanted: Wanted, image_hashes: Sequence[bytes]) -> np.ndarray:
+    """uint32 `[n_images, n_samples, 2]`: what the chance of every caption hangs on.
+
+    A hash of seed, image, granularity and sample index: the same on every worker,
+    in every order and beside any other image.
+    """
+    decoding = wanted.granularity.decoding
+    keys = [
+        hashlib.blake2b(
+            f"{decoding.rng_seed}:{wanted.fingerprint}:{sample_index}:".encode()
+            + image_hash,
+            digest_size=8,
+        ).digest()
+        for image_hash in image_hashes
+        for sample_index in range(decoding.n_samples)
+    ]
+    shape = (len(image_hashes), decoding.n_samples, 2)
+    return np.frombuffer(b"".join(keys), "<u4").reshape(shape)
+
+
+def _answer(
+    image_hash: bytes, prompt: str, captions: Sequence[Caption] | ServiceError
+) -> Rows | ServiceError:
+    if isinstance(captions, ServiceError):
+        return captions
+    return _rows(image_hash, prompt, captions)
+
+
+def _rows(image_hash: bytes, prompt: str, captions: Sequence[Caption]) -> Rows:
+    return tuple(
+        SyntheticCaption(
+            image_hash=image_hash,
+            prompt_hash=prompt_hash(prompt),
+            sample_index=sample_index,
+            text=caption.text,
+            n_tokens=caption.n_tokens,
+            finish_reason=str(caption.finish_reason),
+            mean_logprob=caption.mean_logprob,
+        )
+        for sample_index, caption in enumerate(captions)
+    )
+
+
+def failed_row(image_hash: bytes, prompt: str, error: ValueError) -> SyntheticCaption:
+    """The row of a caption that cannot be made."""
+    (row,) = _rows(image_hash, prompt, [Caption.failed(str(error))])
+    return row

@@ -1,0 +1,70 @@
+"""Granularities without a single caption: a fault of the settings, not of the images.
+
+In: the captions of a run. Out: an error that names the most frequent reason.
+"""
+
+import collections
+import json
+from collections.abc import Iterable
+
+import pyarrow.compute as pc
+
+from pipeline.captioning import imported
+from pipeline.config.curation import Granularity
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import KEPT, FinishReason
+from pipeline.storage import files
+from recipes.validation import one_line
+
+_MAX_ERROR_CHARS = 200
+
+
+def check(run: RunFolder, granularities: Iterable[Granularity]) -> None:
+    """Raises ValueError if every caption of a granularity failed, or none was found."""
+    problems = [_problem(run, granularity) for granularity in granularities]
+    if any(problems):
+        raise ValueError("; ".join(filter(None, problems)))
+
+
+def _problem(run: RunFolder, granularity: Granularity) -> str:
+    """Why a granularity has no caption; "" if it has one, or lacks none."""
+    tables = CaptionTables.open(run.captions(granularity))
+    names = [name for unit in run.units for name in tables.names(unit)]
+    if granularity.captioner == "imported":
+        return "" if names else _unmatched(run, granularity)
+    errors = _errors(tables.tables, names)
+    if not errors:
+        return ""
+    ((error, n_alike),) = errors.most_common(1)
+    folder = f"{granularity.name}-{run.granularity_fingerprint(granularity)}"
+    return (
+        f"granularity {granularity.name!r}: all {errors.total():,} captions failed,"
+        f" {n_alike:,} of them with: {one_line(error, _MAX_ERROR_CHARS)} (other"
+        f" settings, or `remove --granularity {folder}`, ask again)"
+    )
+
+
+def _errors(tables: files.UnitTables, names: Iterable[str]) -> collections.Counter[str]:
+    """How often which error occurs; none if there is any caption."""
+    errors: collections.Counter[str] = collections.Counter()
+    for name in names:
+        reasons = tables.read(name, ["finish_reason"])["finish_reason"]
+        if pc.any(pc.not_equal(reasons, FinishReason.ERROR)).as_py():
+            return collections.Counter()
+        errors.update(tables.read(name, ["text"])["text"].to_pylist())
+    return errors
+
+
+def _unmatched(run: RunFolder, granularity: Granularity) -> str:
+    """What the receipt of an import says of kept images that found no text."""
+    outcomes = (run.decisions.read(u.name, ["outcome"])["outcome"] for u in run.units)
+    if not any(pc.any(pc.equal(found, KEPT)).as_py() for found in outcomes):
+        return ""
+    path = files.join(run.captions(granularity), imported.RECEIPT_NAME)
+    n_rows = json.loads(files.read(path))["n_rows"]
+    counts = ", ".join(f"{n:,} {kind}" for kind, n in n_rows.items())
+    return (
+        f"granularity {granularity.name!r}: no row of"
+        f" checkpoint={granularity.checkpoint!r} names a kept image ({counts})"
+    )

@@ -1,0 +1,269 @@
+"""Flags the captions of the kept images; drops none.
+
+In: units whose decisions and captions are there. Out: a table of `FlaggedCaption` for
+each unit, one row a caption of a kept pair: pairs in the order of the unit, then
+granularities as the recipe lists them, then samples. `export` says which flags drop a
+caption, so thresholds change without captioning again.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import apache_beam as beam
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+
+from pipeline.captioning.caption_scores import (
+    STAGE,
+    CaptionScores,
+    MeasureCaptions,
+    ScoredCaption,
+    TextEncoderHandler,
+)
+from pipeline.captioning.flags import (
+    CaptionFacts,
+    flags_of,
+    normalised,
+    repetition,
+    words,
+)
+from pipeline.config.curation import CaptionQuality, Granularity
+from pipeline.config.prompts import prompt_hash
+from pipeline.engine.caption_tables import CaptionTables, captions_of, prompt_of
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import KEPT, FlaggedCaption, Pair, content_hash
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+Text = tuple[str, bytes]  # granularity, hash of the normalised text
+
+
+class Flag(beam.PTransform):
+    """Measures captions, flags them, and passes the units on.
+
+    Counters: `captions_checked`, `captions_flagged` and one a flag, `flagged_*`;
+    `texts_detected` and `texts_encoded`, which are new to the models.
+    """
+
+    def __init__(
+        self, run: RunFolder, encoder_handler: TextEncoderHandler | None = None
+    ) -> None:
+        super().__init__()
+        granularities = run.config.granularities
+        scores = tuple(CaptionScores.of(run, one) for one in granularities)
+        handler = encoder_handler or TextEncoderHandler(run.config.encoder)
+        self._quality = run.config.caption_quality
+        self._flags = run.flags
+        self._inputs = _Inputs.of(run, scores)
+        self._measure = MeasureCaptions(run, scores, handler)
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        measured = (
+            units
+            | "Distribute units" >> beam.Reshuffle()
+            | "Measure captions" >> beam.ParDo(self._measure)
+        )
+        text_to_n_images = (
+            measured
+            | "Read texts" >> beam.ParDo(_ReadTexts(self._inputs))
+            | "Count an image once" >> beam.Distinct()
+            | "Drop images" >> beam.Map(lambda text_of_image: text_of_image[0])
+            | "Count images" >> beam.combiners.Count.PerElement()
+            | "Keep frequent" >> beam.Filter(_is_frequent, self._quality.max_identical)
+        )
+        return measured | "Flag captions" >> beam.ParDo(
+            _FlagUnit(self._inputs, self._quality, self._flags),
+            text_to_n_images=beam.pvalue.AsDict(text_to_n_images),
+        )
+
+
+def is_complete(run: RunFolder) -> bool:
+    """Whether all captions that are there have their flags; reads listings only."""
+    return run.flags.unit_names() >= {unit.name for unit in run.units}
+
+
+@dataclasses.dataclass(frozen=True)
+class FlagCounts:
+    """What is flagged of one granularity."""
+
+    n_captions: int
+    n_flagged: int
+    flag_to_count: Mapping[str, int]
+
+
+def counts(run: RunFolder) -> dict[str, FlagCounts]:
+    """Granularity to counts; empty unless all captions have their flags."""
+    if not run.config.granularities or not is_complete(run):
+        return {}
+    tables = run.flags
+    found: dict[str, list[tuple[str, ...]]] = collections.defaultdict(list)
+    for unit in run.units:
+        table = tables.read(unit.name, ["granularity", "flags"])
+        for row in table.to_pylist():
+            found[row["granularity"]].append(row["flags"])
+    return {
+        granularity: FlagCounts(
+            n_captions=len(rows),
+            n_flagged=sum(bool(flags) for flags in rows),
+            flag_to_count=collections.Counter(f for flags in rows for f in flags),
+        )
+        for granularity, rows in found.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _PairCaption:
+    """One caption of a kept pair."""
+
+    pair: Pair
+    granularity: Granularity
+    prompt: str
+    others: tuple[str, ...]  # the pair's captions of granularities listed before
+    scored: ScoredCaption
+
+    @property
+    def text(self) -> Text:
+        text = normalised(self.scored.row.text)
+        return self.granularity.name, content_hash(text.encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """The tables of the stages before, small enough to travel to every worker."""
+
+    source_to_pairs: Mapping[str, files.UnitTables]
+    decisions: files.UnitTables
+    scores: tuple[CaptionScores, ...]  # in the order of the recipe
+
+    @classmethod
+    def of(cls, run: RunFolder, scores: tuple[CaptionScores, ...]) -> "_Inputs":
+        source_to_pairs = {s.name: run.pairs(s) for s in run.config.sources}
+        return cls(source_to_pairs, run.decisions, scores)
+
+    def open_captions(self) -> dict[str, CaptionTables]:
+        return {
+            scores.granularity.name: CaptionTables.open(scores.folder)
+            for scores in self.scores
+        }
+
+    def captions(
+        self, unit: Unit, tables: Mapping[str, CaptionTables]
+    ) -> Iterator[_PairCaption]:
+        """All captions of the kept pairs, in the order of the table of flags."""
+        name_to_scored = {
+            scores.granularity.name: scores.by_key(
+                unit, tables[scores.granularity.name]
+            )
+            for scores in self.scores
+        }
+        name_to_texts = {
+            name: {
+                key: tuple(one.row.text for one in row) for key, row in found.items()
+            }
+            for name, found in name_to_scored.items()
+        }
+        granularities = [scores.granularity for scores in self.scores]
+        pairs = self._kept_pairs(unit)
+        known = captions_of(pairs, granularities, name_to_texts)
+        for pair, captions in zip(pairs, known, strict=True):
+            others: tuple[str, ...] = ()
+            for granularity in granularities:
+                texts = captions.get(granularity.name, ())
+                prompt = prompt_of(granularity, pair, captions)
+                if prompt is not None and texts:
+                    key = (pair.image_hash, prompt_hash(prompt))
+                    for scored in name_to_scored[granularity.name][key]:
+                        yield _PairCaption(pair, granularity, prompt, others, scored)
+                others = (*others, *texts)
+
+    def _kept_pairs(self, unit: Unit) -> list[Pair]:
+        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
+        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
+        return files.from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+
+
+class _ReadTexts(beam.DoFn):
+    """Yields the texts of a unit, each with its image."""
+
+    def __init__(self, inputs: _Inputs) -> None:
+        self._inputs = inputs
+        self._tables: dict[str, CaptionTables] = {}
+
+    def setup(self) -> None:
+        self._tables = self._inputs.open_captions()
+
+    def process(self, unit: Unit) -> Iterator[tuple[Text, bytes]]:
+        for caption in self._inputs.captions(unit, self._tables):
+            if normalised(caption.scored.row.text):  # else its flag is EMPTY
+                yield caption.text, caption.pair.image_hash
+
+
+def _is_frequent(text_and_n_images: tuple[Text, int], max_identical: int) -> bool:
+    _, n_images = text_and_n_images
+    return n_images - 1 > max_identical
+
+
+class _FlagUnit(beam.DoFn):
+    """Writes the flags of a unit unless they are there."""
+
+    def __init__(
+        self, inputs: _Inputs, quality: CaptionQuality, flags: files.UnitTables
+    ) -> None:
+        self._inputs = inputs
+        self._quality = quality
+        self._flags = flags
+        self._tables: dict[str, CaptionTables] = {}
+
+    def setup(self) -> None:
+        self._tables = self._inputs.open_captions()
+
+    def process(
+        self, unit: Unit, text_to_n_images: Mapping[Text, int]
+    ) -> Iterator[Unit]:
+        if not files.is_file(self._flags.path(unit.name)):
+            rows = [
+                self._row(caption, text_to_n_images.get(caption.text, 0))
+                for caption in self._inputs.captions(unit, self._tables)
+            ]
+            self._flags.write(unit.name, files.to_table(rows, FlaggedCaption))
+            _count_flags(rows)
+        yield unit
+
+    def _row(self, caption: _PairCaption, n_images: int) -> FlaggedCaption:
+        scored, row = caption.scored, caption.scored.row
+        facts = CaptionFacts(
+            text=row.text,
+            finish_reason=row.finish_reason,
+            mean_logprob=row.mean_logprob,
+            prompt=caption.prompt,
+            n_words=caption.granularity.n_words,
+            alt_text=caption.pair.alt_text,
+            others=caption.others,
+            n_images=n_images,
+            language=scored.language,
+            alignment_score=scored.alignment_score,
+        )
+        said = words(row.text)
+        return FlaggedCaption(
+            sample_id=caption.pair.sample_id,
+            granularity=caption.granularity.name,
+            sample_index=row.sample_index,
+            flags=tuple(map(str, flags_of(facts, self._quality))),
+            n_words=len(said),
+            repetition=repetition(said),
+            language=scored.language.code,
+            language_probability=scored.language.probability,
+            alignment_score=scored.alignment_score,
+        )
+
+
+def _count_flags(rows: list[FlaggedCaption]) -> None:
+    _count("captions_checked", len(rows))
+    _count("captions_flagged", sum(bool(row.flags) for row in rows))
+    for flag in (flag for row in rows for flag in row.flags):
+        _count(f"flagged_{flag}", 1)
+
+
+def _count(name: str, n: int) -> None:
+    Metrics.counter(STAGE, name).inc(n)

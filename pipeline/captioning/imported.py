@@ -1,0 +1,328 @@
+"""Captions made elsewhere, brought to the kept images that they name.
+
+In: the units of a run, and files of captions. Out: a table for each unit with captions
+of its kept images that had none, the units again, and beside the tables what the import
+left out and its receipt. Ids and texts cross the shuffle, images do not.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import apache_beam as beam
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
+
+from pipeline.config.curation import Granularity
+from pipeline.config.prompts import prompt_hash
+from pipeline.engine.caption_tables import STAGE, CaptionTables
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import KEPT, FinishReason, SyntheticCaption
+from pipeline.sources import imported_captions
+from pipeline.sources.imported_captions import ImportedText, UnreadableRow
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+RECEIPT_NAME = "import.json"
+LEFT_OUT = ("repeated", "unmatched", "unreadable")  # and why: see ImportCaptions
+MAX_LISTED = 10_000  # rows of each kind; all are counted
+
+_NO_PROMPT = prompt_hash("")
+
+
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class Row:
+    """A row that is left out, or some texts of it."""
+
+    file: str
+    row: int
+    column: str  # what names its image, or "error"
+    value: str
+
+
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class PlacedText:
+    """A text with its place in all files, which are ordered by their contents."""
+
+    file_number: int
+    text: ImportedText
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeptImage:
+    """A kept pair that texts may name."""
+
+    unit_name: str
+    number: int  # among the kept pairs of its unit
+    image_hash: bytes
+    is_captioned: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """Texts for a kept image that had none."""
+
+    number: int  # among the kept pairs of its unit
+    image_hash: bytes
+    index_to_text: Mapping[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Import:
+    """What workers need to know: files to read, tables to read and to write."""
+
+    folder: str
+    imported: tuple[imported_captions.ImportedFile, ...]
+    key_name: str
+    source_to_pairs: Mapping[str, files.UnitTables]
+    decisions: files.UnitTables
+
+    @classmethod
+    def of(cls, run: RunFolder, granularity: Granularity) -> "_Import":
+        imported = run.imported_files(granularity)
+        return cls(
+            folder=run.captions(granularity),
+            imported=imported,
+            key_name=imported_captions.key_name(imported),
+            source_to_pairs={s.name: run.pairs(s) for s in run.config.sources},
+            decisions=run.decisions,
+        )
+
+    def left_out(self, file_number: int, row: int, column: str, value: str) -> Row:
+        return Row(self.imported[file_number].name, row, column, value)
+
+    def shown(self, key: bytes) -> str:
+        return key.decode() if self.key_name == "url" else key.hex()
+
+
+class ImportCaptions(beam.PTransform):
+    """Gives kept images the texts that name them, and passes the units on.
+
+    Of several texts with one key and sample index the first row counts, in the file
+    with the smallest digest. Where pairs of a unit share an image and are named apart,
+    the first pair counts.
+
+    Counters: `captions_written`, `units_skipped` of units that lack nothing that is
+    there, and of rows that are left out, wholly or in part: `captions_unmatched` name
+    no kept image, `captions_repeated` come after another of the same key and sample
+    index, `captions_unreadable` have an error.
+    """
+
+    def __init__(self, run: RunFolder, granularity: Granularity) -> None:
+        super().__init__()
+        self._import = _Import.of(run, granularity)
+        self._receipt = {"decisions": run.decisions_fingerprint}
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        read = (
+            units.pipeline
+            | "Number files" >> beam.Create(range(len(self._import.imported)))
+            | "Distribute files" >> beam.Reshuffle()
+            | "Read files"
+            >> beam.ParDo(_ReadFile(self._import)).with_outputs(main="texts")
+        )
+        key_to_image = (
+            units
+            | "Distribute units" >> beam.Reshuffle()
+            | "Name kept images" >> beam.ParDo(_NameKeptImages(self._import))
+        )
+        matched = (
+            {"texts": read.texts, "images": key_to_image}
+            | "Bring texts to images" >> beam.CoGroupByKey()
+            | "Match texts"
+            >> beam.ParDo(_Match(self._import)).with_outputs(main="found")
+        )
+        name_to_unit = units | "Key by name" >> beam.Map(lambda unit: (unit.name, unit))
+        done = (
+            {"unit": name_to_unit, "found": matched.found}
+            | "Bring texts to units" >> beam.CoGroupByKey()
+            | "Write captions" >> beam.ParDo(_WriteUnit(self._import))
+        )
+        left_out = (
+            read.unreadable,
+            matched.unmatched,
+            matched.repeated,
+        ) | "Put rows together" >> beam.Flatten()
+        self._finish(done, left_out)
+        return done
+
+    def _finish(self, done: beam.PCollection, left_out: beam.PCollection) -> None:
+        """Writes the receipt when all tables are there."""
+        n_units = done | "Count units" >> beam.combiners.Count.Globally()
+        counts = left_out | "Count rows" >> beam.combiners.Count.PerKey()
+        listed = left_out | "List rows" >> beam.combiners.Top.SmallestPerKey(MAX_LISTED)
+        _ = (
+            done.pipeline
+            | "Start the receipt" >> beam.Create([self._receipt])
+            | "Write the receipt"
+            >> beam.Map(
+                write_receipt,
+                self._import.folder,
+                n_units=AsSingleton(n_units),
+                counts=AsDict(counts),
+                listed=AsDict(listed),
+            )
+        )
+
+
+def is_complete(run: RunFolder, granularity: Granularity) -> bool:
+    """Whether all decisions of this configuration have been met with all files."""
+    path = files.join(run.captions(granularity), RECEIPT_NAME)
+    if not files.is_file(path):
+        return False
+    receipt = json.loads(files.read(path))
+    found = receipt["decisions"], receipt["n_units"]
+    return found == (run.decisions_fingerprint, len(run.units))
+
+
+def write_receipt(
+    receipt: Mapping[str, str],
+    folder: str,
+    *,
+    n_units: int,
+    counts: Mapping[str, int],
+    listed: Mapping[str, Sequence[Row]],
+) -> None:
+    """Lists what is left out, then says that the import is complete."""
+    n_rows = {kind: counts.get(kind, 0) for kind in LEFT_OUT}
+    for kind, n in n_rows.items():
+        rows = sorted(listed.get(kind, ()))
+        lines: list[dict[str, Any]] = [{**receipt, "n_rows": n, "n_listed": len(rows)}]
+        lines += [{"file": r.file, "row": r.row, r.column: r.value} for r in rows]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        files.write(files.join(folder, f"{kind}.jsonl"), text.encode())
+        _count(f"captions_{kind}", n)
+    content = {**receipt, "n_units": n_units, "n_rows": n_rows}
+    data = json.dumps(content, indent=1).encode() + b"\n"
+    files.write(files.join(folder, RECEIPT_NAME), data)
+
+
+class _ReadFile(beam.DoFn):
+    """Yields the texts of a file by key, and apart the rows that cannot be read."""
+
+    def __init__(self, job: _Import) -> None:
+        self._import = job
+
+    def process(
+        self, number: int
+    ) -> Iterator[
+        tuple[bytes, PlacedText] | TaggedOutput[Literal["unreadable"], tuple[str, Row]]
+    ]:
+        for text in imported_captions.read(self._import.imported[number].uri):
+            if isinstance(text, UnreadableRow):
+                row = self._import.left_out(number, text.row, "error", text.error)
+                yield TaggedOutput("unreadable", ("unreadable", row))
+            else:
+                yield text.key, PlacedText(number, text)
+
+
+class _NameKeptImages(beam.DoFn):
+    """Yields the kept images of a unit by what texts call them."""
+
+    def __init__(self, job: _Import) -> None:
+        self._import = job
+
+    def setup(self) -> None:
+        self._tables = CaptionTables.open(self._import.folder)
+
+    def process(self, unit: Unit) -> Iterator[tuple[bytes, KeptImage]]:
+        done = self._tables.keys(unit)
+        outcomes = self._import.decisions.read(unit.name, ["outcome"])["outcome"]
+        columns = [self._import.key_name, "image_hash"]
+        pairs = self._import.source_to_pairs[unit.source.name].read(
+            unit.name, list(dict.fromkeys(columns))
+        )
+        kept = pairs.filter(pc.equal(outcomes, KEPT))
+        keys, hashes = (kept[name].to_pylist() for name in columns)
+        for number, (key, image_hash) in enumerate(zip(keys, hashes, strict=True)):
+            if key:
+                is_captioned = (image_hash, _NO_PROMPT) in done
+                name = key.encode() if isinstance(key, str) else key
+                yield name, KeptImage(unit.name, number, image_hash, is_captioned)
+
+
+class _Match(beam.DoFn):
+    """Yields texts for images that have none by unit, and apart what is left out."""
+
+    def __init__(self, job: _Import) -> None:
+        self._import = job
+
+    def process(
+        self, element: tuple[bytes, dict[str, Iterable]]
+    ) -> Iterator[
+        tuple[str, Found]
+        | TaggedOutput[Literal["repeated", "unmatched"], tuple[str, Row]]
+    ]:
+        key, group = element
+        images, texts = list(group["images"]), sorted(group["texts"])
+        if not images:
+            yield from self._left_out("unmatched", key, texts)
+            return
+        index_to_text: dict[int, str] = {}
+        repeated = []
+        for placed in texts:
+            if placed.text.sample_index in index_to_text:
+                repeated.append(placed)
+            else:
+                index_to_text[placed.text.sample_index] = placed.text.text
+        yield from self._left_out("repeated", key, repeated)
+        for image in images:
+            if texts and not image.is_captioned:
+                found = Found(image.number, image.image_hash, index_to_text)
+                yield image.unit_name, found
+
+    def _left_out(
+        self, kind: str, key: bytes, texts: Sequence[PlacedText]
+    ) -> Iterator[TaggedOutput]:
+        """Each row once, however many texts it has."""
+        name, value = self._import.key_name, self._import.shown(key)
+        places = dict.fromkeys(
+            (placed.file_number, placed.text.row) for placed in texts
+        )
+        for file_number, row in places:
+            listed = self._import.left_out(file_number, row, name, value)
+            yield TaggedOutput(kind, (kind, listed))
+
+
+class _WriteUnit(beam.DoFn):
+    """Writes what was found for a unit, and yields the unit."""
+
+    def __init__(self, job: _Import) -> None:
+        self._tables = CaptionTables(files.UnitTables(job.folder), {})
+
+    def process(self, element: tuple[str, dict[str, Iterable]]) -> Iterator[Unit]:
+        unit_name, group = element
+        (unit,) = group["unit"]
+        rows = caption_rows(group["found"])
+        if rows:
+            self._tables.add(unit_name, rows)
+            _count("captions_written", len(rows))
+        else:
+            _count("units_skipped")
+        yield unit
+
+
+def caption_rows(found: Iterable[Found]) -> list[SyntheticCaption]:
+    """In the order of the unit and of sample indexes; the first of an image counts."""
+    hash_to_found: dict[bytes, Found] = {}
+    for one in sorted(found, key=lambda one: one.number):
+        hash_to_found.setdefault(one.image_hash, one)
+    return [
+        SyntheticCaption(
+            image_hash=one.image_hash,
+            prompt_hash=_NO_PROMPT,
+            sample_index=index,
+            text=text,
+            n_tokens=0,
+            finish_reason=str(FinishReason.IMPORTED),
+            mean_logprob=float("nan"),
+        )
+        for one in hash_to_found.values()
+        for index, text in sorted(one.index_to_text.items())
+    ]
+
+
+def _count(name: str, n: int = 1) -> None:
+    Metrics.counter(STAGE, name).inc(n)

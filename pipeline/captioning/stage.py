@@ -1,0 +1,375 @@
+"""Stage 3, caption: synthetic captions of the kept images, at any granularity.
+
+In: units whose pairs and decisions are there. Out: for each unit and granularity a
+table with captions of the kept images that had none, and the units again. What has a
+caption is not captioned again, and no model is loaded if nothing is missing.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from pipeline.captioning import imported
+from pipeline.captioning.captioner_handler import (
+    CaptionerHandler,
+    PreparedImage,
+    Rows,
+    Wanted,
+    check_package,
+    failed_row,
+)
+from pipeline.config import prompts
+from pipeline.config.curation import Decoding, Granularity, Limits, to_json
+from pipeline.config.prompts import prompt_hash
+from pipeline.engine import worker_checks
+from pipeline.engine.caption_tables import STAGE as STAGE
+from pipeline.engine.caption_tables import CaptionTables, Key, captions_of, prompt_of
+from pipeline.engine.run_folder import RunFolder
+from pipeline.images import decoder as images
+from pipeline.models.interfaces import Captioner, ServiceError
+from pipeline.records import KEPT, FinishReason, Pair
+from pipeline.sources import imported_captions, shards
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from pipeline.storage.prefetch import map_ahead
+
+
+def describe(run: RunFolder, granularity: Granularity) -> None:
+    """Writes beside the captions what made them."""
+    path = files.join(run.captions(granularity), "granularity.json")
+    model: dict[str, Any] = {"model_digest": run.model_digest(granularity)}
+    if granularity.captioner == "imported":
+        model["files"] = imported_captions.describe(run.imported_files(granularity))
+    content = json.dumps(to_json(granularity) | model, indent=1).encode() + b"\n"
+    if not files.is_file(path):
+        files.write(path, content)
+
+
+class Caption(beam.PTransform):
+    """Captions what the kept images of the units lack, and passes the units on.
+
+    Counters: `captions_written`, `captions_failed`, `images_encoded`,
+    `captions_waiting` for a caption that their prompt names and that failed, and
+    `units_skipped` of units that lack nothing (all once a model).
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        granularities: Sequence[Granularity],
+        make_handler: Callable[[Granularity], CaptionerHandler] = CaptionerHandler,
+    ) -> None:
+        super().__init__()
+        self._inputs = _Inputs.of(run)
+        self._wanted = [
+            Wanted(g, run.granularity_fingerprint(g), run.captions(g))
+            for g in granularities
+            if g.captioner != "imported"
+        ]
+        self._imports = {
+            g.name: imported.ImportCaptions(run, g)
+            for g in granularities
+            if g.captioner == "imported" and not imported.is_complete(run, g)
+        }
+        self._make_handler = make_handler
+        self._model_to_needs = {
+            (g.checkpoint, g.revision): _needs(run, g) for g in granularities
+        }
+        self._workers = run.config.caption_workers
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """One pass over all units a model, after those whose captions it needs; the
+        shuffle lets one finish before the next. Imports need none and come first."""
+        for name, import_captions in self._imports.items():
+            units = units | f"Import {name}" >> import_captions
+        for group in self._passes():
+            names = " and ".join(wanted.granularity.name for wanted in group)
+            caption = beam.ParDo(self._caption_unit(group))
+            units = (
+                units
+                | f"Distribute units for {names}" >> beam.Reshuffle()
+                | f"Caption {names}"
+                >> caption.with_resource_hints(**self._workers.hints)
+            )
+        return units
+
+    def _caption_unit(self, group: tuple[Wanted, ...]) -> "_CaptionUnit":
+        model = _model_of(group)
+        needs = self._model_to_needs[model.checkpoint, model.revision]
+        return _CaptionUnit(self._inputs, group, self._make_handler(model), needs)
+
+    def _passes(self) -> list[tuple[Wanted, ...]]:
+        """What one model can caption at a time, in an order that prompts allow."""
+        groups: dict[tuple, list[Wanted]] = collections.defaultdict(list)
+        for number, level in enumerate(prompts.levels(self._inputs.granularities)):
+            for wanted in self._wanted:
+                if wanted.granularity in level:
+                    model = _model_of([wanted])
+                    key = dataclasses.replace(model, batch_size=1)
+                    groups[number, key].append(wanted)
+        return list(map(tuple, groups.values()))
+
+
+def _needs(run: RunFolder, granularity: Granularity) -> worker_checks.Needs:
+    """Of a model that is asked over a network a worker needs no weights."""
+    has_weights = granularity.captioner in ("paligemma", "huggingface")
+    checkpoint = granularity.checkpoint if has_weights else ""
+    digest = run.model_digest(granularity)
+    return worker_checks.Needs.of(checkpoint, digest, granularity.revision)
+
+
+def _model_of(wanted: Sequence[Wanted]) -> Granularity:
+    """What tells which model to load: a granularity without what it asks of it."""
+    first = wanted[0].granularity
+    return dataclasses.replace(
+        first,
+        name="",
+        prompt="",
+        max_new_tokens=1,
+        decoding=Decoding(),
+        n_words=(0, 0),
+        batch_size=min(one.granularity.batch_size for one in wanted),
+    )
+
+
+def coverage(
+    run: RunFolder, granularity: Granularity, units: Iterable[Unit]
+) -> tuple[int, int]:
+    """Numbers of kept pairs of the units with a caption, and of all kept pairs.
+
+    Units without decisions have no kept pairs yet.
+    """
+    inputs = _Inputs.of(run)
+    tables = inputs.open_captions()
+    decided = inputs.decisions.unit_names()
+    n_captioned = n_kept = 0
+    for unit in units:
+        if unit.name in decided:
+            pairs = inputs.kept_pairs(unit)
+            captions = inputs.captions(unit, pairs, tables)
+            n_captioned += sum(granularity.name in found for found in captions)
+            n_kept += len(pairs)
+    return n_captioned, n_kept
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """The tables of the stages before, small enough to travel to every worker."""
+
+    source_to_pairs: Mapping[str, files.UnitTables]
+    decisions: files.UnitTables
+    granularity_to_folder: Mapping[Granularity, str]
+    limits: Limits
+
+    @classmethod
+    def of(cls, run: RunFolder) -> "_Inputs":
+        source_to_pairs = {s.name: run.pairs(s) for s in run.config.sources}
+        folders = {g: run.captions(g) for g in run.config.granularities}
+        return cls(source_to_pairs, run.decisions, folders, run.config.limits)
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        return tuple(self.granularity_to_folder)
+
+    def open_captions(self) -> dict[str, CaptionTables]:
+        return {
+            granularity.name: CaptionTables.open(folder)
+            for granularity, folder in self.granularity_to_folder.items()
+        }
+
+    def kept_pairs(self, unit: Unit) -> list[Pair]:
+        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
+        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
+        return files.from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+
+    def captions(
+        self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
+    ) -> list[dict[str, tuple[str, ...]]]:
+        """Granularity to captions of each pair, with those that are there."""
+        texts = {name: found.texts(unit) for name, found in tables.items()}
+        return captions_of(pairs, self.granularities, texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """A kept image, and the prompts that it lacks captions of."""
+
+    pair: Pair
+    wanted: tuple[Wanted, ...]
+    prompts: tuple[str, ...]  # one a wanted granularity
+
+
+class _CaptionUnit(beam.DoFn):
+    """Writes the captions that one model can add to a unit."""
+
+    def __init__(
+        self,
+        inputs: _Inputs,
+        wanted: Sequence[Wanted],
+        handler: CaptionerHandler,
+        needs: worker_checks.Needs,
+    ) -> None:
+        self._inputs = inputs
+        self._wanted = wanted
+        self._handler = handler
+        self._needs = needs
+        self._shared = Shared()
+        self._tables: dict[str, CaptionTables] = {}
+
+    def setup(self) -> None:
+        self._needs.check_start()
+        check_package(self._handler.granularity)
+        self._tables = self._inputs.open_captions()
+
+    def process(self, unit: Unit) -> Iterator[Unit]:
+        requests = self._requests(unit)
+        if requests:
+            self._write(unit, requests)
+        else:
+            _count("units_skipped")
+        yield unit
+
+    def _requests(self, unit: Unit) -> list[_Request]:
+        """In the order of the unit; what comes twice is asked for once."""
+        pairs = self._inputs.kept_pairs(unit)
+        captions = self._upstream_captions(unit, pairs)
+        names = [wanted.granularity.name for wanted in self._wanted]
+        done = {name: set(self._tables[name].keys(unit)) for name in names}
+        requests = []
+        for pair, known in zip(pairs, captions, strict=True):
+            missing = []
+            for wanted in self._wanted:
+                prompt = prompt_of(wanted.granularity, pair, known)
+                if prompt is None:
+                    _count("captions_waiting")
+                    continue
+                key = (pair.image_hash, prompt_hash(prompt))
+                if key not in done[wanted.granularity.name]:
+                    done[wanted.granularity.name].add(key)
+                    missing.append((wanted, prompt))
+            if missing:
+                requests.append(_Request(pair, *zip(*missing, strict=True)))
+        return requests
+
+    def _upstream_captions(
+        self, unit: Unit, pairs: Sequence[Pair]
+    ) -> Sequence[Mapping[str, Sequence[str]]]:
+        """What prompts may name; most name nothing, and then nothing is read."""
+        if any(prompts.upstream(wanted.granularity.prompt) for wanted in self._wanted):
+            return self._inputs.captions(unit, pairs, self._tables)
+        return [{}] * len(pairs)
+
+    def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
+        key_to_rows: dict[tuple[str, Key], Rows] = {}
+        try:
+            for wanted, rows in self._rows(unit, requests):
+                key = (rows[0].image_hash, rows[0].prompt_hash)
+                key_to_rows[wanted.granularity.name, key] = rows
+        except ServiceError:  # what was answered before is paid for
+            self._add(unit, requests, key_to_rows)
+            raise
+        self._add(unit, requests, key_to_rows)
+
+    def _add(
+        self,
+        unit: Unit,
+        requests: Sequence[_Request],
+        key_to_rows: Mapping[tuple[str, Key], Rows],
+    ) -> None:
+        """Writes what there is, in the order of the requests."""
+        for wanted in self._wanted:
+            name = wanted.granularity.name
+            ordered = [
+                row
+                for request in requests
+                for one, prompt in zip(request.wanted, request.prompts, strict=True)
+                if one == wanted
+                for row in key_to_rows.get(
+                    (name, (request.pair.image_hash, prompt_hash(prompt))), ()
+                )
+            ]
+            if ordered:
+                self._tables[name].add(unit.shard_name, ordered)
+            n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
+            _count("captions_written", len(ordered) - n_failed)
+            _count("captions_failed", n_failed)
+
+    def _rows(
+        self, unit: Unit, requests: Sequence[_Request]
+    ) -> Iterator[tuple[Wanted, Rows]]:
+        """Batches hold images that lack the same granularities, so that none is made
+        for an image that has it."""
+        self._needs.check_model()
+        captioner = self._shared.acquire(lambda: _load_alone(self._handler))
+        waiting = collections.defaultdict(list)
+        for request, image in self._prepared(unit, requests, captioner):
+            wanted, image_hash = request.wanted, request.pair.image_hash
+            if isinstance(image, images.ImageError):
+                for one, prompt in zip(wanted, request.prompts, strict=True):
+                    yield one, (failed_row(image_hash, prompt, image),)
+                continue
+            waiting[wanted].append(PreparedImage(image_hash, image, request.prompts))
+            if len(waiting[wanted]) >= captioner.batch_size:
+                yield from self._captioned(captioner, waiting.pop(wanted), wanted)
+        for wanted, batch in waiting.items():
+            yield from self._captioned(captioner, batch, wanted)
+
+    def _prepared(
+        self, unit: Unit, requests: Sequence[_Request], captioner: Captioner
+    ) -> Iterator[tuple[_Request, np.ndarray | images.ImageError]]:
+        """Works one batch ahead of the model."""
+
+        def prepare(
+            item: tuple[_Request, bytes],
+        ) -> tuple[_Request, np.ndarray | images.ImageError]:
+            request, data = item
+            try:
+                rgb = images.decode(data, self._inputs.limits).rgb
+            except images.ImageError as error:
+                return request, error
+            return request, captioner.prepare_image(rgb)
+
+        encoded = shards.read_images(unit, [request.pair for request in requests])
+        items = zip(requests, encoded, strict=True)
+        return map_ahead(
+            prepare, items, captioner.batch_size, lambda item: len(item[1])
+        )
+
+    def _captioned(
+        self,
+        captioner: Captioner,
+        batch: Sequence[PreparedImage],
+        wanted: tuple[Wanted, ...],
+    ) -> Iterator[tuple[Wanted, Rows]]:
+        """Raises the first ServiceError, after the rows of all that has an answer."""
+        _count("images_encoded", len(batch))
+        errors = []
+        for row in self._handler.run_inference(batch, captioner, {"wanted": wanted}):
+            for one, answer in zip(wanted, row, strict=True):
+                if isinstance(answer, ServiceError):
+                    errors.append(answer)
+                else:
+                    yield one, answer
+        if errors:
+            raise errors[0]
+
+
+class _NoModel:
+    """What `Shared` holds while one model makes room for the next."""
+
+
+def _load_alone(handler: CaptionerHandler) -> Captioner:
+    Shared().acquire(_NoModel)
+    return handler.load_model()
+
+
+def _count(name: str, n: int = 1) -> None:
+    Metrics.counter(STAGE, name).inc(n)

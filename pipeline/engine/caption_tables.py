@@ -1,0 +1,115 @@
+"""The captions of one granularity, which grow: reading, adding, listing.
+
+A shard has any number of tables `<name>.<digest of what they caption>.parquet`, none of
+which is ever changed. A selection that grows adds a table with the new images.
+
+Captions that a model wrote hang on image and prompt alone, so their tables are named by
+the shard, whatever it holds, and are paid for once. Imported captions hang on what the
+shard calls its images as well, so theirs are named like the tables of its scores.
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+from pipeline.config import prompts
+from pipeline.config.curation import Granularity
+from pipeline.records import FinishReason, Pair, SyntheticCaption
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+STAGE = "caption"  # namespace of the counters of all that fills the tables
+
+Key = tuple[bytes, bytes]  # image hash, prompt hash
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTables:
+    """Tables of `SyntheticCaption`, one folder a granularity, listed once."""
+
+    tables: files.UnitTables
+    name_to_tables: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def open(cls, folder: str) -> Self:
+        """Lists a folder, which need not be there yet."""
+        tables = files.UnitTables(folder)
+        name_to_tables = collections.defaultdict(list)
+        for table_name in sorted(tables.unit_names()):
+            name_to_tables[table_name.rpartition(".")[0]].append(table_name)
+        return cls(tables, dict(name_to_tables))
+
+    def names(self, unit: Unit) -> tuple[str, ...]:
+        """Names of a unit's tables, sorted; they tell what is in them."""
+        by_name = self.name_to_tables
+        return (*by_name.get(unit.shard_name, ()), *by_name.get(unit.name, ()))
+
+    def keys(self, unit: Unit) -> frozenset[Key]:
+        """What a unit has rows of, be they captions or errors."""
+        columns = ["image_hash", "prompt_hash"]
+        tables = (self.tables.read(name, columns) for name in self.names(unit))
+        return frozenset(
+            key
+            for table in tables
+            for key in zip(*(table[name].to_pylist() for name in columns), strict=True)
+        )
+
+    def texts(self, unit: Unit) -> dict[Key, tuple[str, ...]]:
+        """Captions by sample index; without those that failed."""
+        index_to_text: dict[Key, dict[int, str]] = collections.defaultdict(dict)
+        for row in self.rows(unit):
+            if row.finish_reason != FinishReason.ERROR:
+                key = (row.image_hash, row.prompt_hash)
+                index_to_text[key][row.sample_index] = row.text
+        return {
+            key: tuple(texts[index] for index in sorted(texts))
+            for key, texts in index_to_text.items()
+        }
+
+    def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
+        for name in self.names(unit):
+            yield from files.from_table(self.tables.read(name), SyntheticCaption)
+
+    def add(self, name: str, rows: Sequence[SyntheticCaption]) -> None:
+        """Writes a table of what has no row yet; `name` is that of a unit or shard."""
+        digest = hashlib.blake2b(digest_size=6)
+        for row in rows:
+            digest.update(row.image_hash + row.prompt_hash)
+        table = files.to_table(rows, SyntheticCaption)
+        self.tables.write(f"{name}.{digest.hexdigest()}", table)
+
+
+def prompt_of(
+    granularity: Granularity, pair: Pair, captions: Mapping[str, Sequence[str]]
+) -> str | None:
+    """The prompt for a pair; None while a caption that it needs is missing."""
+    names = prompts.upstream(granularity.prompt)
+    if not all(captions.get(name) for name in names):
+        return None
+    firsts = {name: captions[name][0] for name in names}
+    return prompts.filled(granularity.prompt, pair.alt_text, firsts)
+
+
+def captions_of(
+    pairs: Sequence[Pair],
+    granularities: Sequence[Granularity],
+    name_to_texts: Mapping[str, Mapping[Key, tuple[str, ...]]],
+) -> list[dict[str, tuple[str, ...]]]:
+    """Granularity to captions of each pair, with those that are there.
+
+    `name_to_texts` are `CaptionTables.texts` of the pairs' unit.
+    """
+    in_order = [g for level in prompts.levels(granularities) for g in level]
+    found: list[dict[str, tuple[str, ...]]] = []
+    for pair in pairs:
+        captions: dict[str, tuple[str, ...]] = {}
+        for granularity in in_order:
+            prompt = prompt_of(granularity, pair, captions)
+            if prompt is not None:
+                key = (pair.image_hash, prompts.prompt_hash(prompt))
+                if texts := name_to_texts[granularity.name].get(key):
+                    captions[granularity.name] = texts
+        found.append(captions)
+    return found

@@ -1,0 +1,85 @@
+"""Shows how far some work is: one live display on a terminal, lines elsewhere."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import rich.console
+import rich.progress
+
+from recipes import interrupts
+
+_POLL_S = 1.0
+_LINE_S = 10.0
+_STOP_S = 2.0
+
+
+class Shown(NamedTuple):
+    """What a display says now."""
+
+    n_done: int
+    n_total: int
+    line: str
+
+
+@contextlib.contextmanager
+def watch(name: str, n_total: int, count_done: Callable[[], int]) -> Iterator[None]:
+    """Shows `name` and how many of `n_total` are done until the block ends."""
+    start_s = time.monotonic()
+
+    def look() -> Shown:
+        n_done, elapsed_s = count_done(), time.monotonic() - start_s
+        line = f"{name}: {n_done} of {n_total} after {elapsed_s:.0f} s"
+        return Shown(n_done, n_total, line)
+
+    with display(look):
+        yield
+
+
+@contextlib.contextmanager
+def display(look: Callable[[], Shown]) -> Iterator[None]:
+    """Looks again and again, in a thread, and shows it until the block ends.
+
+    A bar on a terminal; elsewhere a line now and then.
+    """
+    is_over = threading.Event()
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    thread = threading.Thread(target=show, args=(look, is_over), daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        is_over.set()
+        thread.join(_STOP_S)  # a bar hides the cursor until it ends
+
+    with interrupts.tidied(stop):
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+
+def _show_bar(look: Callable[[], Shown], is_over: threading.Event) -> None:
+    columns = (
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn("{task.description}", markup=False),
+    )
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task("")
+        is_last = False
+        while True:
+            now = look()
+            total = max(1, now.n_total)
+            bar.update(task, total=total, completed=now.n_done, description=now.line)
+            if is_last:
+                return
+            is_last = is_over.wait(_POLL_S)
+
+
+def _show_lines(look: Callable[[], Shown], is_over: threading.Event) -> None:
+    while not is_over.wait(_LINE_S):
+        print(look().line, file=sys.stderr, flush=True)

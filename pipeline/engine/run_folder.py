@@ -1,0 +1,334 @@
+"""Where everything of one run lies, and the fingerprints that name it.
+
+A fingerprint hashes what determines a table: the part of the configuration it depends
+on, the identity of the model, and the fingerprints of the tables it is made from.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from pipeline import records
+from pipeline.config.curation import (
+    FORMAT_VERSION,
+    CurationConfig,
+    Granularity,
+    ImageTextSource,
+    fingerprint,
+)
+from pipeline.config.duplicates import (
+    ENCODER,
+    Descriptor,
+    EncoderDescriptor,
+    TorchDescriptor,
+)
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.export.shard_formats import TFRECORD, ShardFormat
+from pipeline.models import checkpoints
+from pipeline.records import Pair, content_hash
+from pipeline.sources import drop_lists, imported_captions
+from pipeline.sources.drop_lists import ListFile
+from pipeline.sources.imported_captions import ImportedFile
+from pipeline.sources.shards import Unit, list_units
+from pipeline.storage import files, patterns
+
+CONFIG_NAME = "config.json"
+LEDGER_NAME = "ledger.json"
+SET_ROLES = ("evaluation", "seeds")  # keys of the ledger, of what is compared with
+
+_FORMAT_TO_FAULT = {
+    1: "its images were read as they are stored, not as they are seen (lying, in"
+    " another profile's colors), and changed shards went unnoticed",
+}
+
+
+def check_format(flag: str, folder: str) -> None:
+    """Raises ValueError on a run folder whose tables mean something else than now."""
+    path = files.join(folder, CONFIG_NAME)
+    if not files.is_file(path):
+        return
+    try:
+        found = json.loads(files.read(path))["format_version"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found == FORMAT_VERSION:
+        return
+    fault = "another version of the program made it"
+    if isinstance(found, int):
+        fault = _FORMAT_TO_FAULT.get(found, fault)
+    raise ValueError(
+        f"{flag} {folder}: expected format version {FORMAT_VERSION}, found"
+        f" {found!r:.20}: {fault}. Name a new folder and curate again; this one stays"
+        " as it is, and its training shards can still be trained on"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The output folder of a recipe, its units of work and its model identities."""
+
+    root: str
+    config: CurationConfig
+    units: tuple[Unit, ...]
+    evaluation_units: tuple[Unit, ...]
+    seed_units: tuple[Unit, ...]
+    checkpoint_to_digest: dict[str, str]
+    glob_to_files: Mapping[str, tuple[ImportedFile, ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    drop_list: tuple[ListFile, ...] = ()
+    # Of files that the settings of `select` name, beside the drop list.
+    path_to_digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    compared_by: Descriptor = ENCODER
+
+    @classmethod
+    def open(cls, root: str, config: CurationConfig) -> "RunFolder":
+        """Lists the shards and hashes the checkpoints of a recipe.
+
+        Raises:
+          ValueError: on a glob without a match, a checkpoint that is not there or a
+            drop list or another file that cannot be read.
+        """
+        encoder = config.encoder.checkpoint
+        digests = {encoder: _weights_digest(encoder, revision="")}
+        digests |= _descriptor_digests(config)
+        imports = {
+            granularity.checkpoint: imported_captions.list_files(granularity)
+            for granularity in config.granularities
+            if granularity.captioner == "imported"
+        }
+        for granularity in config.granularities:
+            name = _model_name(granularity)
+            if name not in digests:
+                digests[name] = _captioner_digest(granularity, imports)
+            if granularity.digest not in ("", digests[name]):
+                raise ValueError(
+                    f"digest={granularity.digest!r} of granularity "
+                    f"{granularity.name!r}: expected {digests[name]!r}, that of "
+                    f"checkpoint {granularity.checkpoint!r}"
+                )
+        units = _units(config.sources)
+        if len(config.sources) > 1:
+            patterns.expect_different((unit.uri, unit.source.name) for unit in units)
+        return cls(
+            root=root.rstrip("/") or "/",  # fingerprints hold what is behind it
+            config=config,
+            units=units,
+            evaluation_units=_units(config.evaluation_sets),
+            seed_units=_units(config.seed_sets),
+            checkpoint_to_digest=digests,
+            glob_to_files=imports,
+            drop_list=drop_lists.list_files(config.selection.drop_list),
+            path_to_digest={p: _digest(p) for p in config.selection.named_files},
+        )
+
+    @property
+    def all_units(self) -> tuple[Unit, ...]:
+        """Those of the pool and those of the sets that it is compared with."""
+        return (*self.units, *self.evaluation_units, *self.seed_units)
+
+    def without_units(self) -> "RunFolder":
+        """What workers need: its size does not grow with the number of units."""
+        return dataclasses.replace(self, units=(), evaluation_units=(), seed_units=())
+
+    def comparing(self, descriptor: Descriptor) -> "RunFolder":
+        """The run as steps see it that compare images by that descriptor."""
+        return dataclasses.replace(self, compared_by=descriptor)
+
+    def pairs(self, source: ImageTextSource) -> files.UnitTables:
+        """Rows of `records.Pair`: every pair of a shard, in its order."""
+        return self._scores("pairs", self._pairs_fingerprint(source))
+
+    def languages(self, source: ImageTextSource) -> files.UnitTables:
+        """Rows of `records.Language`, one a row of `pairs`."""
+        detector = self.config.language_detector
+        parts = ("language", detector, self._pairs_fingerprint(source))
+        return self._scores("language", fingerprint(*parts))
+
+    def embeddings(self, source: ImageTextSource) -> files.UnitTables:
+        """Image embedding and alignment score, one row a row of `pairs`."""
+        encoder = self.config.encoder
+        digest = self.checkpoint_to_digest[encoder.checkpoint]
+        parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
+        # Only where it is not the default, so that older tables keep their names.
+        token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
+        return self._scores("embedding", fingerprint(*parts, *token))
+
+    def similarities(
+        self, source: ImageTextSource, set_fingerprint: str
+    ) -> files.UnitTables:
+        """What `similarities` keeps of the comparisons with one set."""
+        vectors = self.vectors(source).folder.removeprefix(self.root)
+        return self._scores("similarity", fingerprint(vectors, set_fingerprint))
+
+    def descriptions(
+        self, source: ImageTextSource, descriptor: Descriptor
+    ) -> files.UnitTables:
+        """`embedding` by a descriptor, one row a row of `pairs`."""
+        if isinstance(descriptor, EncoderDescriptor):
+            return self.embeddings(source)
+        identity: tuple = (type(descriptor).__name__,)
+        if isinstance(descriptor, TorchDescriptor):
+            digest = self.checkpoint_to_digest[descriptor.checkpoint]
+            identity = (*identity, digest, descriptor.size_px)
+        parts = ("description", *identity, self._pairs_fingerprint(source))
+        return self._scores(descriptor.name, fingerprint(*parts))
+
+    def vectors(self, source: ImageTextSource) -> files.UnitTables:
+        """`embedding` by the descriptor that images are compared by."""
+        return self.descriptions(source, self.compared_by)
+
+    @property
+    def decisions(self) -> files.UnitTables:
+        """Rows of `records.Decision`, one a row of `pairs`."""
+        return files.UnitTables(
+            files.join(self.root, "decisions", self.decisions_fingerprint)
+        )
+
+    @property
+    def decisions_fingerprint(self) -> str:
+        roles = (self.units, self.evaluation_units, self.seed_units)
+        tables = [
+            [
+                (unit.source.name, self.embeddings(unit.source).path(unit.name))
+                for unit in units
+            ]
+            for units in roles
+        ]
+        keep_all = [s.name for s in self.config.sources if s.keep_all]
+        languages = [self.languages(source).folder for source in self.config.sources]
+        relative = [
+            [(n, p.removeprefix(self.root)) for n, p in role] for role in tables
+        ]
+        languages = [folder.removeprefix(self.root) for folder in languages]
+        selection = (
+            self.config.selection,
+            drop_lists.contents_digests(self.drop_list),
+            *filter(None, (dict(self.path_to_digest),)),
+        )
+        return fingerprint(
+            "decisions", *selection, keep_all, languages, relative, *self._described
+        )
+
+    @property
+    def _described(self) -> list[str]:
+        """Tables of descriptors that decisions hang on, besides the embeddings."""
+        sources = (*self.config.sources, *self.config.evaluation_sets)
+        return [
+            self.descriptions(source, descriptor).folder.removeprefix(self.root)
+            for descriptor in self.config.selection.descriptors
+            for source in sources
+        ]
+
+    def captions(self, granularity: Granularity) -> str:
+        """Folder of the captions of one granularity."""
+        name = f"{granularity.name}-{self.granularity_fingerprint(granularity)}"
+        return files.join(self.root, "captions", name)
+
+    def granularity_fingerprint(self, granularity: Granularity) -> str:
+        """Identity of a granularity's captions; its name and batch size are no part."""
+        model = (granularity.captioner, self.model_digest(granularity))
+        image = (granularity.resampling, granularity.dtype)
+        text = (granularity.prompt, granularity.max_new_tokens, granularity.decoding)
+        return fingerprint("captions", *model, *image, *text)
+
+    def model_digest(self, granularity: Granularity) -> str:
+        """Identity of a granularity's captioner."""
+        return self.checkpoint_to_digest[_model_name(granularity)]
+
+    def caption_languages(self, granularity: Granularity) -> files.UnitTables:
+        """Rows of `records.Language`; a table for each one of captions, named alike."""
+        detector = self.config.language_detector
+        parts = (detector, self.granularity_fingerprint(granularity))
+        return self._scores("caption_language", fingerprint("language", *parts))
+
+    def caption_alignment(
+        self, source: ImageTextSource, granularity: Granularity
+    ) -> files.UnitTables:
+        """`alignment_score`; a table for each one of captions, named alike."""
+        embeddings = self.embeddings(source).folder.removeprefix(self.root)
+        parts = (embeddings, self.granularity_fingerprint(granularity))
+        return self._scores("caption_alignment", fingerprint("alignment", *parts))
+
+    @property
+    def flags(self) -> files.UnitTables:
+        """Rows of `records.FlaggedCaption`; lists the captions that are there."""
+        return files.UnitTables(files.join(self.root, "flags", self.flags_fingerprint))
+
+    @property
+    def flags_fingerprint(self) -> str:
+        """The name of a table of captions tells what is in it."""
+        granularities = self.config.granularities
+        tables = [CaptionTables.open(self.captions(g)) for g in granularities]
+        units = sorted(
+            (unit.source.name, unit.name, [found.names(unit) for found in tables])
+            for unit in self.units
+        )
+        captions = [
+            (g.name, g.n_words, self.granularity_fingerprint(g)) for g in granularities
+        ]
+        settings = (self.config.caption_quality, self.config.language_detector)
+        return fingerprint(
+            "flags", settings, self.decisions_fingerprint, captions, units
+        )
+
+    def imported_files(self, granularity: Granularity) -> tuple[ImportedFile, ...]:
+        """Where the captions of an imported granularity come from, by contents."""
+        return self.glob_to_files[granularity.checkpoint]
+
+    def shards(self, shard_format: ShardFormat = TFRECORD) -> str:
+        """Folder of the training shards."""
+        return files.join(self.root, shard_format.folder)
+
+    def _pairs_fingerprint(self, source: ImageTextSource) -> str:
+        columns = (source.image_column, source.alt_text_column, source.key_column)
+        settings = (columns, source.needs_alt_text, self.config.limits)
+        return fingerprint("pairs", *settings, files.schema_of(Pair).names)
+
+    def _scores(self, measure: str, measure_fingerprint: str) -> files.UnitTables:
+        name = f"{measure}-{measure_fingerprint}"
+        return files.UnitTables(files.join(self.root, "scores", name))
+
+
+def _model_name(granularity: Granularity) -> str:
+    revision = granularity.revision
+    return granularity.checkpoint + (f"@{revision}" if revision else "")
+
+
+def _captioner_digest(
+    granularity: Granularity, imports: Mapping[str, tuple[ImportedFile, ...]]
+) -> str:
+    if granularity.captioner == "imported":
+        return imported_captions.contents_digest(imports[granularity.checkpoint])
+    if granularity.captioner == "gemini":
+        return granularity.checkpoint  # all that an API says of its model
+    return _weights_digest(granularity.checkpoint, granularity.revision)
+
+
+def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
+    """Path to digest of the files of descriptors; ValueError if one is not there."""
+    digests = {}
+    for descriptor in config.selection.descriptors:
+        if isinstance(descriptor, TorchDescriptor):
+            path = descriptor.checkpoint
+            if not files.is_file(path):
+                name = f"checkpoint={path!r} of descriptor {descriptor.name!r}"
+                raise ValueError(f"{name}: expected a TorchScript file")
+            digests[path] = records.content_hash(files.read(path)).hex()
+    return digests
+
+
+def _weights_digest(checkpoint: str, revision: str) -> str:
+    folder = checkpoints.resolve_checkpoint(checkpoint, revision)
+    return checkpoints.weights_digest(folder)
+
+
+def _digest(path: str) -> str:
+    try:
+        return content_hash(files.read(path)).hex()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a file to read: {error}") from error
+
+
+def _units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:
+    return tuple(unit for source in sources for unit in list_units(source))

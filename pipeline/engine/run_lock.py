@@ -1,0 +1,227 @@
+"""One run at a time in a run folder, and what a killed run left behind there.
+
+RUN/lock.json names its holder: host, process, command, time of the last renewal. It is
+renewed while the run lasts and removed at its end. A run that is killed leaves it: the
+next one takes it over when the process is dead, if it was of the same host, or when the
+last renewal is too long ago. Works on any file system that Beam knows.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+from pipeline.storage import files
+from recipes import interrupts
+
+NAME = "lock.json"
+
+_EXPIRY_S = 120.0
+_RENEWAL_S = 20.0
+_SETTLE_S = 2.0  # far more than lies between the look at a lock and its taking over
+_JOIN_S = 5.0
+_LEFTOVER_AGE_S = 3600.0  # of a writer on another host: far more than one write takes
+
+Clock = Callable[[], float]
+
+
+class LockedError(ValueError):
+    """Another run is at work in the folder; the message says which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """What a lock says of the run that holds it; times are Unix times."""
+
+    host: str
+    pid: int
+    command: str
+    started_s: float
+    renewed_s: float
+
+    def is_same_run(self, other: "Holder") -> bool:
+        """Whether both locks are of one run, renewed or not."""
+        return dataclasses.replace(self, renewed_s=other.renewed_s) == other
+
+
+def acquire(
+    folder: str, command: str, clock: Clock = time.time
+) -> contextlib.AbstractContextManager[None]:
+    """Takes the lock of a run folder; the context renews and in the end removes it.
+
+    Raises:
+      LockedError: if another run holds it.
+    """
+    path, now_s = files.join(folder, NAME), clock()
+    own = Holder(socket.gethostname(), os.getpid(), command, now_s, now_s)
+    if not files.create(path, _to_json(own)):
+        _take_over(path, own, now_s)
+    return _hold(path, own, clock)
+
+
+def remove_leftovers(folder: str, clock: Clock = time.time) -> int:
+    """Removes temporary files of killed writers; returns their number.
+
+    Only who holds the lock may do so. Files of processes that are alive stay.
+    """
+    now_s = clock()
+    left = [
+        name
+        for name, found in files.below(folder).items()
+        if _is_left(name, age_s=now_s - (found.last_updated_in_seconds or now_s))
+    ]
+    files.delete(folder, left)
+    return len(left)
+
+
+def _is_left(path: str, age_s: float) -> bool:
+    writer = files.TEMPORARY.fullmatch(path)
+    if writer is None:
+        return False
+    if writer["file_and_host"].endswith(f".{socket.gethostname()}"):
+        return not _is_alive(int(writer["pid"]))
+    return age_s > _LEFTOVER_AGE_S
+
+
+def _take_over(path: str, own: Holder, now_s: float) -> None:
+    """Takes a lock whose holder is gone; of two that try at once the later one gets it.
+
+    Raises:
+      LockedError: if the holder is not gone, or another run was the later one.
+    """
+    holder = _read(path)
+    if holder is not None:
+        _expect_gone(path, holder, now_s)
+        who = f"pid {holder.pid} on {holder.host}"
+        print(f"takes over the lock of {who}, which is gone", file=sys.stderr)
+    files.write(path, _to_json(own))
+    time.sleep(_SETTLE_S)
+    later = _read(path)
+    if later is None or not later.is_same_run(own):
+        raise LockedError(f"{path}: expected no other run, but one has just begun")
+
+
+def _expect_gone(path: str, holder: Holder, now_s: float) -> None:
+    age_s = max(0.0, now_s - holder.renewed_s)
+    is_dead = holder.host == socket.gethostname() and not _is_alive(holder.pid)
+    if age_s < _EXPIRY_S and not is_dead:
+        raise LockedError(
+            f"{path}: expected no other run, but {holder.command!r} of pid"
+            f" {holder.pid} on {holder.host} showed life {age_s:.0f} s ago; if it is"
+            f" gone, remove this file or wait {_EXPIRY_S - age_s:.0f} s"
+        )
+
+
+@contextlib.contextmanager
+def _hold(path: str, own: Holder, clock: Clock) -> Iterator[None]:
+    """Renews the lock until the block ends, whether by an error or by SIGTERM."""
+    is_over = threading.Event()
+    renewing = threading.Thread(
+        target=_renew, args=(path, own, clock, is_over), daemon=True
+    )
+
+    def release() -> None:
+        if os.getpid() == own.pid:  # a forked child inherits the handler of SIGTERM
+            is_over.set()
+            renewing.join(_JOIN_S)
+            _remove(path, own)
+
+    renewing.start()
+    with _before_sigterm(release), interrupts.tidied(release):
+        try:
+            yield
+        finally:
+            release()
+
+
+@contextlib.contextmanager
+def _before_sigterm(release: Callable[[], None]) -> Iterator[None]:
+    """Calls `release` when SIGTERM comes, and lets the process die of it as ever."""
+
+    def die(number: int, frame: FrameType | None) -> None:
+        release()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where Python sets no handlers
+        return
+    before = signal.signal(signal.SIGTERM, die)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _renew(path: str, own: Holder, clock: Clock, is_over: threading.Event) -> None:
+    while not is_over.wait(_RENEWAL_S):
+        try:
+            holder = _read(path)
+            if holder is not None and not holder.is_same_run(own):
+                _stop(path, holder)
+            renewed = dataclasses.replace(own, renewed_s=clock())
+            files.write(path, _to_json(renewed))
+        # The next attempt comes long before the expiry; what object stores raise has
+        # no type in common, and a thread that dies of it would lose the lock.
+        except Exception as error:
+            print(f"warning: {path} not renewed: {error}", file=sys.stderr)
+
+
+def _stop(path: str, holder: Holder) -> NoReturn:
+    """Ends the process at once: a run without the lock must not write any more."""
+    who = f"pid {holder.pid} on {holder.host}"
+    print(f"error: {path}: expected to hold it, but {who} does", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _remove(path: str, own: Holder) -> None:
+    holder = _read(path)
+    if holder is not None and holder.is_same_run(own):
+        files.delete(path.removesuffix(NAME), [NAME])
+
+
+def _read(path: str) -> Holder | None:
+    """None if there is no lock; one that cannot be read is of nobody known."""
+    if not files.is_file(path):
+        return None
+    try:
+        updated_s = files.updated_s(path)
+        return _parse(files.read(path))
+    except FileNotFoundError:  # removed in this moment
+        return None
+    except (KeyError, TypeError, ValueError):  # another run is about to write it
+        return Holder("an unknown host", 0, "unknown", 0.0, updated_s)
+
+
+def _parse(data: bytes) -> Holder:
+    fields = json.loads(data)
+    return Holder(
+        host=str(fields["host"]),
+        pid=int(fields["pid"]),
+        command=str(fields["command"]),
+        started_s=float(fields["started_s"]),
+        renewed_s=float(fields["renewed_s"]),
+    )
+
+
+def _to_json(holder: Holder) -> bytes:
+    return json.dumps(dataclasses.asdict(holder)).encode() + b"\n"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except (OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True

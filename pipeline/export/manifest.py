@@ -1,0 +1,175 @@
+"""What describes an export: the manifest, the receipts of shards, their file names.
+
+Nothing in them tells when or where they were written: the same samples give the same
+bytes.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.config.curation import fingerprint
+from pipeline.engine.run_folder import LEDGER_NAME, SET_ROLES, RunFolder
+from pipeline.records import (
+    KEPT,
+    SCHEMA_VERSION,
+    UNREADABLE,
+    VERSION,
+    DropReason,
+)
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+NAME = "manifest.json"
+INDEX_SUFFIX = ".index"
+RECEIPT_SUFFIX = ".json"
+
+_SHARD_FIELDS = ("name", "n_samples", "n_bytes", "sha256")
+
+
+class HasFingerprint(Protocol):
+    """A shard that is planned or written."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """Says that a shard is complete; lies beside it as JSON."""
+
+    name: str
+    fingerprint: str
+    n_samples: int
+    n_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitSummary:
+    """What plan and manifest need to know of one unit."""
+
+    unit: Unit
+    table_names: Mapping[str, Sequence[str]]  # granularity to its caption tables
+    outcome_to_count: Mapping[str, int]
+    n_without_granularity: Mapping[str, int]  # of the kept
+    n_samples: int  # that are exported
+    digest: str  # of all that their records say
+    # Granularity to what is not exported: "captions", and how many have each flag.
+    dropped_captions: Mapping[str, Mapping[str, int]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def header(run: RunFolder) -> dict[str, Any]:
+    """The part of a manifest that is known before any shard is written."""
+    granularities = run.config.granularities
+    decided = read_json(files.join(run.decisions.folder, LEDGER_NAME))
+    flags = run.flags_fingerprint if run.config.export.drop_caption_flags else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "version": VERSION,
+        "granularities": [granularity.name for granularity in granularities],
+        "config": repr(run.config),
+        "fingerprints": {
+            "decisions": run.decisions_fingerprint,
+            "captions": {g.name: run.granularity_fingerprint(g) for g in granularities},
+            "flags": flags,
+        },
+        "ledger": {role: (decided or {}).get(role, {}) for role in SET_ROLES},
+    }
+
+
+def complete(
+    header: dict[str, Any],
+    summaries: Sequence[UnitSummary],
+    receipts: Iterable[Receipt],
+) -> dict[str, Any]:
+    """The manifest of shards that are all there.
+
+    `n_without_granularity` counts kept samples, also those that are not exported
+    because a granularity that they need is among the missing. `dropped_captions` of a
+    granularity counts captions, and a caption with two flags under both.
+    """
+    shards = sorted(receipts, key=lambda receipt: receipt.name)
+    names = [(summary.unit, summary.table_names) for summary in summaries]
+    fingerprints = {
+        "inputs": inputs_fingerprint(header, names),
+        "shards": shards_fingerprint(shards),
+    }
+    return header | {
+        "fingerprints": header["fingerprints"] | fingerprints,
+        "ledger": _ledger(summaries) | header["ledger"],
+        "n_samples": sum(shard.n_samples for shard in shards),
+        "n_without_granularity": {
+            name: sum(summary.n_without_granularity[name] for summary in summaries)
+            for name in header["granularities"]
+        },
+        "dropped_captions": {
+            name: _added_up(summary.dropped_captions[name] for summary in summaries)
+            for name in header["granularities"]
+        },
+        "shards": [
+            {field: getattr(shard, field) for field in _SHARD_FIELDS}
+            for shard in shards
+        ],
+    }
+
+
+def _ledger(summaries: Iterable[UnitSummary]) -> dict[str, Any]:
+    counts: collections.Counter[str] = collections.Counter()
+    for summary in summaries:
+        counts.update(summary.outcome_to_count)
+    return {
+        "read": counts.total(),
+        "kept": counts[KEPT],
+        "unreadable": counts[UNREADABLE],
+        "dropped": {str(reason): counts[reason] for reason in DropReason},
+    }
+
+
+def _added_up(name_to_counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    counts: collections.Counter[str] = collections.Counter()
+    for found in name_to_counts:
+        counts.update(found)
+    return dict(counts)
+
+
+def inputs_fingerprint(
+    header: dict[str, Any],
+    table_names: Iterable[tuple[Unit, Mapping[str, Sequence[str]]]],
+) -> str:
+    """Of all that an export reads: the name of a table tells what is in it."""
+    parts = ("captions", "decisions", "flags")
+    fingerprints = {part: header["fingerprints"][part] for part in parts}
+    units = [(unit.source.name, unit.name, names) for unit, names in table_names]
+    ordered = sorted(units, key=lambda unit: unit[:2])
+    return fingerprint("inputs", header["config"], fingerprints, ordered)
+
+
+def shards_fingerprint(shards: Iterable[HasFingerprint]) -> str:
+    """Of the bytes of all shards."""
+    return fingerprint("shards", sorted((s.name, s.fingerprint) for s in shards))
+
+
+def file_names(shard_names: Iterable[str]) -> set[str]:
+    """Names of all files that shards consist of."""
+    suffixes = ("", INDEX_SUFFIX, RECEIPT_SUFFIX)
+    return {name + suffix for name in shard_names for suffix in suffixes}
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """None if there is no such file."""
+    return json.loads(files.read(path)) if files.is_file(path) else None
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Leaves a file alone that holds the same."""
+    data = json.dumps(value, indent=1).encode() + b"\n"
+    if not files.is_file(path) or files.read(path) != data:
+        files.write(path, data)

@@ -1,0 +1,196 @@
+"""Kept pairs and their captions to training samples.
+
+In: the tables of a unit and the bytes of its images. Out: `records.Sample`s in the
+order of the unit, with images that every decoder reads as `score` did.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from pipeline.config.curation import ExportConfig, Granularity, Limits
+from pipeline.engine.caption_tables import CaptionTables, captions_of
+from pipeline.engine.run_folder import RunFolder
+from pipeline.images import decoder as images
+from pipeline.records import KEPT, Decision, FlaggedCaption, Pair, Sample
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+_MAX_JPEG_SIDE_PX = 65_500  # of libjpeg
+
+DecidedPair = tuple[Pair, Decision, float]  # with the alignment score
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleTables:
+    """Where the tables lie that samples are joined from."""
+
+    source_to_pairs: Mapping[str, files.UnitTables]
+    source_to_embeddings: Mapping[str, files.UnitTables]
+    decisions: files.UnitTables
+    granularity_to_folder: Mapping[Granularity, str]
+    flags: "DroppedFlags"
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Self:
+        sources = run.config.sources
+        granularities = sorted(run.config.granularities, key=lambda g: g.name)
+        return cls(
+            source_to_pairs={s.name: run.pairs(s) for s in sources},
+            source_to_embeddings={s.name: run.embeddings(s) for s in sources},
+            decisions=run.decisions,
+            granularity_to_folder={g: run.captions(g) for g in granularities},
+            flags=DroppedFlags.of(run),
+        )
+
+    def open_captions(self) -> dict[Granularity, CaptionTables]:
+        """Granularity to its captions, by name; lists one folder each."""
+        return {
+            granularity: CaptionTables.open(folder)
+            for granularity, folder in self.granularity_to_folder.items()
+        }
+
+    def decided_pairs(self, unit: Unit) -> list[DecidedPair]:
+        """All pairs of a unit in its order."""
+        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
+        embeddings = self.source_to_embeddings[unit.source.name]
+        scores = embeddings.read(unit.name, ["alignment_score"])
+        rows = zip(
+            files.from_table(pairs, Pair),
+            files.from_table(self.decisions.read(unit.name), Decision),
+            scores["alignment_score"].to_pylist(),
+            strict=True,
+        )
+        return list(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class DroppedFlags:
+    """The flags that keep a caption out of the shards, and where they are told."""
+
+    names: frozenset[str]
+    granularities: tuple[str, ...]
+    tables: files.UnitTables | None  # None if no flag does: then none is read
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Self:
+        names = frozenset(run.config.export.drop_caption_flags)
+        granularities = tuple(g.name for g in run.config.granularities)
+        return cls(names, granularities, run.flags if names else None)
+
+    def read(self, unit: Unit) -> list[FlaggedCaption]:
+        """All captions of the unit's kept pairs; none if no flag matters."""
+        if self.tables is None:
+            return []
+        return files.from_table(self.tables.read(unit.name), FlaggedCaption)
+
+    def left(
+        self, kept: list[tuple[Pair, Sample]], rows: Iterable[FlaggedCaption]
+    ) -> list[tuple[Pair, Sample]]:
+        """The kept samples of a unit without the captions that stay out."""
+        if not self.names:
+            return kept
+        flagged: dict[tuple[bytes, str], dict[int, tuple[str, ...]]]
+        flagged = collections.defaultdict(dict)
+        for row in rows:
+            flagged[row.sample_id, row.granularity][row.sample_index] = row.flags
+        return [(pair, self._without(sample, flagged)) for pair, sample in kept]
+
+    def _without(
+        self,
+        sample: Sample,
+        flagged: Mapping[tuple[bytes, str], Mapping[int, tuple[str, ...]]],
+    ) -> Sample:
+        """A granularity of which no caption is left is absent."""
+        left = {}
+        for name, texts in sample.captions.items():
+            index_to_flags = flagged[sample.sample_id, name]
+            flags = [index_to_flags[index] for index in sorted(index_to_flags)]
+            both = zip(texts, flags, strict=True)
+            left[name] = tuple(text for text, f in both if self.names.isdisjoint(f))
+        captions = {name: texts for name, texts in left.items() if texts}
+        return dataclasses.replace(sample, captions=captions)
+
+    def counts(self, rows: Iterable[FlaggedCaption]) -> dict[str, dict[str, int]]:
+        """Granularity to numbers of `captions` that stay out, and of those with a
+        flag."""
+        names = ("captions", *sorted(self.names))
+        found = {name: dict.fromkeys(names, 0) for name in self.granularities}
+        for row in rows:
+            if flags := self.names.intersection(row.flags):
+                for name in ("captions", *flags):
+                    found[row.granularity][name] += 1
+        return found
+
+
+def kept_samples(
+    unit: Unit,
+    decided_pairs: Sequence[DecidedPair],
+    tables: Mapping[Granularity, CaptionTables],
+) -> list[tuple[Pair, Sample]]:
+    """The kept pairs as samples whose image is still to be read.
+
+    A granularity of which an image has no caption is absent from its sample.
+    """
+    kept = [row for row in decided_pairs if row[1].outcome == KEPT]
+    name_to_texts = {g.name: captions.texts(unit) for g, captions in tables.items()}
+    captions = captions_of([pair for pair, _, _ in kept], list(tables), name_to_texts)
+    return [
+        (
+            pair,
+            Sample(
+                sample_id=pair.sample_id,
+                image=b"",
+                image_format=pair.image_format,
+                width=pair.width,
+                height=pair.height,
+                alt_text=pair.alt_text,
+                captions=name_to_captions,
+                alignment_score=alignment_score,
+                source=unit.source.name,
+                seeds=decision.seeds,
+            ),
+        )
+        for (pair, decision, alignment_score), name_to_captions in zip(
+            kept, captions, strict=True
+        )
+    ]
+
+
+def with_image(
+    sample: Sample, data: bytes, export: ExportConfig, limits: Limits
+) -> Sample:
+    """The sample with its image, resized if its short side is over `max_side_px`.
+
+    An image that needs no resizing keeps its bytes, but for what some decoder would
+    stumble over (see `ImageFile.plain_bytes`). One that decoders disagree on is stored
+    as it was scored: upright, in sRGB, on white.
+    """
+    opened = images.open_image(data, limits)
+    scale = export.max_side_px / min(sample.width, sample.height)
+    plain = opened.plain_bytes() if scale >= 1 else None
+    if plain is not None:
+        return dataclasses.replace(sample, image=plain)
+    rgb = opened.decode()
+    if scale < 1:
+        size_px = (round(sample.width * scale), round(sample.height * scale))
+        rgb = cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
+    image, image_format = _encoded(rgb, export.jpeg_quality)
+    height, width, _ = rgb.shape
+    return dataclasses.replace(
+        sample, image=image, image_format=image_format, width=width, height=height
+    )
+
+
+def _encoded(rgb: np.ndarray, jpeg_quality: int) -> tuple[bytes, str]:
+    """A JPEG, or a PNG where a side is longer than a JPEG's may be."""
+    if max(rgb.shape) > _MAX_JPEG_SIDE_PX:
+        _, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        return png.tobytes(), "png"
+    rgb = np.ascontiguousarray(rgb)
+    return simplejpeg.encode_jpeg(rgb, jpeg_quality, colorsubsampling="420"), "jpeg"

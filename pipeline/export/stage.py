@@ -1,0 +1,318 @@
+"""Stage 4, export: training shards of the kept images and their captions.
+
+In: units whose scores, decisions and captions are there. Out, in one folder: shards of
+contiguous source order, each with an index of its payloads and a receipt, and last of
+all the manifest. A shard's bytes depend on its samples and on the export configuration
+alone; a shard whose receipt fits is not written again.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from pipeline.config.curation import (
+    CurationConfig,
+    ExportConfig,
+    Granularity,
+    fingerprint,
+)
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
+from pipeline.export import manifest
+from pipeline.export.manifest import Receipt, UnitSummary
+from pipeline.export.samples import SampleTables, kept_samples, with_image
+from pipeline.export.shard_formats import TFRECORD, ShardFormat
+from pipeline.records import SCHEMA_VERSION, Pair, Sample
+from pipeline.sources import shards as sources
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from pipeline.storage.prefetch import map_ahead
+
+STAGE = "export"
+
+_OWN_NAME = re.compile(
+    r"train-\d{5,}-of-\d{5,}\.(tfrecord|tar)(\..+)?|manifest\.json\..+\.tmp"
+)
+_N_IMAGES_AHEAD = 32
+
+
+class Export(beam.PTransform):
+    """Writes the training shards of a run, and gives the path of their manifest.
+
+    Counters: `samples_written`, `shards_written`, `shards_skipped`.
+    """
+
+    def __init__(self, run: RunFolder, shard_format: ShardFormat = TFRECORD) -> None:
+        super().__init__()
+        self._config = run.config
+        self._folder = run.shards(shard_format)
+        self._format = shard_format
+        self._tables = SampleTables.of(run)
+        self._header = manifest.header(run)
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        tables, config, folder = self._tables, self._config, self._folder
+        write_shard = _WriteShard(tables, config, folder, self._format)
+        summaries = (
+            units
+            | "Distribute units" >> beam.Reshuffle()
+            | "Summarise units" >> beam.ParDo(_SummariseUnit(tables, config.export))
+        )
+        receipts = (
+            summaries
+            | "Collect summaries" >> beam.combiners.ToList()
+            | "Plan shards" >> beam.FlatMap(_plan, config.export, folder, self._format)
+            | "Distribute shards" >> beam.Reshuffle()
+            | "Write shards" >> beam.ParDo(write_shard)
+        )
+        return (
+            units.pipeline
+            | "Start the manifest" >> beam.Create([self._header])
+            | "Write the manifest"
+            >> beam.Map(
+                _write_manifest,
+                files.join(folder, manifest.NAME),
+                summaries=beam.pvalue.AsList(summaries),
+                receipts=beam.pvalue.AsList(receipts),
+            )
+        )
+
+
+def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
+    """Whether an export would change nothing; reads the manifest and listings only."""
+    folder = run.shards(shard_format)
+    written = manifest.read_json(files.join(folder, manifest.NAME))
+    if written is None:
+        return False
+    captions = SampleTables.of(run).open_captions()
+    names = [(unit, _table_names(captions, unit)) for unit in run.units]
+    inputs = manifest.inputs_fingerprint(manifest.header(run), names)
+    expected = manifest.file_names(shard["name"] for shard in written["shards"])
+    return written["fingerprints"]["inputs"] == inputs and _names(folder) >= expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Samples `start` to `stop` of what a unit exports."""
+
+    unit: Unit
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """One output file: its samples, and the fingerprint of its bytes."""
+
+    name: str
+    fingerprint: str
+    slices: tuple[Slice, ...]
+
+
+def plan_shards(
+    summaries: Iterable[UnitSummary],
+    export: ExportConfig,
+    shard_format: ShardFormat = TFRECORD,
+) -> list[ShardPlan]:
+    """Cuts the samples of all units, by source and path, into full shards."""
+    n_per_shard, n_before = export.samples_per_shard, 0
+    shards = collections.defaultdict(list)
+    for summary in sorted(summaries, key=lambda s: (s.unit.source.name, s.unit.uri)):
+        start = 0
+        while start < summary.n_samples:
+            shard, n_in_shard = divmod(n_before + start, n_per_shard)
+            stop = min(start + n_per_shard - n_in_shard, summary.n_samples)
+            shards[shard].append((Slice(summary.unit, start, stop), summary.digest))
+            start = stop
+        n_before += summary.n_samples
+    return [
+        ShardPlan(
+            name=f"train-{shard:05d}-of-{len(shards):05d}{shard_format.suffix}",
+            fingerprint=_shard_fingerprint(parts, export),
+            slices=tuple(piece for piece, _ in parts),
+        )
+        for shard, parts in shards.items()
+    ]
+
+
+def _shard_fingerprint(parts: Sequence[tuple[Slice, str]], export: ExportConfig) -> str:
+    samples = [(digest, piece.start, piece.stop) for piece, digest in parts]
+    preparation = (export.max_side_px, export.jpeg_quality)
+    return fingerprint("shard", SCHEMA_VERSION, preparation, samples)
+
+
+class _SummariseUnit(beam.DoFn):
+    """Reads what the records of a unit will say, without its images."""
+
+    def __init__(self, tables: SampleTables, export: ExportConfig) -> None:
+        self._tables = tables
+        self._export = export
+        self._captions: dict[Granularity, CaptionTables] = {}
+
+    def setup(self) -> None:
+        self._captions = self._tables.open_captions()
+
+    def process(self, unit: Unit) -> Iterator[UnitSummary]:
+        pairs = self._tables.decided_pairs(unit)
+        kept = kept_samples(unit, pairs, self._captions)
+        flagged = self._tables.flags.read(unit)
+        kept = self._tables.flags.left(kept, flagged)
+        exported = _exported(kept, self._export)
+        digest = hashlib.blake2b(digest_size=16)
+        for _, sample in exported:
+            digest.update(repr(sample).encode())
+        yield UnitSummary(
+            unit=unit,
+            table_names=_table_names(self._captions, unit),
+            outcome_to_count=collections.Counter(d.outcome for _, d, _ in pairs),
+            n_without_granularity={
+                g.name: sum(g.name not in sample.captions for _, sample in kept)
+                for g in self._captions
+            },
+            n_samples=len(exported),
+            digest=digest.hexdigest(),
+            dropped_captions=self._tables.flags.counts(flagged),
+        )
+
+
+def _exported(
+    kept: Iterable[tuple[Pair, Sample]], export: ExportConfig
+) -> list[tuple[Pair, Sample]]:
+    required = set(export.required_granularities)
+    return [
+        (pair, sample) for pair, sample in kept if required <= sample.captions.keys()
+    ]
+
+
+def _plan(
+    summaries: Iterable[UnitSummary],
+    export: ExportConfig,
+    folder: str,
+    shard_format: ShardFormat,
+) -> list[ShardPlan]:
+    """Plans the shards, and removes what does not belong to the plan."""
+    shards = plan_shards(summaries, export, shard_format)
+    _remove_stale(folder, shards)
+    return shards
+
+
+def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
+    """Removes a manifest of other shards, then those shards, then their indexes.
+
+    In this order, so that at no moment a manifest names a shard that is not there, or
+    a shard lacks its index. What a killed run left half-written goes as well.
+    """
+    path = files.join(folder, manifest.NAME)
+    written = manifest.read_json(path)
+    planned = manifest.shards_fingerprint(shards)
+    if written is not None and written["fingerprints"]["shards"] != planned:
+        files.delete(folder, [manifest.NAME])
+    own = {name for name in _names(folder) if _OWN_NAME.fullmatch(name)}
+    stale = own - manifest.file_names(shard.name for shard in shards)
+    by_kind = sorted(stale, key=lambda s: (s.endswith(manifest.INDEX_SUFFIX), s))
+    files.delete(folder, by_kind)
+
+
+class _WriteShard(beam.DoFn):
+    """Writes a shard unless it is there: the index, the records, then the receipt."""
+
+    def __init__(
+        self,
+        tables: SampleTables,
+        config: CurationConfig,
+        folder: str,
+        shard_format: ShardFormat,
+    ) -> None:
+        self._tables = tables
+        self._export = config.export
+        self._limits = config.limits
+        self._folder = folder
+        self._format = shard_format
+        self._granularities = [g.name for g in config.granularities]
+        self._captions: dict[Granularity, CaptionTables] = {}
+
+    def setup(self) -> None:
+        self._captions = self._tables.open_captions()
+
+    def process(self, shard: ShardPlan) -> Iterator[Receipt]:
+        receipt = self._receipt(shard)
+        if receipt is None:
+            receipt = self._write(shard)
+            _count("shards_written")
+            _count("samples_written", receipt.n_samples)
+        else:
+            _count("shards_skipped")
+        yield receipt
+
+    def _receipt(self, shard: ShardPlan) -> Receipt | None:
+        """None if the shard is not there, or is another one of the same name."""
+        path = files.join(self._folder, shard.name)
+        stored = manifest.read_json(path + manifest.RECEIPT_SUFFIX)
+        if stored is None or stored["fingerprint"] != shard.fingerprint:
+            return None
+        parts = (path, path + manifest.INDEX_SUFFIX)
+        return Receipt(**stored) if all(map(files.is_file, parts)) else None
+
+    def _write(self, shard: ShardPlan) -> Receipt:
+        path = files.join(self._folder, shard.name)
+        suffixes = (manifest.RECEIPT_SUFFIX, "", manifest.INDEX_SUFFIX)
+        there = [shard.name + s for s in suffixes if files.is_file(path + s)]
+        files.delete(self._folder, there)
+        with tempfile.TemporaryDirectory() as folder:
+            local = os.path.join(folder, shard.name)
+            samples = self._samples(shard)
+            index = self._format.write_local(local, samples, self._granularities)
+            files.write(path + manifest.INDEX_SUFFIX, index.tobytes())
+            n_bytes, sha256 = files.publish(local, path)
+        receipt = Receipt(shard.name, shard.fingerprint, len(index), n_bytes, sha256)
+        manifest.write_json(path + manifest.RECEIPT_SUFFIX, dataclasses.asdict(receipt))
+        return receipt
+
+    def _samples(self, shard: ShardPlan) -> Iterator[Sample]:
+        for piece in shard.slices:
+            pairs = self._tables.decided_pairs(piece.unit)
+            kept = kept_samples(piece.unit, pairs, self._captions)
+            flagged = self._tables.flags.read(piece.unit)
+            kept = self._tables.flags.left(kept, flagged)
+            exported = _exported(kept, self._export)[piece.start : piece.stop]
+            encoded = sources.read_images(piece.unit, [pair for pair, _ in exported])
+            samples = [sample for _, sample in exported]
+            items = zip(samples, encoded, strict=True)
+            yield from map_ahead(
+                self._with_image, items, _N_IMAGES_AHEAD, lambda item: len(item[1])
+            )
+
+    def _with_image(self, item: tuple[Sample, bytes]) -> Sample:
+        return with_image(*item, self._export, self._limits)
+
+
+def _write_manifest(
+    header: dict[str, Any],
+    path: str,
+    summaries: Sequence[UnitSummary],
+    receipts: Sequence[Receipt],
+) -> str:
+    manifest.write_json(path, manifest.complete(header, summaries, receipts))
+    return path
+
+
+def _table_names(
+    captions: Mapping[Granularity, CaptionTables], unit: Unit
+) -> dict[str, tuple[str, ...]]:
+    return {g.name: tables.names(unit) for g, tables in captions.items()}
+
+
+def _names(folder: str) -> set[str]:
+    return {path.rsplit("/", 1)[-1] for path in files.listed(folder)}
+
+
+def _count(name: str, n: int = 1) -> None:
+    Metrics.counter(STAGE, name).inc(n)

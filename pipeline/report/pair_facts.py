@@ -1,0 +1,180 @@
+"""Everything that is known of a few pairs, read from the tables of their units.
+
+In: places of pairs. Out: `Examined`, with measures that the tables of decisions do not
+keep: which rules would drop the pair if it came to them, and its nearest evaluation and
+seed images.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.selection import NearSeeds
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import Decision, Drop, Language, Pair
+from pipeline.report.sampling import Place
+from pipeline.selection.rules import count_words
+from pipeline.selection.search import reference_sets
+from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
+from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from pipeline.storage.prefetch import map_ahead
+
+UNDECIDED = "undecided"  # the outcome before `select`
+
+_N_UNITS_AHEAD = 8  # of which the pairs wait to be asked for
+_MAX_CHARS = 2000  # of an alt text that is kept in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """The nearest image of some sets: `<set>:<key>`, and the cosine to it."""
+
+    name: str
+    similarity: float  # NaN of a pair without an embedding
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """One pair and all that the tables say of it."""
+
+    place: Place
+    unit: Unit
+    pair: Pair  # a long alt text is cut
+    n_words: int  # of the whole alt text
+    decision: Decision
+    language: Language
+    alignment_score: float  # NaN if not measured
+    drops: tuple[Drop | None, ...] = ()  # what each rule says; none of unreadable ones
+    evaluation: Match | None = None  # None if there are no sets to compare with
+    seed: Match | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """The evaluation and the seed images of a run, opened to be searched."""
+
+    evaluation: Sequence[ReferenceSet] = ()
+    seeds: Sequence[ReferenceSet] = ()
+
+    @classmethod
+    def open(cls, run: RunFolder) -> "References":
+        """Opens the sets that `select` compares with; builds what is not there."""
+        selection = run.config.selection
+        evaluation: tuple[SetFiles, ...] = ()
+        seeds: tuple[SetFiles, ...] = ()
+        if selection.max_evaluation_similarity is not None:
+            evaluation = reference_sets.build(
+                "evaluation_sets",
+                run,
+                run.evaluation_units,
+                max_exact=selection.max_exact_set,
+            )
+        if selection.retrieval is not None:
+            is_searched = isinstance(selection.retrieval, NearSeeds)
+            max_exact = selection.max_exact_set if is_searched else None
+            seeds = reference_sets.build(
+                "seed_sets", run, run.seed_units, max_exact=max_exact
+            )
+        sets = (tuple(map(ReferenceSet.open, paths)) for paths in (evaluation, seeds))
+        return cls(*sets)
+
+    @property
+    def n_products(self) -> int:
+        """Multiplications that comparing one pair with all images takes."""
+        sets = (*self.evaluation, *self.seeds)
+        return sum(one.index.ntotal * one.index.d for one in sets)
+
+
+def examine(
+    run: RunFolder, places: Iterable[Place], references: References | None = None
+) -> dict[Place, Examined]:
+    """Reads pairs of any units; without `references` nothing is searched."""
+    reader = _Reader(run, run.decisions, references)
+    in_order = itertools.groupby(sorted(set(places)), lambda place: place.unit)
+    units = ((number, [place.row for place in group]) for number, group in in_order)
+    of_units = map_ahead(lambda unit: reader.of_unit(*unit), units, _N_UNITS_AHEAD)
+    return {one.place: one for one in itertools.chain.from_iterable(of_units)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads pairs of one unit; names the decisions once, as that takes the names of all
+    units."""
+
+    run: RunFolder
+    decisions: files.UnitTables
+    references: References | None
+
+    def of_unit(self, number: int, rows: list[int]) -> list[Examined]:
+        run, unit = self.run, self.run.units[number]
+        pairs = _rows_of(run.pairs(unit.source), unit, rows, Pair)
+        languages = _rows_of(run.languages(unit.source), unit, rows, Language)
+        decisions = self._decisions(unit, rows, pairs)
+        scores = run.embeddings(unit.source).read(unit.name, ["alignment_score"])
+        scores = scores["alignment_score"].take(pa.array(rows)).to_pylist()
+        matches = _matches(run, unit, np.array(rows), self.references)
+        every = zip(rows, pairs, languages, decisions, scores, matches, strict=True)
+        found = []
+        for row, pair, language, decision, score, (evaluation, seed) in every:
+            rules = () if pair.error else run.config.selection.drop_rules
+            one = Examined(
+                place=Place(number, row),
+                unit=unit,
+                pair=dataclasses.replace(pair, alt_text=pair.alt_text[:_MAX_CHARS]),
+                n_words=count_words(pair.alt_text),
+                decision=decision,
+                language=language,
+                alignment_score=score,
+                drops=tuple(rule(pair) for rule in rules),
+                evaluation=evaluation,
+                seed=seed,
+            )
+            found.append(one)
+        return found
+
+    def _decisions(
+        self, unit: Unit, rows: list[int], pairs: Sequence[Pair]
+    ) -> list[Decision]:
+        if files.is_file(self.decisions.path(unit.name)):
+            return _rows_of(self.decisions, unit, rows, Decision)
+        return [
+            Decision(pair.sample_id, UNDECIDED, None, None, "", ()) for pair in pairs
+        ]
+
+
+def _rows_of(
+    tables: files.UnitTables, unit: Unit, rows: list[int], row_type: type[files.Row]
+) -> list[files.Row]:
+    return files.from_table(tables.read(unit.name).take(pa.array(rows)), row_type)
+
+
+def _matches(
+    run: RunFolder, unit: Unit, rows: np.ndarray, references: References | None
+) -> list[tuple[Match | None, Match | None]]:
+    """Nearest evaluation and seed image of each of some rows, which ascend."""
+    if references is None:
+        return [(None, None)] * len(rows)
+    both = (*references.evaluation, *references.seeds)
+    if not both:
+        return [(None, None)] * len(rows)
+    found = reference_sets.find_nearest(both, run, open_verdicts(unit, run), rows)
+    n = len(references.evaluation)
+    halves = (
+        reference_sets.Nearest(both[part], found.similarity[part], found.image[part])
+        for part in (slice(None, n), slice(n, None))
+    )
+    evaluation, seeds = (_best(half, len(rows)) for half in halves)
+    return list(zip(evaluation, seeds, strict=True))
+
+
+def _best(nearest: reference_sets.Nearest, n_rows: int) -> list[Match | None]:
+    if not nearest.sets:
+        return [None] * n_rows
+    names = nearest.best_names(np.arange(n_rows))
+    similarity = nearest.best_similarity.tolist()
+    return [Match(*match) for match in zip(names, similarity, strict=True)]

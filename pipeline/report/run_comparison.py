@@ -1,0 +1,222 @@
+"""Which pairs two runs decide differently, and why.
+
+In: a run, and the folder of another run over the same pairs, or of its decisions. Out:
+numbers of pairs by their two outcomes, with examples. One shard is read at a time.
+Shards are the same if their path is, whatever they held, or else their file name; pairs
+if their id is.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
+from pipeline.records import Decision
+from pipeline.report.sampling import Place, Smallest, hashes
+from pipeline.sources.shards import Unit, shard_name_of
+from pipeline.storage import files
+
+_N_SHOWN = 12  # changes with examples: the most frequent
+
+Change = tuple[str, str]  # outcome in the other run, outcome here
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherRun:
+    """Decisions to compare with, and the configuration that they follow from."""
+
+    folder: str
+    decisions: files.UnitTables
+    config: Any  # as `config.to_json` has it
+
+    @classmethod
+    def open(cls, folder: str) -> "OtherRun":
+        """Opens a run folder, or one of its folders of decisions.
+
+        Raises:
+          ValueError: if there is none, or nothing is decided in it.
+        """
+        check_format("--against", folder)
+        path = files.join(folder, CONFIG_NAME)
+        content = json.loads(files.read(path)) if files.is_file(path) else {}
+        fingerprint = content.get("decisions")
+        if fingerprint is None:
+            raise ValueError(
+                f"--against {folder}: expected a run folder, or decisions of one, whose"
+                f" {CONFIG_NAME} names its decisions: run `select` there first"
+            )
+        is_run = FileSystems.split(folder.rstrip("/"))[1] != fingerprint
+        own = files.join(folder, "decisions", fingerprint) if is_run else folder
+        tables = files.UnitTables(own)
+        if not tables.unit_names():
+            raise ValueError(f"--against {folder}: expected decisions in {own}")
+        return cls(folder, tables, content["config"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """One pair that both runs have, and what the other one decided."""
+
+    place: Place
+    other: Decision
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """How the decisions of a run differ from those of another one."""
+
+    n_common: int
+    n_only_here: int
+    n_only_there: int
+    change_to_count: Mapping[Change, int]  # most frequent first
+    change_to_examples: Mapping[Change, list[Changed]]
+
+    @property
+    def n_changed(self) -> int:
+        return sum(self.change_to_count.values())
+
+
+def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
+    """Compares the decisions on all pairs of two runs."""
+    names = other.decisions.unit_names()
+    own_to_other = _same_units(run, names)
+    counts: collections.Counter[Change] = collections.Counter()
+    examples: dict[Change, Smallest] = {}
+    n_common = n_only_here = n_only_there = 0
+    decisions = run.decisions
+    for number, unit in enumerate(run.units):
+        joined = _Joined.of(decisions, other, unit, own_to_other.get(unit.name))
+        n_common += len(joined.rows)
+        n_only_here += joined.n_own - len(joined.rows)
+        n_only_there += joined.n_other - len(joined.rows)
+        for change, places in joined.changes().items():
+            counts[change] += len(places)
+            rows = joined.rows[places]
+            keys = hashes(joined.own["sample_id"].take(pa.array(rows)).to_pylist())
+            examples.setdefault(change, Smallest(n_examples)).add(number, rows, keys)
+    for name in names - set(own_to_other.values()):
+        n_only_there += other.decisions.read(name, ["outcome"]).num_rows
+    by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Changes(
+        n_common=n_common,
+        n_only_here=n_only_here,
+        n_only_there=n_only_there,
+        change_to_count=dict(by_count),
+        change_to_examples={
+            change: [
+                _changed(run.units[place.unit], decisions, other, place, own_to_other)
+                for place in examples[change].places()
+            ]
+            for change, _ in by_count[:_N_SHOWN]
+        },
+    )
+
+
+def _same_units(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
+    """Name of an own unit to that of the same unit in the other run."""
+    shard_to_name = {shard_name_of(name): name for name in names}
+    stem_to_names = collections.defaultdict(list)
+    for shard, name in sorted(shard_to_name.items()):
+        stem_to_names[_stem_of(shard)].append(name)
+    found = {}
+    for unit in run.units:
+        alike = stem_to_names[_stem_of(unit.shard_name)]
+        if unit.shard_name in shard_to_name:
+            found[unit.name] = shard_to_name[unit.shard_name]
+        elif len(alike) == 1:
+            found[unit.name] = alike[0]
+    return found
+
+
+def _stem_of(shard_name: str) -> str:
+    return shard_name.rpartition("-")[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Joined:
+    """The pairs of one unit that both runs have: rows of either table."""
+
+    own: pa.Table
+    n_own: int
+    n_other: int
+    rows: np.ndarray
+    other_rows: np.ndarray
+    outcomes: np.ndarray  # str [n]
+    other_outcomes: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        decisions: files.UnitTables,
+        other: OtherRun,
+        unit: Unit,
+        other_name: str | None,
+    ) -> "_Joined":
+        columns = ["sample_id", "outcome"]
+        own = decisions.read(unit.name, columns)
+        if other_name is None:
+            theirs = own.slice(0, 0)
+        else:
+            theirs = other.decisions.read(other_name, columns)
+        rows, other_rows = _same_rows(own["sample_id"], theirs["sample_id"])
+        return cls(
+            own=own,
+            n_own=own.num_rows,
+            n_other=theirs.num_rows,
+            rows=rows,
+            other_rows=other_rows,
+            outcomes=_texts(own["outcome"], rows),
+            other_outcomes=_texts(theirs["outcome"], other_rows),
+        )
+
+    def changes(self) -> dict[Change, np.ndarray]:
+        """Positions in `rows` of the pairs whose outcome is another one."""
+        found = collections.defaultdict(list)
+        for place in np.flatnonzero(self.outcomes != self.other_outcomes).tolist():
+            change = (self.other_outcomes[place], self.outcomes[place])
+            found[change].append(place)
+        return {change: np.array(places) for change, places in found.items()}
+
+
+def _same_rows(own: pa.Array, other: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of equal ids; of several with one id the first meets the first."""
+    if own.equals(other):
+        rows = np.arange(len(own))
+        return rows, rows
+    id_to_rows: dict[bytes, collections.deque[int]]
+    id_to_rows = collections.defaultdict(collections.deque)
+    for row, sample_id in enumerate(other.to_pylist()):
+        id_to_rows[sample_id].append(row)
+    both = [
+        (row, id_to_rows[sample_id].popleft())
+        for row, sample_id in enumerate(own.to_pylist())
+        if id_to_rows.get(sample_id)
+    ]
+    rows, other_rows = np.array(both, np.int64).reshape(-1, 2).T
+    return rows, other_rows
+
+
+def _texts(column: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
+    return np.array(column.take(pa.array(rows)).to_pylist(), dtype=object)
+
+
+def _changed(
+    unit: Unit,
+    decisions: files.UnitTables,
+    other: OtherRun,
+    place: Place,
+    own_to_other: Mapping[str, str],
+) -> Changed:
+    """Looks up what the other run decided on one pair of a unit."""
+    other_name = own_to_other[unit.name]
+    joined = _Joined.of(decisions, other, unit, other_name)
+    row = joined.other_rows[np.searchsorted(joined.rows, place.row)]
+    table = other.decisions.read(other_name).take(pa.array([row]))
+    (decision,) = files.from_table(table, Decision)
+    return Changed(place, decision)

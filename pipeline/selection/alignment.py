@@ -1,0 +1,134 @@
+"""The alignment filter of `select`: an absolute bound, or a share of the pool.
+
+The transform maps PCollection[Verdicts] to PCollection[Verdicts].
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import AsSingleton
+
+from pipeline.config.selection import KeepFraction, MinScore
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection import quantiles
+from pipeline.selection.quantiles import Cut
+from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.storage import files
+
+ALL_SOURCES = "all sources"  # no source can have this name
+CUTS_NAME = "alignment_cuts.json"
+
+
+class FilterAlignment(beam.PTransform):
+    """Drops pairs whose text does not describe their image.
+
+    A pair without a score fails. `KeepFraction` counts all contested pairs of all
+    units, or of all those of a source, also those without a score, and rounds the
+    number to keep up; pairs as good as the last one to keep are kept too. The cuts are
+    written to `alignment_cuts.json` in `folder`, that of the decisions.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        alignment: MinScore | KeepFraction | None,
+        folder: str,
+    ) -> None:
+        super().__init__()
+        self._run = run
+        self._alignment = alignment
+        self._folder = folder
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        match self._alignment:
+            case None:
+                return verdicts
+            case MinScore(min_score):
+                return verdicts | "Compare scores" >> beam.Map(
+                    filter_alignment, self._run, min_score
+                )
+            case KeepFraction() as share:
+                cuts = AsSingleton(
+                    verdicts
+                    | "Record cuts" >> RecordCuts(self._run, share, self._folder)
+                )
+                return verdicts | "Compare with cuts" >> beam.Map(
+                    filter_by_cut, self._run, share, cuts
+                )
+
+
+class RecordCuts(beam.PTransform):
+    """Finds the cut of each group, and writes all down before one is used.
+
+    Maps PCollection[Verdicts] to one dictionary, group to cut.
+    """
+
+    def __init__(self, run: RunFolder, share: KeepFraction, folder: str) -> None:
+        super().__init__()
+        self._run = run
+        self._share = share
+        self._path = files.join(folder, CUTS_NAME)
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection[dict]:
+        read = functools.partial(contested_scores, run=self._run, share=self._share)
+        return (
+            verdicts
+            | "Find quantiles" >> quantiles.FindCuts(self._share.keep_fraction, read)
+            | "Collect cuts" >> beam.combiners.ToDict()
+            | "Write cuts" >> beam.Map(write_cuts, self._path)
+        )
+
+
+def write_cuts(group_to_cut: dict[str, Cut], path: str) -> dict[str, Cut]:
+    """Leaves the cuts in a file and passes them on."""
+    content = json.dumps(quantiles.to_json(group_to_cut), indent=2) + "\n"
+    files.write(path, content.encode())
+    return group_to_cut
+
+
+def filter_by_cut(
+    verdicts: Verdicts,
+    run: RunFolder,
+    share: KeepFraction,
+    group_to_cut: Mapping[str, Cut],
+) -> Verdicts:
+    """Drops alignment scores below the cut of their group."""
+    cut = group_to_cut[_group_of(verdicts, share)].score
+    return filter_alignment(verdicts, run, cut)
+
+
+def filter_alignment(verdicts: Verdicts, run: RunFolder, cut: float) -> Verdicts:
+    """Drops alignment scores below `cut`, and pairs without one."""
+    rows = verdicts.contested_rows
+    scores = read_scores(verdicts, run, rows)
+    fails = ~(scores >= cut)
+    return verdicts.drop(
+        rows[fails],
+        DropReason.LOW_ALIGNMENT,
+        value=scores[fails],
+        threshold=cut,
+        detail=np.where(np.isnan(scores[fails]), "no score", ""),
+    )
+
+
+def contested_scores(
+    verdicts: Verdicts, run: RunFolder, share: KeepFraction
+) -> tuple[str, np.ndarray]:
+    """Group and alignment scores of the contested pairs, float32."""
+    scores = read_scores(verdicts, run, verdicts.contested_rows)
+    return _group_of(verdicts, share), scores.astype(np.float32)
+
+
+def _group_of(verdicts: Verdicts, share: KeepFraction) -> str:
+    return verdicts.unit.source.name if share.per_source else ALL_SOURCES
+
+
+def read_scores(verdicts: Verdicts, run: RunFolder, rows: np.ndarray) -> np.ndarray:
+    """Alignment scores of some pairs, float64; NaN where there is none."""
+    tables = run.embeddings(verdicts.unit.source)
+    scores = read_rows(tables, verdicts, rows, "alignment_score")
+    return scores["alignment_score"].to_numpy().astype(np.float64)

@@ -1,0 +1,217 @@
+"""Balance: of images of which there are too many, as many as a recipe wants.
+
+A cap divides the pool into groups by nearest seed, cluster or concept, and counts them
+over all shards. A pair of a group of `count` pairs stays with probability
+min(1, max_count / count); of several groups each may let it stay, as in MetaCLIP
+(arXiv:2309.16671, algorithm 1): 1 - prod(1 - p). Chance hangs on the sample id and
+`rng_seed`. The transforms map PCollection[Verdicts] to PCollection[Verdicts].
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import AsSingleton
+from apache_beam.utils.shared import Shared
+
+from pipeline.config.selection import Cap, CapPerCluster, CapPerConcept, CapPerSeed
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.concepts import Concepts
+from pipeline.selection.integer_counts import AddTallies, Tally
+from pipeline.selection.retrieval.top_k import unit_hashes
+from pipeline.selection.search import kmeans, reference_sets
+from pipeline.selection.search.reference_sets import SetFiles
+from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.storage import files
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grouped:
+    """Verdicts, and the groups of their contested pairs."""
+
+    verdicts: Verdicts
+    row: np.ndarray  # int64 [m]; a pair may have several groups, or none
+    group: np.ndarray  # int64 [m]
+    group_to_name: Mapping[int, str]
+
+
+class Balance(beam.PTransform):
+    """Applies caps one after the other, each to what the one before has left.
+
+    `seeds` are the sets that have a cap. The run lists its units: they name the files
+    of centroids.
+    """
+
+    def __init__(
+        self, run: RunFolder, seeds: tuple[SetFiles, ...], caps: tuple[Cap, ...]
+    ) -> None:
+        super().__init__()
+        self._run = run
+        self._seeds = seeds
+        self._caps = caps
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        run = self._run.without_units()
+        for i, cap in enumerate(self._caps):
+            grouped = self._grouped(verdicts, i, cap)
+            counts = AsSingleton(
+                grouped
+                | f"Count groups, cap {i}" >> beam.Map(lambda g: Tally.of(g.group))
+                | f"Add groups, cap {i}" >> beam.CombineGlobally(AddTallies())
+            )
+            verdicts = grouped | f"Thin groups, cap {i}" >> beam.Map(
+                thin, run, cap, counts
+            )
+        return verdicts
+
+    def _grouped(
+        self, verdicts: beam.PCollection[Verdicts], i: int, cap: Cap
+    ) -> beam.PCollection[Grouped]:
+        run = self._run.without_units()
+        match cap:
+            case CapPerSeed():
+                return verdicts | f"Find seeds, cap {i}" >> beam.ParDo(
+                    GroupBySeed(run, self._seeds)
+                )
+            case CapPerConcept(concepts):
+                return verdicts | f"Find concepts, cap {i}" >> beam.ParDo(
+                    GroupByConcept(run, concepts)
+                )
+            case CapPerCluster():
+                record = _record_path(self._run, i)
+                train = kmeans.TrainCentroids(run, cap.training(), record)
+                path = AsSingleton(verdicts | f"Train centroids, cap {i}" >> train)
+                return verdicts | f"Find clusters, cap {i}" >> beam.ParDo(
+                    GroupByCluster(run), path
+                )
+
+
+def _record_path(run: RunFolder, i: int) -> str:
+    """Where the account of a cap's centroids lies; the cap itself has no part in it."""
+    selection = run.config.selection
+    training = dataclasses.replace(selection.balance[i], max_count=1)
+    caps = (*selection.balance[:i], training)
+    config = dataclasses.replace(
+        run.config, selection=dataclasses.replace(selection, balance=caps)
+    )
+    pool = dataclasses.replace(run, config=config)
+    return files.join(run.root, "clusters", f"{pool.decisions_fingerprint}.json")
+
+
+class GroupBySeed(reference_sets.WithSets):
+    """Groups images by the nearest seed of all sets."""
+
+    def __init__(self, run: RunFolder, sets: tuple[SetFiles, ...]) -> None:
+        super().__init__(sets)
+        self._run = run
+
+    def process(self, verdicts: Verdicts) -> Iterator[Grouped]:
+        sets = self.sets()
+        rows = verdicts.contested_rows
+        found = reference_sets.find_nearest(sets, self._run, verdicts, rows)
+        has_embedding = np.flatnonzero(~np.isnan(found.best_similarity))
+        best = found.similarity[:, has_embedding].argmax(axis=0)
+        sizes = [len(reference_set.keys) for reference_set in sets]
+        group = np.cumsum([0, *sizes])[best] + found.image[best, has_embedding]
+        names = found.best_names(has_embedding)
+        group_to_name = dict(zip(group.tolist(), names, strict=True))
+        yield Grouped(verdicts, rows[has_embedding], group, group_to_name)
+
+
+class GroupByCluster(kmeans.WithCentroids):
+    """Groups images by the nearest centroid."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        self._run = run
+
+    def process(self, verdicts: Verdicts, path: str) -> Iterator[Grouped]:
+        rows = verdicts.contested_rows
+        rows, vectors = reference_sets.read_vectors(self._run, verdicts, rows)
+        group = kmeans.nearest_centroids(self.centroids(path), vectors)
+        group_to_name = {c: f"cluster {c}" for c in group.tolist()}
+        yield Grouped(verdicts, rows, group, group_to_name)
+
+
+class GroupByConcept(beam.DoFn):
+    """Groups pairs by the concepts that their alt text names; read once a worker."""
+
+    def __init__(self, run: RunFolder, path: str) -> None:
+        self._run = run
+        self._path = path
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
+        self._concepts = self._shared.acquire(lambda: Concepts.load(self._path))
+
+    def process(self, verdicts: Verdicts) -> Iterator[Grouped]:
+        rows = verdicts.contested_rows
+        tables = self._run.pairs(verdicts.unit.source)
+        texts = read_rows(tables, verdicts, rows, "alt_text")["alt_text"].to_pylist()
+        found = [self._concepts.find(text) for text in texts]
+        group = np.array([n for numbers in found for n in numbers], np.int64)
+        row = np.repeat(rows, [len(numbers) for numbers in found])
+        group_to_name = {n: self._concepts.names[n] for n in np.unique(group).tolist()}
+        yield Grouped(verdicts, row, group, group_to_name)
+
+
+def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Tally) -> Verdicts:
+    """Drops pairs whose draw is not below their probability.
+
+    The value of the decision is the probability, the threshold the draw, in [0, 1), and
+    the detail the smallest of the pair's groups.
+    """
+    verdicts = grouped.verdicts
+    rows = verdicts.contested_rows
+    is_certain = not isinstance(cap, CapPerConcept) or cap.keep_unmatched
+    probability = probabilities(grouped, cap.max_count, counts)[rows]
+    probability = np.where(np.isnan(probability), float(is_certain), probability)
+    tables = run.pairs(verdicts.unit.source)
+    ids = read_rows(tables, verdicts, rows, "sample_id")["sample_id"].to_pylist()
+    draw = unit_hashes(ids, f"{type(cap).__name__} {cap.rng_seed}")
+    fails = draw >= probability
+    return verdicts.drop(
+        rows[fails],
+        DropReason.BALANCE,
+        value=probability[fails],
+        threshold=draw[fails],
+        detail=_smallest_groups(grouped, counts, rows[fails]),
+    )
+
+
+def probabilities(grouped: Grouped, max_count: int, counts: Tally) -> np.ndarray:
+    """Of every pair of the unit to stay: float64 [n], NaN for one without a group."""
+    share = np.minimum(1, max_count / counts.count_of(grouped.group))
+    n_pairs = len(grouped.verdicts.outcome)
+    loss = np.ones(n_pairs)
+    np.multiply.at(loss, grouped.row, 1 - share)
+    has_group = np.zeros(n_pairs, dtype=bool)
+    has_group[grouped.row] = True
+    return np.where(has_group, 1 - loss, np.nan)
+
+
+def _smallest_groups(grouped: Grouped, counts: Tally, rows: np.ndarray) -> list[str]:
+    """Names of the groups, of equally small ones the first; pairs may have none."""
+    count = counts.count_of(grouped.group)
+    order = np.lexsort((-np.arange(len(count)), -count))  # takes its last key first
+    groups = grouped.row[order].tolist(), grouped.group[order].tolist()
+    row_to_group = dict(zip(*groups, strict=True))  # the last one counts
+    found = [row_to_group.get(row) for row in rows.tolist()]
+    return ["no concept" if g is None else grouped.group_to_name[g] for g in found]
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError on a cap without its seed sets or with a list that is none."""
+    for cap in run.config.selection.balance:
+        if isinstance(cap, CapPerSeed) and not run.seed_units:
+            raise ValueError(f"balance={cap}: expected seed sets")
+        if isinstance(cap, CapPerConcept):
+            Concepts.load(cap.concepts)
+
+
+def needs_seeds(caps: tuple[Cap, ...]) -> bool:
+    """Whether seeds are searched for."""
+    return any(isinstance(cap, CapPerSeed) for cap in caps)

@@ -1,0 +1,331 @@
+"""What a run would find of near-copies of its evaluation images, and what wrongly.
+
+In: a run that is scored and selected. Copies are made in memory, described by the run's
+descriptors and searched in its evaluation indexes. Out: recall by kind of copy and
+bound, and how many pairs of look-alikes would be called near-duplicates. Neither
+scores nor decisions change.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config.duplicates import Descriptor, Resemblance
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.images import decoder as images
+from pipeline.models import descriptors
+from pipeline.models.descriptors import Describer
+from pipeline.records import Pair
+from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
+from pipeline.selection.retrieval.top_k import unit_hashes
+from pipeline.selection.search import reference_sets
+from pipeline.selection.search.reference_sets import ReferenceSet
+from pipeline.sources import shards
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+N_IMAGES = 200  # evaluation images that are copied, of all sets together
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+_IMAGES_PER_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class DescriptorAudit:
+    """Similarities that one descriptor gives."""
+
+    descriptor: Descriptor
+    bounds: tuple[float, ...]  # of the recipe
+    copy_to_similarity: Mapping[str, np.ndarray]  # with the nearest evaluation image
+    lookalikes: np.ndarray  # similarity of each pair
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return tuple(sorted({*THRESHOLDS, *self.bounds}))
+
+    def recall(self, name: str, threshold: float) -> float:
+        """Share of the copies that the threshold finds."""
+        return float(np.mean(self.copy_to_similarity[name] > threshold))
+
+    def called(self, threshold: float) -> float | None:
+        """Share of the look-alikes that the threshold calls near-duplicates."""
+        if not len(self.lookalikes):
+            return None
+        return float(np.mean(self.lookalikes > threshold))
+
+    def precision(self, threshold: float) -> float | None:
+        """Copies of all kinds among them and the look-alikes that are called."""
+        similarity = np.concatenate(list(self.copy_to_similarity.values()))
+        n_found = np.sum(similarity > threshold)
+        n_all = n_found + np.sum(self.lookalikes > threshold)
+        return float(n_found / n_all) if len(self.lookalikes) and n_all else None
+
+    def to_json(self) -> dict:
+        table = {name: self._row(name) for name in self.copy_to_similarity}
+        return {
+            "bounds": self.bounds,
+            "thresholds": self.thresholds,
+            "recall": table,
+            "lookalikes_called": [self.called(t) for t in self.thresholds],
+            "precision": [self.precision(t) for t in self.thresholds],
+        }
+
+    def _row(self, name: str) -> list[float]:
+        return [self.recall(name, threshold) for threshold in self.thresholds]
+
+    def to_text(self) -> str:
+        """A table; the bounds of the recipe have a star."""
+        heads = [f"{t:g}{'*' * (t in self.bounds)}" for t in self.thresholds]
+        rows = [(name, self._row(name)) for name in self.copy_to_similarity]
+        lines = [f"{self.descriptor.name:18}" + "".join(f"{head:>7}" for head in heads)]
+        lines += [
+            f"{name:18}" + "".join(f"{share:7.2f}" for share in row)
+            for name, row in rows
+        ]
+        if len(self.lookalikes):
+            called = "".join(f"{self.called(t):7.3f}" for t in self.thresholds)
+            lines.append(f"{'look-alikes':18}{called}")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What all descriptors of a run say."""
+
+    n_images: int
+    n_lookalikes: int
+    n_unknown: int  # look-alikes that the run has not described
+    by_descriptor: tuple[DescriptorAudit, ...]
+    copy_to_found: Mapping[str, float]  # by any bound on evaluation images
+
+    def to_json(self) -> dict:
+        return {
+            "images": self.n_images,
+            "lookalikes": self.n_lookalikes,
+            "lookalikes_unknown": self.n_unknown,
+            "found_by_any": dict(self.copy_to_found),
+            "descriptors": {
+                found.descriptor.name: found.to_json() for found in self.by_descriptor
+            },
+        }
+
+    def to_text(self) -> str:
+        tables = [found.to_text() for found in self.by_descriptor]
+        copies = f"audit: copies of {self.n_images} evaluation images, share found"
+        pairs = f"{self.n_lookalikes} pairs of look-alikes, {self.n_unknown} unknown"
+        any_bound = ", ".join(f"{n} {s:.2f}" for n, s in self.copy_to_found.items())
+        lines = [f"{copies}; {pairs}", *tables]
+        return "\n\n".join([*lines, f"by any bound on evaluation images: {any_bound}"])
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError if there is nothing to audit."""
+    if not run.evaluation_units:
+        raise ValueError("--audit: expected evaluation sets, --eval NAME=GLOB")
+    if not _descriptor_to_bounds(run.config.selection):
+        raise ValueError("--audit: expected a recipe with bounds on near-duplicates")
+
+
+def check_lookalikes(path: str) -> None:
+    """Raises ValueError if it is no Parquet file with columns `a` and `b`."""
+    if not path:
+        return
+    try:
+        with files.open_for_reading(path) as file:
+            schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        expected = f"--lookalikes {path}: expected a Parquet file"
+        raise ValueError(f"{expected}, found: {reason}") from error
+    for name in ("a", "b"):
+        known = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+        found = schema.field(name).type if name in schema.names else "no such column"
+        if found not in known:
+            expected = f"column {name!r} of keys or of encoded images"
+            raise ValueError(f"--lookalikes {path}: expected {expected}, found {found}")
+
+
+def audit(run: RunFolder, lookalikes: str = "", n_images: int = N_IMAGES) -> Audit:
+    """Audits a run whose evaluation images are scored."""
+    originals = list(_originals(run, n_images))
+    pairs = _Lookalikes.read(run, lookalikes)
+    found = tuple(
+        _audit_descriptor(run, descriptor, bounds, originals, pairs)
+        for descriptor, bounds in _descriptor_to_bounds(run.config.selection).items()
+    )
+    return Audit(
+        n_images=len(originals),
+        n_lookalikes=len(pairs.a),
+        n_unknown=pairs.n_unknown,
+        by_descriptor=found,
+        copy_to_found=_found_by_any(found, run.config.selection.evaluation_bounds),
+    )
+
+
+def write(run: RunFolder, found: Audit) -> None:
+    """Writes `RUN/audit.json`."""
+    data = json.dumps(found.to_json(), indent=1).encode() + b"\n"
+    files.write(files.join(run.root, "audit.json"), data)
+
+
+def _descriptor_to_bounds(
+    selection: SelectionConfig,
+) -> dict[Descriptor, tuple[float, ...]]:
+    found: dict[Descriptor, set[float]] = {}
+    for resemblance in (*selection.evaluation_bounds, *selection.pool_bounds):
+        bounds = found.setdefault(resemblance.descriptor, set())
+        bounds.add(resemblance.max_similarity)
+    return {descriptor: tuple(sorted(bounds)) for descriptor, bounds in found.items()}
+
+
+def _audit_descriptor(
+    run: RunFolder,
+    descriptor: Descriptor,
+    bounds: tuple[float, ...],
+    originals: Sequence[np.ndarray],
+    lookalikes: "_Lookalikes",
+) -> DescriptorAudit:
+    describer = descriptors.load(descriptor, run.config.encoder)
+    seen = run.comparing(descriptor)
+    paths = reference_sets.build("evaluation_sets", seen, run.evaluation_units)
+    sets = tuple(map(ReferenceSet.open, paths))
+    copies = {
+        name: nearest_similarity(sets, _described(describer, map(copy, originals)))
+        for name, copy in NAME_TO_COPY.items()
+    }
+    a, b = (v.astype(np.float64) for v in lookalikes.vectors(seen, describer))
+    return DescriptorAudit(descriptor, bounds, copies, np.einsum("nd,nd->n", a, b))
+
+
+def nearest_similarity(sets: Sequence[ReferenceSet], vectors: np.ndarray) -> np.ndarray:
+    """Similarity of each vector with the nearest image of all sets."""
+    return np.max([nearest_set.nearest(vectors)[0] for nearest_set in sets], axis=0)
+
+
+def _described(describer: Describer, pixels: Iterator[np.ndarray]) -> np.ndarray:
+    """Unit vectors of images, as the index holds those of the run."""
+    vectors, prepared = [np.empty((0, describer.dim), np.float16)], []
+    for rgb in pixels:
+        prepared.append(describer.prepare(rgb))
+        if len(prepared) == _IMAGES_PER_BATCH:
+            vectors.append(descriptors.unit_vectors(describer, prepared))
+            prepared = []
+    if prepared:
+        vectors.append(descriptors.unit_vectors(describer, prepared))
+    return reference_sets.normalised(np.concatenate(vectors))[0]
+
+
+def _found_by_any(
+    audits: Sequence[DescriptorAudit], bounds: Sequence[Resemblance]
+) -> dict[str, float]:
+    """Share of the copies above any of the bounds."""
+    by = {found.descriptor: found.copy_to_similarity for found in audits}
+    return {
+        name: float(
+            np.mean(
+                np.any([by[r.descriptor][name] > r.max_similarity for r in bounds], 0)
+            )
+        )
+        for name in NAME_TO_COPY
+        if bounds
+    }
+
+
+def _originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
+    """Pixels of the readable evaluation images of the smallest hash."""
+    entries = [
+        (unit, pair)
+        for unit in run.evaluation_units
+        for pair in files.from_table(run.pairs(unit.source).read(unit.name), Pair)
+        if not pair.error
+    ]
+    hashes = unit_hashes([pair.sample_id for _, pair in entries], "audit")
+    chosen = sorted(np.argsort(hashes, kind="stable")[:n_images].tolist())
+    unit_to_pairs: dict[Unit, list[Pair]] = {}
+    for unit, pair in (entries[place] for place in chosen):
+        unit_to_pairs.setdefault(unit, []).append(pair)
+    for unit, pairs in unit_to_pairs.items():
+        for data in shards.read_images(unit, pairs):
+            yield images.decode(data, run.config.limits).rgb
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lookalikes:
+    """Pairs of different images: pixels, or places in the tables of the run."""
+
+    a: Sequence
+    b: Sequence
+    n_unknown: int
+
+    @classmethod
+    def read(cls, run: RunFolder, path: str) -> Self:
+        """Pairs by key that the run has not scored are counted as unknown."""
+        if not path:
+            return cls((), (), 0)
+        with files.open_for_reading(path) as file:
+            table = pq.read_table(file, columns=["a", "b"])
+        columns = [table[name].to_pylist() for name in ("a", "b")]
+        pairs = list(filter(_is_whole, zip(*columns, strict=True)))
+        if pairs and isinstance(pairs[0][0], bytes):
+            found: list[tuple] = [
+                tuple(_pixels(run, data) for data in pair) for pair in pairs
+            ]
+        else:
+            key_to_place = _places(run, {key for pair in pairs for key in pair})
+            found = [tuple(key_to_place.get(key) for key in pair) for pair in pairs]
+        known = list(filter(_is_whole, found))
+        a, b = zip(*known, strict=True) if known else ((), ())
+        return cls(a, b, table.num_rows - len(known))
+
+    def vectors(
+        self, run: RunFolder, describer: Describer
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors of the first and of the second images."""
+        if self.a and isinstance(self.a[0], np.ndarray):
+            a, b = (_described(describer, iter(side)) for side in (self.a, self.b))
+        else:
+            a, b = (_stored(run, describer.dim, side) for side in (self.a, self.b))
+        return a, b
+
+
+_Place = tuple[Unit, int]  # and row
+
+
+def _is_whole(pair: tuple) -> bool:
+    return all(side is not None for side in pair)
+
+
+def _pixels(run: RunFolder, data: bytes) -> np.ndarray | None:
+    try:
+        return images.decode(data, run.config.limits).rgb
+    except images.ImageError:
+        return None
+
+
+def _places(run: RunFolder, keys: set[str]) -> dict[str, _Place]:
+    """Key to its first readable place in the pool or an evaluation set."""
+    found: dict[str, _Place] = {}
+    for unit in (*run.units, *run.evaluation_units):
+        table = run.pairs(unit.source).read(unit.name, columns=["key", "error"])
+        rows = zip(table["key"].to_pylist(), table["error"].to_pylist(), strict=True)
+        for row, (key, error) in enumerate(rows):
+            if key in keys and not error:
+                found.setdefault(key, (unit, row))
+    return found
+
+
+def _stored(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
+    """Unit vectors of images that the run has described."""
+    vectors = np.empty((len(places), dim), np.float32)
+    units = np.array([unit.name for unit, _ in places])
+    for unit in {unit.name: unit for unit, _ in places}.values():
+        matrix = reference_sets.read_matrix(run, unit)
+        mine = np.flatnonzero(units == unit.name)
+        vectors[mine] = matrix[[places[i][1] for i in mine.tolist()]]
+    return reference_sets.normalised(vectors)[0]

@@ -1,0 +1,252 @@
+"""Connected components of near-duplicates, found cell by cell and put together.
+
+In: the images of each cell with their vectors. Out: for each unit the images that are
+not kept, and those that stand for them. The outcome does not hang on the order of work:
+similarities are taken in double precision, and ties are broken by sample id.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import scipy.sparse
+from scipy.sparse import csgraph
+
+from pipeline.selection.search.reference_sets import normalised
+
+_PRODUCTS_PER_BLOCK = 2**23  # 32 MB of float32, and as many places at worst
+_PAIRS_PER_BLOCK = 8192  # 64 MB in double precision at 512 dimensions
+_SLACK = 1e-4  # what a product in single precision may be off, and far more
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Members:
+    """Images of one unit that one cell compares."""
+
+    unit_name: str
+    row: np.ndarray  # int64 [n]
+    sample_id: np.ndarray  # uint64 [n, 2]
+    is_anchor: np.ndarray  # bool [n], dropped already, with all that is linked to it
+    embedding: np.ndarray  # float16 [n, d], as stored
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Links:
+    """Images with a near-duplicate, each as often as cells and descriptors find it."""
+
+    unit_names: tuple[str, ...]
+    unit: np.ndarray  # int64 [n], position in unit_names
+    row: np.ndarray  # int64 [n]
+    sample_id: np.ndarray  # uint64 [n, 2]
+    is_anchor: np.ndarray  # bool [n]
+    component: np.ndarray  # int64 [n], of the images that were compared with it
+    similarity: np.ndarray  # float32 [n], with the most similar of these
+    by: np.ndarray  # int64 [n], number of the descriptor
+
+
+def find_links(
+    members: Iterable[Members], by: int, max_similarity: float
+) -> Iterator[Links]:
+    """Yields what is linked in one cell, if anything is.
+
+    Of an image and k near-duplicates it tells k + 1 entries and not all pairs.
+    """
+    blocks = sorted(members, key=lambda block: block.unit_name)
+    vectors, _ = normalised(np.concatenate([block.embedding for block in blocks]))
+    pairs, similarity = similar_pairs(vectors, max_similarity)
+    if not len(pairs):
+        return
+    linked, ends = np.unique(pairs, return_inverse=True)
+    ends = ends.reshape(pairs.shape)
+    best = np.full(len(linked), -1, np.float32)
+    np.maximum.at(best, ends, similarity[:, None])
+    unit = np.repeat(np.arange(len(blocks)), [len(block.row) for block in blocks])
+    yield Links(
+        unit_names=tuple(block.unit_name for block in blocks),
+        unit=unit[linked],
+        row=np.concatenate([block.row for block in blocks])[linked],
+        sample_id=np.concatenate([block.sample_id for block in blocks])[linked],
+        is_anchor=np.concatenate([block.is_anchor for block in blocks])[linked],
+        component=_components(ends, len(linked)),
+        similarity=best,
+        by=np.full(len(linked), by),
+    )
+
+
+def similar_pairs(
+    vectors: np.ndarray, max_similarity: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of unit vectors of more than that cosine: int64 [n, 2], float32 [n].
+
+    The first of a pair comes before the second. Block by block: memory has a bound
+    unless nearly all are similar.
+    """
+    pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    n_rows = max(1, _PRODUCTS_PER_BLOCK // max(len(vectors), 1))
+    for start in range(0, len(vectors), n_rows):
+        products = vectors[start : start + n_rows] @ vectors[start:].T
+        first, second = np.nonzero(products > max_similarity - _SLACK)
+        candidates = np.stack([first, second], axis=1)[first < second] + start
+        similarity = cosines(vectors, candidates)
+        is_similar = similarity > max_similarity
+        pairs.append(candidates[is_similar])
+        similarities.append(similarity[is_similar])
+    return np.concatenate(pairs), np.concatenate(similarities)
+
+
+def cosines(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Rounded from double precision, so that they do not hang on the block: float32."""
+    similarity = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), _PAIRS_PER_BLOCK):
+        mine = slice(start, start + _PAIRS_PER_BLOCK)
+        left, right = vectors[pairs[mine].T].astype(np.float64)
+        similarity[mine] = np.einsum("nd,nd->n", left, right).clip(-1, 1)
+    return similarity
+
+
+def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
+    """Number of the component of each node."""
+    ones = np.ones(len(pairs), np.int8)
+    graph = scipy.sparse.coo_array((ones, pairs.T), (n_nodes, n_nodes))
+    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def put_together(blocks: Sequence[Links]) -> Links:
+    """Every linked image once, in the component that all blocks make up.
+
+    Of several similarities that of the first descriptor counts, and the largest.
+    """
+    if not blocks:
+        return _no_links()
+    links = _concatenated(blocks)
+    places = np.stack([links.unit, links.row], axis=1)
+    _, node = np.unique(places, axis=0, return_inverse=True)
+    node = node.ravel()
+    n_nodes, n_groups = node.max(initial=-1) + 1, links.component.max(initial=-1) + 1
+    both = np.stack([node, links.component + n_nodes], axis=1)
+    component = _components(both, n_nodes + n_groups)
+    order = np.lexsort((-links.similarity, links.by, node))  # takes its last key first
+    first = order[np.unique(node[order], return_index=True)[1]]
+    return dataclasses.replace(_taken(links, first), component=component[node[first]])
+
+
+def _no_links() -> Links:
+    none, no_ids = np.empty(0, np.int64), np.empty((0, 2), np.uint64)
+    is_anchor, similarity = np.empty(0, bool), np.empty(0, np.float32)
+    return Links((), none, none, no_ids, is_anchor, none, similarity, none)
+
+
+def _concatenated(blocks: Sequence[Links]) -> Links:
+    names = sorted({name for block in blocks for name in block.unit_names})
+    name_to_unit = {name: unit for unit, name in enumerate(names)}
+    units, components, n_components = [], [], 0
+    for block in blocks:
+        here = np.array([name_to_unit[name] for name in block.unit_names], np.int64)
+        units.append(here[block.unit])
+        components.append(block.component + n_components)
+        n_components += block.component.max(initial=-1) + 1
+    return Links(
+        unit_names=tuple(names),
+        unit=np.concatenate(units),
+        row=np.concatenate([block.row for block in blocks]),
+        sample_id=np.concatenate([block.sample_id for block in blocks]),
+        is_anchor=np.concatenate([block.is_anchor for block in blocks]),
+        component=np.concatenate(components),
+        similarity=np.concatenate([block.similarity for block in blocks]),
+        by=np.concatenate([block.by for block in blocks]),
+    )
+
+
+def _taken(links: Links, places: np.ndarray) -> Links:
+    arrays = {
+        field.name: getattr(links, field.name)[places]
+        for field in dataclasses.fields(links)
+        if field.name != "unit_names"
+    }
+    return Links(unit_names=links.unit_names, **arrays)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Duplicates:
+    """Rows of one unit that are near-duplicates of an image that stands for them."""
+
+    row: np.ndarray  # int64 [n]
+    kept_id: np.ndarray  # uint64 [n, 2]
+    similarity: np.ndarray  # float32 [n], with the most similar image
+    by: np.ndarray  # int64 [n], number of the descriptor
+
+
+def by_component(links: Links) -> tuple[Links, np.ndarray]:
+    """Linked images sorted by component, and the place of the first of each.
+
+    First come anchors, then the smallest sample id, of equal ones the first by name of
+    the unit and row.
+    """
+    order = np.lexsort(
+        (
+            links.row,
+            links.unit,
+            *links.sample_id.T[::-1],
+            ~links.is_anchor,
+            links.component,
+        )
+    )
+    links = _taken(links, order)
+    return links, np.unique(links.component, return_index=True)[1]
+
+
+def duplicates(links: Links, *, of_anchors: bool) -> Iterator[tuple[str, Duplicates]]:
+    """Yields (unit name, what is not kept of it).
+
+    All but the first of each component; with `of_anchors` all but the anchors of those
+    that have one, and nothing of the others.
+    """
+    links, starts = by_component(links)
+    sizes = np.diff(np.append(starts, len(links.row)))
+    first = np.repeat(starts, sizes)
+    if of_anchors:
+        is_dropped = links.is_anchor[first] & ~links.is_anchor
+    else:
+        is_dropped = first != np.arange(len(first))
+    for unit, unit_name in enumerate(links.unit_names):
+        mine = np.flatnonzero(is_dropped & (links.unit == unit))
+        if len(mine):
+            yield (
+                unit_name,
+                Duplicates(
+                    row=links.row[mine],
+                    kept_id=links.sample_id[first[mine]],
+                    similarity=links.similarity[mine],
+                    by=links.by[mine],
+                ),
+            )
+
+
+def account(links: Links, alarm_size: int) -> dict:
+    """What sizes the components have; `giants` are those of at least `alarm_size`."""
+    links, starts = by_component(links)
+    sizes = np.diff(np.append(starts, len(links.row)))
+    values, counts = np.unique(sizes, return_counts=True)
+    giants = [
+        {"size": int(sizes[i]), "first": to_hex(links.sample_id[starts[i]])}
+        for i in np.argsort(-sizes, kind="stable")
+        if sizes[i] >= alarm_size
+    ]
+    return {
+        "images": len(links.row),
+        "components": len(sizes),
+        "size_to_components": dict(zip(map(str, values), counts.tolist(), strict=True)),
+        "alarm_size": alarm_size,
+        "giants": giants,
+    }
+
+
+def to_hex(words: np.ndarray) -> str:
+    """A sample id of two words as hexadecimal digits."""
+    return words.astype(">u8").tobytes().hex()
+
+
+def reach(max_similarity: float) -> float:
+    """The distance of two unit vectors of that cosine."""
+    return math.sqrt(max(0.0, 2 - 2 * max_similarity))

@@ -1,0 +1,190 @@
+"""Exact duplicates within the pool, and near-duplicates of evaluation images.
+
+All transforms map PCollection[Verdicts] to PCollection[Verdicts].
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline.config.duplicates import ENCODER, Resemblance
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.search import reference_sets
+from pipeline.selection.search.reference_sets import Nearest, SetFiles
+from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+
+# Groups of the shuffle, by image hash. The outcome does not depend on their number: it
+# bounds the memory of one group, 5.4 GB for 10^10 pairs (138 bytes each).
+N_PARTITIONS = 256
+
+EvaluationBound = tuple[Resemblance, tuple[SetFiles, ...]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Identities:
+    """Identities of n pairs of one unit; hashes as two big-endian numbers each."""
+
+    unit_name: str
+    uri: str
+    row: np.ndarray  # int64 [n]
+    image_hash: np.ndarray  # uint64 [n, 2]
+    sample_id: np.ndarray  # uint64 [n, 2]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Repeats:
+    """Rows of one unit that repeat an image, and the ids of the pairs that stay."""
+
+    row: np.ndarray  # int64 [n]
+    kept_id: np.ndarray  # uint64 [n, 2]
+
+
+class DropExactDuplicates(beam.PTransform):
+    """Keeps one pair of all that have the same image bytes.
+
+    Equal sample ids imply equal images. The pair with the smallest sample id stays, of
+    equal ones the first by unit path and row. Only contested pairs compete.
+    """
+
+    def __init__(self, run: RunFolder, is_on: bool) -> None:
+        super().__init__()
+        self._run = run
+        self._is_on = is_on
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if not self._is_on:
+            return verdicts
+        repeats = (
+            verdicts
+            | "Spread by image hash" >> beam.FlatMap(spread_identities, self._run)
+            | "Bring equal images together" >> beam.GroupByKey()
+            | "Find repeats" >> beam.FlatMapTuple(find_repeats)
+        )
+        unit_to_verdicts = verdicts | "Key by unit" >> beam.Map(
+            lambda verdict: (verdict.unit.name, verdict)
+        )
+        return (
+            {"verdicts": unit_to_verdicts, "repeats": repeats}
+            | "Bring repeats to their unit" >> beam.CoGroupByKey()
+            | "Drop repeats" >> beam.MapTuple(drop_repeats)
+        )
+
+
+def spread_identities(
+    verdicts: Verdicts, run: RunFolder
+) -> Iterator[tuple[int, Identities]]:
+    """Yields (partition, identities) of the contested pairs of a unit."""
+    rows = verdicts.contested_rows
+    columns = ("image_hash", "sample_id")
+    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
+    image_hash = to_words(table["image_hash"])
+    sample_id = to_words(table["sample_id"])
+    partition = (image_hash[:, 1] % N_PARTITIONS).astype(np.int64)
+    for key in np.unique(partition).tolist():
+        mine = partition == key
+        yield (
+            key,
+            Identities(
+                unit_name=verdicts.unit.name,
+                uri=verdicts.unit.uri,
+                row=rows[mine],
+                image_hash=image_hash[mine],
+                sample_id=sample_id[mine],
+            ),
+        )
+
+
+def find_repeats(
+    partition: int, blocks: Iterable[Identities]
+) -> Iterator[tuple[str, Repeats]]:
+    """Yields (unit name, repeats) of the pairs that do not stay."""
+    del partition
+    blocks = sorted(blocks, key=lambda block: block.uri)
+    unit = np.repeat(np.arange(len(blocks)), [len(block.row) for block in blocks])
+    row = np.concatenate([block.row for block in blocks])
+    image_hash = np.concatenate([block.image_hash for block in blocks])
+    sample_id = np.concatenate([block.sample_id for block in blocks])
+
+    # lexsort takes its last key first.
+    order = np.lexsort((row, unit, *sample_id.T[::-1], *image_hash.T[::-1]))
+    image_hash, sample_id = image_hash[order], sample_id[order]
+    is_repeat = np.zeros(len(order), dtype=bool)
+    is_repeat[1:] = (image_hash[1:] == image_hash[:-1]).all(axis=1)
+    kept_id = sample_id[~is_repeat][np.cumsum(~is_repeat) - 1]
+
+    repeats = np.flatnonzero(is_repeat)
+    repeats = repeats[np.argsort(unit[order[repeats]], kind="stable")]
+    places, starts = np.unique(unit[order[repeats]], return_index=True)
+    for place, mine in zip(places, np.split(repeats, starts[1:]), strict=False):
+        yield blocks[place].unit_name, Repeats(row[order[mine]], kept_id[mine])
+
+
+def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> Verdicts:
+    """Drops the repeats of one unit; their detail is the hexadecimal id that stays."""
+    del unit_name
+    (verdicts,) = grouped["verdicts"]
+    for repeats in grouped["repeats"]:
+        details = [_to_hex(words) for words in repeats.kept_id]
+        reason = DropReason.EXACT_DUPLICATE
+        verdicts = verdicts.drop(repeats.row, reason, detail=details)
+    return verdicts
+
+
+def _to_hex(words: np.ndarray) -> str:
+    return words.astype(">u8").tobytes().hex()
+
+
+class DropNearEvaluation(beam.PTransform):
+    """Drops images that resemble an evaluation image, also of `keep_all` sources.
+
+    Each bound comes with the sets as its descriptor sees them.
+    """
+
+    def __init__(self, run: RunFolder, bounds: Sequence[EvaluationBound]) -> None:
+        super().__init__()
+        self._run = run
+        self._bounds = bounds
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        for resemblance, sets in self._bounds:
+            descriptor = resemblance.descriptor
+            judge = functools.partial(
+                drop_near_evaluation,
+                max_similarity=resemblance.max_similarity,
+                by="" if descriptor == ENCODER else f" by {descriptor.name}",
+            )
+            run = self._run.comparing(descriptor)
+            verdicts = (
+                verdicts
+                | f"Search evaluation images by {descriptor.name}"
+                >> beam.ParDo(reference_sets.Search(run, sets, judge))
+            )
+        return verdicts
+
+
+def drop_near_evaluation(
+    verdicts: Verdicts,
+    search: Callable[[np.ndarray], Nearest],
+    max_similarity: float,
+    by: str = "",
+) -> Verdicts:
+    """Drops pairs more similar than that to some evaluation image, and names it.
+
+    An image without an embedding is dropped as well: nobody can tell. `by` ends the
+    detail.
+    """
+    rows = verdicts.kept_rows
+    nearest = search(rows)
+    similarity = nearest.best_similarity
+    fails = np.flatnonzero(~(similarity <= max_similarity))
+    return verdicts.drop(
+        rows[fails],
+        DropReason.NEAR_EVALUATION,
+        value=similarity[fails],
+        threshold=max_similarity,
+        detail=[name + by for name in nearest.best_names(fails)],
+    )

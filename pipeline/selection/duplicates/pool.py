@@ -1,0 +1,253 @@
+"""Near-duplicates that images of the pool are of one another.
+
+The pool is cut into cells by k-means, the images of a cell are compared with one
+another, and what is linked makes up components. Embeddings cross the shuffle here, as
+they are stored, and nowhere else. All transforms map PCollection[Verdicts] to
+PCollection[Verdicts].
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import AsSingleton
+
+from pipeline.config.curation import fingerprint
+from pipeline.config.duplicates import (
+    Cells,
+    EvaluationDuplicates,
+    PoolDuplicates,
+    Resemblance,
+)
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.duplicates import components
+from pipeline.selection.duplicates.components import Duplicates, Links, Members
+from pipeline.selection.duplicates.kmeans_cells import cells_of
+from pipeline.selection.search import kmeans, reference_sets
+from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+from pipeline.storage import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How components are made and what becomes of them."""
+
+    by: tuple[Resemblance, ...]
+    cells: Cells
+    alarm_size: int
+    reason: DropReason
+    of_anchors: bool  # only what is linked to a dropped image goes, of any source
+
+    @classmethod
+    def of_pool(cls, config: PoolDuplicates) -> "Rule":
+        settings = (config.by, config.cells, config.alarm_size)
+        return cls(*settings, DropReason.NEAR_DUPLICATE, of_anchors=False)
+
+    @classmethod
+    def of_evaluation(
+        cls, by: tuple[Resemblance, ...], config: EvaluationDuplicates
+    ) -> "Rule":
+        settings = (by, config.cells, config.alarm_size)
+        return cls(*settings, DropReason.NEAR_EVALUATION, of_anchors=True)
+
+
+def rules_of(selection: SelectionConfig) -> tuple[Rule, ...]:
+    """In the order of their steps."""
+    rules = []
+    evaluation, pool = selection.evaluation_duplicates, selection.pool_duplicates
+    if evaluation and evaluation.whole_component:
+        rules.append(Rule.of_evaluation(selection.evaluation_bounds, evaluation))
+    if pool:
+        rules.append(Rule.of_pool(pool))
+    return tuple(rules)
+
+
+class DropLinked(beam.PTransform):
+    """Drops the images of components by one rule, and writes what sizes these have.
+
+    `run` lists its units: they name the files of centroids.
+    """
+
+    def __init__(self, run: RunFolder, rule: Rule) -> None:
+        super().__init__()
+        self._run = run
+        self._rule = rule
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        rule = self._rule
+        by = [self._links(verdicts, number) for number in range(len(rule.by))]
+        path = files.join(self._run.decisions.folder, f"{rule.reason}_components.json")
+        duplicates = (
+            by
+            | "Take all links" >> beam.Flatten()
+            | "Collect links" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Make components" >> beam.FlatMap(resolve, rule, path)
+        )
+        unit_to_verdicts = verdicts | "Key by unit" >> beam.Map(
+            lambda verdict: (verdict.unit.name, verdict)
+        )
+        return (
+            {"verdicts": unit_to_verdicts, "duplicates": duplicates}
+            | "Bring duplicates to their unit" >> beam.CoGroupByKey()
+            | "Drop duplicates" >> beam.MapTuple(functools.partial(drop, rule))
+        )
+
+    def _links(
+        self, verdicts: beam.PCollection[Verdicts], number: int
+    ) -> beam.PCollection[Links]:
+        """What one descriptor links."""
+        rule, resemblance = self._rule, self._rule.by[number]
+        name = resemblance.descriptor.name
+        record = record_path(self._run, resemblance, rule)
+        run = self._run.without_units().comparing(resemblance.descriptor)
+        pool = verdicts
+        if rule.of_anchors:
+            pool = verdicts | f"Train on all sources by {name}" >> beam.Map(contested)
+        path = AsSingleton(
+            pool
+            | f"Train cells by {name}" >> kmeans.TrainCentroids(run, rule.cells, record)
+        )
+        return (
+            verdicts
+            | f"Enter cells by {name}"
+            >> beam.ParDo(EnterCells(run, rule, resemblance), path)
+            | f"Bring cells together by {name}" >> beam.GroupByKey()
+            | f"Take cells by {name}" >> beam.Values()
+            | f"Compare in cells by {name}"
+            >> beam.FlatMap(components.find_links, number, resemblance.max_similarity)
+        )
+
+
+def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
+    """Where the account of the centroids lies; named by what determines them.
+
+    No bound has a part in it, but those of the steps before.
+    """
+    selection = dataclasses.replace(
+        run.config.selection,
+        retrieval=None,
+        pool_duplicates=None,
+    )
+    config = dataclasses.replace(run.config, selection=selection)
+    pool = dataclasses.replace(run, config=config, seed_units=())
+    training = dataclasses.replace(rule.cells, max_per_image=1)
+    tables = [
+        run.descriptions(source, resemblance.descriptor).folder.removeprefix(run.root)
+        for source in run.config.sources
+    ]
+    parts = (pool.decisions_fingerprint, rule.reason, training, tables)
+    name = f"{fingerprint('cells', *parts)}.json"
+    return files.join(run.root, "clusters", name)
+
+
+def contested(verdicts: Verdicts) -> Verdicts:
+    """The same with all kept rows contested."""
+    source = dataclasses.replace(verdicts.unit.source, keep_all=False)
+    unit = dataclasses.replace(verdicts.unit, source=source)
+    return dataclasses.replace(verdicts, unit=unit)
+
+
+class EnterCells(kmeans.WithCentroids):
+    """Yields (cell, its images of one unit)."""
+
+    def __init__(self, run: RunFolder, rule: Rule, resemblance: Resemblance) -> None:
+        super().__init__()
+        self._run = run
+        self._rule = rule
+        self._reach = components.reach(resemblance.max_similarity)
+
+    def process(self, verdicts: Verdicts, path: str) -> Iterator[tuple[int, Members]]:
+        members = read_members(verdicts, self._run, of_anchors=self._rule.of_anchors)
+        index = self.centroids(path).index
+        if not len(members.row) or not index.ntotal:
+            return
+        image, cell = cells_of(
+            reference_sets.normalised(members.embedding)[0],
+            index.reconstruct_n(0, index.ntotal),
+            self._reach,
+            self._rule.cells.max_per_image,
+        )
+        order = np.argsort(cell, kind="stable")
+        found, starts = np.unique(cell[order], return_index=True)
+        for key, mine in zip(found, np.split(image[order], starts[1:]), strict=True):
+            yield int(key), _taken(members, mine)
+
+
+def read_members(verdicts: Verdicts, run: RunFolder, *, of_anchors: bool) -> Members:
+    """The images of a unit that are compared.
+
+    For the pool those that are still contested; with anchors all that are kept or were
+    found near an evaluation image.
+    """
+    is_anchor = verdicts.is_dropped_for(DropReason.NEAR_EVALUATION)
+    is_anchor &= ~np.isnan(verdicts.value)
+    anchors = np.flatnonzero(is_anchor) if of_anchors else verdicts.kept_rows[:0]
+    rows = verdicts.kept_rows if of_anchors else verdicts.contested_rows
+    rows, embedding = reference_sets.read_embeddings(
+        run, verdicts, np.union1d(rows, anchors)
+    )
+    ids = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "sample_id")
+    return Members(
+        unit_name=verdicts.unit.name,
+        row=rows,
+        sample_id=to_words(ids["sample_id"]),
+        is_anchor=is_anchor[rows],
+        embedding=embedding,
+    )
+
+
+def _taken(members: Members, places: np.ndarray) -> Members:
+    return Members(
+        unit_name=members.unit_name,
+        row=members.row[places],
+        sample_id=members.sample_id[places],
+        is_anchor=members.is_anchor[places],
+        embedding=members.embedding[places],
+    )
+
+
+def resolve(
+    blocks: Sequence[Links], rule: Rule, path: str
+) -> Iterator[tuple[str, Duplicates]]:
+    """Writes the sizes of all components; yields (unit name, what is not kept of it).
+
+    On one worker: about 200 bytes an image that is linked to another.
+    """
+    links = components.put_together(blocks)
+    found = components.account(links, rule.alarm_size)
+    for giant in found["giants"][:3]:
+        logging.warning(
+            "%s: a component of %d images, among them %s: is the bound too low?",
+            *(rule.reason, giant["size"], giant["first"]),
+        )
+    files.write(path, (json.dumps(found, indent=1) + "\n").encode())
+    yield from components.duplicates(links, of_anchors=rule.of_anchors)
+
+
+def drop(rule: Rule, unit_name: str, grouped: dict[str, Iterable]) -> Verdicts:
+    """Drops the duplicates of one unit; the detail names the image that they are of."""
+    del unit_name
+    (verdicts,) = grouped["verdicts"]
+    bounds = np.array([resemblance.max_similarity for resemblance in rule.by])
+    names = [resemblance.descriptor.name for resemblance in rule.by]
+    before = "component of " if rule.of_anchors else ""
+    for found in grouped["duplicates"]:
+        ids = map(components.to_hex, found.kept_id)
+        details = [
+            f"{before}{kept_id} by {names[by]}"
+            for kept_id, by in zip(ids, found.by, strict=True)
+        ]
+        verdicts = verdicts.drop(
+            found.row,
+            rule.reason,
+            value=found.similarity,
+            threshold=bounds[found.by],
+            detail=details,
+        )
+    return verdicts

@@ -1,0 +1,167 @@
+"""The score from which on a share of a pool is kept, exactly and in little memory.
+
+In: float32 scores, a part of the pool at a time; NaN is no score. Out: the cut of every
+group of the pool. A score becomes a whole number of 32 bits that is ordered as scores
+are. The first look at the pool counts the upper halves of these numbers and finds in
+which of them the cut lies, the second counts the lower halves there: 65,536 counts at
+most, however large the pool is.
+"""
+
+import dataclasses
+import fractions
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import AsDict
+
+from pipeline.selection.integer_counts import AddTallies, Tally
+
+_HALF = 16  # bits
+_NO_SCORE = -1  # in place of an upper half
+_SIGN = np.uint32(1 << 31)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """The lowest score to keep in a group, and what it means for the group.
+
+    The n-th best score, where n is `keep_fraction` of all, rounded up, also of those
+    without a score, which rank below all others. Scores as good as the cut are kept
+    too. Without any score the cut is NaN.
+    """
+
+    score: float
+    n_contested: int
+    n_without_score: int
+    n_kept: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the cut of a group lies: what the first look at the pool finds."""
+
+    upper_half: int
+    n_below: int  # how many of the scores in this upper half are worse than the cut
+    n_above: int  # scores in upper halves that are better
+    n_contested: int
+    n_without_score: int
+
+
+class FindCuts(beam.PTransform):
+    """Maps a collection of parts of the pool to (group, Cut).
+
+    `read` gives the group of a part and its scores, and is called twice for each.
+    """
+
+    def __init__(
+        self, keep_fraction: float, read: Callable[[Any], tuple[str, np.ndarray]]
+    ) -> None:
+        super().__init__()
+        self._keep_fraction = keep_fraction
+        self._read = read
+
+    def expand(self, parts: beam.PCollection) -> beam.PCollection[tuple[str, Cut]]:
+        group_to_place = AsDict(
+            parts
+            | "Count upper halves" >> beam.Map(tally_upper_halves, self._read)
+            | "Add upper halves" >> beam.CombinePerKey(AddTallies())
+            | "Find upper half" >> beam.Map(_with_place, self._keep_fraction)
+        )
+        return (
+            parts
+            | "Count lower halves"
+            >> beam.Map(tally_lower_halves, self._read, group_to_place)
+            | "Add lower halves" >> beam.CombinePerKey(AddTallies())
+            | "Find cut" >> beam.Map(_with_cut, group_to_place)
+        )
+
+
+def _with_place(found: tuple[str, Tally], keep_fraction: float) -> tuple[str, Place]:
+    group, upper = found
+    return group, find_place(upper, keep_fraction)
+
+
+def _with_cut(
+    found: tuple[str, Tally], group_to_place: Mapping[str, Place]
+) -> tuple[str, Cut]:
+    group, lower = found
+    return group, find_cut(lower, group_to_place[group])
+
+
+def tally_upper_halves(
+    part: Any, read: Callable[[Any], tuple[str, np.ndarray]]
+) -> tuple[str, Tally]:
+    """The group of a part and what its scores add to the first look."""
+    group, scores = read(part)
+    has_score = ~np.isnan(scores)
+    halves = np.full(len(scores), _NO_SCORE)
+    halves[has_score] = to_keys(scores[has_score]) >> _HALF
+    return group, Tally.of(halves)
+
+
+def tally_lower_halves(
+    part: Any,
+    read: Callable[[Any], tuple[str, np.ndarray]],
+    group_to_place: Mapping[str, Place],
+) -> tuple[str, Tally]:
+    """The group of a part and what its scores add to the second look."""
+    group, scores = read(part)
+    keys = to_keys(scores[~np.isnan(scores)])
+    inside = keys[keys >> _HALF == group_to_place[group].upper_half]
+    return group, Tally.of(inside & (1 << _HALF) - 1)
+
+
+def to_keys(scores: np.ndarray) -> np.ndarray:
+    """float32 numbers as int64 in [0, 2^32) of the same order; both zeros are equal."""
+    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.int64)
+
+
+def to_score(key: int) -> float:
+    """The float32 number that has this key."""
+    bits = np.uint32(key)
+    bits = bits & ~_SIGN if bits & _SIGN else ~bits
+    return float(bits.view(np.float32))
+
+
+def find_place(upper: Tally, keep_fraction: float) -> Place:
+    """The upper half of the n-th best score.
+
+    The fraction is taken as written: 0.55 of 20 is 11, whatever floats make of it.
+    """
+    is_score = upper.number != _NO_SCORE
+    halves, counts = upper.number[is_score], upper.count[is_score]
+    n_contested, n_scores = int(upper.count.sum()), int(counts.sum())
+    n_without = n_contested - n_scores
+    if not n_scores:
+        return Place(_NO_SCORE, 0, 0, n_contested, n_without)
+    n_wanted = math.ceil(fractions.Fraction(str(keep_fraction)) * n_contested)
+    n_worse = n_scores - min(n_wanted, n_scores)
+    last = np.cumsum(counts)
+    i = int(np.searchsorted(last, n_worse, side="right"))
+    n_below = n_worse - int(last[i] - counts[i])
+    n_above = n_scores - int(last[i])
+    return Place(int(halves[i]), n_below, n_above, n_contested, n_without)
+
+
+def find_cut(lower: Tally, place: Place) -> Cut:
+    """The n-th best score, of those in the upper half where it lies."""
+    n_contested, n_without = place.n_contested, place.n_without_score
+    if place.upper_half == _NO_SCORE:
+        return Cut(math.nan, n_contested, n_without, 0)
+    i = int(np.searchsorted(np.cumsum(lower.count), place.n_below, side="right"))
+    score = to_score(place.upper_half << _HALF | int(lower.number[i]))
+    n_kept = place.n_above + int(lower.count[i:].sum())
+    return Cut(score, n_contested, n_without, n_kept)
+
+
+def to_json(group_to_cut: Mapping[str, Cut]) -> dict[str, dict]:
+    """By group; a cut that is NaN becomes None."""
+    return {
+        group: dataclasses.asdict(cut)
+        | {"score": None if math.isnan(cut.score) else cut.score}
+        for group, cut in sorted(group_to_cut.items())
+    }

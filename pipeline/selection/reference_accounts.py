@@ -1,0 +1,198 @@
+"""What the pool is compared with: which evaluation and seed images count, and why not.
+
+In: the scored images of the sets. Out: their part of the ledger, where for each set
+read = compared + the sum of `not_compared`; a file that names each image left out, and
+lines that warn of them.
+"""
+
+import collections
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.duplicates import ENCODER, Descriptor
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import SET_ROLES, RunFolder
+from pipeline.selection import balance
+from pipeline.selection.search import reference_sets
+from pipeline.selection.unit_decisions import to_objects
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from recipes.safe_text import visible
+
+FILE_NAME = "not_compared.jsonl"  # beside the decisions
+UNUSED = "no step of the recipe compares with them"
+
+_ROLE_TO_NAME = {"evaluation": "evaluation_sets", "seeds": "seed_sets"}
+_ROLE_TO_IMAGES = {"evaluation": "evaluation images", "seeds": "seed images"}
+_VARIES = re.compile(r"b'[^']*'|b\"[^\"]*\"|\d+")  # from image to image
+_MAX_REASON_CHARS = 100
+_N_REASONS = 20  # in the ledger; all others are one
+_N_SHOWN = 3  # reasons and keys in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """An image of a set that nothing is compared with."""
+
+    role: str
+    set_name: str
+    shard: str
+    key: str  # "" stands for all that cannot be read of a shard
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Set:
+    """The images of one set."""
+
+    role: str
+    name: str
+    n_read: int
+    n_unused: int  # readable ones, if no step compares with them
+    left_out: tuple[LeftOut, ...]
+    n_unreadable: int  # of those
+
+    def to_json(self) -> dict[str, Any]:
+        n_left_out = len(self.left_out) + self.n_unused
+        reasons = _grouped([one.error for one in self.left_out])
+        if self.n_unused:
+            reasons[UNUSED] = self.n_unused
+        return {
+            "read": self.n_read,
+            "compared": self.n_read - n_left_out,
+            "unreadable": self.n_unreadable,
+            "not_compared": reasons,
+            "broken_shards": sum(not one.key for one in self.left_out),
+            "such_as": [visible(one.key, 60) for one in self.left_out if one.key][
+                :_N_SHOWN
+            ],
+        }
+
+
+def account(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Counts the images of all sets by role and set; names those left out in a file.
+
+    Raises:
+      ValueError: if a larger share of a set is left out than the recipe allows.
+    """
+    sets = list(_sets(run))
+    for one in sets:
+        _expect_enough(one, run.config.selection.max_unreadable_reference_share)
+    lines = [
+        json.dumps(dataclasses.asdict(left_out)) + "\n"
+        for one in sets
+        for left_out in one.left_out
+    ]
+    if lines:
+        files.write(_path(run), "".join(lines).encode())
+    return {
+        role: {one.name: one.to_json() for one in sets if one.role == role}
+        for role in SET_ROLES
+    }
+
+
+def warnings(run: RunFolder, ledger: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for each set of which something was not compared."""
+    for role in SET_ROLES:
+        for name, counts in ledger.get(role, {}).items():
+            if counts["not_compared"] and UNUSED not in counts["not_compared"]:
+                yield f"{name}: {described(role, counts)}; all in {_path(run)}"
+
+
+def described(role: str, counts: Mapping[str, Any]) -> str:
+    """What was not compared of a set, and why."""
+    n_left_out, n_unreadable = counts["read"] - counts["compared"], counts["unreadable"]
+    cannot = "cannot be read and were not compared"
+    if n_unreadable < n_left_out:
+        cannot = f"were not compared, {n_unreadable:,} cannot be read"
+    shown = list(counts["not_compared"].items())[:_N_SHOWN]
+    reasons = ", ".join(f"{reason} ({n:,})" for reason, n in shown)
+    more = ", ..." if len(counts["not_compared"]) > _N_SHOWN else ""
+    text = f"{n_left_out:,} of {counts['read']:,} {_ROLE_TO_IMAGES[role]} {cannot}:"
+    text += f" {reasons}{more}"
+    if counts["such_as"]:
+        text += f"; such as {', '.join(counts['such_as'])}"
+    if n_shards := counts["broken_shards"]:
+        text += f"; {n_shards:,} of its shards cannot be read to the end, so that it"
+        text += " is not known how many more there are"
+    return text
+
+
+def _path(run: RunFolder) -> str:
+    return files.join(run.decisions.folder, FILE_NAME)
+
+
+def _sets(run: RunFolder) -> Iterator[_Set]:
+    descriptors = _descriptors(run.config.selection)
+    role_to_units = zip(SET_ROLES, (run.evaluation_units, run.seed_units), strict=True)
+    for role, units in role_to_units:
+        name_to_units = collections.defaultdict(list)
+        for unit in units:
+            name_to_units[unit.source.name].append(unit)
+        for name, mine in sorted(name_to_units.items()):
+            yield _read_set(run, role, name, mine, descriptors[role])
+
+
+def _descriptors(selection: SelectionConfig) -> dict[str, tuple[Descriptor, ...]]:
+    """By what images are compared with the sets of a role; by nothing if none is."""
+    bounds = selection.evaluation_bounds
+    needs_seeds = selection.retrieval or balance.needs_seeds(selection.balance)
+    by_bounds = tuple(bound.descriptor for bound in bounds)
+    by_role = (by_bounds, (ENCODER,) if needs_seeds else ())
+    return dict(zip(SET_ROLES, by_role, strict=True))
+
+
+def _read_set(
+    run: RunFolder,
+    role: str,
+    name: str,
+    units: Sequence[Unit],
+    descriptors: Sequence[Descriptor],
+) -> _Set:
+    """Reads one shard at a time, and of readable images whether they have a vector."""
+    n_read = n_unreadable = 0
+    left_out: list[LeftOut] = []
+    for unit in units:
+        table = run.pairs(unit.source).read(unit.name, ["key", "error"])
+        keys, errors = to_objects(table["key"]), to_objects(table["error"])
+        n_read += len(errors)
+        n_unreadable += int((errors != "").sum())
+        for descriptor in descriptors:
+            matrix = reference_sets.read_matrix(run.comparing(descriptor), unit)
+            is_lost = (errors == "") & ~reference_sets.normalised(matrix)[1]
+            errors[is_lost] = f"no embedding by {descriptor.name}"
+        left_out += [
+            LeftOut(role, name, unit.uri, keys[row], errors[row])
+            for row in np.flatnonzero(errors != "")
+        ]
+    n_unused = 0 if descriptors else n_read - len(left_out)
+    return _Set(role, name, n_read, n_unused, tuple(left_out), n_unreadable)
+
+
+def _expect_enough(one: _Set, max_share: float) -> None:
+    n_left_out = len(one.left_out)
+    if one.n_unused or n_left_out == 0:
+        return
+    if n_left_out == one.n_read:
+        expected = "at least one readable image"
+    elif n_left_out > max_share * one.n_read:
+        bound = f"max_unreadable_reference_share={max_share}"
+        expected = f"{bound} of it at most to be left out"
+    else:
+        return
+    name, told = _ROLE_TO_NAME[one.role], described(one.role, one.to_json())
+    raise ValueError(f"{name}={one.name}: expected {expected}: {told}")
+
+
+def _grouped(errors: Sequence[str]) -> dict[str, int]:
+    """How often each kind of error occurs, the most frequent first."""
+    kinds = (visible(_VARIES.sub("...", e), _MAX_REASON_CHARS) for e in errors)
+    counts = collections.Counter(kinds)
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_N_REASONS]
+    n_others = len(errors) - sum(n for _, n in most)
+    return dict(most) | ({"other reasons": n_others} if n_others else {})

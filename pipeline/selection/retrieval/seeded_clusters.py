@@ -1,0 +1,167 @@
+"""Retrieval of pool images from the clusters in which enough curated seeds lie."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
+
+from pipeline.config.selection import SeededClusters
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.retrieval.nearest_to_seeds import with_embedding
+from pipeline.selection.retrieval.top_k import (
+    Entrants,
+    FindWinners,
+    unit_hashes,
+    wanted_by_unit,
+    winners,
+)
+from pipeline.selection.search import kmeans
+from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
+from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+from pipeline.storage import files
+
+CLUSTERS_PER_BLOCK = 64  # a key of Beam: at most 64 * `max_per_cluster` in memory
+
+_ROWS_PER_SEARCH = 4096
+
+SetToCounts = Mapping[str, np.ndarray]  # seeds of a set in each cluster
+
+
+def draw(
+    verdicts: beam.PCollection[Verdicts],
+    run: RunFolder,
+    sets: tuple[SetFiles, ...],
+    clusters: SeededClusters,
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Verdicts and what the sets want: (unit name, Wanted).
+
+    Images of clusters with few seeds, and without an embedding, are dropped from the
+    verdicts. `run` lists its units: they name the file of centroids.
+    """
+    record, run = record_path(run, clusters), run.without_units()
+    path = AsSingleton(
+        verdicts | "Train centroids" >> kmeans.TrainCentroids(run, clusters, record)
+    )
+    set_to_counts = AsDict(
+        verdicts.pipeline
+        | "List seed sets" >> beam.Create(sets)
+        | "Count seeds" >> beam.ParDo(CountSeeds(), path)
+    )
+    judged, entrants = verdicts | "Keep seeded clusters" >> beam.ParDo(
+        EnterClusters(run, clusters), path, set_to_counts
+    ).with_outputs("entrants", main="verdicts")
+    wanted = (
+        entrants
+        | "Draw from clusters" >> beam.CombinePerKey(FindWinners())
+        | "Take drawn images" >> beam.Values()
+        | "Enter for sets" >> beam.FlatMap(enter_sets, clusters, set_to_counts)
+        | "Draw for sets" >> beam.CombinePerKey(FindWinners())
+        | "Send drawn home" >> beam.FlatMapTuple(wanted_by_unit)
+    )
+    return judged, wanted
+
+
+def record_path(run: RunFolder, clusters: SeededClusters) -> str:
+    """Where the account of the centroids lies; named by what determines them.
+
+    Neither the seeds nor the number of images to draw have a part in it.
+    """
+    training = dataclasses.replace(
+        clusters, min_seeds=1, max_per_cluster=1, max_per_set=1
+    )
+    selection = dataclasses.replace(run.config.selection, retrieval=training)
+    config = dataclasses.replace(run.config, selection=selection)
+    pool = dataclasses.replace(run, config=config, seed_units=())
+    name = f"{pool.decisions_fingerprint}.json"
+    return files.join(run.root, "clusters", name)
+
+
+class CountSeeds(kmeans.WithCentroids):
+    """Yields the name of a set and its number of seeds in each cluster."""
+
+    def process(self, paths: SetFiles, path: str) -> Iterator[tuple[str, np.ndarray]]:
+        seeds = ReferenceSet.open(paths).index
+        centroids = self.centroids(path)
+        counts = np.zeros(centroids.index.ntotal, np.int64)
+        for first in range(0, seeds.ntotal, _ROWS_PER_SEARCH):
+            n_seeds = min(_ROWS_PER_SEARCH, seeds.ntotal - first)
+            counts += n_by_cluster(centroids, seeds.reconstruct_n(first, n_seeds))
+        yield paths.set_name, counts
+
+
+def n_by_cluster(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
+    """How many vectors are nearest to each centroid."""
+    n_clusters = centroids.index.ntotal
+    if not n_clusters:
+        return np.zeros(0, np.int64)
+    return np.bincount(
+        kmeans.nearest_centroids(centroids, vectors), minlength=n_clusters
+    )
+
+
+class EnterClusters(kmeans.WithCentroids):
+    """Enters images of one unit into the draw of their clusters."""
+
+    def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
+        super().__init__()
+        self._run = run
+        self._clusters = clusters
+
+    def process(
+        self, verdicts: Verdicts, path: str, set_to_counts: SetToCounts
+    ) -> Iterator[Verdicts | TaggedOutput[Literal["entrants"], tuple[int, Entrants]]]:
+        verdicts, rows, vectors = with_embedding(verdicts, self._run)
+        cluster = kmeans.nearest_centroids(self.centroids(path), vectors)
+        n_seeds = np.max(list(set_to_counts.values()), axis=0)[cluster]
+        is_seeded = n_seeds >= self._clusters.min_seeds
+        yield verdicts.drop(
+            rows[~is_seeded],
+            DropReason.FAR_FROM_SEEDS,
+            value=n_seeds[~is_seeded],
+            threshold=self._clusters.min_seeds,
+            detail=[f"seeds in cluster {c}" for c in cluster[~is_seeded]],
+        )
+        if not is_seeded.any():
+            return
+        entrants = self._entrants(verdicts, rows[is_seeded], cluster[is_seeded])
+        block = entrants.group // CLUSTERS_PER_BLOCK
+        for key in np.unique(block).tolist():
+            mine = entrants.take(np.flatnonzero(block == key))
+            yield TaggedOutput("entrants", (key, winners([mine])))
+
+    def _entrants(
+        self, verdicts: Verdicts, rows: np.ndarray, cluster: np.ndarray
+    ) -> Entrants:
+        tables = self._run.pairs(verdicts.unit.source)
+        ids = read_rows(tables, verdicts, rows, "sample_id")["sample_id"]
+        salt = f"cluster {self._clusters.rng_seed}"
+        return Entrants.of_unit(
+            verdicts.unit.name,
+            self._clusters.max_per_cluster,
+            group=cluster,
+            rank=unit_hashes(ids.to_pylist(), salt),
+            sample_id=to_words(ids),
+            row=rows,
+        )
+
+
+def enter_sets(
+    drawn: Entrants, clusters: SeededClusters, set_to_counts: SetToCounts
+) -> Iterator[tuple[str, Entrants]]:
+    """Yields (set name, images of its clusters), which compete for the set's places."""
+    for set_name, counts in sorted(set_to_counts.items()):
+        mine = np.flatnonzero(counts[drawn.group] >= clusters.min_seeds)
+        if len(mine):
+            entrants = drawn.take(mine)
+            yield (
+                set_name,
+                dataclasses.replace(
+                    entrants,
+                    n_places=clusters.max_per_set,
+                    group=np.zeros_like(entrants.group),
+                ),
+            )

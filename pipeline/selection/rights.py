@@ -1,0 +1,89 @@
+"""What must not be used: owners' opt-outs, and the entries of a drop list.
+
+The transform maps PCollection[Verdicts] to PCollection[Verdicts]. It comes before all
+other steps of `select`, and drops from sources with `keep_all` too.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.search import reference_sets
+from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.sources import drop_lists
+from pipeline.sources.drop_lists import DropList
+from pipeline.sources.robots import opt_out
+
+
+class DropForbidden(beam.PTransform):
+    """Drops pairs whose owner opted out, and pairs that the drop list names."""
+
+    def __init__(self, run: RunFolder, directives: tuple[str, ...]) -> None:
+        super().__init__()
+        self._run = run
+        self._directives = directives
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if self._directives:
+            verdicts = verdicts | "Honour opt-outs" >> beam.Map(
+                drop_opt_outs, self._run, self._directives
+            )
+        if self._run.drop_list:
+            table = drop_lists.build(self._run.drop_list, self._run.root)
+            verdicts = verdicts | "Look up drop list" >> beam.ParDo(
+                _LookUp(self._run, table)
+            )
+        return verdicts
+
+
+def drop_opt_outs(
+    verdicts: Verdicts, run: RunFolder, directives: Sequence[str]
+) -> Verdicts:
+    """Drops pairs with one of the directives, which becomes the detail."""
+    rows = verdicts.kept_rows
+    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "robots")
+    robots = table["robots"].combine_chunks().dictionary_encode()
+    found = [opt_out(text, directives) for text in robots.dictionary.to_pylist()]
+    details = np.array(found, dtype=object).take(robots.indices)
+    is_out = details != ""
+    return verdicts.drop(rows[is_out], DropReason.OPT_OUT, detail=details[is_out])
+
+
+def drop_listed(verdicts: Verdicts, run: RunFolder, listed: DropList) -> Verdicts:
+    """Drops pairs that an entry names, whose kind becomes the detail.
+
+    Counts those `without_url`, which no address of the list can name.
+    """
+    rows = verdicts.kept_rows
+    columns = ("url", "image_hash", "sample_id")
+    pairs = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
+    without_url = int(pc.sum(pc.equal(pairs["url"], "")).as_py() or 0)
+    Metrics.counter("select", "without_url").inc(without_url)
+    kinds = listed.kinds_of(pairs)
+    is_out = kinds != ""
+    return verdicts.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])
+
+
+class _LookUp(beam.DoFn):
+    """Drops what is listed; the table is opened once a worker."""
+
+    def __init__(self, run: RunFolder, table: str) -> None:
+        self._run = dataclasses.replace(run, drop_list=())
+        self._table = table
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
+        self._listed = self._shared.acquire(
+            lambda: DropList.open(reference_sets.local_copy(self._table))
+        )
+
+    def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
+        yield drop_listed(verdicts, self._run, self._listed)

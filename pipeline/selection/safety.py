@@ -1,0 +1,121 @@
+"""Images that must not be used because of what they show.
+
+In: a linear head on the image embeddings of the run's encoder, an `.npz` file with
+`weight`, one number a dimension, and `bias`, one number. For an embedding x of length
+one the probability of an unsafe image is sigmoid(weight . x + bias). Any classifier of
+that form can be written so: a logistic regression on embeddings, or the difference of
+the embeddings of two texts. The transform maps PCollection[Verdicts] to
+PCollection[Verdicts].
+"""
+
+import dataclasses
+import io
+import zipfile
+from typing import Self
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline.config.selection import SafetyHead
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.search import reference_sets
+from pipeline.selection.unit_decisions import Verdicts
+from pipeline.storage import files
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A linear classifier of embeddings."""
+
+    weight: np.ndarray  # float64 [d]
+    bias: float
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Raises ValueError on a file that holds no such head."""
+        try:
+            with np.load(io.BytesIO(files.read(path)), allow_pickle=False) as arrays:
+                weight = np.asarray(arrays["weight"], np.float64)
+                bias = np.asarray(arrays["bias"], np.float64)
+        except (AttributeError, EOFError, KeyError, OSError, TypeError) as error:
+            raise _not_a_head(path, error) from error
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise _not_a_head(path, error) from error
+        is_vector = weight.ndim == 1 or (weight.ndim == 2 and len(weight) == 1)
+        if not is_vector or not weight.size or bias.size != 1:
+            shapes = f"shapes {weight.shape} and {bias.shape}"
+            raise _not_a_head(path, shapes)
+        if not np.isfinite([*weight.flat, *bias.flat]).all():
+            raise _not_a_head(path, "some are not finite")
+        return cls(weight.ravel(), bias.item())
+
+    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """Of n unit vectors: float32 [n], whichever vectors are asked for together."""
+        logits = np.einsum("nd,d->n", vectors.astype(np.float64), self.weight)
+        return (1 / (1 + np.exp(-(logits + self.bias).clip(-700, 700)))).astype("f4")
+
+
+class DropUnsafe(beam.PTransform):
+    """Drops unsafe images, also of `keep_all` sources.
+
+    Raises ValueError when applied if the file holds no head.
+    """
+
+    def __init__(self, run: RunFolder, safety: SafetyHead | None) -> None:
+        super().__init__()
+        self._run = run
+        self._safety = safety
+
+    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+        if self._safety is None:
+            return verdicts
+        head = LinearHead.load(self._safety.head)
+        bound = self._safety.max_probability
+        return verdicts | "Judge images" >> beam.Map(
+            drop_unsafe, self._run, head, bound
+        )
+
+
+def drop_unsafe(
+    verdicts: Verdicts, run: RunFolder, head: LinearHead, max_probability: float
+) -> Verdicts:
+    """Drops pairs of a higher probability, and those without an embedding."""
+    rows = verdicts.kept_rows
+    probabilities = np.full(len(rows), np.nan)
+    embedded, vectors = reference_sets.read_vectors(run, verdicts, rows)
+    if len(embedded):
+        found = head.probabilities(vectors)
+        probabilities[np.searchsorted(rows, embedded)] = found
+    fails = ~(probabilities <= np.float32(max_probability))
+    return verdicts.drop(
+        rows[fails],
+        DropReason.UNSAFE_IMAGE,
+        value=probabilities[fails],
+        threshold=max_probability,
+        detail=np.where(np.isnan(probabilities[fails]), "no embedding", ""),
+    )
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError on a file that holds no head for the run's embeddings.
+
+    Their width is known once a shard of the pool has them.
+    """
+    safety = run.config.selection.safety
+    if safety is None:
+        return
+    n_found = len(LinearHead.load(safety.head).weight)
+    n_expected = reference_sets.embedding_dim(run)
+    if n_expected is not None and n_found != n_expected:
+        raise ValueError(
+            f"head={safety.head!r}: {n_found} weights, expected {n_expected}, one a"
+            " dimension of the embeddings"
+        )
+
+
+def _not_a_head(path: str, found: object) -> ValueError:
+    return ValueError(
+        f"head={path!r}: expected an .npz file with numbers `weight` [d] and `bias`:"
+        f" {found}"
+    )

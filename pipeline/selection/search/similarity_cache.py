@@ -1,0 +1,51 @@
+"""Similarity of pool images to a set, measured once and kept.
+
+A unit has any number of tables `<unit>.<digest of the rows in it>.parquet`, none of
+which is ever changed. A selection that compares more images adds a table with those, so
+that another threshold searches only for what was never searched for.
+"""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage import files
+
+UNKNOWN = -1  # the nearest image of a pair that was never compared
+
+
+def read(
+    tables: files.UnitTables, unit_name: str, n_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity and position of the nearest image, for every pair of a unit.
+
+    The similarity is a float32 cosine, NaN for a pair without an embedding.
+    """
+    similarity = np.full(n_pairs, np.nan, np.float32)
+    image = np.full(n_pairs, UNKNOWN)
+    for path in sorted(files.listed(tables.folder, prefix=f"{unit_name}.")):
+        with files.open_for_reading(path) as file:
+            table = pq.read_table(file)
+        row = table["row"].to_numpy()
+        similarity[row] = table["similarity"].to_numpy()
+        image[row] = table["image"].to_numpy()
+    return similarity, image
+
+
+def add(
+    tables: files.UnitTables,
+    unit_name: str,
+    rows: np.ndarray,
+    similarity: np.ndarray,
+    image: np.ndarray,
+) -> None:
+    """Keeps what was measured of some rows, which `read` did not know."""
+    columns = {
+        "row": rows.astype(np.int32),
+        "similarity": similarity.astype(np.float32),
+        "image": image.astype(np.int32),
+    }
+    digest = hashlib.blake2b(columns["row"].tobytes(), digest_size=6)
+    tables.write(f"{unit_name}.{digest.hexdigest()}", pa.table(columns))

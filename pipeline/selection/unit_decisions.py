@@ -1,0 +1,150 @@
+"""What `select` has decided so far on the pairs of one unit.
+
+The element between the steps of `select`: one object a source shard, arrays with one
+entry a pair. Steps never change it, they return a new one.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import records
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+OUTCOMES = (records.KEPT, records.UNREADABLE, *DropReason)
+
+_OUTCOME_TO_CODE = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+_HASH_WORDS = 2  # of 8 bytes: ids and hashes have 16
+_KEPT = _OUTCOME_TO_CODE[records.KEPT]
+_UNREADABLE = _OUTCOME_TO_CODE[records.UNREADABLE]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdicts:
+    """Outcomes of the pairs of one unit; entry i is row i of its `pairs` table."""
+
+    unit: Unit
+    outcome: np.ndarray  # int8, position in OUTCOMES
+    value: np.ndarray  # float64; NaN when kept, unreadable or without a measure
+    threshold: np.ndarray  # float64; NaN as above
+    detail: np.ndarray  # str
+    seeds: np.ndarray  # tuples of names
+
+    @property
+    def kept_rows(self) -> np.ndarray:
+        """Rows that nothing has dropped yet, ascending."""
+        return np.flatnonzero(self.outcome == _KEPT)
+
+    @property
+    def contested_rows(self) -> np.ndarray:
+        """`kept_rows` that a filter may still drop: none of a `keep_all` source."""
+        return self.kept_rows[:0] if self.unit.source.keep_all else self.kept_rows
+
+    def is_dropped_for(self, reason: DropReason) -> np.ndarray:
+        """bool, one a pair."""
+        return self.outcome == _OUTCOME_TO_CODE[reason]
+
+    def drop(
+        self,
+        rows: np.ndarray,
+        reason: DropReason,
+        *,
+        value: np.ndarray | float = np.nan,
+        threshold: np.ndarray | float = np.nan,
+        detail: np.ndarray | list[str] | str = "",
+    ) -> "Verdicts":
+        """Drops `rows`; the measures are one for all or one a row."""
+        return dataclasses.replace(
+            self,
+            outcome=_put(self.outcome, rows, _OUTCOME_TO_CODE[reason]),
+            value=_put(self.value, rows, value),
+            threshold=_put(self.threshold, rows, threshold),
+            detail=_put(self.detail, rows, detail),
+        )
+
+    def with_seeds(self, rows: np.ndarray, seeds: np.ndarray) -> "Verdicts":
+        """Records which seed sets want `rows`: one tuple of names a row."""
+        return dataclasses.replace(self, seeds=_put(self.seeds, rows, seeds))
+
+    def counts(self) -> np.ndarray:
+        """How many pairs have each of OUTCOMES."""
+        return np.bincount(self.outcome, minlength=len(OUTCOMES))
+
+    def to_table(self, sample_ids: pa.ChunkedArray) -> pa.Table:
+        """Rows of `records.Decision`."""
+        columns = {
+            "sample_id": sample_ids,
+            "outcome": pa.array(OUTCOMES, pa.string()).take(pa.array(self.outcome)),
+            "value": pa.array(self.value, from_pandas=True),
+            "threshold": pa.array(self.threshold, from_pandas=True),
+            "detail": pa.array(self.detail, pa.string()),
+            "seeds": pa.array(self.seeds, pa.list_(pa.string())),
+        }
+        return pa.table(columns, schema=files.schema_of(records.Decision))
+
+
+def open_verdicts(unit: Unit, run: RunFolder) -> Verdicts:
+    """Keeps every pair that `score` could read; the others have their error."""
+    table = run.pairs(unit.source).read(unit.name, columns=["error"])
+    errors = to_objects(table["error"])
+    n_pairs = len(errors)
+    return Verdicts(
+        unit=unit,
+        outcome=np.where(errors == "", _KEPT, _UNREADABLE).astype(np.int8),
+        value=np.full(n_pairs, np.nan),
+        threshold=np.full(n_pairs, np.nan),
+        detail=errors,
+        seeds=np.fromiter(itertools.repeat((), n_pairs), dtype=object),
+    )
+
+
+def outcome_counts(decisions: pa.Table) -> np.ndarray:
+    """`Verdicts.counts` of a table of decisions."""
+    codes = pc.index_in(decisions["outcome"], pa.array(OUTCOMES, pa.string()))
+    return np.bincount(codes.to_numpy(), minlength=len(OUTCOMES))
+
+
+def read_rows(
+    tables: files.UnitTables, verdicts: Verdicts, rows: np.ndarray, *columns: str
+) -> pa.Table:
+    """Some rows of a table that has one row a pair.
+
+    Raises:
+      ValueError: if the table has another number of rows than the unit has pairs.
+    """
+    table = tables.read(verdicts.unit.name, list(columns) or None)
+    expect_rows(tables.path(verdicts.unit.name), table.num_rows, verdicts)
+    return table if len(rows) == table.num_rows else table.take(pa.array(rows))
+
+
+def expect_rows(path: str, n_rows: int, verdicts: Verdicts) -> None:
+    """Raises ValueError unless a table has one row a pair."""
+    n_pairs = len(verdicts.outcome)
+    if n_rows != n_pairs:
+        raise ValueError(f"{path}: {n_rows} rows, expected {n_pairs}, one a pair")
+
+
+def to_objects(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of strings as an array of `str`."""
+    return column.to_numpy().astype(object)
+
+
+def to_words(column: pa.ChunkedArray) -> np.ndarray:
+    """Hashes of 16 bytes as uint64 [n, 2] that compare as the bytes do."""
+    data = b"".join(column.to_pylist())
+    words = np.frombuffer(data, dtype=">u8").reshape(-1, _HASH_WORDS)
+    if len(words) != len(column):
+        raise ValueError(f"{len(data)} bytes of hashes, expected {16 * len(column)}")
+    return words.astype(np.uint64)
+
+
+def _put(array: np.ndarray, rows: np.ndarray, values: object) -> np.ndarray:
+    changed = array.copy()
+    changed[rows] = values
+    return changed

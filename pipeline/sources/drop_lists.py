@@ -1,0 +1,223 @@
+"""Lists of what must not be used: the files that hold them, and what they match.
+
+In: text files with one entry a line, on any file system that Beam knows: a URL, or
+`host:NAME`, `image_hash:HEX` or `sample_id:HEX`. Blank lines and lines that begin with
+`#` say nothing. Out: for the pairs of a unit the kind of entry that names each of them.
+The launcher reads the files and writes a table of 16 bytes an entry, named by what they
+hold, which workers map into memory.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.storage import files, patterns
+
+# Kinds of entries, in the order in which they are tried.
+KINDS = ("url", "host", "image_hash", "sample_id")
+
+_DIGEST_BYTES = 16
+_DIGEST_DTYPE = np.dtype(f"S{_DIGEST_BYTES}")  # compares as bytes padded with zeros
+_URL = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#\s]*@)?"
+    r"([^/?#\s:@\[]+|\[[^/?#\s@\]]*\])((?::\d*)?)((?:[/?][^#\s]*)?)(?:#\S*)?"
+)
+_OTHER = re.compile(r"(?P<kind>host|image_hash|sample_id):(?P<value>\S+)")
+_HOST = re.compile(r"[^\s/:@?#*]+")
+_HASH = re.compile(r"[0-9a-fA-F]{32}")
+_MAX_SHOWN_CHARS = 80
+_BYTES_AT_A_TIME = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ListFile:
+    """One file of entries."""
+
+    uri: str
+    digest: str  # BLAKE2b-128 of its bytes, as hex
+
+
+class DropList:
+    """All entries, 16 bytes each: safe to hold for many millions."""
+
+    def __init__(self, entries: np.ndarray) -> None:
+        """`entries` are digests, ascending."""
+        self._entries = entries
+
+    @classmethod
+    def load(cls, list_files: Iterable[ListFile]) -> "DropList":
+        """Reads the files again; ValueError on a line that says nothing clear."""
+        digests = bytearray()
+        for list_file in list_files:
+            for kind, value in _entries(list_file.uri):
+                digests += _digest(kind, value)
+        return cls(np.unique(np.frombuffer(digests, _DIGEST_DTYPE)))
+
+    @classmethod
+    def open(cls, path: str) -> "DropList":
+        """Maps a table on this machine into memory, shared by all its processes."""
+        if not os.path.getsize(path):
+            return cls(np.empty(0, _DIGEST_DTYPE))
+        return cls(np.memmap(path, _DIGEST_DTYPE, mode="r"))
+
+    def to_bytes(self) -> bytes:
+        """The table that `open` opens."""
+        return self._entries.tobytes()
+
+    def kinds_of(self, pairs: pa.Table) -> np.ndarray:
+        """Kind of the first entry that names each pair, "" if none does: str `[n]`.
+
+        Args:
+          pairs: columns `url`, `image_hash` and `sample_id` of `records.Pair`.
+        """
+        found = np.full(pairs.num_rows, "", dtype=object)
+        for kind, names in reversed(list(_names_by_kind(pairs))):
+            rows = [row for row, values in enumerate(names) for _ in values]
+            digests = [_digest(kind, value) for values in names for value in values]
+            found[np.array(rows, np.int64)[self._has(digests)]] = kind
+        return found
+
+    def _has(self, digests: Sequence[bytes]) -> np.ndarray:
+        wanted = np.frombuffer(b"".join(digests), _DIGEST_DTYPE)
+        if not len(self._entries):
+            return np.zeros(len(wanted), dtype=bool)
+        position = np.searchsorted(self._entries, wanted)
+        return self._entries[position.clip(max=len(self._entries) - 1)] == wanted
+
+
+def list_files(pattern: str) -> tuple[ListFile, ...]:
+    """The files of a drop list; none for "".
+
+    Raises:
+      ValueError: if the glob matches nothing, or what cannot be read.
+    """
+    if not pattern:
+        return ()
+    try:
+        uris = patterns.matched(pattern, "files")
+    except ValueError as error:
+        raise ValueError(f"drop_list={error}") from error
+    return tuple(ListFile(uri, _contents_digest(uri)) for uri in uris)
+
+
+def check(list_files: Iterable[ListFile]) -> None:
+    """Raises ValueError on a line that is no entry; names file and line."""
+    for list_file in list_files:
+        for _ in _entries(list_file.uri):
+            pass
+
+
+def build(list_files: Sequence[ListFile], root: str) -> str:
+    """The path of the table of the files in a run folder; makes it if it is not there.
+
+    Raises:
+      ValueError: on a line that is no entry.
+    """
+    path = table_path(list_files, root)
+    if not files.is_file(path):
+        files.write(path, DropList.load(list_files).to_bytes())
+    return path
+
+
+def table_path(list_files: Iterable[ListFile], root: str) -> str:
+    """Where the table of the files lies, or will."""
+    contents = "".join(contents_digests(list_files)).encode()
+    name = hashlib.blake2b(contents, digest_size=_DIGEST_BYTES).hexdigest()
+    return files.join(root, "drop_lists", f"{name}.bin")
+
+
+def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
+    """What the files hold, whatever they are called."""
+    return sorted(list_file.digest for list_file in list_files)
+
+
+def _contents_digest(uri: str) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    try:
+        with files.open_for_reading(uri) as file:
+            while data := file.read(_BYTES_AT_A_TIME):
+                digest.update(data)
+    except (IsADirectoryError, PermissionError) as error:
+        raise ValueError(f"drop_list: expected files to read: {error}") from error
+    return digest.hexdigest()
+
+
+def _entries(uri: str) -> Iterator[tuple[str, str]]:
+    """Yields kind and value of each line, in the form in which they are compared."""
+    for number, line in enumerate(_lines(uri), start=1):
+        try:
+            text = line.decode("utf-8-sig").strip()
+            if text and not text.startswith("#"):
+                yield _parse(text)
+        except ValueError as error:
+            shown = repr(line[:_MAX_SHOWN_CHARS].decode(errors="replace"))
+            raise ValueError(
+                f"{uri}:{number}: {shown}: expected a URL, host:NAME, image_hash:HEX"
+                " or sample_id:HEX of 32 digits"
+            ) from error
+
+
+def _lines(uri: str) -> Iterator[bytes]:
+    with files.open_for_reading(uri) as file:
+        for line in file:
+            yield from line.splitlines()
+
+
+def _parse(text: str) -> tuple[str, str]:
+    """Raises ValueError on what is no entry."""
+    address, _ = _address(text)
+    if address:
+        return "url", address
+    match = _OTHER.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    kind, value = match["kind"], match["value"]
+    if not (_HOST if kind == "host" else _HASH).fullmatch(value):
+        raise ValueError(text)
+    return kind, value.lower().strip(".")
+
+
+def _names_by_kind(pairs: pa.Table) -> Iterator[tuple[str, list[Sequence[str]]]]:
+    """Yields each of KINDS with the values that would name each pair."""
+    addresses = [_recorded_address(url) for url in pairs["url"].to_pylist()]
+    yield "url", [(address,) if address else () for address, _ in addresses]
+    yield "host", [_with_parents(host) for _, host in addresses]
+    for kind in ("image_hash", "sample_id"):
+        yield kind, [(value.hex(),) for value in pairs[kind].to_pylist()]
+
+
+def _recorded_address(url: str) -> tuple[str, str]:
+    """`_address` of what a crawl recorded: white space in it, or no scheme."""
+    url = re.sub(r"\s", "%20", url.strip())
+    address = _address(url)
+    return address if address[0] else _address("http://" + url.lstrip("/"))
+
+
+def _address(url: str) -> tuple[str, str]:
+    """A URL in the form in which it is compared, and its host; "" if it is none.
+
+    Scheme, fragment, user and the case of the host do not count: a list that says
+    `http:` means the image at `https:` as well.
+    """
+    match = _URL.fullmatch(url.strip())
+    if match is None:
+        return "", ""
+    host, port, rest = match.groups()
+    host = host.lower().rstrip(".")
+    return host + port + (rest or "/"), host
+
+
+def _with_parents(host: str) -> tuple[str, ...]:
+    """`a.b.org` gives itself, `b.org` and `org`: an entry covers all its subdomains."""
+    labels = host.split(".")
+    return tuple(".".join(labels[i:]) for i in range(len(labels))) if host else ()
+
+
+def _digest(kind: str, value: str) -> bytes:
+    data = f"{kind}:{value}".encode()
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()

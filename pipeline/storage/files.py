@@ -1,0 +1,405 @@
+"""Files on any file system that Beam knows: listing, atomic writes, tables of rows.
+
+A path is a place and nothing else: `find` and `sizes` alone take patterns, and those
+are what a user gave as one.
+
+A unit of work writes one small Parquet table. A table is complete or absent, so a
+listing tells what is left to do: it is written under a temporary name and renamed; an
+object store shows an object when all of it is there. What fails for a moment is tried
+again (see `retries`); a file system that does not answer is a TimeoutError.
+"""
+
+import dataclasses
+import errno
+import functools
+import glob
+import hashlib
+import http
+import io
+import mmap
+import os
+import re
+import socket
+import threading
+import typing
+import warnings
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.aws import s3io
+from apache_beam.io.filesystem import (
+    CompressionTypes,
+    FileMetadata,
+    MatchResult,
+)
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.storage.file_errors import naming
+from pipeline.storage.retries import retried
+from pipeline.storage.timeouts import reader, within
+from pipeline.storage.timeouts import write as write_within
+
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = typing.TypeVar("Row", bound="DataclassInstance")
+
+# What `write` leaves behind when it is killed: the file, the host, process and thread.
+TEMPORARY = re.compile(r"(?s)(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
+
+# Of the pattern `[[]`, which Beam makes a regular expression of.
+warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)
+
+_OBJECT_STORES = ("gs", "s3")
+_MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
+
+_ARROW_TYPES = {
+    bytes: pa.binary(),
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    float | None: pa.float64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+
+
+def use_options(options: PipelineOptions) -> None:
+    """Tells file systems of this process what flags say of them, such as an endpoint.
+
+    Workers learn it from Beam.
+    """
+    FileSystems.set_options(options)
+
+
+def find(pattern: str) -> tuple[str, ...]:
+    """Paths of the files that match a pattern, sorted; none is an empty tuple.
+
+    `?`, `*` and `[...]` as in a shell, `**` for any number of folders; `glob.escape`
+    makes a pattern of a path.
+    """
+    if is_remote(pattern) or "**" in pattern:
+        return tuple(sorted(sizes(pattern)))
+    # Beam itself skips links to folders, and finds nothing in the working directory.
+    pattern = f"{pattern}*" if pattern.endswith("/") else pattern
+    found = glob.glob(pattern, include_hidden=True)
+    return tuple(sorted(path for path in found if not os.path.isdir(path)))
+
+
+@retried
+def sizes(pattern: str) -> dict[str, int]:
+    """Path to bytes of the files that match a pattern.
+
+    Raises:
+      ValueError: if an extra is missing that the file system needs.
+    """
+    if not is_remote(pattern) and "**" not in pattern:
+        return {path: _n_bytes(path) for path in find(pattern)}
+    _expect_installed(pattern)
+    (match,) = within(pattern, FileSystems.match, [pattern])
+    return {found.path: found.size_in_bytes for found in match.metadata_list}
+
+
+def listed(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
+    """Path to bytes of the files in a folder that are named so.
+
+    {} if the folder is not there.
+    """
+    return {
+        found.path: found.size_in_bytes
+        for name, found in below(folder, prefix).items()
+        if "/" not in name and name.endswith(suffix)
+    }
+
+
+@retried
+def below(folder: str, prefix: str = "") -> dict[str, FileMetadata]:
+    """Name, such as `a/b`, to metadata of all files in a folder and its folders."""
+    _expect_installed(folder)
+    place = _with_slash(folder)
+    file_system = FileSystems.get_filesystem(place)
+    start = place if file_system.has_dirs() else place + prefix
+    # The one listing of Beam that takes no pattern.
+    found = within(folder, lambda: list(file_system._list(start)))
+    name_to_found = {one.path[len(place) :]: one for one in found}
+    return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
+
+
+@retried
+def marks(pattern: str) -> dict[str, str]:
+    """Path to `mark` of the files that match a pattern, of a store from one listing."""
+    if not is_remote(pattern) and "**" not in pattern:
+        return {path: mark(path) for path in find(pattern)}
+    _expect_installed(pattern)
+    (match,) = within(pattern, FileSystems.match, [pattern])
+    return {found.path: _mark(found) for found in match.metadata_list}
+
+
+@retried
+def mark(path: str) -> str:
+    """Tells what a file holds from what it held before: its size and when it changed.
+
+    "" if there is no such file.
+    """
+    if not is_file(path):
+        return ""
+    return _mark(within(path, FileSystems.get_filesystem(path).metadata, path))
+
+
+def _mark(found: FileMetadata) -> str:
+    """S3 tells a time to the second for one object, and more finely in a listing."""
+    changed_s = found.last_updated_in_seconds or 0.0
+    if is_remote(found.path):
+        changed_s = int(changed_s)
+    return f"{found.size_in_bytes} bytes of {changed_s!r}"
+
+
+def _expect_installed(path: str) -> None:
+    """Beam itself says so of Cloud Storage; what it says of S3 is no one line."""
+    if FileSystems.get_scheme(path) == "s3" and not s3io.BOTO3_INSTALLED:
+        raise ValueError(f"{path}: expected the extra [aws] to be installed")
+
+
+def _with_slash(folder: str) -> str:
+    """As listings have it: `a/` is no beginning of `ab/c`."""
+    return folder.rstrip("/") + "/"
+
+
+def folders(parent: str) -> frozenset[str]:
+    """Names of the folders that hold a file; on object stores no others are there."""
+    parts = (name.split("/") for name in below(parent))
+    return frozenset(names[0] for names in parts if len(names) == 2)
+
+
+def join(folder: str, *names: str) -> str:
+    """`folder/name/...` on any file system."""
+    return FileSystems.join(folder, *names)
+
+
+@retried
+def is_file(path: str) -> bool:
+    """Whether a file is there."""
+    return within(path, FileSystems.exists, path) and not os.path.isdir(path)
+
+
+@retried
+def updated_s(path: str) -> float:
+    """Unix time of the last change; 0 where the file system tells none."""
+    metadata = FileSystems.get_filesystem(path).metadata
+    return within(path, metadata, path).last_updated_in_seconds or 0.0
+
+
+@retried
+def checksum(path: str) -> str:
+    """What the file system has to tell the contents of a file from others."""
+    return str(within(path, FileSystems.checksum, path))
+
+
+@retried
+def open_for_reading(path: str) -> typing.BinaryIO:
+    """A seekable binary file; compressed files are not unpacked.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
+    unpacked = CompressionTypes.UNCOMPRESSED
+    try:
+        file = within(path, FileSystems.open, path, compression_type=unpacked)
+    except Exception as error:  # what Cloud Storage raises is no OSError
+        if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
+            raise
+        reason = os.strerror(errno.ENOENT)
+        raise FileNotFoundError(errno.ENOENT, reason, path) from error
+    return reader(path, file)
+
+
+def read(path: str) -> bytes:
+    """The whole file."""
+    with open_for_reading(path) as file:
+        return file.read()
+
+
+@retried
+def write(path: str, data: bytes) -> None:
+    """Writes a file so that readers see all of it or nothing.
+
+    The temporary name is the writer's own: two writers of the same file do not meet,
+    and both write the same bytes. In an object store, where to rename is to copy and to
+    delete, a small file needs no temporary name: it comes as a whole, in one part.
+    """
+    if _is_in_object_store(path) and len(data) <= _MAX_PART_BYTES:
+        _write_in_place(path, data)
+        return
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    temporary = f"{path}.{writer}.tmp"
+    _make_folder(FileSystems.split(path)[0])
+    _write_in_place(temporary, data)
+    within(path, FileSystems.rename, [temporary], [path])
+
+
+def publish(local: str, path: str) -> tuple[int, str]:
+    """Copies a file of this machine to any file system; gives its size and SHA-256.
+
+    It is mapped rather than read: a shard may be larger than a worker's memory.
+    """
+    with (
+        open(local, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        write(path, typing.cast(bytes, data))  # which only has to be a buffer
+        return len(data), hashlib.sha256(data).hexdigest()
+
+
+def create(path: str, data: bytes) -> bool:
+    """Creates a file; False if it is there.
+
+    Of many writers one is told True. Always False on object stores, where Beam cannot
+    tell who was first.
+    """
+    if is_remote(path):
+        return False
+    _make_folder(FileSystems.split(path)[0])
+    try:
+        with naming(path), open(path, "xb") as file:
+            _write_or_remove(file, data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_or_remove(file: typing.BinaryIO, data: bytes) -> None:
+    """A file that is left without its data would keep its place for ever."""
+    try:
+        file.write(data)
+        file.flush()
+    except OSError:  # such as of a full disk
+        os.remove(file.name)
+        raise
+
+
+def delete(folder: str, names: Iterable[str]) -> None:
+    """Removes files of a folder, or of folders in it: `a/b` is a name, `../a` is none.
+
+    Raises:
+      ValueError: if a name leads out of the folder.
+    """
+    _delete([join(folder, _inside(folder, name)) for name in names])
+
+
+def delete_folder(parent: str, name: str) -> None:
+    """Removes a folder with all that is in it.
+
+    Raises:
+      ValueError: if the name leads out of its parent.
+    """
+    path = join(parent, _inside(parent, name))
+    # A slash tells object stores that a folder is meant; a disk would keep the folder.
+    _delete([path + "/" if is_remote(path) else path])
+
+
+def _inside(folder: str, name: str) -> str:
+    if {"", ".", ".."} & set(name.split("/")):
+        raise ValueError(f"{name!r}: expected the name of a file inside {folder}")
+    return name
+
+
+def _delete(paths: list[str]) -> None:
+    """Beam deletes what matches a path: here a path matches itself alone."""
+    if paths:
+        file_system = FileSystems.get_filesystem(paths[0])
+        file_system.match = _themselves  # type: ignore[method-assign]
+        within(", ".join(paths[:3]), file_system.delete, paths)
+
+
+def _themselves(paths: list[str], limits: object = None) -> list[MatchResult]:
+    return [MatchResult(path, [FileMetadata(path, 0)]) for path in paths]
+
+
+def _write_in_place(path: str, data: bytes) -> None:
+    unpacked = CompressionTypes.UNCOMPRESSED
+    file = within(path, FileSystems.create, path, compression_type=unpacked)
+    try:
+        write_within(path, file, data)
+    finally:
+        within(path, file.close)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names its file system."""
+    return FileSystems.get_scheme(path) is not None
+
+
+def _n_bytes(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # a link that leads nowhere: reading it says so
+        return 0
+
+
+def _is_in_object_store(path: str) -> bool:
+    return FileSystems.get_scheme(path) in _OBJECT_STORES
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        within(folder, FileSystems.mkdirs, folder)
+    except OSError:  # it is there, or another writer was first
+        if not within(folder, FileSystems.exists, folder):
+            raise
+
+
+@functools.cache
+def schema_of(row_type: type) -> pa.Schema:
+    """The Arrow schema of a dataclass of the contract."""
+    hints = typing.get_type_hints(row_type)
+    return pa.schema([(name, _ARROW_TYPES[hint]) for name, hint in hints.items()])
+
+
+def to_table(rows: Iterable[typing.Any], row_type: type) -> pa.Table:
+    """A table of dataclass instances of one type."""
+    names = [field.name for field in dataclasses.fields(row_type)]
+    rows = list(rows)
+    columns = [[getattr(row, name) for row in rows] for name in names]
+    return pa.table(dict(zip(names, columns, strict=True)), schema=schema_of(row_type))
+
+
+def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
+    """The rows of a table as dataclass instances."""
+    columns = [
+        _values(table.column(field.name)) for field in dataclasses.fields(row_type)
+    ]
+    return [row_type(*values) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list:
+    values = column.to_pylist()
+    return [tuple(v) for v in values] if pa.types.is_list(column.type) else values
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitTables:
+    """One Parquet table a unit of work, in one folder named by a fingerprint."""
+
+    folder: str
+
+    def path(self, unit_name: str) -> str:
+        return join(self.folder, f"{unit_name}.parquet")
+
+    def unit_names(self) -> frozenset[str]:
+        """Units whose table is there."""
+        return frozenset(
+            FileSystems.split(path)[1].removesuffix(".parquet")
+            for path in listed(self.folder, suffix=".parquet")
+        )
+
+    def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
+        with open_for_reading(self.path(unit_name)) as file:
+            return pq.read_table(file, columns=columns)
+
+    def write(self, unit_name: str, table: pa.Table) -> None:
+        buffer = io.BytesIO()
+        # A dictionary of embeddings makes them seven times slower to read.
+        texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=texts)
+        write(self.path(unit_name), buffer.getvalue())

@@ -1,0 +1,78 @@
+"""Patterns that a user gives for files, and what a user may have meant by one.
+
+What is given is a text, or several of them: `--input a --input b`.
+"""
+
+import glob
+import os
+from collections.abc import Iterable
+
+from pipeline.storage import files
+
+Patterns = str | tuple[str, ...]
+
+
+def texts(patterns: Patterns) -> tuple[str, ...]:
+    """Each of the patterns."""
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def matched(patterns: Patterns, kind: str) -> tuple[str, ...]:
+    """The files that the patterns match, sorted.
+
+    Args:
+      kind: of files that are expected.
+
+    Raises:
+      ValueError: if a pattern matches nothing, or what another one matches, or if it is
+        the name of what it does not match.
+    """
+    each = texts(patterns)
+    found = [(path, text) for text in each for path in _matched(text, kind)]
+    if len(each) > 1:
+        expect_different(found)
+    return tuple(sorted(path for path, _ in found))
+
+
+def expect_different(named: Iterable[tuple[str, str]]) -> None:
+    """Raises ValueError if a file is there twice, in (path, what names it)."""
+    place_to_name: dict[str, str] = {}
+    for path, name in named:
+        place = path if files.is_remote(path) else os.path.realpath(path)
+        if place in place_to_name:
+            names = " and ".join({place_to_name[place]: 0, name: 0})
+            raise ValueError(f"{path}: expected to be read once, but {names} match it")
+        place_to_name[place] = name
+
+
+def _matched(pattern: str, kind: str) -> tuple[str, ...]:
+    found = files.find(pattern)
+    named = set(files.find(_as_name(pattern))) if "[" in pattern else set()
+    if not found:
+        expected = f"expected a glob that matches {kind}"
+        raise ValueError(f"{pattern}: {expected}{_hint(pattern, bool(named))}")
+    if named - set(found):
+        raise ValueError(
+            f"{pattern}: expected a pattern or a name, but it matches {found[0]} and is"
+            f" the name of {min(named)}; {_as_name(pattern)} is the name alone"
+        )
+    return found
+
+
+def _hint(pattern: str, is_name: bool) -> str:
+    """What may have been meant by a pattern that matches nothing."""
+    folder, _, rest = pattern.rpartition("/")
+    if os.path.isdir(pattern):
+        return f"; this is a folder, {glob.escape(pattern.rstrip('/'))}/* are its files"
+    if not is_name and folder != glob.escape(folder) and os.path.isdir(folder):
+        pattern, is_name = f"{glob.escape(folder)}/{rest}", True
+    elif is_name:
+        pattern = _as_name(pattern)
+    if is_name:
+        return f"; [, * and ? are patterns, and {pattern} names what is there"
+    return "; braces are no pattern, give the flag twice" if "{" in pattern else ""
+
+
+def _as_name(pattern: str) -> str:
+    """The pattern with brackets that are nothing but brackets."""
+    return pattern.replace("[", "[[]")

@@ -1,0 +1,147 @@
+"""Habits of all commands: a flag once, one line for an error, a reader that goes away.
+
+The exit codes: 0 done, 1 failed, 2 the command or what it names is wrong, 130 Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import io
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, NoReturn, TextIO
+
+from recipes import interrupts
+
+FAILED = 1  # the run failed
+WRONG_USAGE = 2  # the command, the configuration or what they point to is wrong
+
+
+def begin(module: str) -> None:
+    """To call with `__name__` before the slow imports of a program."""
+    interrupts.begin(module)
+    if interrupts.is_program(module) and sys.excepthook is not _excepthook:
+        sys.stdout, sys.stderr = map(_lasting, (sys.stdout, sys.stderr))
+        sys.excepthook = _excepthook
+
+
+class _Output(io.FileIO):
+    """Standard output or error, which may lose its reader, as in `status | head -1`.
+
+    A full disk is an error once: what is left in buffers then finds no place either.
+    """
+
+    is_lost = False
+
+    def write(self, data: Any, /) -> int:
+        if self.is_lost:
+            return len(data)
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.is_lost = True
+            if isinstance(error, BrokenPipeError):
+                return len(data)
+            error.filename = "standard output"
+            raise
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    """The stream, without errors for a reader that is gone or odd characters."""
+    if stream is None:  # closed by who started the program
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(stream.fileno(), "wb", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What no command expects of a file system is one line, too."""
+    if isinstance(error, OSError | MemoryError):
+        _say(error)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+class _StoreOnce(argparse.Action):
+    """Keeps the value of a flag; a second one would replace it unseen."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        assert isinstance(parser, Parser)
+        if self.dest in parser.stored:
+            parser.error(f"{option_string} {values}: expected the flag once")
+        parser.stored.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USAGE, f"error: {message}; see {self.prog} --help\n")
+
+
+class Parser(OneLineParser):
+    """One whose flags come once, and mean what they say in full.
+
+    `script` is what `pip install` calls the program, if it has a name of its own.
+    """
+
+    stored: set[str]  # destinations of flags that this command has given
+
+    def __init__(self, *, script: str = "", **options: Any):
+        from pipeline.records import VERSION  # with NumPy, too slow for `begin`
+
+        is_script = script != "" and pathlib.Path(sys.argv[0]).name == script
+        own = {"prog": script} if is_script else {}
+        super().__init__(**{"allow_abbrev": False} | options | own)
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
+        self.add_argument("--version", action="version", version=VERSION)
+        if is_script:
+            import shtab  # nobody else completes words
+
+            shtab.add_argument_to(self)
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        self.stored = set()
+        return super().parse_known_args(*args, **options)
+
+
+def expect_once(flag: str, assignments: Sequence[str]) -> None:
+    """Raises ValueError if a field is set twice, as by `a.b=1` and `a.b=2`.
+
+    To set `a` as a whole sets `a.b`.
+    """
+    names = [assignment.partition("=")[0].strip() for assignment in assignments]
+    for number, name in enumerate(names):
+        for other in (*names[:number], *names[number + 1 :]):
+            if f"{other}.".startswith(f"{name}."):
+                raise ValueError(f"{flag} {assignments[number]}: expected {other} once")
+
+
+@contextlib.contextmanager
+def exits(code: int, *errors: type[BaseException]) -> Iterator[None]:
+    """Ends the program with `code` and one line on any of `errors`."""
+    try:
+        yield
+    except errors as error:
+        _say(error)
+        raise SystemExit(code) from error
+
+
+def _say(error: BaseException) -> None:
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,86 @@
+"""Recipes as files: what the `get_config()` of a Python file returns.
+
+A recipe is a program of its user's. Whatever is wrong with it is a ValueError of one
+line, which says where.
+"""
+
+import contextlib
+import os
+import pathlib
+import runpy
+import sys
+import traceback
+from typing import Any, TypeVar
+
+from recipes.validation import one_line
+
+T = TypeVar("T")
+
+_ROOT = pathlib.Path(__file__).parents[1]  # of the packages, with the recipes in them
+_PACKAGES = ("pipeline", "trainer")
+_MAX_MESSAGE_CHARS = 300
+
+
+def load(path: str | pathlib.Path, kind: type[T], folder: str) -> T:
+    """The configuration, a `kind`, that the recipe in a Python file returns.
+
+    Recipes in `folder`, which come with this project, are found where it is installed.
+
+    Raises:
+      ValueError: one line that says what is wrong with the file, and where.
+    """
+    file = pathlib.Path(path)
+    if not os.path.isfile(file) and file.is_relative_to(folder):
+        file = _ROOT / path
+    if not os.path.isfile(file):
+        raise ValueError(f"--config {path}: expected a Python file with get_config()")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what a command prints is its own
+            config = _result(str(file))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit: a recipe may raise anything
+        raise ValueError(f"--config {path}: {_located(error, str(file))}") from error
+    if not isinstance(config, kind):
+        found, expected = type(config).__name__, kind.__name__
+        raise ValueError(
+            f"--config {path}: get_config() gave {found}, expected {expected}"
+        )
+    return config
+
+
+def _result(file: str) -> Any:
+    get_config = runpy.run_path(file).get("get_config")
+    if not callable(get_config):
+        raise _NoRecipeError("expected a function get_config() in it")
+    return get_config()
+
+
+class _NoRecipeError(ValueError):
+    """A file that defines something else."""
+
+
+def _located(error: BaseException, file: str) -> str:
+    """What went wrong, after the line of the recipe where it did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    name, message = f"{type(error).__name__}: ", _message(error)
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, message = [error.lineno], error.msg
+    elif isinstance(error, _NoRecipeError) or _is_check(error, frames[-1].filename):
+        name = ""
+    place = f"line {lines[-1]}: " if lines else ""
+    return place + one_line(name + message, _MAX_MESSAGE_CHARS)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of the user's own class
+        return "its message cannot be shown"
+
+
+def _is_check(error: BaseException, raised_in: str) -> bool:
+    """Whether a check of a setting says what is wrong, and needs no name of a type."""
+    ours = tuple(str(_ROOT / package) + os.sep for package in _PACKAGES)
+    return type(error) is ValueError and raised_in.startswith(ours)

@@ -1,0 +1,106 @@
+"""Records of an object store, read a block at a time and kept for a while.
+
+A request costs as long as the transfer of a megabyte, so records that follow each other
+in a shard come with one of them;
+`trainer.data.block_shuffle` shows those of a few blocks together.
+"""
+
+import collections
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from pipeline.records import INDEX_DTYPE
+from trainer.data import tfrecords
+from trainer.data.shard_storage import Folder
+from trainer.data.tfrecords import ShardFile
+
+INDEX_SUFFIX = ".index"
+
+# Of shards; 160 kB each at 10,000 records.
+_N_INDEXES_KEPT = 1024
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """The `n_kept` values used last, each made once by whichever thread comes first.
+
+    A copy that is sent to another process starts empty.
+    """
+
+    def __init__(self, n_kept: int):
+        self._n_kept = n_kept
+        self._lock = threading.Lock()
+        self._values: collections.OrderedDict[Hashable, Future[T]] = (
+            collections.OrderedDict()
+        )
+
+    def __reduce__(self):
+        return Kept, (self._n_kept,)
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Raises what `make` raises, after which the next call makes it again."""
+        with self._lock:
+            is_new = key not in self._values
+            future = self._values.setdefault(key, Future())
+            self._values.move_to_end(key)
+            if len(self._values) > self._n_kept:
+                self._values.popitem(last=False)
+        if is_new:
+            self._make(key, future, make)
+        return future.result()
+
+    def _make(self, key: Hashable, future: Future[T], make: Callable[[], T]) -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:  # whatever it is, all who wait raise it
+            with self._lock:
+                self._values.pop(key, None)
+            future.set_exception(error)
+
+
+class Blocks:
+    """Records of the shards of a folder. Threads may share it; cheap to pickle."""
+
+    def __init__(self, folder: Folder, n_kept: int):
+        self._folder = folder
+        self._indexes: Kept[np.ndarray] = Kept(_N_INDEXES_KEPT)
+        self._blocks: Kept[bytes] = Kept(n_kept)
+
+    def record(self, shard: ShardFile, number: int, block: range) -> tuple[bytes, int]:
+        """Record `number` with its checksums, and the payload's length by the index.
+
+        `block` are the numbers of the records of the shard that are read with it.
+        Raises ValueError when the index does not fit, OSError when reading fails.
+        """
+        index = self._indexes.get(shard.name, lambda: self._index(shard.name))
+        first, _ = tfrecords.span(shard, *_entry(index, block.start))
+        _, last = tfrecords.span(shard, *_entry(index, block.stop - 1))
+        offset, length = _entry(index, number)
+        start, end = tfrecords.span(shard, offset, length)
+        if not first <= start < end <= last:
+            raise ValueError(f"{length} bytes at {offset}, expected inside its block")
+        data = self._blocks.get(
+            (shard.name, block.start),
+            lambda: self._folder.read(shard.name, first, last - first),
+        )
+        record = data[start - first : end - first]
+        if len(record) != end - start:
+            raise ValueError(f"{len(record)} bytes at {start}, expected {end - start}")
+        return record, length
+
+    def _index(self, shard: str) -> np.ndarray:
+        return np.frombuffer(self._folder.read(shard + INDEX_SUFFIX), INDEX_DTYPE)
+
+
+def _entry(index: np.ndarray, number: int) -> tuple[int, int]:
+    """Offset and length of a payload."""
+    if number >= len(index):
+        expected = f"expected more than {number}"
+        raise ValueError(f"{len(index)} records in the index, {expected}")
+    offset, length = index[number].tolist()
+    return offset, length

@@ -1,0 +1,225 @@
+"""Random access to the training records of one export.
+
+    samples = Shards("RUN/tfrecords")
+    samples[17].alt_text
+
+A folder, here or in an object store (`gs://`, `s3://`), holds `manifest.json`, TFRecord
+shards and, beside each, an index with the offset and length of every payload. Sizes are
+compared when it is opened, and both checksums of a record whenever it is read; whole
+shards are compared with the manifest by `trainer.verify`.
+"""
+
+import bisect
+import copy
+import hashlib
+import itertools
+import json
+import pathlib
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+import numpy as np
+
+from pipeline.records import INDEX_DTYPE, SCHEMA_VERSION, Sample, parse_sample
+from trainer.data import tfrecords
+from trainer.data.block_cache import INDEX_SUFFIX, Blocks
+from trainer.data.shard_storage import Folder, LocalFolder, open_folder
+from trainer.data.tfrecords import ShardFile
+
+_MANIFEST = "manifest.json"
+
+_INDEX_ENTRY = struct.Struct("<QQ")  # INDEX_DTYPE
+
+_N_BEFORE_SHARE = 10_000
+_PIECE_BYTES = 1 << 26  # read at a time
+
+_SHARD_FIELDS = {"name", "n_samples", "n_bytes", "sha256"}
+
+
+class RecordError(ValueError):
+    """A record that cannot be used. The message names its shard and its number."""
+
+
+class Shards:
+    """A sequence of samples, in the order of the manifest. Cheap to pickle.
+
+    Of a local folder records are read one by one, of an object store in blocks.
+    """
+
+    def __init__(self, folder: str | pathlib.Path):
+        """Raises ValueError when the folder is no complete export of our schema."""
+        self._folder = open_folder(str(folder))
+        manifest = _manifest(self._folder)
+        self.granularities: tuple[str, ...] = tuple(manifest["granularities"])
+        self._files = [ShardFile(x["name"], x["n_bytes"]) for x in manifest["shards"]]
+        counts = [shard["n_samples"] for shard in manifest["shards"]]
+        self._ends = list(itertools.accumulate(counts))
+        _check_sizes(self._folder, manifest["shards"])
+        if not len(self):
+            raise ValueError(f"{folder}: 0 samples, expected at least one")
+        contents = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
+        # Equal for equal bytes: a run may only go on with what it began with.
+        self.fingerprint: str = hashlib.sha256(
+            json.dumps(contents).encode()
+        ).hexdigest()
+        self._n_records_per_block = 1
+        self._blocks = Blocks(self._folder, 1)
+
+    def in_blocks(self, n_records: int, n_kept: int) -> Self:
+        """The same samples; each request to an object store brings `n_records`.
+
+        The last `n_kept` blocks stay in memory. Record i is in block i div `n_records`;
+        a block that spans two shards takes a request to each. A local folder is read
+        as before: the system keeps what was read.
+        """
+        other = copy.copy(self)
+        other._n_records_per_block = n_records
+        other._blocks = Blocks(self._folder, n_kept)
+        return other
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises RecordError when the record is broken."""
+        try:
+            return parse_sample(self._payload(index))
+        except ValueError as error:
+            raise RecordError(f"{self.place(index)}: {error}") from error
+
+    def place(self, index: int) -> str:
+        """Where a sample lies, for people."""
+        shard, start = self._locate(index)
+        return f"record {index - start} of {self._folder.path(self._files[shard].name)}"
+
+    def damages(self) -> Iterator[str]:
+        """Reads all shards; a line for each, and for each record, that is not right.
+
+        Those are records, indexes that leave out or repeat one, and shards of other
+        bytes than their manifest's, though every record is whole.
+        """
+        described = _manifest(self._folder)["shards"]
+        starts = [0, *self._ends[:-1]]
+        for number, shard in enumerate(self._files):
+            path, expected = self._folder.path(shard.name), described[number]["sha256"]
+            found = _digest(self._folder, shard)
+            is_indexed = _is_contiguous(self._folder, shard)
+            if found != expected or not is_indexed:
+                yield from self._damaged(range(starts[number], self._ends[number]))
+            if found != expected:
+                yield f"{path}: sha256 {found}, expected {expected}"
+            if not is_indexed:
+                yield f"{path}{INDEX_SUFFIX}: expected each record of the shard once"
+
+    def _damaged(self, indices: range) -> Iterator[str]:
+        for index in indices:
+            try:
+                self[index]
+            except RecordError as error:
+                yield str(error)
+
+    def _payload(self, index: int) -> bytes:
+        """Raises ValueError when the index does not point at a whole record."""
+        number, start = self._locate(index)
+        shard, record_number = self._files[number], index - start
+        if isinstance(self._folder, LocalFolder):
+            return tfrecords.payload(*_local_record(self._folder, shard, record_number))
+        n = self._n_records_per_block
+        first = index // n * n - start
+        block = range(max(first, 0), min(first + n, self._ends[number] - start))
+        return tfrecords.payload(*self._blocks.record(shard, record_number, block))
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The shard of a sample, and the first sample in there."""
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, self._ends[shard - 1] if shard else 0
+
+
+def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) -> None:
+    """Raises RecordError when too many of the records drawn were skipped.
+
+    The first epoch of a set counts as drawn, or so much of it as `_N_BEFORE_SHARE`: of
+    a few records a single one would be a large share.
+    """
+    n_drawn = max(n_drawn, min(n_records, _N_BEFORE_SHARE))
+    if n_skipped > max_share * n_drawn:
+        raise RecordError(
+            f"{n_skipped} damaged records skipped, expected at most {max_share:g} of"
+            f" {n_drawn} (run.max_skipped_share); python -m trainer.verify names all"
+        )
+
+
+def _manifest(folder: Folder) -> dict:
+    path = folder.path(_MANIFEST)
+    try:
+        manifest = json.loads(folder.read(_MANIFEST))
+        version = manifest["schema_version"]
+        missing = {"granularities", "shards"} - manifest.keys()
+        for shard in manifest.get("shards", ()):
+            missing |= _SHARD_FIELDS - shard.keys()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{path}: {reason}, expected an export") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected the manifest of an export") from error
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema_version={version}, expected {SCHEMA_VERSION}")
+    if missing:
+        raise ValueError(f"{path}: no {sorted(missing)[0]}, expected an export's")
+    return manifest
+
+
+def _check_sizes(folder: Folder, shards: Sequence[Mapping]) -> None:
+    """Finds what is cut or missing, from one listing: there may be 10,000 shards."""
+    sizes = folder.sizes()
+    for shard in shards:
+        name, index = shard["name"], shard["name"] + INDEX_SUFFIX
+        for needed in (name, index):
+            if needed not in sizes:
+                path = folder.path(needed)
+                raise ValueError(f"{path}: missing, expected as the manifest names it")
+        n, rest = divmod(sizes[index], INDEX_DTYPE.itemsize)
+        if rest or n != shard["n_samples"]:
+            expected = f"{n} records, expected {shard['n_samples']}"
+            raise ValueError(f"{folder.path(index)}: {expected}")
+        if sizes[name] != shard["n_bytes"]:
+            expected = f"{sizes[name]} bytes, expected {shard['n_bytes']}"
+            raise ValueError(f"{folder.path(name)}: {expected}")
+
+
+def _local_record(
+    folder: LocalFolder, shard: ShardFile, number: int
+) -> tuple[bytes, int]:
+    """A record with its checksums, and the payload's length by the index."""
+    size = _INDEX_ENTRY.size
+    entry = _read(folder, shard.name + INDEX_SUFFIX, number * size, size)
+    offset, length = _INDEX_ENTRY.unpack(entry)
+    start, end = tfrecords.span(shard, offset, length)
+    return _read(folder, shard.name, start, end - start), length
+
+
+def _digest(folder: Folder, shard: ShardFile) -> str:
+    """SHA-256 of a whole shard, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for start in range(0, shard.n_bytes, _PIECE_BYTES):
+        digest.update(folder.read(shard.name, start, _PIECE_BYTES))
+    return digest.hexdigest()
+
+
+def _is_contiguous(folder: Folder, shard: ShardFile) -> bool:
+    """Whether the index has every record of a shard once, in order."""
+    index = np.frombuffer(folder.read(shard.name + INDEX_SUFFIX), INDEX_DTYPE)
+    around = tfrecords.HEADER_BYTES + tfrecords.FOOTER_BYTES
+    ends = np.cumsum(index["length"] + np.uint64(around))
+    starts = np.append(np.uint64(0), ends)
+    expected = starts[:-1] + np.uint64(tfrecords.HEADER_BYTES)
+    return bool((index["offset"] == expected).all()) and starts[-1] == shard.n_bytes
+
+
+def _read(folder: LocalFolder, name: str, start: int, length: int) -> bytes:
+    """Raises ValueError when the file ends before."""
+    data = folder.read(name, start, length)
+    if len(data) != length:
+        raise ValueError(f"{len(data)} bytes at {start}, expected {length}")
+    return data

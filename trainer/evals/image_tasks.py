@@ -1,0 +1,211 @@
+"""The tasks on vectors of whole images: classification and retrieval.
+
+Each gives nested numbers, all shares in [0, 1], for CLS 1, CLS 2 and their mean: the
+papers do not say which of them their tables report.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from trainer.evals.scores import (
+    features,
+    fine_grained,
+    knn,
+    linear_classification,
+    retrieval,
+    zero_shot_classification,
+)
+from trainer.evals.sets import label_names
+from trainer.evals.sets.readers import Source
+from trainer.evals.sets.samples import Sample, SampleError
+from trainer.evals.sets.splits import INDEX, TEST, TRAIN
+from trainer.evals.task_inputs import Evaluation
+
+Vectors = Float[np.ndarray, "n d"]
+Labels = Int[np.ndarray, "n"]
+
+
+def knn_classification(run: Evaluation) -> dict:
+    return _trained(run, knn.accuracies)
+
+
+def linear(run: Evaluation) -> dict:
+    seed = run.settings.rng_seed
+    measure = functools.partial(linear_classification.accuracy, rng_seed=seed)
+    return _trained(run, measure)
+
+
+def zero_shot(run: Evaluation) -> dict:
+    """Among all classes that the set names, or else among those that occur."""
+    cls, samples = run.embed(
+        run.source.not_of_training("label"), missing="no images with a label"
+    )
+    labels, names = candidates(run.source, [str(one.label) for one in samples])
+    sentences = zero_shot_classification.prompts(names, run.settings.prompts)
+    texts = run.texts(sentences).reshape(len(names), -1, cls.shape[-1])
+    classes = zero_shot_classification.class_features(texts)
+    numbers = _numbers(labels, names)
+    accuracies = {
+        token: {"accuracy": zero_shot_classification.accuracy(images, classes, numbers)}
+        for token, images in features.by_token(cls).items()
+    }
+    return {"n_images": len(samples), "n_classes": len(names), **accuracies}
+
+
+def candidates(
+    source: Source, labels: Sequence[str]
+) -> tuple[list[str], Sequence[str]]:
+    """Labels, and the names of all classes, as they stand in sentences.
+
+    Raises SampleError on what is no name, and on a label that is not among the names.
+    """
+    spoken = [label_names.spoken(label) for label in labels]
+    listed = [label_names.spoken(name) for name in source.classes]
+    names = list(dict.fromkeys(listed)) or _class_names(spoken)
+    if len(names) < len(listed):
+        source.account.warn(f"{len(listed) - len(names)} names of classes stand twice")
+    if unknown := sorted(set(spoken) - set(names)):
+        raise SampleError(
+            f"{source.place}: label {unknown[0][:60]!r}: expected one of the"
+            f" {len(names)} names of classes"
+        )
+    unnamed = [] if source.are_classes_told else label_names.unnamed(names)
+    if unnamed:
+        raise SampleError(
+            f"{source.place}: class {unnamed[0]!r} is a number or an id"
+            f" ({len(unnamed)} of {len(names)}), expected a name: give a JSON list, or"
+            ' an object such as {"n01440764": "tench"}, as classes.json at the data or'
+            " by --set classes=FILE"
+        )
+    return spoken, names
+
+
+def image_text_retrieval(run: Evaluation) -> dict:
+    """Every granularity by itself: names of things match many images, sentences few."""
+    cls, samples = run.embed(
+        run.source.not_of_training("captions"),
+        missing="no captions, expected some in KEY.json or KEY.txt, or in a column",
+    )
+    granularities = sorted({name for sample in samples for name in sample.captions})
+    return {
+        name: _retrieval_of(run, cls, [one.captions.get(name, ()) for one in samples])
+        for name in granularities
+    }
+
+
+def fine_grained_retrieval(run: Evaluation) -> dict:
+    """Recall@1 in each domain, and the mean of the domains."""
+    cls, samples = run.embed(_labelled(run.source.searched()))
+    domains = sorted({_domain(sample) for sample in samples})
+    found = {domain: _fine_grained_of(domain, cls, samples) for domain in domains}
+    tokens = features.by_token(cls[:1])
+    means = {
+        token: {
+            "recall@1": float(np.mean([d[token]["recall@1"] for d in found.values()]))
+        }
+        for token in tokens
+    }
+    return {"n_domains": len(domains), **means, "domains": found}
+
+
+def _trained(
+    run: Evaluation, measure: Callable[[Vectors, Labels, Vectors, Labels], dict]
+) -> dict:
+    """Training images and test images in one classification."""
+    train_cls, train = run.embed(_labelled(run.source.of(TRAIN)), "training images")
+    test_cls, test = run.embed(_labelled(run.source.of(TEST)), "test images")
+    names = _class_names([one.label for one in train])
+    _check_known(test, names)
+    labels = [_numbers([one.label for one in part], names) for part in (train, test)]
+    by_token = zip(
+        features.by_token(train_cls).items(),
+        features.by_token(test_cls).values(),
+        strict=True,
+    )
+    found = {
+        token: measure(train_images, labels[0], test_images, labels[1])
+        for (token, train_images), test_images in by_token
+    }
+    sizes = {"n_images": len(test), "n_training_images": len(train)}
+    return {**sizes, "n_classes": len(names), **found}
+
+
+def _retrieval_of(
+    run: Evaluation,
+    cls: Float[np.ndarray, "n 2 d"],
+    captions: Sequence[tuple[str, ...]],
+) -> dict:
+    """Among the images that have captions."""
+    rows = [row for row, texts in enumerate(captions) if texts]
+    texts = [text for row in rows for text in captions[row]]
+    counts = [len(captions[row]) for row in rows]
+    text_to_image = np.repeat(np.arange(len(rows)), counts)
+    text_features = run.texts(texts)
+    recalls = {
+        token: retrieval.recalls(images, text_features, text_to_image)
+        for token, images in features.by_token(cls[rows]).items()
+    }
+    return {"n_images": len(rows), "n_texts": len(texts), **recalls}
+
+
+def _fine_grained_of(
+    domain: str, cls: Float[np.ndarray, "n 2 d"], samples: Sequence[Sample]
+) -> dict:
+    """Without images to be searched, each query searches all the others."""
+    is_own = np.array([_domain(sample) == domain for sample in samples])
+    is_index = np.array([sample.split == INDEX for sample in samples])
+    labels = [sample.label for sample in samples]
+    numbers = _numbers(labels, sorted(set(labels), key=str))
+    queries, index = is_own & ~is_index, is_own & is_index
+    if not queries.any():
+        raise SampleError(f"{domain}: no queries, expected a split `query` or `test`")
+    found = {}
+    for token, images in features.by_token(cls).items():
+        own = images[queries], numbers[queries]
+        if index.any():
+            recall = fine_grained.recall_at_1(*own, images[index], numbers[index])
+        else:
+            recall = fine_grained.recall_at_1_of_others(*own)
+        found[token] = {"recall@1": recall}
+    return {"n_images": int(queries.sum()), "n_index": int(index.sum()), **found}
+
+
+def _domain(sample: Sample) -> str:
+    return sample.domain or "all"
+
+
+def _labelled(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The same, up to the first without a label, which is an error."""
+    for sample in samples:
+        if sample.label is None:
+            raise SampleError(
+                f"{sample.name}: no label, expected a text or a whole number in a"
+                " column or field `label`, or a folder of a class"
+            )
+        yield sample
+
+
+def _check_known(samples: Sequence[Sample], names: Sequence[str]) -> None:
+    known = set(names)
+    for sample in samples:
+        if sample.label not in known:
+            raise SampleError(
+                f"{sample.name}: label {sample.label!r}: expected one that training"
+                f" images have, {len(names)} in all"
+            )
+
+
+def _class_names(labels: Sequence[Any]) -> list[str]:
+    names = sorted(set(labels))
+    if len(names) < 2:
+        raise SampleError(f"{len(names)} different labels, expected at least 2")
+    return names
+
+
+def _numbers(labels: Sequence[Any], names: Sequence[Any]) -> Labels:
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[label] for label in labels])

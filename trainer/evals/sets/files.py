@@ -1,0 +1,90 @@
+"""The files of one key, in a tar or a folder, as a sample."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.evals.sets import listing
+from trainer.evals.sets.accounts import Account
+from trainer.evals.sets.label_names import Names
+from trainer.evals.sets.samples import (
+    Part,
+    Place,
+    Sample,
+    SampleError,
+    Stored,
+    about,
+    make,
+)
+
+
+def of_files(
+    place: Place,
+    name: str,
+    contents: Mapping[str, Stored | bytes],
+    fields: Mapping[str, Any],
+    names: Names,
+    account: Account,
+) -> Sample | None:
+    """From files by what they are called behind the key; `fields` is what folders say.
+
+    `txt` is a caption, `cls` a label, `json` an object of fields. None, with the
+    reason in the account, where there is no image.
+    """
+    texts = {
+        end: _text(f"{name}.{end}", contents[end])
+        for end in contents
+        if end in ("txt", "cls", "json")
+    }
+    with about(f"{name}.json"):
+        told = json.loads(texts.get("json", "") or "{}")
+        if not isinstance(told, Mapping):
+            raise SampleError(f"{name}.json: expected an object")
+    told = {key: value for key, value in told.items() if value is not None}
+    own = {"txt": texts.get("txt"), **_label(texts.get("cls"))}
+    parts = _parts(contents, account)
+    sample = make(place, name, parts, {**fields, **own, **told}, names)
+    if sample is None:
+        account.unread(_reason(contents))
+    return sample
+
+
+def _parts(contents: Mapping[str, Stored | bytes], account: Account) -> dict[str, Part]:
+    parts: dict[str, Part] = {}
+    for end in sorted(contents, key=_preference):
+        kind = listing.KINDS.get(end)
+        if kind in parts:
+            account.unread(f"second {kind} of a key")
+        elif kind:
+            parts[kind] = contents[end]
+        elif end not in ("txt", "cls", "json") and "image" in parts and _is_meant(end):
+            account.unread(f"ending .{end[:20]}")
+    return parts
+
+
+def _preference(end: str) -> int:
+    """Images first, the most likely photo of them before others."""
+    return listing.IMAGES.index(end) if end in listing.IMAGES else len(listing.IMAGES)
+
+
+def _is_meant(end: str) -> bool:
+    """A picture or a map of a form that is not read."""
+    first, _, last = end.partition(".")
+    return first in listing.TRUTHS or (last or first) in listing.UNREAD_IMAGES
+
+
+def _reason(contents: Mapping[str, Any]) -> str:
+    unknown = [end for end in contents if end not in ("txt", "cls", "json")]
+    if not unknown:
+        return "no image"
+    return listing.ending(f"x.{unknown[0]}") if unknown[0] else "without an ending"
+
+
+def _label(text: str | None) -> dict[str, str]:
+    return {} if text is None else {"label": text.strip()}
+
+
+def _text(name: str, file: Stored | bytes) -> str:
+    with about(name):
+        encoded = file.read() if isinstance(file, Stored) else file
+        return encoded.decode("utf-8-sig")

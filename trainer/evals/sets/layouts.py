@@ -1,0 +1,129 @@
+"""Which samples of a set are of which split, once all that tell it are known."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from trainer.evals.sets import splits
+from trainer.evals.sets.samples import Place, SampleError
+from trainer.evals.sets.splits import TEST, VALIDATION, Folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The split to score: the one that is told, else preferred, else `test`."""
+
+    told: str = ""
+    preferred: str = ""
+
+
+USUAL = Wanted()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    folders: Mapping[Folder, str]  # that are splits
+    is_by_stem: bool  # `COCO_val2014_000000000042`
+    outer: str | None  # what the name of the set's own folder says
+    scored: str = TEST
+    by_domain: Mapping[str | None, frozenset[str | None]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    @property
+    def splits(self) -> set[str | None]:
+        return set().union(*self.by_domain.values())
+
+    def named(self, place: Place) -> str | None:
+        """The split of a sample, as the set names it."""
+        found = place.split or splits.within(place.folders, self.folders)
+        if found is None and self.is_by_stem:
+            sign = splits.of_name(place.stem)
+            found = sign.split if sign else None
+        return found or self.outer
+
+    def role(self, place: Place) -> str | None:
+        """`train`, `test` that is scored, `index`, or another that no task uses."""
+        named = self.named(place)
+        if named == self.scored:
+            return TEST
+        return "unscored test" if named == TEST else named
+
+    def check(self, place: str, *, is_by_domain: bool = False) -> None:
+        """Raises SampleError when some samples are of a split and others of none."""
+        parts = self.by_domain.values() if is_by_domain else [self.splits]
+        for part in parts:
+            if None in part and len(part) > 1:
+                named = ", ".join(sorted(split for split in part if split))
+                raise SampleError(
+                    f"{place}: some images are of a split ({named}), others of none:"
+                    " expected names of splits for all of them, or for none"
+                )
+
+
+def survey(
+    place: str, places: Iterable[Place], outer: str | None, wanted: Wanted
+) -> Layout:
+    """Raises SampleError where names contradict each other, or what is told misses."""
+    kept = _Kept()
+    for one in places:
+        kept.add(one)
+    folders = splits.of_folders(kept.folders)
+    is_signed = bool(folders) or any(one.split for one in kept.places)
+    is_by_stem = not is_signed and kept.are_stems_signed(place)
+    inner = Layout(folders, is_by_stem, None)
+    is_named = any(inner.named(one) for one in kept.places)
+    layout = dataclasses.replace(inner, outer=None if is_named else outer)
+    by_domain: dict[str | None, set[str | None]] = {}
+    for one in kept.places:
+        by_domain.setdefault(one.domain, set()).add(layout.named(one))
+    frozen = {domain: frozenset(found) for domain, found in by_domain.items()}
+    layout = dataclasses.replace(layout, by_domain=frozen)
+    return dataclasses.replace(layout, scored=_scored(place, layout.splits, wanted))
+
+
+class _Kept:
+    """One place of each folder, split and domain, and what names of files say."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple, Place] = {}
+        self.n_signed = 0
+        self.n = 0
+        self.example = ""
+
+    def add(self, place: Place) -> None:
+        sign = splits.of_name(place.stem)
+        if sign and place.folders and splits.of_name(place.folders[-1]) == sign:
+            sign = None  # `train/train_001.jpg`, of a class
+        key = place.folders, place.split, place.domain, sign and sign.split
+        self._places.setdefault(key, place)
+        self.n += 1
+        if sign:
+            self.n_signed += 1
+            self.example = place.key if sign.is_whole else self.example
+
+    @property
+    def places(self) -> Iterable[Place]:
+        return self._places.values()
+
+    @property
+    def folders(self) -> set[Folder]:
+        return {one.folders for one in self.places if one.split is None}
+
+    def are_stems_signed(self, place: str) -> bool:
+        found = {split for *_, split in self._places if split}
+        if 0 < self.n_signed < self.n and (len(found) > 1 or self.example):
+            raise SampleError(
+                f"{place}: {self.n_signed} of {self.n} names of images are of a split"
+                f" ({', '.join(sorted(found))}), others of none"
+            )
+        return 0 < self.n_signed == self.n
+
+
+def _scored(place: str, found: set[str | None], wanted: Wanted) -> str:
+    """`test` before `validation`, unless another is wanted."""
+    named = sorted(split for split in found if split)
+    if wanted.told and wanted.told not in named:
+        expected = f"one of {', '.join(named)}" if named else "a set with splits"
+        raise SampleError(f"{place}: no split {wanted.told}, expected {expected}")
+    order = (wanted.told, wanted.preferred, TEST, VALIDATION)
+    return next((split for split in order if split in named), TEST)

@@ -1,0 +1,103 @@
+"""What a task has at hand: encoders, an evaluation set, settings; and what it needs.
+
+Images go through the encoder in chunks, so that no more of them are held at a time.
+"""
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from trainer.evals import progress_bar
+from trainer.evals.frozen_encoder import Encoder
+from trainer.evals.sets.readers import Source
+from trainer.evals.sets.samples import Sample, SampleError
+from trainer.evaluation_config import EvaluationConfig
+
+CHUNK = 64  # images held at a time
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    encoder: Encoder
+    params: dict
+    source: Source
+    settings: EvaluationConfig
+    is_shown: bool = False  # progress, on standard error
+
+    @property
+    def size_px(self) -> int:
+        return self.settings.size_px or self.encoder.size_px
+
+    def shown(self, rows: Iterable[T], what: str) -> Iterator[T]:
+        return progress_bar.shown(rows, what, is_on=self.is_shown)
+
+    def embed(
+        self, samples: Iterable[Sample], what: str = "images", missing: str = ""
+    ) -> tuple[Float[np.ndarray, "n 2 d"], list[Sample]]:
+        """Both CLS tokens of each image, and the samples without their images.
+
+        Without a sample, raises SampleError that says what is `missing`.
+        """
+        cls: list[np.ndarray] = []
+        kept: list[Sample] = []
+        for chunk in chunks(self.shown(samples, what)):
+            cls.append(self.encoder.images(self.params, self.squeezed(chunk)))
+            kept.extend(sample.without_parts() for sample in chunk)
+        if not kept:
+            raise self.source.nothing(missing or f"no {what}")
+        return np.concatenate(cls), kept
+
+    def squeezed(self, samples: Iterable[Sample]) -> UInt8[np.ndarray, "n size size 3"]:
+        """Decoded side by side; that is most of the time with a small encoder."""
+        with futures.ThreadPoolExecutor() as pool:
+            images = pool.map(lambda sample: sample.squeezed(self.size_px), samples)
+            return np.stack(list(images))
+
+    def texts(self, texts: list[str]) -> Float[np.ndarray, "n d"]:
+        return self.encoder.texts(self.params, texts)
+
+
+def chunks(samples: Iterable[Sample], size: int = CHUNK) -> Iterator[list[Sample]]:
+    iterator = iter(samples)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def spool(chunks: Iterable[Any], otherwise: Callable[[], SampleError]) -> Any:
+    """Arrays of many rows, from chunks of them, in files that vanish by themselves.
+
+    Each chunk is a tree of arrays; so is what comes back. Patches of a data set are
+    larger than memory: a megabyte an image for a width of 1024 at 448 pixels, in
+    float16. TMPDIR says where the files go. Raises `otherwise` without a chunk.
+    """
+    iterator = iter(chunks)
+    first = next(iterator, None)
+    if first is None:
+        raise otherwise()
+    leaves, structure = jax.tree.flatten(first)
+    # Not closed here: the arrays lie in them.
+    files = [tempfile.TemporaryFile() for _ in leaves]  # noqa: SIM115
+    for chunk in itertools.chain([first], iterator):
+        for file, rows in zip(files, jax.tree.leaves(chunk), strict=True):
+            file.write(np.ascontiguousarray(rows).data)
+    arrays = [
+        np.memmap(_flushed(file), rows.dtype, "r").reshape(-1, *rows.shape[1:])
+        for file, rows in zip(files, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _flushed(file: Any) -> Any:
+    file.flush()
+    return file
+
+
+Task = Callable[[Evaluation], dict]

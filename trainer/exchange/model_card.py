@@ -1,0 +1,142 @@
+"""The model card: what a model is, what it was trained on, how to load it.
+
+It says what the run recorded and nothing else. No licence is chosen here: that is for
+the owner of the weights, and the card says so.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.records import VERSION
+from trainer.config import Ema, TrainConfig
+from trainer.config_files import to_dict
+from trainer.exchange.formats import Format
+from trainer.exchange.released import Arrays, Released
+from trainer.loop import workdir
+
+_HF = """\
+```python
+from transformers import AutoModel, AutoProcessor  # 5.14 or newer
+
+model = AutoModel.from_pretrained("FOLDER")
+processor = AutoProcessor.from_pretrained("FOLDER")
+```"""
+_FORMAT_TO_LOADING = {
+    Format.HF: f"""\
+{_HF}
+
+`pooler_output` of the image encoder is CLS 1, `last_hidden_state[:, 1]` is CLS 2, and
+patches follow.""",
+    Format.SCENIC: """\
+The official Scenic code of google-deepmind/tips reads `tips_vision.npz` and
+`tips_text.npz` (`tips.scenic.utils.checkpoint.load_checkpoint`).""",
+    Format.PYTORCH: """\
+The official PyTorch code of google-deepmind/tips reads `tips_vision.npz` and
+`tips_text.npz`. It computes the exact GELU where training has its tanh approximation,
+and normalises texts with an epsilon of 1e-5 where training has 1e-6.""",
+}
+
+
+def card(model: Released, form: Format, training: str) -> str:
+    """Markdown with the header that Hugging Face reads."""
+    vision, text = model.model.vision, model.model.text
+    rows, columns = vision.position_grid
+    return f"""\
+---
+{"library_name: transformers" if form is Format.HF else "tags: [tips]"}
+pipeline_tag: zero-shot-image-classification
+---
+
+# TIPS model, {vision.width} wide, {vision.n_layers} + {text.n_layers} layers
+
+An image encoder with two CLS tokens and a text encoder, trained with an open
+re-creation of TIPS ([arXiv:2410.16512](https://arxiv.org/abs/2410.16512)) and TIPSv2
+([arXiv:2604.12012](https://arxiv.org/abs/2604.12012)). These are not the authors'
+weights, unless the section on training says so. Written by version {VERSION}.
+
+| | image encoder | text encoder |
+| --- | --- | --- |
+| parameters | {_count(model.vision):,} | {_count(model.text):,} |
+| width, layers, heads | {vision.width}, {vision.n_layers}, {vision.n_heads} | \
+{text.width}, {text.n_layers}, {text.n_heads} |
+| MLP | {vision.mlp_dim}, {vision.feed_forward} | {text.mlp_dim}, {text.feed_forward} |
+| input | {model.size_px} px, patches of {vision.patch_size_px} px, {rows} x {columns} \
+learned positions | {text.max_tokens} tokens of {text.vocabulary_size:,} |
+
+Images are RGB in [0, 1] without any other normalisation. Texts are lower-cased, without
+begin and end tokens, padded with id 0. CLS 1 was trained against alt texts, CLS 2
+against synthetic captions. Cosines are divided by the temperature,
+{float(model.temperature):.6g}, which is that of the alt texts.
+
+## Loading
+
+{_FORMAT_TO_LOADING[form]}
+
+## Training
+
+{training}
+
+## Licence
+
+Not stated. It is for the owner of these weights to choose one, with the rights in the
+training data in mind, and to write it here.
+"""
+
+
+def of_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
+    """How a workdir's model was trained, from what it recorded."""
+    data = config.data
+    weights = ", ".join(f"{k} {v:g}" for k, v in data.granularity_weights.items())
+    values = json.dumps(_shown(config), indent=2)
+    return f"""\
+{step:,} of {config.n_steps:,} steps of {data.batch_size:,} images, \
+{step * data.batch_size:,} in all, in crops of {data.global_crop.size_px} px.
+
+- Data: training shards with the fingerprint `{workdir.shards_fingerprint(folder)}`.
+- CLS 1 saw alt texts; CLS 2 saw {weights or "alt texts"}.
+- Contrastive loss: {config.model.contrastive_loss}. \
+{_self_supervision(config)}
+
+<details><summary>Configuration</summary>
+
+```json
+{values}
+```
+
+</details>"""
+
+
+def of_import(path: pathlib.Path) -> str:
+    return f"Converted from `{path.name}`, which does not say how it was trained."
+
+
+def _self_supervision(config: TrainConfig) -> str:
+    ssl = config.self_supervision
+    if not ssl.is_on:
+        return "No self-supervision."
+    teacher = {
+        Ema.FULL: "an average of encoder and head",
+        Ema.HEAD: "the encoder itself with an average of the head",
+        Ema.FROZEN: "another model, frozen",
+    }[ssl.ema]
+    return (
+        f"Self-supervision: distillation x {ssl.distillation_weight:g} and"
+        f" {ssl.patch_loss} x {ssl.patch_weight:g}; the teacher is {teacher}."
+    )
+
+
+def _shown(config: TrainConfig) -> Mapping[str, Any]:
+    """Without how the run was carried out, and without places on a machine."""
+    values = to_dict(config)
+    del values["run"], values["compute"]
+    values["data"]["tokenizer"] = pathlib.Path(config.data.tokenizer).name
+    for name in ("init_from", "teacher_from"):
+        values[name] = pathlib.Path(values[name]).name
+    return values
+
+
+def _count(arrays: Arrays) -> int:
+    return sum(math.prod(array.shape) for array in arrays.values())

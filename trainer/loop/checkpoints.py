@@ -1,0 +1,176 @@
+"""Checkpoints: parameters, optimiser and data position, written in the background.
+
+Each is a folder `checkpoints/STEP` with the items `params` (all that evaluation and
+export need), `training` (optimiser state and step) and `data` (position in the stream).
+None of it depends on the devices or on the number of processes: a run may go on with
+others. Step 0, the untrained model, is always kept.
+"""
+
+import atexit
+import contextlib
+import functools
+import pathlib
+import tempfile
+import textwrap
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from trainer.step.state import State, abstract
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written. The message names its folder."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Use as a context: leaving it ends all writing."""
+
+    def __init__(self, folder: pathlib.Path, n_kept: int):
+        kept = checkpoint_managers.AnyPreservationPolicy(
+            [checkpoint_managers.LatestN(n_kept), checkpoint_managers.CustomSteps([0])]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept, cleanup_tmp_directories=True
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._manager = ocp.CheckpointManager(_as_it_is(folder), options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        with contextlib.nullcontext() if error else self._writing():
+            self._manager.close()
+
+    def save(self, state: State, batches: grain.DatasetIterator) -> None:
+        """Saves under the state's step. Copies first, so the state may be donated.
+
+        Raises CheckpointError when this one or the one before cannot be written.
+        """
+        training = {name: value for name, value in state.items() if name != "params"}
+        with self._writing():
+            self._manager.save(
+                int(state["step"]),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state["params"]),
+                    training=ocp.args.StandardSave(training),
+                    data=ocp.args.JsonSave(batches.get_state()),
+                ),
+            )
+
+    def wait(self) -> None:
+        """Until what was saved is complete. Raises CheckpointError as `save` does."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises just that for what it cannot write
+            raise CheckpointError(
+                f"{self._folder.absolute()}: {_summary(error)}; the same command goes"
+                " on from the latest checkpoint"
+            ) from error
+
+    def resume(self, state: State, batches: grain.DatasetIterator) -> State:
+        """The latest state, and `batches` set to go on behind it.
+
+        Without a checkpoint it is `state`, which is saved as the first one. Raises
+        CheckpointError when the latest one is damaged.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            self.save(state, batches)
+            return state
+        try:
+            restored = self._restore(step, abstract(state))
+        except Exception as error:  # Orbax raises just that for a damaged array
+            raise CheckpointError(
+                f"{self._folder.absolute() / str(step)}: {_summary(error)}; expected a"
+                " whole checkpoint, remove the folder to go on from the one before"
+            ) from error
+        batches.set_state(restored["data"])
+        return {"params": restored["params"], **restored["training"]}
+
+    def _restore(self, step: int, shapes: State) -> Mapping[str, Any]:
+        params = shapes.pop("params")
+        return self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(params),
+                training=ocp.args.StandardRestore(shapes),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(ocp.utils.checkpoint_steps(folder))
+
+
+def parts(folder: pathlib.Path, step: int, item: str) -> set[str]:
+    """Names of what an item of one checkpoint holds."""
+    # The handler itself: around it, Orbax warns of a file that we do not write.
+    found = ocp.PyTreeCheckpointHandler().metadata(_as_it_is(folder) / str(step) / item)
+    return set(found.tree)
+
+
+def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
+    """The parts of an item of one checkpoint that `shapes` has; others are not read.
+
+    Raises CheckpointError when a part is not there.
+    """
+    path = _as_it_is(folder) / str(step) / item
+    places = ocp.checkpoint_utils.construct_restore_args(shapes)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        found = checkpointer.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                shapes, restore_args=places, partial_restore=True
+            ),
+        )
+    for name, leaf in jax.tree_util.tree_leaves_with_path(found):
+        # What is not there stays as it was asked for.
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            key = jax.tree_util.keystr(name, simple=True, separator="/")
+            place = folder.absolute() / str(step) / item
+            raise CheckpointError(f"{place}: expected {key} in it")
+    return found
+
+
+@functools.cache
+def _as_it_is(folder: pathlib.Path) -> pathlib.Path:
+    """An absolute path of the folder that Orbax does not take for another one.
+
+    It reads brackets and stars as patterns, and TensorStore backslashes as slashes:
+    what was saved in such a folder was never found again.
+    """
+    place = folder.absolute()
+    if str(place).isprintable() and not set(str(place)) & set("[]*?\\"):
+        return place
+    link = tempfile.TemporaryDirectory()
+    atexit.register(link.cleanup)
+    (path := pathlib.Path(link.name, "folder")).symlink_to(place)
+    return path
+
+
+def _summary(error: Exception) -> str:
+    """What went wrong first, without the listings that the libraries add."""
+    first = str(error.__cause__ or error).partition(" [source")[0]
+    return textwrap.shorten(first, 300)

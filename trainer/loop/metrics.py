@@ -1,0 +1,318 @@
+"""Measurements of a run: to `metrics.jsonl`, to TensorBoard and to the terminal."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import time
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from jaxtyping import Array, Float, UInt8
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from pipeline.records import VERSION
+from pipeline.storage.file_errors import naming
+from trainer.distributed.processes import is_first
+from trainer.loop.flops import Cost
+
+
+class NotFiniteError(ArithmeticError):
+    """A measurement is infinite or not a number. The message names it and the step."""
+
+
+class TrainingLog:
+    """Writes a line of `metrics.jsonl` and of the display when asked to.
+
+    Lines of steps after `first_step`, which a killed run left behind, are removed. Of
+    several processes the first alone writes for TensorBoard.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        *,
+        first_step: int,
+        n_steps: int,
+        batch_size: int,
+        cost: Cost,
+    ):
+        self._lines = _Lines(path, first_step)
+        last = self._lines.last
+        # A run that goes on has written the last line at its checkpoint.
+        self.n_records_skipped: int = last.get("n_records_skipped", 0)
+        self._n_evaluations_failed: int = last.get("n_evaluations_failed", 0)
+        self._events = _EventFile(path.parent, first_step) if is_first() else None
+        self._display = _Display(first_step, n_steps)
+        self._batch_size = batch_size
+        self._cost = cost
+        if cost.peak is not None:
+            tflops_per_s = cost.peak.flops_per_s / 1e12
+            self._display.say(f"MFU is of {tflops_per_s:g} TFLOP/s: {cost.peak.name}")
+        self._previous: tuple[int, Mapping, np.ndarray] | None = None
+        self._restart_clock(first_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self._lines.close()
+        if self._events:
+            self._events.close()
+        self._display.close()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what is done inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Leaves what is done inside out of the speed."""
+        start = time.perf_counter()
+        yield
+        self._started_s += time.perf_counter() - start
+
+    def count(
+        self,
+        step: int,
+        metrics: Mapping[str, Float[Array, ""]],
+        sample_ids: UInt8[np.ndarray, "b 16"],
+    ) -> None:
+        """Counts a step, and waits for the one before it to end.
+
+        Raises NotFiniteError, which names the samples, if that one's metrics are not
+        finite.
+
+        So at most one step is under way while the next batch is fetched, and a loop
+        that waits for data is a device that does. The first step compiles and is left
+        out of the speed.
+        """
+        if self._previous is None:
+            jax.block_until_ready(metrics)
+            self._restart_clock(step)
+        else:
+            _check_finite(*self._previous)
+        self._previous = (step, metrics, sample_ids)
+        self._display.advance(step)
+
+    def skip(self, n_records: int) -> None:
+        """Counts records of this step's batch that were broken, and replaced."""
+        self.n_records_skipped += n_records
+
+    def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
+        """Raises NotFiniteError instead of writing what is not a number."""
+        if self._previous is not None:
+            _check_finite(*self._previous)
+        line = {**self._counts(step), **_rounded(metrics), **self._speed(step)}
+        self._lines.add(line)
+        if self._events:
+            self._events.write(step, line)
+        self._display.show(line)
+        self._restart_clock(step)
+
+    def add(self, step: int, results: Mapping[str, float], n_failed: int) -> None:
+        """Adds what was evaluated after a step to its line, which is the last one.
+
+        `n_failed` evaluations have no result.
+        """
+        self._n_evaluations_failed += n_failed
+        found = _rounded(results)
+        self._lines.add({**self._counts(step), **found})
+        if self._events:
+            failed = {"n_evaluations_failed": self._n_evaluations_failed}
+            self._events.write(step, found or failed)
+
+    def _counts(self, step: int) -> dict[str, float]:
+        counts: dict[str, float] = {
+            "step": step,
+            "n_samples_seen": step * self._batch_size,
+            "n_records_skipped": self.n_records_skipped,
+        }
+        if self._n_evaluations_failed:
+            counts["n_evaluations_failed"] = self._n_evaluations_failed
+        return counts
+
+    def _speed(self, step: int) -> dict[str, float]:
+        n_images = (step - self._started_step) * self._batch_size
+        elapsed_s = time.perf_counter() - self._started_s
+        if not n_images:
+            return {}
+        return {
+            "images_per_s": round(n_images / elapsed_s, 1),
+            "share_waiting_for_data": round(self._waited_s / elapsed_s, 4),
+            **self._utilisation(n_images / elapsed_s),
+        }
+
+    def _utilisation(self, images_per_s: float) -> dict[str, float]:
+        """Of one device; no share of a peak that is not known."""
+        cost = self._cost
+        flops_per_s = images_per_s * cost.flops_per_image / cost.n_devices
+        found = {"flops_per_s_per_device": float(f"{flops_per_s:.4g}")}
+        if cost.peak is not None:
+            found["mfu"] = float(f"{flops_per_s / cost.peak.flops_per_s:.4g}")
+        return found
+
+    def _restart_clock(self, step: int) -> None:
+        self._started_step = step
+        self._started_s = time.perf_counter()
+        self._waited_s = 0.0
+
+
+def _check_finite(
+    step: int,
+    metrics: Mapping[str, Float[Array, ""]],
+    sample_ids: UInt8[np.ndarray, "b 16"],
+) -> None:
+    """Raises NotFiniteError, which names what is not finite and the samples."""
+    numbers = jax.device_get(dict(metrics))
+    wrong = [f"{name} is {x}" for name, x in numbers.items() if not math.isfinite(x)]
+    if wrong:
+        ids = " ".join(bytes(row).hex() for row in sample_ids)
+        raise NotFiniteError(f"step {step}: {', '.join(wrong)}; samples {ids}")
+
+
+class _Display:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, first_step: int, n_steps: int):
+        console = rich.console.Console()
+        self._console = console
+        self._n_steps = n_steps
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("step {task.completed}/{task.total}"),
+            rich.progress.BarColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=n_steps, completed=first_step)
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def show(self, line: Mapping[str, float]) -> None:
+        text = f"loss {line['loss']:.3f}"
+        if "images_per_s" in line:
+            text += (
+                f"  {line['images_per_s']:.0f} images/s"
+                f"  {line['share_waiting_for_data']:.0%} waiting for data"
+            )
+        if "mfu" in line:
+            text += f"  {line['mfu']:.0%} MFU"
+        self._bar.update(self._task, description=text)
+        if not self._console.is_terminal:
+            print(f"step {line['step']}/{self._n_steps}  {text}", flush=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _EventFile:
+    """TensorBoard scalars, written without TensorFlow."""
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        self._file = RecordWriter((folder / name).open("wb"))
+        self._add(event_pb2.Event(file_version="brain.Event:2"))
+        # Tells TensorBoard to forget later steps of a killed run.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(event_pb2.Event(step=first_step + 1, session_log=start))
+
+    def write(self, step: int, line: Mapping[str, float]) -> None:
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=value)
+            for name, value in line.items()
+            if name != "step"
+        ]
+        summary = summary_pb2.Summary(value=values)
+        self._add(event_pb2.Event(step=step, summary=summary))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())
+
+
+class _Lines:
+    """The lines of `metrics.jsonl`, one a step, in order.
+
+    Those after `last_step` are dropped, and so is one that was cut while it was
+    written. A killed process leaves the last line as it was or as it is to be.
+    """
+
+    def __init__(self, path: pathlib.Path, last_step: int):
+        lines = _whole_lines(path)
+        kept = [text for text, line in lines if line["step"] <= last_step]
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+        self.last: Mapping[str, Any] = json.loads(kept[-1]) if kept else {}
+        self._file = path.open("r+b")
+        n_bytes = len(kept[-1].encode()) if kept else 0
+        self._start = self._file.seek(0, os.SEEK_END) - n_bytes
+
+    def add(self, line: Mapping[str, float]) -> None:
+        """A line behind the last one, or more of it where both are of one step."""
+        if line["step"] == self.last.get("step"):
+            line = {**self.last, **line}
+            self._file.seek(self._start)
+        else:
+            self._start = self._file.seek(0, os.SEEK_END)
+        self.last = line
+        with naming(self._file.name):
+            text = json.dumps({**line, "version": VERSION})
+            self._file.write(text.encode() + b"\n")
+            self._file.truncate()
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def line_of(path: pathlib.Path, step: int) -> Mapping[str, Any]:
+    """What is measured of a step; nothing where there is no line of it."""
+    found = (line for _, line in _whole_lines(path) if line["step"] == step)
+    return next(found, {})
+
+
+def _whole_lines(path: pathlib.Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each line with its end, and what it holds. Raises ValueError if it is no JSON."""
+    texts = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        if text.endswith("\n"):
+            try:
+                line = json.loads(text)
+                _ = int(line["step"])
+            except (KeyError, TypeError, ValueError) as error:
+                expected = "expected a JSON object with a step"
+                raise ValueError(f"{path}, line {number}: {expected}") from error
+            lines.append((text, line))
+    return lines
+
+
+def _rounded(metrics: Mapping[str, Array | float]) -> dict[str, float]:
+    return {name: float(f"{float(value):.7g}") for name, value in metrics.items()}

@@ -1,0 +1,143 @@
+"""What a workdir holds beside checkpoints and metrics, so that it explains itself.
+
+`config.json`: the resolved configuration, fingerprints of the shards and of the
+tokenizer, and, of a run that went on with other settings, which and after which step.
+`tokenizer.model`: the tokenizer itself. A workdir belongs to one configuration: going
+on with another one is an error.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+
+from trainer.config import TrainConfig
+from trainer.config_files import differences, from_dict, to_dict
+from trainer.distributed.processes import is_first
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.model"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+
+# What a run may go on with otherwise: it changes no more than rounding.
+_MAY_DIFFER = ("run", "compute")
+
+
+def metrics_name() -> str:
+    """`metrics.jsonl`; other processes of one run measure into files of their own."""
+    number = jax.process_index()
+    return f"metrics-{number}.jsonl" if number else METRICS
+
+
+def claim(
+    workdir: pathlib.Path, config: TrainConfig, shards: str, step: int = 0
+) -> None:
+    """Makes a workdir for `config`, or checks that it is one already.
+
+    `shards` is the fingerprint of the shards; `step` is the one that a run goes on
+    from. Raises ValueError as `changes` does. All processes of a run check, and one
+    writes.
+    """
+    path = workdir / CONFIG
+    contents = _contents(config, shards)
+    if path.exists():
+        noted = list(_read(path).get("changes", ()))
+        if changed := changes(workdir, config, shards):
+            noted.append({"after_step": step, "fields": changed})
+        contents |= {"changes": noted} if noted else {}
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        _keep_tokenizer(pathlib.Path(config.data.tokenizer), workdir / TOKENIZER)
+        temporary = path.with_suffix(".partial")
+        temporary.write_text(json.dumps(contents, indent=2) + "\n")
+        os.replace(temporary, path)
+
+
+def changes(
+    workdir: pathlib.Path, config: TrainConfig, shards: str
+) -> dict[str, list[object]]:
+    """Which fields of `config` differ from a workdir's: name to old and new value.
+
+    Those of `run` and `compute`; the place of the tokenizer does not count. Raises
+    ValueError naming the field when the workdir was made with another configuration,
+    other shards or another tokenizer.
+    """
+    path = workdir / CONFIG
+    old, new = _read(path), _contents(config, shards)
+    _check_same(path, old, new)
+    before, now = (
+        {name: contents["config"][name] for name in _MAY_DIFFER}
+        for contents in (old, new)
+    )
+    return {name: [*values] for name, *values in differences(before, now)}
+
+
+def load_config(workdir: pathlib.Path) -> TrainConfig:
+    """The configuration of a workdir; its tokenizer is the workdir's own copy.
+
+    Raises ValueError when that is not the one that was trained with.
+    """
+    contents = _read(workdir / CONFIG)
+    copy, expected = workdir / TOKENIZER, contents["fingerprints"]["tokenizer"]
+    if copy.exists() and tokenizer_digest(copy) != expected:
+        raise ValueError(f"{copy}: another vocabulary than that of {workdir / CONFIG}")
+    contents["config"]["data"]["tokenizer"] = str(copy)
+    return from_dict(TrainConfig, contents["config"])
+
+
+def shards_fingerprint(workdir: pathlib.Path) -> str:
+    """Of the shards that the model was trained on."""
+    return _read(workdir / CONFIG)["fingerprints"]["shards"]
+
+
+def _contents(config: TrainConfig, shards: str) -> dict:
+    digest = tokenizer_digest(pathlib.Path(config.data.tokenizer))
+    fingerprints = {"shards": shards, "tokenizer": digest}
+    return {"config": to_dict(config), "fingerprints": fingerprints}
+
+
+def _keep_tokenizer(path: pathlib.Path, copy: pathlib.Path) -> None:
+    if not copy.exists() or tokenizer_digest(copy) != tokenizer_digest(path):
+        shutil.copyfile(path, copy)
+
+
+def _check_same(path: pathlib.Path, old: dict, new: dict) -> None:
+    for name, before, now in differences(_compared(old), _compared(new)):
+        raise ValueError(
+            f"{name.removeprefix('config.')}={now!r}: expected {before!r} as in {path},"
+            " or another --workdir"
+        )
+
+
+def _compared(contents: dict) -> dict:
+    """Without what may differ: `run`, `compute`, and the place of the tokenizer."""
+    config = {k: v for k, v in contents["config"].items() if k not in _MAY_DIFFER}
+    config["data"] = {k: v for k, v in config["data"].items() if k != "tokenizer"}
+    return {"config": config, "fingerprints": contents["fingerprints"]}
+
+
+def _read(path: pathlib.Path) -> dict:
+    """Fields that a version before this one did not have get their defaults."""
+    try:
+        contents = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}, expected a workdir") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    parts = {"config", "fingerprints"}
+    if not isinstance(contents, dict) or contents.keys() - {"changes"} != parts:
+        raise ValueError(f"{path}: expected the config.json of a workdir")
+    try:
+        config = from_dict(TrainConfig, contents["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return contents | {"config": to_dict(config)}
+
+
+def tokenizer_digest(path: pathlib.Path) -> str:
+    """SHA-256 of a sentencepiece model, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,143 @@
+"""What a run takes from trained models: its first parameters, or its teacher.
+
+`init_from` is read once, before the first step of a new run. The frozen teacher of
+`teacher_from` becomes part of the state, and of every checkpoint.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from trainer.config import Ema, InitParts, ModelConfig, TrainConfig
+from trainer.config_files import differences
+from trainer.models import two_tower
+from trainer.pretrained import trained_model, vocabulary
+from trainer.pretrained.trained_model import Trained
+from trainer.step import teacher
+from trainer.step.state import State, init_state, placed
+
+# Parameters that self-supervision alone has.
+_OF_PATCHES = {"head", "mask_token"}
+# What must be alike, of the fields of ModelConfig; all of them without an entry.
+_PARTS = {
+    InitParts.TOWERS: ("vision", "text", "contrastive_loss"),
+    InitParts.TEXT: ("text",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """The models that `init_from` and `teacher_from` name; None without."""
+
+    start: Trained | None
+    teacher: Trained | None
+
+    @property
+    def teacher_model(self) -> ModelConfig | None:
+        return None if self.teacher is None else self.teacher.config.model
+
+
+def find(config: TrainConfig, *, is_new: bool = True) -> Origins:
+    """Raises ValueError when a model is not there or does not fit.
+
+    A run that is not new goes on from its own checkpoint, whatever it started from.
+    """
+    start, frozen = None, None
+    if config.init_from and is_new:
+        start = trained_model.find(pathlib.Path(config.init_from))
+        _check_start(config, start)
+    if config.self_supervision.ema is Ema.FROZEN:
+        frozen = trained_model.find(pathlib.Path(config.teacher_from))
+        _check_teacher(config, frozen)
+    return Origins(start, frozen)
+
+
+def initial_state(
+    config: TrainConfig,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    origins: Origins,
+) -> State:
+    """The state before the first step, on the devices of a mesh."""
+    state = init_state(config, optimiser)
+    if origins.start is not None:
+        state = _started(state, config, origins.start)
+    if origins.teacher is not None:
+        kept, centres = origins.teacher.teacher()
+        state = {**state, "teacher": kept, "centres": centres}
+    return placed(state, mesh)
+
+
+def _started(state: State, config: TrainConfig, start: Trained) -> State:
+    """The same state with what was trained, and positions resized to the grid."""
+    ssl, grid = config.self_supervision, config.model.vision.position_grid
+    shapes = two_tower.abstract_params(start.config.model, has_head=ssl.is_on)
+    if config.init_parts is InitParts.TEXT:
+        text = start.params({"text": shapes["text"]})
+        return {**state, "params": state["params"] | text}
+    if config.init_parts is InitParts.TOWERS:
+        kept = {name: shapes[name] for name in shapes.keys() - _OF_PATCHES}
+        towers = two_tower.resize_positions(start.params(kept), grid)
+        params = state["params"] | towers
+        return {**state, "params": params, "teacher": teacher.init(params, ssl)}
+    params = two_tower.resize_positions(start.params(shapes), grid)
+    state = {**state, "params": params}
+    if ssl.is_on and ssl.ema is not Ema.FROZEN:
+        taught, centres = start.teacher()
+        taught = two_tower.resize_positions(taught, grid)
+        kept = {name: taught[name] for name in teacher.kept(ssl)}
+        state = {**state, "teacher": kept, "centres": centres}
+    return state
+
+
+def _check_start(config: TrainConfig, start: Trained) -> None:
+    name = f"init_from={config.init_from}"
+    ours, theirs = _without_grid(config.model), _without_grid(start.config.model)
+    if parts := _PARTS.get(config.init_parts):
+        ours, theirs = ({part: x[part] for part in parts} for x in (ours, theirs))
+    elif config.self_supervision.is_on and not start.config.self_supervision.is_on:
+        raise ValueError(
+            f"{name}: trained without self-supervision, expected a model with a head,"
+            " or init_parts=towers, or text"
+        )
+    for field, there, here in differences(theirs, ours):
+        raise ValueError(f"{name}: model.{field}={there} there, expected {here}")
+    vocabulary.check_same(pathlib.Path(config.data.tokenizer), start.folder, name)
+
+
+def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
+    """As nested dictionaries, but for the grid, which may differ."""
+    values = dataclasses.asdict(model)
+    del values["vision"]["position_grid"]
+    return values
+
+
+def _check_teacher(config: TrainConfig, frozen: Trained) -> None:
+    name = f"teacher_from={config.teacher_from}"
+    ours, theirs = config.self_supervision, frozen.config.self_supervision
+    if not theirs.is_on:
+        raise ValueError(
+            f"{name}: trained without self-supervision, expected a model with a head"
+        )
+    for term in ("distillation_weight", "patch_weight"):
+        if getattr(ours, term) > 0 and not getattr(theirs, term):
+            raise ValueError(
+                f"{name}: self_supervision.{term}=0 there, expected more, or 0 here:"
+                " its head has not learned what it is to teach"
+            )
+    here, there = config.model, frozen.config.model
+    if here.head.n_prototypes != there.head.n_prototypes:
+        raise ValueError(
+            f"model.head.n_prototypes={here.head.n_prototypes}: expected"
+            f" {there.head.n_prototypes}, those of the teacher in {config.teacher_from}"
+        )
+    if here.vision.patch_size_px != there.vision.patch_size_px:
+        raise ValueError(
+            f"{name}: its patches are of {there.vision.patch_size_px} px, expected"
+            f" {here.vision.patch_size_px} as model.vision.patch_size_px, since"
+            " patches are compared one by one"
+        )

@@ -1,0 +1,161 @@
+"""A trained model, found by its workdir or its export: to evaluate it, and to go on.
+
+trained = find("WORKDIR")
+params = trained.params(two_tower.abstract_params(trained.config.model))
+"""
+
+import argparse
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from trainer.config import (
+    CropConfig,
+    DataConfig,
+    OptimiserConfig,
+    SelfSupervisionConfig,
+    TrainConfig,
+)
+from trainer.exchange import formats, released
+from trainer.exchange.released import Released
+from trainer.loop import checkpoints, workdir
+from trainer.models import two_tower
+from trainer.step import teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One checkpoint of a workdir."""
+
+    folder: pathlib.Path  # the workdir
+    config: TrainConfig
+    step: int
+
+    def params(self, shapes: dict) -> dict:
+        """The modules of `shapes`; see `two_tower.abstract_params`."""
+        return self._load("params", shapes)
+
+    def modules(self) -> set[str]:
+        """Names of what `params` can read."""
+        folder = self.folder / workdir.CHECKPOINTS
+        return checkpoints.parts(folder, self.step, "params")
+
+    def teacher(self) -> tuple[dict, dict]:
+        """Image encoder and head as they taught at this step, and the centres.
+
+        Of a student of a frozen teacher they are its own.
+        """
+        shapes = two_tower.abstract_params(self.config.model, has_head=True)
+        ssl = self.config.self_supervision
+        kept = {
+            "teacher": {name: shapes[name] for name in teacher.kept(ssl)},
+            "centres": jax.eval_shape(
+                lambda: teacher.init_centres(self.config.model.head, ssl)
+            ),
+        }
+        stored = self._load("training", kept)
+        rest = {"vision", "head"} - stored["teacher"].keys()
+        own = self.params({name: shapes[name] for name in rest}) if rest else {}
+        return {**own, **stored["teacher"]}, stored["centres"]
+
+    def released(self) -> Released:
+        """The student, as it is exported."""
+        has_head = self.config.self_supervision.is_on
+        shapes = two_tower.abstract_params(self.config.model, has_head=has_head)
+        return released.from_params(
+            self.params(released.wanted(shapes)),
+            self.config.model,
+            self.config.data.global_crop.size_px,
+            self.step,
+        )
+
+    def _load(self, item: str, shapes: dict) -> dict:
+        folder = self.folder / workdir.CHECKPOINTS
+        return checkpoints.load_item(folder, self.step, item, shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported(Trained):
+    """An export, ours or another's: both towers, without a head and without a teacher.
+
+    Of its configuration `model`, `data.tokenizer` and the size of the global crop are
+    known; it says that nothing else was trained.
+    """
+
+    model: Released
+
+    def params(self, shapes: dict) -> dict:
+        found = self.model.params()
+        return {name: jax.tree.map(jnp.asarray, found[name]) for name in shapes}
+
+    def modules(self) -> set[str]:
+        return set(self.model.params())
+
+    def released(self) -> Released:
+        return self.model
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint` and `--step`, which `find` takes."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="which checkpoint of a workdir; 0 is the untrained model (default: the"
+        " latest)",
+    )
+
+
+def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:
+    """A workdir, one of its checkpoints, or an export; see `formats.read`.
+
+    Of a workdir it is the latest step unless told. Raises ValueError when there is
+    none.
+    """
+    checkpoint = checkpoint.absolute()
+    if formats.is_export(checkpoint):
+        return _imported(checkpoint, step)
+    if checkpoint.parent.name == workdir.CHECKPOINTS and checkpoint.name.isdecimal():
+        folder, step = checkpoint.parent.parent, int(checkpoint.name)
+    else:
+        folder = checkpoint
+    config = workdir.load_config(folder)
+    found = checkpoints.steps(folder / workdir.CHECKPOINTS)
+    if not found:
+        raise ValueError(f"{folder}: no checkpoint, expected a workdir with some")
+    step = found[-1] if step is None else step
+    if step not in found:
+        raise ValueError(f"step {step}: expected one of {', '.join(map(str, found))}")
+    return Trained(folder, config, step)
+
+
+def _imported(path: pathlib.Path, step: int | None) -> Imported:
+    found = formats.read(path)
+    if step is not None:
+        raise ValueError(f"step {step}: expected none with {path}, an export")
+    folder = path if path.is_dir() else path.parent
+    crop = CropConfig(size_px=found.size_px)
+    config = TrainConfig(
+        model=found.model,
+        data=DataConfig(
+            tokenizer=str(folder / formats.TOKENIZER),
+            batch_size=2,
+            granularity_weights={},
+            global_crop=crop,
+            local_crop=crop,
+            n_local_crops=0,
+        ),
+        optimiser=OptimiserConfig(learning_rate=1.0, n_warmup_steps=0),
+        n_steps=1,
+        self_supervision=SelfSupervisionConfig(distillation_weight=0, patch_weight=0),
+    )
+    return Imported(folder, config, found.step, found)

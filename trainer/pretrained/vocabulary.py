@@ -1,0 +1,73 @@
+"""Whether a trained model and a run mean the same tokens by the same ids.
+
+The sentencepiece models must have the same bytes, in whatever place. A folder of
+Hugging Face's without one has a `tokenizer.json`, of which the pieces are compared.
+Texts are lower-cased here, so they must have been there.
+"""
+
+import json
+import pathlib
+import sys
+
+import sentencepiece
+
+from trainer.loop import workdir
+
+_JSON, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+
+
+def check_same(tokenizer: pathlib.Path, folder: pathlib.Path, name: str) -> None:
+    """Raises ValueError when the model in `folder` was trained with another one.
+
+    `name` says what asks for it. Says so on standard error where there is nothing to
+    compare with.
+    """
+    theirs, as_json = folder / workdir.TOKENIZER, folder / _JSON
+    if theirs.exists():
+        digests = map(workdir.tokenizer_digest, (theirs, tokenizer))
+        is_same = len({*digests}) == 1
+    elif as_json.exists():
+        theirs, is_same = as_json, _pieces(as_json) == _own_pieces(tokenizer)
+    else:
+        print(
+            f"warning: {name}: no {workdir.TOKENIZER} beside it, so nobody knows"
+            f" whether data.tokenizer={tokenizer} is its own",
+            file=sys.stderr,
+        )
+        return
+    if not is_same:
+        raise ValueError(
+            f"{name}: its vocabulary {theirs} is another than data.tokenizer="
+            f"{tokenizer}, expected the same"
+        )
+    settings = folder / _SETTINGS
+    if settings.exists() and not _json(settings).get("do_lower_case", True):
+        raise ValueError(f"{settings}: do_lower_case=false, expected true as here")
+
+
+def _json(path: pathlib.Path) -> dict:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}, expected JSON") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return values
+
+
+def _own_pieces(path: pathlib.Path) -> dict[str, int]:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    return {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
+
+
+def _pieces(path: pathlib.Path) -> dict[str, int]:
+    """Piece to id. Raises ValueError when it is no tokenizer.json."""
+    values = _json(path)
+    try:
+        vocab = values["model"]["vocab"]
+        if isinstance(vocab, list):  # of a unigram model: pieces and their scores
+            vocab = {piece: number for number, (piece, _) in enumerate(vocab)}
+        added = {token["content"]: token["id"] for token in values["added_tokens"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error!r}; expected a tokenizer.json") from error
+    return vocab | added

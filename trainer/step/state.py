@@ -1,0 +1,59 @@
+"""What changes from step to step: a plain nested dictionary of arrays.
+
+    {"params": {...}, "teacher": {...}, "centres": {...}, "opt_state": (...), "step": n}
+
+`teacher` is the EMA of what the teacher keeps, and `centres` are those of its logits;
+both are empty without self-supervision. `step` counts the updates done.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, Sharding
+
+from trainer.config import TrainConfig
+from trainer.distributed import sharding
+from trainer.models import two_tower
+from trainer.step import teacher
+
+State = dict[str, Any]
+
+
+def init_state(
+    config: TrainConfig,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+) -> State:
+    """The state before the first step; a function of the configuration alone."""
+    ssl = config.self_supervision
+    params = two_tower.init_params(config.model, config.rng_seed, has_head=ssl.is_on)
+    state = {
+        "params": params,
+        "teacher": teacher.init(params, ssl),
+        "centres": teacher.init_centres(config.model.head, ssl),
+        "opt_state": jax.jit(optimiser.init)(params),
+        "step": jnp.int32(0),
+    }
+    return state if mesh is None else placed(state, mesh)
+
+
+def placed(state: State, mesh: Mesh) -> State:
+    """The state on the devices of a mesh; each process brings its own part."""
+    return jax.tree.map(_placed, state, sharding.of_state(mesh, state))
+
+
+def _placed(x: Array, place: Sharding) -> Array:
+    """Not `device_put`: over processes it compares all values, one array at a time."""
+    values = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, place, lambda part: values[part])
+
+
+def abstract(state: State) -> State:
+    """Shapes, types and places of a state, which a checkpoint is read into."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )

@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_export
-from runs import write_recipe
 
+from tests.support import tiny_export
+from tests.support.runs import write_recipe
 from trainer import config, tokenizer
 from trainer.loop import checkpoints, workdir
 from trainer.step import optimizer, state
-
-VOCABULARY_SIZE = 64
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +43,7 @@ def export(tmp_path_factory) -> pathlib.Path:
 def vocabulary(tmp_path_factory, export) -> pathlib.Path:
     """A sentencepiece model of the export's texts."""
     path = tmp_path_factory.mktemp("vocabulary") / "tiny.model"
-    size = str(VOCABULARY_SIZE)
+    size = str(tiny_export.VOCABULARY_SIZE)
     tokenizer.main(
         ["--data", str(export), "--vocabulary-size", size, "--output", str(path)]
     )
@@ -60,7 +58,7 @@ def tiny(vocabulary) -> config.TrainConfig:
         model=config.ModelConfig(
             vision=config.VisionConfig(**sizes, position_grid=(2, 2)),
             text=config.TextConfig(
-                **sizes, vocabulary_size=VOCABULARY_SIZE, max_tokens=12
+                **sizes, vocabulary_size=tiny_export.VOCABULARY_SIZE, max_tokens=12
             ),
             head=config.HeadConfig(
                 n_prototypes=12, hidden_dim=16, n_layers=2, bottleneck_dim=6

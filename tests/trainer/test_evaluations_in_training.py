@@ -5,8 +5,8 @@ import pathlib
 import shutil
 
 import pytest
-from runs import metric_lines, with_set
 
+from tests.support.runs import metric_lines, with_set
 from trainer import evaluate, train
 from trainer.evals.sets.samples import SampleError
 from trainer.evaluations import _line

@@ -7,8 +7,8 @@ import subprocess
 import time
 
 import pytest
-from runs import LIMIT_S, RECIPES, finish, metric_lines, start, with_set
 
+from tests.support.runs import LIMIT_S, RECIPES, finish, metric_lines, start, with_set
 from trainer.loop import checkpoints
 
 # A place that a pattern would read otherwise.

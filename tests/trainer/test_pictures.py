@@ -4,10 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from chromium import browser, executable
 from PIL import Image
-from planted import COLOURS, configured, draw, planted, save, write_words
 
+from tests.support.chromium import browser, executable
+from tests.support.planted import COLOURS, configured, draw, planted, save, write_words
 from trainer import pictures
 from trainer.visuals import overlays
 

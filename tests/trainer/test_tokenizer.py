@@ -1,7 +1,7 @@
 import pytest
 import sentencepiece
-from conftest import VOCABULARY_SIZE
 
+from tests.support.tiny_export import VOCABULARY_SIZE
 from trainer import tokenizer
 from trainer.data.shards import Shards
 

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-import tiny_export
-from runs import assert_same, metric_lines, saved
 
 from pipeline.records import VERSION
+from tests.support import tiny_export
+from tests.support.runs import assert_same, metric_lines, saved
 from trainer import evaluate, train
 from trainer.loop import checkpoints
 from trainer.loop.metrics import TrainingLog

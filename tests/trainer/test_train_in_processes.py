@@ -7,7 +7,8 @@ import socket
 import time
 
 import pytest
-from runs import (
+
+from tests.support.runs import (
     LIMIT_S,
     RECIPES,
     assert_close,
@@ -17,7 +18,6 @@ from runs import (
     start,
     with_set,
 )
-
 from trainer.distributed import processes
 from trainer.loop import checkpoints
 

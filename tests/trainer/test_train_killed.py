@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from runs import (
+
+from tests.support.runs import (
     LIMIT_S,
     RECIPES,
     assert_same,
@@ -18,7 +19,6 @@ from runs import (
     start,
     with_set,
 )
-
 from trainer.loop import checkpoints
 
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT, assert_close, finish, saved, start, with_set
+
+from tests.support.runs import ROOT, assert_close, finish, saved, start, with_set
 
 # Saves a state on one mesh and reads it into another; prints whether it is the same.
 PROGRAM = """

@@ -1,0 +1,156 @@
+"""A run folder is the same from every runner and in every order of work."""
+
+import collections
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import random
+import shutil
+import sys
+import tarfile
+from collections.abc import Sequence
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import curate, run, scenes
+from pipeline.engine.stage_runner import Counters
+from tests.support import job_service
+from tests.support.tiny_run import outputs_of
+
+N_PAIRS = 250  # the fewest with every planted kind
+N_SHARDS = 10
+
+# A unit's last batch is padded, and here a unit has few images.
+SMALL_BATCHES = (
+    "encoder.batch_size=32",
+    *(f"granularities.{i}.batch_size=8" for i in range(3)),
+)
+
+PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers")
+WORKER = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory) -> pathlib.Path:
+    """A crawl as one shard, and the same pairs as ten."""
+    folder = tmp_path_factory.mktemp("web")
+    scenes.clear(folder)
+    scenes.write(scenes.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
+    (shard,) = (folder / "crawl").glob("*.tar")
+    split(shard, folder / "split", N_SHARDS)
+    return folder
+
+
+def split(shard: pathlib.Path, folder: pathlib.Path, n_shards: int) -> None:
+    """Deals the pairs of a tar out to several."""
+    folder.mkdir()
+    with tarfile.open(shard) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    pairs = itertools.groupby(members, lambda item: item[0].name.split(".")[0])
+    contents = [list(pair) for _, pair in pairs]
+    for i in range(n_shards):
+        with tarfile.open(folder / f"{i:05d}.tar", "w") as tar:
+            for member, data in itertools.chain.from_iterable(contents[i::n_shards]):
+                tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def in_memory(web, tmp_path_factory) -> dict[str, str]:
+    return curated(web, tmp_path_factory.mktemp("memory"))
+
+
+def curated(
+    web: pathlib.Path, output: pathlib.Path, *flags: str, crawl: str = "split"
+) -> dict[str, str]:
+    """Runs all stages; gives the checksum of every file that tells no time."""
+    run.main(
+        [
+            *("curate", "--config", "curation_configs/demo.py"),
+            *("--input", f"{web}/{crawl}/*.tar", "--output", str(output)),
+            *("--eval", f"scenes={web}/evaluation/*.tar"),
+            *("--seeds", f"scenes={web}/seeds/*.tar"),
+            *(f"--set={setting}" for setting in SMALL_BATCHES),
+            *flags,
+        ]
+    )
+    found = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in outputs_of(output).items()
+    }
+    assert len([name for name in found if name.startswith("decisions/")]) > 1
+    assert any(name.endswith(".tfrecord") for name in found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_processes_write_what_one_does(web, in_memory, tmp_path, n_workers):
+    flags = (*PROCESSES, str(n_workers))
+    assert curated(web, tmp_path, *flags) == in_memory
+
+
+@pytest.mark.slow
+def test_processes_of_a_job_service_write_what_one_does(web, in_memory, tmp_path):
+    workers = (
+        "--environment_type=beam:env:harness_subprocess_python:v1",
+        f"--environment_config={WORKER}",
+    )
+    with job_service.running() as flags:
+        assert curated(web, tmp_path, *flags, *workers) == in_memory
+
+
+@pytest.mark.flink
+def test_flink_writes_what_one_process_does(web, in_memory, tmp_path):
+    workers = ("--environment_type=LOOPBACK", "--flink_master=[local]")
+    jar = f"--flink_job_server_jar={flink_job_server()}"
+    flags = ("--runner=FlinkRunner", jar, *workers)
+    assert curated(web, tmp_path, *flags) == in_memory
+
+
+def flink_job_server() -> str:
+    """The jar, or the test is skipped with what is missing."""
+    if shutil.which("java") is None:
+        pytest.skip("expected Java 11 or newer on the PATH")
+    jar = os.environ.get("JOB_SERVER", "")
+    if not os.path.isfile(jar):
+        name = "beam-runners-flink-2.2-job-server-2.77.0.jar"
+        pytest.skip(f"JOB_SERVER={jar!r}: expected the path of Beam's {name}")
+    return jar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rng_seed", [0, 1])
+def test_the_order_of_work_changes_nothing(
+    web, in_memory, tmp_path, monkeypatch, rng_seed
+):
+    in_order = curate.run_stage
+
+    def shuffled(run_folder, units: Sequence, *rest) -> Counters:
+        units = random.Random(rng_seed).sample(units, len(units))
+        return in_order(run_folder, units, *rest)
+
+    monkeypatch.setattr(curate, "run_stage", shuffled)
+    assert curated(web, tmp_path) == in_memory
+
+
+def decisions_of(output: pathlib.Path) -> collections.Counter[tuple]:
+    """Decisions with their sample ids; a pair that comes twice has two."""
+    tables = [pq.read_table(path) for path in output.glob("decisions/*/*.parquet")]
+    rows = itertools.chain.from_iterable(table.to_pylist() for table in tables)
+    return collections.Counter(repr(sorted(row.items())) for row in rows)
+
+
+@pytest.mark.slow
+def test_one_shard_and_its_ten_parts_get_the_same_decisions(web, tmp_path):
+    one, ten = tmp_path / "one", tmp_path / "ten"
+    for output, crawl in ((one, "crawl"), (ten, "split")):
+        flags = ("--set", "export.samples_per_shard=50")
+        curated(web, output, *flags, crawl=crawl)
+    assert decisions_of(one) == decisions_of(ten)
+    assert decisions_of(one).total() == N_PAIRS
+    ledgers = [json.loads((f / "ledger.json").read_text()) for f in (one, ten)]
+    assert ledgers[0] == ledgers[1]

@@ -1,0 +1,68 @@
+"""A worker elsewhere says in one line what it lacks of the launcher's."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from pipeline.config.curation import EncoderConfig
+from pipeline.engine.worker_checks import Needs, WorkerError
+from pipeline.models.checkpoints import weights_digest
+from pipeline.scoring.stage import EncoderHandler, Score
+from tests.support import tiny_checkpoints, tiny_run
+
+
+@pytest.fixture(scope="module")
+def needs(tmp_path_factory) -> Needs:
+    """Those of a launcher on another machine."""
+    folder = tiny_checkpoints.write_paligemma(tmp_path_factory.mktemp("checkpoint"))
+    own = Needs.of(str(folder), weights_digest(folder))
+    return dataclasses.replace(own, launcher=("elsewhere", 1))
+
+
+def expect_error(check, expected: str) -> None:
+    with pytest.raises(WorkerError, match=expected) as caught:
+        check()
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("worker ")
+
+
+def test_a_worker_that_has_it_all_is_fit(needs):
+    needs.check_start()
+    needs.check_model()
+
+
+def test_other_code_is_named(needs):
+    other = dataclasses.replace(needs, code="0123")
+    expect_error(other.check_start, "code='.+': expected the launcher's '0123'")
+
+
+def test_a_checkpoint_that_is_not_there_is_named_at_the_start(needs, tmp_path):
+    nowhere = dataclasses.replace(needs, checkpoint=str(tmp_path / "none"))
+    expect_error(nowhere.check_start, "none': expected a folder")
+    expect_error(nowhere.check_model, "none': expected a folder")
+
+
+def test_other_weights_are_named(needs, tmp_path):
+    folder = shutil.copytree(needs.checkpoint, tmp_path / "other")
+    with (folder / "config.json").open("a") as file:
+        file.write("\n")
+    other = dataclasses.replace(needs, checkpoint=str(folder))
+    expect_error(other.check_model, f"digest '{needs.digest}', found '")
+
+
+def test_a_model_without_weights_needs_none(needs):
+    service = dataclasses.replace(needs, checkpoint="", is_folder=False)
+    service.check_start()
+    service.check_model()
+
+
+def test_score_asks_when_a_worker_starts(tmp_path, monkeypatch):
+    run = tiny_run.make_run(tmp_path, {"web": tiny_run.plain_rows(1)})
+    monkeypatch.setattr(
+        "pipeline.engine.worker_checks.this_process", lambda: ("launcher", 1)
+    )
+    step = Score(run, EncoderHandler(EncoderConfig("tiny")))._score_unit
+    monkeypatch.undo()
+    monkeypatch.setattr("pipeline.engine.worker_checks.code_digest", lambda: "older")
+    expect_error(step.setup, "code='older'")

@@ -1,0 +1,799 @@
+"""Export against TensorFlow's own reading, and what a run leaves behind."""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import shutil
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import records
+from pipeline.captioning.flag_stage import Flag
+from pipeline.config.curation import (
+    CaptionQuality,
+    ExportConfig,
+    ImageTextSource,
+    Limits,
+)
+from pipeline.config.prompts import prompt_hash
+from pipeline.config.selection import MinScore, SelectionConfig
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.export import manifest, samples, webdataset
+from pipeline.export.shard_formats import WEBDATASET
+from pipeline.export.stage import Export, is_complete, plan_shards
+from pipeline.images import decoder as images
+from pipeline.records import DropReason, content_hash, sample_id
+from pipeline.sources import shards as sources
+from pipeline.storage import files
+from tests.support.tiny_run import (
+    LONG,
+    SHORT,
+    Row,
+    bytes_of,
+    encoded,
+    make_run,
+    plain_rows,
+    run_stage,
+    write_captions,
+)
+
+TWO_A_SHARD = ExportConfig(samples_per_shard=2)
+FEWER = SelectionConfig(alignment=MinScore(0.9))
+MORE = SelectionConfig(alignment=MinScore(0.1))
+UNITS = {"a": plain_rows(3), "b": plain_rows(2, first=10)}
+SHARDS = [f"train-{i:05d}-of-00003.tfrecord" for i in range(3)]
+
+
+def captioned_run(root, stem_to_rows, **changes):
+    run = make_run(root, stem_to_rows, **changes)
+    write_captions(run, stem_to_rows, run.config.granularities)
+    return run
+
+
+def export(run, units=None):
+    return run_stage(Export(run), units or run.units)
+
+
+def manifest_of(run):
+    return json.loads(Path(run.shards(), "manifest.json").read_text())
+
+
+def samples_of(run):
+    """All samples by random access through the indexes."""
+    found = []
+    for shard in manifest_of(run)["shards"]:
+        data = Path(run.shards(), shard["name"]).read_bytes()
+        index = Path(run.shards(), shard["name"] + ".index").read_bytes()
+        for offset, length in np.frombuffer(index, records.INDEX_DTYPE):
+            found.append(records.parse_sample(data[offset : offset + length]))
+    return found
+
+
+def mtimes(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+
+def test_tensorflow_reads_what_random_access_reads(tmp_path):
+    rows = [Row(encoded((1, 2, 3)), "Ein Fahrrad \N{BICYCLE}", seeds=("x", "y"))]
+    run = captioned_run(tmp_path, {"a": [*rows, *plain_rows(2)]}, export=TWO_A_SHARD)
+    export(run)
+    features = {
+        "sample_id": tf.io.FixedLenFeature([], tf.string),
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "image_format": tf.io.FixedLenFeature([], tf.string),
+        "width": tf.io.FixedLenFeature([], tf.int64),
+        "height": tf.io.FixedLenFeature([], tf.int64),
+        "alt_text": tf.io.FixedLenFeature([], tf.string),
+        "alignment_score": tf.io.FixedLenFeature([], tf.float32),
+        "source": tf.io.FixedLenFeature([], tf.string),
+        "seeds": tf.io.VarLenFeature(tf.string),
+        "captions/short": tf.io.FixedLenSequenceFeature([], tf.string, True),
+        "captions/long": tf.io.VarLenFeature(tf.string),
+    }
+    names = [f"train-{i:05d}-of-00002.tfrecord" for i in range(2)]
+    dataset = tf.data.TFRecordDataset([f"{run.shards()}/{name}" for name in names])
+    by_tensorflow = [
+        records.Sample(
+            sample_id=parsed["sample_id"].numpy(),
+            image=parsed["image"].numpy(),
+            image_format=parsed["image_format"].numpy().decode(),
+            width=int(parsed["width"]),
+            height=int(parsed["height"]),
+            alt_text=parsed["alt_text"].numpy().decode(),
+            captions={
+                "long": _texts(parsed["captions/long"].values),
+                "short": _texts(parsed["captions/short"]),
+            },
+            alignment_score=float(parsed["alignment_score"]),
+            source=parsed["source"].numpy().decode(),
+            seeds=_texts(parsed["seeds"].values),
+        )
+        for payload in dataset
+        for parsed in [tf.io.parse_single_example(payload, features)]
+    ]
+    assert by_tensorflow == samples_of(run)
+    image = encoded((1, 2, 3))
+    assert by_tensorflow[0] == records.Sample(
+        sample_id=sample_id(image, "Ein Fahrrad \N{BICYCLE}".encode()),
+        image=image,
+        image_format="png",
+        width=12,
+        height=8,
+        alt_text="Ein Fahrrad \N{BICYCLE}",
+        captions={"long": ("describe en 1 2 3",), "short": ("cap en 1 2 3",)},
+        alignment_score=0.25,
+        source="web",
+        seeds=("x", "y"),
+    )
+
+
+def _texts(values):
+    return tuple(text.decode() for text in values.numpy())
+
+
+def test_shards_are_full_and_follow_the_order_of_the_sources(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    counters = export(run)
+    assert counters == {"shards_written": 3, "samples_written": 5}
+    assert [sample.alt_text for sample in samples_of(run)] == [
+        f"text {number}" for number in (0, 1, 2, 10, 11)
+    ]
+    shards = manifest_of(run)["shards"]
+    assert [shard["name"] for shard in shards] == SHARDS
+    assert [shard["n_samples"] for shard in shards] == [2, 2, 1]
+    for shard in shards:
+        data = Path(run.shards(), shard["name"]).read_bytes()
+        assert shard["n_bytes"] == len(data)
+        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_the_manifest_says_what_was_read_kept_and_written(tmp_path):
+    dropped = dataclasses.replace(plain_rows(1, 50)[0], outcome=DropReason.LANGUAGE)
+    unreadable = Row(b"", outcome=records.UNREADABLE)
+    rows = [*plain_rows(3), dropped, unreadable]
+    run = captioned_run(tmp_path, {"a": rows})
+    export(run)
+    found = manifest_of(run)
+    no_drop = dict.fromkeys(map(str, DropReason), 0)
+    assert found["ledger"] == {
+        "read": 5,
+        "kept": 3,
+        "unreadable": 1,
+        "dropped": no_drop | {"language": 1},
+        "evaluation": {},
+        "seeds": {},
+    }
+    assert found["schema_version"] == records.SCHEMA_VERSION
+    assert found["version"] == records.VERSION
+    assert found["granularities"] == ["short", "long"]
+    assert found["n_samples"] == 3
+    assert found["n_without_granularity"] == {"short": 0, "long": 0}
+    assert found["config"] == repr(run.config)
+    assert found["fingerprints"]["decisions"] == run.decisions_fingerprint
+    assert found["fingerprints"]["captions"] == {
+        granularity.name: run.granularity_fingerprint(granularity)
+        for granularity in (SHORT, LONG)
+    }
+
+
+def test_two_runs_and_any_order_of_units_give_the_same_bytes(tmp_path):
+    first = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    second = dataclasses.replace(first, root=str(tmp_path / "second"))
+    shutil.copytree(first.root, second.root)
+    export(first)
+    export(second, second.units[::-1])
+    assert len(bytes_of(first.shards())) == 10
+    assert bytes_of(first.shards()) == bytes_of(second.shards())
+
+
+def test_an_export_again_writes_nothing(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    export(run)
+    before = mtimes(run.shards())
+    assert export(run) == {"shards_skipped": 3}
+    assert mtimes(run.shards()) == before
+
+
+@pytest.mark.parametrize(
+    ("step", "n_shards"),
+    [
+        ("index", 2),
+        pytest.param("records", 1, marks=pytest.mark.slow),
+        pytest.param("receipt", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_an_export_that_is_killed_goes_on_where_it_was(
+    tmp_path, monkeypatch, step, n_shards
+):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    export(run)
+    undisturbed = bytes_of(run.shards())
+    shutil.rmtree(run.shards())
+    suffix = {"index": ".index", "records": ".tfrecord", "receipt": ".tfrecord.json"}
+    write = files.write
+    written = []
+
+    def write_or_die(path, data):
+        if path.endswith(suffix[step]):
+            if len(written) == n_shards:
+                raise OSError("killed")
+            written.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(files, "write", write_or_die)
+    with pytest.raises(Exception, match="killed"):
+        export(run)
+    assert not Path(run.shards(), "manifest.json").exists()
+    for shard in Path(run.shards()).glob("*.tfrecord"):
+        assert shard.with_name(f"{shard.name}.index").exists()
+    monkeypatch.setattr(files, "write", write)
+    counters = export(run)
+    assert counters.get("shards_skipped", 0) == n_shards
+    assert counters["shards_written"] == 3 - n_shards
+    assert bytes_of(run.shards()) == undisturbed
+
+
+def test_another_selection_removes_what_is_not_in_it(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD, selection=MORE)
+    export(run)
+    fewer = {"a": UNITS["a"][:2], "b": UNITS["b"]}
+    out = dataclasses.replace(UNITS["a"][2], outcome=DropReason.LOW_ALIGNMENT)
+    fewer["a"] = [*fewer["a"], out]
+    folder = Path(run.shards())
+    (folder / "train-00000-of-00003.tfrecord.host-1-2.tmp").touch()
+    (folder / "manifest.json.host-1-2.tmp").touch()
+    (folder / "notes.txt").touch()
+    run = captioned_run(tmp_path, fewer, export=TWO_A_SHARD, selection=FEWER)
+    export(run)
+    names = [f"train-{i:05d}-of-00002.tfrecord" for i in range(2)]
+    expected = {n + suffix for n in names for suffix in ("", ".index", ".json")}
+    assert set(bytes_of(folder)) == expected | {"manifest.json", "notes.txt"}
+    assert [s["name"] for s in manifest_of(run)["shards"]] == names
+    assert [s.alt_text for s in samples_of(run)] == [
+        f"text {number}" for number in (0, 1, 10, 11)
+    ]
+
+
+def test_a_manifest_never_outlives_its_shards(tmp_path, monkeypatch):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    export(run)
+    changed = dataclasses.replace(run.config, export=ExportConfig(samples_per_shard=3))
+    run = dataclasses.replace(run, config=changed)
+    removed = []
+
+    def remove_or_die(folder, names):
+        removed.extend(names)
+        if len(removed) > 1:
+            raise OSError("killed")
+        Path(folder, *names).unlink()
+
+    monkeypatch.setattr(files, "delete", remove_or_die)
+    with pytest.raises(Exception, match="killed"):
+        export(run)
+    assert removed == [
+        "manifest.json",
+        *sorted(name for shard in SHARDS for name in (shard, f"{shard}.json")),
+        *[f"{shard}.index" for shard in SHARDS],
+    ]
+    assert not Path(run.shards(), "manifest.json").exists()
+
+
+def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    export(run)
+    before = bytes_of(run.shards())
+    table = next(Path(run.captions(LONG)).glob("b-*"))
+    table.unlink()
+    assert export(run) == {
+        "shards_skipped": 1,
+        "shards_written": 2,
+        "samples_written": 3,
+    }
+    after = bytes_of(run.shards())
+    assert [before[name] == after[name] for name in SHARDS] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["", *(pytest.param(s, marks=pytest.mark.slow) for s in (".index", ".json"))],
+)
+def test_a_file_that_is_lost_is_written_again(tmp_path, suffix):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    export(run)
+    before = bytes_of(run.shards())
+    Path(run.shards(), SHARDS[1] + suffix).unlink()
+    assert not is_complete(run)
+    assert export(run)["shards_written"] == 1
+    assert bytes_of(run.shards()) == before
+
+
+def test_an_export_is_complete_until_something_changes(tmp_path):
+    run = captioned_run(tmp_path, UNITS, granularities=(SHORT,))
+    assert not is_complete(run)
+    export(run)
+    assert is_complete(run)
+    smaller = dataclasses.replace(run.config, export=ExportConfig(max_side_px=4))
+    assert not is_complete(dataclasses.replace(run, config=smaller))
+    assert not is_complete(dataclasses.replace(run, units=run.units[:1]))
+    table = next(Path(run.captions(SHORT)).iterdir())
+    table.rename(table.with_name(f"{run.units[0].name}.{12 * '0'}.parquet"))
+    assert not is_complete(run)
+
+
+def test_samples_without_a_required_granularity_stay_out_and_are_counted(tmp_path):
+    rows = plain_rows(4)
+    broken = dataclasses.replace(rows[1], image=b"\xff\xd8\xff broken")
+    some = [dataclasses.replace(row, outcome=DropReason.LANGUAGE) for row in rows[2:]]
+    fewer = {"a": [rows[0], broken, *some]}
+    captioned_run(tmp_path, fewer, granularities=(LONG,), selection=FEWER)
+    required = ExportConfig(required_granularities=("short",))
+    run = captioned_run(
+        tmp_path, fewer, granularities=(SHORT,), selection=FEWER, export=required
+    )
+    all_kept = {"a": [rows[0], broken, *rows[2:]]}
+    run = make_run(tmp_path, all_kept, selection=MORE, export=required)
+    write_captions(run, all_kept, (SHORT,))
+    export(run)
+    found = manifest_of(run)
+    assert found["ledger"]["kept"] == 4
+    assert found["n_samples"] == 3
+    assert found["n_without_granularity"] == {"short": 1, "long": 3}
+    assert [sample.captions for sample in samples_of(run)] == [
+        {"long": ("describe en 0 7 9",), "short": ("cap en 0 7 9",)},
+        {"short": ("cap en 2 7 9",)},
+        {"short": ("cap en 3 7 9",)},
+    ]
+    (shard,) = found["shards"]
+    dataset = tf.data.TFRecordDataset(f"{run.shards()}/{shard['name']}")
+    features = {
+        "captions/long": tf.io.FixedLenSequenceFeature([], tf.string, True),
+        "seeds": tf.io.VarLenFeature(tf.string),
+    }
+    parsed = [tf.io.parse_single_example(payload, features) for payload in dataset]
+    assert [len(p["captions/long"]) for p in parsed] == [1, 0, 0]
+    assert [len(p["seeds"].values) for p in parsed] == [0, 0, 0]
+
+
+def test_alt_text_may_be_empty_and_has_no_score_then(tmp_path):
+    source = ImageTextSource(
+        "web", str(tmp_path / "crawl" / "*.tar"), needs_alt_text=False, keep_all=True
+    )
+    rows = [Row(encoded((1, 2, 3)), alt_text="", score=math.nan)]
+    run = captioned_run(tmp_path, {"a": rows}, sources=(source,))
+    export(run)
+    (sample,) = samples_of(run)
+    assert sample.alt_text == ""
+    assert math.isnan(sample.alignment_score)
+    assert export(run) == {"shards_skipped": 1}
+
+
+def test_nothing_kept_gives_a_manifest_without_shards(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD, selection=MORE)
+    export(run)
+    none = {
+        stem: [dataclasses.replace(r, outcome=DropReason.LANGUAGE) for r in rows]
+        for stem, rows in UNITS.items()
+    }
+    run = captioned_run(tmp_path, none, export=TWO_A_SHARD, selection=FEWER)
+    export(run)
+    assert set(bytes_of(run.shards())) == {"manifest.json"}
+    assert (manifest_of(run)["n_samples"], manifest_of(run)["shards"]) == (0, [])
+
+
+def test_a_source_shard_that_changed_stops_the_export(tmp_path):
+    run = captioned_run(tmp_path, UNITS)
+    path = Path(run.units[0].uri)
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
+    with pytest.raises(Exception, match=r"a\.tar has changed since it was scored"):
+        export(run)
+    assert not Path(run.shards()).exists()
+
+
+@given(
+    counts=st.lists(st.integers(0, 9), max_size=6),
+    n_per_shard=st.integers(1, 7),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_plan_has_every_sample_once_and_full_shards_but_the_last(
+    counts, n_per_shard, order
+):
+    source = ImageTextSource("web", "*")
+    summaries = [
+        manifest.UnitSummary(sources.Unit(source, f"{i}.tar"), {}, {}, {}, n, str(i))
+        for i, n in enumerate(counts)
+    ]
+    order.shuffle(summaries)
+    plan = plan_shards(summaries, ExportConfig(samples_per_shard=n_per_shard))
+    found = [
+        (int(piece.unit.uri.removesuffix(".tar")), row)
+        for shard in plan
+        for piece in shard.slices
+        for row in range(piece.start, piece.stop)
+    ]
+    assert found == [(i, row) for i, n in enumerate(counts) for row in range(n)]
+    sizes = [sum(p.stop - p.start for p in shard.slices) for shard in plan]
+    assert all(size == n_per_shard for size in sizes[:-1])
+    assert all(0 < size <= n_per_shard for size in sizes)
+    assert [shard.name for shard in plan] == [
+        f"train-{i:05d}-of-{len(plan):05d}.tfrecord" for i in range(len(plan))
+    ]
+
+
+def sample_with(data, image_format):
+    height, width, _ = images.decode(data, Limits()).rgb.shape
+    return records.Sample(
+        sample_id=content_hash(data),
+        image=b"",
+        image_format=image_format,
+        width=width,
+        height=height,
+        alt_text="",
+        captions={},
+        alignment_score=0.0,
+        source="web",
+        seeds=(),
+    )
+
+
+def exported(data, image_format, **changes):
+    sample = sample_with(data, image_format)
+    return samples.with_image(sample, data, ExportConfig(**changes), Limits())
+
+
+def saved(image, **options):
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode", "options"),
+    [
+        ("jpeg", "RGB", {}),
+        ("jpeg", "L", {}),
+        ("png", "RGB", {}),
+        ("png", "P", {}),
+        ("png", "1", {}),
+        ("webp", "RGB", {"lossless": True}),
+        ("webp", "RGB", {}),
+    ],
+)
+def test_images_that_fit_keep_their_bytes(image_format, mode, options):
+    image = Image.new("RGB", (40, 24), (200, 30, 90)).convert(mode)
+    data = saved(image, format=image_format, **options)
+    sample = exported(data, image_format, max_side_px=24)
+    assert (sample.image, sample.image_format) == (data, image_format)
+    assert (sample.width, sample.height) == (40, 24)
+
+
+def test_the_short_side_is_cut_to_the_maximum_and_the_aspect_kept():
+    data = encoded((200, 30, 90), size=(90, 61))
+    sample = exported(data, "png", max_side_px=20)
+    assert (sample.image_format, sample.width, sample.height) == ("jpeg", 30, 20)
+    rgb = images.decode(sample.image, Limits()).rgb
+    assert rgb.shape == (20, 30, 3)
+    assert np.abs(rgb.astype(int) - (200, 30, 90)).max() <= 2
+
+
+def test_a_resized_image_is_averaged_and_not_picked_from():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    sample = exported(
+        saved(Image.fromarray(stripes), format="PNG"), "png", max_side_px=16
+    )
+    assert (
+        np.abs(images.decode(sample.image, Limits()).rgb.astype(int) - 128).max() <= 2
+    )
+
+
+def test_a_higher_quality_costs_more_bytes():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = saved(Image.fromarray(noise), format="PNG")
+    sizes = [
+        len(exported(data, "png", max_side_px=32, jpeg_quality=quality).image)
+        for quality in (50, 95)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def gray_16_bit():
+    return cv2.imencode(".png", np.full((8, 8), 0x8040, np.uint16))[1].tobytes()
+
+
+def rgb_16_bit():
+    return cv2.imencode(".png", np.full((8, 8, 3), 0x8040, np.uint16))[1].tobytes()
+
+
+def half_transparent(image_format):
+    return saved(Image.new("RGBA", (8, 8), (255, 0, 0, 128)), format=image_format)
+
+
+@pytest.mark.parametrize(
+    ("data", "image_format"),
+    [
+        (saved(Image.new("CMYK", (8, 8), (0, 200, 100, 20)), format="JPEG"), "jpeg"),
+        (gray_16_bit(), "png"),
+        (rgb_16_bit(), "png"),
+        (half_transparent("PNG"), "png"),
+        (half_transparent("WEBP"), "webp"),
+        (encoded((9, 9, 9), transparency=(9, 9, 9)), "png"),
+    ],
+)
+def test_what_decoders_disagree_on_becomes_the_rgb_that_was_scored(data, image_format):
+    sample = exported(data, image_format)
+    assert sample.image_format == "jpeg"
+    by_tensorflow = tf.io.decode_image(sample.image, channels=3).numpy()
+    by_opencv = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
+    scored = images.decode(data, Limits()).rgb.astype(int)
+    assert np.abs(by_tensorflow - scored).max() <= 3
+    assert np.abs(by_opencv[..., ::-1] - scored).max() <= 3
+
+
+def turned(image_format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gray = Image.new("L", (16, 8), 90).convert("RGB")
+    gray.paste((200, 30, 90), (0, 0, 8, 8))
+    return saved(gray, format=image_format, exif=exif)
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])
+def test_a_turned_image_is_stored_upright_and_without_a_tag(image_format):
+    data = turned(image_format)
+    sample = exported(data, image_format)
+    assert (sample.width, sample.height) == (8, 16)
+    with Image.open(io.BytesIO(sample.image)) as image:
+        assert image.size == (8, 16)
+        assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_a_film_behind_a_photo_stays_out():
+    photo = saved(Image.new("RGB", (40, 24), (200, 30, 90)), format="JPEG")
+    sample = exported(photo + b"ftypmp42" + bytes(9999), "jpeg")
+    assert sample.image == photo
+
+
+def test_an_image_too_long_for_a_jpeg_becomes_a_png():
+    data = encoded((10, 20, 30), size=(140_000, 2))
+    sample = exported(data, "png", max_side_px=1)
+    assert (sample.image_format, sample.width, sample.height) == ("png", 70_000, 1)
+    rgb = images.decode(sample.image, Limits()).rgb
+    assert (rgb == (10, 20, 30)).all()
+
+
+FLAGS = {  # of the captions of UNITS["a"], by granularity and row
+    "short": [("no_end", "length"), ("length",), ()],
+    "long": [(), ("frequent",), ("no_end",)],
+}
+
+
+def flagged_run(root, drop_caption_flags, **changes):
+    """Captions with FLAGS in unit a, and without a flag in b."""
+    export_config = ExportConfig(drop_caption_flags=drop_caption_flags, **changes)
+    run = captioned_run(root, UNITS, export=export_config)
+    for unit, rows in zip(run.units, UNITS.values(), strict=True):
+        flagged = [
+            records.FlaggedCaption(
+                sample_id=sample_id(row.image, row.alt_text.encode()),
+                granularity=name,
+                sample_index=0,
+                flags=flags[number] if len(rows) == 3 else (),
+                n_words=5,
+                repetition=0.0,
+                language="en",
+                language_probability=1.0,
+                alignment_score=None,
+            )
+            for number, row in enumerate(rows)
+            for name, flags in FLAGS.items()
+        ]
+        table = files.to_table(flagged, records.FlaggedCaption)
+        run.flags.write(unit.name, table)
+    return run
+
+
+def test_captions_with_a_flag_to_drop_stay_out_and_are_counted(tmp_path):
+    run = flagged_run(tmp_path, ("no_end", "length"))
+    export(run)
+    said = [sorted(sample.captions) for sample in samples_of(run)]
+    both = ["long", "short"]
+    assert said == [["long"], ["long"], ["short"], both, both]
+    assert samples_of(run)[2].captions == {"short": ("cap en 2 7 9",)}
+    found = manifest_of(run)
+    assert found["dropped_captions"] == {
+        "short": {"captions": 2, "length": 2, "no_end": 1},
+        "long": {"captions": 1, "length": 0, "no_end": 1},
+    }
+    assert found["n_without_granularity"] == {"short": 2, "long": 1}
+    assert found["n_samples"] == 5
+
+
+def test_a_sample_whose_required_captions_are_flagged_stays_out(tmp_path):
+    run = flagged_run(tmp_path, ("no_end",), required_granularities=("short",))
+    export(run)
+    texts = [sample.alt_text for sample in samples_of(run)]
+    assert texts == [f"text {number}" for number in (1, 2, 10, 11)]
+    assert manifest_of(run)["n_without_granularity"] == {"short": 1, "long": 1}
+
+
+def test_without_flags_to_drop_no_table_of_flags_is_read(tmp_path):
+    run = captioned_run(tmp_path, UNITS)
+    export(run)
+    assert not Path(run.root, "flags").exists()
+    nothing = {"captions": 0}
+    assert manifest_of(run)["dropped_captions"] == {"short": nothing, "long": nothing}
+    assert all(len(sample.captions) == 2 for sample in samples_of(run))
+
+
+def test_one_of_several_captions_stays_out(tmp_path):
+    rows = {"a": plain_rows(1)}
+    run = make_run(
+        tmp_path,
+        rows,
+        granularities=(SHORT,),
+        export=ExportConfig(drop_caption_flags=("empty",)),
+    )
+    key = (content_hash(rows["a"][0].image), prompt_hash(SHORT.prompt))
+    captions = [
+        records.SyntheticCaption(*key, index, text, 4, reason, -0.5)
+        for index, text, reason in (
+            (0, "no answer", "error"),
+            (1, "", "stop"),
+            (2, "a dog", "stop"),
+            (3, "a cat", "length"),
+        )
+    ]
+    (unit,) = run.units
+    CaptionTables.open(run.captions(SHORT)).add(unit.shard_name, captions)
+    run_stage(Flag(run), run.units)
+    export(run)
+    assert [sample.captions for sample in samples_of(run)] == [
+        {"short": ("a dog", "a cat")}
+    ]
+    dropped = {"captions": 1, "empty": 1}
+    assert manifest_of(run)["dropped_captions"] == {"short": dropped}
+
+
+def test_other_flags_to_drop_make_an_export_incomplete(tmp_path):
+    run = flagged_run(tmp_path, ("no_end",))
+    export(run)
+    assert is_complete(run)
+    before = bytes_of(run.shards())
+    export(flagged_run(tmp_path, ("no_end", "frequent")))
+    assert not is_complete(run)
+    assert len(samples_of(run)[1].captions) == 1
+    export(run)
+    assert bytes_of(run.shards()) == before
+
+
+def test_an_export_hangs_on_its_thresholds_of_quality(tmp_path):
+    run = flagged_run(tmp_path, ("no_end",))
+    export(run)
+    quality = CaptionQuality(max_repetition=0.5)
+    config = dataclasses.replace(run.config, caption_quality=quality)
+    stricter = dataclasses.replace(run, config=config)
+    assert not is_complete(stricter)
+    assert manifest_of(run)["fingerprints"]["flags"] == run.flags_fingerprint
+
+
+def test_webdataset_shards_hold_what_the_records_hold(tmp_path):
+    rows = [Row(encoded((1, 2, 3)), "Ein Fahrrad \N{BICYCLE}", seeds=("x", "y"))]
+    run = captioned_run(tmp_path, {"a": [*rows, *plain_rows(2)]}, export=TWO_A_SHARD)
+    export(run)
+    run_stage(Export(run, WEBDATASET), run.units)
+    folder = Path(run.shards(WEBDATASET))
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, extension = member.name.split(".", 1)
+                found.setdefault(key, {})[extension] = tar.extractfile(member).read()
+    expected = samples_of(run)
+    assert list(found) == [sample.sample_id.hex() for sample in expected]
+    for sample, parts in zip(expected, found.values(), strict=True):
+        described = json.loads(parts.pop("json"))
+        assert described["captions"] == {g: [*t] for g, t in sample.captions.items()}
+        assert described["seeds"] == [*sample.seeds]
+        assert described["image_format"] == sample.image_format
+        assert parts == {
+            "jpg": sample.image,
+            "txt": sample.alt_text.encode(),
+            "short.txt": sample.captions["short"][0].encode(),
+            "long.txt": sample.captions["long"][0].encode(),
+        }
+
+
+def tar_members(path, samples, granularities):
+    """Key to extension to content, of a tar of these samples."""
+    webdataset.write_local(str(path), samples, granularities)
+    found = collections.defaultdict(dict)
+    with tarfile.open(path) as tar:
+        for member in tar:
+            key, extension = member.name.split(".", 1)
+            found[key][extension] = tar.extractfile(member).read()
+    return list(found.values())
+
+
+def test_all_images_of_a_tar_have_one_extension_whatever_their_format(tmp_path):
+    formats = ("PNG", "WEBP", "JPEG", "PNG")
+    made = [
+        (saved(Image.new("RGB", (8, 8), (n, 0, 0)), format=name), name.lower())
+        for n, name in enumerate(formats)
+    ]
+    written = [
+        dataclasses.replace(sample_with(data, name), image=data) for data, name in made
+    ]
+    found = tar_members(tmp_path / "a.tar", written, ())
+    assert [parts["jpg"] for parts in found] == [data for data, _ in made]
+    names = [json.loads(parts["json"])["image_format"] for parts in found]
+    assert names == ["png", "webp", "jpeg", "png"]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ({}, {"short": ("a",), "long": ("b", "c")}),
+        ({"long": ("b",)}, {"short": ("a",)}),
+        ({"short": ("a",), "long": ("b",)}, {"long": ("c",)}),
+        ({}, {}),
+    ],
+)
+def test_all_samples_of_a_tar_have_the_same_members(captions, tmp_path):
+    """Loaders take the columns of the whole set from its first samples."""
+    data = encoded((1, 2, 3))
+    written = [
+        dataclasses.replace(
+            sample_with(data, "png"), sample_id=bytes([n]) * 16, captions=one
+        )
+        for n, one in enumerate(captions)
+    ]
+    found = tar_members(tmp_path / "a.tar", written, ("short", "long"))
+    assert [{*parts} for parts in found] == [
+        {"jpg", "txt", "short.txt", "long.txt", "json"}
+    ] * len(captions)
+    for parts, one in zip(found, captions, strict=True):
+        for name in ("short", "long"):
+            first = one.get(name, ("",))[0]
+            assert parts[f"{name}.txt"] == first.encode()
+
+
+def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_path):
+    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    assert not is_complete(run, WEBDATASET)
+    run_stage(Export(run, WEBDATASET), run.units)
+    assert is_complete(run, WEBDATASET)
+    assert not is_complete(run)
+    folder = Path(run.shards(WEBDATASET))
+    shard = sorted(folder.glob("*.tar"))[-1]
+    (only,) = np.frombuffer(Path(f"{shard}.index").read_bytes(), records.INDEX_DTYPE)
+    start, length = only.tolist()
+    data = shard.read_bytes()[start : start + length]
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        keys = {name.split(".", 1)[0] for name in tar.getnames()}
+    assert len(keys) == 1
+    before = mtimes(folder)
+    run_stage(Export(run, WEBDATASET), run.units)
+    assert mtimes(folder) == before
+
+
+def test_webdataset_shards_are_source_shards_again(tmp_path):
+    run = captioned_run(tmp_path, UNITS)
+    run_stage(Export(run, WEBDATASET), run.units)
+    source = ImageTextSource("again", f"{run.shards(WEBDATASET)}/*.tar")
+    (unit,) = sources.list_units(source)
+    pairs = list(sources.read_pairs(unit, Limits()))
+    export(run)
+    expected = [sample.sample_id for sample in samples_of(run)]
+    assert [sample_id(pair.image, pair.alt_text) for pair in pairs] == expected
+    assert {pair.error for pair in pairs} == {""}

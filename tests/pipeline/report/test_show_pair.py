@@ -1,0 +1,173 @@
+"""`show` and `find`: what they say of runs that were made by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline import records
+from pipeline.config.curation import ExportConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.export import stage as export
+from pipeline.report import find_pairs, show_pair
+from pipeline.report.find_pairs import Question, ScoreRange, find
+from pipeline.report.pair_facts import Examined
+from pipeline.report.sampling import Place
+from pipeline.storage import files
+from tests.support.report_runs import SELECTION, Seen, make_run, random_rows
+from tests.support.tiny_run import (
+    SHORT,
+    bytes_of,
+    encoded,
+    plain_rows,
+    run_stage,
+    write_captions,
+)
+from tests.support.tiny_run import make_run as make_captioned_run
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory) -> RunFolder:
+    rows = [
+        Seen("a Green bottle of glass", angle=0.7, color=(1, 2, 3)),
+        Seen("a grey wall", score=0.1, url="https://example.org/wall"),
+        Seen("ein roter Kreis", code="de"),
+        Seen("a green \u202efield\x1b[2J", angle=0.5),
+        Seen(error="truncated"),
+    ]
+    return make_run(tmp_path_factory.mktemp("lookup"), [rows[:3], rows[3:]])
+
+
+def ids_of(run: RunFolder) -> list[str]:
+    tables = [run.pairs(unit.source).read(unit.name) for unit in run.units]
+    return [i.hex() for table in tables for i in table["sample_id"].to_pylist()]
+
+
+def found(run: RunFolder, **question) -> list[str]:
+    return [one.alt_text for one in find(run, Question(**question))]
+
+
+def test_show_tells_scores_decision_and_place(curated):
+    lines = list(show_pair.show(curated, ids_of(curated)[1], ""))
+    said = {line[:22].strip(): line[23:] for line in lines}
+    assert said["alt text"] == "a grey wall"
+    assert said["decision"] == "low_alignment: 0.1, bound 0.2"
+    assert said["address"] == "https://example.org/wall"
+    assert said["nearest evaluation"].startswith("evaluation:wren ")
+    assert said["seed"].startswith("seeds:rose ")
+    assert said["image"].startswith("24 x 16 png")
+
+
+def test_show_writes_the_image_as_it_lies_in_its_shard(curated, tmp_path):
+    path = tmp_path / "image.png"
+    list(show_pair.show(curated, ids_of(curated)[0], str(path)))
+    assert path.read_bytes() == encoded((1, 2, 3), (24, 16))
+
+
+def test_show_of_an_unreadable_pair_says_why_and_has_no_image(curated, tmp_path):
+    sample_id = ids_of(curated)[4]
+    lines = list(show_pair.show(curated, sample_id, ""))
+    assert any(line.split() == ["unreadable", "truncated"] for line in lines)
+    with pytest.raises(ValueError, match="expected an image: truncated"):
+        list(show_pair.show(curated, sample_id, str(tmp_path / "x.png")))
+
+
+@pytest.mark.parametrize("text", ["xyz", "abcd", "00" * 16])
+def test_an_id_of_no_pair_is_refused(curated, text):
+    with pytest.raises(ValueError, match="expected"):
+        list(show_pair.show(curated, text, ""))
+
+
+@pytest.mark.slow  # it writes shards, for which TensorFlow has to be loaded
+def test_show_goes_to_the_training_record_also_if_some_are_left_out(tmp_path):
+    rows = plain_rows(6)
+    rows[1] = dataclasses.replace(rows[1], outcome="language")
+    captioned = [rows[0], *rows[3:]]  # of rows[2] there is no caption
+    export_config = ExportConfig(samples_per_shard=2, required_granularities=("short",))
+    made = make_captioned_run(
+        tmp_path, {"0": rows}, granularities=(SHORT,), export=export_config
+    )
+    write_captions(made, {"0": captioned}, [SHORT])
+    run_stage(export.Export(made), made.units)
+    before = bytes_of(tmp_path / "run")
+    unit = made.units[0]
+    for row, expected in ((0, 0), (3, 1), (5, 3)):
+        ids = made.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
+        one = _kept(made, row)
+        record = show_pair.find_record(made, one)
+        assert record is not None
+        assert record.position + 2 * _shard_number(record.shard) == expected
+        assert record.sample.sample_id == ids[row].as_py()
+        assert record.sample.captions == {"short": (f"cap en {row} 7 9",)}
+    assert show_pair.find_record(made, _kept(made, 2)) is None
+    assert bytes_of(tmp_path / "run") == before
+
+
+def _shard_number(name: str) -> int:
+    return int(name.split("-")[1])
+
+
+def _kept(made: RunFolder, row: int) -> Examined:
+    unit = made.units[0]
+    pairs = files.from_table(made.pairs(unit.source).read(unit.name), records.Pair)
+    decisions = files.from_table(made.decisions.read(unit.name), records.Decision)
+    language = records.Language("en", 1.0)
+    place = Place(0, row)
+    return Examined(place, unit, pairs[row], 2, decisions[row], language, 0.25)
+
+
+def test_find_by_text_reason_score_and_seed(curated):
+    assert found(curated, text="GREEN") == [
+        "a Green bottle of glass",
+        "a green \u202efield\x1b[2J",
+    ]
+    assert found(curated, reason="language") == ["ein roter Kreis"]
+    low = ScoreRange.parse("alignment_score=:0.2")
+    assert found(curated, scores=(low,)) == ["a grey wall"]
+    assert len(found(curated, seed="seeds")) == 2
+    assert found(curated, text="green", reason="unreadable") == []
+
+
+def test_a_line_hides_nothing_and_moves_nothing(curated):
+    lines = list(find_pairs.lines(curated, Question(text="field"), "", 5))
+    assert lines[0].endswith("a green [U+202E]field[U+001B][2J")
+
+
+def test_find_by_likeness_is_brute_force(tmp_path, monkeypatch):
+    made = make_run(tmp_path, [random_rows(40), random_rows(25)], keep_all=True)
+    query = np.array([np.cos(0.4), np.sin(0.4)], np.float32)
+    monkeypatch.setattr(find_pairs, "_embedding", lambda run, image: query)
+    got = find_pairs.nearest(made, Question(), b"", 7)
+    vectors = np.concatenate(
+        [
+            np.stack(
+                made.embeddings(u.source).read(u.name)["embedding"].to_numpy()
+            ).astype(np.float32)
+            for u in made.units
+        ]
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    best = np.sort(vectors @ query)[::-1][:7]
+    np.testing.assert_allclose([one.similarity for one in got], best, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["alignment_score", "size=1:2", "value=a:b", "value=1", "=1:2"]
+)
+def test_a_wrong_range_is_named(text):
+    with pytest.raises(ValueError, match="expected NAME=LOW:HIGH"):
+        ScoreRange.parse(text)
+
+
+def test_a_wrong_reason_is_named():
+    with pytest.raises(ValueError, match="--reason dull: expected one of kept"):
+        Question(reason="dull")
+
+
+def test_pairs_that_are_not_decided_on_can_be_shown(tmp_path):
+    made = make_run(tmp_path, [[Seen()]], keep_all=True)
+    other = dataclasses.replace(SELECTION, drop_exact_duplicates=False)
+    config = dataclasses.replace(made.config, selection=other)
+    undecided = dataclasses.replace(made, config=config)
+    lines = list(show_pair.show(undecided, ids_of(made)[0], ""))
+    assert any(line.split() == ["decision", "undecided"] for line in lines)

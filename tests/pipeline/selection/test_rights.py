@@ -1,0 +1,238 @@
+"""Tests of opt-outs and drop lists: they come first and hold for every source."""
+
+import dataclasses
+import os
+import time
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config.selection import SelectionConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import content_hash
+from pipeline.selection import rights, rules
+from pipeline.sources import drop_lists
+from pipeline.sources.drop_lists import DropList
+from tests.support.score_tables import (
+    Row,
+    make_run,
+    outcomes,
+    read_decisions,
+    sample_id,
+)
+
+DIRECTIVES = SelectionConfig().opt_out_directives
+
+
+def listed(tmp_path, *lines: str) -> tuple[drop_lists.ListFile, ...]:
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    return drop_lists.list_files(str(tmp_path / "*.txt"))
+
+
+def kinds(files, *urls: str, image_hash=b"i" * 16, sample_id=b"s" * 16) -> list[str]:
+    n = len(urls)
+    columns = {
+        "url": urls,
+        "image_hash": [image_hash] * n,
+        "sample_id": [sample_id] * n,
+    }
+    return DropList.load(files).kinds_of(pa.table(columns)).tolist()
+
+
+# Opt-outs
+
+
+@pytest.mark.parametrize(
+    ("robots", "directive"),
+    [
+        ("noai", "noai"),
+        ("noindex, NoAI", "noai"),
+        (" index,noimageai ", "noimageai"),
+        ("somebot: noindex", "noindex"),
+        ("max-image-preview:none, noimageindex", "noimageindex"),
+        ("", ""),
+        ("all", ""),
+        ("noainoai", ""),
+        ("no ai", ""),
+        ("x" * 4096, ""),
+    ],
+)
+def test_an_opt_out_is_a_whole_directive_in_any_case_for_any_robot(robots, directive):
+    assert rights.opt_out(robots, DIRECTIVES) == directive
+
+
+def test_opt_outs_are_dropped_first_and_from_sources_to_keep_whole(tmp_path):
+    rows = [Row("x", robots="noai"), Row("x", robots="all"), Row(error="broken")]
+    config = SelectionConfig(drop_rules=(rules.FewWords(2),))
+    shards = {"web/1": rows, "city/1": rows}
+    run = make_run(str(tmp_path), config, shards, keep_all=["city"])
+    assert outcomes(run) == {
+        "web/1": ["opt_out", "few_words", "unreadable"],
+        "city/1": ["opt_out", "kept", "unreadable"],
+    }
+    decision = read_decisions(run)["web/1"][0]
+    assert (decision.detail, decision.value) == ("noai", None)
+
+
+def test_a_recipe_may_switch_opt_outs_off_or_name_its_own(tmp_path):
+    shards = {"web/1": [Row(robots="noai"), Row(robots="noarchive")]}
+    off = SelectionConfig(opt_out_directives=())
+    assert outcomes(make_run(str(tmp_path), off, shards))["web/1"] == ["kept"] * 2
+    own = SelectionConfig(opt_out_directives=("noarchive",))
+    found = outcomes(make_run(str(tmp_path), own, shards))["web/1"]
+    assert found == ["kept", "opt_out"]
+
+
+def test_a_directive_that_can_match_nothing_is_an_error():
+    with pytest.raises(ValueError, match="opt_out_directives='NoAI': expected lower"):
+        SelectionConfig(opt_out_directives=("NoAI",))
+
+
+# Drop lists
+
+
+def test_an_address_matches_whatever_its_scheme_fragment_and_case_of_host(tmp_path):
+    files = listed(tmp_path, "http://User@Example.org/A.jpg?b=1#top", "https://b.org")
+    same = ("https://example.org/A.jpg?b=1", "HTTP://EXAMPLE.ORG/A.jpg?b=1#x")
+    assert kinds(files, *same, "ftp://b.org/") == ["url"] * 3
+    others = ("https://example.org/a.jpg?b=1", "https://example.org/A.jpg", "")
+    assert kinds(files, *others, "https://b.org/c", "no address") == [""] * 5
+
+
+def test_an_address_is_matched_as_crawls_have_it(tmp_path):
+    files = listed(tmp_path, "host:a.org", "https://b.org/a%20b.jpg")
+    urls = ["https://a.org/my photo.jpg", "//cdn.a.org/1.jpg", "a.org/1.jpg", "a.org"]
+    assert kinds(files, *urls, " https://a.org/\n") == ["host"] * 5
+    assert kinds(files, "https://b.org/a b.jpg") == ["url"]
+    assert kinds(files, "a.orgs/1.jpg", "photo of a.org", "data:a.org") == [""] * 3
+
+
+def test_a_host_covers_its_subdomains_and_ports_and_no_other_host(tmp_path):
+    files = listed(tmp_path, "host:Example.org", "host:a.b.net")
+    covered = ("https://example.org", "http://x.y.example.org:8080/z", "a://A.b.net./")
+    assert kinds(files, *covered) == ["host"] * 3
+    others = ("https://badexample.org/", "https://b.net/", "https://x.com/example.org")
+    assert kinds(files, *others, "https://example.org@other.org/") == [""] * 4
+
+
+def test_hashes_name_an_image_or_a_pair_and_the_first_kind_counts(tmp_path):
+    image, pair = content_hash(b"image"), content_hash(b"pair")
+    files = listed(tmp_path, f"image_hash:{image.hex().upper()}", "host:a.org")
+    assert kinds(files, "", image_hash=image) == ["image_hash"]
+    assert kinds(files, "https://a.org/", image_hash=image) == ["host"]
+    assert kinds(files, "", sample_id=image) == [""]
+    files = listed(tmp_path, f"sample_id:{pair.hex()}")
+    assert kinds(files, "", sample_id=pair) == ["sample_id"]
+    assert kinds(files, "", image_hash=pair) == [""]
+
+
+def test_blank_lines_comments_and_an_empty_list_name_nothing(tmp_path):
+    assert kinds(listed(tmp_path, "", "# host:a.org", "  "), "https://a.org") == [""]
+    files = listed(tmp_path, "\ufeff# exported", " host:a.org \r")
+    assert kinds(files, "https://a.org/") == ["host"]
+    assert kinds(files) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "example.org",
+        "host:",
+        "host:https://a.org",
+        "host:*.a.org",
+        "sha256:" + "0" * 64,
+        "image_hash:12",
+        "sample_id:" + "g" * 32,
+        "https://a.org/a b.jpg",
+        "https://",
+        "https:///a.jpg",
+        "x" * 1_000_000,
+    ],
+)
+def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path, line):
+    files = listed(tmp_path, "host:a.org", "", line)
+    with pytest.raises(ValueError, match=r"list\.txt:3: '.*': expected a URL") as error:
+        drop_lists.check(files)
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_that_is_not_there_or_not_utf8_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"drop_list=.*: expected a glob"):
+        drop_lists.list_files(str(tmp_path / "*.txt"))
+    (tmp_path / "list.txt").write_bytes(b"host:a.org\nhost:\xff.org\n")
+    files = drop_lists.list_files(str(tmp_path / "*.txt"))
+    with pytest.raises(ValueError, match=r"list\.txt:2: "):
+        drop_lists.check(files)
+
+
+def with_list(run: RunFolder, files) -> RunFolder:
+    return dataclasses.replace(run, drop_list=files)
+
+
+def test_listed_pairs_are_dropped_after_opt_outs_and_before_all_else(tmp_path):
+    named = Row("x", image="cat")
+    pair_id = sample_id(named, "cat").hex()
+    files = listed(tmp_path, "host:a.org", f"sample_id:{pair_id}")
+    url = "https://img.a.org/1.jpg"
+    rows = [named, Row("x"), Row(url=url), Row(url=url, robots="noai")]
+    config = SelectionConfig(drop_rules=(rules.FewWords(2),))
+    shards = {"web/1": rows, "city/1": rows}
+    made = make_run(str(tmp_path / "run"), config, shards, keep_all=["city"])
+    run = with_list(made, files)
+    assert outcomes(run) == {
+        "web/1": ["drop_list", "few_words", "drop_list", "opt_out"],
+        "city/1": ["drop_list", "kept", "drop_list", "opt_out"],
+    }
+    details = [decision.detail for decision in read_decisions(run)["web/1"]]
+    assert details == ["sample_id", "", "host", "noai"]
+
+
+def test_the_contents_of_a_list_name_the_decisions_and_its_file_names_do_not(tmp_path):
+    run = make_run(str(tmp_path / "run"), SelectionConfig(), {"web/1": [Row()]})
+    one = with_list(run, listed(tmp_path, "host:a.org")).decisions_fingerprint
+    other = with_list(run, listed(tmp_path, "host:b.org")).decisions_fingerprint
+    assert len({one, other, run.decisions_fingerprint}) == 3
+    (tmp_path / "list.txt").rename(tmp_path / "renamed.txt")
+    (tmp_path / "renamed.txt").write_text("host:a.org")
+    again = with_list(run, drop_lists.list_files(str(tmp_path / "*.txt")))
+    assert again.decisions_fingerprint == one
+
+
+def test_the_table_of_a_list_is_made_once_and_says_what_the_list_says(tmp_path):
+    files = listed(tmp_path, "host:a.org", "https://b.org/1", "host:a.org")
+    path = drop_lists.build(files, str(tmp_path / "run"))
+    assert os.path.getsize(path) == 2 * 16
+    opened = DropList.open(path)
+    columns = ("url", "image_hash", "sample_id")
+    rows = [("https://a.org", b"i" * 16, b"s" * 16), ("x", b"i" * 16, b"s" * 16)]
+    table = pa.table(dict(zip(columns, zip(*rows, strict=True), strict=True)))
+    assert opened.kinds_of(table).tolist() == ["host", ""]
+    before = os.stat(path).st_mtime_ns
+    (tmp_path / "list.txt").write_text("another.org")  # is not read again
+    assert drop_lists.build(files, str(tmp_path / "run")) == path
+    assert os.stat(path).st_mtime_ns == before
+    (tmp_path / "list.txt").write_text("")
+    none = drop_lists.list_files(str(tmp_path / "*.txt"))
+    empty = DropList.open(drop_lists.build(none, str(tmp_path / "run")))
+    assert empty.kinds_of(table).tolist() == ["", ""]
+
+
+def test_lines_may_end_in_any_way(tmp_path):
+    lines = b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
+    (tmp_path / "list.txt").write_bytes(lines)
+    files = drop_lists.list_files(str(tmp_path / "*.txt"))
+    with pytest.raises(ValueError, match=r"list\.txt:5: 'bad'"):
+        drop_lists.check(files)
+
+
+def test_a_look_up_costs_little_more_in_a_long_list(tmp_path):
+    n_entries = 20_000
+    files = listed(tmp_path, *(f"https://a.org/{i}.jpg" for i in range(n_entries)))
+    found = DropList.load(files)
+    urls = [f"https://a.org/{i}.jpg" for i in range(n_entries - 500, n_entries + 500)]
+    hashes = [b"h" * 16] * 1000
+    table = pa.table({"url": urls, "image_hash": hashes, "sample_id": hashes})
+    start_s = time.perf_counter()
+    assert (found.kinds_of(table) == "url").sum() == 500
+    assert time.perf_counter() - start_s < 2  # a scan of the list takes minutes

@@ -1,0 +1,213 @@
+"""Runs in `s3://` and `gs://`, through Beam's file systems, on stores of this machine.
+
+S3 is moto's. `make test-cloud`: these need the extras [gcp] and [aws].
+"""
+
+import dataclasses
+import glob
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import run, scenes
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import run_lock
+from pipeline.selection.search import reference_sets
+from pipeline.sources.shards import Unit, read_pairs
+from pipeline.storage import files
+
+pytestmark = pytest.mark.cloud
+
+S3_KEYS = ("--s3_access_key_id=test", "--s3_secret_access_key=test")
+LARGE = 6 << 20  # bytes: S3's parts are of 5 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A bucket, and the flags that lead Beam to it."""
+
+    bucket: str
+    flags: tuple[str, ...]
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    yield from {"s3": _s3, "gs": _gs}[request.param]()
+
+
+def _s3() -> Iterator[Store]:
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket="bucket")
+    flags = (f"--s3_endpoint_url={url}", "--s3_region_name=us-east-1", *S3_KEYS)
+    yield from _used(Store("s3://bucket", flags))
+    server.stop()
+
+
+def _gs() -> Iterator[Store]:
+    fake_gcs = pytest.importorskip("tests.support.fake_gcs")
+    with fake_gcs.FakeGcs() as gcs, pytest.MonkeyPatch.context() as patch:
+        gcs.lead_beam_here(patch)
+        yield from _used(Store("gs://bucket", ()))
+
+
+def _used(store: Store) -> Iterator[Store]:
+    files.use_options(PipelineOptions(list(store.flags)))
+    yield store
+    files.use_options(PipelineOptions([]))
+
+
+@pytest.fixture
+def folder(store: Store, request: pytest.FixtureRequest) -> str:
+    return f"{store.bucket}/{re.sub(r'[^a-z0-9]+', '-', request.node.name)}"
+
+
+@pytest.mark.parametrize("n_bytes", [1, LARGE])
+def test_what_is_written_is_read_and_listed(folder, n_bytes):
+    path, data = files.join(folder, "a", "b.bin"), os.urandom(n_bytes)
+    assert not files.is_file(path)
+    files.write(path, data)
+    files.write(path, data)
+    assert files.is_file(path)
+    assert files.read(path) == data
+    assert files.sizes(files.join(folder, "**")) == {path: n_bytes}
+    assert files.folders(folder) == {"a"}
+    with files.open_for_reading(path) as file:
+        file.seek(n_bytes // 2)
+        assert file.read(7) == data[n_bytes // 2 :][:7]
+
+
+def test_listings_of_many_pages_are_whole(folder):
+    paths = [files.join(folder, f"{i:03d}") for i in range(30)]
+    for path in paths:
+        files.write(path, b"x")
+    assert files.find(files.join(folder, "*")) == tuple(paths)
+
+
+def test_a_folder_is_removed_and_its_neighbour_stays(folder):
+    inside, beside = files.join(folder, "a", "b"), files.join(folder, "ab")
+    files.write(inside, b"x")
+    files.write(beside, b"x")
+    files.delete_folder(folder, "a")
+    assert files.find(files.join(folder, "**")) == (beside,)
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a#%41", "a b"])
+def test_a_folder_is_a_place_and_no_pattern(store, name):
+    folder = f"{store.bucket}/odd-{name.encode().hex()}"
+    neighbor = files.join(folder, "a1", "x")
+    files.write(neighbor, b"other")
+    place = files.join(folder, name)
+    for path in ("x", "y.parquet", "in/x"):
+        files.write(files.join(place, path), b"own")
+    assert files.listed(place, suffix=".parquet") == {f"{place}/y.parquet": 3}
+    assert files.listed(place, prefix="x") == {f"{place}/x": 3}
+    assert files.folders(place) == {"in"}
+    files.delete(place, ["x"])
+    assert files.below(place).keys() == {"y.parquet", "in/x"}
+    files.delete_folder(folder, name)
+    assert files.below(folder).keys() == {"a1/x"}
+    files.write(files.join(place, "x"), b"own")
+    assert files.find(f"{glob.escape(place)}/*") == (f"{place}/x",)
+
+
+def test_what_is_not_there_is_a_missing_file_or_shard(folder):
+    with pytest.raises(FileNotFoundError):
+        files.read(files.join(folder, "none"))
+    unit = Unit(ImageTextSource("web", ""), files.join(folder, "none.tar"))
+    (pair,) = read_pairs(unit, limits=None)
+    assert "shard cannot be opened" in pair.error
+
+
+def test_two_runs_refuse_each_other_and_a_dead_one_is_followed(folder, monkeypatch):
+    monkeypatch.setattr(run_lock, "_SETTLE_S", 0.1)
+    path = files.join(folder, run_lock.NAME)
+    with run_lock.acquire(folder, "score"):
+        assert files.is_file(path)
+        with pytest.raises(run_lock.LockedError, match="score"):
+            run_lock.acquire(folder, "select")
+    assert not files.is_file(path)
+    long_ago_s = time.time() - 1000
+    first = run_lock.acquire(folder, "score", clock=lambda: long_ago_s)
+    with first, run_lock.acquire(folder, "select"):
+        pass
+
+
+def test_leftovers_are_removed(folder):
+    left = files.join(folder, "t.parquet.elsewhere-1-2.tmp")
+    files.write(left, b"x")
+    assert run_lock.remove_leftovers(folder, clock=lambda: time.time() + 1e9) == 1
+    assert not files.is_file(left)
+
+
+def test_an_index_made_anew_is_copied_anew(folder):
+    path = files.join(folder, "set.faiss")
+    contents = [b"one", b"two"]
+    copies = []
+    for content in contents:
+        files.write(path, content)
+        copies.append(Path(reference_sets.local_copy(path)))
+        assert reference_sets.local_copy(path) == str(copies[-1])
+    assert [copy.read_bytes() for copy in copies] == contents
+    for copy in copies:
+        copy.unlink()
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A crawl and a run on it."""
+    folder = tmp_path_factory.mktemp("disk")
+    scenes.clear(folder)
+    scenes.write(scenes.Web(250, 1, n_evaluation=64, n_seeds=64), folder)
+    curate(str(folder), str(folder / "run"))
+    return folder
+
+
+def test_a_run_in_the_store_writes_what_one_on_a_disk_does(store, disk, capsys):
+    """Its tables have other names, which hash the paths of shards; its records not."""
+    files.use_options(PipelineOptions(list(store.flags)))  # `disk` has used others
+    web, output = f"{store.bucket}/web", f"{store.bucket}/run"
+    for path in disk.rglob("*.tar"):
+        files.write(files.join(web, str(path.relative_to(disk))), path.read_bytes())
+    curate(web, output, *store.flags)
+    found, expected = records_of(output), records_of(str(disk / "run"))
+    assert found == expected
+    assert len(found) == 2
+    assert not files.find(files.join(output, "**.tmp"))
+    assert not files.is_file(files.join(output, run_lock.NAME))
+    capsys.readouterr()
+    curate(web, output, *store.flags)
+    assert capsys.readouterr().out.count("nothing to do") == 4
+
+
+def records_of(run_folder: str) -> dict[str, str]:
+    """Name to checksum of the training shards and their indexes."""
+    paths = files.find(files.join(run_folder, "tfrecords", "*"))
+    return {
+        path.rsplit("/", 1)[-1]: hashlib.sha256(files.read(path)).hexdigest()
+        for path in paths
+        if path.endswith((".tfrecord", ".tfrecord.index"))
+    }
+
+
+def curate(web: str, output: str, *flags: str) -> None:
+    run.main(
+        [
+            *("curate", "--config", "curation_configs/demo.py", "--output", output),
+            *("--input", f"{web}/crawl/*.tar"),
+            *("--eval", f"scenes={web}/evaluation/*.tar"),
+            *("--seeds", f"scenes={web}/seeds/*.tar"),
+            *flags,
+        ]
+    )

@@ -1,0 +1,278 @@
+"""Faults that a trainer may well have, planted one at a time: the tests notice each.
+
+Every mutation changes one line in a copy of the project, and runs the tests that should
+fail. `make test-slow` runs this; it takes long.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[3]
+OBJECTIVE = "step/test_objective.py"
+PROTOTYPES = "step/test_prototype_loss.py"
+LOSSES = "step/test_losses.py"
+METRICS = "evals/scores/test_scores.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    name: str
+    file: str  # below trainer/
+    old: str
+    new: str
+    tests: str  # below tests/trainer/
+
+
+MUTATIONS = (
+    Mutation(
+        "EMA decay on the wrong side",
+        "step/teacher.py",
+        "decay * old + (1 - decay) * new",
+        "(1 - decay) * old + decay * new",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "teacher never updated",
+        "step/train_step.py",
+        '"teacher": teacher.updated(',
+        '"teacher": state["teacher"] or teacher.updated(',
+        OBJECTIVE,
+    ),
+    Mutation(
+        "centre never updated",
+        "step/train_step.py",
+        '"centres": centres,',
+        '"centres": state["centres"],',
+        OBJECTIVE,
+    ),
+    Mutation(
+        "centre momentum swapped",
+        "step/prototype_loss.py",
+        "momentum * centre + (1 - momentum) * logits",
+        "(1 - momentum) * centre + momentum * logits",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "centre added",
+        "step/prototype_loss.py",
+        "return -jax.lax.stop_gradient(centre) / temperature",
+        "return jax.lax.stop_gradient(centre) / temperature",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "centre not sharpened",
+        "step/prototype_loss.py",
+        "return -jax.lax.stop_gradient(centre) / temperature",
+        "return -jax.lax.stop_gradient(centre)",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "prototype temperature multiplies",
+        "step/prototype_loss.py",
+        "return products / scores.temperature",
+        "return products * scores.temperature",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "teacher learns",
+        "step/prototype_loss.py",
+        "    teacher, bias = jax.lax.stop_gradient((teacher, bias))\n",
+        "",
+        PROTOTYPES,
+    ),
+    Mutation(
+        "contrastive temperature multiplies",
+        "step/losses.py",
+        "rows, columns = ours / temperature, gather(theirs)",
+        "rows, columns = ours * temperature, gather(theirs)",
+        LOSSES,
+    ),
+    Mutation(
+        "features not normalised",
+        "step/losses.py",
+        "image, text = (l2_normalise(x.astype(jnp.float32)) for x in (image, text))",
+        "image, text = (x.astype(jnp.float32) for x in (image, text))",
+        LOSSES,
+    ),
+    Mutation(
+        "one direction only",
+        "step/losses.py",
+        "pairs = jnp.stack([image, text]), jnp.stack([text, image])",
+        "pairs = jnp.stack([image, image]), jnp.stack([text, text])",
+        LOSSES,
+    ),
+    Mutation(
+        "psum left out",
+        "step/losses.py",
+        "return jax.lax.psum(sum_of_rows(image, text, gather, *parameters), axes)",
+        "return sum_of_rows(image, text, gather, *parameters)",
+        "step/test_losses_on_devices.py",
+    ),
+    Mutation(
+        "a mean over devices in place of the sum",
+        "step/losses.py",
+        "return jax.lax.psum(sum_of_rows",
+        "return jax.lax.pmean(sum_of_rows",
+        "step/test_losses_on_devices.py",
+    ),
+    Mutation(
+        "mask inverted in the loss",
+        "step/losses.py",
+        "masked = mean_where(mask, cross_entropy)",
+        "masked = mean_where(~mask, cross_entropy)",
+        LOSSES,
+    ),
+    Mutation(
+        "mean over the batch before images",
+        "step/losses.py",
+        "return (sums / jnp.maximum(is_counted.sum(axis=1), 1)).mean()",
+        "return sums.sum() / jnp.maximum(is_counted.sum(), 1)",
+        LOSSES,
+    ),
+    Mutation(
+        "iBOT++ that is iBOT",
+        "step/losses.py",
+        "    if config.patch_loss is PatchLoss.IBOT:\n",
+        "    if True:\n",
+        LOSSES,
+    ),
+    Mutation(
+        "halves of the contrastive loss left out",
+        "step/losses.py",
+        "return (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2",
+        "return terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]",
+        LOSSES,
+    ),
+    Mutation(
+        "captions swapped between CLS tokens",
+        "step/losses.py",
+        'ALT_TEXT: (0, "alt_text"), SYNTHETIC_CAPTION: (1, "synthetic_caption")',
+        'ALT_TEXT: (0, "synthetic_caption"), SYNTHETIC_CAPTION: (1, "alt_text")',
+        f"step/test_train_step.py {OBJECTIVE}",
+    ),
+    Mutation(
+        "mask on the view of the contrastive loss",
+        "step/train_step.py",
+        "masks = _interleaved(jnp.zeros_like(mask), mask)",
+        "masks = _interleaved(mask, jnp.zeros_like(mask))",
+        "step/test_views.py",
+    ),
+    Mutation(
+        "distillation of CLS 2",
+        "step/train_step.py",
+        "local_cls = cls[:, 0].reshape(b, m, -1)",
+        "local_cls = cls[:, 1].reshape(b, m, -1)",
+        "step/test_views.py",
+    ),
+    Mutation(
+        "local crops of other images",
+        "step/train_step.py",
+        "local_cls = cls[:, 0].reshape(b, m, -1)",
+        "local_cls = cls[:, 0].reshape(m, b, -1).swapaxes(0, 1)",
+        "step/test_views.py",
+    ),
+    Mutation(
+        "a part's own loss not averaged",
+        "step/train_step.py",
+        "return sum(products) + own / n_parts,",
+        "return sum(products) + own,",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "contrastive gradient of parts left out",
+        "step/train_step.py",
+        "return sum(products) + own / n_parts,",
+        "return 0 * sum(products) + own / n_parts,",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "the mask hides the rest",
+        "data/patch_masks.py",
+        'mask.flat[np.argsort(order, kind="stable")[:n_hidden]] = True',
+        'mask.flat[np.argsort(order, kind="stable")[n_hidden:]] = True',
+        "data/test_patch_masks.py",
+    ),
+    Mutation(
+        "positions left out",
+        "models/vit.py",
+        "return (grid + positions).astype(image.dtype)",
+        "return grid.astype(image.dtype)",
+        "models/test_vit.py",
+    ),
+    Mutation(
+        "attention in place of values",
+        "models/transformer.py",
+        "x = x + attention.out(attention.value(self.LayerNorm_0(x)))",
+        "x = x + attention(self.LayerNorm_0(x), None)",
+        "models/test_vit.py",
+    ),
+    Mutation(
+        "attention that is drawn not scaled",
+        "models/transformer.py",
+        "return jax.nn.softmax(logits / math.sqrt(query.shape[-1]))",
+        "return jax.nn.softmax(logits)",
+        "visuals/test_visuals.py",
+    ),
+    Mutation(
+        "neighbours vote alike",
+        "evals/scores/knn.py",
+        "weights = np.exp(cosines.astype(np.float64) / TEMPERATURE)",
+        "weights = np.ones(cosines.shape)",
+        METRICS,
+    ),
+    Mutation(
+        "an image finds itself",
+        "evals/scores/fine_grained.py",
+        "cosines = jnp.where(is_own, -jnp.inf, cosines)",
+        "cosines = jnp.where(is_own, cosines, cosines)",
+        METRICS,
+    ),
+    Mutation(
+        "classes without pixels counted",
+        "evals/scores/segmentation.py",
+        '"mean_iou": float(np.nanmean(by_class)),',
+        '"mean_iou": float(np.nansum(by_class) / len(by_class)),',
+        METRICS,
+    ),
+    Mutation(
+        "depth beyond the limits scored",
+        "evals/scores/depth.py",
+        "is_valid = known(truth, limits)",
+        "is_valid = truth > 0",
+        METRICS,
+    ),
+    Mutation(
+        "the last window wins",
+        "evals/scores/zero_shot_segmentation.py",
+        "total[window] += _probabilities(",
+        "total[window] = _probabilities(",
+        "evals/scores/test_zero_shot_segmentation.py",
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_planted_fault_is_noticed(mutation: Mutation, tmp_path: pathlib.Path):
+    for name in ("trainer", "tests", "pipeline", "recipes"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "trainer" / mutation.file
+    source = path.read_text()
+    assert source.count(mutation.old) == 1
+    path.write_text(source.replace(mutation.old, mutation.new))
+    tests = [f"tests/trainer/{name}" for name in mutation.tests.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    # 1: tests ran and failed; it is 2 where they could not even be collected.
+    assert done.returncode == 1, done.stdout[-2000:]

@@ -253,7 +253,7 @@ def stages(
         "decode": over(samples, lambda s: images.open_image(s.image).decode_fast(1)),
         "crop": over(range(len(samples)), cut),
         "mask": over(samples, lambda s: view._mask(s, "0")),
-        "tokenise": over(samples, lambda s: view.tokenizer([s.alt_text, s.alt_text])),
+        "tokenize": over(samples, lambda s: view.tokenizer([s.alt_text, s.alt_text])),
         "batch": stack,
         "transfer": transfer,
     }

@@ -68,15 +68,15 @@ def read_tars(pattern: str) -> dict[str, np.ndarray]:
 # Other descriptors that were tried.
 
 
-def _grey(rgb: np.ndarray, side: int) -> np.ndarray:
-    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+def _gray(rgb: np.ndarray, side: int) -> np.ndarray:
+    gray = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32)
 
 
 def dct(rgb: np.ndarray, side: int = 8) -> np.ndarray:
     """The lowest frequencies, without the mean."""
-    return cv2.dct(_grey(rgb, 32))[:side, :side].ravel()[1:]
+    return cv2.dct(_gray(rgb, 32))[:side, :side].ravel()[1:]
 
 
 def whitened_dct(rgb: np.ndarray) -> np.ndarray:
@@ -93,15 +93,15 @@ def dct_signs(rgb: np.ndarray, side: int = 16) -> np.ndarray:
 
 def difference_hash(rgb: np.ndarray) -> np.ndarray:
     """Whether each cell is lighter than the one before it, in both directions."""
-    grey = _grey(rgb, 12)
-    across, down = grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]
+    gray = _gray(rgb, 12)
+    across, down = gray[:-1, 1:] - gray[:-1, :-1], gray[1:, :-1] - gray[:-1, :-1]
     return np.where(np.concatenate([across.ravel(), down.ravel()]) > 0, 1.0, -1.0)
 
 
 def oriented_gradients(rgb: np.ndarray, side: int = 8, n_bins: int = 8) -> np.ndarray:
     """Roots of gradients by direction in 8 x 8 cells."""
-    grey = _grey(rgb, 64)
-    x, y = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+    gray = _gray(rgb, 64)
+    x, y = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
     direction = (np.arctan2(y, x) / (2 * np.pi) % 1 * n_bins).astype(int) % n_bins
     weight = np.hypot(x, y)
     cells = [
@@ -172,7 +172,7 @@ class Measured:
 
 def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """As `score` stores them."""
-    return reference_sets.normalised(np.stack(vectors).astype(np.float16))[0]
+    return reference_sets.normalized(np.stack(vectors).astype(np.float16))[0]
 
 
 def rowwise(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from trainer.config import (
     DataConfig,
     HeadConfig,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     SelfSupervisionConfig,
     TextConfig,
@@ -39,11 +39,11 @@ def get_config() -> TrainConfig:
             local_crop=CropConfig(size_px=56, min_area=0.1, max_area=0.4),
             n_local_crops=2,
         ),
-        # Centres would take most of the few steps to settle.
+        # Centers would take most of the few steps to settle.
         self_supervision=SelfSupervisionConfig(
             anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
         ),
-        optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=50),
+        optimizer=OptimizerConfig(learning_rate=1e-3, n_warmup_steps=50),
         n_steps=1000,
         run=RunConfig(
             n_steps_per_log=20,

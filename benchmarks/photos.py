@@ -92,7 +92,7 @@ def train(output: pathlib.Path) -> None:
         "model.text.vocabulary_size=1000",
         f"n_steps={N_STEPS}",
         f"run.n_steps_per_checkpoint={N_STEPS}",
-        "optimiser.n_warmup_steps=5",
+        "optimizer.n_warmup_steps=5",
     )
     _call(
         *("trainer.train", "--config", "trainer/configs/demo.py", "--data", shards),

@@ -48,8 +48,8 @@ def draw(n: int, dim: int, n_clusters: int, rng: np.random.Generator) -> np.ndar
     """float16 vectors: anywhere for no cluster, else close to a few directions."""
     vectors = rng.standard_normal((n, dim), dtype=np.float32)
     if n_clusters:
-        centres = np.random.default_rng(0).standard_normal((n_clusters, dim))
-        vectors = centres[rng.integers(n_clusters, size=n)] + 0.3 * vectors
+        centers = np.random.default_rng(0).standard_normal((n_clusters, dim))
+        vectors = centers[rng.integers(n_clusters, size=n)] + 0.3 * vectors
     return vectors.astype(np.float16)
 
 
@@ -198,7 +198,7 @@ def measure(
 ) -> dict[str, object]:
     """Lets all take turns, and compares what ours has found."""
     is_nearest = step == "nearest"
-    unit_vectors = [reference_sets.normalised(vectors)[0] for vectors in (seeds, pool)]
+    unit_vectors = [reference_sets.normalized(vectors)[0] for vectors in (seeds, pool)]
     queries, vectors = unit_vectors if is_nearest else unit_vectors[::-1]
     k = k if is_nearest else 1
     with tempfile.TemporaryDirectory() as folder:

@@ -37,7 +37,7 @@ from trainer.data.shards import Shards
 from trainer.distributed import sharding
 from trainer.loop import flops
 from trainer.step import state
-from trainer.step.optimizer import make_optimiser
+from trainer.step.optimizer import make_optimizer
 from trainer.step.train_step import make_train_step
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "trainer" / "configs"
@@ -52,12 +52,12 @@ class Step:
     def __init__(self, settings: TrainConfig):
         self.mesh = sharding.make_mesh(settings.compute.n_fsdp)
         self._settings = settings
-        self._optimiser = make_optimiser(settings.optimiser, settings.n_steps)
-        self.state = state.init_state(settings, self._optimiser, self.mesh)
+        self._optimizer = make_optimizer(settings.optimizer, settings.n_steps)
+        self.state = state.init_state(settings, self._optimizer, self.mesh)
 
     def compiled(self, batch_size: int) -> jax.stages.Compiled:
         settings = with_batch_size(self._settings, batch_size)
-        step: Any = make_train_step(settings, self._optimiser, self.mesh)
+        step: Any = make_train_step(settings, self._optimizer, self.mesh)
         cut = sharding.of_batch(self.mesh)
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=cut)

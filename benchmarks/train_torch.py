@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_torch --config FILE.py --batch-size N
 
-The peer of `python -m benchmarks.train --synthetic --set optimiser.optimiser=adamw` on
+The peer of `python -m benchmarks.train --synthetic --set optimizer.optimizer=adamw` on
 one GPU: the same configuration file, sizes and terms (two InfoNCE, DINO from local
 crops, iBOT++ on all patches, a teacher with an exponential moving average of the head),
 one random batch, AdamW, bfloat16 by autocast. Logits are float32 here and there, those
@@ -173,14 +173,14 @@ def info_nce(image: Tensor, text: Tensor, log_temperature: Tensor) -> Tensor:
 def cross_entropy(
     ours: tuple[Tensor, Tensor],
     theirs: tuple[Tensor, Tensor],
-    centre: Tensor,
+    center: Tensor,
     ssl: SelfSupervisionConfig,
 ) -> Tensor:
     """The mean over tokens; a chunk of each image's tokens at a time."""
 
     def of_chunk(vectors: Tensor, targets: Tensor) -> Tensor:
         log_q = (vectors @ ours[1].T / ssl.student_temperature).log_softmax(-1)
-        logits = (targets @ theirs[1].T - centre) / ssl.teacher_temperature
+        logits = (targets @ theirs[1].T - center) / ssl.teacher_temperature
         return -(logits.softmax(-1) * log_q).sum()
 
     n_tokens = ours[0].shape[:2].numel()
@@ -196,11 +196,11 @@ def cross_entropy(
 def objective(
     student: Student,
     teacher: Head,
-    centres: Tensor,
+    centers: Tensor,
     batch: dict[str, Tensor],
     settings: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and the teacher's mean logits for the two centres."""
+    """The loss, and the teacher's mean logits for the two centers."""
     ssl = settings.self_supervision
     images, crops = batch["images"], batch["local_crops"]
     with _autocast(settings, images.device):
@@ -219,9 +219,9 @@ def objective(
         info_nce(whole[:, 0], alt_text, temperatures[0])
         + info_nce(whole[:, 1], synthetic, temperatures[1])
     ) / 2
-    distillation = cross_entropy(local, target, centres[0], ssl)
+    distillation = cross_entropy(local, target, centers[0], ssl)
     loss = loss + ssl.distillation_weight * distillation
-    patch = cross_entropy(patches, target_patches, centres[1], ssl)
+    patch = cross_entropy(patches, target_patches, centers[1], ssl)
     return loss + ssl.patch_weight * patch, torch.stack(means)
 
 
@@ -240,12 +240,12 @@ class Trainer:
         self.student = student.to(device)
         self.teacher = copy.deepcopy(self.student.head).requires_grad_(False)
         n_prototypes = settings.model.head.n_prototypes
-        self.centres = torch.zeros(2, n_prototypes, device=device)
+        self.centers = torch.zeros(2, n_prototypes, device=device)
         self.objective = torch.compile(objective)
-        chosen = settings.optimiser
+        chosen = settings.optimizer
         matrices = [p for p in self.student.parameters() if p.ndim > 1]
         others = [p for p in self.student.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
             lr=chosen.learning_rate,
             betas=(chosen.beta1, chosen.beta2),
@@ -254,17 +254,17 @@ class Trainer:
         )
 
     def step(self, batch: dict[str, Tensor]) -> Tensor:
-        ssl, chosen = self.settings.self_supervision, self.settings.optimiser
+        ssl, chosen = self.settings.self_supervision, self.settings.optimizer
         loss, means = self.objective(
-            self.student, self.teacher, self.centres, batch, self.settings
+            self.student, self.teacher, self.centers, batch, self.settings
         )
         loss.backward()
         parameters = list(self.student.parameters())
         nn.utils.clip_grad_norm_(parameters, chosen.max_gradient_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         with torch.no_grad():
-            self.centres.lerp_(means, 1 - ssl.centre_momentum)
+            self.centers.lerp_(means, 1 - ssl.center_momentum)
             old, new = self.teacher.parameters(), self.student.head.parameters()
             torch._foreach_lerp_(list(old), list(new), 1 - ssl.ema_decay)
         return loss.detach()
@@ -292,7 +292,7 @@ def check(settings: TrainConfig) -> None:
         "self_supervision.patch_loss": (ssl.patch_loss, PatchLoss.IBOT_PLUS_PLUS),
         "self_supervision.patch_reduction": (ssl.patch_reduction, PatchReduction.MEAN),
         "self_supervision.ema": (ssl.ema, Ema.HEAD),
-        "self_supervision.anti_collapse": (ssl.anti_collapse, AntiCollapse.CENTRING),
+        "self_supervision.anti_collapse": (ssl.anti_collapse, AntiCollapse.CENTERING),
         "model.contrastive_loss": (model.contrastive_loss, ContrastiveLoss.INFO_NCE),
         "model.head.is_shared": (model.head.is_shared, True),
         "model.vision.feed_forward": (model.vision.feed_forward, FeedForward.GELU),

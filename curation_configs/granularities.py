@@ -1,6 +1,6 @@
 """Ready-made granularities; a recipe lists those it wants.
 
-Weights are named by their Hugging Face ids (accept the licence there first); replace
+Weights are named by their Hugging Face ids (accept the license there first); replace
 `checkpoint` with a folder where they are. PaliGemma's prompts are those of its card,
 ai.google.dev/gemma/docs/paligemma.
 """

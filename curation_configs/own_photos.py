@@ -5,7 +5,7 @@ cannot be read, tiny images, copies of one another, and copies of held-out photo
 found without a model. `docs/own_photos.md` has the commands.
 
 PaliGemma adds captions at three granularities, those that `trainer/configs/demo.py`
-trains on. Weights are downloaded by their Hugging Face ids (accept the licence there
+trains on. Weights are downloaded by their Hugging Face ids (accept the license there
 first); any id can be a folder instead.
 """
 

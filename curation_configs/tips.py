@@ -9,7 +9,7 @@ each with its source, and belong on a crawl's own histogram.
         --input 'CRAWL/*.tar' --eval coco='COCO/*.tar' --seeds imagenet='IN/*.parquet'
 
 The captioner is the paper's: PaliGemma fine-tuned on COCO captions, at 224 px. Weights
-are downloaded by their Hugging Face ids (accept the licence there first); any id can be
+are downloaded by their Hugging Face ids (accept the license there first); any id can be
 a folder instead.
 """
 

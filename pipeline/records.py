@@ -211,7 +211,7 @@ def to_features(sample: Sample) -> dict[str, list[bytes] | list[float] | list[in
 
 
 def parse_sample(payload: bytes) -> Sample:
-    """Reads one serialised `tf.train.Example` as `export` writes it.
+    """Reads one serialized `tf.train.Example` as `export` writes it.
 
     Raises:
       ValueError: if the payload is no such record; the message says what is wrong.
@@ -240,7 +240,7 @@ def parse_sample(payload: bytes) -> Sample:
 
 
 def parse_example(payload: bytes) -> dict[str, list]:
-    """Feature name to values of a serialised `tf.train.Example`.
+    """Feature name to values of a serialized `tf.train.Example`.
 
     A reader of the protocol buffer wire format in 40 lines: TensorFlow's own takes
     longer to import than a small run takes to train, in every loader process.

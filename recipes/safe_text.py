@@ -15,7 +15,7 @@ _HIDDEN = re.compile(
 
 
 def visible(text: str, max_chars: int = 300) -> str:
-    """The text with hidden characters spelt out as `[U+202E]`, cut to a length.
+    """The text with hidden characters spelled out as `[U+202E]`, cut to a length.
 
     White space becomes single spaces, so that the text stays on its line.
     """

@@ -76,7 +76,7 @@ def captions(
 ) -> dict[str, dict[str, float]]:
     """What captions say rightly, by prompt.
 
-    `pairs_right`: of the (colour, shape) pairs named, those in the picture.
+    `pairs_right`: of the (color, shape) pairs named, those in the picture.
     `pairs_found`: of the pairs in the picture, those named. `largest_right`: captions
     whose first noun is the largest object. `exact`: captions as the grammar has them.
     """

@@ -21,11 +21,11 @@ SIDE_PX = 72
 PATCH_PX = 12
 RESAMPLE = Image.Resampling.BILINEAR
 
-_COLOURS = tuple(drawing.COLOUR_TO_RGB)
+_COLORS = tuple(drawing.COLOR_TO_RGB)
 _SHAPES = tuple(drawing.SHAPE_TO_CONTOURS)
-PATCH_CLASSES = ("background", *_COLOURS, "background", *_SHAPES)
+PATCH_CLASSES = ("background", *_COLORS, "background", *_SHAPES)
 N_PATCH_CLASSES = len(PATCH_CLASSES)
-N_COLOUR_CLASSES = 1 + len(_COLOURS)  # the first ones; the others are shapes
+N_COLOR_CLASSES = 1 + len(_COLORS)  # the first ones; the others are shapes
 
 OFF_TOPIC_SHARE = 0.06
 _USES = 6
@@ -45,13 +45,13 @@ class Picture:
 
 
 def _class_table() -> npt.NDArray[np.float32]:
-    """Mask id to a one-hot colour and a one-hot shape, side by side."""
+    """Mask id to a one-hot color and a one-hot shape, side by side."""
     table = np.zeros((1 + len(drawing.classes()), N_PATCH_CLASSES), np.float32)
-    table[0, 0] = table[0, 1 + len(_COLOURS)] = 1
+    table[0, 0] = table[0, 1 + len(_COLORS)] = 1
     for i, name in enumerate(drawing.classes(), start=1):
-        colour, shape = name.split()
-        table[i, 1 + _COLOURS.index(colour)] = 1
-        table[i, 2 + len(_COLOURS) + _SHAPES.index(shape)] = 1
+        color, shape = name.split()
+        table[i, 1 + _COLORS.index(color)] = 1
+        table[i, 2 + len(_COLORS) + _SHAPES.index(shape)] = 1
     return table
 
 
@@ -65,7 +65,7 @@ _PATCH_OF_PIXEL = np.kron(
 
 
 def patch_shares(mask: Pixels) -> npt.NDArray[np.floating]:
-    """Shares of each colour and shape in each patch, `[p, N_PATCH_CLASSES]`."""
+    """Shares of each color and shape in each patch, `[p, N_PATCH_CLASSES]`."""
     size = (SIDE_PX, SIDE_PX)
     small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     n_ids = len(_CLASS_TABLE)

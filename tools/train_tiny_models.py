@@ -5,13 +5,13 @@
 writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. On two cores,
 stage 1 took 9 minutes; stages 2 and 3, side by side, 21 and 18:
 
-1. the image tower alone: what colour and shape each patch shows;
+1. the image tower alone: what color and shape each patch shows;
 2. SigLIP, on the tower of stage 1: the same, which pictures are copies of each other,
    and which text belongs to which picture;
 3. PaliGemma, on the tower of stage 1: the caption that each prompt asks for.
 
 Stages 2 and 3 may run side by side. Muon (arXiv:2502.16982) in place of AdamW reached
-the same shape accuracy in fewer steps, see `_optimiser`.
+the same shape accuracy in fewer steps, see `_optimizer`.
 """
 
 import argparse
@@ -86,7 +86,7 @@ Terms = dict[str, jax.Array]
 
 
 class PatchProbe(nnx.Module):
-    """Colour and shape logits of patch tokens; serves training only."""
+    """Color and shape logits of patch tokens; serves training only."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.linear = Linear(WIDTH, scene_batches.N_PATCH_CLASSES, rngs=rngs)
@@ -94,12 +94,12 @@ class PatchProbe(nnx.Module):
     def losses(self, tokens: jax.Array, shares: jax.Array) -> Terms:
         """Cross-entropies of `[b, p, d]` tokens against shares, in nats a patch."""
         logits = self.linear(tokens)
-        split = scene_batches.N_COLOUR_CLASSES
+        split = scene_batches.N_COLOR_CLASSES
         weights = BACKGROUND_WEIGHT + 1 - shares[..., 0]
-        colour = optax.softmax_cross_entropy(logits[..., :split], shares[..., :split])
+        color = optax.softmax_cross_entropy(logits[..., :split], shares[..., :split])
         shape = optax.softmax_cross_entropy(logits[..., split:], shares[..., split:])
         return {
-            "colour": jnp.average(colour, weights=weights),
+            "color": jnp.average(color, weights=weights),
             "shape": 2 * jnp.average(shape, weights=weights),
         }
 
@@ -170,8 +170,8 @@ def train(
 ) -> nnx.Module:
     """AdamW with a warm-up and a cosine decay; prints the terms now and then."""
     graph, params = nnx.split(module)
-    optimiser = _optimiser(n_steps)
-    state = optimiser.init(params)
+    optimizer = _optimizer(n_steps)
+    state = optimizer.init(params)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Params, state: Any, batch: Batch) -> tuple[Params, Any, Terms]:
@@ -180,7 +180,7 @@ def train(
             return sum(terms.values()), terms
 
         gradients, terms = jax.grad(total, has_aux=True)(params)
-        updates, state = optimiser.update(gradients, state, params)
+        updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, terms
 
     start = time.monotonic()
@@ -193,7 +193,7 @@ def train(
     return nnx.merge(graph, params)
 
 
-def _optimiser(n_steps: int) -> optax.GradientTransformation:
+def _optimizer(n_steps: int) -> optax.GradientTransformation:
     """Muon for matrices, AdamW for the rest; both warm up and decay alike."""
 
     def schedule(peak: float) -> optax.Schedule:
@@ -218,7 +218,7 @@ def without_texts(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def text_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
-    """Adds one tokenised text a picture, and which texts of the batch are equal."""
+    """Adds one tokenized text a picture, and which texts of the batch are equal."""
     rng = np.random.default_rng(0)
     for batch in batches:
         texts = [_any_text(texts, rng) for texts in batch.pop("texts")]

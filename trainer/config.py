@@ -33,7 +33,7 @@ class FeedForward(enum.StrEnum):
     SWIGLU = "swiglu"  # hidden width two thirds of `mlp_dim`
 
 
-class Optimiser(enum.StrEnum):
+class Optimizer(enum.StrEnum):
     ADAMW = "adamw"
     ADAFACTOR = "adafactor"
 
@@ -82,7 +82,7 @@ class InitParts(enum.StrEnum):
 class AntiCollapse(enum.StrEnum):
     """What keeps the teacher from giving all images one prototype."""
 
-    CENTRING = "centring"  # DINO's, of both papers
+    CENTERING = "centering"  # DINO's, of both papers
     SINKHORN = "sinkhorn"  # DINOv2's
 
 
@@ -189,8 +189,8 @@ class SelfSupervisionConfig(Settings):
     is_global_crop_distilled: bool = False
     ema_decay: float = 0.994  # at the first step; cosine to the last
     final_ema_decay: float = 0.996  # at the last step
-    anti_collapse: AntiCollapse = AntiCollapse.CENTRING
-    centre_momentum: float = 0.9  # weight of the old centre in the new one
+    anti_collapse: AntiCollapse = AntiCollapse.CENTERING
+    center_momentum: float = 0.9  # weight of the old center in the new one
     student_temperature: float = 0.1  # divides the student's prototype scores
     initial_teacher_temperature: float = 0.04  # at the first step of its warm-up
     teacher_temperature: float = 0.07  # after its warm-up
@@ -201,7 +201,7 @@ class SelfSupervisionConfig(Settings):
         for name in ("distillation_weight", "patch_weight", "visible_weight"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}", "0 or more")
-        for name in ("mask_ratio", "ema_decay", "final_ema_decay", "centre_momentum"):
+        for name in ("mask_ratio", "ema_decay", "final_ema_decay", "center_momentum"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}={value}", "0 <= value <= 1")
         for name in (
@@ -227,7 +227,7 @@ class ComputeConfig(Settings):
     remat: Remat = Remat.NONE
     scan_layers: bool = False  # one compiled block for all layers
     n_microbatches: int = 1  # the contrastive loss still sees the whole batch
-    n_fsdp: int = 1  # devices that share one copy of parameters and optimiser
+    n_fsdp: int = 1  # devices that share one copy of parameters and optimizer
     n_rows_per_chunk: int = 1024  # of the contrastive logits, on each device
 
     def __post_init__(self):
@@ -332,12 +332,12 @@ class DataConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimiserConfig(Settings):
+class OptimizerConfig(Settings):
     """Linear warm-up from 0, a schedule, clipped gradients, decoupled decay."""
 
     learning_rate: float  # the highest
     n_warmup_steps: int  # from a learning rate of 0, linearly
-    optimiser: Optimiser = Optimiser.ADAMW  # TIPSv2 names Adafactor
+    optimizer: Optimizer = Optimizer.ADAMW  # TIPSv2 names Adafactor
     schedule: Schedule = Schedule.COSINE
     weight_decay: float = 0.05  # times the learning rate; matrices only
     beta1: float = 0.9  # weight of the old mean of gradients
@@ -395,8 +395,8 @@ class RunConfig(Settings):
 class TrainConfig(Settings):
     model: ModelConfig  # both encoders and the head
     data: DataConfig  # batches, crops and captions
-    optimiser: OptimiserConfig
-    n_steps: int  # optimiser updates; n_samples_seen = n_steps x data.batch_size
+    optimizer: OptimizerConfig
+    n_steps: int  # optimizer updates; n_samples_seen = n_steps x data.batch_size
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
     compute: ComputeConfig = ComputeConfig()
     # Workdir or export whose parameters a new run starts from, with positions resized
@@ -414,8 +414,8 @@ class TrainConfig(Settings):
             0 <= self.rng_seed < 2**32, f"rng_seed={self.rng_seed}", "0 to 2**32 - 1"
         )
         require(
-            self.optimiser.n_warmup_steps < self.n_steps,
-            f"optimiser.n_warmup_steps={self.optimiser.n_warmup_steps}",
+            self.optimizer.n_warmup_steps < self.n_steps,
+            f"optimizer.n_warmup_steps={self.optimizer.n_warmup_steps}",
             f"less than n_steps={self.n_steps}",
         )
         patch = self.model.vision.patch_size_px
@@ -444,7 +444,7 @@ class TrainConfig(Settings):
             f"a divisor of data.batch_size={self.data.batch_size}",
         )
         require(
-            n_parts == 1 or ssl.anti_collapse is AntiCollapse.CENTRING,
+            n_parts == 1 or ssl.anti_collapse is AntiCollapse.CENTERING,
             f"compute.n_microbatches={n_parts}",
             "1 with self_supervision.anti_collapse=sinkhorn, which needs a whole batch",
         )

@@ -70,7 +70,7 @@ def run(
 ) -> dict:
     """One task on one evaluation set: nested numbers.
 
-    Shares are in [0, 1], errors in metres or degrees. Raises SampleError when no sample
+    Shares are in [0, 1], errors in meters or degrees. Raises SampleError when no sample
     has what the task needs.
     """
     name, source = find_data(data, settings)

@@ -35,8 +35,8 @@ class EvaluationConfig(Settings):
     dpt_channels: int = 256  # in DPT's fusion, as the released heads have
     dpt_from: str = ""  # file of a DPT head to measure; "": one is trained
     dpt_to: str = ""  # file for the one that is trained: .zip Scenic's, .npz PyTorch's
-    min_depth_m: float = 0.001  # of the bins of depth, metres
-    max_depth_m: float = 10.0  # of the bins of depth, metres
+    min_depth_m: float = 0.001  # of the bins of depth, meters
+    max_depth_m: float = 10.0  # of the bins of depth, meters
     rng_seed: int = 0  # of what is drawn in training
 
     def __post_init__(self):

@@ -3,8 +3,8 @@
     python -m trainer.pictures --checkpoint WORKDIR --data [SET=]PATH --output FOLDER \\
         [--class-names NAME NAME ...] [--set a=value]...
 
-Of each photo: patch features as colours, zero-shot segmentation where names of classes
-are known, its nearest neighbours, and the attention of both CLS tokens. Photos are
+Of each photo: patch features as colors, zero-shot segmentation where names of classes
+are known, its nearest neighbors, and the attention of both CLS tokens. Photos are
 drawn by the hash of their keys, so the same command draws the same ones.
 """
 
@@ -53,7 +53,7 @@ def show(
     if names:
         has_truth = tuple(names) == run.source.classes
         ways.append(views.of_classes(run, samples, names, has_truth=has_truth))
-    ways.append(views.of_neighbours(run, searched, len(samples)))
+    ways.append(views.of_neighbors(run, searched, len(samples)))
     ways.append(views.of_attention(run, samples))
     for number, (sample, *found) in enumerate(zip(samples, *ways, strict=True)):
         figures = [
@@ -153,7 +153,7 @@ def _parser() -> command_line.Parser:
         type=int,
         default=1000,
         metavar="N",
-        help="among which neighbours are found (%(default)s)",
+        help="among which neighbors are found (%(default)s)",
     )
     parser.add_argument(
         "--set",

@@ -45,7 +45,7 @@ from trainer.loop.preemption import Preemption
 from trainer.loop.profiler import Profiler
 from trainer.pretrained import starting_point
 from trainer.pretrained.starting_point import Origins, initial_state
-from trainer.step.optimizer import make_optimiser
+from trainer.step.optimizer import make_optimizer
 from trainer.step.train_step import make_train_step
 from trainer.tokenizer import Tokenizer, check_size
 
@@ -69,9 +69,9 @@ def train(job: Job) -> None:
     Raises EvaluationError at the end when evaluations have failed.
     """
     config, run, mesh = job.config, job.config.run, job.mesh
-    optimiser = make_optimiser(config.optimiser, config.n_steps)
+    optimizer = make_optimizer(config.optimizer, config.n_steps)
     teacher_model = job.origins.teacher_model
-    train_step = make_train_step(config, optimiser, mesh, teacher_model)
+    train_step = make_train_step(config, optimizer, mesh, teacher_model)
     evaluated = Evaluations(config, Encoder(config, job.view.tokenizer, mesh))
     folder = job.folder / workdir.CHECKPOINTS
 
@@ -81,7 +81,7 @@ def train(job: Job) -> None:
         Preemption() as preemption,
         Profiler(job.folder, run.n_profiled_steps) as profiler,
     ):
-        initial = initial_state(config, optimiser, mesh, job.origins)
+        initial = initial_state(config, optimizer, mesh, job.origins)
         state = saved.resume(initial, stream)
         first_step = int(state["step"])
         with TrainingLog(

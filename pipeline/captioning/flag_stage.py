@@ -24,7 +24,7 @@ from pipeline.captioning.caption_scores import (
 from pipeline.captioning.flags import (
     CaptionFacts,
     flags_of,
-    normalised,
+    normalized,
     repetition,
     words,
 )
@@ -36,7 +36,7 @@ from pipeline.records import KEPT, FlaggedCaption, Pair, content_hash
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 
-Text = tuple[str, bytes]  # granularity, hash of the normalised text
+Text = tuple[str, bytes]  # granularity, hash of the normalized text
 
 
 class Flag(beam.PTransform):
@@ -124,7 +124,7 @@ class _PairCaption:
 
     @property
     def text(self) -> Text:
-        text = normalised(self.scored.row.text)
+        text = normalized(self.scored.row.text)
         return self.granularity.name, content_hash(text.encode())
 
 
@@ -195,7 +195,7 @@ class _ReadTexts(beam.DoFn):
 
     def process(self, unit: Unit) -> Iterator[tuple[Text, bytes]]:
         for caption in self._inputs.captions(unit, self._tables):
-            if normalised(caption.scored.row.text):  # else its flag is EMPTY
+            if normalized(caption.scored.row.text):  # else its flag is EMPTY
                 yield caption.text, caption.pair.image_hash
 
 

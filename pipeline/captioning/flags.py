@@ -37,7 +37,7 @@ class CaptionFacts:
     alignment_score: float | None  # cosine; None or NaN if not measured
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """What two texts have in common that differ in nothing that matters."""
     return " ".join(text.casefold().split()).rstrip(_PUNCTUATION + " ")
 
@@ -59,7 +59,7 @@ def has_no_end(caption: CaptionFacts, quality: CaptionQuality) -> bool:
 
 
 def is_empty(caption: CaptionFacts, quality: CaptionQuality) -> bool:
-    return not normalised(caption.text)
+    return not normalized(caption.text)
 
 
 def repeats(caption: CaptionFacts, quality: CaptionQuality) -> bool:
@@ -132,7 +132,7 @@ def flags_of(caption: CaptionFacts, quality: CaptionQuality) -> tuple[CaptionFla
 
 def _are_equal(text: str, other: str) -> bool:
     """Two texts that say nothing are not equal: EMPTY says what they are."""
-    return bool(normalised(text)) and normalised(text) == normalised(other)
+    return bool(normalized(text)) and normalized(text) == normalized(other)
 
 
 def _is_below(value: float | None, threshold: float | None) -> bool:

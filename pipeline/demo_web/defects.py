@@ -223,7 +223,7 @@ def near_copy(picture: Picture, copy: Copy, rng: np.random.Generator) -> DrawnPa
 def transformed(rgb: Rgb, transform: Transform, rng: np.random.Generator) -> Rgb:
     """The pixels of a near-copy; those of a recompressed image are the same.
 
-    A crop keeps the centre: the frame of a scene is free of objects, and a crop to a
+    A crop keeps the center: the frame of a scene is free of objects, and a crop to a
     corner could cut off enough of the largest object to make the alt text wrong.
     """
     match transform:
@@ -257,7 +257,7 @@ def off_topic_pair(rng: np.random.Generator) -> DrawnPair:
 def other_scenes_alt_text(scene: Scene, rng: np.random.Generator) -> str:
     """Alt text of a scene that has none of the objects of this one.
 
-    The largest objects of the two differ in colour and in shape.
+    The largest objects of the two differ in color and in shape.
     """
     largest = descriptions.by_visible_area(scene)[0]
     pairs = {obj.pair for obj in scene.objects}
@@ -265,7 +265,7 @@ def other_scenes_alt_text(scene: Scene, rng: np.random.Generator) -> str:
         other = drawing.sample_scene(rng)
         first = descriptions.by_visible_area(other)[0]
         is_apart = pairs.isdisjoint(obj.pair for obj in other.objects)
-        if is_apart and first.colour != largest.colour and first.shape != largest.shape:
+        if is_apart and first.color != largest.color and first.shape != largest.shape:
             return descriptions.alt_text(other, rng)
 
 
@@ -385,7 +385,7 @@ def _save(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 
 def _crop(rgb: Rgb, area: float) -> Rgb:
-    """The centre of an image, of its aspect and a share of its area."""
+    """The center of an image, of its aspect and a share of its area."""
     height, width = rgb.shape[:2]
     new_height, new_width = round(height * area**0.5), round(width * area**0.5)
     y, x = (height - new_height) // 2, (width - new_width) // 2

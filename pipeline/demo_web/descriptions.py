@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from pipeline.demo_web.scene import (
-    COLOUR_TO_RGB,
+    COLOR_TO_RGB,
     SHAPE_TO_CONTOURS,
     Layout,
     Scene,
@@ -18,9 +18,7 @@ from pipeline.demo_web.scene import (
     measure,
 )
 
-_PAIR = re.compile(
-    rf"\b({'|'.join(COLOUR_TO_RGB)}) ({'|'.join(SHAPE_TO_CONTOURS)})s?\b"
-)
+_PAIR = re.compile(rf"\b({'|'.join(COLOR_TO_RGB)}) ({'|'.join(SHAPE_TO_CONTOURS)})s?\b")
 
 _ALT_TEXT_FORMS = (
     "{}",
@@ -48,8 +46,8 @@ def captions(scene: Scene) -> dict[str, str]:
 
 
 def named_pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """The (colour, shape) pairs that an English text names, in its order."""
-    return tuple((colour, shape) for colour, shape in _PAIR.findall(text.lower()))
+    """The (color, shape) pairs that an English text names, in its order."""
+    return tuple((color, shape) for color, shape in _PAIR.findall(text.lower()))
 
 
 def alt_text(scene: Scene, rng: np.random.Generator) -> str:
@@ -72,12 +70,12 @@ def _by_visible_area(layout: Layout) -> list[int]:
 
 
 def _noun(obj: SceneObject) -> str:
-    article = "an" if obj.colour[0] in "aeiou" else "a"
-    return f"{article} {obj.colour} {obj.shape}"
+    article = "an" if obj.color[0] in "aeiou" else "a"
+    return f"{article} {obj.color} {obj.shape}"
 
 
 def _full_noun(obj: SceneObject) -> str:
-    return f"a {obj.size} {obj.texture} {obj.colour} {obj.shape}"
+    return f"a {obj.size} {obj.texture} {obj.color} {obj.shape}"
 
 
 def _ground(scene: Scene) -> str:

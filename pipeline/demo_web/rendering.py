@@ -32,7 +32,7 @@ Field = npt.NDArray[np.floating]
 
 @functools.lru_cache(maxsize=16)
 def _grid(width_px: int, height_px: int) -> tuple[Field, Field]:
-    """Pixel centres in pixels, as a row and a column."""
+    """Pixel centers in pixels, as a row and a column."""
     x = np.arange(width_px, dtype=np.float32)[None] + 0.5
     y = np.arange(height_px, dtype=np.float32)[:, None] + 0.5
     return x, y
@@ -47,7 +47,7 @@ def _noise(pattern: Pattern, width_px: int, height_px: int) -> Field:
 
 
 def _tones(pattern: Pattern, x: Field, y: Field) -> Field:
-    """The pattern at positions relative to its centre, in [-1, 1], softly edged."""
+    """The pattern at positions relative to its center, in [-1, 1], softly edged."""
     if pattern.is_mirrored:
         x = -x
     cos, sin = math.cos(pattern.angle), math.sin(pattern.angle)
@@ -110,14 +110,14 @@ def _paint_object(
     x = (x + x0 - offset_px[0]) / side_px - obj.cx
     y = (y + y0 - offset_px[1]) / side_px - obj.cy
     box = (slice(y0, y1), slice(x0, x1))
-    colour = _object_colours(obj, x, y)
+    color = _object_colors(obj, x, y)
     under = canvas[box] * (1 - inside)[..., None]
-    fill = colour * (inside - line)[..., None]
+    fill = color * (inside - line)[..., None]
     canvas[box] = under + fill + _OUTLINE_RGB * line[..., None]
     return box, inside >= 0.5
 
 
-def _object_colours(obj: SceneObject, x: Field, y: Field) -> Field:
+def _object_colors(obj: SceneObject, x: Field, y: Field) -> Field:
     rgb = np.array(obj.rgb, np.float32)
     if obj.texture == "plain":
         return rgb

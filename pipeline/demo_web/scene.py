@@ -1,4 +1,4 @@
-"""Scenes of one to five coloured shapes: what is in them, and where.
+"""Scenes of one to five colored shapes: what is in them, and where.
 
 In: a numpy `Generator`. Out: a frozen `Scene`, and how its objects lie relative to each
 other. Lengths and positions are fractions of the side of a scene, x to the right,
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-COLOUR_TO_RGB = {
+COLOR_TO_RGB = {
     "red": (220, 28, 36),
     "orange": (250, 138, 16),
     "yellow": (250, 226, 28),
@@ -67,7 +67,7 @@ class Pattern:
 class SceneObject:
     """One shape; `diameter` is the longer side of its upright bounding box."""
 
-    colour: str
+    color: str
     shape: str
     size: str
     pattern: Pattern
@@ -83,7 +83,7 @@ class SceneObject:
 
     @property
     def pair(self) -> tuple[str, str]:
-        return self.colour, self.shape
+        return self.color, self.shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _heart() -> npt.NDArray[np.float64]:
 
 
 def _unit(*contours: npt.ArrayLike) -> Contours:
-    """Centres the bounding box of the first contour; its longer side becomes 1."""
+    """Centers the bounding box of the first contour; its longer side becomes 1."""
     arrays = tuple(np.asarray(contour, np.float64) for contour in contours)
     low, high = arrays[0].min(axis=0), arrays[0].max(axis=0)
     return tuple((array - (low + high) / 2) / (high - low).max() for array in arrays)
@@ -166,16 +166,16 @@ SHAPE_TO_CONTOURS: dict[str, Contours] = {
 def classes() -> tuple[str, ...]:
     """Names such as "red circle"; class `i` has the mask id `i + 1`."""
     return tuple(
-        f"{colour} {shape}" for colour in COLOUR_TO_RGB for shape in SHAPE_TO_CONTOURS
+        f"{color} {shape}" for color in COLOR_TO_RGB for shape in SHAPE_TO_CONTOURS
     )
 
 
 _CLASS_TO_ID = {name: i for i, name in enumerate(classes(), start=1)}
 
 
-def class_id(colour: str, shape: str) -> int:
-    """The mask id of a colour and shape, from 1; 0 is the background."""
-    return _CLASS_TO_ID[f"{colour} {shape}"]
+def class_id(color: str, shape: str) -> int:
+    """The mask id of a color and shape, from 1; 0 is the background."""
+    return _CLASS_TO_ID[f"{color} {shape}"]
 
 
 # Sampling
@@ -195,7 +195,7 @@ def _jitter(rgb: Rgb, units: list[float], amount: float) -> Rgb:
 
 def _sample_object(rng: np.random.Generator) -> SceneObject:
     u = rng.random(12).tolist()
-    colour = _pick(tuple(COLOUR_TO_RGB), u[0])
+    color = _pick(tuple(COLOR_TO_RGB), u[0])
     size = _pick(tuple(SIZE_TO_DIAMETER), u[1])
     texture = "plain" if u[2] < 0.4 else _pick(TEXTURES[1:], (u[2] - 0.4) / 0.6)
     diameter = SIZE_TO_DIAMETER[size] * (0.92 + 0.16 * u[3])
@@ -208,7 +208,7 @@ def _sample_object(rng: np.random.Generator) -> SceneObject:
         rng_seed=0,
     )
     return SceneObject(
-        colour=colour,
+        color=color,
         shape=_pick(tuple(SHAPE_TO_CONTOURS), u[8]),
         size=size,
         pattern=pattern,
@@ -216,7 +216,7 @@ def _sample_object(rng: np.random.Generator) -> SceneObject:
         cy=0.5,
         angle=math.radians(15) * (2 * u[9] - 1),
         diameter=diameter,
-        rgb=_jitter(COLOUR_TO_RGB[colour], rng.random(3).tolist(), 9),
+        rgb=_jitter(COLOR_TO_RGB[color], rng.random(3).tolist(), 9),
     )
 
 
@@ -245,7 +245,7 @@ def _has_distinct_largest(sizes: list[float]) -> bool:
 
 
 def _sample_objects(rng: np.random.Generator, n_objects: int) -> list[SceneObject]:
-    """Objects of different colour and shape, one of which is clearly the largest."""
+    """Objects of different color and shape, one of which is clearly the largest."""
     while True:
         objects = [_sample_object(rng) for _ in range(n_objects)]
         areas = [_shape_area(obj.shape) * obj.diameter**2 for obj in objects]
@@ -261,7 +261,7 @@ def _can_join(placed: list["_Raster"], new: "_Raster") -> bool:
         if left_px < MIN_VISIBLE * _GRID_SLACK * old.n_px:
             return False
         overlap = _overlap(old, new)
-        is_clear = overlap >= _MIN_OVERLAP and old.colour != new.colour
+        is_clear = overlap >= _MIN_OVERLAP and old.color != new.color
         if overlap and not is_clear:
             return False
     return True
@@ -277,7 +277,7 @@ def _place(
         room = 0.5 - 0.6 * obj.diameter  # 0.6, as a square is turned by 15 degrees
         for x, y in (0.5 + room * (2 * rng.random((12, 2)) - 1)).tolist():
             tried = dataclasses.replace(obj, cx=x, cy=y)
-            raster = _rasterise(tried)
+            raster = _rasterize(tried)
             if _can_join(rasters, raster):
                 placed.append(tried)
                 rasters = _cover(rasters, raster)
@@ -332,8 +332,8 @@ def outlines(obj: SceneObject, side_px: float, scale: float = 1.0) -> Contours:
     """The outlines of an object in pixels of a scene of the given side."""
     cos, sin = math.cos(obj.angle), math.sin(obj.angle)
     turn = np.array([[cos, sin], [-sin, cos]]) * (obj.diameter * scale * side_px)
-    centre = np.array([obj.cx * side_px, obj.cy * side_px])
-    return tuple(contour @ turn + centre for contour in SHAPE_TO_CONTOURS[obj.shape])
+    center = np.array([obj.cx * side_px, obj.cy * side_px])
+    return tuple(contour @ turn + center for contour in SHAPE_TO_CONTOURS[obj.shape])
 
 
 def fill_inside(contours: Contours, size_px: tuple[int, int]) -> Image:
@@ -347,19 +347,19 @@ def fill_inside(contours: Contours, size_px: tuple[int, int]) -> Image:
 class _Raster:
     """One object on the layout grid: its pixels, those with a gap, those not hidden."""
 
-    colour: str
+    color: str
     inside: Image
     around: Image
     visible: Image
     n_px: int
 
 
-def _rasterise(obj: SceneObject) -> _Raster:
+def _rasterize(obj: SceneObject) -> _Raster:
     size_px = (_LAYOUT_PX, _LAYOUT_PX)
     inside = fill_inside(outlines(obj, _LAYOUT_PX), size_px)
     # The hole of a ring is "around" it: what lies there is neither apart nor over.
     around = fill_inside(outlines(obj, _LAYOUT_PX, _GAP)[:1], size_px)
-    return _Raster(obj.colour, inside, around, inside, cv2.countNonZero(inside))
+    return _Raster(obj.color, inside, around, inside, cv2.countNonZero(inside))
 
 
 def _cover(rasters: list[_Raster], new: _Raster) -> list[_Raster]:
@@ -388,7 +388,7 @@ def measure(objects: tuple[SceneObject, ...]) -> Layout:
     """Areas and overlaps of objects, counted on a grid."""
     rasters: list[_Raster] = []
     for obj in objects:
-        rasters = _cover(rasters, _rasterise(obj))
+        rasters = _cover(rasters, _rasterize(obj))
     n_px = _LAYOUT_PX**2
     return Layout(
         areas=tuple(raster.n_px / n_px for raster in rasters),

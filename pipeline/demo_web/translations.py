@@ -2,7 +2,7 @@
 
 In: a `Scene` and a language. Out: one or two sentences on its two largest objects
 and its background. Each language has a wording in which no word depends on the gender
-or the case of another: colours follow their shape as "of red colour".
+or the case of another: colors follow their shape as "of red color".
 """
 
 # ruff: noqa: RUF001 (Cyrillic letters that look like Latin ones are meant)
@@ -12,7 +12,7 @@ import dataclasses
 from pipeline.demo_web.descriptions import by_visible_area
 from pipeline.demo_web.scene import (
     BACKGROUND_TO_RGB,
-    COLOUR_TO_RGB,
+    COLOR_TO_RGB,
     SHAPE_TO_CONTOURS,
     Scene,
 )
@@ -24,8 +24,8 @@ class _Wording:
 
     alone: str  # with {first} and {ground}
     beside: str  # with {first}, {second} and {ground}
-    thing: str  # with {colour} and {shape}
-    colours: tuple[str, ...]
+    thing: str  # with {color} and {shape}
+    colors: tuple[str, ...]
     shapes: tuple[str, ...]
     grounds: tuple[str, ...]
 
@@ -34,8 +34,8 @@ _GERMAN = _Wording(
     alone="Bild mit {first} auf einem Hintergrund in der Farbe {ground}",
     beside="Bild mit {first} neben {second} auf einem Hintergrund in der Farbe "
     "{ground}",
-    thing="{shape} in der Farbe {colour}",
-    colours=(
+    thing="{shape} in der Farbe {color}",
+    colors=(
         *("Rot", "Orange", "Gelb", "Grün", "Türkis"),
         *("Blau", "Lila", "Rosa", "Weiß"),
     ),
@@ -51,8 +51,8 @@ _GERMAN = _Wording(
 _FRENCH = _Wording(
     alone="Image montrant {first} sur un fond de couleur {ground}",
     beside="Image montrant {first} à côté d'{second} sur un fond de couleur {ground}",
-    thing="{shape} de couleur {colour}",
-    colours=(
+    thing="{shape} de couleur {color}",
+    colors=(
         *("rouge", "orange", "jaune", "verte", "cyan"),
         *("bleue", "violette", "rose", "blanche"),
     ),
@@ -68,8 +68,8 @@ _FRENCH = _Wording(
 _SPANISH = _Wording(
     alone="Imagen de {first} sobre un fondo de color {ground}",
     beside="Imagen de {first} junto a {second} sobre un fondo de color {ground}",
-    thing="{shape} de color {colour}",
-    colours=(
+    thing="{shape} de color {color}",
+    colors=(
         *("rojo", "naranja", "amarillo", "verde", "cian"),
         *("azul", "morado", "rosa", "blanco"),
     ),
@@ -85,8 +85,8 @@ _SPANISH = _Wording(
 _CZECH = _Wording(
     alone="Na tomto obrázku je {first} na pozadí, které je {ground} barvy",
     beside="Na tomto obrázku je {first} a vedle je {second} na pozadí {ground} barvy",
-    thing="{shape} {colour} barvy",
-    colours=(
+    thing="{shape} {color} barvy",
+    colors=(
         *("červené", "oranžové", "žluté", "zelené", "tyrkysové"),
         *("modré", "fialové", "růžové", "bílé"),
     ),
@@ -102,8 +102,8 @@ _CZECH = _Wording(
 _RUSSIAN = _Wording(
     alone="На этой картинке есть {first} на фоне {ground} цвета",
     beside="На этой картинке есть {first}, а рядом {second} на фоне {ground} цвета",
-    thing="{shape} {colour} цвета",
-    colours=(
+    thing="{shape} {color} цвета",
+    colors=(
         *("красного", "оранжевого", "жёлтого", "зелёного", "бирюзового"),
         *("синего", "фиолетового", "розового", "белого"),
     ),
@@ -119,8 +119,8 @@ _RUSSIAN = _Wording(
 _CHINESE = _Wording(
     alone="这张图片中有{first}。背景的颜色是{ground}。",
     beside="这张图片中有{first}。旁边还有{second}。背景的颜色是{ground}。",
-    thing="一个{colour}的{shape}",
-    colours=(
+    thing="一个{color}的{shape}",
+    colors=(
         *("红色", "橙色", "黄色", "绿色", "青色"),
         *("蓝色", "紫色", "粉色", "白色"),
     ),
@@ -133,8 +133,8 @@ _CHINESE = _Wording(
 _ARABIC = _Wording(
     alone="صورة تحتوي على {first} على خلفية باللون {ground}",
     beside="صورة تحتوي على {first} بجانب {second} على خلفية باللون {ground}",
-    thing="{shape} باللون {colour}",
-    colours=(
+    thing="{shape} باللون {color}",
+    colors=(
         *("الأحمر", "البرتقالي", "الأصفر", "الأخضر", "السماوي"),
         *("الأزرق", "البنفسجي", "الوردي", "الأبيض"),
     ),
@@ -147,8 +147,8 @@ _ARABIC = _Wording(
 _HINDI = _Wording(
     alone="इस चित्र में {first} है और पृष्ठभूमि {ground} रंग में है",
     beside="इस चित्र में {first} और उसके पास {second} है और पृष्ठभूमि {ground} रंग में है",
-    thing="{colour} रंग में एक {shape}",
-    colours=(
+    thing="{color} रंग में एक {shape}",
+    colors=(
         *("लाल", "नारंगी", "पीले", "हरे", "फ़िरोज़ी"),
         *("नीले", "बैंगनी", "गुलाबी", "सफ़ेद"),
     ),
@@ -161,8 +161,8 @@ _HINDI = _Wording(
 _JAPANESE = _Wording(
     alone="この画像には{first}があります。背景は{ground}です。",
     beside="この画像には{first}があり、その隣には{second}があります。背景は{ground}です。",
-    thing="{colour}の{shape}",
-    colours=(
+    thing="{color}の{shape}",
+    colors=(
         *("赤色", "オレンジ色", "黄色", "緑色", "シアン色"),
         *("青色", "紫色", "ピンク色", "白色"),
     ),
@@ -190,11 +190,11 @@ LANGUAGES = tuple(_LANGUAGE_TO_WORDING)  # ISO 639-1
 def translated(scene: Scene, language: str) -> str:
     """True alt text of a scene in one of `LANGUAGES`."""
     wording = _LANGUAGE_TO_WORDING[language]
-    colours = dict(zip(COLOUR_TO_RGB, wording.colours, strict=True))
+    colors = dict(zip(COLOR_TO_RGB, wording.colors, strict=True))
     shapes = dict(zip(SHAPE_TO_CONTOURS, wording.shapes, strict=True))
     grounds = dict(zip(BACKGROUND_TO_RGB, wording.grounds, strict=True))
     things = [
-        wording.thing.format(colour=colours[obj.colour], shape=shapes[obj.shape])
+        wording.thing.format(color=colors[obj.color], shape=shapes[obj.shape])
         for obj in by_visible_area(scene)
     ]
     ground = grounds[scene.background.name]

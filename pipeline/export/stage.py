@@ -64,7 +64,7 @@ class Export(beam.PTransform):
         summaries = (
             units
             | "Distribute units" >> beam.Reshuffle()
-            | "Summarise units" >> beam.ParDo(_SummariseUnit(tables, config.export))
+            | "Summarize units" >> beam.ParDo(_SummarizeUnit(tables, config.export))
         )
         receipts = (
             summaries
@@ -149,7 +149,7 @@ def _shard_fingerprint(parts: Sequence[tuple[Slice, str]], export: ExportConfig)
     return fingerprint("shard", SCHEMA_VERSION, preparation, samples)
 
 
-class _SummariseUnit(beam.DoFn):
+class _SummarizeUnit(beam.DoFn):
     """Reads what the records of a unit will say, without its images."""
 
     def __init__(self, tables: SampleTables, export: ExportConfig) -> None:

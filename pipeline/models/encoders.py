@@ -226,7 +226,7 @@ def _embed_images(
     images: jax.Array,
 ) -> jax.Array:
     model = nnx.merge(graph, params)
-    return unit_rows(model.embed_images(preparation.normalised(images)))
+    return unit_rows(model.embed_images(preparation.normalized(images)))
 
 
 def _embed_token_ids(

@@ -2,7 +2,7 @@
 
 In: embeddings, positions and a visibility mask. Out: hidden states, and the keys and
 values of every layer. One class serves both families; `GemmaConfig` holds what differs:
-Gemma 2 normalises also after attention and MLP, caps logits, and alternates
+Gemma 2 normalizes also after attention and MLP, caps logits, and alternates
 sliding-window layers.
 
 Attributes carry the names of Hugging Face's `GemmaModel`. Source: arXiv:2403.08295,

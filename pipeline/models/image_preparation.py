@@ -1,7 +1,7 @@
 """From a decoded image to what a checkpoint's vision tower was trained on.
 
 In: RGB pixels of any size. Out: a uint8 square for the host to batch, and on the device
-the normalised floats. Both follow the checkpoint's preprocessor configuration; the
+the normalized floats. Both follow the checkpoint's preprocessor configuration; the
 resized bytes equal those of Hugging Face's PIL image processor.
 """
 
@@ -20,7 +20,7 @@ from pipeline.models.preprocessor import ALONE, MERGED, Preprocessor
 
 @dataclasses.dataclass(frozen=True)
 class ImagePreparation(Preprocessor):
-    """Resize to a square without keeping the aspect ratio, then scale and normalise."""
+    """Resize to a square without keeping the aspect ratio, then scale and normalize."""
 
     @classmethod
     def load(
@@ -58,7 +58,7 @@ class ImagePreparation(Preprocessor):
         square = (self.size_px, self.size_px)
         return np.asarray(Image.fromarray(rgb).resize(square, self.resampling))
 
-    def normalised(self, images: jax.Array) -> jax.Array:
+    def normalized(self, images: jax.Array) -> jax.Array:
         """uint8 `[b, s, s, 3]` to float32, as the vision tower expects."""
         scaled = images.astype(jnp.float32) / self.divisor
         return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)

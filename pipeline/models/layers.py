@@ -2,7 +2,7 @@
 
 Weights keep the names and the orientation they have in Hugging Face files (`Linear` is
 `[out, in]`), so that a file is read without renaming or transposing anything. Every
-layer computes in the dtype of its input; normalisation and softmax compute in float32.
+layer computes in the dtype of its input; normalization and softmax compute in float32.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, in float32."""
+    """Layer normalization over the last axis, in float32."""
 
     def __init__(self, width: int, eps: float):
         self.weight = nnx.Param(jnp.ones(width))
@@ -72,16 +72,16 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        centred = x.astype(jnp.float32)
-        centred -= centred.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        unit = centred * jax.lax.rsqrt(variance + self.eps)
+        centerd = x.astype(jnp.float32)
+        centerd -= centerd.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centerd).mean(axis=-1, keepdims=True)
+        unit = centerd * jax.lax.rsqrt(variance + self.eps)
         weight, bias = (p[...].astype(jnp.float32) for p in (self.weight, self.bias))
         return (unit * weight + bias).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """Gemma's normalisation: unit root mean square, times `1 + weight`, in float32."""
+    """Gemma's normalization: unit root mean square, times `1 + weight`, in float32."""
 
     def __init__(self, width: int, eps: float):
         self.weight = nnx.Param(jnp.zeros(width))

@@ -84,7 +84,7 @@ class PaliGemma(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def image_features(self, pixels: jax.Array) -> jax.Array:
-        """`[b, s, s, 3]` normalised pixels to `[b, p, d]` decoder inputs."""
+        """`[b, s, s, 3]` normalized pixels to `[b, p, d]` decoder inputs."""
         patches = self.vision_tower.patch_tokens(pixels.astype(self.dtype))
         return self.multi_modal_projector.linear(patches)
 

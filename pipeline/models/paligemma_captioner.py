@@ -2,7 +2,7 @@
 
 Images go through the vision tower once (`encode`), whatever the number of prompts
 (`caption`). Batches have one shape, and prompts of one length share a program, so that
-a caption depends neither on its neighbours nor on how many images came with it. One
+a caption depends neither on its neighbors nor on how many images came with it. One
 object may serve several threads.
 """
 
@@ -286,7 +286,7 @@ def _encode(
     params: nnx.State,
     images: jax.Array,
 ) -> jax.Array:
-    return nnx.merge(graph, params).image_features(preparation.normalised(images))
+    return nnx.merge(graph, params).image_features(preparation.normalized(images))
 
 
 def _answer(
@@ -341,7 +341,7 @@ class PromptTokens:
         return self.tokenizer.eos_token_id
 
     def ids(self, prompt: str) -> list[int]:
-        """`<bos>`, the prompt, and the newline, which is tokenised apart."""
+        """`<bos>`, the prompt, and the newline, which is tokenized apart."""
         text = prompt.replace(IMAGE, "")  # the image comes first in any case
         words, newline = (
             self.tokenizer(text, add_special_tokens=False)["input_ids"]

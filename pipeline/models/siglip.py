@@ -1,7 +1,7 @@
 """SigLIP: an image tower and a text tower that map to one embedding space.
 
 In: pixels in [-1, 1] (or as the checkpoint's preprocessor says) and token ids padded to
-the longest length. Out: embeddings, not normalised. The same modules serve SigLIP and
+the longest length. Out: embeddings, not normalized. The same modules serve SigLIP and
 the fixed-resolution SigLIP 2 checkpoints (`model_type` is `siglip` in both).
 
 Attributes carry the names of Hugging Face's `SiglipModel`, so that a parameter's path
@@ -77,7 +77,7 @@ class SiglipAttention(nnx.Module):
 
 
 class SiglipLayer(nnx.Module):
-    """Attention and MLP, each normalised before and added to its input."""
+    """Attention and MLP, each normalized before and added to its input."""
 
     def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
         self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -220,7 +220,7 @@ class VisionTower(nnx.Module):
         self.head = AttentionPooling(config, rngs=rngs) if has_head else None
 
     def patch_tokens(self, pixels: jax.Array) -> jax.Array:
-        """`[b, s, s, 3]` pixels to `[b, p, d]`, after the last normalisation."""
+        """`[b, s, s, 3]` pixels to `[b, p, d]`, after the last normalization."""
         return self.post_layernorm(self.encoder(self.embeddings(pixels)))
 
     def pooled(self, patches: jax.Array) -> jax.Array:
@@ -267,12 +267,12 @@ class Siglip(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def embed_images(self, pixels: jax.Array) -> jax.Array:
-        """`[b, s, s, 3]` normalised pixels to `[b, d]` float32, not L2-normalised."""
+        """`[b, s, s, 3]` normalized pixels to `[b, d]` float32, not L2-normalized."""
         patches = self.vision_model.patch_tokens(pixels.astype(self.dtype))
         return self.vision_model.pooled(patches).astype(jnp.float32)
 
     def embed_texts(self, token_ids: jax.Array) -> jax.Array:
-        """`[b, t]` token ids to `[b, d]` float32, not L2-normalised."""
+        """`[b, t]` token ids to `[b, d]` float32, not L2-normalized."""
         return self.text_model(token_ids, self.dtype).astype(jnp.float32)
 
     def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """TIPS and TIPSv2: an image tower with two CLS tokens and a text tower.
 
-In: pixels in [0, 1] and token ids padded with 0. Out: embeddings, not normalised. Both
+In: pixels in [0, 1] and token ids padded with 0. Out: embeddings, not normalized. Both
 papers' models have this form, in folders of Hugging Face's `tipsv2`.
 
 Attributes carry the names that the tensors have there, so that a parameter's path is
@@ -97,7 +97,7 @@ class VisionAttention(nnx.Module):
 
 
 class VisionBlock(nnx.Module):
-    """Attention and MLP, each normalised before and added to its input."""
+    """Attention and MLP, each normalized before and added to its input."""
 
     def __init__(self, config: Tipsv2VisionConfig, *, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
@@ -256,11 +256,11 @@ class Tipsv2(nnx.Module):
         self.cls_index = CLS_TOKENS[cls_token]
 
     def embed_images(self, pixels: jax.Array) -> jax.Array:
-        """`[b, h, w, 3]` pixels to `[b, d]` float32, not L2-normalised."""
+        """`[b, h, w, 3]` pixels to `[b, d]` float32, not L2-normalized."""
         return self.vision_encoder(pixels.astype(self.dtype))[:, self.cls_index]
 
     def embed_texts(self, token_ids: jax.Array) -> jax.Array:
-        """`[b, t]` token ids to `[b, d]` float32, not L2-normalised."""
+        """`[b, t]` token ids to `[b, d]` float32, not L2-normalized."""
         return self.text_encoder(token_ids, self.dtype)
 
 

@@ -19,7 +19,7 @@ from pipeline.images import decoder as images
 from pipeline.report import show_pair
 from pipeline.report.cards import number
 from pipeline.report.sampling import Place
-from pipeline.selection.search.reference_sets import normalised
+from pipeline.selection.search.reference_sets import normalized
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -140,7 +140,7 @@ def _similarity(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
     table = run.embeddings(unit.source).read(unit.name, ["embedding"])
     column = table["embedding"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
-    vectors, has_embedding = normalised(values.reshape(len(column), len(query)))
+    vectors, has_embedding = normalized(values.reshape(len(column), len(query)))
     return np.where(has_embedding, vectors @ query, np.nan)
 
 
@@ -149,7 +149,7 @@ def _embedding(run: RunFolder, image: bytes) -> np.ndarray:
 
     encoder = encoders.load_encoder(run.config.encoder)
     pixels = encoder.prepare_image(images.decode(image, run.config.limits).rgb)
-    vectors, _ = normalised(encoder.encode_images(pixels[None]))
+    vectors, _ = normalized(encoder.encode_images(pixels[None]))
     return vectors[0]
 
 

@@ -22,7 +22,7 @@ from pipeline.images import decoder as images
 from pipeline.records import Pair
 from pipeline.report.pair_facts import Examined
 from pipeline.report.sampling import Place
-from pipeline.selection.search.reference_sets import normalised
+from pipeline.selection.search.reference_sets import normalized
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -147,5 +147,5 @@ def _nearest(
 
 def _vector(run: RunFolder, unit: Unit, row: int) -> np.ndarray:
     table = run.embeddings(unit.source).read(unit.name, ["embedding"])
-    vectors, _ = normalised(np.array([table["embedding"][row].as_py()]))
+    vectors, _ = normalized(np.array([table["embedding"][row].as_py()]))
     return vectors[0]

@@ -164,7 +164,7 @@ def _read_set(
         n_unreadable += int((errors != "").sum())
         for descriptor in descriptors:
             matrix = reference_sets.read_matrix(run.comparing(descriptor), unit)
-            is_lost = (errors == "") & ~reference_sets.normalised(matrix)[1]
+            is_lost = (errors == "") & ~reference_sets.normalized(matrix)[1]
             errors[is_lost] = f"no embedding by {descriptor.name}"
         left_out += [
             LeftOut(role, name, unit.uri, keys[row], errors[row])

@@ -32,7 +32,7 @@ class DropForbidden(beam.PTransform):
 
     def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
         if self._directives:
-            verdicts = verdicts | "Honour opt-outs" >> beam.Map(
+            verdicts = verdicts | "Honor opt-outs" >> beam.Map(
                 drop_opt_outs, self._run, self._directives
             )
         if self._run.drop_list:

@@ -21,7 +21,7 @@ SAMPLE = records.Sample(
 )
 
 
-def _serialised(sample: records.Sample) -> bytes:
+def _serialized(sample: records.Sample) -> bytes:
     def feature(values):
         if isinstance(values[0] if values else b"", bytes):
             return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
@@ -45,11 +45,11 @@ def _serialised(sample: records.Sample) -> bytes:
 )
 def test_what_tensorflow_writes_is_read_back(changes):
     sample = dataclasses.replace(SAMPLE, **changes)
-    assert records.parse_sample(_serialised(sample)) == sample
+    assert records.parse_sample(_serialized(sample)) == sample
 
 
 def test_every_truncation_is_an_error_and_never_a_wrong_record():
-    payload = _serialised(dataclasses.replace(SAMPLE, image=b"\xff\xd8"))
+    payload = _serialized(dataclasses.replace(SAMPLE, image=b"\xff\xd8"))
     for length in range(len(payload)):
         with pytest.raises(ValueError, match="not a training record"):
             records.parse_sample(payload[:length])

@@ -103,7 +103,7 @@ def test_an_unknown_language_detector_in_a_recipe_is_refused(capsys, tmp_path, c
     assert "'lid': expected 'fasttext' or 'langdetect'" in error_of(capsys, *base)
 
 
-def test_a_misspelt_parquet_column_is_refused_before_any_work(capsys, tmp_path, crawl):
+def test_a_misspelled_parquet_column_is_refused_at_once(capsys, tmp_path, crawl):
     table = pa.table({"jpg": [b"x"], "text": ["t"]})
     pq.write_table(table, tmp_path / "a.parquet")
     path = tmp_path / "recipe.py"

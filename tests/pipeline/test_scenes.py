@@ -239,7 +239,7 @@ def test_mismatched_alt_text_shares_nothing_with_the_picture(rng):
         largest = descriptions.by_visible_area(scene)[0]
         assert named
         assert not set(named) & {obj.pair for obj in scene.objects}
-        assert named[0][0] != largest.colour
+        assert named[0][0] != largest.color
         assert named[0][1] != largest.shape
 
 

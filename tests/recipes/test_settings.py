@@ -241,7 +241,7 @@ def demo_with(**fields):
     return dataclasses.replace(demo.get_config(), **fields)
 
 
-def test_a_misspelt_field_is_named_with_the_nearest_ones():
+def test_a_misspelled_field_is_named_with_the_nearest_ones():
     message = "SelectionConfig got an unexpected keyword argument 'drop_rule', expected"
     with pytest.raises(TypeError, match=f"{message} drop_rules or drop_list"):
         SelectionConfig(drop_rule=())

@@ -12,16 +12,16 @@ from trainer.config import (
     DataConfig,
     HeadConfig,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     SelfSupervisionConfig,
     TextConfig,
     TrainConfig,
     VisionConfig,
 )
 from trainer.distributed import sharding
-from trainer.step import optimizer
 from trainer.step import state as states
 from trainer.step import train_step as step
+from trainer.step.optimizer import make_optimizer
 
 N_IMAGES = 8
 _SIZES = {"width": 16, "n_heads": 2, "mlp_dim": 32}
@@ -51,7 +51,7 @@ def config(**changes) -> TrainConfig:
             local_crop=CropConfig(size_px=28),
             n_local_crops=2,
         ),
-        "optimiser": OptimiserConfig(learning_rate=3e-3, n_warmup_steps=2),
+        "optimizer": OptimizerConfig(learning_rate=3e-3, n_warmup_steps=2),
         "n_steps": 100,
         "self_supervision": SelfSupervisionConfig(**{"n_tokens_per_chunk": 3} | own),
     }
@@ -108,7 +108,7 @@ class Run:
         return step.Objective(self.config, self.mesh)
 
     def initial(self) -> dict:
-        state = states.init_state(self.config, self.optimiser)
+        state = states.init_state(self.config, self.optimizer)
         rng = np.random.default_rng(1)
         if self.has_noise:
             state["params"] = jax.tree.map(
@@ -118,8 +118,8 @@ class Run:
         return state if self.mesh is None else states.placed(state, self.mesh)
 
     @property
-    def optimiser(self):
-        return optimizer.make_optimiser(self.config.optimiser, self.config.n_steps)
+    def optimizer(self):
+        return make_optimizer(self.config.optimizer, self.config.n_steps)
 
     def gradients(self) -> tuple[dict, dict]:
         """Metrics of the first step and gradients, on the host."""
@@ -133,7 +133,7 @@ class Run:
 
     def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
         """State and metrics after steps on one repeated batch, on the host."""
-        train_step = step.make_train_step(self.config, self.optimiser, self.mesh)
+        train_step = step.make_train_step(self.config, self.optimizer, self.mesh)
         state, history = self.initial(), []
         rows = batch()
         if self.mesh is not None:

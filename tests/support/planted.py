@@ -1,4 +1,4 @@
-"""A model whose weights are planted: it knows colours, and pictures to show it."""
+"""A model whose weights are planted: it knows colors, and pictures to show it."""
 
 import dataclasses
 import itertools
@@ -18,15 +18,15 @@ from trainer.evaluation_config import PromptSet
 from trainer.loop import workdir
 from trainer.models import two_tower
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 WIDTH = 16
-DIRECTIONS = linalg.hadamard(WIDTH)[1:5].astype(np.float32)  # of colours, and of words
+DIRECTIONS = linalg.hadamard(WIDTH)[1:5].astype(np.float32)  # of colors, and of words
 PATCH = 14
 
 
 def write_words(path: pathlib.Path) -> pathlib.Path:
-    """A tokenizer to which the names of colours are words."""
-    texts = [s for which in PromptSet for s in prompting.prompts([*COLOURS], which)]
+    """A tokenizer to which the names of colors are words."""
+    texts = [s for which in PromptSet for s in prompting.prompts([*COLORS], which)]
     path.write_bytes(tokenizer.train(texts * 5, 64))
     return path
 
@@ -43,7 +43,7 @@ def configured(tiny, words):
 
 
 def planted(config):
-    """A patch points in the direction of its mean colour, and so does its name."""
+    """A patch points in the direction of its mean color, and so does its name."""
     params = two_tower.init_params(config.model, 0)
     silent = jax.tree.map(np.zeros_like, params)
     encoder = silent["vision"]["encoder"]
@@ -56,11 +56,11 @@ def planted(config):
 
 
 def _embeddings(config):
-    """Of words that one colour's sentences have alone, its direction."""
+    """Of words that one color's sentences have alone, its direction."""
     read = tokenizer.Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     used = {
         name: set(read(prompting.prompts([name], PromptSet.TCL)).ravel().tolist())
-        for name in COLOURS
+        for name in COLORS
     }
     table = np.tile(DIRECTIONS[3], (config.model.text.vocabulary_size, 1))
     for number, (name, ids) in enumerate(used.items()):
@@ -79,15 +79,15 @@ def save(folder, config, params):
 
 
 def stripes(number, n_columns):
-    """Columns of colours, a patch each, and the class of each pixel."""
+    """Columns of colors, a patch each, and the class of each pixel."""
     rng = np.random.default_rng(number)
     grid = np.stack([rng.permutation(3)[[0, 1, 2, 0]][:n_columns]] * 2)
     mask = grid.repeat(PATCH, 0).repeat(PATCH, 1)
-    return np.array([*COLOURS.values()], np.uint8)[mask], mask.astype(np.uint8)
+    return np.array([*COLORS.values()], np.uint8)[mask], mask.astype(np.uint8)
 
 
 def draw(root, n_columns):
-    """Stripes with masks, depths and normals that follow from their colours."""
+    """Stripes with masks, depths and normals that follow from their colors."""
     names = ("images", "masks", "depth", "normals")
     for name, split in itertools.product(names, ("train", "val")):
         (root / name / split).mkdir(parents=True)
@@ -99,5 +99,5 @@ def draw(root, n_columns):
         np.save(root / f"normals/{split}/{number}.npy", np.eye(3)[mask])
     # Without a mask and the rest: it is left out.
     Image.fromarray(stripes(99, n_columns)[0]).save(root / "images/val/99.png")
-    (root / "classes.json").write_text(json.dumps([*COLOURS]))
+    (root / "classes.json").write_text(json.dumps([*COLORS]))
     return root

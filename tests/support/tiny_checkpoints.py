@@ -103,7 +103,7 @@ def paligemma_config(family: str) -> PaliGemmaConfig:
 def write_siglip(folder: Path, rng_seed: int = 0) -> Path:
     config = siglip_config()
     module = Siglip(config, rngs=nnx.Rngs(rng_seed))
-    save_params(randomised(module, rng_seed), folder, np.float32)
+    save_params(randomized(module, rng_seed), folder, np.float32)
     config.save_pretrained(folder)
     siglip_tokenizer().save_pretrained(folder)
     _processor().save_pretrained(folder)
@@ -113,7 +113,7 @@ def write_siglip(folder: Path, rng_seed: int = 0) -> Path:
 def write_paligemma(folder: Path, family: str = "gemma", rng_seed: int = 0) -> Path:
     config = paligemma_config(family)
     module = PaliGemma(config, rngs=nnx.Rngs(rng_seed))
-    save_params(randomised(module, rng_seed), folder, np.float32)
+    save_params(randomized(module, rng_seed), folder, np.float32)
     config.save_pretrained(folder)
     paligemma_tokenizer().save_pretrained(folder)
     n_patches = (VISION["image_size"] // VISION["patch_size"]) ** 2
@@ -126,19 +126,19 @@ def _processor(**options: int) -> SiglipImageProcessorPil:
     return SiglipImageProcessorPil(size={"height": side, "width": side}, **options)
 
 
-def randomised(module: nnx.Module, rng_seed: int) -> nnx.State:
+def randomized(module: nnx.Module, rng_seed: int) -> nnx.State:
     """The parameters with noise on vectors and larger matrices."""
     rngs = nnx.Rngs(rng_seed)
     flat = nnx.to_flat_state(nnx.state(module))
     return nnx.from_flat_state(
         [
-            (path, leaf.replace(_randomised(path, leaf[...], rngs)))
+            (path, leaf.replace(_randomized(path, leaf[...], rngs)))
             for path, leaf in flat
         ]
     )
 
 
-def _randomised(
+def _randomized(
     path: tuple[str | int, ...], leaf: jax.Array, rngs: nnx.Rngs
 ) -> jax.Array:
     if leaf.ndim == 1:

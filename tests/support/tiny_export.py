@@ -15,7 +15,7 @@ from pipeline import records
 
 GRANULARITIES = ("short", "detailed")
 VOCABULARY_SIZE = 64
-COLOURS = ("red", "green", "blue", "white", "black", "cyan", "pink", "gray")
+COLORS = ("red", "green", "blue", "white", "black", "cyan", "pink", "gray")
 
 
 def picture(number: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
@@ -32,7 +32,7 @@ def encoded(image: Image.Image, image_format: str = "jpeg", **options) -> bytes:
 
 
 def sample(number: int, **changes) -> records.Sample:
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLORS[number % len(COLORS)]
     image = encoded(picture(number))
     fields = {
         "sample_id": records.sample_id(image, b""),
@@ -40,10 +40,10 @@ def sample(number: int, **changes) -> records.Sample:
         "image_format": "jpeg",
         "width": 40,
         "height": 32,
-        "alt_text": f"photo {number} of something {colour}",
+        "alt_text": f"photo {number} of something {color}",
         "captions": {
-            "short": (f"{colour} picture",),
-            "detailed": (f"a {colour} picture, number {number}", f"{colour} {number}"),
+            "short": (f"{color} picture",),
+            "detailed": (f"a {color} picture, number {number}", f"{color} {number}"),
         },
         "alignment_score": 0.5,
         "source": "web",
@@ -85,7 +85,7 @@ def _write_shard(path: pathlib.Path, samples: Sequence[records.Sample]) -> dict:
     writer = RecordWriter(path.open("wb"))
     position = 0
     for number, one in enumerate(samples):
-        payload = serialised(one)
+        payload = serialized(one)
         index[number] = (position + 12, len(payload))
         position += 12 + len(payload) + 4
         writer.write(payload)
@@ -99,7 +99,7 @@ def _write_shard(path: pathlib.Path, samples: Sequence[records.Sample]) -> dict:
     }
 
 
-def serialised(one: records.Sample) -> bytes:
+def serialized(one: records.Sample) -> bytes:
     """A `tf.train.Example`, without the seconds that importing TensorFlow takes."""
     entries = (
         _field(1, _field(1, name.encode()) + _field(2, _feature(values)))

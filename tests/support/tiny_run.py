@@ -199,7 +199,7 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
 
 
 class FakeCaptioner:
-    """Says the prompt and the mean colour; logs in `calls` what it is asked for."""
+    """Says the prompt and the mean color; logs in `calls` what it is asked for."""
 
     batch_size = 4
     image_size_px = 1

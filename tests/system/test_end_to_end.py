@@ -152,7 +152,7 @@ def test_the_shards_train(curated, tmp_path):
         "data.global_crop.size_px=56",
         "data.local_crop.size_px=28",
         "n_steps=30",
-        "optimiser.n_warmup_steps=5",
+        "optimizer.n_warmup_steps=5",
         "run.n_steps_per_log=1",
         "run.n_steps_per_checkpoint=30",
     )

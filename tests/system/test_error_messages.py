@@ -53,7 +53,7 @@ class Message:
 
 
 def _words(text: str) -> list[str]:
-    """Words and gaps of a text, without punctuation; neighbouring gaps are one."""
+    """Words and gaps of a text, without punctuation; neighboring gaps are one."""
     return re.findall(rf"\w+|{GAP}", re.sub(rf"{GAP}(\W*{GAP})+", GAP, text))
 
 

@@ -95,7 +95,7 @@ def test_listings_of_many_pages_are_whole(folder):
     assert files.find(files.join(folder, "*")) == tuple(paths)
 
 
-def test_a_folder_is_removed_and_its_neighbour_stays(folder):
+def test_a_folder_is_removed_and_its_neighbor_stays(folder):
     inside, beside = files.join(folder, "a", "b"), files.join(folder, "ab")
     files.write(inside, b"x")
     files.write(beside, b"x")

@@ -20,7 +20,7 @@ SMALL = SIZES["small"]
 FOLDERS = {name: pathlib.Path("/runs") / name for name in (*ARMS, "tokenizer")}
 # One value for the configuration, whatever it holds.
 MAPPINGS = ("data.granularity_weights",)
-CAPTIONED = re.compile(rf"\b({'|'.join(scenes.COLOURS)}) ({'|'.join(scenes.SHAPES)})\b")
+CAPTIONED = re.compile(rf"\b({'|'.join(scenes.COLORS)}) ({'|'.join(scenes.SHAPES)})\b")
 
 
 def picture(number: int, pairs=scenes.ALL_PAIRS) -> scenes.Picture:
@@ -39,8 +39,8 @@ def test_equal_numbers_draw_equal_pictures():
     assert one.rgb.shape != other.rgb.shape or (one.rgb != other.rgb).any()
 
 
-def test_a_shape_of_each_colour_is_held_out_and_every_shape_is_among_them():
-    assert sorted(colour for colour, _ in scenes.HELD_OUT) == sorted(scenes.COLOURS)
+def test_a_shape_of_each_color_is_held_out_and_every_shape_is_among_them():
+    assert sorted(color for color, _ in scenes.HELD_OUT) == sorted(scenes.COLORS)
     assert {shape for _, shape in scenes.HELD_OUT} == set(scenes.SHAPES)
     assert not scenes.HELD_OUT & set(scenes.SEEN_PAIRS)
 
@@ -89,17 +89,17 @@ def test_masks_hold_the_objects_and_nothing_else():
         assert set(np.unique(found.mask)) <= {0, *ids}
 
 
-def test_shapes_of_a_mask_forget_the_colours():
+def test_shapes_of_a_mask_forget_the_colors():
     mask = np.arange(len(scenes.CLASSES) + 1, dtype=np.uint8)[None]
     names = ["background", *scenes.SHAPES]
     found = [names[i] for i in scenes.shapes_of(mask)[0]]
     assert found == ["background", *(shape for _, shape in scenes.ALL_PAIRS)]
 
 
-def test_colours_of_a_mask_forget_the_shapes():
+def test_colors_of_a_mask_forget_the_shapes():
     mask = np.arange(len(scenes.CLASSES) + 1, dtype=np.uint8)[None]
-    found = [("", *scenes.COLOURS)[i] for i in scenes.colours_of(mask)[0]]
-    assert found == ["", *(colour for colour, _ in scenes.ALL_PAIRS)]
+    found = [("", *scenes.COLORS)[i] for i in scenes.colors_of(mask)[0]]
+    assert found == ["", *(color for color, _ in scenes.ALL_PAIRS)]
 
 
 def test_captions_say_more_by_granularity():
@@ -111,13 +111,13 @@ def test_captions_say_more_by_granularity():
         assert counts == [1, 2, len(scene.objects)]
 
 
-def test_wrong_alt_text_names_a_colour_that_is_not_there():
+def test_wrong_alt_text_names_a_color_that_is_not_there():
     for number in range(20):
         scene = picture(number).scene
         rng = np.random.default_rng(number)
         text = texts.wrong_alt_text(scene, scenes.SEEN_PAIRS, rng)
-        ((colour, _),) = CAPTIONED.findall(text)
-        assert colour not in {one.colour for one in scene.objects}
+        ((color, _),) = CAPTIONED.findall(text)
+        assert color not in {one.color for one in scene.objects}
 
 
 def test_a_folder_with_a_web_of_another_size_is_refused(tmp_path):

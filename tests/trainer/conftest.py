@@ -14,7 +14,8 @@ from tests.support import tiny_export
 from tests.support.runs import write_recipe
 from trainer import config, tokenizer
 from trainer.loop import checkpoints, workdir
-from trainer.step import optimizer, state
+from trainer.step import state
+from trainer.step.optimizer import make_optimizer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,7 +73,7 @@ def tiny(vocabulary) -> config.TrainConfig:
             local_crop=config.CropConfig(size_px=14, min_area=0.1, max_area=0.4),
             n_local_crops=2,
         ),
-        optimiser=config.OptimiserConfig(learning_rate=3e-3, n_warmup_steps=2),
+        optimizer=config.OptimizerConfig(learning_rate=3e-3, n_warmup_steps=2),
         n_steps=6,
         run=config.RunConfig(n_threads=1, n_steps_per_log=1, n_steps_per_checkpoint=3),
     )
@@ -92,10 +93,10 @@ def workdir_of(tmp_path_factory) -> Callable[[config.TrainConfig], pathlib.Path]
         folder = tmp_path_factory.mktemp("work")
         workdir.claim(folder, settings, shards="none")
         rng = np.random.default_rng(0)
-        optimiser = optimizer.make_optimiser(settings.optimiser, settings.n_steps)
+        optimizer = make_optimizer(settings.optimizer, settings.n_steps)
         noise = jax.tree.map(
             lambda x: x + rng.normal(size=x.shape).astype(x.dtype),
-            state.init_state(settings, optimiser),
+            state.init_state(settings, optimizer),
         )
         stream = iter(grain.MapDataset.range(8).to_iter_dataset())
         with checkpoints.Checkpoints(folder / "checkpoints", n_kept=1) as saved:
@@ -112,7 +113,7 @@ def evaluation_tar(tmp_path_factory) -> pathlib.Path:
     with tarfile.open(path, "w") as tar:
         for i in range(12):
             one = tiny_export.sample(i)
-            metadata = {"label": tiny_export.COLOURS[i % 3]}
+            metadata = {"label": tiny_export.COLORS[i % 3]}
             metadata["captions"] = {name: list(c) for name, c in one.captions.items()}
             for suffix, data in (
                 ("jpg", one.image),

@@ -15,7 +15,7 @@ def get_config():
         data=DataConfig(
             tokenizer="x.model", batch_size=8, granularity_weights={"short": 1.0}
         ),
-        optimiser=OptimiserConfig(learning_rate=0.1, n_warmup_steps=1),
+        optimizer=OptimizerConfig(learning_rate=0.1, n_warmup_steps=1),
         n_steps=10,
     )
 """
@@ -39,12 +39,12 @@ def test_a_file_is_loaded_and_kept_as_json(file):
     ("override", "path", "value"),
     [
         ("n_steps=20", "n_steps", 20),
-        ("optimiser.learning_rate=1e-3", "optimiser.learning_rate", 0.001),
-        ("optimiser.weight_decay=0", "optimiser.weight_decay", 0.0),
+        ("optimizer.learning_rate=1e-3", "optimizer.learning_rate", 0.001),
+        ("optimizer.weight_decay=0", "optimizer.weight_decay", 0.0),
         (
-            "optimiser.optimiser=adafactor",
-            "optimiser.optimiser",
-            config.Optimiser.ADAFACTOR,
+            "optimizer.optimizer=adafactor",
+            "optimizer.optimizer",
+            config.Optimizer.ADAFACTOR,
         ),
         ("model.vision.position_grid=(8, 4)", "model.vision.position_grid", (8, 4)),
         ("data.tokenizer=a=1.model", "data.tokenizer", "a=1.model"),
@@ -93,11 +93,11 @@ def test_a_field_is_set_once(file):
         ("n_steps=many", "n_steps='many': expected int"),
         ("n_steps=True", "n_steps=True: expected int"),
         ("data.batch_size=1", "batch_size=1: expected at least 2"),
-        ("optimiser.learning_rate=0", "learning_rate=0.0: expected more than 0"),
-        ("optimiser.learning_rate=x", "learning_rate='x': expected float"),
-        ("optimiser.optimiser=sgd", "'sgd': expected one of adamw, adafactor"),
+        ("optimizer.learning_rate=0", "learning_rate=0.0: expected more than 0"),
+        ("optimizer.learning_rate=x", "learning_rate='x': expected float"),
+        ("optimizer.optimizer=sgd", "'sgd': expected one of adamw, adafactor"),
         (
-            "optimiser.n_warmup_steps=10",
+            "optimizer.n_warmup_steps=10",
             "n_warmup_steps=10: expected less than n_s",
         ),
         ("model.text.width=32", "text.width=32: expected vision.width=16"),

@@ -8,7 +8,7 @@ from trainer.config import (
     CropConfig,
     DataConfig,
     HeadConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     SelfSupervisionConfig,
     TextConfig,
@@ -21,7 +21,7 @@ NEEDED = {
     VisionConfig: SIZES,
     TextConfig: SIZES,
     DataConfig: {"tokenizer": "x", "batch_size": 2, "granularity_weights": {}},
-    OptimiserConfig: {"learning_rate": 1.0, "n_warmup_steps": 0},
+    OptimizerConfig: {"learning_rate": 1.0, "n_warmup_steps": 0},
 }
 
 
@@ -69,8 +69,8 @@ NEEDED = {
         ),
         (
             SelfSupervisionConfig,
-            {"centre_momentum": 2},
-            "centre_momentum=2: expected 0 <= value <= 1",
+            {"center_momentum": 2},
+            "center_momentum=2: expected 0 <= value <= 1",
         ),
         (
             SelfSupervisionConfig,
@@ -130,11 +130,11 @@ NEEDED = {
             {"n_blocks_per_window": 0},
             "n_blocks_per_window=0: expected more than 0",
         ),
-        (OptimiserConfig, {"weight_decay": -1}, "weight_decay=-1: expected 0 or more"),
-        (OptimiserConfig, {"beta1": 1}, "beta1=1: expected 0 <= value < 1"),
-        (OptimiserConfig, {"beta2": 1}, "beta2=1: expected 0 <= value < 1"),
+        (OptimizerConfig, {"weight_decay": -1}, "weight_decay=-1: expected 0 or more"),
+        (OptimizerConfig, {"beta1": 1}, "beta1=1: expected 0 <= value < 1"),
+        (OptimizerConfig, {"beta2": 1}, "beta2=1: expected 0 <= value < 1"),
         (
-            OptimiserConfig,
+            OptimizerConfig,
             {"max_gradient_norm": 0},
             "max_gradient_norm=0: expected more than 0",
         ),

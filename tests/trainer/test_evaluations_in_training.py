@@ -23,7 +23,7 @@ def run_train(recipe, export, evaluation_tar):
         sets = with_set(
             "n_steps=4",
             "run.n_steps_per_checkpoint=2",
-            "optimiser.n_warmup_steps=1",
+            "optimizer.n_warmup_steps=1",
             "self_supervision.distillation_weight=0",
             "self_supervision.patch_weight=0",
             *overrides,
@@ -191,7 +191,7 @@ def test_a_finished_run_is_left_alone_whatever_the_settings(
 
 
 @pytest.mark.parametrize(
-    "override", ["optimiser.learning_rate=1", "n_steps=8", "data.batch_size=4"]
+    "override", ["optimizer.learning_rate=1", "n_steps=8", "data.batch_size=4"]
 )
 def test_another_run_in_a_finished_workdir_is_refused(finished, run_train, override):
     before = contents(finished)

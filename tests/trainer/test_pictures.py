@@ -1,4 +1,4 @@
-"""The command that draws pictures, on the model that knows colours."""
+"""The command that draws pictures, on the model that knows colors."""
 
 import io
 
@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from tests.support.chromium import browser, executable
-from tests.support.planted import COLOURS, configured, draw, planted, save, write_words
+from tests.support.planted import COLORS, configured, draw, planted, save, write_words
 from trainer import pictures
 from trainer.visuals import overlays
 
-KINDS = ("features", "classes", "neighbours", "attention")
+KINDS = ("features", "classes", "neighbors", "attention")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def config(tmp_path_factory, tiny):
 
 
 @pytest.fixture(scope="module")
-def knows_colours(tmp_path_factory, config):
+def knows_colors(tmp_path_factory, config):
     return save(tmp_path_factory.mktemp("planted"), config, planted(config))
 
 
@@ -37,9 +37,9 @@ def run(checkpoint, data, output, *flags):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, knows_colours, scenes):
+def folder(tmp_path_factory, knows_colors, scenes):
     output = tmp_path_factory.mktemp("drawn") / "pictures"
-    return run(knows_colours, scenes, output, "--n-images", 2)
+    return run(knows_colors, scenes, output, "--n-images", 2)
 
 
 def test_every_image_has_a_picture_of_each_kind_and_a_place_on_the_page(folder):
@@ -50,36 +50,36 @@ def test_every_image_has_a_picture_of_each_kind_and_a_place_on_the_page(folder):
     assert text.count("data:image/png;base64,") == len(names)
 
 
-def test_the_planted_model_paints_every_pixel_with_its_own_colour(folder):
+def test_the_planted_model_paints_every_pixel_with_its_own_color(folder):
     """Photo, what is found and what is true, side by side; both are the same."""
     image = np.asarray(Image.open(folder / "00-classes.png"))
     photo, found, true = (image[:168, x : x + 336] for x in (0, 342, 684))
     np.testing.assert_array_equal(found, true)
     palette = overlays.palette(3)
-    for number, colour in enumerate(COLOURS.values()):
-        own = (photo == colour).all(axis=-1)
+    for number, color in enumerate(COLORS.values()):
+        own = (photo == color).all(axis=-1)
         expected = overlays.overlay(photo, np.full(photo.shape[:2], number), palette)
         np.testing.assert_array_equal(found[own], expected[own])
 
 
 @pytest.mark.slow
-def test_the_same_command_draws_the_same(folder, knows_colours, scenes, tmp_path):
-    again = run(knows_colours, scenes, tmp_path / "again", "--n-images", 2)
+def test_the_same_command_draws_the_same(folder, knows_colors, scenes, tmp_path):
+    again = run(knows_colors, scenes, tmp_path / "again", "--n-images", 2)
     for path in folder.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
 def test_photos_of_a_glob_are_drawn_with_the_names_of_the_command(
-    knows_colours, tmp_path
+    knows_colors, tmp_path
 ):
     hostile = "<b>\u202e&.png"
     folder = tmp_path / "long" / ("name" * 25)
     folder.mkdir(parents=True)
     for number, name in enumerate((hostile, "b.png")):
-        rgb = np.full((20, 30, 3), [*COLOURS.values()][number], np.uint8)
+        rgb = np.full((20, 30, 3), [*COLORS.values()][number], np.uint8)
         Image.fromarray(rgb).save(folder / name)
     names = ("--class-names", "red", "green")
-    output = run(knows_colours, f"{folder}/*.png", tmp_path / "out", *names)
+    output = run(knows_colors, f"{folder}/*.png", tmp_path / "out", *names)
     text = (output / "index.html").read_text()
     assert "&lt;b&gt;[U+202E]&amp;.png" in text
     assert "<b>" not in text
@@ -95,10 +95,10 @@ def test_photos_of_a_glob_are_drawn_with_the_names_of_the_command(
     ],
 )
 def test_a_wrong_command_exits_with_2_and_one_line(
-    knows_colours, scenes, tmp_path, capsys, flags, message
+    knows_colors, scenes, tmp_path, capsys, flags, message
 ):
     with pytest.raises(SystemExit) as exit_info:
-        run(knows_colours, scenes, tmp_path / "out", *flags)
+        run(knows_colors, scenes, tmp_path / "out", *flags)
     errors = capsys.readouterr().err
     assert exit_info.value.code == 2
     assert errors.startswith("error: ")
@@ -108,22 +108,22 @@ def test_a_wrong_command_exits_with_2_and_one_line(
 
 
 def test_places_that_cannot_be_meant_exit_with_2(
-    knows_colours, scenes, tmp_path, capsys
+    knows_colors, scenes, tmp_path, capsys
 ):
     with pytest.raises(SystemExit):
-        run(knows_colours, "nowhere/*.jpg", tmp_path / "out")
+        run(knows_colors, "nowhere/*.jpg", tmp_path / "out")
     assert "nowhere/*.jpg: no file, expected tars" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run(knows_colours, scenes, ".")
+        run(knows_colors, scenes, ".")
     assert "--output=.: exists, expected a new folder" in capsys.readouterr().err
 
 
-def test_a_broken_photo_exits_with_2_and_names_it(knows_colours, tmp_path, capsys):
+def test_a_broken_photo_exits_with_2_and_names_it(knows_colors, tmp_path, capsys):
     file = io.BytesIO()
     Image.new("RGB", (30, 30)).save(file, "png")
     (tmp_path / "cut.png").write_bytes(file.getvalue()[:40])
     with pytest.raises(SystemExit) as exit_info:
-        run(knows_colours, tmp_path, tmp_path / "out")
+        run(knows_colors, tmp_path, tmp_path / "out")
     assert exit_info.value.code == 2
     assert "cut: PNG: truncated, its end" in capsys.readouterr().err.splitlines()[-1]
 

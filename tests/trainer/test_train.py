@@ -170,9 +170,9 @@ def test_a_wrong_training_command_exits_with_2_before_any_work(
 
 def test_another_configuration_in_a_workdir_exits_with_2(trained, run_train, capsys):
     def command():
-        run_train(trained, "optimiser.learning_rate=1")
+        run_train(trained, "optimizer.learning_rate=1")
 
-    assert_wrong(command, "optimiser.learning_rate=1.0: expected 0.003", capsys)
+    assert_wrong(command, "optimizer.learning_rate=1.0: expected 0.003", capsys)
 
 
 def test_data_that_is_not_there_exits_with_2(tmp_path, run_train, capsys):

@@ -78,8 +78,8 @@ SIZES = {
             "model.head.bottleneck_dim=256",
             "data.batch_size=512",
             "data.n_local_crops=6",
-            "optimiser.learning_rate=0.0005",
-            "optimiser.n_warmup_steps=1000",
+            "optimizer.learning_rate=0.0005",
+            "optimizer.n_warmup_steps=1000",
             "n_steps=20000",
             "compute.dtype=bfloat16",
             "run.n_workers=12",
@@ -93,7 +93,7 @@ SIZES = {
         (
             "model.vision.n_layers=1",
             "data.batch_size=16",
-            "optimiser.n_warmup_steps=1",
+            "optimizer.n_warmup_steps=1",
             "n_steps=3",
             "run.evaluation.n_steps=3",
         ),
@@ -118,7 +118,7 @@ class Effect:
     measures: dict[str, Expected]
 
 
-_ZERO_SHOT = ("zero_shot_colour_miou", "zero_shot_miou")
+_ZERO_SHOT = ("zero_shot_color_miou", "zero_shot_miou")
 _RETRIEVAL = ("image_to_text", "text_to_image")
 _QUALITIES = (*_ZERO_SHOT, "linear_miou", *_RETRIEVAL)
 

@@ -12,7 +12,7 @@ from trainer.config import (
     DataConfig,
     HeadConfig,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     SelfSupervisionConfig,
     TextConfig,
@@ -42,14 +42,14 @@ def get_config() -> TrainConfig:
             ),
             n_local_crops=1,
         ),
-        # Few steps: sharp targets from the first one, and no centres that take most of
+        # Few steps: sharp targets from the first one, and no centers that take most of
         # the steps to settle.
         self_supervision=SelfSupervisionConfig(
             anti_collapse=AntiCollapse.SINKHORN,
             teacher_temperature=0.04,
             n_tokens_per_chunk=64,
         ),
-        optimiser=OptimiserConfig(learning_rate=2e-3, n_warmup_steps=30),
+        optimizer=OptimizerConfig(learning_rate=2e-3, n_warmup_steps=30),
         n_steps=450,
         run=RunConfig(
             n_threads=1,

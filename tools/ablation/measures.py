@@ -13,7 +13,7 @@ from trainer.distributed.sharding import make_mesh
 from trainer.pretrained import starting_point
 from trainer.pretrained.starting_point import initial_state
 from trainer.pretrained.trained_model import Trained
-from trainer.step.optimizer import make_optimiser
+from trainer.step.optimizer import make_optimizer
 
 _TOKEN = "cls_2"  # the one that is trained with captions, as the queries are
 _GRANULARITIES = ("medium", "detailed")  # of the queries; one noun fits many images
@@ -28,25 +28,25 @@ def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
         return evaluate.run(task, str(web / data), encoder, params, settings)
 
     by_names = run("zero_shot_segmentation", "names")["whole"]
-    by_colours = run("zero_shot_segmentation", "colours")["whole"]
+    by_colors = run("zero_shot_segmentation", "colors")["whole"]
     by_probe = run("linear_segmentation", "shapes")
     retrieval = run("retrieval", "names")
-    neighbours = run("knn_classification", "shapes")
+    neighbors = run("knn_classification", "shapes")
     return {
         **_of_names(by_names),
-        **_with_baselines("zero_shot_colour", by_colours),
+        **_with_baselines("zero_shot_color", by_colors),
         "linear_miou": by_probe["mean_iou"],
         "linear_most_frequent_miou": by_probe["baselines"]["most_frequent_mean_iou"],
         **{way: _recall(retrieval, way) for way in ("image_to_text", "text_to_image")},
-        "knn_accuracy": neighbours[_TOKEN]["accuracy_k20"],
+        "knn_accuracy": neighbors[_TOKEN]["accuracy_k20"],
         "state_bytes": state_bytes(found.config),
     }
 
 
 def state_bytes(config: TrainConfig) -> int:
     """Of all that changes from step to step, and of a frozen teacher."""
-    optimiser = make_optimiser(config.optimiser, config.n_steps)
-    state = initial_state(config, optimiser, make_mesh(), starting_point.find(config))
+    optimizer = make_optimizer(config.optimizer, config.n_steps)
+    state = initial_state(config, optimizer, make_mesh(), starting_point.find(config))
     return sum(x.nbytes for x in jax.tree.leaves(state))
 
 

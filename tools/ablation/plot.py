@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tools.ablation.comparison import Difference
 
-VERDICT_TO_COLOUR = {
+VERDICT_TO_COLOR = {
     "as the paper": "#1a7f37",
     "no difference found": "#0969da",
     "null": "#6e7781",
@@ -54,27 +54,27 @@ def svg(differences: Sequence[Difference]) -> str:
 def _row(
     one: Difference, y_px: float, low_px: float, mean_px: float, high_px: float
 ) -> list[str]:
-    colour = VERDICT_TO_COLOUR[one.verdict]
+    color = VERDICT_TO_COLOR[one.verdict]
     label = f"({one.effect.key}) {one.measure}"
     return [
         _text(_LABEL_PX - 4, y_px + 4, label, "end"),
-        _line(low_px, y_px, high_px, y_px, colour),
-        f'<circle cx="{mean_px:.1f}" cy="{y_px:.1f}" r="4" fill="{colour}"/>',
+        _line(low_px, y_px, high_px, y_px, color),
+        f'<circle cx="{mean_px:.1f}" cy="{y_px:.1f}" r="4" fill="{color}"/>',
     ]
 
 
 def _legend() -> list[str]:
-    step = (_LABEL_PX + _PLOT_PX) / len(VERDICT_TO_COLOUR)
+    step = (_LABEL_PX + _PLOT_PX) / len(VERDICT_TO_COLOR)
     return [
-        f'<text x="{10 + i * step:.1f}" y="20" fill="{colour}">{name}</text>'
-        for i, (name, colour) in enumerate(VERDICT_TO_COLOUR.items())
+        f'<text x="{10 + i * step:.1f}" y="20" fill="{color}">{name}</text>'
+        for i, (name, color) in enumerate(VERDICT_TO_COLOR.items())
     ]
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+def _line(x1: float, y1: float, x2: float, y2: float, color: str) -> str:
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-        f' stroke="{colour}" stroke-width="2"/>'
+        f' stroke="{color}" stroke-width="2"/>'
     )
 
 

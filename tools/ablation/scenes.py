@@ -16,9 +16,9 @@ from pipeline.demo_web import rendering
 from pipeline.demo_web import scene as drawing
 from pipeline.demo_web.scene import Background, Image, Pattern, Scene, SceneObject
 
-Pair = tuple[str, str]  # colour, shape
+Pair = tuple[str, str]  # color, shape
 
-COLOURS = ("red", "yellow", "green", "cyan", "blue", "pink")
+COLORS = ("red", "yellow", "green", "cyan", "blue", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 SIDES_PX = range(64, 97)
 N_OBJECTS = (2, 3, 4)
@@ -30,14 +30,14 @@ MIN_VISIBLE = 0.5  # of every object: others hide the rest
 _CONTRASTS = (20, 45)  # of backgrounds; the demo's are 12 to 18
 _N_MARKS = (3, 8)  # distractors behind the objects
 _N_STROKES = (0, 2)  # over them
-_LIKE_OBJECTS = 0.2  # of marks and strokes: they have the colours of objects
+_LIKE_OBJECTS = 0.2  # of marks and strokes: they have the colors of objects
 _NOISE = 6  # standard deviation, of 255
 
-# One shape of each colour; every shape is among them.
+# One shape of each color; every shape is among them.
 HELD_OUT: frozenset[Pair] = frozenset(
-    (colour, SHAPES[(2 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS)
+    (color, SHAPES[(2 * i + 1) % len(SHAPES)]) for i, color in enumerate(COLORS)
 )
-ALL_PAIRS: tuple[Pair, ...] = tuple((c, s) for c in COLOURS for s in SHAPES)
+ALL_PAIRS: tuple[Pair, ...] = tuple((c, s) for c in COLORS for s in SHAPES)
 SEEN_PAIRS: tuple[Pair, ...] = tuple(p for p in ALL_PAIRS if p not in HELD_OUT)
 CLASSES = tuple(" ".join(pair) for pair in ALL_PAIRS)  # mask id `i + 1`
 
@@ -70,7 +70,7 @@ def sample_picture(rng: np.random.Generator, pairs: Sequence[Pair]) -> Picture:
 
 
 def sample_scene(rng: np.random.Generator, pairs: Sequence[Pair]) -> Scene:
-    """Objects of different colour and shape, at least half of each to be seen."""
+    """Objects of different color and shape, at least half of each to be seen."""
     background = _sample_background(rng)
     while True:
         n_objects = int(rng.choice(N_OBJECTS))
@@ -87,20 +87,20 @@ def shapes_of(mask: Image) -> Image:
     return np.where(mask > 0, (mask - 1) % len(SHAPES) + 1, 0).astype(np.uint8)
 
 
-def colours_of(mask: Image) -> Image:
-    """Ids of colours alone, from 1 in the order of `COLOURS`; 0 is no object."""
+def colors_of(mask: Image) -> Image:
+    """Ids of colors alone, from 1 in the order of `COLORS`; 0 is no object."""
     return np.where(mask > 0, (mask - 1) // len(SHAPES) + 1, 0).astype(np.uint8)
 
 
 def _sample_object(rng: np.random.Generator, pair: Pair) -> SceneObject:
-    colour, shape = pair
+    color, shape = pair
     size = str(rng.choice(tuple(SIZE_TO_DIAMETER)))
     diameter = SIZE_TO_DIAMETER[size] * rng.uniform(0.9, 1.1)
     kind = "plain" if rng.random() < 0.4 else str(rng.choice(drawing.TEXTURES[1:]))
     margin = 0.55 * diameter
     cx, cy = rng.uniform(margin, 1 - margin, 2).tolist()
     return SceneObject(
-        colour=colour,
+        color=color,
         shape=shape,
         size=size,
         pattern=_pattern(rng, kind, rng.uniform(2.4, 3.6) / diameter),
@@ -108,7 +108,7 @@ def _sample_object(rng: np.random.Generator, pair: Pair) -> SceneObject:
         cy=cy,
         angle=math.radians(20) * rng.uniform(-1, 1),
         diameter=diameter,
-        rgb=_jittered(rng, drawing.COLOUR_TO_RGB[colour], 20),
+        rgb=_jittered(rng, drawing.COLOR_TO_RGB[color], 20),
     )
 
 
@@ -145,16 +145,16 @@ def _marks(rng: np.random.Generator, rgb: Image, n_marks: int) -> Image:
     canvas = rgb.copy()
     side_px = len(canvas)
     for _ in range(n_marks):
-        colour = _any_colour(rng)
+        color = _any_color(rng)
         if rng.random() < 0.5:
-            centre = rng.uniform(0, side_px, 2)
-            points = centre + rng.normal(0, 0.05 * side_px, (5, 2))
+            center = rng.uniform(0, side_px, 2)
+            points = center + rng.normal(0, 0.05 * side_px, (5, 2))
             hull = cv2.convexHull(points.astype(np.int32))
-            cv2.fillConvexPoly(canvas, hull, colour, cv2.LINE_AA)
+            cv2.fillConvexPoly(canvas, hull, color, cv2.LINE_AA)
         else:
             width_px = 1 + int(rng.integers(3))
             points = _stroke(rng, side_px)
-            cv2.polylines(canvas, [points], False, colour, width_px, cv2.LINE_AA)
+            cv2.polylines(canvas, [points], False, color, width_px, cv2.LINE_AA)
     return canvas
 
 
@@ -165,8 +165,8 @@ def _strokes(
     canvas = rgb.copy()
     covered = np.zeros(rgb.shape[:2], np.uint8)
     for _ in range(n_strokes):
-        colour, points = _any_colour(rng), _stroke(rng, len(rgb))
-        cv2.polylines(canvas, [points], False, colour, 2, cv2.LINE_AA)
+        color, points = _any_color(rng), _stroke(rng, len(rgb))
+        cv2.polylines(canvas, [points], False, color, 2, cv2.LINE_AA)
         cv2.polylines(covered, [points], False, 255, 2, cv2.LINE_AA)
     return canvas, covered > 127
 
@@ -178,10 +178,10 @@ def _stroke(rng: np.random.Generator, side_px: int) -> np.ndarray:
     return np.stack([start, bend, end]).astype(np.int32)
 
 
-def _any_colour(rng: np.random.Generator) -> drawing.Rgb:
+def _any_color(rng: np.random.Generator) -> drawing.Rgb:
     is_like_objects = rng.random() < _LIKE_OBJECTS
     if is_like_objects:
-        base = drawing.COLOUR_TO_RGB[str(rng.choice(COLOURS))]
+        base = drawing.COLOR_TO_RGB[str(rng.choice(COLORS))]
     else:
         base = drawing.BACKGROUND_TO_RGB[str(rng.choice(_GROUNDS))]
     return _jittered(rng, base, 30)

@@ -19,7 +19,7 @@ from tools.ablation.comparison import Difference, Results, compare_all
 
 BYTES = "state_bytes"  # the one measure that is no share
 MEASURES = (
-    "zero_shot_colour_miou",
+    "zero_shot_color_miou",
     "zero_shot_miou",
     "zero_shot_miou_held_out",
     "linear_miou",

@@ -57,9 +57,9 @@ def alt_text(scene: Scene, rng: np.random.Generator) -> str:
 def wrong_alt_text(
     scene: Scene, pairs: Sequence[Pair], rng: np.random.Generator
 ) -> str:
-    """Names one of `pairs` whose colour no object of the scene has."""
-    colours = {one.colour for one in scene.objects}
-    absent = [pair for pair in pairs if pair[0] not in colours]
+    """Names one of `pairs` whose color no object of the scene has."""
+    colors = {one.color for one in scene.objects}
+    absent = [pair for pair in pairs if pair[0] not in colors]
     return _about(absent[int(rng.integers(len(absent)))], rng)
 
 
@@ -73,4 +73,4 @@ def _about(pair: Pair, rng: np.random.Generator) -> str:
 
 
 def _noun(one: SceneObject) -> str:
-    return f"{'an' if one.colour[0] in 'aeiou' else 'a'} {one.colour} {one.shape}"
+    return f"{'an' if one.color[0] in 'aeiou' else 'a'} {one.color} {one.shape}"

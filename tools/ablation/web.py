@@ -2,12 +2,12 @@
 
     FOLDER/crawl/*.tar        pairs as img2dataset writes them, with the web's noise
     FOLDER/captions/*.parquet true captions of the images, one file a granularity
-    FOLDER/names/             scenes of all combinations: masks of colour and shape
-    FOLDER/colours/           the same scenes: masks of colour alone
+    FOLDER/names/             scenes of all combinations: masks of color and shape
+    FOLDER/colors/           the same scenes: masks of color alone
     FOLDER/shapes/{train,test}  scenes with masks of background and shapes, and the
                               shape of the largest object; the curated seeds as well
 
-Pairs that are held out appear in `names`, `colours` and `shapes/test` alone, as
+Pairs that are held out appear in `names`, `colors` and `shapes/test` alone, as
 pictures and in texts. Equal sizes and seeds give equal bytes.
 """
 
@@ -99,8 +99,8 @@ def write(size: WebSize, folder: pathlib.Path) -> None:
         return
     _write_crawl(size, folder)
     _write_scenes(folder / "names", _named(size, np.asarray), scenes.CLASSES)
-    by_colour = _named(size, scenes.colours_of)
-    _write_scenes(folder / "colours", by_colour, scenes.COLOURS)
+    by_color = _named(size, scenes.colors_of)
+    _write_scenes(folder / "colors", by_color, scenes.COLORS)
     classes = ("background", *scenes.SHAPES)
     for split, stream, pairs, n in (
         ("train", _Stream.SHAPES_TRAIN, SEEN_PAIRS, size.n_shapes),

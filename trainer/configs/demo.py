@@ -17,7 +17,7 @@ from trainer.config import (
     DataConfig,
     HeadConfig,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     SelfSupervisionConfig,
     TextConfig,
@@ -45,12 +45,12 @@ def get_config() -> TrainConfig:
             ),
             n_local_crops=2,
         ),
-        # TIPSv2's terms, which are the defaults. Centres would take most of the few
+        # TIPSv2's terms, which are the defaults. Centers would take most of the few
         # steps to settle, and the terms would rise until they have.
         self_supervision=SelfSupervisionConfig(
             anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
         ),
-        optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=20),
+        optimizer=OptimizerConfig(learning_rate=1e-3, n_warmup_steps=20),
         n_steps=120,
         run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=60),
     )

@@ -3,7 +3,7 @@
 Paper: arXiv:2410.16512, section 4. Theirs: the model, batch 16,384, 70 epochs of 116
 million images (about 496,000 steps), crops of 224 and 98 px, mask ratio, weights and
 32,768 prototypes; 256 TPUv3 chips for 4 days. Ours, as the paper does not give them:
-optimiser, learning rate, warm-up, weight decay, temperatures, decays, crop ranges.
+optimizer, learning rate, warm-up, weight decay, temperatures, decays, crop ranges.
 
     python -m trainer.train --config trainer/configs/tips_b14.py \\
         --data RUN/tfrecords --workdir DIR --set data.tokenizer=RUN/tokenizer.model
@@ -13,8 +13,8 @@ from trainer.config import (
     ComputeConfig,
     DataConfig,
     Ema,
-    Optimiser,
-    OptimiserConfig,
+    Optimizer,
+    OptimizerConfig,
     PatchLoss,
     Remat,
     RunConfig,
@@ -35,8 +35,8 @@ def get_config() -> TrainConfig:
             granularity_weights={"coco": 1.0},
         ),
         self_supervision=SelfSupervisionConfig(patch_loss=PatchLoss.IBOT, ema=Ema.FULL),
-        optimiser=OptimiserConfig(
-            optimiser=Optimiser.ADAFACTOR,  # TIPSv2's; TIPS does not say
+        optimizer=OptimizerConfig(
+            optimizer=Optimizer.ADAFACTOR,  # TIPSv2's; TIPS does not say
             learning_rate=1e-3,
             n_warmup_steps=10_000,
         ),

@@ -25,8 +25,8 @@ def get_config() -> TrainConfig:
             global_crop=CropConfig(size_px=448),
             local_crop=dataclasses.replace(low.data.local_crop, size_px=140),
         ),
-        optimiser=dataclasses.replace(
-            low.optimiser, learning_rate=1e-4, n_warmup_steps=300
+        optimizer=dataclasses.replace(
+            low.optimizer, learning_rate=1e-4, n_warmup_steps=300
         ),
         n_steps=2_900,
     )

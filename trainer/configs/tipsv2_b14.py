@@ -14,8 +14,8 @@ from trainer.config import (
     ComputeConfig,
     DataConfig,
     Ema,
-    Optimiser,
-    OptimiserConfig,
+    Optimizer,
+    OptimizerConfig,
     PatchLoss,
     Remat,
     RunConfig,
@@ -36,8 +36,8 @@ def get_config() -> TrainConfig:
         self_supervision=SelfSupervisionConfig(
             patch_loss=PatchLoss.IBOT_PLUS_PLUS, ema=Ema.HEAD
         ),
-        optimiser=OptimiserConfig(
-            optimiser=Optimiser.ADAFACTOR, learning_rate=1e-3, n_warmup_steps=5_000
+        optimizer=OptimizerConfig(
+            optimizer=Optimizer.ADAFACTOR, learning_rate=1e-3, n_warmup_steps=5_000
         ),
         n_steps=90_000,
         compute=ComputeConfig(dtype="bfloat16", remat=Remat.DOTS),

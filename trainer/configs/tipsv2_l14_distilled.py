@@ -5,7 +5,7 @@ is masked, the loss takes all patches, the student's image encoder starts at ran
 the contrastive terms stay. Unknown, hence ours: the form of the loss (cross-entropy
 with the prototypes of the teacher's own head), CLS 1 of the global crop beside those of
 the local ones, the text encoder (trained from scratch; `init_parts="text"` starts it
-from `init_from`, `optimiser.is_text_frozen` keeps it there: the paper found that either
+from `init_from`, `optimizer.is_text_frozen` keeps it there: the paper found that either
 matters little), weights, steps, batch, learning rate and crops (those of `tipsv2_b14`).
 The other sizes: `model` and `n_steps` below. Hardware and hours are not known.
 

@@ -61,7 +61,7 @@ def random_box(
     """A box of uniform area, log-uniform aspect and uniform place.
 
     The aspect is drawn among those with which a box of that area fits into the
-    image, so that one draw is enough: trying again, as others do, favours small
+    image, so that one draw is enough: trying again, as others do, favors small
     boxes of wide images. Where none fits, the box is the largest of the nearest
     allowed aspect.
     """

@@ -1,7 +1,7 @@
 """Where arrays lie: a mesh of all devices, batches cut over it, parameters by rules.
 
 The mesh has the axes `data` and `fsdp`. A batch is cut over both. The devices of one
-row of `fsdp` share one copy of parameters, optimiser and teacher, cut by `RULES`.
+row of `fsdp` share one copy of parameters, optimizer and teacher, cut by `RULES`.
 """
 
 import re

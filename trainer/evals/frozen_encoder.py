@@ -144,5 +144,5 @@ def _attention(
 
 
 def _half(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Normalised features fit, at half the memory."""
+    """Normalized features fit, at half the memory."""
     return x.astype(jnp.float16)

@@ -24,7 +24,7 @@ def linear_depth(run: Evaluation) -> dict:
         own = dataclasses.replace(training, features=_joined(training.features, token))
         seed = run.settings.rng_seed
         decoder = decoders.linear(own.features, depth.N_BINS, seed)
-        predict = dense_tasks.fit(run, _in_metres(run, decoder), _depth_loss(run), own)
+        predict = dense_tasks.fit(run, _in_meters(run, decoder), _depth_loss(run), own)
         found[token] = lambda batch, t=token, p=predict: p(_joined(batch, t))
     return _depth_scores(run, views, found, training.n_images)
 
@@ -86,7 +86,7 @@ def _check_depth(run: Evaluation, training: dense_tasks.Training) -> None:
         run.source.account.warn(doubt)
 
 
-def _in_metres(run: Evaluation, decoder: decoders.Decoder) -> decoders.Decoder:
+def _in_meters(run: Evaluation, decoder: decoders.Decoder) -> decoders.Decoder:
     limits = _limits(run)
     return decoders.Decoder(
         decoder.params, lambda *x: depth.expected(decoder.apply(*x), limits)
@@ -113,8 +113,8 @@ def _depth_scores(
     for sample, by_token in dense_tasks.predicted(run, views, all_of):
         truth = sample.depth()
         for token, cells in zip(predict, by_token, strict=True):
-            metres = maps.enlarge(cells, truth.shape)
-            found[token].append(depth.error(metres, truth, _limits(run)))
+            meters = maps.enlarge(cells, truth.shape)
+            found[token].append(depth.error(meters, truth, _limits(run)))
         n_images += 1
     scores = {token: _rmse(run, one) for token, one in found.items()}
     return dense_tasks.sizes(run, n_images, n_training_images) | scores

@@ -99,7 +99,7 @@ def image_text_retrieval(run: Evaluation) -> dict:
 
 def fine_grained_retrieval(run: Evaluation) -> dict:
     """Recall@1 in each domain, and the mean of the domains."""
-    cls, samples = run.embed(_labelled(run.source.searched()))
+    cls, samples = run.embed(_labeled(run.source.searched()))
     domains = sorted({_domain(sample) for sample in samples})
     found = {domain: _fine_grained_of(domain, cls, samples) for domain in domains}
     tokens = features.by_token(cls[:1])
@@ -116,8 +116,8 @@ def _trained(
     run: Evaluation, measure: Callable[[Vectors, Labels, Vectors, Labels], dict]
 ) -> dict:
     """Training images and test images in one classification."""
-    train_cls, train = run.embed(_labelled(run.source.of(TRAIN)), "training images")
-    test_cls, test = run.embed(_labelled(run.source.of(TEST)), "test images")
+    train_cls, train = run.embed(_labeled(run.source.of(TRAIN)), "training images")
+    test_cls, test = run.embed(_labeled(run.source.of(TEST)), "test images")
     names = _class_names([one.label for one in train])
     _check_known(test, names)
     labels = [_numbers([one.label for one in part], names) for part in (train, test)]
@@ -178,7 +178,7 @@ def _domain(sample: Sample) -> str:
     return sample.domain or "all"
 
 
-def _labelled(samples: Iterator[Sample]) -> Iterator[Sample]:
+def _labeled(samples: Iterator[Sample]) -> Iterator[Sample]:
     """The same, up to the first without a label, which is an error."""
     for sample in samples:
         if sample.label is None:

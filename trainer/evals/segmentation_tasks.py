@@ -126,7 +126,7 @@ class _Masks:
         self.names, self._run = names, run
         self._first = run.settings.masks_from
         self._pixels = np.zeros(len(names), np.int64)
-        self._n_unlabelled = 0
+        self._n_unlabeled = 0
 
     def classes(self, sample: Sample) -> Int[np.ndarray, "h w"]:
         mask = sample.mask()
@@ -134,7 +134,7 @@ class _Masks:
             found = masks.to_classes(mask, self.names, self._first)
         known = found[found != masks.IGNORED]
         self._pixels += np.bincount(known, minlength=len(self.names))
-        self._n_unlabelled += int((mask == 0).sum())
+        self._n_unlabeled += int((mask == 0).sum())
         return found
 
     def cells(self, sample: Sample) -> Int[np.ndarray, "h w"]:
@@ -142,7 +142,7 @@ class _Masks:
 
     def warn(self) -> None:
         if masks.first_value(self.names, self._first) == 1 and self._first < 0:
-            doubt = masks.doubt(self._pixels, self._n_unlabelled, self.names)
+            doubt = masks.doubt(self._pixels, self._n_unlabeled, self.names)
             if doubt:
                 self._run.source.account.warn(doubt)
 

@@ -1,6 +1,6 @@
 """The model card: what a model is, what it was trained on, how to load it.
 
-It says what the run recorded and nothing else. No licence is chosen here: that is for
+It says what the run recorded and nothing else. No license is chosen here: that is for
 the owner of the weights, and the card says so.
 """
 
@@ -36,7 +36,7 @@ The official Scenic code of google-deepmind/tips reads `tips_vision.npz` and
     Format.PYTORCH: """\
 The official PyTorch code of google-deepmind/tips reads `tips_vision.npz` and
 `tips_text.npz`. It computes the exact GELU where training has its tanh approximation,
-and normalises texts with an epsilon of 1e-5 where training has 1e-6.""",
+and normalizes texts with an epsilon of 1e-5 where training has 1e-6.""",
 }
 
 
@@ -66,7 +66,7 @@ weights, unless the section on training says so. Written by version {VERSION}.
 | input | {model.size_px} px, patches of {vision.patch_size_px} px, {rows} x {columns} \
 learned positions | {text.max_tokens} tokens of {text.vocabulary_size:,} |
 
-Images are RGB in [0, 1] without any other normalisation. Texts are lower-cased, without
+Images are RGB in [0, 1] without any other normalization. Texts are lower-cased, without
 begin and end tokens, padded with id 0. CLS 1 was trained against alt texts, CLS 2
 against synthetic captions. Cosines are divided by the temperature,
 {float(model.temperature):.6g}, which is that of the alt texts.
@@ -79,7 +79,7 @@ against synthetic captions. Cosines are divided by the temperature,
 
 {training}
 
-## Licence
+## License
 
 Not stated. It is for the owner of these weights to choose one, with the rights in the
 training data in mind, and to write it here.

@@ -122,7 +122,7 @@ def _character_map(charsmap: bytes) -> Iterator[normalizers.Normalizer]:
 
     `Precompiled` drops marks behind a character that it maps, and does not look at
     clusters of more than five bytes: so it gets one character at a time, and NFC joins
-    letters and marks afterwards. Marks that join nothing keep their order.
+    letters and marks afterward. Marks that join nothing keep their order.
     """
     # An insertion before a whole text would break the tokenizer's offsets.
     yield _replace(r"(?<=[\s\S])(?=[\p{M}\n\u200c\u200d\uff9e\uff9f])", _SEPARATOR)
@@ -159,13 +159,13 @@ def _check_ids(
 ) -> None:
     """Raises ValueError if a text of the probe has other ids than in training."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    for text in itertools.chain(TEXTS, _spelt(file)):
+    for text in itertools.chain(TEXTS, _spelled(file)):
         expected = processor.encode(text.lower())
         if tokenizer.encode(text).ids != expected:
             raise _error(path, f"would have other ids for {text[:60]!r}")
 
 
-def _spelt(file: SentencePieceFile) -> Iterator[str]:
+def _spelled(file: SentencePieceFile) -> Iterator[str]:
     """Texts in which every piece occurs, beside its neighbors and beside others."""
     pieces = [p.text.replace(_SPACE, " ") for p in file.pieces if p.kind is Kind.NORMAL]
     step = 1 + len(pieces) // _SAMPLE_PIECES

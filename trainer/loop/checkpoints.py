@@ -1,7 +1,7 @@
-"""Checkpoints: parameters, optimiser and data position, written in the background.
+"""Checkpoints: parameters, optimizer and data position, written in the background.
 
 Each is a folder `checkpoints/STEP` with the items `params` (all that evaluation and
-export need), `training` (optimiser state and step) and `data` (position in the stream).
+export need), `training` (optimizer state and step) and `data` (position in the stream).
 None of it depends on the devices or on the number of processes: a run may go on with
 others. Step 0, the untrained model, is always kept.
 """

@@ -2,9 +2,9 @@
 
 Counted from the configuration: two for each multiply-add of a matrix product, padded
 tokens included. Element-wise work is left out, and so is what is computed again: the
-rematerialised blocks, each chunk of logits in the backward pass, the second direction
+rematerialized blocks, each chunk of logits in the backward pass, the second direction
 of InfoNCE, the iterations of Sinkhorn, the first pass over microbatches. So the share
-of the peak is model FLOPs utilisation (MFU), and a step that computes less again gains.
+of the peak is model FLOPs utilization (MFU), and a step that computes less again gains.
 Source: Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B.
 """
 

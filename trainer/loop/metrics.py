@@ -155,10 +155,10 @@ class TrainingLog:
         return {
             "images_per_s": round(n_images / elapsed_s, 1),
             "share_waiting_for_data": round(self._waited_s / elapsed_s, 4),
-            **self._utilisation(n_images / elapsed_s),
+            **self._utilization(n_images / elapsed_s),
         }
 
-    def _utilisation(self, images_per_s: float) -> dict[str, float]:
+    def _utilization(self, images_per_s: float) -> dict[str, float]:
         """Of one device; no share of a peak that is not known."""
         cost = self._cost
         flops_per_s = images_per_s * cost.flops_per_image / cost.n_devices

@@ -1,7 +1,7 @@
 """The two layers that everything is made of, and how their parameters are made.
 
 Parameters are float32. Every layer computes in the dtype of its input, to which it
-casts them; normalisation and softmax compute in float32.
+casts them; normalization and softmax compute in float32.
 
 Flax's own layers draw keys from a counter that is part of the module. Traced, that
 counter makes building the largest model take minutes, and drawing with `jax.random`

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from trainer.config import ComputeConfig, HeadConfig
 from trainer.models.layers import Linear, ParamMaker, normal
-from trainer.step.losses import l2_normalise
+from trainer.step.losses import l2_normalize
 
 # DINO cuts the normal distribution off at 2, a hundred standard deviations.
 _INIT = normal(0.02)
@@ -65,13 +65,13 @@ class PrototypeHead(nnx.Module):
         x = tokens.astype(self._dtype)
         for layer in hidden:
             x = jax.nn.gelu(layer(x))
-        return l2_normalise(narrow(x, jnp.float32)).astype(self._dtype)
+        return l2_normalize(narrow(x, jnp.float32)).astype(self._dtype)
 
 
 class Prototypes(nnx.Module):
     """The last layer of the head, without a bias.
 
-    Its columns have length 1: DINO's weight normalisation with the learned norms, whose
+    Its columns have length 1: DINO's weight normalization with the learned norms, whose
     training it found to be unstable, left out.
     """
 
@@ -80,4 +80,4 @@ class Prototypes(nnx.Module):
 
     def __call__(self) -> Float[Array, "bottleneck k"]:
         """The columns, float32."""
-        return l2_normalise(self.kernel[...].T).T
+        return l2_normalize(self.kernel[...].T).T

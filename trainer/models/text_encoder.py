@@ -31,7 +31,7 @@ class TextEncoder(nnx.Module):
         self.text_encoder_norm = LayerNorm(config.width, make)
 
     def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
-        """One float32 vector a text, not normalised. Rows are padded with id 0.
+        """One float32 vector a text, not normalized. Rows are padded with id 0.
 
         A text without a token gives zeros.
         """

@@ -64,7 +64,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graph, params)(x, is_valid), None
 
         # The loop already keeps XLA from merging the second computation with the first.
-        apply = _rematerialised(apply, self._remat, prevent_cse=not self._is_scanned)
+        apply = _rematerialized(apply, self._remat, prevent_cse=not self._is_scanned)
         if self._is_scanned:
             stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *params)
             return jax.lax.scan(apply, x, stacked)[0]
@@ -73,7 +73,7 @@ class Transformer(nnx.Module):
         return x
 
 
-def _rematerialised(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
+def _rematerialized(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
     """The same function, with other values kept for its gradient."""
     if remat is Remat.NONE:
         return apply

@@ -47,13 +47,13 @@ class VisionTransformer(nnx.Module):
     def __call__(
         self, image: Float[Array, "b h w 3"], masked: Masked | None = None
     ) -> VisionOutput:
-        """`image` is RGB in [0, 1], without any other normalisation."""
+        """`image` is RGB in [0, 1], without any other normalization."""
         return self.encoder(image.astype(self._dtype), masked)
 
     def intermediate(
         self, image: Float[Array, "b h w 3"], layers: Sequence[int]
     ) -> list[VisionOutput]:
-        """What the blocks of these numbers give out, normalised too."""
+        """What the blocks of these numbers give out, normalized too."""
         tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
         found = []
         for block in self.encoder.transformer.blocks:

@@ -58,17 +58,17 @@ def find(config: TrainConfig, *, is_new: bool = True) -> Origins:
 
 def initial_state(
     config: TrainConfig,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
     origins: Origins,
 ) -> State:
     """The state before the first step, on the devices of a mesh."""
-    state = init_state(config, optimiser)
+    state = init_state(config, optimizer)
     if origins.start is not None:
         state = _started(state, config, origins.start)
     if origins.teacher is not None:
-        kept, centres = origins.teacher.teacher()
-        state = {**state, "teacher": kept, "centres": centres}
+        kept, centers = origins.teacher.teacher()
+        state = {**state, "teacher": kept, "centers": centers}
     return placed(state, mesh)
 
 
@@ -87,10 +87,10 @@ def _started(state: State, config: TrainConfig, start: Trained) -> State:
     params = two_tower.resize_positions(start.params(shapes), grid)
     state = {**state, "params": params}
     if ssl.is_on and ssl.ema is not Ema.FROZEN:
-        taught, centres = start.teacher()
+        taught, centers = start.teacher()
         taught = two_tower.resize_positions(taught, grid)
         kept = {name: taught[name] for name in teacher.kept(ssl)}
-        state = {**state, "teacher": kept, "centres": centres}
+        state = {**state, "teacher": kept, "centers": centers}
     return state
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from trainer.config import (
     CropConfig,
     DataConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     SelfSupervisionConfig,
     TrainConfig,
 )
@@ -43,7 +43,7 @@ class Trained:
         return checkpoints.parts(folder, self.step, "params")
 
     def teacher(self) -> tuple[dict, dict]:
-        """Image encoder and head as they taught at this step, and the centres.
+        """Image encoder and head as they taught at this step, and the centers.
 
         Of a student of a frozen teacher they are its own.
         """
@@ -51,14 +51,14 @@ class Trained:
         ssl = self.config.self_supervision
         kept = {
             "teacher": {name: shapes[name] for name in teacher.kept(ssl)},
-            "centres": jax.eval_shape(
-                lambda: teacher.init_centres(self.config.model.head, ssl)
+            "centers": jax.eval_shape(
+                lambda: teacher.init_centers(self.config.model.head, ssl)
             ),
         }
         stored = self._load("training", kept)
         rest = {"vision", "head"} - stored["teacher"].keys()
         own = self.params({name: shapes[name] for name in rest}) if rest else {}
-        return {**own, **stored["teacher"]}, stored["centres"]
+        return {**own, **stored["teacher"]}, stored["centers"]
 
     def released(self) -> Released:
         """The student, as it is exported."""
@@ -154,7 +154,7 @@ def _imported(path: pathlib.Path, step: int | None) -> Imported:
             local_crop=crop,
             n_local_crops=0,
         ),
-        optimiser=OptimiserConfig(learning_rate=1.0, n_warmup_steps=0),
+        optimizer=OptimizerConfig(learning_rate=1.0, n_warmup_steps=0),
         n_steps=1,
         self_supervision=SelfSupervisionConfig(distillation_weight=0, patch_weight=0),
     )

@@ -38,7 +38,7 @@ def info_nce(
     """Symmetric InfoNCE: the mean over both directions and over the global batch.
 
     1/2b sum_i [ln sum_j exp(l_ij) + ln sum_j exp(l_ji) - 2 l_ii], where l_ij is the
-    cosine of image i and text j divided by `temperature`; rows need not be normalised.
+    cosine of image i and text j divided by `temperature`; rows need not be normalized.
     ln b when nothing is told apart. With a `mesh`, whose axes all cut the batch, each
     device takes its own rows of both directions; either way `n_rows_per_chunk` rows of
     logits exist at a time, in the backward pass too.
@@ -100,9 +100,9 @@ def _mean_over_pairs(
 ) -> Float[Array, ""]:
     """Calls `sum_of_rows(image, text, gather, *parameters)` on each device's rows.
 
-    Features arrive there normalised, in float32; `gather` makes all rows of a device's.
+    Features arrive there normalized, in float32; `gather` makes all rows of a device's.
     """
-    image, text = (l2_normalise(x.astype(jnp.float32)) for x in (image, text))
+    image, text = (l2_normalize(x.astype(jnp.float32)) for x in (image, text))
     if mesh is None:
         return sum_of_rows(image, text, lambda x: x, *parameters) / len(image)
     axes = mesh.axis_names
@@ -182,7 +182,7 @@ def patch(
     patches alike (MEAN), or (masked + w * visible) / (1 + w) of two such means, where
     w is `visible_weight` (SEPARATE). So chance is the same for all three.
     Source: Zhou et al. 2022 (iBOT), arXiv:2111.07832, section 3; TIPSv2,
-    arXiv:2604.12012, equation 4, which sums and leaves the normaliser open.
+    arXiv:2604.12012, equation 4, which sums and leaves the normalizer open.
     """
     masked = mean_where(mask, cross_entropy)
     if config.patch_loss is PatchLoss.IBOT:
@@ -253,6 +253,6 @@ def self_supervised(
     return sum((w * terms[term] for term, w in wanted.items()), jnp.float32(0))
 
 
-def l2_normalise(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """Rows of length 1; a row of zeros stays zero, with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))

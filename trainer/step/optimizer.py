@@ -1,19 +1,19 @@
-"""The optimiser: clipping, AdamW or Adafactor, weight decay, schedule."""
+"""The optimizer: clipping, AdamW or Adafactor, weight decay, schedule."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from trainer.config import Optimiser, OptimiserConfig, Schedule
+from trainer.config import Optimizer, OptimizerConfig, Schedule
 
 # Matrices and the embedding table decay. Biases, norms, positions, CLS tokens and
 # temperatures do not.
 _DECAYED = ("kernel", "emb_var")
 
 
-def make_optimiser(
-    config: OptimiserConfig, n_steps: int
+def make_optimizer(
+    config: OptimizerConfig, n_steps: int
 ) -> optax.GradientTransformation:
     """Decoupled weight decay: a step takes `learning_rate * weight_decay` off."""
     return optax.chain(
@@ -26,7 +26,7 @@ def make_optimiser(
     )
 
 
-def _frozen(config: OptimiserConfig) -> optax.GradientTransformation:
+def _frozen(config: OptimizerConfig) -> optax.GradientTransformation:
     """First, so that what is frozen counts in no norm; last, so that it decays not."""
     if not config.is_text_frozen:
         return optax.identity()
@@ -40,7 +40,7 @@ def _text(params: dict) -> dict:
     )
 
 
-def learning_rates(config: OptimiserConfig, n_steps: int) -> optax.Schedule:
+def learning_rates(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
     """Linear from 0 to the highest, then a cosine to 0 at `n_steps`, or 1 / sqrt.
 
     The latter is `learning_rate * sqrt(n_warmup_steps / step)`.
@@ -55,7 +55,7 @@ def learning_rates(config: OptimiserConfig, n_steps: int) -> optax.Schedule:
     )
 
 
-def _reciprocal_square_root(config: OptimiserConfig) -> optax.Schedule:
+def _reciprocal_square_root(config: OptimizerConfig) -> optax.Schedule:
     n = max(config.n_warmup_steps, 1)
 
     def rate(step: Float[Array, ""]) -> Float[Array, ""]:
@@ -73,13 +73,13 @@ def decayed(params: dict) -> dict:
     )
 
 
-def _scaling(config: OptimiserConfig) -> optax.GradientTransformation:
+def _scaling(config: OptimizerConfig) -> optax.GradientTransformation:
     """From gradients to updates of about unit size.
 
     Adafactor here is the variant for vision of Zhai et al. 2022 (arXiv:2106.04560,
     section 3.4): factored second moment, momentum, no scaling by the parameters.
     """
-    if config.optimiser is Optimiser.ADAMW:
+    if config.optimizer is Optimizer.ADAMW:
         return optax.scale_by_adam(config.beta1, config.beta2)
     return optax.chain(
         optax.scale_by_factored_rms(),

@@ -5,7 +5,7 @@ each token. The logits (tokens x prototypes) never exist whole: a chunk of token
 every image is computed at a time, and again in the backward pass. Both ways to keep the
 teacher from collapsing are a bias of its softmax, one number for each prototype:
 
-    centring    bias = -centre / temperature
+    centering    bias = -center / temperature
     Sinkhorn    bias = the potential of the prototypes
 
 Everything works under plain `jit` with a batch that is cut over devices.
@@ -50,7 +50,7 @@ def cross_entropy(
     p = softmax(the teacher's logits + `bias`), without a gradient. One token of the
     teacher stands for all of the student's. Logits are float32; where the bottleneck
     is bfloat16 their factors are, too.
-    Source: Caron et al. 2021, arXiv:2104.14294, equation 2, where `bias` is centring.
+    Source: Caron et al. 2021, arXiv:2104.14294, equation 2, where `bias` is centering.
     """
     teacher, bias = jax.lax.stop_gradient((teacher, bias))
     b, t, _ = student.bottleneck.shape
@@ -71,11 +71,11 @@ def cross_entropy(
     return Match(found.T, jax.lax.stop_gradient(entropy.mean()), is_used.sum())
 
 
-def centre_bias(
-    centre: Float[Array, "k"], temperature: Float[Array, ""] | float
+def center_bias(
+    center: Float[Array, "k"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "k"]:
-    """softmax((l - centre) / temperature) as a bias of l / temperature."""
-    return -jax.lax.stop_gradient(centre) / temperature
+    """softmax((l - center) / temperature) as a bias of l / temperature."""
+    return -jax.lax.stop_gradient(center) / temperature
 
 
 def mean_logits(
@@ -89,14 +89,14 @@ def mean_logits(
     return jax.lax.stop_gradient(mean @ prototypes.astype(jnp.float32))
 
 
-def updated_centre(
-    centre: Float[Array, "k"], logits: Float[Array, "k"], momentum: float
+def updated_center(
+    center: Float[Array, "k"], logits: Float[Array, "k"], momentum: float
 ) -> Float[Array, "k"]:
     """The moving average of `mean_logits`; `momentum` weighs the old value.
 
     Source: Caron et al. 2021, arXiv:2104.14294, equation 4.
     """
-    return momentum * centre + (1 - momentum) * logits
+    return momentum * center + (1 - momentum) * logits
 
 
 def sinkhorn_bias(

@@ -1,8 +1,8 @@
 """What changes from step to step: a plain nested dictionary of arrays.
 
-    {"params": {...}, "teacher": {...}, "centres": {...}, "opt_state": (...), "step": n}
+    {"params": {...}, "teacher": {...}, "centers": {...}, "opt_state": (...), "step": n}
 
-`teacher` is the EMA of what the teacher keeps, and `centres` are those of its logits;
+`teacher` is the EMA of what the teacher keeps, and `centers` are those of its logits;
 both are empty without self-supervision. `step` counts the updates done.
 """
 
@@ -25,7 +25,7 @@ State = dict[str, Any]
 
 def init_state(
     config: TrainConfig,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
 ) -> State:
     """The state before the first step; a function of the configuration alone."""
@@ -34,8 +34,8 @@ def init_state(
     state = {
         "params": params,
         "teacher": teacher.init(params, ssl),
-        "centres": teacher.init_centres(config.model.head, ssl),
-        "opt_state": jax.jit(optimiser.init)(params),
+        "centers": teacher.init_centers(config.model.head, ssl),
+        "opt_state": jax.jit(optimizer.init)(params),
         "step": jnp.int32(0),
     }
     return state if mesh is None else placed(state, mesh)

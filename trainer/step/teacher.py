@@ -2,7 +2,7 @@
 
 TIPS keeps an exponential moving average (EMA) of image encoder and head. TIPSv2 keeps
 one of the head alone, and its encoder is the student's own. In distillation a trained
-model teaches, and is not changed. The centres are running means of the teacher's
+model teaches, and is not changed. The centers are running means of the teacher's
 prototype logits.
 Source: TIPS, arXiv:2410.16512; TIPSv2, arXiv:2604.12012, equation 5; the schedules are
 those of DINO, Caron et al. 2021, arXiv:2104.14294.
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from trainer.config import Ema, HeadConfig, SelfSupervisionConfig
 
-CENTRES = ("cls", "patch")
+CENTERS = ("cls", "patch")
 
 
 def init(params: dict, config: SelfSupervisionConfig) -> dict:
@@ -31,12 +31,12 @@ def kept(config: SelfSupervisionConfig) -> tuple[str, ...]:
     return ("vision", "head") if config.ema is Ema.FULL else ("head",)
 
 
-def init_centres(
+def init_centers(
     head: HeadConfig, config: SelfSupervisionConfig
 ) -> dict[str, Float[Array, "k"]]:
     if not config.is_on:
         return {}
-    return {name: jnp.zeros(head.n_prototypes) for name in CENTRES}
+    return {name: jnp.zeros(head.n_prototypes) for name in CENTERS}
 
 
 def updated(

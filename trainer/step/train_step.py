@@ -48,7 +48,7 @@ class Views(NamedTuple):
 
 def make_train_step(
     config: TrainConfig,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
     teacher_model: ModelConfig | None = None,
 ) -> TrainStep:
@@ -63,20 +63,20 @@ def make_train_step(
         params = state["params"]
         (value, aux), gradients = objective.gradients(params, state, batch)
         metrics, mean_logits = aux
-        updates, opt_state = optimiser.update(gradients, state["opt_state"], params)
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
-        centres = {
-            name: prototype_loss.updated_centre(
-                centre, mean_logits[name], ssl.centre_momentum
+        centers = {
+            name: prototype_loss.updated_center(
+                center, mean_logits[name], ssl.center_momentum
             )
-            for name, centre in state["centres"].items()
+            for name, center in state["centers"].items()
         }
         state = {
             "params": params,
             "teacher": teacher.updated(
                 state["teacher"], params, state["step"], config.n_steps, ssl
             ),
-            "centres": centres,
+            "centers": centers,
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
@@ -207,7 +207,7 @@ class Objective:
     def _self_supervision(
         self, model: TwoTower, views: Views, state: State, batch: Batch
     ) -> tuple[Metrics, Metrics, dict[str, Float[Array, "k"]]]:
-        """Terms, further metrics, and the teacher's mean logits for the centres."""
+        """Terms, further metrics, and the teacher's mean logits for the centers."""
         if not self._ssl.is_on:
             return {}, {}, {}
         own = {"vision": state["params"]["vision"]}
@@ -235,7 +235,7 @@ class Objective:
             match = prototype_loss.cross_entropy(
                 Scores(ours(student), ours.prototypes(), self._ssl.student_temperature),
                 scores,
-                self._bias(state["centres"][name], scores),
+                self._bias(state["centers"][name], scores),
                 n_tokens_per_chunk=self._ssl.n_tokens_per_chunk,
             )
             metrics[f"teacher_entropy_{name}"] = match.teacher_entropy
@@ -256,13 +256,13 @@ class Objective:
             mask = batch["mask"].reshape(len(batch["mask"]), -1)
             terms[losses.PATCH] = losses.patch(match.cross_entropy, mask, self._ssl)
             metrics |= _masked_apart(match.cross_entropy, mask)
-        for name in state["centres"]:  # of a term that is switched off
-            mean_logits.setdefault(name, state["centres"][name])
+        for name in state["centers"]:  # of a term that is switched off
+            mean_logits.setdefault(name, state["centers"][name])
         return terms, metrics, mean_logits
 
-    def _bias(self, centre: Float[Array, "k"], scores: Scores) -> Float[Array, "k"]:
-        if self._ssl.anti_collapse is AntiCollapse.CENTRING:
-            return prototype_loss.centre_bias(centre, scores.temperature)
+    def _bias(self, center: Float[Array, "k"], scores: Scores) -> Float[Array, "k"]:
+        if self._ssl.anti_collapse is AntiCollapse.CENTERING:
+            return prototype_loss.center_bias(center, scores.temperature)
         return prototype_loss.sinkhorn_bias(
             *scores, n_tokens_per_chunk=self._ssl.n_tokens_per_chunk
         )

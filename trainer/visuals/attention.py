@@ -1,10 +1,10 @@
-"""What CLS tokens attend to, as maps and as colours. Pure functions."""
+"""What CLS tokens attend to, as maps and as colors. Pure functions."""
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-_COLOURS = cv2.COLORMAP_INFERNO
+_COLORS = cv2.COLORMAP_INFERNO
 
 
 def maps(
@@ -24,4 +24,4 @@ def heat(weights: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """From black, which is 0, to the largest weight, which is pale yellow."""
     largest = max(float(weights.max()), np.finfo(np.float32).tiny)
     levels = np.round(255 * weights / largest).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, _COLOURS), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.applyColorMap(levels, _COLORS), cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""Classes as colours on a photo. Pure functions."""
+"""Classes as colors on a photo. Pure functions."""
 
 import colorsys
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from trainer.evals.scores.segmentation import IGNORED
 
 RGB = UInt8[np.ndarray, "h w 3"]
 
-OPACITY = 0.6  # of the colour of a class on a photo
-_TURN = 0.618034  # of the colour wheel, to the next class: neighbours differ most
+OPACITY = 0.6  # of the color of a class on a photo
+_TURN = 0.618034  # of the color wheel, to the next class: neighbors differ most
 _SHADES = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))  # saturation and value, in turn
 
 
@@ -23,18 +23,18 @@ class Share(NamedTuple):
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
-    """A colour for each class; that of a number does not hang on `n`."""
-    colours = [
+    """A color for each class; that of a number does not hang on `n`."""
+    colors = [
         colorsys.hsv_to_rgb(number * _TURN % 1, *_SHADES[number % len(_SHADES)])
         for number in range(n)
     ]
-    return np.round(255 * np.array(colours)).astype(np.uint8).reshape(n, 3)
+    return np.round(255 * np.array(colors)).astype(np.uint8).reshape(n, 3)
 
 
 def overlay(
     image: RGB, classes: Int[np.ndarray, "h w"], palette: UInt8[np.ndarray, "n 3"]
 ) -> RGB:
-    """The photo under the colours of its pixels' classes; ignored pixels stay."""
+    """The photo under the colors of its pixels' classes; ignored pixels stay."""
     tinted = (1 - OPACITY) * image + OPACITY * palette[classes]
     is_known = (classes != IGNORED)[..., None]
     return np.where(is_known, np.round(tinted), image).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Patch features as colours: three principal components as red, green and blue.
+"""Patch features as colors: three principal components as red, green and blue.
 
-Pure functions. One basis and one scale serve all images, so that a colour means the
+Pure functions. One basis and one scale serve all images, so that a color means the
 same in each of them.
 """
 
@@ -47,7 +47,7 @@ def project(
     return (features - basis.mean) @ basis.vectors
 
 
-def colours(
+def colors(
     basis: Basis, features: Float[np.ndarray, "*cells d"]
 ) -> UInt8[np.ndarray, "*cells 3"]:
     """A component without any range is 0."""

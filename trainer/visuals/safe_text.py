@@ -2,7 +2,7 @@
 
 
 def visible(text: str, max_chars: int = 80) -> str:
-    """The text with what does not print spelt out as `[U+202E]`, cut to a length.
+    """The text with what does not print spelled out as `[U+202E]`, cut to a length.
 
     Those are controls, ends of lines, marks of direction and the like; white space is
     plain spaces.

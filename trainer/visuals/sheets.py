@@ -55,11 +55,11 @@ def sheet(rows: Sequence[Sequence[Tile]]) -> RGB:
 def legend(
     entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width_px: int
 ) -> list[Tile]:
-    """Bars of colour, each with its name below."""
+    """Bars of color, each with its name below."""
     shape = (_LINE_PX // 2, width_px, 3)
     return [
-        Tile(np.broadcast_to(colour, shape).astype(np.uint8), name)
-        for name, colour in entries
+        Tile(np.broadcast_to(color, shape).astype(np.uint8), name)
+        for name, color in entries
     ]
 
 

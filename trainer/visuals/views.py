@@ -22,7 +22,7 @@ from trainer.visuals.sheets import RGB, Tile, fitted, legend, sheet
 
 _LARGE_PX, _SMALL_PX = 336, 140
 _N_COLUMNS = 8
-_N_NEIGHBOURS = 6
+_N_NEIGHBORS = 6
 _N_LEGEND = 12
 TOKENS = ("CLS 1, alt text", "CLS 2, synthetic")
 
@@ -39,8 +39,8 @@ def of_features(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
     basis = pca_colors.basis(found)
     for sample, patches in zip(samples, found, strict=True):
         photo = fitted(sample.image(), _LARGE_PX)
-        colours = maps.nearest(pca_colors.colours(basis, patches), photo.shape[:2])
-        rows = [[Tile(photo, "photo"), Tile(colours, "patches")]]
+        colors = maps.nearest(pca_colors.colors(basis, patches), photo.shape[:2])
+        rows = [[Tile(photo, "photo"), Tile(colors, "patches")]]
         says = "Patch features: three principal components as red, green and blue."
         yield View("features", sheet(rows), says)
 
@@ -72,13 +72,13 @@ def of_classes(
         yield View("classes", sheet(rows), f"Zero-shot segmentation: {says}.")
 
 
-def of_neighbours(
+def of_neighbors(
     run: Evaluation, searched: Sequence[Sample], n_queries: int
 ) -> Iterator[View]:
     """The first samples, each beside its nearest among all others, by each token."""
     cls, _ = run.embed(searched)
     by_token = list(features.by_token(cls).values())[: len(TOKENS)]
-    n_nearest = min(_N_NEIGHBOURS + 1, len(searched))
+    n_nearest = min(_N_NEIGHBORS + 1, len(searched))
     found = [knn.nearest(one, one[:n_queries], n_nearest) for one in by_token]
     for query in range(n_queries):
         rows, said = [], []
@@ -89,7 +89,7 @@ def of_neighbours(
             names = ", ".join(visible(searched[i].key) for i, _ in near)
             said.append(f"{token}: {names or 'none'}.")
         says = f"Nearest of {len(searched)} images, with cosines. {' '.join(said)}"
-        yield View("neighbours", sheet(rows), says)
+        yield View("neighbors", sheet(rows), says)
 
 
 def of_attention(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
@@ -134,7 +134,7 @@ def _others(
 ) -> list[tuple[int, float]]:
     """The nearest without the query itself, which stands anywhere among equals."""
     pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
-    return [(row, cosine) for row, cosine in pairs if row != own][:_N_NEIGHBOURS]
+    return [(row, cosine) for row, cosine in pairs if row != own][:_N_NEIGHBORS]
 
 
 def _wrapped(tiles: list[Tile], n_columns: int) -> list[list[Tile]]:

@@ -218,7 +218,7 @@ def _described(describer: Describer, pixels: Iterator[np.ndarray]) -> np.ndarray
             prepared = []
     if prepared:
         vectors.append(descriptors.unit_vectors(describer, prepared))
-    return reference_sets.normalised(np.concatenate(vectors))[0]
+    return reference_sets.normalized(np.concatenate(vectors))[0]
 
 
 def _found_by_any(
@@ -328,4 +328,4 @@ def _stored(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
         matrix = reference_sets.read_matrix(run, unit)
         mine = np.flatnonzero(units == unit.name)
         vectors[mine] = matrix[[places[i][1] for i in mine.tolist()]]
-    return reference_sets.normalised(vectors)[0]
+    return reference_sets.normalized(vectors)[0]

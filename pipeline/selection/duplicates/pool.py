@@ -168,7 +168,7 @@ class EnterCells(kmeans.WithCentroids):
         if not len(members.row) or not index.ntotal:
             return
         image, cell = cells_of(
-            reference_sets.normalised(members.embedding)[0],
+            reference_sets.normalized(members.embedding)[0],
             index.reconstruct_n(0, index.ntotal),
             self._reach,
             self._rule.cells.max_per_image,

@@ -78,7 +78,7 @@ NAME_TO_COPY: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "crop 60 %": lambda rgb: crop(rgb, 0.6),
     f"JPEG {_JPEG_QUALITY}": recompressed,
     "blur": blurred,
-    "colour": warmer,
+    "color": warmer,
     "mirror": mirrored,
     f"rotated {_DEGREES} degrees": rotated,
     "text": with_text,

@@ -279,7 +279,7 @@ def moved(centroids: np.ndarray, sums: Sums) -> np.ndarray:
     """
     count = np.zeros(len(centroids), np.int64)
     count[sums.cluster] = sums.count
-    means, has_direction = reference_sets.normalised(sums.total / _FIXED_POINT)
+    means, has_direction = reference_sets.normalized(sums.total / _FIXED_POINT)
     result = centroids.copy()
     result[sums.cluster[has_direction]] = means[has_direction]
     step = np.where(np.arange(centroids.shape[1]) % 2, -_SPLIT, _SPLIT)
@@ -288,7 +288,7 @@ def moved(centroids: np.ndarray, sums: Sums) -> np.ndarray:
         if count[largest] < 2:
             break
         halves = result[largest] * np.stack([1 + step, 1 - step])
-        result[[empty, largest]], _ = reference_sets.normalised(halves)
+        result[[empty, largest]], _ = reference_sets.normalized(halves)
         count[empty] = count[largest] // 2
         count[largest] -= count[empty]
     return result

@@ -205,7 +205,7 @@ def _search(
     wanted = functools.reduce(np.union1d, missing)
     blocks = _embeddings_of(run, verdicts, wanted) if len(wanted) else ()
     for place, embeddings in blocks:
-        vectors, has_embedding = normalised(embeddings)
+        vectors, has_embedding = normalized(embeddings)
         read = wanted[place[has_embedding]]
         vectors = vectors[has_embedding]
         for each, rows, (similarity, image) in zip(sets, missing, found, strict=True):
@@ -221,7 +221,7 @@ def read_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and their vectors: float32, of length one."""
     found = _embeddings_of(run, verdicts, rows)
-    return _with_direction(rows, ((place, *normalised(e)) for place, e in found))
+    return _with_direction(rows, ((place, *normalized(e)) for place, e in found))
 
 
 def read_embeddings(
@@ -229,7 +229,7 @@ def read_embeddings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and these as they are stored."""
     found = _embeddings_of(run, verdicts, rows)
-    return _with_direction(rows, ((place, e, normalised(e)[1]) for place, e in found))
+    return _with_direction(rows, ((place, e, normalized(e)[1]) for place, e in found))
 
 
 def _with_direction(
@@ -242,7 +242,7 @@ def _with_direction(
     return with_embedding, matrices
 
 
-def normalised(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def normalized(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows as float32 of length one, and which rows have a direction."""
     vectors = embeddings.astype(np.float32)
     length = np.linalg.norm(vectors, axis=1)
@@ -313,7 +313,7 @@ def _queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
     units = sorted(run.units, key=lambda unit: content_hash(unit.shard_name.encode()))
     found = [vectors[:0]]
     for unit in units[:_N_SAMPLED_UNITS]:
-        some, has_direction = normalised(read_matrix(run, unit)[:_N_SAMPLED_ROWS])
+        some, has_direction = normalized(read_matrix(run, unit)[:_N_SAMPLED_ROWS])
         found.append(some[has_direction])
     queries = np.concatenate(found)
     return queries if len(queries) else vectors[:_N_SAMPLED_ROWS]
@@ -333,7 +333,7 @@ def _read_set(
     for _, embeddings in tables:
         _expect_dim(name, embeddings.shape[1], dim)
     keys = np.concatenate([keys for keys, _ in tables])
-    vectors, is_readable = normalised(np.concatenate([e for _, e in tables]))
+    vectors, is_readable = normalized(np.concatenate([e for _, e in tables]))
     rows = np.flatnonzero(is_readable)
     if not len(rows):
         raise ValueError(f"{name}: expected at least one readable image")

@@ -11,7 +11,7 @@ from pipeline.captioning.flags import (
     FLAG_TO_RULE,
     CaptionFacts,
     flags_of,
-    normalised,
+    normalized,
     repetition,
     words,
 )
@@ -205,15 +205,15 @@ def test_words_have_no_punctuation_around_them():
 
 @given(st.text(), st.sampled_from(["", ".", " ", "\t", "!?", " ...\n", "。"]))
 def test_case_spacing_and_an_end_do_not_matter(text, end):
-    assert normalised(text + end) == normalised(text)
-    assert normalised("  ".join(text.split(" "))) == normalised(text)
-    assert normalised(text.casefold()) == normalised(text)
-    assert normalised(normalised(text)) == normalised(text)
+    assert normalized(text + end) == normalized(text)
+    assert normalized("  ".join(text.split(" "))) == normalized(text)
+    assert normalized(text.casefold()) == normalized(text)
+    assert normalized(normalized(text)) == normalized(text)
 
 
 def test_other_words_matter():
-    assert normalised("a dog") != normalised("dog")
-    assert normalised("no. 1") != normalised("no 1")
+    assert normalized("a dog") != normalized("dog")
+    assert normalized("no. 1") != normalized("no 1")
 
 
 @pytest.mark.parametrize(

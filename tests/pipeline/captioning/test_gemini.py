@@ -84,7 +84,7 @@ def server(monkeypatch) -> Iterator[FakeGemini]:
 
 
 def ask(granularity=PLAIN, prompts=("Describe it.",), n_samples=1):
-    """Answers on images of a colour each."""
+    """Answers on images of a color each."""
     captioner = gemini.load(granularity)
     images = [np.full((8, 12, 3), 40 * i, np.uint8) for i in range(len(prompts))]
     features = captioner.encode([captioner.prepare_image(rgb) for rgb in images])

@@ -1,4 +1,4 @@
-"""Caption with a captioner that says the mean colour of an image."""
+"""Caption with a captioner that says the mean color of an image."""
 
 import dataclasses
 import hashlib

@@ -240,8 +240,8 @@ def test_the_model_of_memory_is_what_exact_duplicates_take(pair_costs):
         block = dedup.Identities("u", "u", np.arange(n_pairs), hashes, ids)
         list(dedup.find_repeats(0, [block]))
 
-    modelled = extrapolation.worker_bytes(pair_costs, n_pairs)["dedup.find_repeats"]
-    of_one_group = modelled * dedup.N_PARTITIONS / 0.6
+    modeled = extrapolation.worker_bytes(pair_costs, n_pairs)["dedup.find_repeats"]
+    of_one_group = modeled * dedup.N_PARTITIONS / 0.6
     assert 0.8 * of_one_group <= peak_bytes(find) <= 1.2 * of_one_group
 
 
@@ -259,9 +259,9 @@ def test_the_model_of_memory_is_what_the_quantile_takes(pair_costs):
         combine.extract_output(accumulator)
 
     place = "tallies.AddTallies"
-    modelled = extrapolation.worker_bytes(costs, 10**6)[place]
-    assert modelled == extrapolation.worker_bytes(costs, 10**10)[place]
-    assert 0.7 * modelled <= peak_bytes(find) <= 1.2 * modelled
+    modeled = extrapolation.worker_bytes(costs, 10**6)[place]
+    assert modeled == extrapolation.worker_bytes(costs, 10**10)[place]
+    assert 0.7 * modeled <= peak_bytes(find) <= 1.2 * modeled
 
 
 @pytest.fixture

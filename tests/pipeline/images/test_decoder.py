@@ -119,7 +119,7 @@ def test_16_bit_gray_is_scaled_and_not_clipped():
     assert decode(data, LIMITS).rgb.tolist() == [[[v] * 3 for v in (0, 1, 127, 255)]]
 
 
-def test_16_bit_colour_is_scaled():
+def test_16_bit_color_is_scaled():
     pixels = struct.pack(">3H", 0x0100, 0x8000, 0xFFFF)
     header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
     data = png_with(header, (b"IDAT", zlib.compress(b"\0" + pixels)))
@@ -134,7 +134,7 @@ def test_transparency_is_laid_on_white(file_format):
     assert decode(data, LIMITS).rgb.tolist() == expected
 
 
-def test_a_transparent_palette_colour_is_white():
+def test_a_transparent_palette_color_is_white():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)

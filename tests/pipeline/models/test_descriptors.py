@@ -29,7 +29,7 @@ POOL = SelectionConfig(pool_duplicates=PoolDuplicates((BY_PERCEPTUAL,)))
 
 
 def picture(rng_seed: int, size: tuple[int, int] = (60, 90)) -> np.ndarray:
-    """Smooth blots of colour."""
+    """Smooth blots of color."""
     small = np.random.default_rng(rng_seed).uniform(0, 255, (7, 7, 3))
     return cv2.resize(small.astype(np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -81,8 +81,8 @@ def test_photos_are_compared_by_gradients_alone():
 def test_flat_pictures_resemble_one_another_whatever_their_noise():
     rng = np.random.default_rng(0)
     flat = [
-        np.clip(rng.normal(grey, 3, (64, 64, 3)), 0, 255).astype(np.uint8)
-        for grey in (50, 200)
+        np.clip(rng.normal(gray, 3, (64, 64, 3)), 0, 255).astype(np.uint8)
+        for gray in (50, 200)
     ]
     assert similarity(*flat) > 0.99
     assert similarity(np.zeros((1, 1, 3), np.uint8), np.full_like(flat[0], 9)) == 1

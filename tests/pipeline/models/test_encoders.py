@@ -33,7 +33,7 @@ def test_rows_have_length_one_and_differ(encoder: Encoder):
         assert len(np.unique(rows, axis=0)) == len(rows)
 
 
-def test_a_row_does_not_depend_on_place_neighbours_or_padding(encoder: Encoder):
+def test_a_row_does_not_depend_on_place_neighbors_or_padding(encoder: Encoder):
     images = encoder.encode_images(IMAGES)
     np.testing.assert_array_equal(encoder.encode_images(IMAGES[::-1]), images[::-1])
     np.testing.assert_array_equal(encoder.encode_images(IMAGES[5:6]), images[5:6])

@@ -104,7 +104,7 @@ def test_greedy_captions_equal_our_paligemma(captioner, paligemma_folder: Path):
 
 
 @pytest.mark.parametrize("granularity", [GREEDY, SAMPLED])
-def test_neighbours_and_batches_change_nothing(captioner, granularity: Granularity):
+def test_neighbors_and_batches_change_nothing(captioner, granularity: Granularity):
     together = captions(captioner, granularity)
     alone = [
         captions(captioner, granularity, IMAGES[i:][:1], PROMPTS[i:][:1], KEYS[i:])[0]

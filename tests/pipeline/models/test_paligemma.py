@@ -107,7 +107,7 @@ def model(request: pytest.FixtureRequest) -> Compiled:
     config = tiny_checkpoints.paligemma_config(request.param)
     module = PaliGemma(config, rngs=nnx.Rngs(0))
     graph, _ = nnx.split(module)
-    return Compiled(graph, tiny_checkpoints.randomised(module, 0))
+    return Compiled(graph, tiny_checkpoints.randomized(module, 0))
 
 
 def test_cached_decoding_equals_the_uncached_argmax_loop(model: Compiled):

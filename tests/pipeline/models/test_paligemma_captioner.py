@@ -56,7 +56,7 @@ def test_every_image_gets_its_own_caption(captioner: PaliGemmaCaptioner):
     assert all(caption.mean_logprob < 0 for caption in written)
 
 
-def test_a_caption_does_not_depend_on_its_neighbours(captioner: PaliGemmaCaptioner):
+def test_a_caption_does_not_depend_on_its_neighbors(captioner: PaliGemmaCaptioner):
     together = captions(captioner, IMAGES)
     assert captions(captioner, IMAGES[::-1]) == together[::-1]
     assert captions(captioner, IMAGES[4:]) == together[4:]

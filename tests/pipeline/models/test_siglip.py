@@ -27,7 +27,7 @@ def model() -> Siglip:
     config = tiny_checkpoints.siglip_config()
     module = Siglip(config, rngs=nnx.Rngs(0))
     graph, _ = nnx.split(module)
-    return nnx.merge(graph, tiny_checkpoints.randomised(module, 0))
+    return nnx.merge(graph, tiny_checkpoints.randomized(module, 0))
 
 
 def pixels(n: int) -> jax.Array:

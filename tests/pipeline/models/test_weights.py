@@ -30,7 +30,7 @@ def build(rngs: nnx.Rngs) -> PaliGemma:
 
 @pytest.fixture(scope="module")
 def params() -> nnx.State:
-    return tiny_checkpoints.randomised(build(nnx.Rngs(0)), 0)
+    return tiny_checkpoints.randomized(build(nnx.Rngs(0)), 0)
 
 
 @pytest.fixture(scope="module")

@@ -412,6 +412,6 @@ def test_settings_that_differ_are_named():
         ("tag\U000e0041", "tag[U+E…"),
     ],
 )
-def test_hidden_characters_are_spelt_out(text, expected):
+def test_hidden_characters_are_spelled_out(text, expected):
     n = 8 if expected.endswith("…") else 300
     assert visible(text, n) == expected

@@ -36,7 +36,7 @@ def command(tmp_path) -> list[str]:
     """Flags of a run over drawn pairs that are scored and decided on."""
     path = tmp_path / "recipe.py"
     path.write_text(f"ROOT = {str(tmp_path)!r}\nCHECKPOINT = {CHECKPOINT!r}\n{RECIPE}")
-    rows = [Seen(), Seen("a grey wall")]
+    rows = [Seen(), Seen("a gray wall")]
     make_run(tmp_path, [rows], keep_all=True, checkpoint=CHECKPOINT)
     return ["--config", str(path), "--output", str(tmp_path / "run")]
 
@@ -82,11 +82,11 @@ def test_a_report_shows_what_an_encoder_sees(capsys, command, tmp_path):
 def test_find_and_show_print_what_is_known(capsys, command, tmp_path):
     command_line.main(["find", *command, "--text", "wall"])
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("a grey wall")
+    assert line.endswith("a gray wall")
     image = tmp_path / "image.png"
     command_line.main(["show", line.split()[0], *command, "--image", str(image)])
     said = capsys.readouterr().out
-    assert "alt text               a grey wall\n" in said
+    assert "alt text               a gray wall\n" in said
     assert image.read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "run/lock.json").exists()
 

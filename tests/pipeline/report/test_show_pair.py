@@ -30,7 +30,7 @@ from tests.support.tiny_run import make_run as make_captioned_run
 def curated(tmp_path_factory) -> RunFolder:
     rows = [
         Seen("a Green bottle of glass", angle=0.7, color=(1, 2, 3)),
-        Seen("a grey wall", score=0.1, url="https://example.org/wall"),
+        Seen("a gray wall", score=0.1, url="https://example.org/wall"),
         Seen("ein roter Kreis", code="de"),
         Seen("a green \u202efield\x1b[2J", angle=0.5),
         Seen(error="truncated"),
@@ -50,7 +50,7 @@ def found(run: RunFolder, **question) -> list[str]:
 def test_show_tells_scores_decision_and_place(curated):
     lines = list(show_pair.show(curated, ids_of(curated)[1], ""))
     said = {line[:22].strip(): line[23:] for line in lines}
-    assert said["alt text"] == "a grey wall"
+    assert said["alt text"] == "a gray wall"
     assert said["decision"] == "low_alignment: 0.1, bound 0.2"
     assert said["address"] == "https://example.org/wall"
     assert said["nearest evaluation"].startswith("evaluation:wren ")
@@ -123,7 +123,7 @@ def test_find_by_text_reason_score_and_seed(curated):
     ]
     assert found(curated, reason="language") == ["ein roter Kreis"]
     low = ScoreRange.parse("alignment_score=:0.2")
-    assert found(curated, scores=(low,)) == ["a grey wall"]
+    assert found(curated, scores=(low,)) == ["a gray wall"]
     assert len(found(curated, seed="seeds")) == 2
     assert found(curated, text="green", reason="unreadable") == []
 

@@ -76,7 +76,7 @@ def test_a_set_without_an_image_is_refused(capsys, tmp_path, tables, expected):
         ("retrieval=SeededClusters(9)", "n_clusters=9: expected at most the 3 of"),
     ],
 )
-def test_more_neighbours_than_the_pool_has_are_refused(
+def test_more_neighbors_than_the_pool_has_are_refused(
     capsys, tmp_path, changes, expected
 ):
     crawl = Crawl(tmp_path, changes)

@@ -17,7 +17,7 @@ NAN = math.nan
 EDGES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4028235e38, math.inf, -math.inf, NAN]
 SCORES = st.one_of(
     st.floats(-1, 1, width=32),
-    st.sampled_from([0.25, 0.25000003, 0.24999999, 0.5, -0.5]),  # ties, neighbours
+    st.sampled_from([0.25, 0.25000003, 0.24999999, 0.5, -0.5]),  # ties, neighbors
     st.sampled_from(np.array(EDGES, np.float32).tolist()),
 )
 

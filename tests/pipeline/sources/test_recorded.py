@@ -142,7 +142,7 @@ def test_what_is_no_directive_is_no_opt_out(record):
         assert robots.opt_out(found.robots, DIRECTIVES) == ""
 
 
-def test_who_honours_no_directive_is_not_told_of_those_not_understood():
+def test_who_honors_no_directive_is_not_told_of_those_not_understood():
     assert robots.opt_out(robots.not_understood("3"), ()) == ""
 
 

@@ -32,14 +32,14 @@ def test_cross_entropy_over_prototypes_is_the_same(n_targets):
         (unit(3, 8, 6), unit(20, 6)),
         (unit(3, n_targets, 6), unit(20, 6)),
     )
-    centre = 0.1 * normal(20)
+    center = 0.1 * normal(20)
     ours, theirs = ([torch.tensor(x) for x in pair] for pair in (student, teacher))
-    found = train_torch.cross_entropy(ours, theirs, torch.tensor(centre), ssl)
+    found = train_torch.cross_entropy(ours, theirs, torch.tensor(center), ssl)
     tau = ssl.teacher_temperature
     match = prototype_loss.cross_entropy(
         prototype_loss.Scores(student[0], student[1].T, ssl.student_temperature),
         prototype_loss.Scores(teacher[0], teacher[1].T, tau),
-        prototype_loss.centre_bias(jnp.array(centre), tau),
+        prototype_loss.center_bias(jnp.array(center), tau),
         n_tokens_per_chunk=5,
     )
     assert float(found) == pytest.approx(float(match.cross_entropy.mean()), rel=1e-5)

@@ -27,7 +27,7 @@ hugging_face = pytest.importorskip("tests.system.parity.hugging_face")
 IMAGES = tiny_checkpoints.random_images(4)
 
 
-def normalised(rows: np.ndarray) -> np.ndarray:
+def normalized(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
@@ -52,7 +52,7 @@ def test_image_embeddings_equal_hugging_face(siglip: Path):
         reference = model.get_image_features(**pixels).pooler_output.numpy()
     ours = SiglipEncoder.load(str(siglip), 3, "float32").encode_images(IMAGES)
     assert np.abs(ours @ ours.T - np.eye(4)).max() > 1e-3
-    np.testing.assert_allclose(ours, normalised(reference), atol=1e-5)
+    np.testing.assert_allclose(ours, normalized(reference), atol=1e-5)
 
 
 def test_text_embeddings_equal_hugging_face(siglip: Path):
@@ -69,7 +69,7 @@ def test_text_embeddings_equal_hugging_face(siglip: Path):
     with torch.no_grad():
         reference = model.get_text_features(**ids).pooler_output.numpy()
     ours = SiglipEncoder.load(str(siglip), 3, "float32").encode_texts(texts)
-    np.testing.assert_allclose(ours, normalised(reference), atol=1e-5)
+    np.testing.assert_allclose(ours, normalized(reference), atol=1e-5)
 
 
 def loaded(folder: Path) -> tuple[nnx.GraphDef[PaliGemma], nnx.State]:
@@ -98,7 +98,7 @@ def test_first_logits_equal_hugging_face(paligemma: Path, question: Question):
 
     @jax.jit
     def first_logits(images: jax.Array) -> jax.Array:
-        features = model.image_features(preparation.normalised(images))
+        features = model.image_features(preparation.normalized(images))
         prompt = Prompt(ids, np.array(list(map(len, prompt_ids))))
         return model.prefill(features, prompt)[0]
 

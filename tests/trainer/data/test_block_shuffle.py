@@ -41,8 +41,8 @@ def test_a_window_shows_all_of_its_few_blocks_and_nothing_else(number):
 
 
 def test_records_of_a_window_are_mixed():
-    neighbours = np.diff([record // 10 for record in epoch(ORDER)])
-    assert 40 < np.count_nonzero(neighbours) < 80  # 65 expected; 9 if they were not
+    neighbors = np.diff([record // 10 for record in epoch(ORDER)])
+    assert 40 < np.count_nonzero(neighbors) < 80  # 65 expected; 9 if they were not
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

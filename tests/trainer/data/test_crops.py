@@ -10,7 +10,7 @@ from trainer.config import CropConfig
 from trainer.data import crops
 
 UNIT = st.floats(0, 1, exclude_max=True)
-CENTRE = (0.5, 0.5, 0.5, 0.5, 0.9)
+CENTER = (0.5, 0.5, 0.5, 0.5, 0.9)
 
 
 @hypothesis.given(
@@ -66,12 +66,12 @@ def view(image, draws, config, factor=1):
 
 def test_the_whole_image_is_kept_when_the_box_is_the_image():
     config = CropConfig(size_px=8, min_area=1.0)
-    assert np.array_equal(view(IMAGE, CENTRE, config), IMAGE)
+    assert np.array_equal(view(IMAGE, CENTER, config), IMAGE)
 
 
 def test_a_low_last_draw_flips():
     config = CropConfig(size_px=8, min_area=1.0)
-    flipped = view(IMAGE, (*CENTRE[:4], 0.49), config)
+    flipped = view(IMAGE, (*CENTER[:4], 0.49), config)
     assert np.array_equal(flipped, IMAGE[:, ::-1])
 
 
@@ -94,10 +94,10 @@ def test_the_smallest_crop_limits_how_far_an_image_is_reduced(sides, factor):
 
 
 def test_each_row_of_draws_is_a_crop_of_its_own():
-    draws = np.array([CENTRE, (0.1, 0.2, 0.3, 0.4, 0.1)])
+    draws = np.array([CENTER, (0.1, 0.2, 0.3, 0.4, 0.1)])
     config = CropConfig(size_px=4)
     one, other = crops.random_crops(60, 80, draws, config)
-    assert one == crops.random_crop(60, 80, CENTRE, config)
+    assert one == crops.random_crop(60, 80, CENTER, config)
     assert (one.is_flipped, other.is_flipped) == (False, True)
     assert one.box != other.box
 

@@ -55,7 +55,7 @@ def test_every_patch_is_hidden_and_visible_at_times(masking, least, most):
 
 
 def test_block_masks_hold_together_and_random_ones_do_not():
-    """Share of neighbouring pairs that are alike; 0.625 when patches are alone."""
+    """Share of neighboring pairs that are alike; 0.625 when patches are alone."""
     alike = {
         masking: np.mean(
             [

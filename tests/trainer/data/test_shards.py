@@ -113,7 +113,7 @@ def test_a_broken_record_is_named(folder):
     shards = Shards(folder)
     path = shard(folder, 1)
     data = bytearray(path.read_bytes())
-    start = data.index(tiny_export.serialised(tiny_export.sample(5)))
+    start = data.index(tiny_export.serialized(tiny_export.sample(5)))
     data[start : start + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
     with pytest.raises(RecordError, match=r"record 2 of .*train-00001-of-00002"):

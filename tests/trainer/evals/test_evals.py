@@ -75,7 +75,7 @@ def test_accuracy_equals_a_plain_loop():
     assert zero_shot_classification.accuracy(images, classes, labels) == n_right / 40
 
 
-def test_a_class_is_the_mean_of_its_normalised_prompts():
+def test_a_class_is_the_mean_of_its_normalized_prompts():
     prompts = np.array([[[2.0, 0.0], [0.0, 9.0]]])
     found = zero_shot_classification.class_features(prompts)
     np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5]])
@@ -90,7 +90,7 @@ def test_the_mean_of_both_tokens_counts_them_alike():
 
 def test_features_that_are_not_numbers_are_an_error():
     with pytest.raises(ValueError, match="not finite"):
-        features.normalise(np.array([[np.nan, 1.0]]))
+        features.normalize(np.array([[np.nan, 1.0]]))
 
 
 @pytest.mark.parametrize(("which", "count"), [("plain", 2), ("clip", 7), ("tcl", 9)])

@@ -1,4 +1,4 @@
-"""Tasks as users run them, on a model whose weights are planted: it knows colours."""
+"""Tasks as users run them, on a model whose weights are planted: it knows colors."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.planted import COLOURS, configured, draw, planted, save, write_words
+from tests.support.planted import COLORS, configured, draw, planted, save, write_words
 from trainer import evaluate
 from trainer.models import two_tower
 
@@ -25,7 +25,7 @@ def config(tmp_path_factory, tiny):
 
 
 @pytest.fixture(scope="module")
-def knows_colours(tmp_path_factory, config):
+def knows_colors(tmp_path_factory, config):
     return save(tmp_path_factory.mktemp("planted"), config, planted(config))
 
 
@@ -43,11 +43,11 @@ def squares(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cards(tmp_path_factory):
-    """Images of one colour each, in a folder of its name."""
+    """Images of one color each, in a folder of its name."""
     root = tmp_path_factory.mktemp("cards")
-    for number, (name, colour) in enumerate(itertools.product(COLOURS, range(6))):
-        shade = np.array(COLOURS[name]) * (1 - colour / 20)
-        split = "train" if colour < 4 else "val"
+    for number, (name, color) in enumerate(itertools.product(COLORS, range(6))):
+        shade = np.array(COLORS[name]) * (1 - color / 20)
+        split = "train" if color < 4 else "val"
         path = root / split / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((28, 28, 3), shade, np.uint8)).save(path)
@@ -55,8 +55,8 @@ def cards(tmp_path_factory):
 
 
 @pytest.fixture
-def measure(capsys, knows_colours):
-    def run(task, data, *flags, checkpoint=knows_colours):
+def measure(capsys, knows_colors):
+    def run(task, data, *flags, checkpoint=knows_colors):
         own = ["--checkpoint", checkpoint, "--task", task, "--data", data, *flags]
         evaluate.main([str(flag) for flag in own])
         return json.loads(capsys.readouterr().out)
@@ -143,7 +143,7 @@ def test_the_planted_model_segments_everything_by_name(measure, scenes):
     assert found["n_images"] == 3
     for mode in ("whole", "windows"):
         assert found[mode]["mean_iou"] == 1
-        assert found[mode]["iou_by_class"] == dict.fromkeys(COLOURS, 1)
+        assert found[mode]["iou_by_class"] == dict.fromkeys(COLORS, 1)
         assert found[mode]["baselines"]["random_mean_iou"] < 0.25
 
 
@@ -170,7 +170,7 @@ def test_fine_grained_retrieval_needs_no_text_encoder(
     assert "no text encoder, expected one for tasks with texts" in message
 
 
-def test_neighbours_in_training_images_name_the_class(measure, scenes, cards):
+def test_neighbors_in_training_images_name_the_class(measure, scenes, cards):
     found = measure("knn_classification", cards)
     sizes = {name: found[name] for name in ("n_images", "n_training_images")}
     assert sizes == {"n_images": 6, "n_training_images": 12}
@@ -241,7 +241,7 @@ def test_a_wrong_command_exits_with_2_and_one_line(
         ("normals", lambda found: found["cls_1"]["rmse"] < 35),
     ],
 )
-def test_decoders_learn_what_follows_from_the_colour(measure, squares, task, score):
+def test_decoders_learn_what_follows_from_the_color(measure, squares, task, score):
     flags = (*FEW_STEPS, "--set", "dpt_channels=8")
     if task in ("dpt_depth", "normals"):
         flags = ("--set", "n_steps=150", "--set", "learning_rate=0.01", *flags[4:])
@@ -252,12 +252,12 @@ def test_decoders_learn_what_follows_from_the_colour(measure, squares, task, sco
 
 @pytest.mark.slow
 def test_two_devices_measure_the_same_and_show_how_far_they_are(
-    measure, knows_colours, scenes
+    measure, knows_colors, scenes
 ):
     flag = "--xla_force_host_platform_device_count=2"
     environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
     for task in ("zero_shot_segmentation", "linear_segmentation"):
-        own = ["--checkpoint", knows_colours, "--task", task, "--data", scenes]
+        own = ["--checkpoint", knows_colors, "--task", task, "--data", scenes]
         command = [sys.executable, "-m", "trainer.evaluate", *map(str, own), *FEW_STEPS]
         done = subprocess.run(
             command, env=environment, check=True, capture_output=True, text=True

@@ -259,7 +259,7 @@ def test_an_export_measures_as_its_workdir_does(
     assert results[0] == results[1]
 
 
-def test_the_card_says_what_was_recorded_and_no_licence(tmp_path, work):
+def test_the_card_says_what_was_recorded_and_no_license(tmp_path, work):
     folder = exported(work, Format.HF, tmp_path / "out")
     card = (folder / "README.md").read_text()
     assert "6 of 6 steps of 8 images, 48 in all" in card

@@ -15,7 +15,7 @@ from trainer.config import (
     DataConfig,
     Ema,
     FeedForward,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     SelfSupervisionConfig,
     TextConfig,
@@ -34,7 +34,7 @@ def b14(**self_supervision) -> TrainConfig:
         model=B14,
         data=DataConfig(tokenizer="", batch_size=8192, granularity_weights={}),
         self_supervision=SelfSupervisionConfig(**self_supervision),
-        optimiser=OptimiserConfig(learning_rate=1e-3, n_warmup_steps=0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, n_warmup_steps=0),
         n_steps=1,
     )
 
@@ -85,7 +85,7 @@ def test_a_step_of_b14_sums_up_its_passes():
     [{}, {"ema": Ema.FULL}, {"patch_weight": 0.0}, {"distillation_weight": 0.0}],
 )
 def test_the_forward_pass_has_the_products_that_are_counted(changes):
-    """All of them, to the last one, but those of the centres.
+    """All of them, to the last one, but those of the centers.
 
     One local crop, as the teacher's logits are made once for each, and the sigmoid
     loss, which has no second direction. Crops as large as the learned grid, which then
@@ -106,9 +106,9 @@ def test_the_forward_pass_has_the_products_that_are_counted(changes):
     traced = jax.make_jaxpr(case.objective.terms)(state["params"], state, batch)
     head = config.model.head
     ssl = config.self_supervision
-    n_centres = (ssl.patch_weight > 0) + (ssl.distillation_weight > 0)
-    centres = n_centres * 2 * head.bottleneck_dim * head.n_prototypes
-    expected = objectives.N_IMAGES * sum(flops.forward(config)) + centres
+    n_centers = (ssl.patch_weight > 0) + (ssl.distillation_weight > 0)
+    centers = n_centers * 2 * head.bottleneck_dim * head.n_prototypes
+    expected = objectives.N_IMAGES * sum(flops.forward(config)) + centers
     assert products(traced.jaxpr) == expected
 
 

@@ -17,7 +17,8 @@ from trainer.exchange import formats
 from trainer.loop import checkpoints
 from trainer.models import two_tower
 from trainer.pretrained import starting_point, trained_model
-from trainer.step import optimizer, state, teacher, train_step
+from trainer.step import state, teacher, train_step
+from trainer.step.optimizer import make_optimizer
 
 
 @pytest.fixture(scope="module", params=[Ema.HEAD, Ema.FULL])
@@ -54,10 +55,10 @@ def student_of(tiny, folder):
 
 
 def initial(config):
-    optimiser = optimizer.make_optimiser(config.optimiser, config.n_steps)
+    optimizer = make_optimizer(config.optimizer, config.n_steps)
     mesh = sharding.make_mesh()
     return starting_point.initial_state(
-        config, optimiser, mesh, starting_point.find(config)
+        config, optimizer, mesh, starting_point.find(config)
     )
 
 
@@ -83,9 +84,9 @@ def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_
 
 def test_a_teacher_is_what_taught(tiny, teacher_run):
     found = trained_model.find(teacher_run)
-    taught, centres = found.teacher()
+    taught, centers = found.teacher()
     ema = found.config.self_supervision.ema
-    shapes = state.init_state(found.config, optimizer.make_optimiser(tiny.optimiser, 6))
+    shapes = state.init_state(found.config, make_optimizer(tiny.optimizer, 6))
     student = found.params({"vision": shapes["params"]["vision"]})["vision"]
     assert taught.keys() == {"vision", "head"}
     if ema is Ema.HEAD:
@@ -94,7 +95,7 @@ def test_a_teacher_is_what_taught(tiny, teacher_run):
         with pytest.raises(AssertionError):
             assert_same(taught["vision"], student)
     assert_same(initial(student_of(tiny, teacher_run))["teacher"], taught)
-    assert_same(initial(student_of(tiny, teacher_run))["centres"], centres)
+    assert_same(initial(student_of(tiny, teacher_run))["centers"], centers)
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
     beside = with_ssl(alone, is_global_crop_distilled=True, teacher_from=folder)
     now = initial(alone)
     now["params"] = now["params"] | now["teacher"]
-    now["centres"] = jax.tree.map(jnp.zeros_like, now["centres"])
+    now["centers"] = jax.tree.map(jnp.zeros_like, now["centers"])
     rng = np.random.default_rng(0)
     ids = rng.integers(1, 60, (2, 8, 12)).astype(np.int32)
     batch = {
@@ -131,7 +132,7 @@ def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
 
 
 def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
-    """With positions of its own grid, teacher and centres; step 0, optimiser anew."""
+    """With positions of its own grid, teacher and centers; step 0, optimizer anew."""
     vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
     ema = trained_model.find(teacher_run).config.self_supervision.ema
     config = dataclasses.replace(
@@ -147,11 +148,11 @@ def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
     assert_same(now["params"]["head"], before["head"])
     positions = now["params"]["vision"]["encoder"]["ToTokenSequence_0"]
     assert positions["posembed_input"].shape == (1, 4, 4, 16)
-    assert_same(now["centres"], start.teacher()[1])
+    assert_same(now["centers"], start.teacher()[1])
     assert_same(now["teacher"]["head"], start.teacher()[0]["head"])
     assert now["teacher"].keys() == set(teacher.kept(config.self_supervision))
     assert int(now["step"]) == 0
-    assert np.abs(now["centres"]["patch"]).max() > 0
+    assert np.abs(now["centers"]["patch"]).max() > 0
 
 
 def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
@@ -196,7 +197,7 @@ def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exporte
     assert temperature == pytest.approx(float(start["log_temperature_alt_text"]))
     kept = teacher.kept(config.self_supervision)
     assert_same(now["teacher"], {name: now["params"][name] for name in kept})
-    assert_same(now["centres"], before["centres"])
+    assert_same(now["centers"], before["centers"])
 
 
 def test_an_export_has_no_head_and_cannot_teach(tiny, exported):

@@ -31,7 +31,7 @@ CONTRASTIVE = ("info_nce", "sigmoid")
 CASES_OF_SHAPE = {
     (1, 1): CONTRASTIVE,
     (2, 1): CONTRASTIVE,
-    (4, 2): (*CONTRASTIVE, "sinkhorn", "centring"),
+    (4, 2): (*CONTRASTIVE, "sinkhorn", "centering"),
 }
 N = 16  # pairs; 2 or more on each device, in chunks of 3
 RNG = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def results(mesh: jax.sharding.Mesh | None, names: tuple[str, ...]) -> dict:
         "info_nce": (_info_nce, arrays[:3]),
         "sigmoid": (_sigmoid, arrays),
         "sinkhorn": (_sinkhorn, vectors),
-        "centring": (_centring, vectors),
+        "centering": (_centering, vectors),
     }
     found = {name: _run(*cases[name], mesh) for name in names}
     return jax.tree.map(lambda x: np.asarray(x).tolist(), found)
@@ -88,9 +88,9 @@ def _sinkhorn(mesh, ours, our_matrix, theirs, their_matrix):
     return _match(prototype_loss.Scores(ours, our_matrix, 0.5), teacher, bias)
 
 
-def _centring(mesh, ours, our_matrix, theirs, their_matrix):
+def _centering(mesh, ours, our_matrix, theirs, their_matrix):
     teacher = prototype_loss.Scores(theirs, their_matrix, 0.7)
-    bias = prototype_loss.centre_bias(prototype_loss.mean_logits(*teacher[:2]), 0.7)
+    bias = prototype_loss.center_bias(prototype_loss.mean_logits(*teacher[:2]), 0.7)
     return _match(prototype_loss.Scores(ours, our_matrix, 0.5), teacher, bias)
 
 

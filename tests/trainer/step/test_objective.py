@@ -61,7 +61,7 @@ def test_each_term_reaches_its_own_parameters(recipe):
 
         return jax.jacrev(term_values, argnums=(0, 1))(params, kept)
 
-    kept = {"teacher": state["teacher"], "centres": state["centres"]}
+    kept = {"teacher": state["teacher"], "centers": state["centers"]}
     of_terms = slopes(state["params"], kept)
     assert of_terms.keys() == TERM_TO_REACHED.keys()
     for term, (of_params, of_kept) in of_terms.items():
@@ -93,14 +93,14 @@ def test_the_teacher_follows_the_student(recipe):
         )
 
 
-def test_centres_move_towards_the_mean_logits():
-    run = Run(config(centre_momentum=0.75))
+def test_centers_move_towards_the_mean_logits():
+    run = Run(config(center_momentum=0.75))
     state = run.initial()
     _, _, mean_logits = run.objective.terms(state["params"], state, batch())
     expected = {name: 0.25 * np.asarray(mean) for name, mean in mean_logits.items()}
     after, _ = run.trained(1)
-    for name in teacher.CENTRES:
-        np.testing.assert_allclose(after["centres"][name], expected[name], atol=1e-6)
+    for name in teacher.CENTERS:
+        np.testing.assert_allclose(after["centers"][name], expected[name], atol=1e-6)
         assert np.abs(expected[name]).max() > 1e-4
 
 
@@ -119,7 +119,7 @@ def test_parts_of_a_batch_are_worth_the_whole(recipe, n_microbatches):
 
 
 def test_every_term_falls_on_one_repeated_batch():
-    """First they rise to chance, while the centres spread the teacher's choices."""
+    """First they rise to chance, while the centers spread the teacher's choices."""
     _, history = Run(config(n_steps=300), has_noise=False).trained(300)
     for term in TERM_TO_REACHED:
         assert history[-1][term] < 0.95 * history[-1][f"{term}_chance"], term
@@ -148,7 +148,7 @@ def test_sinkhorn_keeps_more_prototypes_in_use_than_nothing():
 def test_without_self_supervision_there_is_no_teacher():
     off = Run(config(distillation_weight=0.0, patch_weight=0.0))
     state, (metrics,) = off.trained(1)
-    assert state["teacher"] == state["centres"] == {}
+    assert state["teacher"] == state["centers"] == {}
     assert "head" not in state["params"]
     c1, c2 = metrics[losses.ALT_TEXT], metrics[losses.SYNTHETIC_CAPTION]
     assert metrics["loss"] == pytest.approx((c1 + c2) / 2)

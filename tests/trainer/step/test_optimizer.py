@@ -7,19 +7,19 @@ import pytest
 
 from trainer import config
 from trainer.models import two_tower
-from trainer.step import optimizer
+from trainer.step.optimizer import decayed, learning_rates, make_optimizer
 
-ADAMW = config.OptimiserConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
+ADAMW = config.OptimizerConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
-    rate = optimizer.learning_rates(ADAMW, n_steps=20)
+    rate = learning_rates(ADAMW, n_steps=20)
     rates = [float(rate(step)) for step in (0, 2, 4, 12, 20)]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
 
 
 def test_only_matrices_and_embeddings_decay(tiny):
-    mask = optimizer.decayed(two_tower.abstract_params(tiny.model))
+    mask = decayed(two_tower.abstract_params(tiny.model))
     kept = {
         path[-1].key
         for path, is_decayed in jax.tree_util.tree_leaves_with_path(mask)
@@ -37,30 +37,30 @@ def test_only_matrices_and_embeddings_decay(tiny):
     assert mask["vision"]["encoder"]["ToTokenSequence_0"]["embedding"]["kernel"]
 
 
-def one_update(optimiser_config, params, gradients, n_before=4):
+def one_update(optimizer_config, params, gradients, n_before=4):
     """The update at the top of the learning rate, after some without gradient."""
-    optimiser = optimizer.make_optimiser(optimiser_config, n_steps=100)
-    update = jax.jit(optimiser.update)
-    state = optimiser.init(params)
+    optimizer = make_optimizer(optimizer_config, n_steps=100)
+    update = jax.jit(optimizer.update)
+    state = optimizer.init(params)
     zeros = jax.tree.map(jnp.zeros_like, gradients)
     for _ in range(n_before):
         _, state = update(zeros, state, params)
     return update(gradients, state, params)[0]
 
 
-@pytest.mark.parametrize("optimiser", list(config.Optimiser))
-def test_decay_takes_a_share_of_the_learning_rate_off(optimiser):
-    settings = dataclasses.replace(ADAMW, optimiser=optimiser, weight_decay=0.5)
+@pytest.mark.parametrize("optimizer", list(config.Optimizer))
+def test_decay_takes_a_share_of_the_learning_rate_off(optimizer):
+    settings = dataclasses.replace(ADAMW, optimizer=optimizer, weight_decay=0.5)
     params = {"kernel": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)}
     update = one_update(settings, params, jax.tree.map(jnp.zeros_like, params))
     np.testing.assert_allclose(update["kernel"], -0.1 * 0.5 * 2, rtol=1e-5)
     np.testing.assert_array_equal(update["bias"], 0)
 
 
-@pytest.mark.parametrize("optimiser", list(config.Optimiser))
-def test_a_frozen_text_encoder_stays_and_counts_in_no_norm(optimiser):
+@pytest.mark.parametrize("optimizer", list(config.Optimizer))
+def test_a_frozen_text_encoder_stays_and_counts_in_no_norm(optimizer):
     settings = dataclasses.replace(
-        ADAMW, optimiser=optimiser, weight_decay=0.5, is_text_frozen=True
+        ADAMW, optimizer=optimizer, weight_decay=0.5, is_text_frozen=True
     )
     layer = {"kernel": jnp.full((3, 3), 2.0)}
     params = {"vision": layer, "text": layer}
@@ -71,9 +71,9 @@ def test_a_frozen_text_encoder_stays_and_counts_in_no_norm(optimiser):
     jax.tree.map(np.testing.assert_array_equal, update["vision"], alone["vision"])
 
 
-@pytest.mark.parametrize("optimiser", list(config.Optimiser))
-def test_a_step_goes_against_the_gradient(optimiser):
-    settings = dataclasses.replace(ADAMW, optimiser=optimiser)
+@pytest.mark.parametrize("optimizer", list(config.Optimizer))
+def test_a_step_goes_against_the_gradient(optimizer):
+    settings = dataclasses.replace(ADAMW, optimizer=optimizer)
     params = {"kernel": jnp.zeros((2, 2))}
     signs = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
     update = one_update(settings, params, {"kernel": signs * 0.01}, n_before=4)
@@ -82,7 +82,7 @@ def test_a_step_goes_against_the_gradient(optimiser):
 
 def test_the_norm_of_all_gradients_together_is_clipped():
     settings = dataclasses.replace(ADAMW, max_gradient_norm=1.0)
-    chain = optimizer.make_optimiser(settings, n_steps=100)
+    chain = make_optimizer(settings, n_steps=100)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     gradients = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
     _, state = jax.jit(chain.update)(gradients, chain.init(params), params)
@@ -97,8 +97,8 @@ def is_adam(part):
 
 
 def test_adafactor_keeps_one_copy_and_two_sums_of_a_large_matrix():
-    settings = dataclasses.replace(ADAMW, optimiser=config.Optimiser.ADAFACTOR)
-    chain = optimizer.make_optimiser(settings, n_steps=100)
+    settings = dataclasses.replace(ADAMW, optimizer=config.Optimizer.ADAFACTOR)
+    chain = make_optimizer(settings, n_steps=100)
     state = jax.eval_shape(chain.init, {"kernel": jnp.zeros((256, 512))})
     sizes = sorted(x.size for x in jax.tree.leaves(state))
     assert sizes[-3:] == [256, 512, 256 * 512]  # rows, columns, momentum

@@ -105,7 +105,7 @@ def test_biases_have_no_gradient():
             bottleneck, matrix, 0.07, n_tokens_per_chunk=2
         )
         mean = prototype_loss.mean_logits(bottleneck, matrix)
-        return bias[0] + prototype_loss.centre_bias(mean, 0.07)[0] + mean[0]
+        return bias[0] + prototype_loss.center_bias(mean, 0.07)[0] + mean[0]
 
     assert not any(np.any(part) for part in jax.jit(gradient)(*TEACHER[:2]))
 
@@ -163,9 +163,9 @@ def test_the_order_of_images_does_not_matter():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_a_centre_is_taken_from_the_logits_before_the_temperature():
+def test_a_center_is_taken_from_the_logits_before_the_temperature():
     logits = RNG.normal(size=K)
-    bias = prototype_loss.centre_bias(jnp.float32(BIAS), 0.07)
+    bias = prototype_loss.center_bias(jnp.float32(BIAS), 0.07)
     np.testing.assert_allclose(
         reference.softmax(logits / 0.07 + np.asarray(bias, np.float64)),
         reference.softmax((logits - BIAS) / 0.07),
@@ -179,8 +179,8 @@ def test_mean_logits_are_those_of_every_token_of_every_image():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_centre_keeps_most_of_its_old_value():
-    found = prototype_loss.updated_centre(jnp.float32([1, 0]), jnp.float32([0, 2]), 0.9)
+def test_a_center_keeps_most_of_its_old_value():
+    found = prototype_loss.updated_center(jnp.float32([1, 0]), jnp.float32([0, 2]), 0.9)
     np.testing.assert_allclose(found, [0.9, 0.2], rtol=1e-6)
 
 

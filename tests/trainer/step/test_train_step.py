@@ -10,9 +10,10 @@ import pytest
 from trainer.data import batches as trainer_input
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
-from trainer.step import losses, optimizer
+from trainer.step import losses
 from trainer.step import state as states
 from trainer.step import train_step as step
+from trainer.step.optimizer import make_optimizer
 from trainer.tokenizer import Tokenizer
 
 
@@ -41,9 +42,9 @@ def setup(export, tiny):
     )
     rows = [view(position, position) for position in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    optimiser = optimizer.make_optimiser(config.optimiser, config.n_steps)
-    initial = jax.device_get(states.init_state(config, optimiser))
-    train_step = step.make_train_step(config, optimiser)
+    optimizer = make_optimizer(config.optimizer, config.n_steps)
+    initial = jax.device_get(states.init_state(config, optimizer))
+    train_step = step.make_train_step(config, optimizer)
     return Setup(config, batch, initial, train_step)
 
 

@@ -18,7 +18,7 @@ PATCHES = RNG.normal(size=(3, 4, 5, 8)) * np.arange(1, 9) + 2
 
 
 def by_svd(features):
-    """Centred rows and their three first right singular vectors."""
+    """Centerd rows and their three first right singular vectors."""
     rows = features.reshape(-1, features.shape[-1])
     rows = rows - rows.mean(axis=0)
     return rows, np.linalg.svd(rows, full_matrices=False)[2][:3]
@@ -43,10 +43,10 @@ def test_the_sign_of_a_component_does_not_hang_on_the_order_of_patches():
     assert (basis.vectors[largest, range(3)] > 0).all()
 
 
-def test_a_colour_means_the_same_in_all_images():
+def test_a_color_means_the_same_in_all_images():
     same = PATCHES.copy()
     same[1] = same[0]
-    found = pca_colors.colours(pca_colors.basis(same), same)
+    found = pca_colors.colors(pca_colors.basis(same), same)
     np.testing.assert_array_equal(found[0], found[1])
     values = pca_colors.project(pca_colors.basis(same), same).reshape(-1, 3)
     low, high = np.percentile(values, (1, 99), axis=0)
@@ -56,7 +56,7 @@ def test_a_colour_means_the_same_in_all_images():
 
 def test_patches_that_are_all_alike_are_black():
     features = np.ones((1, 2, 2, 8))
-    assert not pca_colors.colours(pca_colors.basis(features), features).any()
+    assert not pca_colors.colors(pca_colors.basis(features), features).any()
 
 
 def test_patches_that_are_not_numbers_are_an_error():
@@ -132,14 +132,14 @@ def test_heat_goes_from_black_to_the_largest_weight():
     assert not attention.heat(np.zeros((2, 2))).astype(int).max() > 10
 
 
-def test_an_overlay_mixes_the_colour_of_the_class_into_the_photo():
+def test_an_overlay_mixes_the_color_of_the_class_into_the_photo():
     photo = np.full((1, 3, 3), 100, np.uint8)
     palette = np.array([[255, 0, 0], [0, 0, 200]], np.uint8)
     found = overlays.overlay(photo, np.array([[0, 1, -1]]), palette)
     assert found.tolist() == [[[193, 40, 40], [40, 40, 160], [100, 100, 100]]]
 
 
-def test_classes_have_different_colours_that_do_not_hang_on_their_number():
+def test_classes_have_different_colors_that_do_not_hang_on_their_number():
     palette = overlays.palette(254)
     assert len(np.unique(palette, axis=0)) == 254
     np.testing.assert_array_equal(overlays.palette(3), palette[:3])
@@ -168,7 +168,7 @@ def test_a_label_stays_in_its_column():
     assert not is_ink[30:].any()
 
 
-def test_a_query_is_not_its_own_neighbour_wherever_it_stands_among_equals():
+def test_a_query_is_not_its_own_neighbor_wherever_it_stands_among_equals():
     found = views._others(np.array([4, 1, 3]), np.array([1.0, 1.0, 0.5]), 1)
     assert found == [(4, 1.0), (3, 0.5)]
 

@@ -49,7 +49,7 @@ def dpt_cells(n_patches: int) -> int:
 
 
 def linear(features: tuple[np.ndarray, ...], n_outputs: int, rng_seed: int) -> Decoder:
-    """A linear layer on standardised patches, enlarged four times, as DINOv2's.
+    """A linear layer on standardized patches, enlarged four times, as DINOv2's.
 
     `features` are patches, or patches and the vector of the image that each of them is
     to be joined with.
@@ -94,15 +94,15 @@ def fit(
     how far the loop is.
     """
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.n_steps)
-    optimiser = optax.adamw(schedule, weight_decay=settings.weight_decay)
+    optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
 
     @jax.jit
     def step(params: Any, state: Any, batch: Any, truth: Array) -> tuple[Any, Any]:
         gradient = jax.grad(lambda p: loss(decoder.apply(p, batch), truth))(params)
-        updates, state = optimiser.update(gradient, state, params)
+        updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    params, state = decoder.params, optimiser.init(decoder.params)
+    params, state = decoder.params, optimizer.init(decoder.params)
     rng = np.random.default_rng(settings.rng_seed)
     for _ in shown(range(settings.n_steps)):
         rows = np.sort(rng.integers(len(targets), size=settings.batch_size))
@@ -136,5 +136,5 @@ def _moments(
         count += len(part)
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)
-    std = np.sqrt(variance + 1e-5)  # as batch normalisation, for constant channels
+    std = np.sqrt(variance + 1e-5)  # as batch normalization, for constant channels
     return mean.astype(np.float32), std.astype(np.float32)

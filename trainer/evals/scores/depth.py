@@ -1,7 +1,7 @@
-"""Depth from maps over bins, its loss and its error, in metres.
+"""Depth from maps over bins, its loss and its error, in meters.
 
 Pure functions. The bins are the released heads': 256 from 0.001 to 10 m, whose weights
-are logits without their negative part, moved up by the nearest depth and normalised.
+are logits without their negative part, moved up by the nearest depth and normalized.
 Sources: google-deepmind/tips, `pytorch/decoders.py`; AdaBins, arXiv:2011.14141.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from trainer.evals.scores import errors
 
 N_BINS = 256
-Range = tuple[float, float]  # nearest and farthest, in metres
+Range = tuple[float, float]  # nearest and farthest, in meters
 _VARIANCE_WEIGHT = 0.15  # of the squared mean, against the variance
 _EPSILON = 1e-3
 _NEAR_M = 0.25  # half of a set is hardly ever nearer

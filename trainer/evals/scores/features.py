@@ -6,7 +6,7 @@ from jaxtyping import Float
 TOKENS = ("cls_1", "cls_2", "mean")  # the vectors that an image has
 
 
-def normalise(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+def normalize(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
     """Rows of length 1; rows of zeros stay. Raises ValueError unless all are finite."""
     if not np.isfinite(x).all():
         raise ValueError("features are not finite")
@@ -14,6 +14,6 @@ def normalise(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
 
 
 def by_token(cls: Float[np.ndarray, "n 2 d"]) -> dict[str, Float[np.ndarray, "n d"]]:
-    """Image features of CLS 1, of CLS 2, and their mean after normalising."""
-    cls = normalise(cls)
+    """Image features of CLS 1, of CLS 2, and their mean after normalizing."""
+    cls = normalize(cls)
     return {"cls_1": cls[:, 0], "cls_2": cls[:, 1], "mean": cls.mean(axis=1)}

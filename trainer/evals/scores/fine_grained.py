@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from trainer.evals.scores.features import normalise
+from trainer.evals.scores.features import normalize
 
 _N_COSINES = 1 << 27  # held at a time
 
@@ -43,8 +43,8 @@ def _share(
     index_labels: Int[np.ndarray, "n"],
     own_rows: Int[np.ndarray, "q"],
 ) -> float:
-    gallery = jnp.asarray(normalise(index), jnp.float32)
-    queries = normalise(queries).astype(np.float32)
+    gallery = jnp.asarray(normalize(index), jnp.float32)
+    queries = normalize(queries).astype(np.float32)
     size = max(1, _N_COSINES // len(index))
     n_found = 0
     for start in range(0, len(queries), size):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from trainer.evals.scores.features import normalise
+from trainer.evals.scores.features import normalize
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -54,8 +54,8 @@ def nearest(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], k: int
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
     """Cosines and rows of the `k` training images nearest to each test image."""
-    gallery = jnp.asarray(normalise(train), jnp.float32)
-    queries = normalise(test).astype(np.float32)
+    gallery = jnp.asarray(normalize(train), jnp.float32)
+    queries = normalize(test).astype(np.float32)
     size = max(1, _N_COSINES // len(train))
     parts = [
         jax.device_get(_top(gallery, queries[start : start + size], k=k))

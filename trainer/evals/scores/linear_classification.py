@@ -42,7 +42,7 @@ def accuracy(
     rng_seed: int = 0,
 ) -> dict[str, float]:
     """Share of test images classified rightly, and the weight of L2 that was chosen."""
-    train, test = standardise(train, test)
+    train, test = standardize(train, test)
     n_classes = int(max(train_labels.max(), test_labels.max())) + 1
     order = np.random.default_rng(rng_seed).permutation(len(train))
     is_held_out = np.zeros(len(train), bool)
@@ -72,7 +72,7 @@ def fit(
     return _fit(start, images, l2)
 
 
-def standardise(
+def standardize(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
     """Both with the mean 0 and the deviation 1 of the training images.

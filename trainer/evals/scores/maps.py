@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 def enlarge(
     cells: Float[np.ndarray, "gh gw *c"], shape: tuple[int, int]
 ) -> Float[np.ndarray, "h w *c"]:
-    """Bilinear, with the centres of outer cells half a cell from the edge."""
+    """Bilinear, with the centers of outer cells half a cell from the edge."""
     return cv2.resize(cells, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The value of the pixel that lies under the centre of each new one."""
+    """The value of the pixel that lies under the center of each new one."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(shape, values.shape[:2], strict=True)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from trainer.evals.scores.features import normalise
+from trainer.evals.scores.features import normalize
 
 KS = (1, 5, 10)
 _CHUNK = 1024  # queries compared at a time, to bound memory
@@ -38,7 +38,7 @@ def ranks(
     A candidate is right when it has the query's id. A wrong one with the same cosine
     comes before, so that features which tell nothing apart find nothing.
     """
-    queries, candidates = normalise(queries), normalise(candidates)
+    queries, candidates = normalize(queries), normalize(candidates)
     found = []
     for start in range(0, len(queries), _CHUNK):
         part = slice(start, start + _CHUNK)

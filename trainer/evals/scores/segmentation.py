@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 BACKGROUND = "background"
-UNLABELLED = 255  # in masks, whatever else they hold
+UNLABELED = 255  # in masks, whatever else they hold
 IGNORED = -1  # among classes
 _MUCH = 0.01  # of all pixels, to be more than the edges of things
 
@@ -20,8 +20,8 @@ def class_names(names: Sequence[str]) -> tuple[str, ...]:
 
     Raises ValueError with fewer than 2 classes, or more than a mask can hold.
     """
-    if not 2 <= len(names) < UNLABELLED:
-        raise ValueError(f"{len(names)} classes: expected 2 to {UNLABELLED - 1}")
+    if not 2 <= len(names) < UNLABELED:
+        raise ValueError(f"{len(names)} classes: expected 2 to {UNLABELED - 1}")
     return tuple(names)
 
 
@@ -43,24 +43,24 @@ def to_classes(
     """
     first = first_value(names, told_first)
     classes = mask.astype(np.int64) - first
-    classes[(mask == UNLABELLED) | (mask < first)] = IGNORED
+    classes[(mask == UNLABELED) | (mask < first)] = IGNORED
     wrong = mask[classes >= len(names)]
     if wrong.size:
         last = len(names) - 1 + first
         raise ValueError(
-            f"mask value {wrong[0]}: expected 0 to {last}, or {UNLABELLED} for none"
+            f"mask value {wrong[0]}: expected 0 to {last}, or {UNLABELED} for none"
         )
     return classes
 
 
 def doubt(
-    pixels: Int[np.ndarray, "classes"], n_unlabelled: int, names: Sequence[str]
+    pixels: Int[np.ndarray, "classes"], n_unlabeled: int, names: Sequence[str]
 ) -> str:
     """Why masks that are counted from 1 may be counted from 0; "" without a doubt.
 
-    `pixels` are those of each class, `n_unlabelled` those of value 0.
+    `pixels` are those of each class, `n_unlabeled` those of value 0.
     """
-    share = n_unlabelled / max(pixels.sum() + n_unlabelled, 1)
+    share = n_unlabeled / max(pixels.sum() + n_unlabeled, 1)
     if pixels[-1] or share < _MUCH:
         return ""
     return (

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from trainer.evals.scores.features import normalise
+from trainer.evals.scores.features import normalize
 from trainer.evals.sets import label_names
 from trainer.evaluation_config import PromptSet
 
@@ -50,8 +50,8 @@ def prompts(names: Sequence[str], which: PromptSet) -> list[str]:
 def class_features(
     prompt_features: Float[np.ndarray, "classes prompts d"],
 ) -> Float[np.ndarray, "classes d"]:
-    """The mean of each class's normalised prompt features, normalised."""
-    return normalise(normalise(prompt_features).mean(axis=1))
+    """The mean of each class's normalized prompt features, normalized."""
+    return normalize(normalize(prompt_features).mean(axis=1))
 
 
 def accuracy(
@@ -64,7 +64,7 @@ def accuracy(
     A tie with another class counts as wrong, so that features which tell nothing apart
     score 0 and not 1.
     """
-    cosines = normalise(image_features) @ normalise(class_features).T
+    cosines = normalize(image_features) @ normalize(class_features).T
     rows = np.arange(len(labels))
     own = cosines[rows, labels]
     cosines[rows, labels] = -np.inf

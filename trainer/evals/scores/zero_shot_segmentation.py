@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from trainer.evals.scores.features import normalise
+from trainer.evals.scores.features import normalize
 from trainer.evals.scores.maps import best_class
 
 Window = tuple[slice, slice]
@@ -53,7 +53,7 @@ def windows(shape: tuple[int, int], window_px: int, stride_px: int) -> list[Wind
 def cosines(
     patches: Float[np.ndarray, "gh gw d"], classes: Float[np.ndarray, "classes d"]
 ) -> Float[np.ndarray, "gh gw classes"]:
-    return (normalise(patches) @ normalise(classes).T).astype(np.float32)
+    return (normalize(patches) @ normalize(classes).T).astype(np.float32)
 
 
 def segment(

@@ -33,7 +33,7 @@ _UNED_COUNTS = f"{_UNED}, dataset_infos.py"
 _TIPS_NOTEBOOK = "google-deepmind/tips, TIPS_zeroshot_segmentation.ipynb"
 _RETRIEVAL = ("retrieval",)
 _GEOMETRY_NOTE = (
-    "Convert to depth in metres (.npy) or millimetres (16-bit PNG), normals to .npy"
+    "Convert to depth in meters (.npy) or millimeters (16-bit PNG), normals to .npy"
 )
 
 

@@ -23,7 +23,7 @@ from trainer.evals.sets.label_names import Names
 from trainer.evals.sets.splits import TEST, TRAIN
 
 _HELD_OUT_SHARE = 0.2  # of samples without a split, where a task needs two
-_MILLIMETRES = 1000
+_MILLIMETERS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Sample:
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
         part = self.encoded("image")
         if isinstance(part, np.ndarray):
-            return np.broadcast_to(part, (*part.shape[:2], 3))  # grey ones too
+            return np.broadcast_to(part, (*part.shape[:2], 3))  # gray ones too
         with about(self.name):
             return images.decode(part, formats=images.FORMATS).rgb
 
@@ -120,7 +120,7 @@ class Sample:
         return mask.astype(np.uint8)
 
     def depth(self) -> Float[np.ndarray, "h w"]:
-        """Metres; 0 or NaN where it is unknown. PNGs hold millimetres, in 16 bits."""
+        """Meters; 0 or NaN where it is unknown. PNGs hold millimeters, in 16 bits."""
         depth = self._truth("depth")
         if depth.ndim != 2:
             raise SampleError(f"{self.name}: depth: expected one channel")
@@ -134,7 +134,7 @@ class Sample:
                 " bits of millimeters (.png), or meters (.npy)"
             )
         is_whole = np.issubdtype(depth.dtype, np.integer)
-        return depth.astype(np.float32) / (_MILLIMETRES if is_whole else 1)
+        return depth.astype(np.float32) / (_MILLIMETERS if is_whole else 1)
 
     def normals(self) -> Float[np.ndarray, "h w 3"]:
         """Zeros or NaN where they are unknown. PNGs hold -1 to 1 as 0 to 255."""

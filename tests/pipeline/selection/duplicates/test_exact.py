@@ -202,9 +202,9 @@ def test_an_image_without_an_embedding_is_dropped(tmp_path, embedding):
 @pytest.mark.parametrize("spread", [0.2, 5.0])
 def test_what_is_near_an_evaluation_image_is_what_brute_force_finds(tmp_path, spread):
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((60, 4))
+    centers = rng.standard_normal((60, 4))
     pool, reference = (
-        np.float16(centres[rng.integers(60, size=n)] + rng.normal(0, spread, (n, 4)))
+        np.float16(centers[rng.integers(60, size=n)] + rng.normal(0, spread, (n, 4)))
         for n in (600, 90)
     )
     evaluation = {"birds/1": [Row(embedding=tuple(v)) for v in reference.tolist()]}

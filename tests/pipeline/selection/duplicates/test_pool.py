@@ -51,8 +51,8 @@ def random_rows(n: int, rng_seed: int = 0) -> list[Row]:
     rng = np.random.default_rng(rng_seed)
 
     def vectors() -> np.ndarray:
-        centres = rng.standard_normal((n // 2, 5))
-        return centres[rng.integers(len(centres), size=n)] + rng.normal(0, 0.45, (n, 5))
+        centers = rng.standard_normal((n // 2, 5))
+        return centers[rng.integers(len(centers), size=n)] + rng.normal(0, 0.45, (n, 5))
 
     both = zip(vectors().tolist(), vectors().tolist(), strict=True)
     return [

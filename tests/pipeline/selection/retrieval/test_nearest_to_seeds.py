@@ -22,13 +22,13 @@ SEEDS = {"flowers/1": [Row(embedding=(1, 0))], "trees/1": [Row(embedding=(0, 1))
 
 
 def random_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
-    return reference_sets.normalised(rng.standard_normal((n, dim)))[0]
+    return reference_sets.normalized(rng.standard_normal((n, dim)))[0]
 
 
 def clustered_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
     """Few directions, each with many that differ by less than float32 can tell."""
-    centres = random_vectors(rng, 5, dim)[rng.integers(5, size=n)]
-    return reference_sets.normalised(centres + 1e-7 * rng.standard_normal((n, dim)))[0]
+    centers = random_vectors(rng, 5, dim)[rng.integers(5, size=n)]
+    return reference_sets.normalized(centers + 1e-7 * rng.standard_normal((n, dim)))[0]
 
 
 def equal_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
@@ -226,7 +226,7 @@ def test_a_number_for_an_unknown_set_is_an_error(tmp_path):
         decided(tmp_path, {"web/1": [Row()]}, config)
 
 
-def test_more_neighbours_than_images_are_an_error_before_any_work(tmp_path):
+def test_more_neighbors_than_images_are_an_error_before_any_work(tmp_path):
     shards = {"web/1": [Row()] * 2, "web/2": [Row()], "city/1": [Row()] * 9}
     selection = SelectionConfig(retrieval=NearestToSeeds(1, {"trees": 4}))
     run = make_run(str(tmp_path), selection, shards, seeds=SEEDS, keep_all=["city"])

@@ -12,31 +12,31 @@ from pipeline.selection.search.kmeans import AddSums, Proposals, Sums
 from pipeline.selection.unit_decisions import open_verdicts
 from tests.support.score_tables import Row, make_run, read_decisions, select
 
-CENTRES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+CENTERS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 FEW = SeededClusters(
     n_clusters=3,
     min_seeds=2,
     max_per_cluster=3,
     max_per_set=100,
     n_iterations=2,
-    rng_seed=6,  # the first centroids are near three centres, in POOL
+    rng_seed=6,  # the first centroids are near three centers, in POOL
 )
 
 
-def near(centre: int, rng: np.random.Generator) -> tuple[float, ...]:
-    return tuple(np.array(CENTRES[centre]) + 0.1 * rng.standard_normal(3))
+def near(center: int, rng: np.random.Generator) -> tuple[float, ...]:
+    return tuple(np.array(CENTERS[center]) + 0.1 * rng.standard_normal(3))
 
 
-def rows_near(*centres: int, rng_seed: int = 0, name: str = "") -> list[Row]:
-    """One row for each number of a centre."""
+def rows_near(*centers: int, rng_seed: int = 0, name: str = "") -> list[Row]:
+    """One row for each number of a center."""
     rng = np.random.default_rng(rng_seed)
     return [
-        Row(image=f"{name}{i}", key=str(centre), embedding=near(centre, rng))
-        for i, centre in enumerate(centres)
+        Row(image=f"{name}{i}", key=str(center), embedding=near(center, rng))
+        for i, center in enumerate(centers)
     ]
 
 
-# Two flowers near the first centre and two near the second; two trees near the second
+# Two flowers near the first center and two near the second; two trees near the second
 # and one near the third.
 SEEDS = {
     "flowers/1": rows_near(0, 0, 1, 1, rng_seed=1),
@@ -62,7 +62,7 @@ def stored_bytes(folder: str) -> dict[str, bytes]:
 
 
 def unit_vectors(rng: np.random.Generator, n: int, dim: int = 6) -> np.ndarray:
-    return reference_sets.normalised(rng.standard_normal((n, dim)))[0]
+    return reference_sets.normalized(rng.standard_normal((n, dim)))[0]
 
 
 def test_sums_are_exact_in_any_order():
@@ -90,7 +90,7 @@ def test_sums_are_exact_in_any_order():
 
 def test_a_centroid_moves_to_the_direction_of_its_mean():
     centroids = np.eye(2, dtype=np.float32)
-    vectors = reference_sets.normalised(np.array([[1, 0], [1, 2], [0, 1]]))[0]
+    vectors = reference_sets.normalized(np.array([[1, 0], [1, 2], [0, 1]]))[0]
     sums = kmeans.sums_of(np.array([0, 0, 1]), vectors)
     mean = vectors[0] + vectors[1]
     expected = np.stack([mean / np.linalg.norm(mean), [0, 1]])
@@ -143,7 +143,7 @@ def test_centroids_are_those_of_plain_lloyd_iterations(tmp_path):
     rows = [row for rows in POOL.values() for row in rows]
     ids = [d.sample_id for rows in read_decisions(run).values() for d in rows]
     vectors = np.array([row.embedding for row in rows], np.float16).astype(np.float32)
-    vectors = reference_sets.normalised(vectors)[0].astype(np.float64)
+    vectors = reference_sets.normalized(vectors)[0].astype(np.float64)
     first = np.argsort(top_k.unit_hashes(ids, "centroid 6"))[:4]
     centroids = vectors[first]
     for _ in range(FEW.n_iterations):
@@ -167,9 +167,9 @@ def test_images_of_clusters_with_enough_seeds_are_drawn_by_smallest_hash(tmp_pat
         for uri, decisions in read_decisions(run).items()
         for row, decision in zip(POOL[uri], decisions, strict=True)
     ]
-    centre_to_seeds = {"0": ("flowers",), "1": ("flowers", "trees")}
-    for centre, seeds in centre_to_seeds.items():
-        mine = [decision for row, decision in pairs if row.key == centre]
+    center_to_seeds = {"0": ("flowers",), "1": ("flowers", "trees")}
+    for center, seeds in center_to_seeds.items():
+        mine = [decision for row, decision in pairs if row.key == center]
         hashes = top_k.unit_hashes([d.sample_id for d in mine], "cluster 6")
         drawn = [mine[i] for i in np.argsort(hashes)]
         assert [d.seeds for d in drawn] == [seeds] * 3 + [()] * 5

@@ -20,7 +20,7 @@ POOL = {"web/1": [Row(embedding=(np.cos(a), np.sin(a))) for a in (-1, 0.1, 0.8, 
 
 def vectors(n: int, dim: int = 16, rng_seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(rng_seed)
-    return reference_sets.normalised(rng.standard_normal((n, dim)))[0]
+    return reference_sets.normalized(rng.standard_normal((n, dim)))[0]
 
 
 def test_enough_lists_are_searched_for_the_recall_that_is_told():

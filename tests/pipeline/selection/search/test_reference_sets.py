@@ -17,7 +17,7 @@ CONFIG = SelectionConfig()
 
 
 def unit_vectors(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
-    vectors, _ = reference_sets.normalised(rng.standard_normal((n, dim)))
+    vectors, _ = reference_sets.normalized(rng.standard_normal((n, dim)))
     return vectors
 
 
@@ -59,7 +59,7 @@ def test_the_nearest_image_does_not_depend_on_what_is_searched_together():
 def test_of_equally_similar_images_the_first_is_the_nearest(n_worse):
     equal = [[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1]]
     images = [[-1, 0, 0]] * n_worse + equal[n_worse:]
-    vectors, _ = reference_sets.normalised(np.array(images))
+    vectors, _ = reference_sets.normalized(np.array(images))
     queries = np.array([[1, 0, 0]] * 30, np.float32)  # many are searched another way
     for n in (1, 30):
         similarity, image = reference_set(vectors).nearest(queries[:n])
@@ -69,7 +69,7 @@ def test_of_equally_similar_images_the_first_is_the_nearest(n_worse):
 
 def test_vectors_without_a_direction_are_found_out():
     rows = np.array([[3, 4], [0, 0], [np.nan, 1], [np.inf, 1]], np.float16)
-    vectors, has_direction = reference_sets.normalised(rows)
+    vectors, has_direction = reference_sets.normalized(rows)
     assert has_direction.tolist() == [True, False, False, False]
     np.testing.assert_allclose(vectors[0], [0.6, 0.8], atol=1e-7)
 
@@ -242,8 +242,8 @@ def test_many_images_that_are_equal_up_to_rounding_are_compared_exactly():
     rng = np.random.default_rng(2)
     one = rng.standard_normal((1, 512), dtype=np.float32)
     crowd = one + 1e-6 * rng.standard_normal((300, 512), dtype=np.float32)
-    vectors, _ = reference_sets.normalised(crowd)
-    queries, _ = reference_sets.normalised(one + 0.1 * rng.standard_normal((50, 512)))
+    vectors, _ = reference_sets.normalized(crowd)
+    queries, _ = reference_sets.normalized(one + 0.1 * rng.standard_normal((50, 512)))
     similarity, image = reference_set(vectors).nearest(queries)
     cosines = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     rounded = cosines.astype(np.float32)

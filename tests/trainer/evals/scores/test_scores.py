@@ -48,7 +48,7 @@ def plain_vote(train, labels, query, k):
 
 
 @pytest.mark.parametrize("draw", [corners, lambda n, s: rng(s).normal(size=(n, 5))])
-def test_k_nearest_neighbours_vote_as_in_a_plain_loop(draw, monkeypatch):
+def test_k_nearest_neighbors_vote_as_in_a_plain_loop(draw, monkeypatch):
     monkeypatch.setattr(knn, "_N_COSINES", 100)  # several parts
     train, test = draw(30, 1), draw(13, 2)
     labels = rng(3).integers(0, 4, 30)
@@ -59,7 +59,7 @@ def test_k_nearest_neighbours_vote_as_in_a_plain_loop(draw, monkeypatch):
         assert predicted.tolist() == votes
 
 
-def test_one_training_image_is_everybodys_neighbour():
+def test_one_training_image_is_everybodys_neighbor():
     one, test = np.ones((1, 3)), rng().normal(size=(4, 3))
     found = knn.accuracies(one, np.array([2]), test, np.array([2, 2, 0, 1]))
     assert found == {"accuracy_k1": 0.5}
@@ -181,7 +181,7 @@ def test_baselines_are_what_knowing_no_image_scores():
     assert baselines["most_frequent_mean_iou"] == pytest.approx(score, abs=1e-6)
 
 
-def test_masks_without_a_labelled_pixel_have_no_score():
+def test_masks_without_a_labeled_pixel_have_no_score():
     nothing = segmentation.confusion(np.zeros((2, 2), int), np.full((2, 2), -1), 4)
     with pytest.raises(ValueError, match="no pixel with a class"):
         segmentation.scores(nothing, NAMES)
@@ -308,11 +308,11 @@ def test_truths_without_a_known_pixel_have_no_score():
 
 
 def test_losses_are_0_at_the_truth_and_ignore_what_is_unknown():
-    metres = rng(1).uniform(1, 9, (2, 3, 3))
-    assert depth.loss(metres, metres, LIMITS) == pytest.approx(0, abs=1e-5)
-    unknown = np.where(np.arange(3) == 1, np.nan, metres)
-    wild = np.where(np.arange(3) == 1, 5e5, metres * 2)
-    expected = float(depth.loss(wild[..., ::2], metres[..., ::2], LIMITS))
+    meters = rng(1).uniform(1, 9, (2, 3, 3))
+    assert depth.loss(meters, meters, LIMITS) == pytest.approx(0, abs=1e-5)
+    unknown = np.where(np.arange(3) == 1, np.nan, meters)
+    wild = np.where(np.arange(3) == 1, 5e5, meters * 2)
+    expected = float(depth.loss(wild[..., ::2], meters[..., ::2], LIMITS))
     assert depth.loss(wild, unknown, LIMITS) == pytest.approx(expected, abs=1e-5)
     vectors = rng(2).normal(size=(2, 3, 3, 3))
     assert normals.loss(5 * vectors, vectors) == pytest.approx(0, abs=1e-5)

@@ -76,7 +76,7 @@ def test_random_features_score_at_chance():
     for _ in range(8):
         truth = pixels(rng.choice(4, (32, 32), p=(0.4, 0.3, 0.2, 0.1)), 4)
         features = rng.normal(size=(32, 32, 8))
-        # Names in a new order each time, else the model would have favourites.
+        # Names in a new order each time, else the model would have favorites.
         found = zero_shot.segment(features, rng.permutation(CLASSES), truth.shape)
         confusion += segmentation.confusion(found, truth, 4)
     scores = segmentation.scores(confusion, ("a", "b", "c", "d"))

@@ -237,7 +237,7 @@ def test_a_file_that_is_no_utf_8_is_named(tmp_path, ending):
 )
 def test_a_label_that_cannot_be_used_is_named_with_what_was_expected(tmp_path, label):
     write_table(tmp_path / "a.parquet", {"image": [JPEG], "label": [label]})
-    samples = image_tasks._labelled(readers.find(str(tmp_path)).samples())
+    samples = image_tasks._labeled(readers.find(str(tmp_path)).samples())
     with pytest.raises(SampleError, match="row 0: no label, expected a text or a wh"):
         next(samples)
 

@@ -32,11 +32,12 @@ from pipeline.images import decoder as images
 from pipeline.records import SCHEMA_VERSION, Sample, sample_id
 from trainer import tokenizer
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
-from trainer.data import batches as trainer_input
 from trainer.data import crops
+from trainer.data.batches import ViewSample, _cut_all, stream_batches
 from trainer.data.hashed_random import many_uniforms
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
+from trainer.data.text_tokenizer import Tokenizer
 
 BATCH_SIZE = 32
 SHARD = "train-00000-of-00001.tfrecord"
@@ -83,13 +84,13 @@ def _sample(number: int) -> Sample:
     )
 
 
-def make_view(folder: pathlib.Path) -> trainer_input.ViewSample:
+def make_view(folder: pathlib.Path) -> ViewSample:
     shards = Shards(folder)
     model = folder / "tokenizer.model"
     model.write_bytes(tokenizer.train(tokenizer.shard_texts(shards), 200))
-    return trainer_input.ViewSample(
+    return ViewSample(
         Mixture({"drawn": shards}),
-        tokenizer.Tokenizer(str(model), 64),
+        Tokenizer(str(model), 64),
         DataConfig(
             tokenizer=str(model),
             batch_size=BATCH_SIZE,
@@ -101,7 +102,7 @@ def make_view(folder: pathlib.Path) -> trainer_input.ViewSample:
     )
 
 
-def draw_boxes(view: trainer_input.ViewSample) -> Boxes:
+def draw_boxes(view: ViewSample) -> Boxes:
     """Boxes of the trainer's distribution, for the contenders and for the stages."""
     config, drawn = view.config, []
     for index in range(len(view.shards)):
@@ -112,13 +113,13 @@ def draw_boxes(view: trainer_input.ViewSample) -> Boxes:
     return drawn
 
 
-def trainer_loader(view: trainer_input.ViewSample) -> Callable[[], int]:
+def trainer_loader(view: ViewSample) -> Callable[[], int]:
     """The whole loader, in one thread of this process.
 
     A round ends when the loader has prefetched what it may, as much as there was when
     the round began, and rests: it must not do so in the time of another contender.
     """
-    stream = trainer_input.batches(view, RunConfig(n_threads=1))
+    stream = stream_batches(view, RunConfig(n_threads=1))
     n_batches = len(view.shards) // BATCH_SIZE
 
     def rows() -> int:
@@ -139,7 +140,7 @@ def _wait_for_rest() -> None:
         spent = time.process_time() - start
 
 
-def views_alone(view: trainer_input.ViewSample, boxes: Boxes) -> Callable[[], int]:
+def views_alone(view: ViewSample, boxes: Boxes) -> Callable[[], int]:
     """Decoding and cropping as the trainer does them, and nothing else."""
     photos = [view.shards[index].image for index in range(len(boxes))]
 
@@ -147,14 +148,14 @@ def views_alone(view: trainer_input.ViewSample, boxes: Boxes) -> Callable[[], in
         for photo, chosen in zip(photos, boxes, strict=True):
             reduction = crops.reduction(chosen)
             image, factor = images.open_image(photo).decode_fast(reduction)
-            trainer_input._cut_all(image, chosen[:1], factor)
-            trainer_input._cut_all(image, chosen[1:], factor)
+            _cut_all(image, chosen[:1], factor)
+            _cut_all(image, chosen[1:], factor)
         return len(boxes)
 
     return rows
 
 
-def pillow_rows(view: trainer_input.ViewSample, boxes: Boxes) -> int:
+def pillow_rows(view: ViewSample, boxes: Boxes) -> int:
     rows = []
     for index, chosen in enumerate(boxes):
         sample = view.shards[index]
@@ -215,9 +216,7 @@ def tensorflow_pipeline(folder: pathlib.Path, boxes: Boxes) -> Callable[[], int]
     return rows
 
 
-def stages(
-    view: trainer_input.ViewSample, boxes: Boxes
-) -> dict[str, Callable[[], int]]:
+def stages(view: ViewSample, boxes: Boxes) -> dict[str, Callable[[], int]]:
     """The parts of the trainer's work, each alone over all samples."""
     samples = [view.shards[index] for index in range(len(view.shards))]
     decoded = [images.decode(sample.image).rgb for sample in samples[:BATCH_SIZE]]
@@ -233,8 +232,8 @@ def stages(
 
     def cut(number: int) -> None:
         image = decoded[number % len(decoded)]
-        trainer_input._cut_all(image, boxes[number][:1], 1)
-        trainer_input._cut_all(image, boxes[number][1:], 1)
+        _cut_all(image, boxes[number][:1], 1)
+        _cut_all(image, boxes[number][1:], 1)
 
     def batch() -> dict[str, np.ndarray]:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -31,9 +31,10 @@ from benchmarks import input as drawn_input
 from recipes import command_line
 from trainer import config_files, tokenizer
 from trainer.config import TrainConfig
-from trainer.data import batches as trainer_input
+from trainer.data.batches import ViewSample, stream_batches
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.distributed import sharding
 from trainer.loop import flops
 from trainer.step import state
@@ -112,16 +113,16 @@ def loaded_batches(
     model = folder / "tokenizer.model"
     size = min(200, settings.model.text.vocabulary_size)
     model.write_bytes(tokenizer.train(tokenizer.shard_texts(shards), size))
-    view = trainer_input.ViewSample(
+    view = ViewSample(
         Mixture({"drawn": shards}),
-        tokenizer.Tokenizer(str(model), settings.model.text.max_tokens),
+        Tokenizer(str(model), settings.model.text.max_tokens),
         dataclasses.replace(settings.data, granularity_weights={"short": 1.0}),
         settings.rng_seed,
         settings.self_supervision,
         settings.model.vision.patch_size_px,
     )
     names = batch_shapes(settings)
-    with contextlib.closing(trainer_input.batches(view, settings.run)) as stream:
+    with contextlib.closing(stream_batches(view, settings.run)) as stream:
         for batch in stream:
             yield sharding.to_devices(mesh, {name: batch[name] for name in names})
 

@@ -25,6 +25,8 @@ from jax.sharding import Mesh
 
 from pipeline.records import VERSION
 from trainer import config_files
+from trainer.command_line import add_checkpoint_flags
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.distributed import processes
 from trainer.distributed.sharding import make_mesh, whole
 from trainer.evals import geometry_tasks, image_tasks, segmentation_tasks
@@ -36,7 +38,6 @@ from trainer.evals.task_inputs import Evaluation, Task
 from trainer.evaluation_config import EvaluationConfig
 from trainer.models import two_tower
 from trainer.pretrained import trained_model
-from trainer.tokenizer import Tokenizer
 
 TASKS: Mapping[str, Task] = {
     "zero_shot_classification": image_tasks.zero_shot,
@@ -205,7 +206,7 @@ def _parser() -> command_line.Parser:
         prog="python -m trainer.evaluate",
         description="Measures a checkpoint; prints one JSON object.",
     )
-    trained_model.add_flags(parser)
+    add_checkpoint_flags(parser)
     parser.add_argument("--task", required=True, choices=list(TASKS))
     parser.add_argument(
         "--data",

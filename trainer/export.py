@@ -69,7 +69,7 @@ def _parser() -> command_line.Parser:
         prog="python -m trainer.export",
         description="Writes a trained model for other programs.",
     )
-    trained_model.add_flags(parser)
+    add_checkpoint_flags(parser)
     parser.add_argument("--format", required=True, choices=[*map(str, Format)])
     parser.add_argument(
         "--output",

@@ -18,7 +18,9 @@ from recipes import command_line
 command_line.begin(__name__)
 
 from pipeline.storage import atomic_folder
+from recipes.safe_text import visible
 from trainer import config_files, evaluate
+from trainer.command_line import add_checkpoint_flags
 from trainer.config import require
 from trainer.data import hashed_random
 from trainer.distributed.sharding import make_mesh
@@ -29,7 +31,6 @@ from trainer.evals.task_inputs import Evaluation
 from trainer.pretrained import trained_model
 from trainer.visuals import page, views
 from trainer.visuals.page import Figure, Shown
-from trainer.visuals.safe_text import visible
 from trainer.visuals.sheets import to_png
 
 
@@ -123,7 +124,7 @@ def _parser() -> command_line.Parser:
         prog="python -m trainer.pictures",
         description="Draws what a checkpoint sees in photos.",
     )
-    trained_model.add_flags(parser)
+    add_checkpoint_flags(parser)
     parser.add_argument(
         "--data",
         required=True,

@@ -29,11 +29,12 @@ from trainer.data.batches import (
     Batch,
     SkippedRecords,
     ViewSample,
-    batches,
     check_request,
+    stream_batches,
 )
 from trainer.data.mixture import open_mixture
 from trainer.data.shards import RecordError
+from trainer.data.text_tokenizer import Tokenizer, check_size
 from trainer.distributed import processes
 from trainer.distributed.sharding import check_batch, make_mesh, to_devices
 from trainer.evals.frozen_encoder import Encoder
@@ -47,7 +48,6 @@ from trainer.pretrained import starting_point
 from trainer.pretrained.starting_point import Origins, initial_state
 from trainer.step.optimizer import make_optimizer
 from trainer.step.train_step import make_train_step
-from trainer.tokenizer import Tokenizer, check_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def train(job: Job) -> None:
 
 def _batches(job: Job) -> grain.DatasetIterator[Batch]:
     """This process's rows of every batch."""
-    return batches(
+    return stream_batches(
         job.view,
         job.config.run,
         shard_index=jax.process_index(),

@@ -19,9 +19,10 @@ from trainer.config import (
     VisionConfig,
 )
 from trainer.distributed import sharding
-from trainer.step import state as states
-from trainer.step import train_step as step
+from trainer.step.objective import Objective
 from trainer.step.optimizer import make_optimizer
+from trainer.step.state import init_state, placed
+from trainer.step.train_step import make_train_step
 
 N_IMAGES = 8
 _SIZES = {"width": 16, "n_heads": 2, "mlp_dim": 32}
@@ -104,18 +105,18 @@ class Run:
         return Mesh(devices.reshape(self.grid), sharding.BATCH_AXES)
 
     @property
-    def objective(self) -> step.Objective:
-        return step.Objective(self.config, self.mesh)
+    def objective(self) -> Objective:
+        return Objective(self.config, self.mesh)
 
     def initial(self) -> dict:
-        state = states.init_state(self.config, self.optimizer)
+        state = init_state(self.config, self.optimizer)
         rng = np.random.default_rng(1)
         if self.has_noise:
             state["params"] = jax.tree.map(
                 lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
                 state["params"],
             )
-        return state if self.mesh is None else states.placed(state, self.mesh)
+        return state if self.mesh is None else placed(state, self.mesh)
 
     @property
     def optimizer(self):
@@ -133,7 +134,7 @@ class Run:
 
     def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
         """State and metrics after steps on one repeated batch, on the host."""
-        train_step = step.make_train_step(self.config, self.optimizer, self.mesh)
+        train_step = make_train_step(self.config, self.optimizer, self.mesh)
         state, history = self.initial(), []
         rows = batch()
         if self.mesh is not None:

@@ -13,6 +13,7 @@ from scipy import linalg
 
 from trainer import tokenizer
 from trainer.config import TextConfig, VisionConfig
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.evals.scores import zero_shot_classification as prompting
 from trainer.evaluation_config import PromptSet
 from trainer.loop import workdir
@@ -57,7 +58,7 @@ def planted(config):
 
 def _embeddings(config):
     """Of words that one color's sentences have alone, its direction."""
-    read = tokenizer.Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
+    read = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     used = {
         name: set(read(prompting.prompts([name], PromptSet.TCL)).ravel().tolist())
         for name in COLORS

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from pipeline.images import decoder as images
+from pipeline.images import decoder
 from pipeline.records import Sample
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
 from trainer.data import caption_choice, crops, patch_masks
@@ -28,7 +28,7 @@ from trainer.data.block_shuffle import BlockOrder
 from trainer.data.hashed_random import many_uniforms, uniforms
 from trainer.data.mixture import Mixture
 from trainer.data.shards import RecordError, check_share
-from trainer.tokenizer import Tokenizer
+from trainer.data.text_tokenizer import Tokenizer
 
 # image: uint8 (b, h, w, 3); alt_text and synthetic_caption: int32 (b, t) token ids;
 # sample_id: uint8 (b, 16); skipped: int32 (b, MAX_SKIPPED), numbers of the records that
@@ -93,7 +93,7 @@ class ViewSample:
     def _crops(self, sample: Sample, salt: str) -> Batch:
         """Decodes once, and no larger than the crops need."""
         config = self.config
-        opened = images.open_image(sample.image, formats=(sample.image_format,))
+        opened = decoder.open_image(sample.image, formats=(sample.image_format,))
         size = opened.size
         draws = uniforms(crops.N_DRAWS, f"{salt}:crop", sample.sample_id)
         global_crop = crops.random_crop(*size, draws, config.global_crop)
@@ -141,7 +141,7 @@ def _cut_all(
     return views
 
 
-def batches(
+def stream_batches(
     view: ViewSample, run: RunConfig, *, shard_index: int = 0, shard_count: int = 1
 ) -> grain.DatasetIterator[Batch]:
     """An endless stream of batches, whose state is the position in it.

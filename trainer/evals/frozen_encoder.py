@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from trainer.config import TrainConfig
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.distributed.sharding import of_batch, whole
 from trainer.models import dpt
 from trainer.models.layers import ParamMaker
 from trainer.models.text_encoder import TextEncoder
 from trainer.models.two_tower import unit_range
 from trainer.models.vit import VisionOutput, VisionTransformer
-from trainer.tokenizer import Tokenizer
 
 _BATCH_SIZE = 64
 _SMALL_BATCH_SIZE = 16  # where patches come back

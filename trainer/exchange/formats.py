@@ -6,9 +6,9 @@ import pathlib
 import shutil
 
 from trainer.config import require
+from trainer.data.text_tokenizer import Tokenizer, check_size
 from trainer.exchange import hugging_face, npz, tokenizer_json
 from trainer.exchange.released import Released
-from trainer.tokenizer import Tokenizer, check_size
 
 TOKENIZER = "tokenizer.model"
 

@@ -74,6 +74,11 @@ def float32_in_full(dtype: jnp.dtype) -> AbstractContextManager:
     return jax.default_matmul_precision("highest")
 
 
+def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Rows of length 1; a row of zeros stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
+
+
 class Linear(nnx.Module):
     """Contracts the last axes of its input, and adds a bias.
 

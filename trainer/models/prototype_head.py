@@ -15,8 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from trainer.config import ComputeConfig, HeadConfig
-from trainer.models.layers import Linear, ParamMaker, normal
-from trainer.step.losses import l2_normalize
+from trainer.models.layers import Linear, ParamMaker, l2_normalize, normal
 
 # DINO cuts the normal distribution off at 2, a hundred standard deviations.
 _INIT = normal(0.02)

@@ -4,7 +4,6 @@ trained = find("WORKDIR")
 params = trained.params(two_tower.abstract_params(trained.config.model))
 """
 
-import argparse
 import dataclasses
 import pathlib
 
@@ -95,24 +94,6 @@ class Imported(Trained):
 
     def released(self) -> Released:
         return self.model
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """`--checkpoint` and `--step`, which `find` takes."""
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
-    )
-    parser.add_argument(
-        "--step",
-        type=int,
-        metavar="N",
-        help="which checkpoint of a workdir; 0 is the untrained model (default: the"
-        " latest)",
-    )
 
 
 def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:

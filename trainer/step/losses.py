@@ -20,6 +20,7 @@ from trainer.config import (
     PatchReduction,
     SelfSupervisionConfig,
 )
+from trainer.models.layers import l2_normalize
 
 ALT_TEXT = "contrastive_alt_text"
 SYNTHETIC_CAPTION = "contrastive_synthetic_caption"
@@ -251,8 +252,3 @@ def self_supervised(
     }
     wanted = {term: weight for term, weight in weights.items() if weight > 0}
     return sum((w * terms[term] for term, w in wanted.items()), jnp.float32(0))
-
-
-def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Rows of length 1; a row of zeros stays zero, with a finite gradient."""
-    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))

@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.visuals.safe_text import visible
+from recipes.safe_text import visible
 
 RGB = UInt8[np.ndarray, "h w 3"]
 
 _GAP_PX = 6
 _LINE_PX = 18  # of text
 _FONT_PX = 12
+_MAX_LABEL_CHARS = 80
 
 
 class Tile(NamedTuple):
@@ -74,7 +75,7 @@ def _write(
 ) -> None:
     """As much of a text as fits."""
     font = ImageFont.load_default(_FONT_PX)
-    shown = visible(text)
+    shown = visible(text, _MAX_LABEL_CHARS)
     while shown and draw.textlength(shown, font) > width:
         shown = shown[:-1]
     draw.text(place, shown, "black", font)

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from recipes.safe_text import visible
 from trainer.evals.scores import features, knn, maps
 from trainer.evals.scores import segmentation as masks
 from trainer.evals.segmentation_tasks import by_whole, named_classes
 from trainer.evals.sets.samples import Sample, about
 from trainer.evals.task_inputs import Evaluation
 from trainer.visuals import attention, overlays, pca_colors
-from trainer.visuals.safe_text import visible
 from trainer.visuals.sheets import RGB, Tile, fitted, legend, sheet
 
 _LARGE_PX, _SMALL_PX = 336, 140

@@ -15,8 +15,8 @@ from pipeline.models.encoders import Tipsv2Encoder, load_encoder
 from pipeline.scoring.stage import EncoderHandler, PreparedPair
 from tests.support.tiny_tips import N_TOKENS, TEXTS, model_of, write
 from trainer.config import FeedForward
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.models import two_tower
-from trainer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from flax import nnx
 from PIL import Image
 
 from trainer.config import ModelConfig, tips_model
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.evals.sets.samples import Sample
 from trainer.exchange import formats, hugging_face, released, tokenizer_probe
 from trainer.exchange.released import Released
 from trainer.models import two_tower
-from trainer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")

@@ -9,12 +9,17 @@ from pipeline.images import decoder as images
 from pipeline.images.jpeg import Jpeg
 from tests.support import tiny_export
 from trainer.config import RunConfig
-from trainer.data import batches as trainer_input
 from trainer.data import crops
+from trainer.data.batches import (
+    SkippedRecords,
+    ViewSample,
+    check_request,
+    stream_batches,
+)
 from trainer.data.block_shuffle import BlockOrder
 from trainer.data.mixture import Mixture
 from trainer.data.shards import RecordError, Shards
-from trainer.tokenizer import Tokenizer
+from trainer.data.text_tokenizer import Tokenizer
 
 ONE_THREAD = RunConfig(n_threads=1)
 
@@ -24,7 +29,7 @@ def make_mixture(*folders):
 
 
 def make_view(shards, config, **changes):
-    return trainer_input.ViewSample(
+    return ViewSample(
         shards,
         Tokenizer(config.data.tokenizer, config.model.text.max_tokens),
         dataclasses.replace(config.data, **changes),
@@ -45,7 +50,7 @@ def take(stream, n):
 
 def stream_of(view, n, run=ONE_THREAD, part=(0, 1)):
     index, count = part
-    stream = trainer_input.batches(view, run, shard_index=index, shard_count=count)
+    stream = stream_batches(view, run, shard_index=index, shard_count=count)
     taken = take(stream, n)
     stream.close()
     return taken
@@ -177,11 +182,11 @@ def test_the_stream_is_the_same_for_any_number_of_threads_and_workers(view):
 
 
 def test_a_restored_stream_goes_on_bit_for_bit(view):
-    stream = trainer_input.batches(view, ONE_THREAD)
+    stream = stream_batches(view, ONE_THREAD)
     take(stream, 2)
     state = json.loads(json.dumps(stream.get_state()))
     expected = take(stream, 3)
-    restored = trainer_input.batches(view, RunConfig(n_threads=2))
+    restored = stream_batches(view, RunConfig(n_threads=2))
     restored.set_state(state)
     assert_equal(take(restored, 3), expected)
 
@@ -197,16 +202,16 @@ def test_processes_together_read_each_row_once(view, n_parts):
 
 
 def test_a_stream_goes_on_with_another_number_of_processes(view):
-    stream = trainer_input.batches(view, ONE_THREAD, shard_index=1, shard_count=2)
+    stream = stream_batches(view, ONE_THREAD, shard_index=1, shard_count=2)
     take(stream, 2)
-    restored = trainer_input.batches(view, ONE_THREAD)
+    restored = stream_batches(view, ONE_THREAD)
     restored.set_state(json.loads(json.dumps(stream.get_state())))
     assert_equal(take(restored, 1), stream_of(view, 3)[2:])
 
 
 def test_a_batch_that_processes_cannot_share_is_an_error(view):
     with pytest.raises(ValueError, match="batch_size=8: expected a multiple of 3"):
-        trainer_input.batches(view, ONE_THREAD, shard_count=3)
+        stream_batches(view, ONE_THREAD, shard_count=3)
 
 
 def write_with_broken(folder, broken, image=b"\xff\xd8\xffnothing", n=24):
@@ -252,7 +257,7 @@ def test_rows_that_replace_broken_ones_are_the_same_every_time(damaged):
 
 
 def test_skipped_records_are_counted_always_and_named_once(damaged, caplog):
-    skipped = trainer_input.SkippedRecords(damaged)
+    skipped = SkippedRecords(damaged)
     counts = [skipped.count(batch) for batch in stream_of(damaged, 9)]
     epochs = [sum(counts[start : start + 3]) for start in (0, 3, 6)]
     assert all(n >= 2 for n in epochs)  # more where a stand-in is broken too
@@ -262,7 +267,7 @@ def test_skipped_records_are_counted_always_and_named_once(damaged, caplog):
 
 
 def test_whole_records_skip_nothing_and_warn_of_nothing(view, caplog):
-    skipped = trainer_input.SkippedRecords(view)
+    skipped = SkippedRecords(view)
     assert [skipped.count(batch) for batch in stream_of(view, 3)] == [0, 0, 0]
     assert not caplog.messages
 
@@ -299,9 +304,9 @@ def test_a_stream_in_blocks_is_the_same_for_any_readers_and_restarts(blocks):
     for part in range(2):
         rows = [{name: x[part::2] for name, x in row.items()} for row in expected]
         assert_equal(stream_of(blocks, 5, part=(part, 2)), rows)
-    stream = trainer_input.batches(blocks, ONE_THREAD)
+    stream = stream_batches(blocks, ONE_THREAD)
     take(stream, 2)
-    restored = trainer_input.batches(blocks, RunConfig(n_threads=2))
+    restored = stream_batches(blocks, RunConfig(n_threads=2))
     restored.set_state(json.loads(json.dumps(stream.get_state())))
     assert_equal(take(restored, 3), expected[2:])
 
@@ -314,7 +319,7 @@ def test_each_block_of_a_window_is_requested_once(blocks, monkeypatch):
         return cat_file(self, path, start=start, end=end, **options)
 
     monkeypatch.setattr(LocalFileSystem, "cat_file", counted)
-    stream = trainer_input.batches(blocks, ONE_THREAD)
+    stream = stream_batches(blocks, ONE_THREAD)
     take(stream, 3)
     stream.close()
     # An epoch has 5 blocks, of which one spans both shards, and there are 2 indexes.
@@ -356,7 +361,7 @@ def test_every_batch_of_a_mixture_has_its_shares(pair):
 def test_a_mixture_is_the_same_for_any_number_of_workers_and_restarts(pair):
     expected = stream_of(pair, 5)
     assert_equal(stream_of(pair, 5, RunConfig(n_workers=2, n_threads=2)), expected)
-    restored = trainer_input.batches(pair, ONE_THREAD)
+    restored = stream_batches(pair, ONE_THREAD)
     restored.set_state({"global_next_index": 16})
     assert_equal(take(restored, 3), expected[2:])
 
@@ -374,10 +379,10 @@ def test_a_granularity_that_the_shards_lack_is_an_error(export, tiny):
     with pytest.raises(
         ValueError, match="shrt, expected granularities of the shards: short, detailed"
     ):
-        trainer_input.check_request(make_mixture(export), data)
+        check_request(make_mixture(export), data)
 
 
 def test_a_batch_larger_than_the_data_is_an_error(export, tiny):
     data = dataclasses.replace(tiny.data, batch_size=25)
     with pytest.raises(ValueError, match="batch_size=25: expected at most 24"):
-        trainer_input.check_request(make_mixture(export), data)
+        check_request(make_mixture(export), data)

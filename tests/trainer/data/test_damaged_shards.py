@@ -11,8 +11,7 @@ import pytest
 from pipeline import records
 from tests.support import tiny_export
 from tests.support.runs import metric_lines, with_set
-from trainer import tokenizer as tokenizers
-from trainer import train, verify
+from trainer import tokenizer, train, verify
 from trainer.data.shards import RecordError, Shards
 
 N = 8
@@ -272,16 +271,16 @@ def test_no_damage_may_be_allowed(folder, run_train):
 
 def test_a_vocabulary_is_made_without_damaged_records(folder, tmp_path, caplog):
     flags = ["--data", str(folder), "--vocabulary-size", "50", "--output"]
-    whole = list(tokenizers.shard_texts(Shards(folder)))
+    whole = list(tokenizer.shard_texts(Shards(folder)))
     _damage_text(folder)
     with caplog.at_level(logging.WARNING):
-        tokenizers.main([*flags, str(tmp_path / "a.model")])
+        tokenizer.main([*flags, str(tmp_path / "a.model")])
     assert [x for x in caplog.messages if f"skipped record {DAMAGED} of" in x]
-    texts = list(tokenizers.shard_texts(Shards(folder)))
+    texts = list(tokenizer.shard_texts(Shards(folder)))
     assert len(texts) == len(whole) - 4
     for number in (1, 3):
         replace(folder, number, b"photo", b"phot0")
     with pytest.raises(SystemExit) as ended:
-        tokenizers.main([*flags, str(tmp_path / "b.model")])
+        tokenizer.main([*flags, str(tmp_path / "b.model")])
     assert ended.value.code == 1
     assert not (tmp_path / "b.model").exists()

@@ -6,21 +6,19 @@ import numpy as np
 import pytest
 
 from trainer.config import RunConfig
-from trainer.data import batches as trainer_input
+from trainer.data.batches import ViewSample, stream_batches
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.loop import checkpoints
-from trainer.tokenizer import Tokenizer
 
 
 @pytest.fixture
 def stream(export, tiny):
     tokenizer = Tokenizer(tiny.data.tokenizer, tiny.model.text.max_tokens)
     shards = Mixture({"web": Shards(export)})
-    view = trainer_input.ViewSample(
-        shards, tokenizer, tiny.data, 0, tiny.self_supervision, 14
-    )
-    stream = trainer_input.batches(view, RunConfig(n_threads=1))
+    view = ViewSample(shards, tokenizer, tiny.data, 0, tiny.self_supervision, 14)
+    stream = stream_batches(view, RunConfig(n_threads=1))
     yield stream
     stream.close()
 

@@ -17,7 +17,8 @@ from trainer.exchange import formats
 from trainer.loop import checkpoints
 from trainer.models import two_tower
 from trainer.pretrained import starting_point, trained_model
-from trainer.step import state, teacher, train_step
+from trainer.step import state, teacher
+from trainer.step.objective import Objective
 from trainer.step.optimizer import make_optimizer
 
 
@@ -119,7 +120,7 @@ def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
     }
 
     def terms_of(config):
-        objective = train_step.Objective(config, teacher_model=tiny.model)
+        objective = Objective(config, teacher_model=tiny.model)
         return objective.terms(now["params"], now, batch)[:2]
 
     (local, metrics), (both, _) = terms_of(alone), terms_of(beside)

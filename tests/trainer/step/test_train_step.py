@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from trainer.data import batches as trainer_input
+from trainer.data.batches import ViewSample
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
+from trainer.data.text_tokenizer import Tokenizer
 from trainer.step import losses
-from trainer.step import state as states
-from trainer.step import train_step as step
 from trainer.step.optimizer import make_optimizer
-from trainer.tokenizer import Tokenizer
+from trainer.step.state import init_state
+from trainer.step.train_step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +37,12 @@ def setup(export, tiny):
     config = dataclasses.replace(tiny, n_steps=200)
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     shards = Mixture({"web": Shards(export)})
-    view = trainer_input.ViewSample(
-        shards, tokenizer, config.data, 1, config.self_supervision, 14
-    )
+    view = ViewSample(shards, tokenizer, config.data, 1, config.self_supervision, 14)
     rows = [view(position, position) for position in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     optimizer = make_optimizer(config.optimizer, config.n_steps)
-    initial = jax.device_get(states.init_state(config, optimizer))
-    train_step = step.make_train_step(config, optimizer)
+    initial = jax.device_get(init_state(config, optimizer))
+    train_step = make_train_step(config, optimizer)
     return Setup(config, batch, initial, train_step)
 
 

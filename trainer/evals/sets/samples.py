@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from pipeline.images import decoder as images
+from pipeline.images import decoder
 from trainer.data import hashed_random
 from trainer.evals.sets import splits
 from trainer.evals.sets.captions import of_fields
@@ -102,7 +102,7 @@ class Sample:
         if isinstance(part, np.ndarray):
             return np.broadcast_to(part, (*part.shape[:2], 3))  # gray ones too
         with about(self.name):
-            return images.decode(part, formats=images.FORMATS).rgb
+            return decoder.decode(part, formats=decoder.FORMATS).rgb
 
     def squeezed(self, size_px: int) -> UInt8[np.ndarray, "size size 3"]:
         """The whole image in a square, as the processor of an export makes it.
@@ -229,7 +229,7 @@ def _array(part: bytes | np.ndarray) -> np.ndarray:
 def _shape(image: bytes | np.ndarray) -> tuple[int, ...]:
     if isinstance(image, np.ndarray):
         return image.shape[:2]
-    return images.open_image(image, formats=images.FORMATS).size
+    return decoder.open_image(image, formats=decoder.FORMATS).size
 
 
 def _sides(shape: Sequence[int]) -> str:

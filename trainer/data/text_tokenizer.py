@@ -1,0 +1,57 @@
+"""Texts in, rows of token ids out, by a sentencepiece BPE vocabulary.
+
+The conventions are those of the released TIPS models: lower-cased text, id 0 is
+padding, id 1 unknown, no begin or end token. `trainer.tokenizer` trains a vocabulary.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Int32
+
+from trainer.config import PAD_ID, TextConfig
+
+UNKNOWN_ID = 1
+
+
+class Tokenizer:
+    """Maps texts to rows of `max_tokens` ids, cut or padded with 0 on the right."""
+
+    def __init__(self, path: str | pathlib.Path, max_tokens: int):
+        """Raises ValueError when `path` is no model with our conventions."""
+        self._max_tokens = max_tokens
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"data.tokenizer={path}: expected a sentencepiece model, as"
+                " `python -m trainer.tokenizer` makes one"
+            ) from error
+        ids = (self._processor.pad_id(), self._processor.unk_id())
+        if ids != (PAD_ID, UNKNOWN_ID):
+            raise ValueError(
+                f"data.tokenizer={path}: padding, unknown = {ids}, expected (0, 1)"
+            )
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._processor.vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
+        # One by one: for a list sentencepiece starts threads, at four times the cost.
+        rows = [self._processor.encode(text.lower()) for text in texts]
+        ids = np.full((len(rows), self._max_tokens), PAD_ID, np.int32)
+        for row, found in zip(ids, rows, strict=True):
+            row[: len(found)] = found[: self._max_tokens]
+        return ids
+
+
+def check_size(tokenizer: Tokenizer, config: TextConfig) -> None:
+    """Raises ValueError unless the model has one embedding for each piece."""
+    if config.vocabulary_size != tokenizer.vocabulary_size:
+        raise ValueError(
+            f"model.text.vocabulary_size={config.vocabulary_size}: expected"
+            f" {tokenizer.vocabulary_size}, the size of data.tokenizer"
+        )

@@ -34,7 +34,7 @@ from pipeline.models.paligemma import PaliGemma
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from pipeline.models.weights import save_params
 from pipeline.records import SyntheticCaption, content_hash
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, to_table
 from tools import tiny_tokenizers
 
 PROMPTS_AND_LENGTHS = (("cap en", 12), ("caption en", 25), ("describe en", 70))
@@ -288,7 +288,7 @@ class Ours:
 
 def written(encoded: list[bytes], rows: list) -> int:
     """Size of the table that these captions make."""
-    table = files.to_table(
+    table = to_table(
         [
             SyntheticCaption(
                 content_hash(data),
@@ -305,7 +305,7 @@ def written(encoded: list[bytes], rows: list) -> int:
         SyntheticCaption,
     )
     with tempfile.TemporaryDirectory() as folder:
-        files.UnitTables(folder).write("unit", table)
+        UnitTables(folder).write("unit", table)
     return table.nbytes
 
 

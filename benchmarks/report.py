@@ -29,6 +29,7 @@ from pipeline.selection.rules import FewWords, SmallImage
 from pipeline.selection.unit_decisions import OUTCOMES, Verdicts, outcome_counts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import schema_of
 
 PAIRS_PER_SHARD = 10_000  # img2dataset's
 DIM = 1152  # of SigLIP so400m
@@ -126,10 +127,10 @@ def _write_scores(
         "error": [""] * n,
         "robots": [""] * n,
     }
-    schema = files.schema_of(records.Pair)
+    schema = schema_of(records.Pair)
     run.pairs(unit.source).write(unit.name, pa.table(pairs, schema=schema))
     languages = {"code": chance.choice(LANGUAGES, n), "probability": chance.random(n)}
-    schema = files.schema_of(records.Language)
+    schema = schema_of(records.Language)
     run.languages(unit.source).write(unit.name, pa.table(languages, schema=schema))
     vectors = chance.standard_normal((n, DIM), np.float32).astype(np.float16)
     flat = pa.array(vectors.ravel())

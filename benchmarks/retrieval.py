@@ -39,6 +39,7 @@ from pipeline.selection.search import reference_sets, similarity_cache
 from pipeline.selection.unit_decisions import open_verdicts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, to_table
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
 _QUERIES_PER_BLOCK = 256  # of a product in memory
@@ -80,7 +81,7 @@ def write_tables(run: RunFolder, unit: Unit, vectors: np.ndarray, first: int) ->
         for i in numbers
     ]
     embedding = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
     table = pa.table({"embedding": embedding})
     run.embeddings(unit.source).write(unit.name, table)
 
@@ -146,7 +147,7 @@ class Threshold:
         )
         pipeline.run().wait_until_finish()
 
-    def _tables(self) -> files.UnitTables:
+    def _tables(self) -> UnitTables:
         (curated,) = map(reference_sets.ReferenceSet.open, self._sets)
         return self._run.similarities(self._run.units[0].source, curated.fingerprint)
 

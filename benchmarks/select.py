@@ -33,7 +33,7 @@ from pipeline.config.selection import (
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import stage as selection
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import to_table
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
 _SHARE_ENGLISH = 0.5
@@ -94,7 +94,7 @@ def _write_unit(run: RunFolder, unit: Unit, first: int, n: int, dim: int) -> Non
         )
         for number, image in zip(numbers.tolist(), images.tolist(), strict=True)
     ]
-    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
     is_english = rng.random(n) < _SHARE_ENGLISH
     languages = {
         "code": np.where(is_english, "en", "de").astype(object),

@@ -236,7 +236,7 @@ def _run_stages(
     except (ValueError, RuntimeError) as error:  # the latter of a worker
         _exit(1, error)
     if "export" in stages:
-        print(f"shards: {run.shards(shard_format)}")
+        print(f"shards: {shard_format.path(run.root)}")
 
 
 def _warn(lines: Iterable[str]) -> None:

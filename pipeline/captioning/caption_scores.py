@@ -26,6 +26,7 @@ from pipeline.models.interfaces import Encoder
 from pipeline.records import FinishReason, Language, SyntheticCaption
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table, to_table
 
 STAGE = "flag"
 
@@ -66,8 +67,8 @@ class CaptionScores:
 
     granularity: Granularity
     folder: str
-    languages: files.UnitTables
-    source_to_alignment: Mapping[str, files.UnitTables]  # empty if it is not measured
+    languages: UnitTables
+    source_to_alignment: Mapping[str, UnitTables]  # empty if it is not measured
 
     @classmethod
     def of(cls, run: RunFolder, granularity: Granularity) -> Self:
@@ -102,8 +103,8 @@ class CaptionScores:
     def _scored(
         self, unit: Unit, captions: CaptionTables, name: str
     ) -> Iterator[ScoredCaption]:
-        rows = files.from_table(captions.tables.read(name), SyntheticCaption)
-        languages = files.from_table(self.languages.read(name), Language)
+        rows = from_table(captions.tables.read(name), SyntheticCaption)
+        languages = from_table(self.languages.read(name), Language)
         alignment = self.source_to_alignment.get(unit.source.name)
         scores = [None] * len(rows)
         if alignment is not None:
@@ -151,30 +152,30 @@ class MeasureCaptions(beam.DoFn):
         yield unit
 
     def _write_languages(
-        self, languages: files.UnitTables, captions: CaptionTables, name: str
+        self, languages: UnitTables, captions: CaptionTables, name: str
     ) -> None:
         """A failed caption has no language."""
         load = functools.partial(language.detector, self._detector_name)
         self._detector = self._shared_detector.acquire(load)
-        rows = files.from_table(captions.tables.read(name), SyntheticCaption)
+        rows = from_table(captions.tables.read(name), SyntheticCaption)
         found = [language.UNKNOWN] * len(rows)
         numbers = _captioned(rows)
         texts = [rows[number].text for number in numbers]
         for number, answer in zip(numbers, self._detector.detect(texts), strict=True):
             found[number] = answer
-        languages.write(name, files.to_table(found, Language))
+        languages.write(name, to_table(found, Language))
         _count("texts_detected", len(texts))
 
     def _write_alignment(
         self,
         unit: Unit,
-        alignment: files.UnitTables,
+        alignment: UnitTables,
         captions: CaptionTables,
         name: str,
     ) -> None:
         """float32 cosines; NaN for a failed caption."""
         self._encoder = self._shared_encoder.acquire(self._handler.load_model)
-        rows = files.from_table(captions.tables.read(name), SyntheticCaption)
+        rows = from_table(captions.tables.read(name), SyntheticCaption)
         scores = np.full(len(rows), np.nan, np.float32)
         numbers = _captioned(rows)
         if numbers:
@@ -190,8 +191,8 @@ class MeasureCaptions(beam.DoFn):
 class _Images:
     """The image embeddings that `score` left."""
 
-    source_to_pairs: Mapping[str, files.UnitTables]
-    source_to_embeddings: Mapping[str, files.UnitTables]
+    source_to_pairs: Mapping[str, UnitTables]
+    source_to_embeddings: Mapping[str, UnitTables]
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
@@ -216,7 +217,7 @@ class _Images:
         return vectors[rows].astype(np.float32)
 
 
-def _missing(tables: files.UnitTables, names: Iterable[str]) -> list[str]:
+def _missing(tables: UnitTables, names: Iterable[str]) -> list[str]:
     return [name for name in names if not files.is_file(tables.path(name))]
 
 

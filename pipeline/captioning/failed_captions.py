@@ -15,6 +15,7 @@ from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, FinishReason
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 from recipes.validation import one_line
 
 _MAX_ERROR_CHARS = 200
@@ -45,7 +46,7 @@ def _problem(run: RunFolder, granularity: Granularity) -> str:
     )
 
 
-def _errors(tables: files.UnitTables, names: Iterable[str]) -> collections.Counter[str]:
+def _errors(tables: UnitTables, names: Iterable[str]) -> collections.Counter[str]:
     """How often which error occurs; none if there is any caption."""
     errors: collections.Counter[str] = collections.Counter()
     for name in names:

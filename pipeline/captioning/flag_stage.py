@@ -35,6 +35,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, FlaggedCaption, Pair, content_hash
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table, to_table
 
 Text = tuple[str, bytes]  # granularity, hash of the normalized text
 
@@ -132,8 +133,8 @@ class _PairCaption:
 class _Inputs:
     """The tables of the stages before, small enough to travel to every worker."""
 
-    source_to_pairs: Mapping[str, files.UnitTables]
-    decisions: files.UnitTables
+    source_to_pairs: Mapping[str, UnitTables]
+    decisions: UnitTables
     scores: tuple[CaptionScores, ...]  # in the order of the recipe
 
     @classmethod
@@ -180,7 +181,7 @@ class _Inputs:
     def _kept_pairs(self, unit: Unit) -> list[Pair]:
         outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
         pairs = self.source_to_pairs[unit.source.name].read(unit.name)
-        return files.from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+        return from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
 
 
 class _ReadTexts(beam.DoFn):
@@ -208,7 +209,7 @@ class _FlagUnit(beam.DoFn):
     """Writes the flags of a unit unless they are there."""
 
     def __init__(
-        self, inputs: _Inputs, quality: CaptionQuality, flags: files.UnitTables
+        self, inputs: _Inputs, quality: CaptionQuality, flags: UnitTables
     ) -> None:
         self._inputs = inputs
         self._quality = quality
@@ -226,7 +227,7 @@ class _FlagUnit(beam.DoFn):
                 self._row(caption, text_to_n_images.get(caption.text, 0))
                 for caption in self._inputs.captions(unit, self._tables)
             ]
-            self._flags.write(unit.name, files.to_table(rows, FlaggedCaption))
+            self._flags.write(unit.name, to_table(rows, FlaggedCaption))
             _count_flags(rows)
         yield unit
 

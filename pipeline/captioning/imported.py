@@ -24,6 +24,7 @@ from pipeline.sources import imported_captions
 from pipeline.sources.imported_captions import ImportedText, UnreadableRow
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 RECEIPT_NAME = "import.json"
 LEFT_OUT = ("repeated", "unmatched", "unreadable")  # and why: see ImportCaptions
@@ -76,8 +77,8 @@ class _Import:
     folder: str
     imported: tuple[imported_captions.ImportedFile, ...]
     key_name: str
-    source_to_pairs: Mapping[str, files.UnitTables]
-    decisions: files.UnitTables
+    source_to_pairs: Mapping[str, UnitTables]
+    decisions: UnitTables
 
     @classmethod
     def of(cls, run: RunFolder, granularity: Granularity) -> "_Import":
@@ -290,7 +291,7 @@ class _WriteUnit(beam.DoFn):
     """Writes what was found for a unit, and yields the unit."""
 
     def __init__(self, job: _Import) -> None:
-        self._tables = CaptionTables(files.UnitTables(job.folder), {})
+        self._tables = CaptionTables(UnitTables(job.folder), {})
 
     def process(self, element: tuple[str, dict[str, Iterable]]) -> Iterator[Unit]:
         unit_name, group = element

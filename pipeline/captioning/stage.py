@@ -29,10 +29,10 @@ from pipeline.captioning.captioner_handler import (
 from pipeline.config import prompts
 from pipeline.config.curation import Decoding, Granularity, Limits, to_json
 from pipeline.config.prompts import prompt_hash
-from pipeline.engine import worker_checks
 from pipeline.engine.caption_tables import STAGE as STAGE
 from pipeline.engine.caption_tables import CaptionTables, Key, captions_of, prompt_of
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.images import decoder as images
 from pipeline.models.interfaces import Captioner, ServiceError
 from pipeline.records import KEPT, FinishReason, Pair
@@ -40,6 +40,7 @@ from pipeline.sources import imported_captions, shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
+from pipeline.storage.tables import UnitTables, from_table
 
 
 def describe(run: RunFolder, granularity: Granularity) -> None:
@@ -80,8 +81,8 @@ class Caption(beam.PTransform):
             if g.captioner == "imported" and not imported.is_complete(run, g)
         }
         self._make_handler = make_handler
-        self._model_to_needs = {
-            (g.checkpoint, g.revision): _needs(run, g) for g in granularities
+        self._model_to_checks = {
+            (g.checkpoint, g.revision): _worker_checks(run, g) for g in granularities
         }
         self._workers = run.config.caption_workers
 
@@ -103,8 +104,8 @@ class Caption(beam.PTransform):
 
     def _caption_unit(self, group: tuple[Wanted, ...]) -> "_CaptionUnit":
         model = _model_of(group)
-        needs = self._model_to_needs[model.checkpoint, model.revision]
-        return _CaptionUnit(self._inputs, group, self._make_handler(model), needs)
+        checks = self._model_to_checks[model.checkpoint, model.revision]
+        return _CaptionUnit(self._inputs, group, self._make_handler(model), checks)
 
     def _passes(self) -> list[tuple[Wanted, ...]]:
         """What one model can caption at a time, in an order that prompts allow."""
@@ -118,12 +119,12 @@ class Caption(beam.PTransform):
         return list(map(tuple, groups.values()))
 
 
-def _needs(run: RunFolder, granularity: Granularity) -> worker_checks.Needs:
+def _worker_checks(run: RunFolder, granularity: Granularity) -> WorkerChecks:
     """Of a model that is asked over a network a worker needs no weights."""
     has_weights = granularity.captioner in ("paligemma", "huggingface")
     checkpoint = granularity.checkpoint if has_weights else ""
     digest = run.model_digest(granularity)
-    return worker_checks.Needs.of(checkpoint, digest, granularity.revision)
+    return WorkerChecks.of(checkpoint, digest, granularity.revision)
 
 
 def _model_of(wanted: Sequence[Wanted]) -> Granularity:
@@ -164,8 +165,8 @@ def coverage(
 class _Inputs:
     """The tables of the stages before, small enough to travel to every worker."""
 
-    source_to_pairs: Mapping[str, files.UnitTables]
-    decisions: files.UnitTables
+    source_to_pairs: Mapping[str, UnitTables]
+    decisions: UnitTables
     granularity_to_folder: Mapping[Granularity, str]
     limits: Limits
 
@@ -188,7 +189,7 @@ class _Inputs:
     def kept_pairs(self, unit: Unit) -> list[Pair]:
         outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
         pairs = self.source_to_pairs[unit.source.name].read(unit.name)
-        return files.from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+        return from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
 
     def captions(
         self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
@@ -215,17 +216,17 @@ class _CaptionUnit(beam.DoFn):
         inputs: _Inputs,
         wanted: Sequence[Wanted],
         handler: CaptionerHandler,
-        needs: worker_checks.Needs,
+        checks: WorkerChecks,
     ) -> None:
         self._inputs = inputs
         self._wanted = wanted
         self._handler = handler
-        self._needs = needs
+        self._checks = checks
         self._shared = Shared()
         self._tables: dict[str, CaptionTables] = {}
 
     def setup(self) -> None:
-        self._needs.check_start()
+        self._checks.at_start()
         check_package(self._handler.granularity)
         self._tables = self._inputs.open_captions()
 
@@ -307,7 +308,7 @@ class _CaptionUnit(beam.DoFn):
     ) -> Iterator[tuple[Wanted, Rows]]:
         """Batches hold images that lack the same granularities, so that none is made
         for an image that has it."""
-        self._needs.check_model()
+        self._checks.before_load()
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
         waiting = collections.defaultdict(list)
         for request, image in self._prepared(unit, requests, captioner):

@@ -17,6 +17,7 @@ from pipeline.forecast import costs as forecast_costs
 from pipeline.records import FinishReason
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 
 def describe(counters: Mapping[str, int]) -> str:
@@ -63,7 +64,7 @@ def work_of(
         return progress.Work(len(run.units), lambda: _n_made(to_make))
     if stage == "caption":
         return _captioning_of(run, granularities)
-    shards = files.join(run.shards(shard_format), "manifest.json")
+    shards = files.join(shard_format.path(run.root), "manifest.json")
     return progress.Work(1, lambda: int(files.is_file(shards)))
 
 
@@ -83,17 +84,17 @@ def _captioning_of(
 
 
 def _tables_of(
-    units: Iterable[Unit], tables_of: Callable[[ImageTextSource], files.UnitTables]
-) -> dict[files.UnitTables, set[str]]:
+    units: Iterable[Unit], tables_of: Callable[[ImageTextSource], UnitTables]
+) -> dict[UnitTables, set[str]]:
     """Names of the units whose tables are to lie there."""
     by_source = itertools.groupby(units, lambda unit: unit.source)
-    names: dict[files.UnitTables, set[str]] = collections.defaultdict(set)
+    names: dict[UnitTables, set[str]] = collections.defaultdict(set)
     for source, group in by_source:
         names[tables_of(source)] |= {unit.name for unit in group}
     return names
 
 
-def _n_made(to_make: Mapping[files.UnitTables, set[str]]) -> int:
+def _n_made(to_make: Mapping[UnitTables, set[str]]) -> int:
     """Tables of what shards held before lie in the same folders."""
     return sum(len(names & tables.unit_names()) for tables, names in to_make.items())
 

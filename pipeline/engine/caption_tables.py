@@ -18,7 +18,7 @@ from pipeline.config import prompts
 from pipeline.config.curation import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table, to_table
 
 STAGE = "caption"  # namespace of the counters of all that fills the tables
 
@@ -29,13 +29,13 @@ Key = tuple[bytes, bytes]  # image hash, prompt hash
 class CaptionTables:
     """Tables of `SyntheticCaption`, one folder a granularity, listed once."""
 
-    tables: files.UnitTables
+    tables: UnitTables
     name_to_tables: Mapping[str, Sequence[str]]
 
     @classmethod
     def open(cls, folder: str) -> Self:
         """Lists a folder, which need not be there yet."""
-        tables = files.UnitTables(folder)
+        tables = UnitTables(folder)
         name_to_tables = collections.defaultdict(list)
         for table_name in sorted(tables.unit_names()):
             name_to_tables[table_name.rpartition(".")[0]].append(table_name)
@@ -70,14 +70,14 @@ class CaptionTables:
 
     def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
         for name in self.names(unit):
-            yield from files.from_table(self.tables.read(name), SyntheticCaption)
+            yield from from_table(self.tables.read(name), SyntheticCaption)
 
     def add(self, name: str, rows: Sequence[SyntheticCaption]) -> None:
         """Writes a table of what has no row yet; `name` is that of a unit or shard."""
         digest = hashlib.blake2b(digest_size=6)
         for row in rows:
             digest.update(row.image_hash + row.prompt_hash)
-        table = files.to_table(rows, SyntheticCaption)
+        table = to_table(rows, SyntheticCaption)
         self.tables.write(f"{name}.{digest.hexdigest()}", table)
 
 

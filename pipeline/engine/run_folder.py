@@ -23,7 +23,6 @@ from pipeline.config.duplicates import (
     TorchDescriptor,
 )
 from pipeline.engine.caption_tables import CaptionTables
-from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.models import checkpoints
 from pipeline.records import Pair, content_hash
 from pipeline.sources import drop_lists, imported_captions
@@ -31,6 +30,7 @@ from pipeline.sources.drop_lists import ListFile
 from pipeline.sources.imported_captions import ImportedFile
 from pipeline.sources.shards import Unit, list_units
 from pipeline.storage import files, patterns
+from pipeline.storage.tables import UnitTables, schema_of
 
 CONFIG_NAME = "config.json"
 LEDGER_NAME = "ledger.json"
@@ -135,17 +135,17 @@ class RunFolder:
         """The run as steps see it that compare images by that descriptor."""
         return dataclasses.replace(self, compared_by=descriptor)
 
-    def pairs(self, source: ImageTextSource) -> files.UnitTables:
+    def pairs(self, source: ImageTextSource) -> UnitTables:
         """Rows of `records.Pair`: every pair of a shard, in its order."""
         return self._scores("pairs", self._pairs_fingerprint(source))
 
-    def languages(self, source: ImageTextSource) -> files.UnitTables:
+    def languages(self, source: ImageTextSource) -> UnitTables:
         """Rows of `records.Language`, one a row of `pairs`."""
         detector = self.config.language_detector
         parts = ("language", detector, self._pairs_fingerprint(source))
         return self._scores("language", fingerprint(*parts))
 
-    def embeddings(self, source: ImageTextSource) -> files.UnitTables:
+    def embeddings(self, source: ImageTextSource) -> UnitTables:
         """Image embedding and alignment score, one row a row of `pairs`."""
         encoder = self.config.encoder
         digest = self.checkpoint_to_digest[encoder.checkpoint]
@@ -154,16 +154,14 @@ class RunFolder:
         token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
         return self._scores("embedding", fingerprint(*parts, *token))
 
-    def similarities(
-        self, source: ImageTextSource, set_fingerprint: str
-    ) -> files.UnitTables:
+    def similarities(self, source: ImageTextSource, set_fingerprint: str) -> UnitTables:
         """What `similarities` keeps of the comparisons with one set."""
         vectors = self.vectors(source).folder.removeprefix(self.root)
         return self._scores("similarity", fingerprint(vectors, set_fingerprint))
 
     def descriptions(
         self, source: ImageTextSource, descriptor: Descriptor
-    ) -> files.UnitTables:
+    ) -> UnitTables:
         """`embedding` by a descriptor, one row a row of `pairs`."""
         if isinstance(descriptor, EncoderDescriptor):
             return self.embeddings(source)
@@ -174,14 +172,14 @@ class RunFolder:
         parts = ("description", *identity, self._pairs_fingerprint(source))
         return self._scores(descriptor.name, fingerprint(*parts))
 
-    def vectors(self, source: ImageTextSource) -> files.UnitTables:
+    def vectors(self, source: ImageTextSource) -> UnitTables:
         """`embedding` by the descriptor that images are compared by."""
         return self.descriptions(source, self.compared_by)
 
     @property
-    def decisions(self) -> files.UnitTables:
+    def decisions(self) -> UnitTables:
         """Rows of `records.Decision`, one a row of `pairs`."""
-        return files.UnitTables(
+        return UnitTables(
             files.join(self.root, "decisions", self.decisions_fingerprint)
         )
 
@@ -236,7 +234,7 @@ class RunFolder:
         """Identity of a granularity's captioner."""
         return self.checkpoint_to_digest[_model_name(granularity)]
 
-    def caption_languages(self, granularity: Granularity) -> files.UnitTables:
+    def caption_languages(self, granularity: Granularity) -> UnitTables:
         """Rows of `records.Language`; a table for each one of captions, named alike."""
         detector = self.config.language_detector
         parts = (detector, self.granularity_fingerprint(granularity))
@@ -244,16 +242,16 @@ class RunFolder:
 
     def caption_alignment(
         self, source: ImageTextSource, granularity: Granularity
-    ) -> files.UnitTables:
+    ) -> UnitTables:
         """`alignment_score`; a table for each one of captions, named alike."""
         embeddings = self.embeddings(source).folder.removeprefix(self.root)
         parts = (embeddings, self.granularity_fingerprint(granularity))
         return self._scores("caption_alignment", fingerprint("alignment", *parts))
 
     @property
-    def flags(self) -> files.UnitTables:
+    def flags(self) -> UnitTables:
         """Rows of `records.FlaggedCaption`; lists the captions that are there."""
-        return files.UnitTables(files.join(self.root, "flags", self.flags_fingerprint))
+        return UnitTables(files.join(self.root, "flags", self.flags_fingerprint))
 
     @property
     def flags_fingerprint(self) -> str:
@@ -276,18 +274,14 @@ class RunFolder:
         """Where the captions of an imported granularity come from, by contents."""
         return self.glob_to_files[granularity.checkpoint]
 
-    def shards(self, shard_format: ShardFormat = TFRECORD) -> str:
-        """Folder of the training shards."""
-        return files.join(self.root, shard_format.folder)
-
     def _pairs_fingerprint(self, source: ImageTextSource) -> str:
         columns = (source.image_column, source.alt_text_column, source.key_column)
         settings = (columns, source.needs_alt_text, self.config.limits)
-        return fingerprint("pairs", *settings, files.schema_of(Pair).names)
+        return fingerprint("pairs", *settings, schema_of(Pair).names)
 
-    def _scores(self, measure: str, measure_fingerprint: str) -> files.UnitTables:
+    def _scores(self, measure: str, measure_fingerprint: str) -> UnitTables:
         name = f"{measure}-{measure_fingerprint}"
-        return files.UnitTables(files.join(self.root, "scores", name))
+        return UnitTables(files.join(self.root, "scores", name))
 
 
 def _model_name(granularity: Granularity) -> str:

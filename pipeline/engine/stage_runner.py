@@ -1,22 +1,26 @@
 """Runs one stage of a run folder on whichever runner the options name."""
 
 import collections
-from collections.abc import Iterable, Mapping
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline.config.curation import CurationConfig
+from pipeline.config.curation import CurationConfig, ImageTextSource, fingerprint
 from pipeline.engine.run_folder import RunFolder
-from pipeline.engine.work_list import ListUnits
 from pipeline.sources.shards import Unit
 from pipeline.storage import files, patterns
 
 Counters = Mapping[str, int]
 
 _LOCAL = ("", "direct", "fnapi")
+_MAX_IN_GRAPH = 1_000
+_N_PER_FILE = 10_000
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -74,3 +78,56 @@ def _name(options: PipelineOptions) -> str:
     """As Beam itself reads it: of any case, with or without its last word."""
     name = options.view_as(StandardOptions).runner or ""
     return name.rpartition(".")[2].lower().removesuffix("runner")
+
+
+class ListUnits(beam.PTransform):
+    """Maps the beginning of a pipeline to PCollection[Unit].
+
+    A few units travel in the graph of the job. Many would exceed its size limit (20 MB
+    on Dataflow), so they travel in files under RUN/units, named by their contents.
+    """
+
+    def __init__(self, root: str, units: Iterable[Unit]) -> None:
+        super().__init__()
+        self._root = root
+        self._units = tuple(units)
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Unit]:
+        if len(self._units) <= _MAX_IN_GRAPH:
+            return begin | "Create units" >> beam.Create(self._units)
+        key_to_source = {_source_key(unit.source): unit.source for unit in self._units}
+        return (
+            begin
+            | "Create paths" >> beam.Create(write_lists(self._root, self._units))
+            | "Read lists" >> beam.FlatMap(read_list, key_to_source)
+            | "Distribute units" >> beam.Reshuffle()
+        )
+
+
+def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
+    """Paths of files that hold all units, written unless they are there."""
+    paths = []
+    for first in range(0, len(units), _N_PER_FILE):
+        part = units[first : first + _N_PER_FILE]
+        listed = [(_source_key(unit.source), unit.uri, unit.mark) for unit in part]
+        data = json.dumps(listed).encode()
+        digest = hashlib.blake2b(data, digest_size=6).hexdigest()
+        path = files.join(root, "units", f"{digest}.json")
+        if not files.is_file(path):
+            files.write(path, data)
+        paths.append(path)
+    return paths
+
+
+def read_list(
+    path: str, key_to_source: Mapping[str, ImageTextSource]
+) -> Iterator[Unit]:
+    """The units that one file holds."""
+    for key, *listed in json.loads(files.read(path)):
+        yield Unit(key_to_source[key], *listed)
+
+
+@functools.cache
+def _source_key(source: ImageTextSource) -> str:
+    """Identifies a source: a set of seeds may have the name of a source."""
+    return fingerprint("source", source)

@@ -23,7 +23,7 @@ class WorkerError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
+class WorkerChecks:
     """Made by the launcher and checked by every other process."""
 
     launcher: tuple[str, int]
@@ -39,7 +39,7 @@ class Needs:
         code = code_digest()
         return cls(this_process(), code, checkpoint, revision, digest, is_folder)
 
-    def check_start(self) -> None:
+    def at_start(self) -> None:
         """To call in `setup`: downloads nothing.
 
         Raises:
@@ -58,7 +58,7 @@ class Needs:
             except ValueError as error:
                 raise _error(str(error)) from error
 
-    def check_model(self) -> None:
+    def before_load(self) -> None:
         """To call before the model is loaded.
 
         Raises:

@@ -19,7 +19,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.records import KEPT, Decision, FlaggedCaption, Pair, Sample
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table
 
 _MAX_JPEG_SIDE_PX = 65_500  # of libjpeg
 
@@ -30,9 +30,9 @@ DecidedPair = tuple[Pair, Decision, float]  # with the alignment score
 class SampleTables:
     """Where the tables lie that samples are joined from."""
 
-    source_to_pairs: Mapping[str, files.UnitTables]
-    source_to_embeddings: Mapping[str, files.UnitTables]
-    decisions: files.UnitTables
+    source_to_pairs: Mapping[str, UnitTables]
+    source_to_embeddings: Mapping[str, UnitTables]
+    decisions: UnitTables
     granularity_to_folder: Mapping[Granularity, str]
     flags: "DroppedFlags"
 
@@ -61,8 +61,8 @@ class SampleTables:
         embeddings = self.source_to_embeddings[unit.source.name]
         scores = embeddings.read(unit.name, ["alignment_score"])
         rows = zip(
-            files.from_table(pairs, Pair),
-            files.from_table(self.decisions.read(unit.name), Decision),
+            from_table(pairs, Pair),
+            from_table(self.decisions.read(unit.name), Decision),
             scores["alignment_score"].to_pylist(),
             strict=True,
         )
@@ -75,7 +75,7 @@ class DroppedFlags:
 
     names: frozenset[str]
     granularities: tuple[str, ...]
-    tables: files.UnitTables | None  # None if no flag does: then none is read
+    tables: UnitTables | None  # None if no flag does: then none is read
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
@@ -87,7 +87,7 @@ class DroppedFlags:
         """All captions of the unit's kept pairs; none if no flag matters."""
         if self.tables is None:
             return []
-        return files.from_table(self.tables.read(unit.name), FlaggedCaption)
+        return from_table(self.tables.read(unit.name), FlaggedCaption)
 
     def left(
         self, kept: list[tuple[Pair, Sample]], rows: Iterable[FlaggedCaption]

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.export import tfrecords, webdataset
 from pipeline.records import Sample
+from pipeline.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,10 @@ class ShardFormat:
     # Writes samples, of which captions of these granularities are expected, to a file
     # of this machine and returns where each one lies in it.
     write_local: Callable[[str, Iterable[Sample], Sequence[str]], np.ndarray]
+
+    def path(self, run_folder: str) -> str:
+        """The folder of the shards of a run."""
+        return files.join(run_folder, self.folder)
 
 
 TFRECORD = ShardFormat("tfrecord", "tfrecords", ".tfrecord", tfrecords.write_local)

@@ -53,7 +53,7 @@ class Export(beam.PTransform):
     def __init__(self, run: RunFolder, shard_format: ShardFormat = TFRECORD) -> None:
         super().__init__()
         self._config = run.config
-        self._folder = run.shards(shard_format)
+        self._folder = shard_format.path(run.root)
         self._format = shard_format
         self._tables = SampleTables.of(run)
         self._header = manifest.header(run)
@@ -88,7 +88,7 @@ class Export(beam.PTransform):
 
 def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     """Whether an export would change nothing; reads the manifest and listings only."""
-    folder = run.shards(shard_format)
+    folder = shard_format.path(run.root)
     written = manifest.read_json(files.join(folder, manifest.NAME))
     if written is None:
         return False

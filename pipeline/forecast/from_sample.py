@@ -30,6 +30,7 @@ from pipeline.selection.unit_decisions import OUTCOMES, outcome_counts
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files, patterns
+from pipeline.storage.tables import UnitTables, from_table
 
 N_SHARDS = 8  # of each source: Student's t is then 2.4, not far from 2
 _N_EXPORTED = 256  # kept pairs of a shard that are made into records, to weigh them
@@ -116,7 +117,7 @@ def measure(sample: RunFolder) -> SampleFigures:
 
 def _pairs(sample: RunFolder, unit: Unit, outcomes: object) -> list[Pair]:
     table = sample.pairs(unit.source).read(unit.name)
-    return files.from_table(table.filter(pc.equal(outcomes, KEPT)), Pair)
+    return from_table(table.filter(pc.equal(outcomes, KEPT)), Pair)
 
 
 def n_images(granularity: Granularity, kept: Sequence[Pair]) -> int:
@@ -131,7 +132,7 @@ def n_images(granularity: Granularity, kept: Sequence[Pair]) -> int:
     )
 
 
-def _bytes_of(tables: files.UnitTables, units: Sequence[Unit]) -> np.ndarray:
+def _bytes_of(tables: UnitTables, units: Sequence[Unit]) -> np.ndarray:
     path_to_size = files.listed(tables.folder, suffix=".parquet")
     return np.array([path_to_size[tables.path(unit.name)] for unit in units])
 

@@ -29,7 +29,7 @@ _N_DETAILS = 256
 _MAX_DETAIL_WEIGHT = 0.8  # share of the squared length of the vector
 
 
-class Describer(Protocol):
+class ImageDescriptor(Protocol):
     """A descriptor that is loaded."""
 
     @property
@@ -56,7 +56,7 @@ def check(descriptor: Descriptor) -> None:
         )
 
 
-def load(descriptor: Descriptor, encoder: EncoderConfig) -> Describer:
+def load(descriptor: Descriptor, encoder: EncoderConfig) -> ImageDescriptor:
     """Raises ValueError if a model cannot be read here."""
     match descriptor:
         case EncoderDescriptor():
@@ -230,10 +230,10 @@ def _signs() -> np.ndarray:
     return 2 * bits.reshape(-1, _N_DETAILS) - 1
 
 
-class Descriptions:
+class DescriptorTable:
     """Gathers what one descriptor says of the images of a unit, in batches."""
 
-    def __init__(self, describer: Describer) -> None:
+    def __init__(self, describer: ImageDescriptor) -> None:
         self._describer = describer
         self._pending: list[tuple[int, np.ndarray]] = []
         self._row_to_vector: dict[int, np.ndarray] = {}
@@ -261,7 +261,9 @@ class Descriptions:
             self._pending = []
 
 
-def unit_vectors(describer: Describer, prepared: Sequence[np.ndarray]) -> np.ndarray:
+def unit_vectors(
+    describer: ImageDescriptor, prepared: Sequence[np.ndarray]
+) -> np.ndarray:
     """What a table keeps of prepared images: float16 [n, dim], of length one."""
     vectors = describer.describe(np.stack(prepared)).astype(np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -19,6 +19,7 @@ from pipeline.records import FlaggedCaption, Pair
 from pipeline.report.pair_facts import Examined
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table
 
 MAX_LENGTH = 60  # words; the last bin takes longer captions
 _N_READ = 5000  # captions of a granularity whose words are counted
@@ -114,9 +115,7 @@ def said_of(run: RunFolder, kept: Sequence[Examined]) -> dict[str, list[SaidCapt
     for unit, group in _by_unit(kept).items():
         texts = {name: table.texts(unit) for name, table in tables.items()}
         rows = pa.array([one.place.row for one in group])
-        pairs = files.from_table(
-            run.pairs(unit.source).read(unit.name).take(rows), Pair
-        )
+        pairs = from_table(run.pairs(unit.source).read(unit.name).take(rows), Pair)
         captions = captions_of(pairs, list(granularities), texts)
         flags = _flags(flag_tables, unit)
         for one, name_to_texts in zip(group, captions, strict=True):
@@ -138,11 +137,11 @@ def _by_unit(examined: Iterable[Examined]) -> dict[Unit, list[Examined]]:
 
 
 def _flags(
-    tables: files.UnitTables, unit: Unit
+    tables: UnitTables, unit: Unit
 ) -> Mapping[tuple[bytes, str, int], tuple[str, ...]]:
     if not files.is_file(tables.path(unit.name)):
         return {}
-    rows = files.from_table(tables.read(unit.name), FlaggedCaption)
+    rows = from_table(tables.read(unit.name), FlaggedCaption)
     return {(r.sample_id, r.granularity, r.sample_index): r.flags for r in rows}
 
 

@@ -17,7 +17,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.report.sampling import Place, Smallest, hashes
 from pipeline.selection.unit_decisions import OUTCOMES, to_objects
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 _KEPT = OUTCOMES.index(records.KEPT)
 _UNREADABLE = OUTCOMES.index(records.UNREADABLE)
@@ -75,7 +75,7 @@ def scan(run: RunFolder, n_examples: int, n_sample: int) -> Scan:
     )
 
 
-def outcome_codes(decisions: files.UnitTables, unit: Unit) -> np.ndarray:
+def outcome_codes(decisions: UnitTables, unit: Unit) -> np.ndarray:
     """Positions in OUTCOMES, one a pair."""
     table = decisions.read(unit.name, ["outcome"])
     return pc.index_in(table["outcome"], pa.array(OUTCOMES, pa.string())).to_numpy()

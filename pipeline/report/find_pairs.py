@@ -22,7 +22,7 @@ from pipeline.report.sampling import Place
 from pipeline.selection.search.reference_sets import normalized
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 from recipes.safe_text import visible
 
 SCORES = ("alignment_score", "value", "width", "height", "language_probability")
@@ -153,7 +153,7 @@ def _embedding(run: RunFolder, image: bytes) -> np.ndarray:
     return vectors[0]
 
 
-def _facts(run: RunFolder, tables: files.UnitTables, unit: Unit) -> pa.Table:
+def _facts(run: RunFolder, tables: UnitTables, unit: Unit) -> pa.Table:
     """One row a pair of a unit, with everything that can be asked for."""
     pairs = ["sample_id", "alt_text", "width", "height"]
     fields = ["outcome", "value", "seeds"]

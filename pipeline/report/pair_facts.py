@@ -23,6 +23,7 @@ from pipeline.selection.unit_decisions import open_verdicts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
+from pipeline.storage.tables import Row, UnitTables, from_table
 
 UNDECIDED = "undecided"  # the outcome before `select`
 
@@ -107,7 +108,7 @@ class _Reader:
     units."""
 
     run: RunFolder
-    decisions: files.UnitTables
+    decisions: UnitTables
     references: References | None
 
     def of_unit(self, number: int, rows: list[int]) -> list[Examined]:
@@ -148,9 +149,9 @@ class _Reader:
 
 
 def _rows_of(
-    tables: files.UnitTables, unit: Unit, rows: list[int], row_type: type[files.Row]
-) -> list[files.Row]:
-    return files.from_table(tables.read(unit.name).take(pa.array(rows)), row_type)
+    tables: UnitTables, unit: Unit, rows: list[int], row_type: type[Row]
+) -> list[Row]:
+    return from_table(tables.read(unit.name).take(pa.array(rows)), row_type)
 
 
 def _matches(

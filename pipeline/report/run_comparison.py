@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
 from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.records import Decision
 from pipeline.report.sampling import Place, Smallest, hashes
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table
 
 _N_SHOWN = 12  # changes with examples: the most frequent
 
@@ -32,7 +32,7 @@ class OtherRun:
     """Decisions to compare with, and the configuration that they follow from."""
 
     folder: str
-    decisions: files.UnitTables
+    decisions: UnitTables
     config: Any  # as `config.to_json` has it
 
     @classmethod
@@ -51,9 +51,9 @@ class OtherRun:
                 f"--against {folder}: expected a run folder, or decisions of one, whose"
                 f" {CONFIG_NAME} names its decisions: run `select` there first"
             )
-        is_run = FileSystems.split(folder.rstrip("/"))[1] != fingerprint
+        is_run = files.split(folder.rstrip("/"))[1] != fingerprint
         own = files.join(folder, "decisions", fingerprint) if is_run else folder
-        tables = files.UnitTables(own)
+        tables = UnitTables(own)
         if not tables.unit_names():
             raise ValueError(f"--against {folder}: expected decisions in {own}")
         return cls(folder, tables, content["config"])
@@ -153,7 +153,7 @@ class _Joined:
     @classmethod
     def of(
         cls,
-        decisions: files.UnitTables,
+        decisions: UnitTables,
         other: OtherRun,
         unit: Unit,
         other_name: str | None,
@@ -208,7 +208,7 @@ def _texts(column: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
 
 def _changed(
     unit: Unit,
-    decisions: files.UnitTables,
+    decisions: UnitTables,
     other: OtherRun,
     place: Place,
     own_to_other: Mapping[str, str],
@@ -218,5 +218,5 @@ def _changed(
     joined = _Joined.of(decisions, other, unit, other_name)
     row = joined.other_rows[np.searchsorted(joined.rows, place.row)]
     table = other.decisions.read(other_name).take(pa.array([row]))
-    (decision,) = files.from_table(table, Decision)
+    (decision,) = from_table(table, Decision)
     return Changed(place, decision)

@@ -15,6 +15,7 @@ from apache_beam.io.filesystem import BeamIOError
 from pipeline import records
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest
+from pipeline.export.shard_formats import TFRECORD
 from pipeline.records import INDEX_DTYPE, KEPT, Sample
 from pipeline.report import caption_facts
 from pipeline.report.cards import number, verdict_of
@@ -23,6 +24,7 @@ from pipeline.report.sampling import Place
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table
 from recipes.safe_text import visible
 
 _ID_BYTES = 16
@@ -151,7 +153,7 @@ def find_record(run: RunFolder, one: Examined) -> Record | None:
     Records stand in the order of the kept pairs, of which some may be left out: the
     pair's is at its place among the kept, or as many before it as are left out.
     """
-    content = manifest.read_json(files.join(run.shards(), manifest.NAME))
+    content = manifest.read_json(files.join(TFRECORD.path(run.root), manifest.NAME))
     fingerprint = run.decisions_fingerprint
     if content is None or content["fingerprints"]["decisions"] != fingerprint:
         return None
@@ -181,13 +183,13 @@ def _order(unit: Unit) -> tuple[str, str]:
     return unit.source.name, unit.uri
 
 
-def _is_kept(decisions: files.UnitTables, unit: Unit) -> np.ndarray:
+def _is_kept(decisions: UnitTables, unit: Unit) -> np.ndarray:
     outcomes = decisions.read(unit.name, ["outcome"])["outcome"]
     return pc.equal(outcomes, KEPT).to_numpy()
 
 
 def _read(run: RunFolder, shard: str, position: int) -> Sample:
-    path = files.join(run.shards(), shard)
+    path = files.join(TFRECORD.path(run.root), shard)
     entry_bytes = INDEX_DTYPE.itemsize
     with files.open_for_reading(path + manifest.INDEX_SUFFIX) as file:
         file.seek(position * entry_bytes)
@@ -217,7 +219,7 @@ def image_of(run: RunFolder, place: Place) -> bytes:
     unit = run.units[place.unit]
     rows = pa.array([place.row])
     table = run.pairs(unit.source).read(unit.name).take(rows)
-    (pair,) = files.from_table(table, records.Pair)
+    (pair,) = from_table(table, records.Pair)
     if pair.error:
         raise ValueError(f"{pair.sample_id.hex()}: expected an image: {pair.error}")
     try:

@@ -25,8 +25,8 @@ from pipeline.report.sampling import Place
 from pipeline.selection.search.reference_sets import normalized
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
+from pipeline.storage.tables import from_table
 
 MAX_BYTES = 10_000  # of one picture
 _MAX_SIDE_PX = 168
@@ -106,9 +106,7 @@ def of_references(
                 unit, row = _nearest(run, units, places, pair)
                 rows = pa.array([row])
                 table = run.pairs(unit.source).read(unit.name).take(rows)
-                shown = _addresses(
-                    unit, files.from_table(table, Pair), run.config.limits
-                )
+                shown = _addresses(unit, from_table(table, Pair), run.config.limits)
                 found[name, pair] = next(shown, "")
     return found
 

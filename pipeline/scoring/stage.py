@@ -28,17 +28,18 @@ from pipeline.config.curation import (
     Limits,
 )
 from pipeline.config.duplicates import Descriptor
-from pipeline.engine import worker_checks
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.images import decoder as images
 from pipeline.models import descriptors, language
-from pipeline.models.descriptors import Describer, Descriptions
+from pipeline.models.descriptors import DescriptorTable, ImageDescriptor
 from pipeline.models.interfaces import Encoder
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.sources import shards
 from pipeline.sources.shards import RawPair, Unit, shard_name_of
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
+from pipeline.storage.tables import UnitTables, from_table, to_table
 
 STAGE = "score"
 
@@ -129,7 +130,7 @@ class Score(beam.PTransform):
 
 
 Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
-Tables = dict[Measure, files.UnitTables]
+Tables = dict[Measure, UnitTables]
 _Counters = tuple[str, str]
 
 
@@ -190,14 +191,14 @@ class _ScoreUnit(beam.DoFn):
         self._handler = encoder_handler
         checkpoint = run.config.encoder.checkpoint
         digest = run.checkpoint_to_digest[checkpoint]
-        self._needs = worker_checks.Needs.of(checkpoint, digest)
+        self._checks = WorkerChecks.of(checkpoint, digest)
         measures = {m for tables in self._source_to_tables.values() for m in tables}
         self._measure_to_shared = {measure: Shared() for measure in measures}
         # `Shared` holds weak references; this keeps the models while the DoFn lives.
         self._measure_to_model: dict[Measure, Any] = {}
 
     def setup(self) -> None:
-        self._needs.check_start()
+        self._checks.at_start()
 
     def process(self, unit: Unit) -> Iterator[Unit]:
         tables = self._source_to_tables[unit.source]
@@ -219,13 +220,13 @@ class _ScoreUnit(beam.DoFn):
         yield unit
 
     def _score(
-        self, unit: Unit, pair_tables: files.UnitTables, missing: Tables
+        self, unit: Unit, pair_tables: UnitTables, missing: Tables
     ) -> "_UnitScores":
         one_pass = self._plan(missing)
         if "pairs" in missing:
             measured = one_pass.over_shard(unit)
         else:
-            pairs = files.from_table(pair_tables.read(unit.name), Pair)
+            pairs = from_table(pair_tables.read(unit.name), Pair)
             measured = one_pass.over_pairs(unit, pairs)
         scores = _UnitScores(self._handler, one_pass)
         for pair in measured:
@@ -249,7 +250,7 @@ class _ScoreUnit(beam.DoFn):
 
     def _load(self, measure: Measure) -> Any:
         if measure == "embeddings":
-            self._needs.check_model()
+            self._checks.before_load()
             return self._handler.load_model()
         if isinstance(measure, str):
             return language.detector(self._detector_name)
@@ -273,7 +274,7 @@ class _Pass:
     limits: Limits
     detector: language.Detector | None
     encoder: Encoder | None
-    describers: Mapping[Descriptor, Describer]
+    describers: Mapping[Descriptor, ImageDescriptor]
 
     def over_shard(self, unit: Unit) -> Iterator[_Measured]:
         """Measures all pairs of a shard."""
@@ -368,7 +369,7 @@ class _UnitScores:
         self._handler = handler
         self._encoder = one_pass.encoder
         self._descriptions = {
-            descriptor: Descriptions(describer)
+            descriptor: DescriptorTable(describer)
             for descriptor, describer in one_pass.describers.items()
         }
         self._pairs: list[Pair] = []
@@ -390,9 +391,9 @@ class _UnitScores:
     def table(self, measure: Measure) -> pa.Table:
         """The table of one measure, of all rows that were added."""
         if measure == "pairs":
-            return files.to_table(self._pairs, Pair)
+            return to_table(self._pairs, Pair)
         if measure == "languages":
-            return files.to_table(self._languages, Language)
+            return to_table(self._languages, Language)
         if isinstance(measure, str):
             return self._embeddings()
         return self._descriptions[measure].table(len(self._pairs))

@@ -14,6 +14,7 @@ from pipeline.selection import balance, safety
 from pipeline.selection.retrieval import keep_curated
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 from recipes.safe_text import visible
 
 _N_NAMED = 2  # shards in one line
@@ -33,7 +34,7 @@ def check_folder(run: RunFolder) -> None:
         shard_name_of(name)
         for folder in files.folders(scores)
         if folder.startswith("pairs-")
-        for name in files.UnitTables(files.join(scores, folder)).unit_names()
+        for name in UnitTables(files.join(scores, folder)).unit_names()
     }
     found -= {unit.shard_name for unit in (*run.evaluation_units, *run.seed_units)}
     if found and found.isdisjoint(unit.shard_name for unit in run.units):

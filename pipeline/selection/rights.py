@@ -15,11 +15,11 @@ from apache_beam.utils.shared import Shared
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.search import reference_sets
 from pipeline.selection.unit_decisions import Verdicts, read_rows
 from pipeline.sources import drop_lists
 from pipeline.sources.drop_lists import DropList
 from pipeline.sources.robots import opt_out
+from pipeline.storage import files
 
 
 class DropForbidden(beam.PTransform):
@@ -82,7 +82,7 @@ class _LookUp(beam.DoFn):
     def setup(self) -> None:
         # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
         self._listed = self._shared.acquire(
-            lambda: DropList.open(reference_sets.local_copy(self._table))
+            lambda: DropList.open(files.local_copy(self._table))
         )
 
     def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:

@@ -21,7 +21,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Drop, DropReason, Pair
 from pipeline.selection.alignment import read_scores
 from pipeline.selection.unit_decisions import Verdicts, read_rows, to_objects
-from pipeline.storage import files
+from pipeline.storage.tables import from_table
 from recipes.settings import Settings
 from recipes.validation import expect, one_line, shown
 
@@ -205,7 +205,7 @@ def apply_rules(
     """Tries the rules on the contested pairs of one unit."""
     rows = verdicts.contested_rows
     table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows)
-    found = [first_drop(rules, pair) for pair in files.from_table(table, Pair)]
+    found = [first_drop(rules, pair) for pair in from_table(table, Pair)]
     row_to_drop = {row: drop for row, drop in zip(rows, found, strict=True) if drop}
     for reason in sorted({drop.reason for drop in row_to_drop.values()}):
         drops = {r: drop for r, drop in row_to_drop.items() if drop.reason == reason}

@@ -41,6 +41,7 @@ from pipeline.selection.unit_decisions import (
 )
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 STAGE = "select"
 
@@ -202,7 +203,7 @@ class SkipFinished(beam.DoFn):
     this very run has written.
     """
 
-    def __init__(self, decisions: files.UnitTables) -> None:
+    def __init__(self, decisions: UnitTables) -> None:
         self._decisions = decisions
         self._skipped = Metrics.counter(STAGE, "units_skipped")
 
@@ -223,7 +224,7 @@ class SkipFinished(beam.DoFn):
 class WriteDecisions(beam.DoFn):
     """Writes the decisions of a unit and yields their counts."""
 
-    def __init__(self, run: RunFolder, decisions: files.UnitTables) -> None:
+    def __init__(self, run: RunFolder, decisions: UnitTables) -> None:
         self._run = run
         self._decisions = decisions
 

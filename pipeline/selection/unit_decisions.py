@@ -15,7 +15,7 @@ from pipeline import records
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, schema_of
 
 OUTCOMES = (records.KEPT, records.UNREADABLE, *DropReason)
 
@@ -86,7 +86,7 @@ class Verdicts:
             "detail": pa.array(self.detail, pa.string()),
             "seeds": pa.array(self.seeds, pa.list_(pa.string())),
         }
-        return pa.table(columns, schema=files.schema_of(records.Decision))
+        return pa.table(columns, schema=schema_of(records.Decision))
 
 
 def open_verdicts(unit: Unit, run: RunFolder) -> Verdicts:
@@ -111,7 +111,7 @@ def outcome_counts(decisions: pa.Table) -> np.ndarray:
 
 
 def read_rows(
-    tables: files.UnitTables, verdicts: Verdicts, rows: np.ndarray, *columns: str
+    tables: UnitTables, verdicts: Verdicts, rows: np.ndarray, *columns: str
 ) -> pa.Table:
     """Some rows of a table that has one row a pair.
 

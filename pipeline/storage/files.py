@@ -1,32 +1,27 @@
-"""Files on any file system that Beam knows: listing, atomic writes, tables of rows.
+"""Files on any file system that Beam knows: listing, reading, atomic writes.
 
-A path is a place and nothing else: `find` and `sizes` alone take patterns, and those
-are what a user gave as one.
+A path names one file or folder. Only `find`, `sizes` and `marks` take patterns, and
+only those that a user gave.
 
-A unit of work writes one small Parquet table. A table is complete or absent, so a
-listing tells what is left to do: it is written under a temporary name and renamed; an
-object store shows an object when all of it is there. What fails for a moment is tried
-again (see `retries`); a file system that does not answer is a TimeoutError.
+A written file is complete or absent: it is written under a temporary name and renamed;
+an object store shows an object once all of it is there. Calls that fail with a passing
+error are retried (see `retries`); a file system that does not answer is a TimeoutError.
 """
 
-import dataclasses
 import errno
-import functools
 import glob
 import hashlib
 import http
-import io
 import mmap
 import os
 import re
 import socket
+import tempfile
 import threading
 import typing
 import warnings
 from collections.abc import Iterable
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.io.aws import s3io
 from apache_beam.io.filesystem import (
     CompressionTypes,
@@ -38,13 +33,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.storage.file_errors import naming
 from pipeline.storage.retries import retried
-from pipeline.storage.timeouts import reader, within
+from pipeline.storage.timeouts import call_with_timeout, reader
 from pipeline.storage.timeouts import write as write_within
-
-if typing.TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Row = typing.TypeVar("Row", bound="DataclassInstance")
 
 # What `write` leaves behind when it is killed: the file, the host, process and thread.
 TEMPORARY = re.compile(r"(?s)(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
@@ -54,15 +44,6 @@ warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)
 
 _OBJECT_STORES = ("gs", "s3")
 _MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
-
-_ARROW_TYPES = {
-    bytes: pa.binary(),
-    str: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    float | None: pa.float64(),
-    tuple[str, ...]: pa.list_(pa.string()),
-}
 
 
 def use_options(options: PipelineOptions) -> None:
@@ -97,7 +78,7 @@ def sizes(pattern: str) -> dict[str, int]:
     if not is_remote(pattern) and "**" not in pattern:
         return {path: _n_bytes(path) for path in find(pattern)}
     _expect_installed(pattern)
-    (match,) = within(pattern, FileSystems.match, [pattern])
+    (match,) = call_with_timeout(pattern, FileSystems.match, [pattern])
     return {found.path: found.size_in_bytes for found in match.metadata_list}
 
 
@@ -121,7 +102,7 @@ def below(folder: str, prefix: str = "") -> dict[str, FileMetadata]:
     file_system = FileSystems.get_filesystem(place)
     start = place if file_system.has_dirs() else place + prefix
     # The one listing of Beam that takes no pattern.
-    found = within(folder, lambda: list(file_system._list(start)))
+    found = call_with_timeout(folder, lambda: list(file_system._list(start)))
     name_to_found = {one.path[len(place) :]: one for one in found}
     return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
 
@@ -132,7 +113,7 @@ def marks(pattern: str) -> dict[str, str]:
     if not is_remote(pattern) and "**" not in pattern:
         return {path: mark(path) for path in find(pattern)}
     _expect_installed(pattern)
-    (match,) = within(pattern, FileSystems.match, [pattern])
+    (match,) = call_with_timeout(pattern, FileSystems.match, [pattern])
     return {found.path: _mark(found) for found in match.metadata_list}
 
 
@@ -144,7 +125,9 @@ def mark(path: str) -> str:
     """
     if not is_file(path):
         return ""
-    return _mark(within(path, FileSystems.get_filesystem(path).metadata, path))
+    return _mark(
+        call_with_timeout(path, FileSystems.get_filesystem(path).metadata, path)
+    )
 
 
 def _mark(found: FileMetadata) -> str:
@@ -172,6 +155,11 @@ def folders(parent: str) -> frozenset[str]:
     return frozenset(names[0] for names in parts if len(names) == 2)
 
 
+def split(path: str) -> tuple[str, str]:
+    """The folder of a path and the name in it."""
+    return FileSystems.split(path)
+
+
 def join(folder: str, *names: str) -> str:
     """`folder/name/...` on any file system."""
     return FileSystems.join(folder, *names)
@@ -180,20 +168,20 @@ def join(folder: str, *names: str) -> str:
 @retried
 def is_file(path: str) -> bool:
     """Whether a file is there."""
-    return within(path, FileSystems.exists, path) and not os.path.isdir(path)
+    return call_with_timeout(path, FileSystems.exists, path) and not os.path.isdir(path)
 
 
 @retried
 def updated_s(path: str) -> float:
     """Unix time of the last change; 0 where the file system tells none."""
     metadata = FileSystems.get_filesystem(path).metadata
-    return within(path, metadata, path).last_updated_in_seconds or 0.0
+    return call_with_timeout(path, metadata, path).last_updated_in_seconds or 0.0
 
 
 @retried
 def checksum(path: str) -> str:
     """What the file system has to tell the contents of a file from others."""
-    return str(within(path, FileSystems.checksum, path))
+    return str(call_with_timeout(path, FileSystems.checksum, path))
 
 
 @retried
@@ -205,7 +193,9 @@ def open_for_reading(path: str) -> typing.BinaryIO:
     """
     unpacked = CompressionTypes.UNCOMPRESSED
     try:
-        file = within(path, FileSystems.open, path, compression_type=unpacked)
+        file = call_with_timeout(
+            path, FileSystems.open, path, compression_type=unpacked
+        )
     except Exception as error:  # what Cloud Storage raises is no OSError
         if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
             raise
@@ -218,6 +208,22 @@ def read(path: str) -> bytes:
     """The whole file."""
     with open_for_reading(path) as file:
         return file.read()
+
+
+def local_copy(path: str) -> str:
+    """Returns the path of a copy on this machine, or `path` itself if it is local.
+
+    A remote file is copied once. The name of the copy is a digest of path and checksum:
+    the same path may later hold other data.
+    """
+    if not is_remote(path):
+        return path
+    identity = f"{path}\0{checksum(path)}".encode()
+    digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
+    copy = os.path.join(tempfile.gettempdir(), f"{digest}-{split(path)[1]}")
+    if not os.path.exists(copy):
+        write(copy, read(path))
+    return copy
 
 
 @retried
@@ -235,7 +241,7 @@ def write(path: str, data: bytes) -> None:
     temporary = f"{path}.{writer}.tmp"
     _make_folder(FileSystems.split(path)[0])
     _write_in_place(temporary, data)
-    within(path, FileSystems.rename, [temporary], [path])
+    call_with_timeout(path, FileSystems.rename, [temporary], [path])
 
 
 def publish(local: str, path: str) -> tuple[int, str]:
@@ -309,7 +315,7 @@ def _delete(paths: list[str]) -> None:
     if paths:
         file_system = FileSystems.get_filesystem(paths[0])
         file_system.match = _themselves  # type: ignore[method-assign]
-        within(", ".join(paths[:3]), file_system.delete, paths)
+        call_with_timeout(", ".join(paths[:3]), file_system.delete, paths)
 
 
 def _themselves(paths: list[str], limits: object = None) -> list[MatchResult]:
@@ -318,11 +324,11 @@ def _themselves(paths: list[str], limits: object = None) -> list[MatchResult]:
 
 def _write_in_place(path: str, data: bytes) -> None:
     unpacked = CompressionTypes.UNCOMPRESSED
-    file = within(path, FileSystems.create, path, compression_type=unpacked)
+    file = call_with_timeout(path, FileSystems.create, path, compression_type=unpacked)
     try:
         write_within(path, file, data)
     finally:
-        within(path, file.close)
+        call_with_timeout(path, file.close)
 
 
 def is_remote(path: str) -> bool:
@@ -343,63 +349,7 @@ def _is_in_object_store(path: str) -> bool:
 
 def _make_folder(folder: str) -> None:
     try:
-        within(folder, FileSystems.mkdirs, folder)
+        call_with_timeout(folder, FileSystems.mkdirs, folder)
     except OSError:  # it is there, or another writer was first
-        if not within(folder, FileSystems.exists, folder):
+        if not call_with_timeout(folder, FileSystems.exists, folder):
             raise
-
-
-@functools.cache
-def schema_of(row_type: type) -> pa.Schema:
-    """The Arrow schema of a dataclass of the contract."""
-    hints = typing.get_type_hints(row_type)
-    return pa.schema([(name, _ARROW_TYPES[hint]) for name, hint in hints.items()])
-
-
-def to_table(rows: Iterable[typing.Any], row_type: type) -> pa.Table:
-    """A table of dataclass instances of one type."""
-    names = [field.name for field in dataclasses.fields(row_type)]
-    rows = list(rows)
-    columns = [[getattr(row, name) for row in rows] for name in names]
-    return pa.table(dict(zip(names, columns, strict=True)), schema=schema_of(row_type))
-
-
-def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
-    """The rows of a table as dataclass instances."""
-    columns = [
-        _values(table.column(field.name)) for field in dataclasses.fields(row_type)
-    ]
-    return [row_type(*values) for values in zip(*columns, strict=True)]
-
-
-def _values(column: pa.ChunkedArray) -> list:
-    values = column.to_pylist()
-    return [tuple(v) for v in values] if pa.types.is_list(column.type) else values
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitTables:
-    """One Parquet table a unit of work, in one folder named by a fingerprint."""
-
-    folder: str
-
-    def path(self, unit_name: str) -> str:
-        return join(self.folder, f"{unit_name}.parquet")
-
-    def unit_names(self) -> frozenset[str]:
-        """Units whose table is there."""
-        return frozenset(
-            FileSystems.split(path)[1].removesuffix(".parquet")
-            for path in listed(self.folder, suffix=".parquet")
-        )
-
-    def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
-        with open_for_reading(self.path(unit_name)) as file:
-            return pq.read_table(file, columns=columns)
-
-    def write(self, unit_name: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        # A dictionary of embeddings makes them seven times slower to read.
-        texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
-        pq.write_table(table, buffer, compression="zstd", use_dictionary=texts)
-        write(self.path(unit_name), buffer.getvalue())

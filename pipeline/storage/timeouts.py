@@ -25,7 +25,7 @@ _READ_BYTES = 128 << 10  # at least; a call of this size costs little beside its
 _WRITE_BYTES = 16 << 20  # at most
 
 
-def within(
+def call_with_timeout(
     what: str, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
 ) -> Result:
     """The result of a call.
@@ -59,7 +59,9 @@ def write(path: str, file: typing.BinaryIO, data: bytes) -> None:
     with memoryview(data) as view:
         for start in range(0, len(view), _WRITE_BYTES):
             # A copy: a call that hangs must not keep what may be a mapped file.
-            within(path, file.write, bytes(view[start : start + _WRITE_BYTES]))
+            call_with_timeout(
+                path, file.write, bytes(view[start : start + _WRITE_BYTES])
+            )
 
 
 class _Reader(io.RawIOBase):
@@ -85,7 +87,7 @@ class _Reader(io.RawIOBase):
     def _read_at(self, position: int, n_bytes: int) -> bytes:
         """A read that fails may have moved the position, and lost what it had."""
         self._file.seek(position)
-        return within(self._path, self._file.read, n_bytes)
+        return call_with_timeout(self._path, self._file.read, n_bytes)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._file.seek(offset, whence)
@@ -96,5 +98,5 @@ class _Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            retried(within)(self._path, self._file.close)
+            retried(call_with_timeout)(self._path, self._file.close)
         super().close()

@@ -25,7 +25,7 @@ from pipeline.selection import rules
 from pipeline.selection import stage as selection_stage
 from pipeline.selection.unit_decisions import open_verdicts
 from pipeline.sources.shards import Unit, list_units
-from pipeline.storage import files
+from pipeline.storage.tables import to_table
 from tests.support.score_tables import select
 from tests.support.tiny_run import encoded
 
@@ -175,10 +175,8 @@ def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[Seen]) -> None:
     scores = pa.array([row.score for row in rows], pa.float32())
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 2)
     table = pa.table({"embedding": column, "alignment_score": scores})
-    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
-    run.languages(unit.source).write(
-        unit.name, files.to_table(languages, records.Language)
-    )
+    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
+    run.languages(unit.source).write(unit.name, to_table(languages, records.Language))
     run.embeddings(unit.source).write(unit.name, table)
 
 

@@ -20,6 +20,7 @@ from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.selection.unit_decisions import Verdicts, open_verdicts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import from_table, to_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +77,9 @@ def make_run(
 def write_scores(run: RunFolder, unit: Unit, rows: Sequence[Row]) -> None:
     """Writes the three tables of one shard."""
     pairs = [_pair(unit, i, row) for i, row in enumerate(rows)]
-    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
     languages = [records.Language(row.code, row.probability) for row in rows]
-    table = files.to_table(languages, records.Language)
+    table = to_table(languages, records.Language)
     run.languages(unit.source).write(unit.name, table)
     scores = pa.array([row.score for row in rows], pa.float32())
     embeddings = _vector_column([row.embedding for row in rows])
@@ -124,7 +125,7 @@ def after_step(
     unit = run.units[0]
     sample_ids = run.pairs(unit.source).read(unit.name)["sample_id"]
     table = step(open_verdicts(unit, run)).to_table(sample_ids)
-    return files.from_table(table, records.Decision)
+    return from_table(table, records.Decision)
 
 
 def after_search(
@@ -144,7 +145,7 @@ def read_decisions(run: RunFolder) -> dict[str, list[records.Decision]]:
     """Path of the shard to its decisions."""
     tables = run.decisions
     return {
-        unit.uri: files.from_table(tables.read(unit.name), records.Decision)
+        unit.uri: from_table(tables.read(unit.name), records.Decision)
         for unit in run.units
     }
 

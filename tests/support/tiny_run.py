@@ -27,7 +27,7 @@ from pipeline.images import decoder as images
 from pipeline.models.interfaces import Caption
 from pipeline.records import FinishReason
 from pipeline.sources import shards
-from pipeline.storage import files
+from pipeline.storage.tables import to_table
 
 SHORT = curation.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
 LONG = curation.Granularity(
@@ -111,9 +111,9 @@ def write_tables(run: RunFolder, unit: shards.Unit, rows: Sequence[Row]) -> None
     scores = pa.array([row.score for row in rows], pa.float32())
     embedding = pa.FixedSizeListArray.from_arrays(np.zeros(2 * len(rows), "f2"), 2)
     embeddings = pa.table({"embedding": embedding, "alignment_score": scores})
-    run.pairs(unit.source).write(unit.name, files.to_table(pairs, records.Pair))
+    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
     run.embeddings(unit.source).write(unit.name, embeddings)
-    run.decisions.write(unit.name, files.to_table(decisions, records.Decision))
+    run.decisions.write(unit.name, to_table(decisions, records.Decision))
 
 
 def _pair(key: str, row: Row, offset: int) -> records.Pair:

@@ -22,7 +22,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, DropReason, Pair, sample_id
 from pipeline.selection.rules import FewWords
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import from_table
 from tests.pipeline.scoring.test_stage import (
     ENGLISH,
     GERMAN,
@@ -195,7 +195,7 @@ def expect_every_pair_once(shard: Shard, pairs: Sequence[Pair]) -> None:
 def expect_one_decision_a_pair(run: RunFolder, unit: Unit) -> collections.Counter[str]:
     """Gives how many pairs of the unit have each outcome."""
     pairs = pairs_of(run, unit)
-    decisions = files.from_table(run.decisions.read(unit.name), Decision)
+    decisions = from_table(run.decisions.read(unit.name), Decision)
     assert [d.sample_id for d in decisions] == [p.sample_id for p in pairs]
     for pair, decision in zip(pairs, decisions, strict=True):
         assert (decision.outcome == records.UNREADABLE) == bool(pair.error)

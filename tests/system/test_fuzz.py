@@ -15,7 +15,7 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, Language, Pair
 from pipeline.scoring import stage as scoring
-from pipeline.storage import files
+from pipeline.storage.tables import from_table
 from tests.pipeline.scoring.test_stage import NullHandler, make_run
 from tests.support import score_tables
 from tests.support.mutants import Mutant, mutant
@@ -73,12 +73,12 @@ def expect_accounted(run: RunFolder, name_to_mutant: dict[str, Mutant]) -> int:
     n_pairs = 0
     for unit in run.units:
         made = name_to_mutant[Path(unit.uri).name]
-        pairs = files.from_table(run.pairs(unit.source).read(unit.name), Pair)
+        pairs = from_table(run.pairs(unit.source).read(unit.name), Pair)
         expect_rows(made, pairs, unit.uri)
         languages = run.languages(unit.source).read(unit.name)
-        assert len(files.from_table(languages, Language)) == len(pairs)
+        assert len(from_table(languages, Language)) == len(pairs)
         assert run.embeddings(unit.source).read(unit.name).num_rows == len(pairs)
-        decisions = files.from_table(run.decisions.read(unit.name), Decision)
+        decisions = from_table(run.decisions.read(unit.name), Decision)
         assert [d.sample_id for d in decisions] == [p.sample_id for p in pairs]
         n_pairs += len(pairs)
     return n_pairs

@@ -18,7 +18,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline import run, scenes
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine import run_lock
-from pipeline.selection.search import reference_sets
 from pipeline.sources.shards import Unit, read_pairs
 from pipeline.storage import files
 
@@ -157,8 +156,8 @@ def test_an_index_made_anew_is_copied_anew(folder):
     copies = []
     for content in contents:
         files.write(path, content)
-        copies.append(Path(reference_sets.local_copy(path)))
-        assert reference_sets.local_copy(path) == str(copies[-1])
+        copies.append(Path(files.local_copy(path)))
+        assert files.local_copy(path) == str(copies[-1])
     assert [copy.read_bytes() for copy in copies] == contents
     for copy in copies:
         copy.unlink()

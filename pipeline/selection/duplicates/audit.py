@@ -20,7 +20,7 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.models import descriptors
-from pipeline.models.descriptors import Describer
+from pipeline.models.descriptors import ImageDescriptor
 from pipeline.records import Pair
 from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
 from pipeline.selection.retrieval.top_k import unit_hashes
@@ -29,6 +29,7 @@ from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import from_table
 
 N_IMAGES = 200  # evaluation images that are copied, of all sets together
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -208,7 +209,7 @@ def nearest_similarity(sets: Sequence[ReferenceSet], vectors: np.ndarray) -> np.
     return np.max([nearest_set.nearest(vectors)[0] for nearest_set in sets], axis=0)
 
 
-def _described(describer: Describer, pixels: Iterator[np.ndarray]) -> np.ndarray:
+def _described(describer: ImageDescriptor, pixels: Iterator[np.ndarray]) -> np.ndarray:
     """Unit vectors of images, as the index holds those of the run."""
     vectors, prepared = [np.empty((0, describer.dim), np.float16)], []
     for rgb in pixels:
@@ -242,7 +243,7 @@ def _originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
     entries = [
         (unit, pair)
         for unit in run.evaluation_units
-        for pair in files.from_table(run.pairs(unit.source).read(unit.name), Pair)
+        for pair in from_table(run.pairs(unit.source).read(unit.name), Pair)
         if not pair.error
     ]
     hashes = unit_hashes([pair.sample_id for _, pair in entries], "audit")
@@ -284,7 +285,7 @@ class _Lookalikes:
         return cls(a, b, table.num_rows - len(known))
 
     def vectors(
-        self, run: RunFolder, describer: Describer
+        self, run: RunFolder, describer: ImageDescriptor
     ) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors of the first and of the second images."""
         if self.a and isinstance(self.a[0], np.ndarray):

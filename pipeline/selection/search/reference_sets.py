@@ -10,8 +10,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -19,7 +17,6 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
 from pipeline.config.curation import fingerprint
@@ -30,6 +27,7 @@ from pipeline.selection.search import exact_search, inverted_lists, similarity_c
 from pipeline.selection.unit_decisions import Verdicts, expect_rows, to_objects
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 _ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 _N_CANDIDATES = 4  # images of inverted lists that may be the nearest, up to rounding
@@ -60,7 +58,7 @@ class ReferenceSet:
         """Maps the index into memory, shared by all processes of the machine."""
         with files.open_for_reading(paths.keys_path) as file:
             keys = to_objects(pq.read_table(file)["key"])
-        stem = FileSystems.split(paths.index_path)[1].removesuffix(".faiss")
+        stem = files.split(paths.index_path)[1].removesuffix(".faiss")
         return cls(paths.set_name, open_index(paths.index_path), keys, stem)
 
     @functools.cached_property
@@ -281,7 +279,7 @@ def _build_set(
     name = units[0].source.name
     stem = f"{name}-{_fingerprint('index' if is_exact else 'ivf', run, units)}"
     folder = files.join(run.root, "indexes")
-    tables = files.UnitTables(folder)
+    tables = UnitTables(folder)
     paths = SetFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
     if files.is_file(paths.index_path):
         return paths
@@ -408,21 +406,7 @@ def _expect_dim(name: str, found: int, expected: int) -> None:
 
 def open_index(path: str) -> faiss.Index:
     """Maps an index into memory, shared by all processes of the machine."""
-    return faiss.read_index(local_copy(path), faiss.IO_FLAG_MMAP_IFC)
-
-
-def local_copy(path: str) -> str:
-    """The path of the file on this machine, copied once if it is elsewhere.
-
-    Place and contents name the copy: a run folder may be made anew, with other pairs.
-    """
-    if not files.is_remote(path):
-        return path
-    name = f"{fingerprint(path, files.checksum(path))}-{FileSystems.split(path)[1]}"
-    copy = os.path.join(tempfile.gettempdir(), name)
-    if not os.path.exists(copy):
-        files.write(copy, files.read(path))
-    return copy
+    return faiss.read_index(files.local_copy(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def limit_threads(launcher: tuple[str, int]) -> None:

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 UNKNOWN = -1  # the nearest image of a pair that was never compared
 
 
 def read(
-    tables: files.UnitTables, unit_name: str, n_pairs: int
+    tables: UnitTables, unit_name: str, n_pairs: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarity and position of the nearest image, for every pair of a unit.
 
@@ -35,7 +36,7 @@ def read(
 
 
 def add(
-    tables: files.UnitTables,
+    tables: UnitTables,
     unit_name: str,
     rows: np.ndarray,
     similarity: np.ndarray,

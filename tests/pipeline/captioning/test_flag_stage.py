@@ -29,7 +29,7 @@ from pipeline.records import (
     content_hash,
     sample_id,
 )
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table
 from tests.support.tiny_run import (
     bytes_of,
     make_run,
@@ -94,7 +94,7 @@ def captioned(image, granularity, text, **changes):
 
 
 def rows_of(run_folder, unit):
-    return files.from_table(run_folder.flags.read(unit.name), FlaggedCaption)
+    return from_table(run_folder.flags.read(unit.name), FlaggedCaption)
 
 
 def flags_of(run_folder):
@@ -251,7 +251,7 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     undisturbed = bytes_of(run_folder.root)
     shutil.rmtree(run_folder.root)
     shutil.copytree(before, run_folder.root)
-    write_table, n_written = files.UnitTables.write, []
+    write_table, n_written = UnitTables.write, []
 
     def write_or_die(tables, unit_name, table):
         if len(n_written) == n_tables:
@@ -259,10 +259,10 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
         n_written.append(1)
         write_table(tables, unit_name, table)
 
-    monkeypatch.setattr(files.UnitTables, "write", write_or_die)
+    monkeypatch.setattr(UnitTables, "write", write_or_die)
     with pytest.raises(Exception, match="killed"):
         flag(run_folder)
-    monkeypatch.setattr(files.UnitTables, "write", write_table)
+    monkeypatch.setattr(UnitTables, "write", write_table)
     flag(run_folder)
     assert bytes_of(run_folder.root) == undisturbed
 

@@ -17,7 +17,7 @@ from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.records import DropReason, SyntheticCaption, content_hash
-from pipeline.storage import files
+from pipeline.storage.tables import from_table
 from tests.support.tiny_run import (
     LONG,
     SHORT,
@@ -51,7 +51,7 @@ def rows_of(run, granularity, unit):
     return [
         row
         for name in tables.names(unit)
-        for row in files.from_table(tables.tables.read(name), SyntheticCaption)
+        for row in from_table(tables.tables.read(name), SyntheticCaption)
     ]
 
 

@@ -8,19 +8,19 @@ import pytest
 
 from pipeline.engine import progress
 from pipeline.engine.progress import Rows, Watch, Work, watch
-from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
 
 
 @pytest.fixture
-def tables(tmp_path) -> files.UnitTables:
-    return files.UnitTables(str(tmp_path / "scores"))
+def tables(tmp_path) -> UnitTables:
+    return UnitTables(str(tmp_path / "scores"))
 
 
-def write(tables: files.UnitTables, name: str, *errors: str) -> None:
+def write(tables: UnitTables, name: str, *errors: str) -> None:
     tables.write(name, pa.table({"error": list(errors)}))
 
 
-def work_on(tables: files.UnitTables, n_total: int) -> Work:
+def work_on(tables: UnitTables, n_total: int) -> Work:
     rows = Rows({tables.folder}, "error", bool)
     return Work(n_total, lambda: len(tables.unit_names()), rows)
 

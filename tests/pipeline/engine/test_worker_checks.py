@@ -6,17 +6,17 @@ import shutil
 import pytest
 
 from pipeline.config.curation import EncoderConfig
-from pipeline.engine.worker_checks import Needs, WorkerError
+from pipeline.engine.worker_checks import WorkerChecks, WorkerError
 from pipeline.models.checkpoints import weights_digest
 from pipeline.scoring.stage import EncoderHandler, Score
 from tests.support import tiny_checkpoints, tiny_run
 
 
 @pytest.fixture(scope="module")
-def needs(tmp_path_factory) -> Needs:
+def needs(tmp_path_factory) -> WorkerChecks:
     """Those of a launcher on another machine."""
     folder = tiny_checkpoints.write_paligemma(tmp_path_factory.mktemp("checkpoint"))
-    own = Needs.of(str(folder), weights_digest(folder))
+    own = WorkerChecks.of(str(folder), weights_digest(folder))
     return dataclasses.replace(own, launcher=("elsewhere", 1))
 
 
@@ -28,19 +28,19 @@ def expect_error(check, expected: str) -> None:
 
 
 def test_a_worker_that_has_it_all_is_fit(needs):
-    needs.check_start()
-    needs.check_model()
+    needs.at_start()
+    needs.before_load()
 
 
 def test_other_code_is_named(needs):
     other = dataclasses.replace(needs, code="0123")
-    expect_error(other.check_start, "code='.+': expected the launcher's '0123'")
+    expect_error(other.at_start, "code='.+': expected the launcher's '0123'")
 
 
 def test_a_checkpoint_that_is_not_there_is_named_at_the_start(needs, tmp_path):
     nowhere = dataclasses.replace(needs, checkpoint=str(tmp_path / "none"))
-    expect_error(nowhere.check_start, "none': expected a folder")
-    expect_error(nowhere.check_model, "none': expected a folder")
+    expect_error(nowhere.at_start, "none': expected a folder")
+    expect_error(nowhere.before_load, "none': expected a folder")
 
 
 def test_other_weights_are_named(needs, tmp_path):
@@ -48,13 +48,13 @@ def test_other_weights_are_named(needs, tmp_path):
     with (folder / "config.json").open("a") as file:
         file.write("\n")
     other = dataclasses.replace(needs, checkpoint=str(folder))
-    expect_error(other.check_model, f"digest '{needs.digest}', found '")
+    expect_error(other.before_load, f"digest '{needs.digest}', found '")
 
 
 def test_a_model_without_weights_needs_none(needs):
     service = dataclasses.replace(needs, checkpoint="", is_folder=False)
-    service.check_start()
-    service.check_model()
+    service.at_start()
+    service.before_load()
 
 
 def test_score_asks_when_a_worker_starts(tmp_path, monkeypatch):

@@ -30,12 +30,13 @@ from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.export import manifest, samples, webdataset
-from pipeline.export.shard_formats import WEBDATASET
+from pipeline.export.shard_formats import TFRECORD, WEBDATASET
 from pipeline.export.stage import Export, is_complete, plan_shards
 from pipeline.images import decoder as images
 from pipeline.records import DropReason, content_hash, sample_id
 from pipeline.sources import shards as sources
 from pipeline.storage import files
+from pipeline.storage.tables import to_table
 from tests.support.tiny_run import (
     LONG,
     SHORT,
@@ -66,15 +67,15 @@ def export(run, units=None):
 
 
 def manifest_of(run):
-    return json.loads(Path(run.shards(), "manifest.json").read_text())
+    return json.loads(Path(TFRECORD.path(run.root), "manifest.json").read_text())
 
 
 def samples_of(run):
     """All samples by random access through the indexes."""
     found = []
     for shard in manifest_of(run)["shards"]:
-        data = Path(run.shards(), shard["name"]).read_bytes()
-        index = Path(run.shards(), shard["name"] + ".index").read_bytes()
+        data = Path(TFRECORD.path(run.root), shard["name"]).read_bytes()
+        index = Path(TFRECORD.path(run.root), shard["name"] + ".index").read_bytes()
         for offset, length in np.frombuffer(index, records.INDEX_DTYPE):
             found.append(records.parse_sample(data[offset : offset + length]))
     return found
@@ -102,7 +103,8 @@ def test_tensorflow_reads_what_random_access_reads(tmp_path):
         "captions/long": tf.io.VarLenFeature(tf.string),
     }
     names = [f"train-{i:05d}-of-00002.tfrecord" for i in range(2)]
-    dataset = tf.data.TFRecordDataset([f"{run.shards()}/{name}" for name in names])
+    folder = TFRECORD.path(run.root)
+    dataset = tf.data.TFRecordDataset([f"{folder}/{name}" for name in names])
     by_tensorflow = [
         records.Sample(
             sample_id=parsed["sample_id"].numpy(),
@@ -153,7 +155,7 @@ def test_shards_are_full_and_follow_the_order_of_the_sources(tmp_path):
     assert [shard["name"] for shard in shards] == SHARDS
     assert [shard["n_samples"] for shard in shards] == [2, 2, 1]
     for shard in shards:
-        data = Path(run.shards(), shard["name"]).read_bytes()
+        data = Path(TFRECORD.path(run.root), shard["name"]).read_bytes()
         assert shard["n_bytes"] == len(data)
         assert shard["sha256"] == hashlib.sha256(data).hexdigest()
 
@@ -193,16 +195,16 @@ def test_two_runs_and_any_order_of_units_give_the_same_bytes(tmp_path):
     shutil.copytree(first.root, second.root)
     export(first)
     export(second, second.units[::-1])
-    assert len(bytes_of(first.shards())) == 10
-    assert bytes_of(first.shards()) == bytes_of(second.shards())
+    assert len(bytes_of(TFRECORD.path(first.root))) == 10
+    assert bytes_of(TFRECORD.path(first.root)) == bytes_of(TFRECORD.path(second.root))
 
 
 def test_an_export_again_writes_nothing(tmp_path):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    before = mtimes(run.shards())
+    before = mtimes(TFRECORD.path(run.root))
     assert export(run) == {"shards_skipped": 3}
-    assert mtimes(run.shards()) == before
+    assert mtimes(TFRECORD.path(run.root)) == before
 
 
 @pytest.mark.parametrize(
@@ -218,8 +220,8 @@ def test_an_export_that_is_killed_goes_on_where_it_was(
 ):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    undisturbed = bytes_of(run.shards())
-    shutil.rmtree(run.shards())
+    undisturbed = bytes_of(TFRECORD.path(run.root))
+    shutil.rmtree(TFRECORD.path(run.root))
     suffix = {"index": ".index", "records": ".tfrecord", "receipt": ".tfrecord.json"}
     write = files.write
     written = []
@@ -234,14 +236,14 @@ def test_an_export_that_is_killed_goes_on_where_it_was(
     monkeypatch.setattr(files, "write", write_or_die)
     with pytest.raises(Exception, match="killed"):
         export(run)
-    assert not Path(run.shards(), "manifest.json").exists()
-    for shard in Path(run.shards()).glob("*.tfrecord"):
+    assert not Path(TFRECORD.path(run.root), "manifest.json").exists()
+    for shard in Path(TFRECORD.path(run.root)).glob("*.tfrecord"):
         assert shard.with_name(f"{shard.name}.index").exists()
     monkeypatch.setattr(files, "write", write)
     counters = export(run)
     assert counters.get("shards_skipped", 0) == n_shards
     assert counters["shards_written"] == 3 - n_shards
-    assert bytes_of(run.shards()) == undisturbed
+    assert bytes_of(TFRECORD.path(run.root)) == undisturbed
 
 
 def test_another_selection_removes_what_is_not_in_it(tmp_path):
@@ -250,7 +252,7 @@ def test_another_selection_removes_what_is_not_in_it(tmp_path):
     fewer = {"a": UNITS["a"][:2], "b": UNITS["b"]}
     out = dataclasses.replace(UNITS["a"][2], outcome=DropReason.LOW_ALIGNMENT)
     fewer["a"] = [*fewer["a"], out]
-    folder = Path(run.shards())
+    folder = Path(TFRECORD.path(run.root))
     (folder / "train-00000-of-00003.tfrecord.host-1-2.tmp").touch()
     (folder / "manifest.json.host-1-2.tmp").touch()
     (folder / "notes.txt").touch()
@@ -286,13 +288,13 @@ def test_a_manifest_never_outlives_its_shards(tmp_path, monkeypatch):
         *sorted(name for shard in SHARDS for name in (shard, f"{shard}.json")),
         *[f"{shard}.index" for shard in SHARDS],
     ]
-    assert not Path(run.shards(), "manifest.json").exists()
+    assert not Path(TFRECORD.path(run.root), "manifest.json").exists()
 
 
 def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    before = bytes_of(run.shards())
+    before = bytes_of(TFRECORD.path(run.root))
     table = next(Path(run.captions(LONG)).glob("b-*"))
     table.unlink()
     assert export(run) == {
@@ -300,7 +302,7 @@ def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
         "shards_written": 2,
         "samples_written": 3,
     }
-    after = bytes_of(run.shards())
+    after = bytes_of(TFRECORD.path(run.root))
     assert [before[name] == after[name] for name in SHARDS] == [True, False, False]
 
 
@@ -311,11 +313,11 @@ def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
 def test_a_file_that_is_lost_is_written_again(tmp_path, suffix):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
-    before = bytes_of(run.shards())
-    Path(run.shards(), SHARDS[1] + suffix).unlink()
+    before = bytes_of(TFRECORD.path(run.root))
+    Path(TFRECORD.path(run.root), SHARDS[1] + suffix).unlink()
     assert not is_complete(run)
     assert export(run)["shards_written"] == 1
-    assert bytes_of(run.shards()) == before
+    assert bytes_of(TFRECORD.path(run.root)) == before
 
 
 def test_an_export_is_complete_until_something_changes(tmp_path):
@@ -355,7 +357,7 @@ def test_samples_without_a_required_granularity_stay_out_and_are_counted(tmp_pat
         {"short": ("cap en 3 7 9",)},
     ]
     (shard,) = found["shards"]
-    dataset = tf.data.TFRecordDataset(f"{run.shards()}/{shard['name']}")
+    dataset = tf.data.TFRecordDataset(f"{TFRECORD.path(run.root)}/{shard['name']}")
     features = {
         "captions/long": tf.io.FixedLenSequenceFeature([], tf.string, True),
         "seeds": tf.io.VarLenFeature(tf.string),
@@ -387,7 +389,7 @@ def test_nothing_kept_gives_a_manifest_without_shards(tmp_path):
     }
     run = captioned_run(tmp_path, none, export=TWO_A_SHARD, selection=FEWER)
     export(run)
-    assert set(bytes_of(run.shards())) == {"manifest.json"}
+    assert set(bytes_of(TFRECORD.path(run.root))) == {"manifest.json"}
     assert (manifest_of(run)["n_samples"], manifest_of(run)["shards"]) == (0, [])
 
 
@@ -397,7 +399,7 @@ def test_a_source_shard_that_changed_stops_the_export(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
     with pytest.raises(Exception, match=r"a\.tar has changed since it was scored"):
         export(run)
-    assert not Path(run.shards()).exists()
+    assert not Path(TFRECORD.path(run.root)).exists()
 
 
 @given(
@@ -598,7 +600,7 @@ def flagged_run(root, drop_caption_flags, **changes):
             for number, row in enumerate(rows)
             for name, flags in FLAGS.items()
         ]
-        table = files.to_table(flagged, records.FlaggedCaption)
+        table = to_table(flagged, records.FlaggedCaption)
         run.flags.write(unit.name, table)
     return run
 
@@ -669,12 +671,12 @@ def test_other_flags_to_drop_make_an_export_incomplete(tmp_path):
     run = flagged_run(tmp_path, ("no_end",))
     export(run)
     assert is_complete(run)
-    before = bytes_of(run.shards())
+    before = bytes_of(TFRECORD.path(run.root))
     export(flagged_run(tmp_path, ("no_end", "frequent")))
     assert not is_complete(run)
     assert len(samples_of(run)[1].captions) == 1
     export(run)
-    assert bytes_of(run.shards()) == before
+    assert bytes_of(TFRECORD.path(run.root)) == before
 
 
 def test_an_export_hangs_on_its_thresholds_of_quality(tmp_path):
@@ -692,7 +694,7 @@ def test_webdataset_shards_hold_what_the_records_hold(tmp_path):
     run = captioned_run(tmp_path, {"a": [*rows, *plain_rows(2)]}, export=TWO_A_SHARD)
     export(run)
     run_stage(Export(run, WEBDATASET), run.units)
-    folder = Path(run.shards(WEBDATASET))
+    folder = Path(WEBDATASET.path(run.root))
     found = {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -774,7 +776,7 @@ def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_pa
     run_stage(Export(run, WEBDATASET), run.units)
     assert is_complete(run, WEBDATASET)
     assert not is_complete(run)
-    folder = Path(run.shards(WEBDATASET))
+    folder = Path(WEBDATASET.path(run.root))
     shard = sorted(folder.glob("*.tar"))[-1]
     (only,) = np.frombuffer(Path(f"{shard}.index").read_bytes(), records.INDEX_DTYPE)
     start, length = only.tolist()
@@ -790,7 +792,7 @@ def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_pa
 def test_webdataset_shards_are_source_shards_again(tmp_path):
     run = captioned_run(tmp_path, UNITS)
     run_stage(Export(run, WEBDATASET), run.units)
-    source = ImageTextSource("again", f"{run.shards(WEBDATASET)}/*.tar")
+    source = ImageTextSource("again", f"{WEBDATASET.path(run.root)}/*.tar")
     (unit,) = sources.list_units(source)
     pairs = list(sources.read_pairs(unit, Limits()))
     export(run)

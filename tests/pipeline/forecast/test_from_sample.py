@@ -26,6 +26,7 @@ from pipeline.records import VERSION
 from pipeline.selection import integer_counts, rules
 from pipeline.selection.duplicates import exact as dedup
 from pipeline.storage import files
+from pipeline.storage.tables import from_table, to_table
 from tests.pipeline.test_run import CONFIG, error_of
 from tests.support.tiny_run import LONG, SHORT, Row, encoded, make_run, write_captions
 
@@ -59,9 +60,7 @@ def whole(shards, tmp_path_factory):
     made = make_run(root, shards, selection=SELECTION)
     for unit in made.units:
         n_pairs = made.pairs(unit.source).read(unit.name).num_rows
-        languages = files.to_table(
-            [records.Language("en", 1)] * n_pairs, records.Language
-        )
+        languages = to_table([records.Language("en", 1)] * n_pairs, records.Language)
         made.languages(unit.source).write(unit.name, languages)
         pathlib.Path(made.decisions.path(unit.name)).unlink()
     return made
@@ -141,7 +140,7 @@ def test_captions_that_are_there_tell_the_bytes_of_the_others(whole, sample, sha
 
 
 def test_equal_images_are_captioned_once_unless_their_prompts_differ(whole):
-    (pair, *_) = files.from_table(
+    (pair, *_) = from_table(
         whole.pairs(whole.config.sources[0]).read(whole.units[0].name), records.Pair
     )
     pairs = [pair, dataclasses.replace(pair, alt_text="another")]

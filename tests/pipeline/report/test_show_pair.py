@@ -13,7 +13,7 @@ from pipeline.report import find_pairs, show_pair
 from pipeline.report.find_pairs import Question, ScoreRange, find
 from pipeline.report.pair_facts import Examined
 from pipeline.report.sampling import Place
-from pipeline.storage import files
+from pipeline.storage.tables import from_table
 from tests.support.report_runs import SELECTION, Seen, make_run, random_rows
 from tests.support.tiny_run import (
     SHORT,
@@ -109,8 +109,8 @@ def _shard_number(name: str) -> int:
 
 def _kept(made: RunFolder, row: int) -> Examined:
     unit = made.units[0]
-    pairs = files.from_table(made.pairs(unit.source).read(unit.name), records.Pair)
-    decisions = files.from_table(made.decisions.read(unit.name), records.Decision)
+    pairs = from_table(made.pairs(unit.source).read(unit.name), records.Pair)
+    decisions = from_table(made.decisions.read(unit.name), records.Decision)
     language = records.Language("en", 1.0)
     place = Place(0, row)
     return Examined(place, unit, pairs[row], 2, decisions[row], language, 0.25)

@@ -29,6 +29,7 @@ from pipeline.scoring.stage import EncoderHandler, PreparedPair, Score, remove_o
 from pipeline.selection import checks
 from pipeline.sources import shards
 from pipeline.storage import files
+from pipeline.storage.tables import from_table
 
 GERMAN = "ein kleiner Junge spielt im Garten mit einem Ball"
 ENGLISH = "a brown dog runs after a red ball in the green grass"
@@ -99,11 +100,11 @@ def score(run: RunFolder) -> dict[str, int]:
 
 
 def pairs_of(run: RunFolder, unit: shards.Unit) -> list[Pair]:
-    return files.from_table(run.pairs(unit.source).read(unit.name), Pair)
+    return from_table(run.pairs(unit.source).read(unit.name), Pair)
 
 
 def languages_of(run: RunFolder, unit: shards.Unit) -> list[Language]:
-    return files.from_table(run.languages(unit.source).read(unit.name), Language)
+    return from_table(run.languages(unit.source).read(unit.name), Language)
 
 
 def embeddings_of(run: RunFolder, unit: shards.Unit) -> tuple[np.ndarray, np.ndarray]:

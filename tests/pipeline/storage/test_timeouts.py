@@ -12,9 +12,9 @@ from tests.support.faulty_files import PREFIX, FaultyFileSystem, Hang
 
 
 def test_a_call_gives_its_result_or_its_error(monkeypatch):
-    assert timeouts.within("x", max, [1, 2], key=lambda n: -n) == 1
+    assert timeouts.call_with_timeout("x", max, [1, 2], key=lambda n: -n) == 1
     with pytest.raises(TimeoutError, match=r"^its own$"):
-        timeouts.within("x", raise_timeout)
+        timeouts.call_with_timeout("x", raise_timeout)
 
 
 def raise_timeout() -> None:

@@ -11,6 +11,7 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.selection import unit_decisions
 from pipeline.selection.search import reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet
+from pipeline.storage import files
 from tests.support.score_tables import Row, make_run, write_scores
 
 CONFIG = SelectionConfig()
@@ -226,14 +227,14 @@ def test_an_index_elsewhere_is_copied_to_this_machine_once(tmp_path, monkeypatch
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     stored = tmp_path / "birds-0123.faiss"
     stored.write_bytes(b"index")
-    copy = pathlib.Path(reference_sets.local_copy(f"elsewhere://{stored}"))
+    copy = pathlib.Path(files.local_copy(f"elsewhere://{stored}"))
     assert copy.parent == tmp_path / "tmp"
     before = copy.stat()
-    assert reference_sets.local_copy(f"elsewhere://{stored}") == str(copy)
+    assert files.local_copy(f"elsewhere://{stored}") == str(copy)
     assert copy.stat() == before
     assert copy.read_bytes() == b"index"
     stored.write_bytes(b"another index")
-    other = pathlib.Path(reference_sets.local_copy(f"elsewhere://{stored}"))
+    other = pathlib.Path(files.local_copy(f"elsewhere://{stored}"))
     assert other != copy
     assert other.read_bytes() == b"another index"
 

@@ -5,7 +5,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config.curation import ImageTextSource
-from pipeline.engine import work_list
+from pipeline.engine import stage_runner
 from pipeline.sources.shards import Unit
 
 WEB, SEEDS = ImageTextSource("web", "w"), ImageTextSource("web", "s", keep_all=True)
@@ -18,7 +18,7 @@ def units(n: int) -> list[Unit]:
 
 def expect_listed(root: str, n: int) -> None:
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        listed = pipeline | work_list.ListUnits(root, units(n))
+        listed = pipeline | stage_runner.ListUnits(root, units(n))
         assert_that(listed, equal_to(units(n)))
 
 
@@ -28,8 +28,8 @@ def test_a_few_units_need_no_file(tmp_path):
 
 
 def test_many_units_are_read_from_files_that_their_contents_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(work_list, "_MAX_IN_GRAPH", 4)
-    monkeypatch.setattr(work_list, "_N_PER_FILE", 2)
+    monkeypatch.setattr(stage_runner, "_MAX_IN_GRAPH", 4)
+    monkeypatch.setattr(stage_runner, "_N_PER_FILE", 2)
     expect_listed(str(tmp_path), 5)
     names = [path.name for path in sorted((tmp_path / "units").iterdir())]
     assert len(names) == 3
@@ -39,5 +39,5 @@ def test_many_units_are_read_from_files_that_their_contents_name(tmp_path, monke
 
 def test_many_units_leave_the_graph_small(tmp_path):
     pipeline = beam.Pipeline(FnApiRunner())
-    _ = pipeline | work_list.ListUnits(str(tmp_path), units(50_000))
+    _ = pipeline | stage_runner.ListUnits(str(tmp_path), units(50_000))
     assert pipeline.to_runner_api().ByteSize() < 50_000

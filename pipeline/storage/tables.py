@@ -1,0 +1,86 @@
+"""Parquet tables of rows: one table per unit of work.
+
+A unit of work writes one small table. A table is complete or absent, so a listing of a
+folder shows which units still have to be processed.
+"""
+
+import dataclasses
+import functools
+import io
+import typing
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage import files
+
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = typing.TypeVar("Row", bound="DataclassInstance")
+
+_ARROW_TYPES = {
+    bytes: pa.binary(),
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    float | None: pa.float64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+
+
+@functools.cache
+def schema_of(row_type: type) -> pa.Schema:
+    """The Arrow schema of a dataclass of the contract."""
+    hints = typing.get_type_hints(row_type)
+    return pa.schema([(name, _ARROW_TYPES[hint]) for name, hint in hints.items()])
+
+
+def to_table(rows: Iterable[typing.Any], row_type: type) -> pa.Table:
+    """A table of dataclass instances of one type."""
+    names = [field.name for field in dataclasses.fields(row_type)]
+    rows = list(rows)
+    columns = [[getattr(row, name) for row in rows] for name in names]
+    return pa.table(dict(zip(names, columns, strict=True)), schema=schema_of(row_type))
+
+
+def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
+    """The rows of a table as dataclass instances."""
+    columns = [
+        _values(table.column(field.name)) for field in dataclasses.fields(row_type)
+    ]
+    return [row_type(*values) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list:
+    values = column.to_pylist()
+    return [tuple(v) for v in values] if pa.types.is_list(column.type) else values
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitTables:
+    """One Parquet table a unit of work, in one folder named by a fingerprint."""
+
+    folder: str
+
+    def path(self, unit_name: str) -> str:
+        return files.join(self.folder, f"{unit_name}.parquet")
+
+    def unit_names(self) -> frozenset[str]:
+        """Units whose table is there."""
+        return frozenset(
+            files.split(path)[1].removesuffix(".parquet")
+            for path in files.listed(self.folder, suffix=".parquet")
+        )
+
+    def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
+        with files.open_for_reading(self.path(unit_name)) as file:
+            return pq.read_table(file, columns=columns)
+
+    def write(self, unit_name: str, table: pa.Table) -> None:
+        buffer = io.BytesIO()
+        # A dictionary of embeddings makes them seven times slower to read.
+        texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=texts)
+        files.write(self.path(unit_name), buffer.getvalue())

@@ -1,0 +1,56 @@
+"""Tests of tables: complete or absent, and the same rows when read back."""
+
+import dataclasses
+import math
+
+import pyarrow as pa
+import pytest
+
+from pipeline.records import Decision, Language
+from pipeline.storage import files
+from pipeline.storage.tables import UnitTables, from_table, schema_of, to_table
+
+
+def test_rows_come_back_from_their_table(tmp_path):
+    rows = [
+        Decision(b"\0" * 16, "kept", None, None, "", ("flowers", "birds")),
+        Decision(b"\1" * 16, "language", 0.25, 0.5, "de", ()),
+    ]
+    tables = UnitTables(files.join(str(tmp_path), "decisions"))
+    tables.write("unit", to_table(rows, Decision))
+    assert from_table(tables.read("unit"), Decision) == rows
+
+
+def test_no_rows_have_the_columns_and_types_of_rows(tmp_path):
+    table = to_table([], Language)
+    assert table.schema == pa.schema(
+        [("code", pa.string()), ("probability", pa.float64())]
+    )
+    assert from_table(table, Language) == []
+
+
+def test_nan_is_not_null():
+    (row,) = from_table(to_table([Language("", math.nan)], Language), Language)
+    assert math.isnan(row.probability)
+
+
+def test_units_are_those_with_a_complete_table(tmp_path):
+    tables = UnitTables(str(tmp_path))
+    assert tables.unit_names() == frozenset()
+    tables.write("unit.0", to_table([], Language))
+    (tmp_path / "other.parquet.host-1-1.tmp").touch()
+    assert tables.unit_names() == {"unit.0"}
+
+
+def test_equal_rows_give_equal_bytes(tmp_path):
+    rows = [Language("en", 0.5)] * 1000
+    tables = [UnitTables(str(tmp_path / name)) for name in "ab"]
+    for table in tables:
+        table.write("unit", to_table(rows, Language))
+    assert files.read(tables[0].path("unit")) == files.read(tables[1].path("unit"))
+
+
+def test_a_type_without_a_column_type_is_refused():
+    row_type = dataclasses.make_dataclass("Row", [("value", complex)])
+    with pytest.raises(KeyError, match="complex"):
+        schema_of(row_type)

@@ -28,7 +28,8 @@ import simplejpeg
 from flax import nnx
 from transformers import PaliGemmaConfig, SiglipImageProcessorPil
 
-from pipeline.config.curation import Granularity, Limits
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import Limits
 from pipeline.images import decoder as images
 from pipeline.models.paligemma import PaliGemma
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner

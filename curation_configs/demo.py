@@ -6,13 +6,8 @@ this recipe on them. Both checkpoints are tiny and know drawn scenes only.
 
 import pathlib
 
-from pipeline.config.curation import (
-    CaptionQuality,
-    CurationConfig,
-    EncoderConfig,
-    ExportConfig,
-    Granularity,
-)
+from pipeline.config.captions import CaptionQuality, Granularity
+from pipeline.config.curation import CurationConfig, EncoderConfig, ExportConfig
 from pipeline.config.selection import (
     KeepLanguages,
     MinScore,

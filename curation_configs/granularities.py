@@ -7,7 +7,7 @@ ai.google.dev/gemma/docs/paligemma.
 
 import dataclasses
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 
 # One pretrained checkpoint knows three granularities and is read once for all.
 SHORT = Granularity(

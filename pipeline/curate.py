@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.captioning import captioner_handler, failed_captions, flag_stage
 from pipeline.captioning import stage as captioning
 from pipeline.config import prompts
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.stage_runner import Counters, run_stage
 from pipeline.export import stage as export

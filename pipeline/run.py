@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
@@ -45,15 +44,16 @@ from pipeline.commands.arguments import (
     granularities_of,
     parse,
 )
+from pipeline.commands.forecast import print_forecast
+from pipeline.commands.status import print_status, remove_captions
 from pipeline.config import prompts
-from pipeline.config.curation import FORMAT_VERSION, Granularity, to_json
+from pipeline.config.captions import Granularity
+from pipeline.config.fingerprint import FORMAT_VERSION, to_json
 from pipeline.engine import progress, run_lock, stage_runner
 from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
 from pipeline.forecast import costs as forecast_costs
-from pipeline.forecast import extrapolation
 from pipeline.forecast import from_sample as forecast
-from pipeline.forecast import text as forecast_text
 from pipeline.models.interfaces import ServiceError
 from pipeline.records import VERSION
 from pipeline.report import encoder_pictures, find_pairs, page, show_pair
@@ -283,96 +283,6 @@ def _run_stage(
         _write_config(run, run.decisions.folder)
         _warn(curate.not_compared(run))
     print(f"{stage}: {stage_progress.describe(counters)}", flush=True)
-
-
-def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
-    """Removes captions by `NAME-FINGERPRINT`; ValueError if they are not there."""
-    folder = files.join(run.root, "captions")
-    if not names:
-        raise ValueError("remove: expected --granularity NAME-FINGERPRINT")
-    there = files.folders(folder)
-    for name in names:
-        if name not in there:
-            expected = ", ".join(sorted(there)) or "captions to remove"
-            raise ValueError(f"--granularity {name}: expected one of {expected}")
-    for name in dict.fromkeys(names):
-        files.delete_folder(folder, name)
-        print(f"removed: {files.join(folder, name)}")
-
-
-def print_status(run: RunFolder) -> None:
-    """What is there: scored shards, decisions, captions by granularity and flag.
-
-    Captions of other prompts, models or recipes stay until they are removed by name.
-    """
-    if at_work := progress.describe(run.root, time.time()):
-        print(at_work)
-    scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
-    print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
-    ledger = curate.ledger(run)
-    print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
-    for line in curate.not_compared(run):
-        print(line)
-    flag_counts = curate.flag_counts(run)
-    for granularity in run.config.granularities:
-        n_captioned, n_kept = curate.coverage(run, granularity)
-        fingerprint = run.granularity_fingerprint(granularity)
-        print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
-        if found := flag_counts.get(granularity.name):
-            flags = ", ".join(
-                f"{name} {n:,}" for name, n in sorted(found.flag_to_count.items())
-            )
-            n_flagged, n_captions = found.n_flagged, found.n_captions
-            print(f"  flagged: {n_flagged:,} of {n_captions:,} captions", end="")
-            print(f" ({flags})" if flags else "")
-    current = {run.captions(granularity) for granularity in run.config.granularities}
-    folder = files.join(run.root, "captions")
-    for name in sorted(files.folders(folder)):
-        if files.join(folder, name) not in current:
-            print(f"{name}: not of this recipe")
-
-
-def print_forecast(
-    run: RunFolder,
-    sample: RunFolder,
-    options: PipelineOptions,
-    prices: forecast_costs.Prices,
-) -> None:
-    """Tells what a sample says of the whole run, and writes `RUN/forecast.json`.
-
-    Scores and selects the sample where it is not.
-    """
-    path = files.join(run.root, "forecast.json")
-    stage_to_time = forecast_costs.read_times(path, sample)
-    stage_to_time |= _timed_stages(run.root, sample, options)
-    with forecast_costs.Stopwatch() as watch:
-        figures = forecast.measure(sample)
-    stage_to_time |= watch.times("export", forecast.n_records(figures), sample)
-    found = forecast.forecast(run, sample, figures)
-    costs = forecast_costs.costs(found, stage_to_time, prices)
-    per_pair = extrapolation.PairCosts.of(sample, found, stage_to_time)
-    rows = [
-        extrapolation.scale_row(per_pair, n_pairs) for n_pairs in extrapolation.N_PAIRS
-    ]
-    files.write(path, forecast_text.to_json(found, stage_to_time, costs, rows))
-    print(forecast_text.to_text(found, stage_to_time, costs, rows))
-
-
-def _timed_stages(
-    run_root: str, sample: RunFolder, options: PipelineOptions
-) -> dict[str, forecast_costs.StageTime]:
-    """Runs what the sample lacks; gives the times of stages that had work to do."""
-    stage_to_time: dict[str, forecast_costs.StageTime] = {}
-    for stage, work in (("score", curate.score), ("select", curate.select_sample)):
-        with (
-            progress.watch(run_root, stage, stage_progress.work_of(stage, sample, ())),
-            forecast_costs.Stopwatch() as watch,
-        ):
-            counters = work(sample, options)
-        n_pairs = forecast_costs.n_pairs_of(stage, counters)
-        if stage_runner.is_local(options):
-            stage_to_time |= watch.times(stage, n_pairs, sample)
-    return stage_to_time
 
 
 def _exit(code: int, error: ValueError | OSError | RuntimeError) -> NoReturn:

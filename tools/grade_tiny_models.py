@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation_configs import demo
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.demo_web import descriptions, rendering
 from pipeline.demo_web import scene as drawing
 from pipeline.models.encoders import SiglipEncoder

@@ -18,7 +18,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
-from pipeline.config.curation import EncoderConfig, Granularity
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import EncoderConfig
 from pipeline.engine.caption_tables import CaptionTables, Key
 from pipeline.engine.run_folder import RunFolder
 from pipeline.models import language

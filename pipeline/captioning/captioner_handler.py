@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.models.interfaces import Caption, Captioner, ServiceError
 from pipeline.records import SyntheticCaption

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pyarrow.compute as pc
 
 from pipeline.captioning import imported
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, FinishReason

@@ -28,7 +28,7 @@ from pipeline.captioning.flags import (
     repetition,
     words,
 )
-from pipeline.config.curation import CaptionQuality, Granularity
+from pipeline.config.captions import CaptionQuality, Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import CaptionTables, captions_of, prompt_of
 from pipeline.engine.run_folder import RunFolder

@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from pipeline.config.curation import CaptionQuality
+from pipeline.config.captions import CaptionQuality
 from pipeline.config.prompts import IMAGE
 from pipeline.records import CaptionFlag, FinishReason, Language
 

@@ -27,7 +27,7 @@ from google.genai import errors, types
 from PIL import Image
 
 from pipeline.config import prompts
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.models.interfaces import Caption, ServiceError
 from pipeline.records import FinishReason
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE, CaptionTables
 from pipeline.engine.run_folder import RunFolder

@@ -27,7 +27,9 @@ from pipeline.captioning.captioner_handler import (
     failed_row,
 )
 from pipeline.config import prompts
-from pipeline.config.curation import Decoding, Granularity, Limits, to_json
+from pipeline.config.captions import Decoding, Granularity
+from pipeline.config.curation import Limits
+from pipeline.config.fingerprint import to_json
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE as STAGE
 from pipeline.engine.caption_tables import CaptionTables, Key, captions_of, prompt_of

@@ -8,13 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.config.curation import (
-    CurationConfig,
-    Granularity,
-    ImageTextSource,
-    load_config,
-    override,
-)
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import CurationConfig, ImageTextSource
+from pipeline.config.recipes import load_config, override
 from pipeline.export.shard_formats import NAME_TO_FORMAT, TFRECORD
 from pipeline.forecast import costs as forecast_costs
 from pipeline.forecast import from_sample as forecast

@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.captioning import imported as importing
-from pipeline.config.curation import Granularity, ImageTextSource
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import ImageTextSource
 from pipeline.engine import progress
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
-from pipeline.forecast import costs as forecast_costs
 from pipeline.records import FinishReason
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -33,10 +33,17 @@ def has_work(counters: Mapping[str, int]) -> bool:
     return bool(done - {"units_skipped", "shards_skipped", "without_url"})
 
 
+def n_pairs_of(stage: str, counters: Mapping[str, int]) -> int:
+    """How many pairs a stage has worked on; `select` counts each under its outcome."""
+    if stage == "score":
+        return counters.get("pairs", 0)
+    return sum(n for name, n in counters.items() if name != "units_skipped")
+
+
 def n_rows(stage: str, counters: Mapping[str, int]) -> int:
     """Pairs or captions that a stage has written."""
     if stage == "select":
-        return forecast_costs.n_pairs_of(stage, counters)
+        return n_pairs_of(stage, counters)
     names = {
         "score": ("pairs", "evaluation_images", "seed_images"),
         "caption": ("captions_written",),

@@ -13,7 +13,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.records import content_hash
 
 IMAGE = "\0image\0"  # stands for the image in a prompt; no text holds a null character

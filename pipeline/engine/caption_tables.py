@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from pipeline.config import prompts
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables, from_table, to_table

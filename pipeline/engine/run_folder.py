@@ -9,19 +9,15 @@ import json
 from collections.abc import Mapping
 
 from pipeline import records
-from pipeline.config.curation import (
-    FORMAT_VERSION,
-    CurationConfig,
-    Granularity,
-    ImageTextSource,
-    fingerprint,
-)
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.config.duplicates import (
     ENCODER,
     Descriptor,
     EncoderDescriptor,
     TorchDescriptor,
 )
+from pipeline.config.fingerprint import FORMAT_VERSION, fingerprint
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.models import checkpoints
 from pipeline.records import Pair, content_hash

@@ -11,7 +11,8 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline.config.curation import CurationConfig, ImageTextSource, fingerprint
+from pipeline.config.curation import CurationConfig, ImageTextSource
+from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import RunFolder
 from pipeline.sources.shards import Unit
 from pipeline.storage import files, patterns

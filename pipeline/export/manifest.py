@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pipeline.config.curation import fingerprint
+from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import LEDGER_NAME, SET_ROLES, RunFolder
 from pipeline.records import (
     KEPT,

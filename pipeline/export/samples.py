@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from pipeline.config.curation import ExportConfig, Granularity, Limits
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import ExportConfig, Limits
 from pipeline.engine.caption_tables import CaptionTables, captions_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images

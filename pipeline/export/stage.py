@@ -18,12 +18,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipeline.config.curation import (
-    CurationConfig,
-    ExportConfig,
-    Granularity,
-    fingerprint,
-)
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import CurationConfig, ExportConfig
+from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pipeline.config.curation import fingerprint
+from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import RunFolder
 from pipeline.forecast.from_sample import Forecast
 from pipeline.forecast.stratified_estimates import Interval
@@ -94,13 +94,6 @@ class Stopwatch:
 
 def _cpu_s() -> float:
     return sum(os.times()[:4])
-
-
-def n_pairs_of(stage: str, counters: Mapping[str, int]) -> int:
-    """How many pairs a stage has worked on; `select` counts each under its outcome."""
-    if stage == "score":
-        return counters.get("pairs", 0)
-    return sum(n for name, n in counters.items() if name != "units_skipped")
 
 
 def _fingerprint(stage: str, sample: RunFolder) -> str:

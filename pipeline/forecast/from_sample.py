@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import prompts
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.config.selection import KeepFraction, NearSeeds, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder

@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
-from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity
 from pipeline.config.prompts import around_images
 from pipeline.models.checkpoints import FLOATS, resolve_checkpoint, weight_files
 from pipeline.models.interfaces import Caption

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.models.checkpoints import ModelIdentity
 from pipeline.records import FinishReason
 

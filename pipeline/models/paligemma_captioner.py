@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from transformers import PaliGemmaConfig, PreTrainedTokenizerBase
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.config.prompts import IMAGE
 from pipeline.models.batching import check_options, fixed_batches
 from pipeline.models.checkpoints import resolve_checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import records
-from pipeline.config.curation import to_json
+from pipeline.config.fingerprint import to_json
 from pipeline.engine.run_folder import SET_ROLES, RunFolder
 from pipeline.report import (
     caption_facts,

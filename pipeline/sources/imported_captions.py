@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.sources import caption_files
 from pipeline.sources.parquet import open_parquet
 from pipeline.storage import files, patterns

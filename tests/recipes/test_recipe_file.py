@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from pipeline import run
-from pipeline.config.curation import CurationConfig, load_config
+from pipeline.config.curation import CurationConfig
+from pipeline.config.recipes import load_config
 from trainer import config_files, train
 
 BROKEN = {
@@ -134,7 +135,7 @@ def assert_exits_with_2(main, arguments, capsys):
     ],
 )
 def test_an_assignment_that_cannot_be_meant_is_named(assignment, message):
-    from pipeline.config.curation import override
+    from pipeline.config.recipes import override
 
     config = load_config("curation_configs/demo.py")
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
@@ -145,7 +146,7 @@ def test_an_assignment_that_cannot_be_meant_is_named(assignment, message):
 
 @pytest.mark.parametrize("assignment", ["encoder.batch_size=" + "9" * 5000, "x" * 5000])
 def test_what_is_shown_of_an_assignment_is_bounded(assignment):
-    from pipeline.config.curation import override
+    from pipeline.config.recipes import override
 
     with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
         override(load_config("curation_configs/demo.py"), assignment)

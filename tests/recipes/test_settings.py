@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from curation_configs import demo
+from pipeline.config.captions import CaptionQuality, Granularity
 from pipeline.config.curation import (
-    CaptionQuality,
     CurationConfig,
     EncoderConfig,
     ExportConfig,
-    Granularity,
     ImageTextSource,
-    fingerprint,
 )
 from pipeline.config.duplicates import PoolDuplicates, Resemblance, TorchDescriptor
+from pipeline.config.fingerprint import fingerprint
 from pipeline.config.selection import (
     KeepLanguages,
     NearestToSeeds,

@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline import records
 from pipeline.captioning.captioner_handler import CaptionerHandler
 from pipeline.config import curation
+from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
@@ -29,10 +30,8 @@ from pipeline.records import FinishReason
 from pipeline.sources import shards
 from pipeline.storage.tables import to_table
 
-SHORT = curation.Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
-LONG = curation.Granularity(
-    "long", "tiny", "describe en", max_new_tokens=9, batch_size=4
-)
+SHORT = Granularity("short", "tiny", "cap en", max_new_tokens=4, batch_size=4)
+LONG = Granularity("long", "tiny", "describe en", max_new_tokens=9, batch_size=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _pair(key: str, row: Row, offset: int) -> records.Pair:
 def write_captions(
     run: RunFolder,
     stem_to_rows: Mapping[str, Sequence[Row]],
-    granularities: Iterable[curation.Granularity],
+    granularities: Iterable[Granularity],
 ) -> None:
     """What `caption` with a FakeCaptioner would add."""
     for granularity in granularities:
@@ -157,9 +156,7 @@ def write_captions(
                 tables.add(unit.shard_name, captions)
 
 
-def _caption(
-    image: bytes, granularity: curation.Granularity
-) -> records.SyntheticCaption:
+def _caption(image: bytes, granularity: Granularity) -> records.SyntheticCaption:
     try:
         color = images.decode(image, curation.Limits()).rgb[0, 0]
     except images.ImageError as error:
@@ -219,7 +216,7 @@ class FakeCaptioner:
         self,
         features: np.ndarray,
         prompts: Sequence[str],
-        granularity: curation.Granularity,
+        granularity: Granularity,
         keys: np.ndarray,
     ) -> list[tuple[Caption, ...]]:
         """A sampled caption ends with its key."""

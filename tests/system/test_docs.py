@@ -12,7 +12,8 @@ import pytest
 
 from pipeline import curate, photos, scenes
 from pipeline.commands import arguments as command_line
-from pipeline.config.curation import CurationConfig, load_config
+from pipeline.config.curation import CurationConfig
+from pipeline.config.recipes import load_config
 from tests.support.docs_commands import PAGES, ROOT, blocks, commands
 from tests.system.test_error_messages import GAP, text_of
 from tools import config_reference

@@ -17,7 +17,8 @@ from apache_beam.transforms.environments import DockerEnvironment
 
 from pipeline.captioning.flag_stage import Flag
 from pipeline.captioning.stage import Caption
-from pipeline.config.curation import CurationConfig, Resources, override
+from pipeline.config.curation import CurationConfig, Resources
+from pipeline.config.recipes import override
 from pipeline.config.selection import (
     KeepFraction,
     NearestToSeeds,

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline import records, run
 from pipeline.config import prompts
-from pipeline.config.curation import FORMAT_VERSION, Granularity
+from pipeline.config.captions import Granularity
+from pipeline.config.fingerprint import FORMAT_VERSION
 from pipeline.models import language
 from pipeline.models.gemma import GemmaConfig
 from pipeline.models.paligemma_captioner import PromptTokens

@@ -13,7 +13,9 @@ import pytest
 
 from pipeline import records, run, scenes
 from pipeline.commands.arguments import parse
-from pipeline.config import curation
+from pipeline.config.curation import CurationConfig
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.recipes import load_config
 from pipeline.export import manifest
 from pipeline.selection import stage as selection
 from trainer import config_files, evaluate, export, tokenizer, train
@@ -69,8 +71,8 @@ def test_recipes_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch)
         _recipe("none")
 
 
-def _recipe(name: str) -> curation.CurationConfig:
-    return curation.load_config(f"curation_configs/{name}.py")
+def _recipe(name: str) -> CurationConfig:
+    return load_config(f"curation_configs/{name}.py")
 
 
 def test_the_version_changes_no_fingerprint(monkeypatch):
@@ -80,7 +82,7 @@ def test_the_version_changes_no_fingerprint(monkeypatch):
             "fingerprints": {"captions": {}, "decisions": "d", "flags": None},
         }
         inputs = manifest.inputs_fingerprint(header, [])
-        return curation.fingerprint(_recipe("demo")), inputs
+        return fingerprint(_recipe("demo")), inputs
 
     before = fingerprints()
     monkeypatch.setattr(records, "VERSION", "9.9.9")

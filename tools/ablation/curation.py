@@ -7,12 +7,8 @@ lie. Those come from the truth of the drawn scenes, where the papers ask a capti
 
 import pathlib
 
-from pipeline.config.curation import (
-    CurationConfig,
-    EncoderConfig,
-    ExportConfig,
-    Granularity,
-)
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import CurationConfig, EncoderConfig, ExportConfig
 from pipeline.config.selection import KeepFraction, NearSeeds, SelectionConfig
 from pipeline.selection.rules import BoilerplateAltText, FewWords
 from tools.ablation.texts import GRANULARITIES

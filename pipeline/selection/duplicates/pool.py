@@ -16,13 +16,13 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsSingleton
 
-from pipeline.config.curation import fingerprint
 from pipeline.config.duplicates import (
     Cells,
     EvaluationDuplicates,
     PoolDuplicates,
     Resemblance,
 )
+from pipeline.config.fingerprint import fingerprint
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
-from pipeline.config.curation import fingerprint
+from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import this_process as this_process
 from pipeline.records import content_hash

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import curate, records, run
+from pipeline import curate, records
 from pipeline.captioning.caption_scores import TextEncoderHandler
 from pipeline.captioning.flag_stage import Flag, FlagCounts, counts, is_complete
 from pipeline.commands.arguments import beam_options
-from pipeline.config.curation import CaptionQuality, EncoderConfig, Granularity
+from pipeline.commands.status import print_status
+from pipeline.config.captions import CaptionQuality, Granularity
+from pipeline.config.curation import EncoderConfig
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import SelectionConfig
 from pipeline.demo_web import descriptions
@@ -382,14 +384,14 @@ def test_alignment_is_the_cosine_of_the_caption_and_the_stored_image(tmp_path):
 def test_status_counts_flags_by_granularity(tmp_path, capsys):
     run_folder = two_units(tmp_path)
     assert counts(run_folder) == {}
-    run.print_status(run_folder)
+    print_status(run_folder)
     assert "flagged" not in capsys.readouterr().out
     flag(run_folder)
     assert counts(run_folder) == {
         "short": FlagCounts(5, 1, {"length": 1}),
         "long": FlagCounts(3, 2, {"equals_other": 1, "language": 1}),
     }
-    run.print_status(run_folder)
+    print_status(run_folder)
     lines = capsys.readouterr().out.splitlines()
     assert "  flagged: 1 of 5 captions (length 1)" in lines
     assert "  flagged: 2 of 3 captions (equals_other 1, language 1)" in lines

@@ -15,13 +15,8 @@ from pipeline.captioning.flags import (
     repetition,
     words,
 )
-from pipeline.config.curation import (
-    CaptionQuality,
-    CurationConfig,
-    EncoderConfig,
-    ExportConfig,
-    Granularity,
-)
+from pipeline.config.captions import CaptionQuality, Granularity
+from pipeline.config.curation import CurationConfig, EncoderConfig, ExportConfig
 from pipeline.config.prompts import IMAGE
 from pipeline.config.selection import SelectionConfig
 from pipeline.records import CaptionFlag, FinishReason, Language

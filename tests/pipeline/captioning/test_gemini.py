@@ -16,7 +16,7 @@ from PIL import Image
 from curation_configs.granularities import GEMINI
 from pipeline.captioning import captioner_handler, failed_captions, gemini
 from pipeline.captioning.stage import Caption
-from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity
 from pipeline.config.prompts import IMAGE
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder

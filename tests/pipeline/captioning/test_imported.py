@@ -15,7 +15,7 @@ from pipeline import run as command_line
 from pipeline.captioning import imported
 from pipeline.captioning.stage import Caption, coverage, describe
 from pipeline.commands import stage_progress
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables

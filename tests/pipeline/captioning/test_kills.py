@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.captioning.captioner_handler import CaptionerHandler
 from pipeline.captioning.stage import Caption
-from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from tests.support import tiny_checkpoints

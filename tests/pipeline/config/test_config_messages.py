@@ -5,13 +5,11 @@ import dataclasses
 import pytest
 
 from curation_configs import demo
+from pipeline.config.captions import CaptionQuality, Decoding, Granularity
 from pipeline.config.curation import (
-    CaptionQuality,
     CurationConfig,
-    Decoding,
     EncoderConfig,
     ExportConfig,
-    Granularity,
     ImageTextSource,
     Limits,
     Resources,

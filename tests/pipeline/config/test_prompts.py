@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from pipeline.config import prompts
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 
 COCO = Granularity("coco", "google/paligemma-3b-ft-cococap-224", "caption en")
 

@@ -20,12 +20,8 @@ from PIL import Image
 
 from pipeline import records
 from pipeline.captioning.flag_stage import Flag
-from pipeline.config.curation import (
-    CaptionQuality,
-    ExportConfig,
-    ImageTextSource,
-    Limits,
-)
+from pipeline.config.captions import CaptionQuality
+from pipeline.config.curation import ExportConfig, ImageTextSource, Limits
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.models.paligemma import Prompt
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from tests.support import goldens, tiny_checkpoints

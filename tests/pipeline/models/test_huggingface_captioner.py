@@ -11,7 +11,7 @@ import pytest
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity
 from pipeline.config.prompts import IMAGE
 from pipeline.models.interfaces import Caption
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity
 from pipeline.models.interfaces import Caption
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from pipeline.records import FinishReason

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from pipeline.config.curation import fingerprint, to_json
+from pipeline.config.fingerprint import fingerprint, to_json
 from pipeline.config.selection import KeepFraction, KeepLanguages, SelectionConfig
 from pipeline.selection import alignment, rules
 from tests.support.score_tables import (

@@ -8,7 +8,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import run as command_line
-from pipeline.config.curation import load_config
+from pipeline.config.recipes import load_config
 from pipeline.engine.run_folder import RunFolder
 from tests.pipeline.test_run import CONFIG, error_of
 from tests.support.score_tables import Row, write_scores

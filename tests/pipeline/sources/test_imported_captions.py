@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.sources import imported_captions
 from pipeline.sources.imported_captions import ImportedText, UnreadableRow
 

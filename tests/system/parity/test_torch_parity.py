@@ -11,7 +11,7 @@ import safetensors.numpy
 import transformers
 from flax import nnx
 
-from pipeline.config.curation import Granularity
+from pipeline.config.captions import Granularity
 from pipeline.models.encoders import SiglipEncoder
 from pipeline.models.image_preparation import ImagePreparation
 from pipeline.models.paligemma import PaliGemma, Prompt, likeliest

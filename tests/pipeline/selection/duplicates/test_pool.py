@@ -12,7 +12,6 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline.config.curation import _determining_fields
 from pipeline.config.duplicates import (
     ENCODER,
     Cells,
@@ -22,6 +21,7 @@ from pipeline.config.duplicates import (
     Resemblance,
     TorchDescriptor,
 )
+from pipeline.config.fingerprint import _determining_fields
 from pipeline.config.selection import SelectionConfig
 from pipeline.selection import stage as selection
 from pipeline.storage import files

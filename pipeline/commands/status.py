@@ -1,0 +1,57 @@
+"""The commands `status` and `remove`: what a run folder holds, and less of it."""
+
+import json
+import time
+from collections.abc import Sequence
+
+from pipeline import curate
+from pipeline.engine import progress
+from pipeline.engine.run_folder import RunFolder
+from pipeline.storage import files
+
+
+def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
+    """Removes captions by `NAME-FINGERPRINT`; ValueError if they are not there."""
+    folder = files.join(run.root, "captions")
+    if not names:
+        raise ValueError("remove: expected --granularity NAME-FINGERPRINT")
+    there = files.folders(folder)
+    for name in names:
+        if name not in there:
+            expected = ", ".join(sorted(there)) or "captions to remove"
+            raise ValueError(f"--granularity {name}: expected one of {expected}")
+    for name in dict.fromkeys(names):
+        files.delete_folder(folder, name)
+        print(f"removed: {files.join(folder, name)}")
+
+
+def print_status(run: RunFolder) -> None:
+    """What is there: scored shards, decisions, captions by granularity and flag.
+
+    Captions of other prompts, models or recipes stay until they are removed by name.
+    """
+    if at_work := progress.describe(run.root, time.time()):
+        print(at_work)
+    scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
+    print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
+    ledger = curate.ledger(run)
+    print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
+    for line in curate.not_compared(run):
+        print(line)
+    flag_counts = curate.flag_counts(run)
+    for granularity in run.config.granularities:
+        n_captioned, n_kept = curate.coverage(run, granularity)
+        fingerprint = run.granularity_fingerprint(granularity)
+        print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+        if found := flag_counts.get(granularity.name):
+            flags = ", ".join(
+                f"{name} {n:,}" for name, n in sorted(found.flag_to_count.items())
+            )
+            n_flagged, n_captions = found.n_flagged, found.n_captions
+            print(f"  flagged: {n_flagged:,} of {n_captions:,} captions", end="")
+            print(f" ({flags})" if flags else "")
+    current = {run.captions(granularity) for granularity in run.config.granularities}
+    folder = files.join(run.root, "captions")
+    for name in sorted(files.folders(folder)):
+        if files.join(folder, name) not in current:
+            print(f"{name}: not of this recipe")

@@ -1,0 +1,101 @@
+"""What a recipe says about captions: who writes them, and which are doubtful."""
+
+import dataclasses
+from typing import Literal
+
+from pipeline.config.language_codes import expect_codes
+from recipes.settings import Settings
+from recipes.validation import expect, expect_cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding(Settings):
+    """How a captioner chooses tokens: the most likely one, or one drawn by chance.
+
+    Chance hangs on the image, the granularity and `rng_seed` alone.
+    """
+
+    temperature: float = 0.0  # 0 takes the most likely token
+    top_p: float = 1.0  # draws from the likeliest tokens that have this probability
+    n_samples: int = 1  # captions an image
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        expect(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        expect(0 < self.top_p <= 1, "top_p", self.top_p, "0 < probability <= 1")
+        expect(self.n_samples >= 1, "n_samples", self.n_samples, "at least 1")
+        is_alike = self.n_samples > 1 and self.temperature == 0
+        expected = "1, as temperature=0 makes all samples alike"
+        expect(not is_alike, "n_samples", self.n_samples, expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Granularity(Settings):
+    """How much a synthetic caption says: a captioner, its prompt and its decoding.
+
+    `prompt` is a template of `pipeline.config.prompts`.
+    """
+
+    name: str  # of its captions in records: `captions/<name>`
+    checkpoint: str  # folder or Hugging Face id; model of an API; glob of caption files
+    prompt: str = ""
+    max_new_tokens: int = 64  # captions that reach it are flagged `no_end`
+    # What writes the captions; `docs/captions.md` describes the four.
+    captioner: Literal["paligemma", "huggingface", "gemini", "imported"] = "paligemma"
+    revision: str = ""  # of a Hugging Face id; "" is its newest
+    digest: str = ""  # that the checkpoint must have; "" allows any
+    # Of images on their way to the model's size; "" is what the checkpoint says.
+    resampling: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = ""
+    decoding: Decoding = Decoding()
+    batch_size: int = 64  # images a device
+    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is for accelerators
+    n_model_shards: int = 1  # devices that share one copy of the weights
+    n_words: tuple[int, int] = (1, 1000)  # fewest and most; others are flagged
+
+    def __post_init__(self) -> None:
+        is_range = len(self.n_words) == 2 and 0 <= self.n_words[0] <= self.n_words[1]
+        expect(is_range, "n_words", self.n_words, "the fewest and the most words")
+        for name in ("max_new_tokens", "batch_size", "n_model_shards"):
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.captioner == "imported":
+            expect(not self.prompt, "prompt", self.prompt, "none of imported captions")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionQuality(Settings):
+    """From where on a synthetic caption is flagged; None switches a flag off.
+
+    Nothing here makes a caption again, or drops one: `drop_caption_flags` does.
+    """
+
+    # Share of four-word sequences that occurred before. The most in 10,854 captions by
+    # people is 0.16 (2,205 of photos, 8,649 Conceptual Captions), as in the demo's own.
+    max_repetition: float = 0.2
+    # Images beside its own that have the same caption of a granularity: what fits a
+    # hundred others says little of one, and so few texts are that frequent that every
+    # worker can hold them.
+    max_identical: int = 100
+    languages: tuple[str, ...] = ("en",)  # that of TIPS's texts
+    # More likely than all others together. fastText is then wrong about 0.3 % of 2,205
+    # English captions cut to one, two or three words, and about none of them whole.
+    min_foreign_probability: float = 0.5
+    min_mean_logprob: float | None = None  # nats; differs from captioner to captioner
+    measure_alignment: bool = False  # with the recipe's encoder: one text a caption
+    min_alignment_score: float | None = None  # cosine; differs between encoders
+
+    def __post_init__(self) -> None:
+        for name in ("max_repetition", "min_foreign_probability"):
+            value = getattr(self, name)
+            expect(0 <= value <= 1, name, value, "0 to 1")
+        n = self.max_identical
+        expect(n >= 1, "max_identical", n, "at least 1")
+        expect(bool(self.languages), "languages", self.languages, "at least one")
+        expect_codes(self.languages)
+        if self.min_mean_logprob is not None:
+            is_valid = self.min_mean_logprob <= 0
+            expect(is_valid, "min_mean_logprob", self.min_mean_logprob, "at most 0")
+        if self.min_alignment_score is not None:
+            score = self.min_alignment_score
+            expect_cosine("min_alignment_score", score)
+            expected = "measure_alignment=True with it"
+            expect(self.measure_alignment, "min_alignment_score", score, expected)

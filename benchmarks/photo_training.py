@@ -29,11 +29,12 @@ import numpy as np
 from benchmarks.input import write_export
 from pipeline import records
 from pipeline.images import decoder as images
-from trainer import evaluate
 from trainer.distributed.sharding import make_mesh
-from trainer.evals.sets import readers, samples, splits
+from trainer.evals.run import load_encoder, run_task
+from trainer.evals.sets import readers, samples
 from trainer.evals.sets.captions import PLAIN
 from trainer.pretrained import trained_model
+from trainer.split_names import TEST, TRAIN
 from trainer.visuals import sheets
 
 RECIPE = "benchmarks/photo_recipe.py"
@@ -85,10 +86,10 @@ def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
     found = readers.find(f"{data}/flickr8k/*.tar")
     shards = output / "tfrecords"
     shards.mkdir(parents=True, exist_ok=True)
-    train = [_sample(one) for one in found.of(splits.TRAIN)]
+    train = [_sample(one) for one in found.of(TRAIN)]
     write_export(shards, train)
     with tarfile.open(output / "held_out.tar", "w") as tar:
-        for one in found.of(splits.TEST):
+        for one in found.of(TEST):
             captions = {"captions": one.captions[PLAIN]}
             _add(tar, f"{one.key}.jpg", _encoded(one))
             _add(tar, f"{one.key}.json", json.dumps(captions).encode())
@@ -139,7 +140,7 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
     encoder = None  # one for all, whose models are alike: it compiles once
     for name, arm, step in CHECKPOINTS:
         found = trained_model.find(output / arm, step)
-        loaded, params = evaluate.load(found, make_mesh())
+        loaded, params = load_encoder(found, make_mesh())
         encoder = encoder or loaded
         measured = results.setdefault(name, {})
         for task, place in TASKS:
@@ -149,7 +150,7 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
             folder = output if (output / place).exists() else data
             settings = found.config.run.evaluation
             print(f"{name}: {key}", file=sys.stderr)
-            measured[key] = evaluate.run(
+            measured[key] = run_task(
                 task, f"{folder / place}", encoder, params, settings, is_shown=True
             )
             path.write_text(json.dumps(results, indent=1) + "\n")

@@ -17,7 +17,7 @@ from recipes.validation import one_line
 T = TypeVar("T")
 
 _ROOT = pathlib.Path(__file__).parents[1]  # of the packages, with the recipes in them
-_PACKAGES = ("pipeline", "trainer")
+_PACKAGES = ("pipeline", "recipes", "trainer")
 _MAX_MESSAGE_CHARS = 300
 
 

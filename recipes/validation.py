@@ -30,6 +30,21 @@ def expect(is_valid: bool, name: str, value: object, expected: str) -> None:
         raise ValueError(f"{name}={shown(value)}: expected {expected}")
 
 
+def require(is_met: bool, found: str, expected: str) -> None:
+    """Raises ValueError unless a condition is met, for checks of several values.
+
+    `found` is what the message begins with, such as `width=5, n_heads=2`.
+    """
+    if not is_met:
+        raise ValueError(f"{found}: expected {expected}")
+
+
+def require_positive(config: object, name: str) -> None:
+    """Raises ValueError unless a number of a configuration is more than 0."""
+    value = getattr(config, name)
+    require(value > 0, f"{name}={value}", "more than 0")
+
+
 def expect_cosine(name: str, value: float) -> None:
     expect(-1 <= value <= 1, name, value, "a cosine in [-1, 1]")
 

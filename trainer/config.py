@@ -6,31 +6,54 @@ Files of configurations are read by `trainer.config_files`.
 
 import dataclasses
 import enum
-import typing
 from collections.abc import Mapping
 
 from recipes.settings import Settings
-from trainer.evaluation_config import EvaluationConfig
+from recipes.validation import require, require_positive
+from trainer.evaluation_config import EvaluationConfig, PromptSet
+from trainer.model_config import (
+    PAD_ID,
+    TIPS_SIZES,
+    ContrastiveLoss,
+    FeedForward,
+    HeadConfig,
+    ModelConfig,
+    TextConfig,
+    TransformerConfig,
+    VisionConfig,
+    tips_model,
+)
 
-PAD_ID = 0  # token id that fills up rows of text
-
-
-def require(is_met: bool, found: str, expected: str) -> None:
-    if not is_met:
-        raise ValueError(f"{found}: expected {expected}")
-
-
-def _require_positive(config: object, name: str) -> None:
-    value = getattr(config, name)
-    require(value > 0, f"{name}={value}", "more than 0")
-
-
-class FeedForward(enum.StrEnum):
-    """The second half of a transformer block."""
-
-    GELU = "gelu"  # tanh approximation
-    RELU = "relu"
-    SWIGLU = "swiglu"  # hidden width two thirds of `mlp_dim`
+__all__ = [
+    "PAD_ID",
+    "TIPS_SIZES",
+    "AntiCollapse",
+    "ComputeConfig",
+    "ContrastiveLoss",
+    "CropConfig",
+    "DataConfig",
+    "Ema",
+    "EvaluationConfig",
+    "FeedForward",
+    "HeadConfig",
+    "InitParts",
+    "Masking",
+    "ModelConfig",
+    "Optimizer",
+    "OptimizerConfig",
+    "PatchLoss",
+    "PatchReduction",
+    "PromptSet",
+    "Remat",
+    "RunConfig",
+    "Schedule",
+    "SelfSupervisionConfig",
+    "TextConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "VisionConfig",
+    "tips_model",
+]
 
 
 class Optimizer(enum.StrEnum):
@@ -44,11 +67,6 @@ class Remat(enum.StrEnum):
     NONE = "none"
     DOTS = "dots"  # all but the products with parameters
     FULL = "full"  # all but the inputs of the blocks
-
-
-class ContrastiveLoss(enum.StrEnum):
-    INFO_NCE = "info_nce"
-    SIGMOID = "sigmoid"
 
 
 class PatchLoss(enum.StrEnum):
@@ -99,74 +117,6 @@ class Schedule(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig(Settings):
-    """Sizes that both towers have."""
-
-    width: int  # of a token
-    n_layers: int  # blocks of attention and feed-forward
-    n_heads: int  # of attention; each has width / n_heads channels
-    mlp_dim: int  # hidden width of the feed-forward
-    feed_forward: FeedForward
-
-    def __post_init__(self):
-        for name in ("width", "n_layers", "n_heads", "mlp_dim"):
-            _require_positive(self, name)
-        require(
-            self.width % (2 * self.n_heads) == 0,
-            f"width={self.width}",
-            f"a multiple of 2 x n_heads = {2 * self.n_heads}",
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VisionConfig(TransformerConfig):
-    feed_forward: FeedForward = FeedForward.GELU
-    position_grid: tuple[int, int] = (16, 16)  # learned; resized to the input's
-    patch_size_px: int = 14  # side of a patch; crops are multiples of it
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_positive(self, "patch_size_px")
-        require(
-            min(self.position_grid) > 0,
-            f"position_grid={self.position_grid}",
-            "two positive numbers",
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextConfig(TransformerConfig):
-    feed_forward: FeedForward = FeedForward.RELU
-    vocabulary_size: int = 32_000  # pieces of the tokenizer
-    max_tokens: int = 64  # a longer text is cut
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_positive(self, "vocabulary_size")
-        _require_positive(self, "max_tokens")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadConfig(Settings):
-    """The head of self-distillation: an MLP, a narrow unit vector, prototypes.
-
-    Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
-    """
-
-    n_prototypes: int = 32_768  # outputs
-    hidden_dim: int = 2048  # of the MLP
-    n_layers: int = 3  # of the MLP, the bottleneck among them
-    bottleneck_dim: int = 256  # width of the unit vector
-    # By CLS token and patches: as the figure of TIPSv2 draws it, and as the 42 % of
-    # parameters that its teacher saves imply.
-    is_shared: bool = True
-
-    def __post_init__(self):
-        for name in ("n_prototypes", "hidden_dim", "n_layers", "bottleneck_dim"):
-            _require_positive(self, name)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfSupervisionConfig(Settings):
     """Self-distillation from one global crop to local crops, and of masked patches.
 
@@ -210,7 +160,7 @@ class SelfSupervisionConfig(Settings):
             "teacher_temperature",
             "n_tokens_per_chunk",
         ):
-            _require_positive(self, name)
+            require_positive(self, name)
         n = self.n_teacher_warmup_steps
         require(n >= 0, f"n_teacher_warmup_steps={n}", "0 or more")
 
@@ -232,29 +182,9 @@ class ComputeConfig(Settings):
 
     def __post_init__(self):
         for name in ("n_microbatches", "n_fsdp", "n_rows_per_chunk"):
-            _require_positive(self, name)
+            require_positive(self, name)
         is_known = self.dtype in ("float32", "bfloat16")
         require(is_known, f"dtype={self.dtype}", "float32 or bfloat16")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(Settings):
-    vision: VisionConfig  # the image encoder
-    text: TextConfig  # the text encoder, of the same width
-    head: HeadConfig = HeadConfig()
-    # CLIP's start; both temperatures are learned from there, without a bound.
-    initial_temperature: float = 0.07
-    # InfoNCE is the papers'; the sigmoid loss is SigLIP's (arXiv:2303.15343).
-    contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE
-    initial_bias: float = -10.0  # of the sigmoid loss: SigLIP's
-
-    def __post_init__(self):
-        require(
-            self.vision.width == self.text.width,
-            f"text.width={self.text.width}",
-            f"vision.width={self.vision.width}: there is no projection between them",
-        )
-        _require_positive(self, "initial_temperature")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,7 +202,7 @@ class CropConfig(Settings):
     flip_probability: float = 0.5  # of a mirror image, left to right
 
     def __post_init__(self):
-        _require_positive(self, "size_px")
+        require_positive(self, "size_px")
         require(
             0 < self.min_area <= self.max_area <= 1,
             f"min_area={self.min_area}, max_area={self.max_area}",
@@ -317,8 +247,8 @@ class DataConfig(Settings):
         require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
         n = self.n_local_crops
         require(n >= 0, f"n_local_crops={n}", "0 or more")
-        _require_positive(self, "n_records_per_block")
-        _require_positive(self, "n_blocks_per_window")
+        require_positive(self, "n_records_per_block")
+        require_positive(self, "n_blocks_per_window")
         require(
             all(weight > 0 for weight in self.granularity_weights.values()),
             f"granularity_weights={dict(self.granularity_weights)}",
@@ -346,8 +276,8 @@ class OptimizerConfig(Settings):
     is_text_frozen: bool = False  # the text encoder stays as it started
 
     def __post_init__(self):
-        _require_positive(self, "learning_rate")
-        _require_positive(self, "max_gradient_norm")
+        require_positive(self, "learning_rate")
+        require_positive(self, "max_gradient_norm")
         for name in ("n_warmup_steps", "weight_decay"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}", "0 or more")
@@ -388,7 +318,7 @@ class RunConfig(Settings):
             "n_checkpoints_kept",
             "n_profiled_steps",
         ):
-            _require_positive(self, name)
+            require_positive(self, name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -409,7 +339,7 @@ class TrainConfig(Settings):
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
-        _require_positive(self, "n_steps")
+        require_positive(self, "n_steps")
         require(
             0 <= self.rng_seed < 2**32, f"rng_seed={self.rng_seed}", "0 to 2**32 - 1"
         )
@@ -453,37 +383,3 @@ class TrainConfig(Settings):
         """Whether a run saves and evaluates after a step, whatever happens."""
         is_regular = step % self.run.n_steps_per_checkpoint == 0
         return step > 0 and (is_regular or step == self.n_steps)
-
-
-# width, vision layers, heads, MLP, feed-forward, text layers
-TIPS_SIZES = {
-    "S/14": (384, 12, 6, 1536, FeedForward.GELU, 12),
-    "B/14": (768, 12, 12, 3072, FeedForward.GELU, 12),
-    "L/14": (1024, 24, 16, 4096, FeedForward.GELU, 12),
-    "So400m/14": (1152, 27, 16, 4304, FeedForward.GELU, 27),
-    "g/14": (1536, 40, 24, 6144, FeedForward.SWIGLU, 12),
-}
-
-
-def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelConfig:
-    """One of the released sizes: S/14, B/14, L/14, So400m/14 or g/14.
-
-    The position grid is (16, 16) in TIPS and (32, 32) in TIPSv2. The released code
-    gives every text tower 12 layers; the released So400m weights have 27.
-    """
-    require(size in TIPS_SIZES, f"size={size}", f"one of {', '.join(TIPS_SIZES)}")
-    width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = TIPS_SIZES[size]
-    shared: dict[str, typing.Any] = {
-        "width": width,
-        "n_heads": n_heads,
-        "mlp_dim": mlp_dim,
-    }
-    return ModelConfig(
-        vision=VisionConfig(
-            **shared,
-            n_layers=n_layers,
-            feed_forward=feed_forward,
-            position_grid=position_grid,
-        ),
-        text=TextConfig(**shared, n_layers=n_text_layers),
-    )

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from recipes import command_line, recipe_file
 from recipes.settings import as_type, described
-from recipes.validation import one_line, shown
-from trainer.config import TrainConfig, require
+from recipes.validation import one_line, require, shown
+from trainer.config import TrainConfig
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance

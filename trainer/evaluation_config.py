@@ -4,7 +4,7 @@ import dataclasses
 import enum
 
 from recipes.settings import Settings
-from trainer.evals.sets import splits
+from trainer.split_names import parse_split
 
 
 class PromptSet(enum.StrEnum):
@@ -45,7 +45,7 @@ class EvaluationConfig(Settings):
         for name in ("size_px", "weight_decay", "rng_seed"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         if self.scored_split:
-            splits.told(self.scored_split)
+            parse_split(self.scored_split)
         self._require("masks_from", self.masks_from in (-1, 0, 1), "-1, 0 or 1")
         self._require("min_depth_m", self.min_depth_m > 0, "more than 0")
         expected = f"more than min_depth_m={self.min_depth_m}"

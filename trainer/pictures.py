@@ -19,11 +19,12 @@ command_line.begin(__name__)
 
 from pipeline.storage import atomic_folder
 from recipes.safe_text import visible
-from trainer import config_files, evaluate
+from recipes.validation import require
+from trainer import config_files
 from trainer.command_line import add_checkpoint_flags
-from trainer.config import require
 from trainer.data import hashed_random
 from trainer.distributed.sharding import make_mesh
+from trainer.evals.run import check_tasks, find_data, load_encoder
 from trainer.evals.scores import segmentation
 from trainer.evals.sets.readers import Source
 from trainer.evals.sets.samples import Sample, SampleError
@@ -84,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check(flags)
         found = trained_model.find(flags.checkpoint, flags.step)
         settings = config_files.changed(found.config.run.evaluation, flags.overrides)
-        evaluate.check_tasks({}, settings, found.config.model.vision.patch_size_px)
-        _, source = evaluate.find_data(flags.data, settings)
+        check_tasks({}, settings, found.config.model.vision.patch_size_px)
+        _, source = find_data(flags.data, settings)
         names = _names(flags.class_names, source, has_text="text" in found.modules())
-        encoder, params = evaluate.load(found, make_mesh(), has_text=bool(names))
+        encoder, params = load_encoder(found, make_mesh(), has_text=bool(names))
     run = Evaluation(encoder, params, source, settings, is_shown=True)
     title = visible(f"{found.folder.name}, step {found.step}: {source.place}")
     with (

@@ -22,7 +22,6 @@ import grain
 import jax
 from jax.sharding import Mesh
 
-from trainer import evaluate, evaluations
 from trainer.config import TrainConfig
 from trainer.config_files import load
 from trainer.data.batches import (
@@ -38,7 +37,12 @@ from trainer.data.text_tokenizer import Tokenizer, check_size
 from trainer.distributed import processes
 from trainer.distributed.sharding import check_batch, make_mesh, to_devices
 from trainer.evals.frozen_encoder import Encoder
-from trainer.evaluations import EvaluationError, Evaluations
+from trainer.evals.in_training import (
+    EvaluationError,
+    Evaluations,
+    missing_evaluations,
+)
+from trainer.evals.run import check_tasks
 from trainer.loop import checkpoints, flops, workdir
 from trainer.loop.checkpoints import CheckpointError
 from trainer.loop.metrics import NotFiniteError, TrainingLog
@@ -162,11 +166,11 @@ def prepare(
     )
     if _is_finished(folder):
         return Job(config, folder, view, mesh, Origins(None, None), is_finished=True)
-    evaluate.check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
+    check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
     steps = checkpoints.steps(folder / workdir.CHECKPOINTS)
     found = starting_point.find(config, is_new=not steps)
     step = max(steps, default=0)
-    missing = evaluations.missing(folder, config, step)
+    missing = missing_evaluations(folder, config, step)
     workdir.claim(folder, config, shards.fingerprint, step)
     return Job(config, folder, view, mesh, found, missing)
 
@@ -177,7 +181,7 @@ def _is_finished(folder: pathlib.Path) -> bool:
         return False
     config = workdir.load_config(folder)
     is_trained = config.n_steps in checkpoints.steps(folder / workdir.CHECKPOINTS)
-    return is_trained and not evaluations.missing(folder, config, config.n_steps)
+    return is_trained and not missing_evaluations(folder, config, config.n_steps)
 
 
 def _left_alone(job: Job) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support import tiny_export
 from trainer.evals.sets import readers
-from trainer.evals.sets.splits import TEST, TRAIN
+from trainer.split_names import TEST, TRAIN
 
 JPEG = tiny_export.encoded(tiny_export.picture(0))  # 40 x 32
 PNG = tiny_export.encoded(tiny_export.picture(1), "png")

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from tools.ablation.scenes import HELD_OUT
-from trainer import evaluate
 from trainer.config import TrainConfig
 from trainer.distributed.sharding import make_mesh
+from trainer.evals.run import load_encoder, run_task
 from trainer.pretrained import starting_point
 from trainer.pretrained.starting_point import initial_state
 from trainer.pretrained.trained_model import Trained
@@ -21,11 +21,11 @@ _GRANULARITIES = ("medium", "detailed")  # of the queries; one noun fits many im
 
 def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
     """Shares in [0, 1], and bytes."""
-    encoder, params = evaluate.load(found, make_mesh())
+    encoder, params = load_encoder(found, make_mesh())
     settings = found.config.run.evaluation
 
     def run(task: str, data: str) -> dict[str, Any]:
-        return evaluate.run(task, str(web / data), encoder, params, settings)
+        return run_task(task, str(web / data), encoder, params, settings)
 
     by_names = run("zero_shot_segmentation", "names")["whole"]
     by_colors = run("zero_shot_segmentation", "colors")["whole"]

@@ -10,7 +10,7 @@ import numpy as np
 from trainer.evals.decoding import decoders, dense_tasks, dpt_heads
 from trainer.evals.scores import depth, errors, features, maps, normals
 from trainer.evals.sets.samples import Sample, SampleError, about
-from trainer.evals.task_inputs import Evaluation
+from trainer.evals.task_inputs import Evaluation, Task
 from trainer.models import dpt
 
 
@@ -123,3 +123,10 @@ def _depth_scores(
 def _rmse(run: Evaluation, found: list[errors.Errors]) -> dict[str, float]:
     with about(run.source.place):
         return errors.rmse(found)
+
+
+TASKS = {
+    "linear_depth": Task(linear_depth, is_trained=True),
+    "dpt_depth": Task(dpt_depth, is_trained=True),
+    "normals": Task(dpt_normals, is_trained=True),
+}

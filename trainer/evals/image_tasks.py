@@ -22,8 +22,8 @@ from trainer.evals.scores import (
 from trainer.evals.sets import label_names
 from trainer.evals.sets.readers import Source
 from trainer.evals.sets.samples import Sample, SampleError
-from trainer.evals.sets.splits import INDEX, TEST, TRAIN
-from trainer.evals.task_inputs import Evaluation
+from trainer.evals.task_inputs import Evaluation, Task
+from trainer.split_names import INDEX, TEST, TRAIN
 
 Vectors = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, "n"]
@@ -209,3 +209,12 @@ def _class_names(labels: Sequence[Any]) -> list[str]:
 def _numbers(labels: Sequence[Any], names: Sequence[Any]) -> Labels:
     number = {name: i for i, name in enumerate(names)}
     return np.array([number[label] for label in labels])
+
+
+TASKS = {
+    "zero_shot_classification": Task(zero_shot, reads_text=True),
+    "retrieval": Task(image_text_retrieval, reads_text=True),
+    "knn_classification": Task(knn_classification, is_trained=True),
+    "linear_classification": Task(linear, is_trained=True),
+    "fine_grained_retrieval": Task(fine_grained_retrieval),
+}

@@ -14,7 +14,7 @@ from trainer.evals.scores import zero_shot_classification as prompting
 from trainer.evals.scores import zero_shot_segmentation as zero_shot
 from trainer.evals.sets.label_names import CLASSES
 from trainer.evals.sets.samples import Sample, SampleError, about
-from trainer.evals.task_inputs import Evaluation
+from trainer.evals.task_inputs import Evaluation, Task
 from trainer.evaluation_config import PromptSet
 from trainer.models import dpt
 
@@ -160,3 +160,10 @@ def _cross_entropy(
     labels = jnp.where(is_known, truth, 0)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.where(is_known, nats, 0).sum() / jnp.maximum(is_known.sum(), 1)
+
+
+TASKS = {
+    "linear_segmentation": Task(linear_segmentation, is_trained=True),
+    "dpt_segmentation": Task(dpt_segmentation, is_trained=True),
+    "zero_shot_segmentation": Task(zero_shot_segmentation, reads_text=True),
+}

@@ -65,6 +65,20 @@ class Evaluation:
         return self.encoder.texts(self.params, texts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A way to evaluate an encoder, and what it needs of the checkpoint and the data.
+
+    `measure` returns nested dictionaries of numbers: shares in [0, 1], errors in meters
+    or degrees. It raises SampleError, with one line for the user, on data that lack
+    what it needs.
+    """
+
+    measure: Callable[[Evaluation], dict]
+    is_trained: bool = False  # on training images, so splits must be known
+    reads_text: bool = False  # needs the text encoder
+
+
 def chunks(samples: Iterable[Sample], size: int = CHUNK) -> Iterator[list[Sample]]:
     iterator = iter(samples)
     while chunk := list(itertools.islice(iterator, size)):
@@ -98,6 +112,3 @@ def spool(chunks: Iterable[Any], otherwise: Callable[[], SampleError]) -> Any:
 def _flushed(file: Any) -> Any:
     file.flush()
     return file
-
-
-Task = Callable[[Evaluation], dict]

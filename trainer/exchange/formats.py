@@ -5,7 +5,7 @@ import enum
 import pathlib
 import shutil
 
-from trainer.config import require
+from recipes.validation import require
 from trainer.data.text_tokenizer import Tokenizer, check_size
 from trainer.exchange import hugging_face, npz, tokenizer_json
 from trainer.exchange.released import Released

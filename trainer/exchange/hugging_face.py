@@ -14,7 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from trainer.config import VisionConfig, require
+from recipes.validation import require
+from trainer.config import VisionConfig
 from trainer.exchange import hugging_face_config, tokenizer_json, torch_names
 from trainer.exchange.released import Arrays, Released, check, tower_shapes
 from trainer.exchange.sentencepiece_file import SentencePieceFile

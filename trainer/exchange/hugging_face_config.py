@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trainer.config import FeedForward, ModelConfig, TextConfig, VisionConfig, require
+from recipes.validation import require
+from trainer.config import FeedForward, ModelConfig, TextConfig, VisionConfig
 from trainer.exchange.released import Released
 from trainer.models.layers import LAYER_NORM_EPSILON
 

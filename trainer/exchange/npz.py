@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from trainer.config import ModelConfig, TextConfig, VisionConfig, require
+from recipes.validation import require
+from trainer.config import ModelConfig, TextConfig, VisionConfig
 from trainer.config_files import from_dict, plain
 from trainer.exchange import torch_names
 from trainer.exchange.released import (

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from trainer.evals.decoding import decoders
 from trainer.evals.scores import maps
 from trainer.evals.sets.samples import Sample, SampleError
-from trainer.evals.sets.splits import TEST, TRAIN
 from trainer.evals.task_inputs import Evaluation, chunks, spool
+from trainer.split_names import TEST, TRAIN
 
 _CHUNK = 16  # images whose features are held at a time
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from trainer.evals.sets import splits
 from trainer.evals.sets.samples import Place, SampleError
-from trainer.evals.sets.splits import TEST, VALIDATION, Folder
+from trainer.evals.sets.splits import Folder
+from trainer.split_names import TEST, VALIDATION, find_sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Layout:
         """The split of a sample, as the set names it."""
         found = place.split or splits.within(place.folders, self.folders)
         if found is None and self.is_by_stem:
-            sign = splits.of_name(place.stem)
+            sign = find_sign(place.stem)
             found = sign.split if sign else None
         return found or self.outer
 
@@ -91,8 +92,8 @@ class _Kept:
         self.example = ""
 
     def add(self, place: Place) -> None:
-        sign = splits.of_name(place.stem)
-        if sign and place.folders and splits.of_name(place.folders[-1]) == sign:
+        sign = find_sign(place.stem)
+        if sign and place.folders and find_sign(place.folders[-1]) == sign:
             sign = None  # `train/train_001.jpg`, of a class
         key = place.folders, place.split, place.domain, sign and sign.split
         self._places.setdefault(key, place)

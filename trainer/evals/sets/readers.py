@@ -19,9 +19,9 @@ from trainer.evals.sets.folders import Folders
 from trainer.evals.sets.label_names import FILES, Names
 from trainer.evals.sets.layouts import USUAL, Layout, Wanted
 from trainer.evals.sets.samples import Place, Sample, SampleError, dealt
-from trainer.evals.sets.splits import INDEX, TEST
 from trainer.evals.sets.tables import Tables
 from trainer.evals.sets.tars import Tars
+from trainer.split_names import INDEX, TEST, find_sign, has_words
 
 # Files that may say which images are of which split.
 _LISTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".xml")
@@ -187,7 +187,7 @@ def _source(
 def _around(
     found: listing.Listing, used: Sequence[pathlib.Path], others: Mapping[str, int]
 ) -> Around:
-    sign = splits.of_name(found.root.absolute().name)
+    sign = find_sign(found.root.absolute().name)
     is_purpose = found.root.absolute().name.lower() in _PURPOSES
     split = sign.split if sign and sign.is_whole and not is_purpose else None
     beside = sorted(set(found.files) - set(used))
@@ -223,12 +223,12 @@ def _lists(path: pathlib.Path) -> bool:
     if path.name == "README.md":
         return bool(_SPLIT_IN_README.search(path.read_text(errors="replace")))
     is_text = path.suffix.lower() in _LISTS
-    return path.name == "setid.mat" or (is_text and splits.has_words(path.stem))
+    return path.name == "setid.mat" or (is_text and has_words(path.stem))
 
 
 def _folders_of_names(root: pathlib.Path) -> list[pathlib.Path]:
     """The set's own folder, and the one above where it is a part of the set."""
-    sign = splits.of_name(root.name)
+    sign = find_sign(root.name)
     is_part = root.name == "data" or (sign is not None and sign.is_whole)
     return [root, root.parent] if is_part else [root]
 

@@ -17,10 +17,9 @@ from PIL import Image
 
 from pipeline.images import decoder
 from trainer.data import hashed_random
-from trainer.evals.sets import splits
 from trainer.evals.sets.captions import of_fields
 from trainer.evals.sets.label_names import Names
-from trainer.evals.sets.splits import TEST, TRAIN
+from trainer.split_names import TEST, TRAIN, parse_split
 
 _HELD_OUT_SHARE = 0.2  # of samples without a split, where a task needs two
 _MILLIMETERS = 1000
@@ -190,7 +189,7 @@ def make(
     with about(name):
         captions, n_empty = of_fields(fields)
         split, label = fields.get("split"), names.of(fields.get("label"))
-        split = place.split if split in (None, "") else splits.told(split)
+        split = place.split if split in (None, "") else parse_split(split)
     if "image" not in parts:
         if captions:
             raise SampleError(f"{name}: captions without an image")

@@ -24,6 +24,7 @@ from trainer.evals.sets.samples import (
     about,
     make,
 )
+from trainer.split_names import parse_split
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", *listing.IMAGES, "img"),
@@ -140,7 +141,7 @@ class _Table:
         key = str(next((row[k] for k in _KEYS if row.get(k) is not None), number))
         with about(f"{self.path}: row {number}"):
             split = low.get("split")
-            split = splits.told(split) if split not in (None, "") else self.split
+            split = parse_split(split) if split not in (None, "") else self.split
         domain = low.get("domain")
         return Place(key, split, None if domain is None else str(domain))
 

@@ -8,11 +8,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.evals.sets import splits
 from trainer.evals.sets.accounts import Account
 from trainer.evals.sets.label_names import Names
 from trainer.evals.sets.samples import Place, Sample, make
 from trainer.evals.sets.tables import COLUMNS
+from trainer.split_names import find_sign
 
 PREFIX = "tfds:"
 
@@ -34,7 +34,7 @@ class Prepared:
     @property
     def splits(self) -> Mapping[str, str | None]:
         """As the set calls them, to what is understood by it."""
-        signs = {name: splits.of_name(name) for name in self.builder.info.splits}
+        signs = {name: find_sign(name) for name in self.builder.info.splits}
         return {
             name: sign.split if sign and sign.is_whole else None
             for name, sign in signs.items()

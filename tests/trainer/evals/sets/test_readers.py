@@ -10,7 +10,7 @@ import pytest
 from tests.support.eval_sets import JPEG, PNG, npy, png, read, write_tar, write_tree
 from trainer.evals.sets import public_sets, readers
 from trainer.evals.sets.samples import SampleError, dealt
-from trainer.evals.sets.splits import TEST, TRAIN
+from trainer.split_names import TEST, TRAIN
 
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
 

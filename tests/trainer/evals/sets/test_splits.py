@@ -3,9 +3,10 @@
 import pytest
 
 from tests.support.eval_sets import JPEG, dealt, write_table, write_tar, write_tree
-from trainer.evals.sets import readers, splits
+from trainer.evals.sets import readers
 from trainer.evals.sets.layouts import Wanted
 from trainer.evals.sets.samples import SampleError
+from trainer.split_names import find_sign
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ from trainer.evals.sets.samples import SampleError
     ],
 )
 def test_names_of_splits_are_understood(name, split):
-    sign = splits.of_name(name)
+    sign = find_sign(name)
     assert (sign and sign.split) == split
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.runs import metric_lines, with_set
 from trainer import evaluate, train
+from trainer.evals import in_training
+from trainer.evals.in_training import _line
 from trainer.evals.sets.samples import SampleError
-from trainer.evaluations import _line
 from trainer.loop import checkpoints
 
 TASK = "knn_classification"
@@ -70,7 +71,7 @@ def failing(*errors):
 def test_a_failed_evaluation_is_told_and_counted_and_training_goes_on(
     tmp_path, run_train, evaluation_tar, monkeypatch, capsys, error
 ):
-    monkeypatch.setattr(evaluate, "run_all", failing(error))
+    monkeypatch.setattr(in_training, "run_tasks", failing(error))
     asked = f"run.evaluations.{TASK}={evaluation_tar}"
     assert run_train(tmp_path, asked) == 1
     assert checkpoints.steps(tmp_path / "checkpoints") == [0, 2, 4]
@@ -95,7 +96,7 @@ def test_the_checkpoint_is_complete_when_an_evaluation_begins(
         found.append(checkpoints.steps(tmp_path / "checkpoints"))
         return {f"{TASK}/accuracy": 0.5}
 
-    monkeypatch.setattr(evaluate, "run_all", run_all)
+    monkeypatch.setattr(in_training, "run_tasks", run_all)
     assert run_train(tmp_path, f"run.evaluations.{TASK}={evaluation_tar}") == 0
     assert found == [[0, 2], [0, 2, 4]]
 
@@ -103,7 +104,7 @@ def test_the_checkpoint_is_complete_when_an_evaluation_begins(
 def test_one_that_fails_leaves_the_others_their_numbers(
     tmp_path, run_train, evaluation_tar, monkeypatch
 ):
-    monkeypatch.setattr(evaluate, "run_all", failing(None, ValueError("x"), None))
+    monkeypatch.setattr(in_training, "run_tasks", failing(None, ValueError("x"), None))
     tasks = (TASK, "retrieval")
     assert run_train(
         tmp_path, *(f"run.evaluations.{x}={evaluation_tar}" for x in tasks)
@@ -118,7 +119,7 @@ def test_a_number_that_is_none_is_a_failure(
     tmp_path, run_train, evaluation_tar, monkeypatch, capsys
 ):
     name = f"{TASK}/accuracy"
-    monkeypatch.setattr(evaluate, "run_all", lambda *_: {name: float("nan")})
+    monkeypatch.setattr(in_training, "run_tasks", lambda *_: {name: float("nan")})
     assert run_train(tmp_path, f"run.evaluations.{TASK}={evaluation_tar}") == 1
     assert "accuracy is nan" in capsys.readouterr().err
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
@@ -149,7 +150,7 @@ def test_a_run_killed_while_it_evaluates_does_so_when_it_goes_on(
 ):
     asked = f"run.evaluations.{TASK}={evaluation_tar}"
     with monkeypatch.context() as killed:
-        killed.setattr(evaluate, "run_all", failing(KeyboardInterrupt()))
+        killed.setattr(in_training, "run_tasks", failing(KeyboardInterrupt()))
         assert run_train(tmp_path / "killed", asked) not in (0, None)
     assert checkpoints.steps(tmp_path / "killed" / "checkpoints") == [0, 2]
     assert run_train(tmp_path / "killed", asked) == 0

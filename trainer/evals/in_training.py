@@ -11,9 +11,9 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from trainer import evaluate
 from trainer.config import TrainConfig
 from trainer.evals.frozen_encoder import Encoder
+from trainer.evals.run import run_tasks
 from trainer.loop import metrics, workdir
 from trainer.loop.metrics import TrainingLog
 
@@ -55,7 +55,7 @@ class Evaluations:
 
     def _measured(self, task: str, params: dict) -> Mapping[str, float]:
         asked = {task: self._run.evaluations[task]}
-        found = evaluate.run_all(asked, self._encoder, params, self._run.evaluation)
+        found = run_tasks(asked, self._encoder, params, self._run.evaluation)
         for name, value in found.items():
             if not math.isfinite(value):
                 raise EvaluationError(f"{name} is {value}")
@@ -66,7 +66,9 @@ class Evaluations:
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def missing(folder: pathlib.Path, config: TrainConfig, step: int) -> tuple[str, ...]:
+def missing_evaluations(
+    folder: pathlib.Path, config: TrainConfig, step: int
+) -> tuple[str, ...]:
     """The tasks of `config` that the metrics of a checkpoint's step do not have.
 
     Of several processes all read those of the first, and so do the same.

@@ -18,10 +18,10 @@ from PIL import Image
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, DropReason
-from pipeline.report.caption_facts import said_of
-from pipeline.report.pair_facts import Examined, examine
-from pipeline.report.sampling import Place
-from pipeline.report.show_pair import image_of
+from pipeline.report.caption_facts import read_captions
+from pipeline.report.pair_facts import PairFacts, read_pairs
+from pipeline.report.sampling import PairLocation
+from pipeline.report.show_pair import read_image_at
 from pipeline.run import open_run
 
 REASONS = (
@@ -82,20 +82,20 @@ def svg(run: RunFolder) -> str:
     return "\n".join([head, *parts, "</svg>\n"])
 
 
-def _first_pairs(run: RunFolder) -> dict[str, list[Examined]]:
+def _first_pairs(run: RunFolder) -> dict[str, list[PairFacts]]:
     """Outcome to its pairs, by id; one pair an image."""
     places = [
-        Place(index, row)
+        PairLocation(index, row)
         for index, unit in enumerate(run.units)
         for row in range(run.decisions.read(unit.name, ["outcome"]).num_rows)
     ]
-    found: dict[str, list[Examined]] = {o: [] for o in (*REASONS, KEPT)}
-    for one in sorted(examine(run, places).values(), key=lambda x: x.pair.sample_id):
+    found: dict[str, list[PairFacts]] = {o: [] for o in (*REASONS, KEPT)}
+    for one in sorted(read_pairs(run, places).values(), key=lambda x: x.pair.sample_id):
         found.setdefault(one.decision.outcome, []).append(one)
     return found
 
 
-def _dropped(run: RunFolder, pairs: Sequence[Examined], top: int) -> Iterator[str]:
+def _dropped(run: RunFolder, pairs: Sequence[PairFacts], top: int) -> Iterator[str]:
     for column, one in enumerate(pairs):
         left = column * (_WIDTH // len(REASONS))
         yield _image(run, one, left, top)
@@ -104,23 +104,23 @@ def _dropped(run: RunFolder, pairs: Sequence[Examined], top: int) -> Iterator[st
         yield from _wrapped(left, below + _LINE, one.pair.alt_text, 20, n_lines=5)
 
 
-def _kept(run: RunFolder, pairs: Sequence[Examined], top: int) -> Iterator[str]:
-    key_to_said = said_of(run, pairs)
+def _kept(run: RunFolder, pairs: Sequence[PairFacts], top: int) -> Iterator[str]:
+    key_to_said = read_captions(run, pairs)
     for column, one in enumerate(pairs):
         left = column * (_WIDTH // N_KEPT)
         yield _image(run, one, left, top)
         below = top + _SIDE + 3 * _LINE
         yield from _wrapped(left, below, f"alt text: {one.pair.alt_text}", 46, 3)
         y = top + 10
-        for said in key_to_said[one.place.key]:
+        for said in key_to_said[one.location.key]:
             yield _text(left + _SIDE + 10, y, said.granularity, "good")
             lines = list(_wrapped(left + _SIDE + 10, y + _LINE, said.text, 25, 3))
             yield from lines
             y += _LINE * (len(lines) + 1)
 
 
-def _image(run: RunFolder, one: Examined, left: int, top: int) -> str:
-    image = Image.open(io.BytesIO(image_of(run, one.place))).convert("RGB")
+def _image(run: RunFolder, one: PairFacts, left: int, top: int) -> str:
+    image = Image.open(io.BytesIO(read_image_at(run, one.location))).convert("RGB")
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)

@@ -1,7 +1,7 @@
-"""What the report tells of synthetic captions: examples, lengths, words, flags.
+"""The report on synthetic captions: examples, lengths, words and flags.
 
-In: a run whose captions may be there in part. Out: numbers of all captions that have
-flags, the captions of a few pairs, and the words of some thousand captions.
+In: a run with some or all of its captions. Out: counts over all captions in the table
+of flags, the captions of a few pairs, and the words of some thousand captions.
 """
 
 import collections
@@ -16,12 +16,12 @@ from pipeline.captioning.flags import words
 from pipeline.engine.caption_tables import CaptionTables, captions_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FlaggedCaption, Pair
-from pipeline.report.pair_facts import Examined
+from pipeline.report.pair_facts import PairFacts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table
 
-MAX_LENGTH = 60  # words; the last bin takes longer captions
+MAX_LENGTH = 60  # words; the last bin includes longer captions
 _N_READ = 5000  # captions of a granularity whose words are counted
 _N_WORDS_SHOWN = 25
 
@@ -29,8 +29,8 @@ ALT_TEXT = "alt text"
 
 
 @dataclasses.dataclass(frozen=True)
-class SaidCaption:
-    """One caption and the doubts about it."""
+class CaptionWithFlags:
+    """One caption of a pair and its flags."""
 
     granularity: str
     text: str
@@ -39,7 +39,7 @@ class SaidCaption:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The words of some texts."""
+    """Statistics of the words of some texts."""
 
     n_texts: int
     n_words: int
@@ -47,7 +47,8 @@ class Vocabulary:
     most_frequent: tuple[tuple[str, int], ...]
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Vocabulary":
+    def from_texts(cls, texts: Iterable[str]) -> "Vocabulary":
+        """Counts the words of texts; case and punctuation do not matter."""
         counts: collections.Counter[str] = collections.Counter()
         n_texts = 0
         for text in texts:
@@ -59,8 +60,8 @@ class Vocabulary:
 
 
 @dataclasses.dataclass
-class Lengths:
-    """Captions of one granularity: how long, and how many are flagged with what."""
+class CaptionLengths:
+    """Lengths and flags of the captions of one granularity."""
 
     counts: np.ndarray  # int64 [MAX_LENGTH + 1], by number of words
     flags: collections.Counter[str]
@@ -68,20 +69,21 @@ class Lengths:
 
     @property
     def n_captions(self) -> int:
+        """Captions of any length."""
         return int(self.counts.sum())
 
     @property
     def median(self) -> int:
-        """Words of a caption that is longer than half of them."""
+        """Median number of words; the smaller of two middle ones."""
         half = np.searchsorted(self.counts.cumsum(), (self.n_captions + 1) // 2)
         return int(half)
 
 
-def lengths(run: RunFolder) -> dict[str, Lengths]:
-    """Granularity to lengths and flags of all captions; empty before they are there."""
+def read_lengths(run: RunFolder) -> dict[str, CaptionLengths]:
+    """Returns granularity to lengths and flags, of granularities with captions."""
     granularities = [granularity.name for granularity in run.config.granularities]
     found = {
-        name: Lengths(np.zeros(MAX_LENGTH + 1, np.int64), collections.Counter())
+        name: CaptionLengths(np.zeros(MAX_LENGTH + 1, np.int64), collections.Counter())
         for name in granularities
     }
     if not granularities:
@@ -97,7 +99,7 @@ def lengths(run: RunFolder) -> dict[str, Lengths]:
     return {name: one for name, one in found.items() if one.n_captions}
 
 
-def _add(found: Lengths, table: pa.Table) -> None:
+def _add(found: CaptionLengths, table: pa.Table) -> None:
     n_words = table["n_words"].to_numpy().clip(0, MAX_LENGTH)
     found.counts += np.bincount(n_words, minlength=MAX_LENGTH + 1)
     flags = table["flags"]
@@ -106,21 +108,23 @@ def _add(found: Lengths, table: pa.Table) -> None:
     found.flags.update(flag for row in flagged for flag in row)
 
 
-def said_of(run: RunFolder, kept: Sequence[Examined]) -> dict[str, list[SaidCaption]]:
-    """Key of the place of a kept pair to its captions, as the recipe lists them."""
+def read_captions(
+    run: RunFolder, kept: Sequence[PairFacts]
+) -> dict[str, list[CaptionWithFlags]]:
+    """Returns key of the location of kept pairs to captions, in the recipe's order."""
     granularities = run.config.granularities
     tables = {g.name: CaptionTables.open(run.captions(g)) for g in granularities}
     flag_tables = run.flags
     found = {}
-    for unit, group in _by_unit(kept).items():
+    for unit, group in _group_by_unit(kept).items():
         texts = {name: table.texts(unit) for name, table in tables.items()}
-        rows = pa.array([one.place.row for one in group])
+        rows = pa.array([one.location.row for one in group])
         pairs = from_table(run.pairs(unit.source).read(unit.name).take(rows), Pair)
         captions = captions_of(pairs, list(granularities), texts)
-        flags = _flags(flag_tables, unit)
+        flags = _read_flags(flag_tables, unit)
         for one, name_to_texts in zip(group, captions, strict=True):
-            found[one.place.key] = [
-                SaidCaption(
+            found[one.location.key] = [
+                CaptionWithFlags(
                     g.name, text, flags.get((one.pair.sample_id, g.name, i), ())
                 )
                 for g in granularities
@@ -129,14 +133,14 @@ def said_of(run: RunFolder, kept: Sequence[Examined]) -> dict[str, list[SaidCapt
     return found
 
 
-def _by_unit(examined: Iterable[Examined]) -> dict[Unit, list[Examined]]:
+def _group_by_unit(facts: Iterable[PairFacts]) -> dict[Unit, list[PairFacts]]:
     found = collections.defaultdict(list)
-    for one in sorted(examined, key=lambda one: one.place):
+    for one in sorted(facts, key=lambda one: one.location):
         found[one.unit].append(one)
     return found
 
 
-def _flags(
+def _read_flags(
     tables: UnitTables, unit: Unit
 ) -> Mapping[tuple[bytes, str, int], tuple[str, ...]]:
     if not files.is_file(tables.path(unit.name)):
@@ -145,8 +149,8 @@ def _flags(
     return {(r.sample_id, r.granularity, r.sample_index): r.flags for r in rows}
 
 
-def vocabularies(run: RunFolder, units: Iterable[Unit]) -> dict[str, Vocabulary]:
-    """Granularity to the words of captions of some units."""
+def read_vocabularies(run: RunFolder, units: Iterable[Unit]) -> dict[str, Vocabulary]:
+    """Returns granularity to the words of its captions in some units."""
     units = list(units)
     found = {}
     for granularity in run.config.granularities:
@@ -157,5 +161,5 @@ def vocabularies(run: RunFolder, units: Iterable[Unit]) -> dict[str, Vocabulary]
                 captions = tables.texts(unit).values()
                 texts += [text for row in captions for text in row]
         if texts:
-            found[granularity.name] = Vocabulary.of(texts[:_N_READ])
+            found[granularity.name] = Vocabulary.from_texts(texts[:_N_READ])
     return found

@@ -1,7 +1,7 @@
-"""What the page says of one pair, in words.
+"""Cards: what the page says about one pair.
 
-In: examined pairs. Out: cards of plain texts: cut, without hidden characters, and
-escaped by the template.
+In: facts of pairs. Out: cards of plain text, shortened and without hidden characters.
+The template escapes it.
 """
 
 import dataclasses
@@ -9,11 +9,11 @@ import math
 
 from pipeline import records
 from pipeline.records import Decision, DropReason
-from pipeline.report.pair_facts import Examined
+from pipeline.report.pair_facts import PairFacts
 from recipes.safe_text import visible
 
-# Reasons that are not here, such as new ones, are shown by their name alone.
-_SAYS = {
+# The page shows any other reason by its name alone.
+_REASON_TO_TEXT = {
     DropReason.OPT_OUT: "The owner asks that the image is not used.",
     DropReason.DROP_LIST: "An entry of the drop list names the pair.",
     DropReason.FEW_WORDS: "The alt text has too few words to describe an image.",
@@ -31,60 +31,67 @@ _SAYS = {
     "evaluated on.",
     DropReason.FAR_FROM_SEEDS: "The image resembles no curated seed.",
 }
-_OTHER_SAYS = {records.UNREADABLE: "The pair cannot be read; the detail is the error."}
+_UNREADABLE_TEXT = "The pair cannot be read; the detail is the error."
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One pair: its text, what was decided, and what else is known."""
+    """One pair: its alt text, the decision on it, and other facts."""
 
     key: str
     text: str
-    verdict: str
+    decision: str
     facts: tuple[tuple[str, str], ...]
 
 
-def title_of(outcome: str) -> str:
-    """The name of an outcome in words."""
+def outcome_title(outcome: str) -> str:
+    """Returns the name of an outcome in words."""
     return outcome.replace("_", " ")
 
 
-def says(outcome: str) -> str:
-    """What an outcome means; "" if nothing is known of it."""
-    known = {str(reason): text for reason, text in _SAYS.items()} | _OTHER_SAYS
-    return known.get(outcome, "")
+def explain_outcome(outcome: str) -> str:
+    """Returns a sentence about an outcome; "" if there is none."""
+    if outcome == records.UNREADABLE:
+        return _UNREADABLE_TEXT
+    return {str(r): text for r, text in _REASON_TO_TEXT.items()}.get(outcome, "")
 
 
-def card(one: Examined, verdict: str) -> Card:
-    """A card with everything that is known of a pair."""
+def make_card(one: PairFacts, decision: str) -> Card:
+    """Makes a card with all facts of a pair; `decision` is text."""
     pair = one.pair
     facts = [("sample id", pair.sample_id.hex()), ("source", one.unit.source.name)]
     facts += [("key", pair.key), ("address", pair.url), ("detail", one.decision.detail)]
     facts += [("error", pair.error), ("seeds", ", ".join(one.decision.seeds))]
     if not pair.error:
         size = f"{pair.width} x {pair.height} {pair.image_format}"
-        language = f"{one.language.code or '?'} {number(one.language.probability)}"
+        language = (
+            f"{one.language.code or '?'} {format_number(one.language.probability)}"
+        )
         facts += [("image", size), ("words", str(one.n_words)), ("language", language)]
-        facts += [("alignment score", number(one.alignment_score))]
+        facts += [("alignment score", format_number(one.alignment_score))]
     for name, match in (("nearest evaluation", one.evaluation), ("seed", one.seed)):
         if match is not None and not pair.error:
-            facts.append((name, f"{match.name} {number(match.similarity)}"))
+            facts.append((name, f"{match.name} {format_number(match.similarity)}"))
     shown = [(name, visible(value)) for name, value in facts if value]
-    return Card(one.place.key, visible(pair.alt_text), visible(verdict), tuple(shown))
+    return Card(
+        one.location.key, visible(pair.alt_text), visible(decision), tuple(shown)
+    )
 
 
-def verdict_of(decision: Decision) -> str:
-    """The value that failed, its bound, and the detail."""
+def describe_decision(decision: Decision) -> str:
+    """Returns the value that failed, its bound, and the detail as text."""
     parts = [decision.detail] if decision.detail else []
     if decision.value is not None and not math.isnan(decision.value):
-        value = number(decision.value)
+        value = format_number(decision.value)
         bound = decision.threshold
-        parts.insert(0, value if bound is None else f"{value}, bound {number(bound)}")
+        parts.insert(
+            0, value if bound is None else f"{value}, bound {format_number(bound)}"
+        )
     return " · ".join(parts)
 
 
-def number(value: float | None) -> str:
-    """Four digits at most, none that say nothing."""
+def format_number(value: float | None) -> str:
+    """Formats a whole number in full, any other with up to four digits."""
     if value is None or math.isnan(value):
         return "none"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

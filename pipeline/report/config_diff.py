@@ -1,4 +1,4 @@
-"""A configuration as lines, and how two of them differ."""
+"""Configurations as flat lists of fields, and their differences."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 
 class Setting(NamedTuple):
-    """One field that two configurations say different things of."""
+    """A field whose value differs between two configurations."""
 
     path: str
     value: str
     other: str
 
 
-def flat(config: Any) -> dict[str, str]:
-    """Path to value of every field, as `config.to_json` gives them."""
+def flatten(config: Any) -> dict[str, str]:
+    """Returns path to JSON value of every field of a `to_json` configuration."""
     return dict(_walk(config, ""))
 
 
@@ -29,7 +29,9 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, json.dumps(value, ensure_ascii=False)
 
 
-def differences(config: Mapping[str, str], other: Mapping[str, str]) -> list[Setting]:
+def find_differences(
+    config: Mapping[str, str], other: Mapping[str, str]
+) -> list[Setting]:
     """Fields that differ, in order; what one lacks is "" there."""
     paths = dict.fromkeys((*config, *other))
     both = (Setting(path, config.get(path, ""), other.get(path, "")) for path in paths)

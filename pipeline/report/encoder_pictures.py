@@ -1,7 +1,7 @@
-"""Pictures that `trainer.pictures` has drawn, for the page of a run.
+"""Pictures by `trainer.pictures`, for the page of a run.
 
-In: a folder with PNGs. Out: their names and `data:` addresses, the first of them by
-name. They are encoded again, smaller if they must be.
+In: a folder with PNG files. Out: names and `data:` URLs of the first files by name.
+They are encoded again, at a smaller size where needed.
 """
 
 from typing import NamedTuple
@@ -11,27 +11,31 @@ from pipeline.report import thumbnails
 from pipeline.storage import files
 from recipes.safe_text import visible
 
-FOLDER = "pictures"  # of a run, where they are looked for
+FOLDER = "pictures"  # where a run folder has them by default
 N_PICTURES = 16
 _MAX_BYTES = 120_000  # of each: 2.6 MB on the page, whose limit is 25 MB
 _MAX_SIDE_PX = 1200
 
 
-class Shown(NamedTuple):
+class EncoderPicture(NamedTuple):
+    """One picture as the page shows it."""
+
     name: str
-    address: str  # "" if the file is no image
+    address: str  # a `data:` URL; "" if the file is no image
 
 
 def find(folder: str) -> tuple[str, ...]:
+    """Returns paths of the first `N_PICTURES` PNG files by name."""
     return tuple(sorted(files.listed(folder, suffix=".png")))[:N_PICTURES]
 
 
-def read(folder: str, limits: Limits) -> list[Shown]:
+def read_pictures(folder: str, limits: Limits) -> list[EncoderPicture]:
+    """Reads the pictures that `find` lists."""
     size = {"max_side_px": _MAX_SIDE_PX, "max_bytes": _MAX_BYTES}
     return [
-        Shown(
+        EncoderPicture(
             visible(path.rpartition("/")[2]),
-            thumbnails.address(files.read(path), limits, **size),
+            thumbnails.data_url(files.read(path), limits, **size),
         )
         for path in find(folder)
     ]

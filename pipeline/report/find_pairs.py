@@ -1,8 +1,8 @@
-"""Finds pairs of a run: by text, outcome, score, seed set, or likeness to an image.
+"""Finds pairs of a run by text, outcome, score, seed set, or similarity to an image.
 
-In: a run whose pairs are decided on, and what is asked for. Out: pairs, one shard in
-memory at a time. Finds of a question without an image come in the order of the run, of
-one with an image by likeness.
+In: a run whose pairs are decided, and a question. Out: pairs, with one shard in memory
+at a time. They come in the order of the run, or by similarity if the question has an
+image.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.report import show_pair
-from pipeline.report.cards import number
-from pipeline.report.sampling import Place
+from pipeline.report.cards import format_number
+from pipeline.report.sampling import PairLocation
 from pipeline.selection.search.reference_sets import normalized
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
@@ -32,7 +32,10 @@ _TEXT_CHARS = 100
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRange:
-    """Pairs whose score is at least `low` and at most `high`; none without it."""
+    """Matches pairs with a score from `low` to `high`, both included.
+
+    Pairs without the score do not match.
+    """
 
     name: str
     low: float
@@ -40,10 +43,10 @@ class ScoreRange:
 
     @classmethod
     def parse(cls, text: str) -> "ScoreRange":
-        """Reads `NAME=LOW:HIGH`, where an end may be missing.
+        """Parses `NAME=LOW:HIGH`, where either end may be missing.
 
         Raises:
-          ValueError: if it says something else.
+          ValueError: on any other text.
         """
         name, _, ends = text.partition("=")
         low, colon, high = ends.partition(":")
@@ -59,9 +62,9 @@ class ScoreRange:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What the pairs must be; "" and () ask for nothing."""
+    """Conditions that pairs must meet; "" and () are no condition."""
 
-    text: str = ""  # in the alt text, whatever its case
+    text: str = ""  # part of the alt text, in any case
     reason: str = ""
     seed: str = ""
     scores: tuple[ScoreRange, ...] = ()
@@ -73,70 +76,82 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """One pair, in short."""
+class FoundPair:
+    """A summary of one pair."""
 
     sample_id: bytes
     outcome: str
     alignment_score: float
     alt_text: str
-    similarity: float | None = None  # to the image that was asked for
+    similarity: float | None = None  # cosine to the image of the question
 
-    def line(self) -> str:
-        parts = [self.sample_id.hex(), self.outcome, number(self.alignment_score)]
+    def to_line(self) -> str:
+        """The summary as one line of text."""
+        parts = [
+            self.sample_id.hex(),
+            self.outcome,
+            format_number(self.alignment_score),
+        ]
         if self.similarity is not None:
-            parts.insert(1, number(self.similarity))
+            parts.insert(1, format_number(self.similarity))
         return "  ".join([*parts, visible(self.alt_text, _TEXT_CHARS)])
 
 
 def lines(run: RunFolder, question: Question, like: str, limit: int) -> Iterator[str]:
-    """At most `limit` pairs, one a line; `like` is a file or a sample id, or "".
+    """Yields at most `limit` pairs, one per line.
+
+    Args:
+      run: A run with decisions.
+      question: Conditions on the pairs.
+      like: An image file or a sample id to compare with, or "".
+      limit: Maximum number of lines.
 
     Raises:
       ValueError: if there is no such image.
     """
     if like:
-        found = iter(nearest(run, question, show_pair.read_image(run, like), limit))
+        image = show_pair.read_image(run, like)
+        found = iter(find_nearest(run, question, image, limit))
     else:
         found = itertools.islice(find(run, question), limit)
     for one in found:
-        yield one.line()
+        yield one.to_line()
 
 
-def find(run: RunFolder, question: Question) -> Iterator[Found]:
-    """Pairs in the order of the run."""
+def find(run: RunFolder, question: Question) -> Iterator[FoundPair]:
+    """Yields matching pairs in the order of the run."""
     decisions = run.decisions
     for unit in run.units:
-        table = _facts(run, decisions, unit)
-        yield from _rows(table, np.flatnonzero(_matches(table, question)))
+        table = _read_facts(run, decisions, unit)
+        yield from _to_pairs(table, np.flatnonzero(_matches(table, question)))
 
 
-def nearest(
+def find_nearest(
     run: RunFolder, question: Question, image: bytes, n: int
-) -> Sequence[Found]:
-    """The `n` pairs whose images are nearest to an image, nearest first.
+) -> Sequence[FoundPair]:
+    """Finds the `n` matching pairs most similar to an image, most similar first.
 
     Raises:
-      ValueError: if it is no image.
+      ValueError: if the bytes are no image.
     """
-    query = _embedding(run, image)
+    query = _embed(run, image)
     decisions = run.decisions
-    best: list[tuple[float, Place, Found]] = []
+    best: list[tuple[float, PairLocation, FoundPair]] = []
     for index, unit in enumerate(run.units):
-        table = _facts(run, decisions, unit)
-        similarity = _similarity(run, unit, query)
+        table = _read_facts(run, decisions, unit)
+        similarity = _compare(run, unit, query)
         rows = np.flatnonzero(_matches(table, question) & ~np.isnan(similarity))
         rows = rows[np.argsort(-similarity[rows], kind="stable")[:n]]
-        for row, found in zip(rows.tolist(), _rows(table, rows), strict=True):
+        for row, found in zip(rows.tolist(), _to_pairs(table, rows), strict=True):
             cosine = float(similarity[row])
             known = dataclasses.replace(found, similarity=cosine)
-            best.append((-cosine, Place(index, row), known))
+            best.append((-cosine, PairLocation(index, row), known))
         best = heapq.nsmallest(n, best, key=lambda item: item[:2])
     return [found for _, _, found in best]
 
 
-def _similarity(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
-    """Cosines of the images of a unit with the query; NaN without an embedding."""
+def _compare(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
+    """Cosines of the images of a unit with the query: [n]; NaN without an embedding."""
     table = run.embeddings(unit.source).read(unit.name, ["embedding"])
     column = table["embedding"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
@@ -144,7 +159,7 @@ def _similarity(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
     return np.where(has_embedding, vectors @ query, np.nan)
 
 
-def _embedding(run: RunFolder, image: bytes) -> np.ndarray:
+def _embed(run: RunFolder, image: bytes) -> np.ndarray:
     from pipeline.models import encoders  # JAX takes seconds
 
     encoder = encoders.load_encoder(run.config.encoder)
@@ -153,8 +168,8 @@ def _embedding(run: RunFolder, image: bytes) -> np.ndarray:
     return vectors[0]
 
 
-def _facts(run: RunFolder, tables: UnitTables, unit: Unit) -> pa.Table:
-    """One row a pair of a unit, with everything that can be asked for."""
+def _read_facts(run: RunFolder, tables: UnitTables, unit: Unit) -> pa.Table:
+    """Reads one row per pair of a unit, with a column for each condition."""
     pairs = ["sample_id", "alt_text", "width", "height"]
     fields = ["outcome", "value", "seeds"]
     table = run.pairs(unit.source).read(unit.name, pairs)
@@ -170,24 +185,24 @@ def _facts(run: RunFolder, tables: UnitTables, unit: Unit) -> pa.Table:
 
 
 def _matches(table: pa.Table, question: Question) -> np.ndarray:
-    """Whether each row is what is asked for."""
+    """Whether each row meets the conditions: bool [n]."""
     found = np.ones(table.num_rows, dtype=bool)
     if question.text:
         texts = table["alt_text"]
-        says = pc.match_substring(texts, question.text, ignore_case=True)
-        found &= says.to_numpy()
+        has_text = pc.match_substring(texts, question.text, ignore_case=True)
+        found &= has_text.to_numpy()
     if question.reason:
         found &= pc.equal(table["outcome"], question.reason).to_numpy()
     if question.seed:
-        wanted = [question.seed in seeds for seeds in table["seeds"].to_pylist()]
-        found &= np.array(wanted, dtype=bool)
+        has_seed = [question.seed in seeds for seeds in table["seeds"].to_pylist()]
+        found &= np.array(has_seed, dtype=bool)
     for score in question.scores:
         values = table[score.name].to_numpy().astype(np.float64)
-        found &= (values >= score.low) & (values <= score.high)  # no NaN is
+        found &= (values >= score.low) & (values <= score.high)  # false for NaN
     return found
 
 
-def _rows(table: pa.Table, rows: np.ndarray) -> Iterator[Found]:
+def _to_pairs(table: pa.Table, rows: np.ndarray) -> Iterator[FoundPair]:
     columns = ("sample_id", "outcome", "alignment_score", "alt_text")
     for row in table.select(columns).take(pa.array(rows)).to_pylist():
-        yield Found(**row)
+        yield FoundPair(**row)

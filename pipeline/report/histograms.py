@@ -1,6 +1,6 @@
-"""Histograms of measures, with what became of the pairs and the thresholds.
+"""Histograms of measures by the outcome of the pairs, with the thresholds.
 
-In: a measure over sampled pairs. Out: bins and numbers, ready to be drawn.
+In: a measure over sampled pairs. Out: bins and counts, ready to be drawn.
 """
 
 import dataclasses
@@ -12,23 +12,23 @@ import numpy as np
 from pipeline.report.measures import Measure
 
 N_BINS = 40
-_TAIL = 0.002  # share of the values at either end that may fall into the last bin
+_TAIL = 0.002  # share of the values at either end that the last bin may take in
 
 GROUPS = ("kept", "dropped here", "dropped by another step")
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A threshold, and where it stands from the left: in [0, 1]."""
+    """A threshold and its position on the axis, from 0 (left) to 1 (right)."""
 
     label: str
     value: float
-    place: float
+    position: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-    """Counts of one measure by group; the ends take what lies beyond them."""
+    """Counts of one measure by group; the end bins include all values beyond them."""
 
     name: str
     title: str
@@ -39,14 +39,20 @@ class Histogram:
 
     @property
     def highest(self) -> int:
-        """Of the stacked columns, at least 1."""
+        """The height of the highest stacked column, at least 1."""
         return max(1, *map(sum, zip(*self.counts, strict=True)))
 
 
-def histogram(
+def count_values(
     measure: Measure, group: np.ndarray, thresholds: Sequence[tuple[str, float]]
 ) -> Histogram:
-    """Counts `measure` by `group`, a position in GROUPS of every pair."""
+    """Counts the values of a measure in bins.
+
+    Args:
+      measure: One value per pair; NaN is counted as missing.
+      group: Position in GROUPS of each pair: int [n].
+      thresholds: Labels and values to mark.
+    """
     is_there = np.isfinite(measure.values)
     values, group = measure.values[is_there], group[is_there]
     edges = _edges(measure, values, [value for _, value in thresholds])
@@ -58,7 +64,7 @@ def histogram(
         edges=tuple(edges.tolist()),
         counts=tuple(tuple(row.tolist()) for row in counts),
         lines=tuple(
-            Line(label, value, _place(measure, edges, value))
+            Line(label, value, _position(measure, edges, value))
             for label, value in thresholds
         ),
         n_missing=int((~is_there).sum()),
@@ -68,7 +74,7 @@ def histogram(
 def _edges(
     measure: Measure, values: np.ndarray, thresholds: Sequence[float]
 ) -> np.ndarray:
-    """A threshold of whole numbers lies on an edge, so that it parts two columns."""
+    """Edges of the bins; thresholds of whole numbers fall on edges."""
     ends = np.quantile(values, [_TAIL, 1 - _TAIL]).tolist()
     low, high = min(ends + list(thresholds)), max(ends + list(thresholds))
     if measure.is_ratio:
@@ -84,7 +90,7 @@ def _edges(
     return np.linspace(low - margin, min(high + margin, most), N_BINS + 1)
 
 
-def _place(measure: Measure, edges: np.ndarray, value: float) -> float:
+def _position(measure: Measure, edges: np.ndarray, value: float) -> float:
     scale = math.log if measure.is_ratio else float
     low, high = scale(edges[0]), scale(edges[-1])
     return (scale(max(value, edges[0])) - low) / (high - low)

@@ -1,4 +1,7 @@
-"""The numbers that rules compare with thresholds, as columns over sampled pairs."""
+"""The numbers that rules compare with thresholds, as columns over sampled pairs.
+
+In: facts of pairs. Out: a column for each measure.
+"""
 
 import dataclasses
 import math
@@ -6,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.report.pair_facts import Examined, Match
+from pipeline.report.pair_facts import Match, PairFacts
 
 N_WORDS = "n_words"
 SHORT_SIDE = "short_side_px"
@@ -19,18 +22,18 @@ SEED = "seed_similarity"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measure:
-    """One number of every sampled pair; NaN where there is none."""
+    """One number per sampled pair; NaN where a pair has none."""
 
     name: str
     title: str
     values: np.ndarray  # float64 [n]
     is_whole: bool = False  # whole numbers
-    is_ratio: bool = False  # equal factors are equally far: a logarithmic axis
+    is_ratio: bool = False  # drawn on a logarithmic axis
 
 
-def measures_of(sample: Sequence[Examined]) -> dict[str, Measure]:
-    """Name to measure; those that no pair has are absent."""
-    every = (
+def compute_measures(sample: Sequence[PairFacts]) -> dict[str, Measure]:
+    """Returns name to measure, without measures that no pair has."""
+    all_measures = (
         _measure(N_WORDS, "words of alt text", sample, lambda x: x.n_words, whole=True),
         _measure(
             SHORT_SIDE,
@@ -66,14 +69,14 @@ def measures_of(sample: Sequence[Examined]) -> dict[str, Measure]:
             lambda x: _similarity(x.seed),
         ),
     )
-    return {one.name: one for one in every if not np.isnan(one.values).all()}
+    return {one.name: one for one in all_measures if not np.isnan(one.values).all()}
 
 
 def _measure(
     name: str,
     title: str,
-    sample: Sequence[Examined],
-    value_of: Callable[[Examined], float],
+    sample: Sequence[PairFacts],
+    value_of: Callable[[PairFacts], float],
     *,
     whole: bool = False,
     ratio: bool = False,
@@ -82,8 +85,8 @@ def _measure(
     return Measure(name, title, values, whole, ratio)
 
 
-def _aspect(one: Examined) -> float:
-    """As `filters.ExtremeAspect` has it, to the last bit."""
+def _aspect(one: PairFacts) -> float:
+    """Equals the aspect of `rules.ExtremeAspect` to the last bit."""
     sides_px = one.pair.original_sides_px
     return max(sides_px) / min(sides_px)
 

@@ -1,9 +1,9 @@
-"""The page that shows what happened: RUN/report/index.html.
+"""The report page of a run: RUN/report/index.html.
 
-In: a run whose pairs are decided on, its ledger, and another run to compare with. Out:
-one file without any address but its own, which opens from a disk and from a bucket. It
-is the same whenever it is made of the same tables, and at most 25 MB: it shows a fixed
-number of pairs, and a sample for the thresholds.
+In: a run whose pairs are decided, its ledger, and optionally another run to compare
+with. Out: one self-contained file that opens from a disk or a bucket. The same tables
+always give the same bytes, at most 25 MB: the page shows a fixed number of pairs, and
+has a sample of pairs for its thresholds.
 """
 
 import base64
@@ -18,7 +18,12 @@ import jinja2
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import VERSION
 from pipeline.report import encoder_pictures, sections, threshold_sliders, thumbnails
-from pipeline.report.page_data import Looked, look, nearest_to_thresholds, shown
+from pipeline.report.page_data import (
+    PageData,
+    nearest_to_thresholds,
+    pairs_on_page,
+    read_page_data,
+)
 from pipeline.report.run_comparison import OtherRun
 from pipeline.storage import files
 
@@ -29,41 +34,47 @@ def write(
     run: RunFolder,
     ledger: Mapping[str, Any],
     other: OtherRun | None = None,
-    seen: str = "",
+    pictures: str = "",
 ) -> str:
-    """Writes the page; returns its path.
+    """Writes the page and returns its path.
 
-    `seen` is a folder with pictures of what an encoder sees; by default that of the
-    run, if there is one.
+    Args:
+      run: A run with decisions.
+      ledger: Its ledger.
+      other: Another run to compare with.
+      pictures: Folder with pictures by `trainer.pictures`; by default `RUN/pictures`.
     """
-    looked = look(run, ledger, other)
-    folder = seen or files.join(run.root, encoder_pictures.FOLDER)
-    shown = encoder_pictures.read(folder, run.config.limits)
+    data = read_page_data(run, ledger, other)
+    folder = pictures or files.join(run.root, encoder_pictures.FOLDER)
+    encoder_views = encoder_pictures.read_pictures(folder, run.config.limits)
     path = files.join(run.root, "report", "index.html")
-    files.write(path, html(looked, other, shown).encode())
+    files.write(path, render_html(data, other, encoder_views).encode())
     return path
 
 
-def html(
-    looked: Looked, other: OtherRun | None, seen: Sequence[encoder_pictures.Shown] = ()
+def render_html(
+    data: PageData,
+    other: OtherRun | None,
+    pictures: Sequence[encoder_pictures.EncoderPicture] = (),
 ) -> str:
-    """The page as text."""
-    on_page, nearest = shown(looked), nearest_to_thresholds(looked)
-    found = thumbnails.of_pairs(looked.run, (*on_page, *nearest))
-    key_to_picture = {place.key: address for place, address in found.items()}
-    shown_keys = {one.place.key for one in on_page}
-    data = threshold_sliders.to_json(
-        looked.sample,
-        looked.steps,
-        looked.counts,
-        {key: key_to_picture[key] for key in key_to_picture.keys() - shown_keys},
+    """Returns the page as HTML."""
+    on_page, nearest = pairs_on_page(data), nearest_to_thresholds(data)
+    location_to_url = thumbnails.draw_pairs(data.run, (*on_page, *nearest))
+    key_to_picture = {place.key: url for place, url in location_to_url.items()}
+    shown_keys = {one.location.key for one in on_page}
+    other_pictures = {k: v for k, v in key_to_picture.items() if k not in shown_keys}
+    script_data = threshold_sliders.to_json(
+        data.sample,
+        data.steps,
+        data.counts,
+        other_pictures,
     )
-    page = sections.of(looked, other, seen) | {"pictures": key_to_picture}
-    return _rendered(page, data)
+    page = sections.make_sections(data, other, pictures) | {"pictures": key_to_picture}
+    return _render(page, script_data)
 
 
-def _rendered(page: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """Fills in the template; what runs in it is named by its hash."""
+def _render(page: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Fills in the template; its policy allows style and script by their hashes."""
     style, script = (_FOLDER / name for name in ("page.css", "page.js"))
     style_text, script_text = style.read_text(), script.read_text()
     policy = (
@@ -92,7 +103,7 @@ def _hash_source(text: str) -> str:
 
 
 def _script_json(data: Mapping[str, Any]) -> str:
-    """JSON that can end no script: markup is written as escapes."""
+    """JSON that cannot close its script element: markup characters are escaped."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,8 +1,8 @@
-"""Everything that is known of a few pairs, read from the tables of their units.
+"""Everything known about a few pairs, read from the tables of their units.
 
-In: places of pairs. Out: `Examined`, with measures that the tables of decisions do not
-keep: which rules would drop the pair if it came to them, and its nearest evaluation and
-seed images.
+In: locations of pairs. Out: `PairFacts`. They include measures that the tables of
+decisions do not have: which rules would drop the pair if it reached them, and its
+nearest evaluation and seed images.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.config.selection import NearSeeds
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, Drop, Language, Pair
-from pipeline.report.sampling import Place
+from pipeline.report.sampling import PairLocation
 from pipeline.selection.rules import count_words
 from pipeline.selection.search import reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
@@ -27,44 +27,44 @@ from pipeline.storage.tables import Row, UnitTables, from_table
 
 UNDECIDED = "undecided"  # the outcome before `select`
 
-_N_UNITS_AHEAD = 8  # of which the pairs wait to be asked for
+_N_UNITS_AHEAD = 8  # that are read ahead
 _MAX_CHARS = 2000  # of an alt text that is kept in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """The nearest image of some sets: `<set>:<key>`, and the cosine to it."""
+    """The nearest image of some sets."""
 
-    name: str
-    similarity: float  # NaN of a pair without an embedding
+    name: str  # <set>:<key>
+    similarity: float  # cosine; NaN for a pair without an embedding
 
 
 @dataclasses.dataclass(frozen=True)
-class Examined:
-    """One pair and all that the tables say of it."""
+class PairFacts:
+    """A pair with everything that the tables say about it."""
 
-    place: Place
+    location: PairLocation
     unit: Unit
     pair: Pair  # a long alt text is cut
     n_words: int  # of the whole alt text
     decision: Decision
     language: Language
     alignment_score: float  # NaN if not measured
-    drops: tuple[Drop | None, ...] = ()  # what each rule says; none of unreadable ones
+    drops: tuple[Drop | None, ...] = ()  # one per rule; () for an unreadable pair
     evaluation: Match | None = None  # None if there are no sets to compare with
     seed: Match | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class References:
-    """The evaluation and the seed images of a run, opened to be searched."""
+    """The evaluation and seed images of a run, opened for search."""
 
     evaluation: Sequence[ReferenceSet] = ()
     seeds: Sequence[ReferenceSet] = ()
 
     @classmethod
     def open(cls, run: RunFolder) -> "References":
-        """Opens the sets that `select` compares with; builds what is not there."""
+        """Opens the sets that `select` compares with; builds missing indexes."""
         selection = run.config.selection
         evaluation: tuple[SetFiles, ...] = ()
         seeds: tuple[SetFiles, ...] = ()
@@ -86,45 +86,52 @@ class References:
 
     @property
     def n_products(self) -> int:
-        """Multiplications that comparing one pair with all images takes."""
+        """Multiplications needed to compare one pair with all images."""
         sets = (*self.evaluation, *self.seeds)
         return sum(one.index.ntotal * one.index.d for one in sets)
 
 
-def examine(
-    run: RunFolder, places: Iterable[Place], references: References | None = None
-) -> dict[Place, Examined]:
-    """Reads pairs of any units; without `references` nothing is searched."""
+def read_pairs(
+    run: RunFolder,
+    locations: Iterable[PairLocation],
+    references: References | None = None,
+) -> dict[PairLocation, PairFacts]:
+    """Reads the facts of pairs, in any order and of any units.
+
+    Without `references` no nearest images are searched.
+    """
     reader = _Reader(run, run.decisions, references)
-    in_order = itertools.groupby(sorted(set(places)), lambda place: place.unit)
-    units = ((number, [place.row for place in group]) for number, group in in_order)
-    of_units = map_ahead(lambda unit: reader.of_unit(*unit), units, _N_UNITS_AHEAD)
-    return {one.place: one for one in itertools.chain.from_iterable(of_units)}
+    in_order = itertools.groupby(sorted(set(locations)), lambda one: one.unit)
+    units = ((number, [one.row for one in group]) for number, group in in_order)
+    facts = map_ahead(lambda unit: reader.read_unit(*unit), units, _N_UNITS_AHEAD)
+    return {one.location: one for one in itertools.chain.from_iterable(facts)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads pairs of one unit; names the decisions once, as that takes the names of all
-    units."""
+    """Reads pairs of one unit.
+
+    It holds the tables of decisions, as their fingerprint takes the names of all units.
+    """
 
     run: RunFolder
     decisions: UnitTables
     references: References | None
 
-    def of_unit(self, number: int, rows: list[int]) -> list[Examined]:
+    def read_unit(self, number: int, rows: list[int]) -> list[PairFacts]:
         run, unit = self.run, self.run.units[number]
-        pairs = _rows_of(run.pairs(unit.source), unit, rows, Pair)
-        languages = _rows_of(run.languages(unit.source), unit, rows, Language)
-        decisions = self._decisions(unit, rows, pairs)
+        pairs = _read_rows(run.pairs(unit.source), unit, rows, Pair)
+        languages = _read_rows(run.languages(unit.source), unit, rows, Language)
+        decisions = self._read_decisions(unit, rows, pairs)
         scores = run.embeddings(unit.source).read(unit.name, ["alignment_score"])
         scores = scores["alignment_score"].take(pa.array(rows)).to_pylist()
-        matches = _matches(run, unit, np.array(rows), self.references)
-        every = zip(rows, pairs, languages, decisions, scores, matches, strict=True)
+        matches = _find_matches(run, unit, np.array(rows), self.references)
+        columns = zip(rows, pairs, languages, decisions, scores, matches, strict=True)
         found = []
-        for row, pair, language, decision, score, (evaluation, seed) in every:
+        for row, pair, language, decision, score, (evaluation, seed) in columns:
             rules = () if pair.error else run.config.selection.drop_rules
-            one = Examined(
-                place=Place(number, row),
+            one = PairFacts(
+                location=PairLocation(number, row),
                 unit=unit,
                 pair=dataclasses.replace(pair, alt_text=pair.alt_text[:_MAX_CHARS]),
                 n_words=count_words(pair.alt_text),
@@ -138,26 +145,26 @@ class _Reader:
             found.append(one)
         return found
 
-    def _decisions(
+    def _read_decisions(
         self, unit: Unit, rows: list[int], pairs: Sequence[Pair]
     ) -> list[Decision]:
         if files.is_file(self.decisions.path(unit.name)):
-            return _rows_of(self.decisions, unit, rows, Decision)
+            return _read_rows(self.decisions, unit, rows, Decision)
         return [
             Decision(pair.sample_id, UNDECIDED, None, None, "", ()) for pair in pairs
         ]
 
 
-def _rows_of(
+def _read_rows(
     tables: UnitTables, unit: Unit, rows: list[int], row_type: type[Row]
 ) -> list[Row]:
     return from_table(tables.read(unit.name).take(pa.array(rows)), row_type)
 
 
-def _matches(
+def _find_matches(
     run: RunFolder, unit: Unit, rows: np.ndarray, references: References | None
 ) -> list[tuple[Match | None, Match | None]]:
-    """Nearest evaluation and seed image of each of some rows, which ascend."""
+    """Nearest evaluation and seed image of each row; rows ascend."""
     if references is None:
         return [(None, None)] * len(rows)
     both = (*references.evaluation, *references.seeds)
@@ -169,11 +176,11 @@ def _matches(
         reference_sets.Nearest(both[part], found.similarity[part], found.image[part])
         for part in (slice(None, n), slice(n, None))
     )
-    evaluation, seeds = (_best(half, len(rows)) for half in halves)
+    evaluation, seeds = (_best_matches(half, len(rows)) for half in halves)
     return list(zip(evaluation, seeds, strict=True))
 
 
-def _best(nearest: reference_sets.Nearest, n_rows: int) -> list[Match | None]:
+def _best_matches(nearest: reference_sets.Nearest, n_rows: int) -> list[Match | None]:
     if not nearest.sets:
         return [None] * n_rows
     names = nearest.best_names(np.arange(n_rows))

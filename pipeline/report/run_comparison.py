@@ -1,9 +1,9 @@
-"""Which pairs two runs decide differently, and why.
+"""Comparison of the decisions of two runs.
 
 In: a run, and the folder of another run over the same pairs, or of its decisions. Out:
-numbers of pairs by their two outcomes, with examples. One shard is read at a time.
-Shards are the same if their path is, whatever they held, or else their file name; pairs
-if their id is.
+counts of pairs by their two outcomes, with examples. One shard is read at a time.
+Shards match by their path, whatever they held, or else by their file name; pairs match
+by their id.
 """
 
 import collections
@@ -17,30 +17,30 @@ import pyarrow as pa
 
 from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.records import Decision
-from pipeline.report.sampling import Place, Smallest, hashes
+from pipeline.report.sampling import PairLocation, SmallestKeys, hash_identities
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table
 
-_N_SHOWN = 12  # changes with examples: the most frequent
+_N_SHOWN = 12  # most frequent changes, which have examples
 
 Change = tuple[str, str]  # outcome in the other run, outcome here
 
 
 @dataclasses.dataclass(frozen=True)
 class OtherRun:
-    """Decisions to compare with, and the configuration that they follow from."""
+    """Decisions to compare with, and the configuration behind them."""
 
     folder: str
     decisions: UnitTables
-    config: Any  # as `config.to_json` has it
+    config: Any  # as `to_json` gives it
 
     @classmethod
     def open(cls, folder: str) -> "OtherRun":
-        """Opens a run folder, or one of its folders of decisions.
+        """Opens a run folder, or a folder of decisions in one.
 
         Raises:
-          ValueError: if there is none, or nothing is decided in it.
+          ValueError: if there is none, or it has no decisions.
         """
         check_format("--against", folder)
         path = files.join(folder, CONFIG_NAME)
@@ -60,46 +60,50 @@ class OtherRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Changed:
-    """One pair that both runs have, and what the other one decided."""
+class ChangedPair:
+    """A pair of both runs, and the decision of the other run on it."""
 
-    place: Place
+    location: PairLocation
     other: Decision
 
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """How the decisions of a run differ from those of another one."""
+    """Differences between the decisions of two runs."""
 
     n_common: int
     n_only_here: int
     n_only_there: int
     change_to_count: Mapping[Change, int]  # most frequent first
-    change_to_examples: Mapping[Change, list[Changed]]
+    change_to_examples: Mapping[Change, list[ChangedPair]]
 
     @property
     def n_changed(self) -> int:
+        """Pairs with different outcomes in the two runs."""
         return sum(self.change_to_count.values())
 
 
 def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
-    """Compares the decisions on all pairs of two runs."""
+    """Compares all decisions of two runs; keeps `n_examples` of each change."""
     names = other.decisions.unit_names()
-    own_to_other = _same_units(run, names)
+    own_to_other = _match_units(run, names)
     counts: collections.Counter[Change] = collections.Counter()
-    examples: dict[Change, Smallest] = {}
+    examples: dict[Change, SmallestKeys] = {}
     n_common = n_only_here = n_only_there = 0
     decisions = run.decisions
     for number, unit in enumerate(run.units):
-        joined = _Joined.of(decisions, other, unit, own_to_other.get(unit.name))
+        joined = _JoinedUnit.read(decisions, other, unit, own_to_other.get(unit.name))
         n_common += len(joined.rows)
         n_only_here += joined.n_own - len(joined.rows)
         n_only_there += joined.n_other - len(joined.rows)
-        for change, places in joined.changes().items():
-            counts[change] += len(places)
-            rows = joined.rows[places]
-            keys = hashes(joined.own["sample_id"].take(pa.array(rows)).to_pylist())
-            examples.setdefault(change, Smallest(n_examples)).add(number, rows, keys)
+        for change, positions in joined.changes().items():
+            counts[change] += len(positions)
+            rows = joined.rows[positions]
+            keys = hash_identities(
+                joined.own["sample_id"].take(pa.array(rows)).to_pylist()
+            )
+            smallest = examples.setdefault(change, SmallestKeys(n_examples))
+            smallest.add(number, rows, keys)
     for name in names - set(own_to_other.values()):
         n_only_there += other.decisions.read(name, ["outcome"]).num_rows
     by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -110,27 +114,27 @@ def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
         change_to_count=dict(by_count),
         change_to_examples={
             change: [
-                _changed(run.units[place.unit], decisions, other, place, own_to_other)
-                for place in examples[change].places()
+                _read_change(run.units[one.unit], decisions, other, one, own_to_other)
+                for one in examples[change].locations()
             ]
             for change, _ in by_count[:_N_SHOWN]
         },
     )
 
 
-def _same_units(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
-    """Name of an own unit to that of the same unit in the other run."""
+def _match_units(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
+    """Returns name of a unit here to its name in the other run."""
     shard_to_name = {shard_name_of(name): name for name in names}
     stem_to_names = collections.defaultdict(list)
     for shard, name in sorted(shard_to_name.items()):
         stem_to_names[_stem_of(shard)].append(name)
     found = {}
     for unit in run.units:
-        alike = stem_to_names[_stem_of(unit.shard_name)]
+        same_stem = stem_to_names[_stem_of(unit.shard_name)]
         if unit.shard_name in shard_to_name:
             found[unit.name] = shard_to_name[unit.shard_name]
-        elif len(alike) == 1:
-            found[unit.name] = alike[0]
+        elif len(same_stem) == 1:
+            found[unit.name] = same_stem[0]
     return found
 
 
@@ -139,8 +143,8 @@ def _stem_of(shard_name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Joined:
-    """The pairs of one unit that both runs have: rows of either table."""
+class _JoinedUnit:
+    """The pairs of one unit that both runs have, as rows of the two tables."""
 
     own: pa.Table
     n_own: int
@@ -151,20 +155,20 @@ class _Joined:
     other_outcomes: np.ndarray
 
     @classmethod
-    def of(
+    def read(
         cls,
         decisions: UnitTables,
         other: OtherRun,
         unit: Unit,
         other_name: str | None,
-    ) -> "_Joined":
+    ) -> "_JoinedUnit":
         columns = ["sample_id", "outcome"]
         own = decisions.read(unit.name, columns)
         if other_name is None:
             theirs = own.slice(0, 0)
         else:
             theirs = other.decisions.read(other_name, columns)
-        rows, other_rows = _same_rows(own["sample_id"], theirs["sample_id"])
+        rows, other_rows = _match_rows(own["sample_id"], theirs["sample_id"])
         return cls(
             own=own,
             n_own=own.num_rows,
@@ -176,16 +180,16 @@ class _Joined:
         )
 
     def changes(self) -> dict[Change, np.ndarray]:
-        """Positions in `rows` of the pairs whose outcome is another one."""
+        """Returns change to positions in `rows` of pairs with different outcomes."""
         found = collections.defaultdict(list)
-        for place in np.flatnonzero(self.outcomes != self.other_outcomes).tolist():
-            change = (self.other_outcomes[place], self.outcomes[place])
-            found[change].append(place)
-        return {change: np.array(places) for change, places in found.items()}
+        for i in np.flatnonzero(self.outcomes != self.other_outcomes).tolist():
+            change = (self.other_outcomes[i], self.outcomes[i])
+            found[change].append(i)
+        return {change: np.array(positions) for change, positions in found.items()}
 
 
-def _same_rows(own: pa.Array, other: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of equal ids; of several with one id the first meets the first."""
+def _match_rows(own: pa.Array, other: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of equal ids; pairs that share an id match in their order."""
     if own.equals(other):
         rows = np.arange(len(own))
         return rows, rows
@@ -206,17 +210,17 @@ def _texts(column: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
     return np.array(column.take(pa.array(rows)).to_pylist(), dtype=object)
 
 
-def _changed(
+def _read_change(
     unit: Unit,
     decisions: UnitTables,
     other: OtherRun,
-    place: Place,
+    location: PairLocation,
     own_to_other: Mapping[str, str],
-) -> Changed:
-    """Looks up what the other run decided on one pair of a unit."""
+) -> ChangedPair:
+    """Reads the decision of the other run on one pair of a unit."""
     other_name = own_to_other[unit.name]
-    joined = _Joined.of(decisions, other, unit, other_name)
-    row = joined.other_rows[np.searchsorted(joined.rows, place.row)]
+    joined = _JoinedUnit.read(decisions, other, unit, other_name)
+    row = joined.other_rows[np.searchsorted(joined.rows, location.row)]
     table = other.decisions.read(other_name).take(pa.array([row]))
     (decision,) = from_table(table, Decision)
-    return Changed(place, decision)
+    return ChangedPair(location, decision)

@@ -1,7 +1,7 @@
-"""Which pairs the report looks at: those whose identity has the smallest hashes.
+"""The pairs that the report shows: those whose identities have the smallest hashes.
 
-In: identities, one unit at a time and in any order. Out: places of pairs, the same on
-every machine. Memory hangs on the number that is asked for alone.
+In: identities, one unit at a time and in any order. Out: locations of pairs, the same
+on every machine. Memory depends only on the number of pairs requested.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from pipeline.selection.retrieval.top_k import unit_hashes
 _SALT = "report"
 
 
-class Place(NamedTuple):
-    """One pair of a run."""
+class PairLocation(NamedTuple):
+    """Where a pair of a run is stored."""
 
     unit: int  # position among the units of the run
     row: int
 
     @property
     def key(self) -> str:
-        """How the page calls it."""
+        """The identifier of the pair in the page."""
         return f"{self.unit}-{self.row}"
 
 
-def hashes(identities: Sequence[bytes]) -> np.ndarray:
-    """Numbers in [0, 1), float64; other ones than those that decide on pairs."""
+def hash_identities(identities: Sequence[bytes]) -> np.ndarray:
+    """Hashes in [0, 1), float64 [n]; independent of those that decide on pairs."""
     return unit_hashes(identities, _SALT)
 
 
-class Smallest:
-    """The `n` places with the smallest keys; of equal keys the first by place."""
+class SmallestKeys:
+    """Collects the `n` pairs with the smallest keys; ties go to the first location."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -41,7 +41,7 @@ class Smallest:
         self._row = np.empty(0, np.int64)
 
     def add(self, unit: int, rows: np.ndarray, keys: np.ndarray) -> None:
-        """Takes in rows of one unit; a unit is added once."""
+        """Adds rows of one unit; each unit is added once."""
         if len(self._keys) > self._n:
             is_small = keys <= self._keys[-1]
             rows, keys = rows[is_small], keys[is_small]
@@ -52,20 +52,21 @@ class Smallest:
         self._keys, self._unit = all_keys[order], all_units[order]
         self._row = all_rows[order]
 
-    def places(self) -> list[Place]:
-        """By key."""
-        return self._places(min(self._n, len(self._keys)))
+    def locations(self) -> list[PairLocation]:
+        """The collected pairs, in ascending order of their keys."""
+        return self._first(min(self._n, len(self._keys)))
 
-    def whole_groups(self) -> list[Place]:
-        """The places whose key none outside has: all with one key, or none.
+    def whole_groups(self) -> list[PairLocation]:
+        """The collected pairs, without a key that was only collected in part.
 
-        A single key that has more than `n` places is cut all the same.
+        Pairs of one key are returned together or not at all, unless a single key has
+        more than `n` pairs.
         """
         if len(self._keys) <= self._n:
-            return self.places()
+            return self.locations()
         n_whole = int(np.searchsorted(self._keys, self._keys[-1]))
-        return self._places(n_whole or self._n)
+        return self._first(n_whole or self._n)
 
-    def _places(self, n: int) -> list[Place]:
+    def _first(self, n: int) -> list[PairLocation]:
         units, rows = self._unit[:n].tolist(), self._row[:n].tolist()
-        return [Place(*place) for place in zip(units, rows, strict=True)]
+        return list(map(PairLocation, units, rows))

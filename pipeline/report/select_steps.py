@@ -1,9 +1,9 @@
-"""The steps of `select` as columns over sampled pairs, so that a page can repeat them.
+"""The steps of `select` as columns over sampled pairs, for the page to repeat.
 
-In: a selection and examined pairs. Out: steps in the order in which they decide. Steps
-that look at one pair, and exact duplicates, are repeated for any threshold. Of all
-others (nearest images, clusters, whatever is new) the page knows what they decided in
-the run; a pair that did not come to such a step is unknown to it.
+In: a selection and facts of pairs. Out: steps in the order in which they decide. The
+page repeats steps that decide on single pairs, and exact duplicates, for any threshold.
+For all other steps (near duplicates, clusters) it only knows the decisions of the run;
+their decision on a pair that an earlier step dropped is unknown.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from pipeline.config.selection import (
 )
 from pipeline.records import DropReason
 from pipeline.report import measures
-from pipeline.report.pair_facts import Examined
+from pipeline.report.pair_facts import PairFacts
 from pipeline.selection import rules as filters
 from pipeline.selection.unit_decisions import OUTCOMES
 
-UNKNOWN = "unknown"  # the outcome of a pair that a step would have to look at again
+UNKNOWN = "unknown"  # the outcome of a pair that a step would have to decide again
 PAGE_OUTCOMES = (*map(str, OUTCOMES), UNKNOWN)
 
 _PASSES = -1.0  # in a column of outcomes
@@ -39,7 +39,7 @@ _RULE_REASONS = (
 )
 _POLICY_TO_CODE = {"alignment": 1.0, "keep": 2.0, "drop": 3.0}  # of short texts
 
-# These look at sources with `keep_all` as well.
+# These steps also drop pairs of sources with `keep_all`.
 _FOR_ALL = (
     DropReason.OPT_OUT,
     DropReason.DROP_LIST,
@@ -50,7 +50,7 @@ _FOR_ALL = (
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
-    """One threshold; `path` is what `--set` calls it."""
+    """One adjustable threshold; `path` is its name in `--set`."""
 
     path: str
     label: str
@@ -61,11 +61,12 @@ class Knob:
 class Step:
     """One step over n sampled pairs.
 
-    Kinds and their columns: `fixed` has the position of an `outcome` in PAGE_OUTCOMES,
-    or -1; `least` and `most` compare `value` with their knob, and no value fails;
-    `language` and `fraction` are what `filters` does, where `short` texts are judged by
-    their score (1), kept (2) or dropped (3); `first_of_image` keeps of each `group` the
-    pair of the smallest `rank`.
+    Kinds and their columns:
+      `fixed`: position in PAGE_OUTCOMES of an `outcome`, or -1.
+      `least`, `most`: a `value` to compare with the knob; NaN fails.
+      `language`, `fraction`: as the selection decides; `short` texts are decided by
+        their alignment score (1), kept (2) or dropped (3).
+      `first_of_image`: of each `group` the pair with the smallest `rank` stays.
     """
 
     reason: str
@@ -73,16 +74,16 @@ class Step:
     spares_keep_all: bool
     columns: Mapping[str, np.ndarray]  # float64 [n] each
     knobs: tuple[Knob, ...] = ()
-    measure: str = ""  # what its thresholds are thresholds of
+    measure: str = ""  # the measure that its thresholds apply to
 
 
-def steps_of(
+def make_steps(
     selection: SelectionConfig,
-    sample: Sequence[Examined],
+    sample: Sequence[PairFacts],
     name_to_measure: Mapping[str, measures.Measure],
 ) -> list[Step]:
-    """The steps that can decide on a pair of the sample."""
-    maker = _Maker(selection, sample, name_to_measure)
+    """Makes the steps that can decide on pairs of the sample, in their order."""
+    maker = _StepMaker(selection, sample, name_to_measure)
     found: list[Step] = []
     for reason in DropReason:
         if reason == _RULE_REASONS[0]:
@@ -92,11 +93,13 @@ def steps_of(
     return found
 
 
-class _Maker:
+class _StepMaker:
+    """Makes the steps of one selection over one sample."""
+
     def __init__(
         self,
         selection: SelectionConfig,
-        sample: Sequence[Examined],
+        sample: Sequence[PairFacts],
         name_to_measure: Mapping[str, measures.Measure],
     ) -> None:
         self._selection = selection
@@ -110,18 +113,18 @@ class _Maker:
             yield self._rule(rule, number, path)
 
     def step(self, reason: DropReason) -> list[Step]:
-        """What drops with this reason; nothing if no step of the run does."""
+        """The steps that drop for this reason; none if it is switched off."""
         found = self._repeatable(reason)
         if found is not None:
             return [found]
-        return [self._decided(reason)] if reason in self._outcomes else []
+        return [self._recorded(reason)] if reason in self._outcomes else []
 
     def _repeatable(self, reason: DropReason) -> Step | None:
-        """None for a step that the page cannot repeat, or that is switched off."""
+        """The step that the page can repeat; None if it cannot, or it is off."""
         selection = self._selection
         alignment, bound = selection.alignment, selection.max_evaluation_similarity
         if selection.evaluation_duplicates is not None:
-            bound = None  # other descriptors decide as well, which are not repeated
+            bound = None  # the page cannot repeat what other descriptors decide
         if reason == DropReason.LANGUAGE and selection.language is not None:
             return self._language(selection.language)
         if reason == DropReason.LOW_ALIGNMENT:
@@ -209,14 +212,14 @@ class _Maker:
         return Step(reason, "language", True, columns, tuple(knobs), name)
 
     def _first_of_image(self) -> Step:
-        """Groups are images; the rank is that of `dedup.find_repeats`."""
+        """Groups are images; the rank is that of `duplicates.exact`."""
         sample = self._sample
         order = sorted(
             range(len(sample)),
             key=lambda i: (
                 sample[i].pair.sample_id,
                 sample[i].unit.uri,
-                sample[i].place.row,
+                sample[i].location.row,
             ),
         )
         rank = np.empty(len(sample))
@@ -227,8 +230,8 @@ class _Maker:
         columns = {"group": group, "rank": rank}
         return Step(DropReason.EXACT_DUPLICATE, "first_of_image", True, columns)
 
-    def _decided(self, reason: DropReason) -> Step:
-        """What the run decided; unknown of pairs that an earlier step has dropped."""
+    def _recorded(self, reason: DropReason) -> Step:
+        """The decisions of the run; unknown for pairs that an earlier step dropped."""
         earlier = {str(one) for one in DropReason if _precedes(one, reason)}
         known = {str(reason): str(reason)} | dict.fromkeys(earlier, UNKNOWN)
         outcomes = [known.get(outcome, "") for outcome in self._outcomes]
@@ -247,6 +250,6 @@ def _precedes(one: DropReason, other: DropReason) -> bool:
     return reasons.index(one) < reasons.index(other)
 
 
-def kept_codes(sample: Sequence[Examined]) -> np.ndarray:
-    """Positions in PAGE_OUTCOMES of what the run decided."""
+def decision_codes(sample: Sequence[PairFacts]) -> np.ndarray:
+    """Positions in PAGE_OUTCOMES of the decisions of the run: int [n]."""
     return np.array([PAGE_OUTCOMES.index(one.decision.outcome) for one in sample])

@@ -1,7 +1,7 @@
-"""Everything that is known of one pair, from its source shard to its training record.
+"""Everything known about one pair, from its source shard to its training record.
 
-In: a run folder, at any stage, and a sample id. Out: lines of text, and the encoded
-image. Nothing is written into the run folder but missing indexes of images.
+In: a run folder at any stage, and a sample id. Out: lines of text, and the encoded
+image. The only files written into the run folder are missing indexes of images.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from pipeline.export import manifest
 from pipeline.export.shard_formats import TFRECORD
 from pipeline.records import INDEX_DTYPE, KEPT, Sample
 from pipeline.report import caption_facts
-from pipeline.report.cards import number, verdict_of
-from pipeline.report.pair_facts import UNDECIDED, Examined, References, examine
-from pipeline.report.sampling import Place
+from pipeline.report.cards import describe_decision, format_number
+from pipeline.report.pair_facts import UNDECIDED, PairFacts, References, read_pairs
+from pipeline.report.sampling import PairLocation
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -31,8 +31,8 @@ _ID_BYTES = 16
 _TEXT_CHARS = 2000
 
 
-def sample_id_of(text: str) -> bytes:
-    """A sample id as the report and the tables of errors write it.
+def parse_sample_id(text: str) -> bytes:
+    """Parses a sample id as the report and the tables of errors write it.
 
     Raises:
       ValueError: unless it is 32 hexadecimal digits.
@@ -46,53 +46,58 @@ def sample_id_of(text: str) -> bytes:
     return found
 
 
-def find_places(run: RunFolder, sample_id: bytes) -> list[Place]:
-    """All pairs with that id: exact duplicates share theirs.
+def find_locations(run: RunFolder, sample_id: bytes) -> list[PairLocation]:
+    """Finds all pairs with an id; exact duplicates share theirs.
 
     Raises:
-      ValueError: if there is none among the pairs that are scored.
+      ValueError: if no scored pair has it.
     """
-    places = []
+    locations = []
     for index, unit in enumerate(run.units):
         tables = run.pairs(unit.source)
         if files.is_file(tables.path(unit.name)):
             ids = tables.read(unit.name, ["sample_id"])["sample_id"]
             rows = np.flatnonzero(pc.equal(ids, sample_id).to_numpy())
-            places += [Place(index, row) for row in rows.tolist()]
-    if not places:
+            locations += [PairLocation(index, row) for row in rows.tolist()]
+    if not locations:
         raise ValueError(f"{sample_id.hex()}: expected the id of a scored pair")
-    return places
+    return locations
 
 
 def show(run: RunFolder, text: str, image_path: str) -> Iterator[str]:
-    """Everything known of the pairs with an id; writes their image if asked to.
+    """Yields everything known about the pairs with an id, as lines of text.
+
+    Args:
+      run: A run folder.
+      text: The sample id, 32 hexadecimal digits.
+      image_path: File to write the encoded image to, or "".
 
     Raises:
       ValueError: if there is no such pair, or no image to write.
     """
-    places = find_places(run, sample_id_of(text))
-    yield from lines(run, places)
+    locations = find_locations(run, parse_sample_id(text))
+    yield from describe_pairs(run, locations)
     if image_path:
-        files.write(image_path, image_of(run, places[0]))
+        files.write(image_path, read_image_at(run, locations[0]))
         yield f"{'image written':22} {image_path}"
 
 
-def lines(run: RunFolder, places: Sequence[Place]) -> Iterator[str]:
-    """What is known of some pairs, one fact a line."""
-    found = examine(run, places)
+def describe_pairs(run: RunFolder, locations: Sequence[PairLocation]) -> Iterator[str]:
+    """Yields everything known about some pairs, one fact per line."""
+    found = read_pairs(run, locations)
     is_decided = any(x.decision.outcome != UNDECIDED for x in found.values())
     if is_decided:
-        found = examine(run, places, References.open(run))
+        found = read_pairs(run, locations, References.open(run))
     for one in found.values():
         for name, value in (*_facts(one), *_captions(run, one), *_record(run, one)):
             yield f"{name:22} {visible(value, _TEXT_CHARS)}"
 
 
-def _facts(one: Examined) -> Iterator[tuple[str, str]]:
+def _facts(one: PairFacts) -> Iterator[tuple[str, str]]:
     pair = one.pair
     yield "sample id", pair.sample_id.hex()
     yield "source", f"{one.unit.source.name} {one.unit.uri}"
-    yield "place", f"row {one.place.row}, key {pair.key}, offset {pair.offset}"
+    yield "place", f"row {one.location.row}, key {pair.key}, offset {pair.offset}"
     yield "address", pair.url or "none"
     if pair.error:
         yield "unreadable", pair.error
@@ -102,29 +107,32 @@ def _facts(one: Examined) -> Iterator[tuple[str, str]]:
     yield "alt text", pair.alt_text or "none"
     yield "words", str(one.n_words)
     language = one.language
-    yield "language", f"{language.code or 'unknown'} {number(language.probability)}"
-    yield "alignment score", number(one.alignment_score)
+    yield (
+        "language",
+        f"{language.code or 'unknown'} {format_number(language.probability)}",
+    )
+    yield "alignment score", format_number(one.alignment_score)
     for name, match in (("nearest evaluation", one.evaluation), ("seed", one.seed)):
         if match is not None:
-            yield name, f"{match.name} {number(match.similarity)}"
+            yield name, f"{match.name} {format_number(match.similarity)}"
     for drop in filter(None, one.drops):
-        bound = f"{number(drop.value)}, bound {number(drop.threshold)} {drop.detail}"
-        yield "fails the rule", f"{drop.reason}: {bound}"
-    why = verdict_of(one.decision)
+        value, bound = map(format_number, (drop.value, drop.threshold))
+        yield "fails the rule", f"{drop.reason}: {value}, bound {bound} {drop.detail}"
+    why = describe_decision(one.decision)
     yield "decision", one.decision.outcome + (f": {why}" if why else "")
     if one.decision.seeds:
         yield "wanted by", ", ".join(one.decision.seeds)
 
 
-def _captions(run: RunFolder, one: Examined) -> Iterator[tuple[str, str]]:
+def _captions(run: RunFolder, one: PairFacts) -> Iterator[tuple[str, str]]:
     if one.decision.outcome != KEPT or not run.config.granularities:
         return
-    for said in caption_facts.said_of(run, [one])[one.place.key]:
-        flags = f" [{', '.join(said.flags)}]" if said.flags else ""
-        yield f"caption {said.granularity}", said.text + flags
+    for caption in caption_facts.read_captions(run, [one])[one.location.key]:
+        flags = f" [{', '.join(caption.flags)}]" if caption.flags else ""
+        yield f"caption {caption.granularity}", caption.text + flags
 
 
-def _record(run: RunFolder, one: Examined) -> Iterator[tuple[str, str]]:
+def _record(run: RunFolder, one: PairFacts) -> Iterator[tuple[str, str]]:
     if one.decision.outcome != KEPT:
         return
     found = find_record(run, one)
@@ -140,46 +148,47 @@ def _record(run: RunFolder, one: Examined) -> Iterator[tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A training record and where it lies."""
+    """A training record and its location."""
 
     shard: str
     position: int  # in the shard
     sample: Sample
 
 
-def find_record(run: RunFolder, one: Examined) -> Record | None:
-    """The training record of a kept pair, if shards of these decisions have it.
+def find_record(run: RunFolder, one: PairFacts) -> Record | None:
+    """Finds the training record of a kept pair; None if no shard has it.
 
-    Records stand in the order of the kept pairs, of which some may be left out: the
-    pair's is at its place among the kept, or as many before it as are left out.
+    Records are in the order of the kept pairs, some of which may not be exported. So
+    the record is at the pair's position among the kept pairs, or before it by at most
+    the number of pairs that were not exported.
     """
     content = manifest.read_json(files.join(TFRECORD.path(run.root), manifest.NAME))
     fingerprint = run.decisions_fingerprint
     if content is None or content["fingerprints"]["decisions"] != fingerprint:
         return None
     n_left_out = content["ledger"]["kept"] - content["n_samples"]
-    last = _n_kept_before(run, one.place)
+    last = _count_kept_before(run, one.location)
     start = 0
     for shard in content["shards"]:
         first = max(0, last - n_left_out - start)
         stop = min(shard["n_samples"], last + 1 - start)
         for position in range(first, stop):
-            sample = _read(run, shard["name"], position)
+            sample = _read_sample(run, shard["name"], position)
             if sample.sample_id == one.pair.sample_id:
                 return Record(shard["name"], position, sample)
         start += shard["n_samples"]
     return None
 
 
-def _n_kept_before(run: RunFolder, place: Place) -> int:
-    """Kept pairs that come before a pair in the order of the shards."""
-    own, decisions = run.units[place.unit], run.decisions
-    before = [unit for unit in run.units if _order(unit) < _order(own)]
+def _count_kept_before(run: RunFolder, location: PairLocation) -> int:
+    """Kept pairs before a pair in the order of the training shards."""
+    own, decisions = run.units[location.unit], run.decisions
+    before = [unit for unit in run.units if _sort_key(unit) < _sort_key(own)]
     whole = sum(int(_is_kept(decisions, unit).sum()) for unit in before)
-    return whole + int(_is_kept(decisions, own)[: place.row].sum())
+    return whole + int(_is_kept(decisions, own)[: location.row].sum())
 
 
-def _order(unit: Unit) -> tuple[str, str]:
+def _sort_key(unit: Unit) -> tuple[str, str]:
     return unit.source.name, unit.uri
 
 
@@ -188,7 +197,7 @@ def _is_kept(decisions: UnitTables, unit: Unit) -> np.ndarray:
     return pc.equal(outcomes, KEPT).to_numpy()
 
 
-def _read(run: RunFolder, shard: str, position: int) -> Sample:
+def _read_sample(run: RunFolder, shard: str, position: int) -> Sample:
     path = files.join(TFRECORD.path(run.root), shard)
     entry_bytes = INDEX_DTYPE.itemsize
     with files.open_for_reading(path + manifest.INDEX_SUFFIX) as file:
@@ -200,24 +209,24 @@ def _read(run: RunFolder, shard: str, position: int) -> Sample:
 
 
 def read_image(run: RunFolder, path_or_id: str) -> bytes:
-    """The encoded image in a file, or that of the pair with an id.
+    """Reads the encoded image of a file, or of the pair with an id.
 
     Raises:
-      ValueError: if there is neither.
+      ValueError: if the text names neither.
     """
     if files.is_file(path_or_id):
         return files.read(path_or_id)
-    return image_of(run, find_places(run, sample_id_of(path_or_id))[0])
+    return read_image_at(run, find_locations(run, parse_sample_id(path_or_id))[0])
 
 
-def image_of(run: RunFolder, place: Place) -> bytes:
-    """The encoded image of a pair, from its source shard.
+def read_image_at(run: RunFolder, location: PairLocation) -> bytes:
+    """Reads the encoded image of a pair from its source shard.
 
     Raises:
-      ValueError: if it is not there any more, or was never readable.
+      ValueError: if it is no longer there, or was never readable.
     """
-    unit = run.units[place.unit]
-    rows = pa.array([place.row])
+    unit = run.units[location.unit]
+    rows = pa.array([location.row])
     table = run.pairs(unit.source).read(unit.name).take(rows)
     (pair,) = from_table(table, records.Pair)
     if pair.error:

@@ -1,7 +1,7 @@
-"""What the page needs to repeat `select` for other thresholds, as plain JSON values.
+"""The data with which the page repeats `select` for other thresholds.
 
-In: steps over sampled pairs, and the counts of the run. Out: columns in base64 of
-float64, texts, and the range of every threshold. `page.js` reads it.
+In: steps over sampled pairs, and the counts of the run. Out: JSON values that `page.js`
+reads: columns as base64 of float64, texts, and the range of every threshold.
 """
 
 import base64
@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline import records
 from pipeline.report.measures import Measure
-from pipeline.report.pair_facts import Examined
-from pipeline.report.select_steps import PAGE_OUTCOMES, Knob, Step, kept_codes
+from pipeline.report.pair_facts import PairFacts
+from pipeline.report.select_steps import PAGE_OUTCOMES, Knob, Step, decision_codes
 from recipes.safe_text import visible
 
 _TEXT_CHARS = 120
@@ -22,24 +22,33 @@ _TAIL = 0.001
 
 
 def to_json(
-    sample: Sequence[Examined],
+    sample: Sequence[PairFacts],
     steps: Sequence[Step],
     outcome_to_count: Mapping[str, int],
     pictures: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Everything that `page.js` starts from; `pictures` by the key of a place."""
+    """Returns the input of `page.js`.
+
+    Args:
+      sample: Sampled pairs.
+      steps: Steps over the sample.
+      outcome_to_count: The ledger of the run.
+      pictures: Key of a location to the `data:` URL of its picture.
+    """
     n_readable = sum(outcome_to_count.values()) - outcome_to_count[records.UNREADABLE]
     return {
         "outcomes": PAGE_OUTCOMES,
         "counts": dict(outcome_to_count),
         "n_readable": n_readable,
         "n_images": len({one.pair.image_hash for one in sample}),
-        "decided": packed(kept_codes(sample)),
-        "keep_all": packed(np.array([one.unit.source.keep_all for one in sample])),
+        "decided": encode_column(decision_codes(sample)),
+        "keep_all": encode_column(
+            np.array([one.unit.source.keep_all for one in sample])
+        ),
         "steps": [_step(step) for step in steps],
         "ids": [one.pair.sample_id.hex() for one in sample],
         "texts": [visible(one.pair.alt_text, _TEXT_CHARS) for one in sample],
-        "keys": [one.place.key for one in sample],
+        "keys": [one.location.key for one in sample],
         "pictures": dict(pictures),
     }
 
@@ -49,24 +58,26 @@ def _step(step: Step) -> dict[str, Any]:
         "reason": step.reason,
         "kind": step.kind,
         "spares_keep_all": step.spares_keep_all,
-        "columns": {name: packed(values) for name, values in step.columns.items()},
+        "columns": {
+            name: encode_column(values) for name, values in step.columns.items()
+        },
         "knobs": [{"path": knob.path, "value": knob.value} for knob in step.knobs],
     }
 
 
-def packed(values: np.ndarray) -> str:
-    """Numbers as base64 of float64, little-endian."""
+def encode_column(values: np.ndarray) -> str:
+    """Encodes numbers as base64 of little-endian float64."""
     return base64.b64encode(values.astype("<f8").tobytes()).decode()
 
 
-def slider(knob: Knob, step: Step, measure: Measure | None) -> dict[str, float]:
-    """The ends of a slider and the decimals that it moves in."""
+def slider_range(knob: Knob, step: Step, measure: Measure | None) -> dict[str, float]:
+    """Returns the ends of a slider and the number of its decimals."""
     if step.kind == "fraction":
         return {"low": 0.001, "high": 1.0, "n_decimals": 3}
     values = np.zeros(0) if measure is None else measure.values
     if step.kind == "language" and not knob.path.endswith("probability"):
         values = step.columns["score"]
-    ends = [knob.value, *_ends(values)]
+    ends = [knob.value, *_quantiles(values)]
     if measure is not None and measure.is_whole:
         return {"low": min(ends), "high": max(ends), "n_decimals": 0}
     n_decimals = 3 if max(ends) <= 1 else 2
@@ -79,6 +90,6 @@ def slider(knob: Knob, step: Step, measure: Measure | None) -> dict[str, float]:
     }
 
 
-def _ends(values: np.ndarray) -> list[float]:
+def _quantiles(values: np.ndarray) -> list[float]:
     there = values[np.isfinite(values)]
     return np.quantile(there, [_TAIL, 1 - _TAIL]).tolist() if len(there) else [0.0, 1.0]

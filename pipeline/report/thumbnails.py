@@ -1,8 +1,8 @@
-"""Small pictures of pairs and of reference images, as addresses that hold their data.
+"""Small pictures of pairs and of reference images, as `data:` URLs.
 
-In: examined pairs, names of evaluation and seed images. Out: `data:` addresses of
-JPEGs that are encoded here: no byte of the web goes into the page as it came. What
-cannot be read any more has no picture.
+In: facts of pairs, names of evaluation and seed images. Out: `data:` URLs of JPEG
+images. All are encoded here, so that no byte from the web enters the page unchanged.
+Images that can no longer be read have no picture.
 """
 
 import base64
@@ -20,8 +20,8 @@ from pipeline.config.curation import Limits
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.records import Pair
-from pipeline.report.pair_facts import Examined
-from pipeline.report.sampling import Place
+from pipeline.report.pair_facts import PairFacts
+from pipeline.report.sampling import PairLocation
 from pipeline.selection.search.reference_sets import normalized
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
@@ -33,17 +33,27 @@ _MAX_SIDE_PX = 168
 _QUALITIES = (75, 50, 25, 10)
 _UNITS_AHEAD = 4
 
-Named = tuple[str, Place]  # `<set>:<key>` of a reference image, and a pair that is near
+ReferenceOfPair = tuple[
+    str, PairLocation
+]  # `<set>:<key>` of a reference image, and the pair that it is near.
+ReferenceOfPair = tuple[str, PairLocation]
 
 
-def address(
+def data_url(
     data: bytes,
     limits: Limits,
     *,
     max_side_px: int = _MAX_SIDE_PX,
     max_bytes: int = MAX_BYTES,
 ) -> str:
-    """A `data:` address of a small JPEG; "" if the image cannot be decoded."""
+    """Returns the `data:` URL of a small JPEG; "" if the image cannot be decoded.
+
+    Args:
+      data: The encoded image.
+      limits: Limits of the decoder.
+      max_side_px: Length of the longer side, at most.
+      max_bytes: Size of the JPEG, at most; its quality is lowered to reach it.
+    """
     try:
         rgb = images.decode(data, limits).rgb
     except images.ImageError:
@@ -60,61 +70,66 @@ def address(
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""
 
 
-def of_pairs(run: RunFolder, examined: Iterable[Examined]) -> dict[Place, str]:
-    """Addresses of the pictures of readable pairs."""
-    readable = {one.place: one.pair for one in examined if not one.pair.error}
-    by_unit = itertools.groupby(sorted(readable), lambda place: place.unit)
-    groups = [(run.units[number], list(places)) for number, places in by_unit]
+def draw_pairs(run: RunFolder, facts: Iterable[PairFacts]) -> dict[PairLocation, str]:
+    """Returns location to the URL of the picture, for readable pairs."""
+    readable = {one.location: one.pair for one in facts if not one.pair.error}
+    by_unit = itertools.groupby(sorted(readable), lambda location: location.unit)
+    groups = [(run.units[number], list(group)) for number, group in by_unit]
 
-    def read(group: tuple[Unit, list[Place]]) -> list[str]:
-        unit, places = group
-        pairs = [readable[place] for place in places]
-        return list(_addresses(unit, pairs, run.config.limits))
+    def read(group: tuple[Unit, list[PairLocation]]) -> list[str]:
+        unit, locations = group
+        pairs = [readable[location] for location in locations]
+        return list(_draw(unit, pairs, run.config.limits))
 
-    found: dict[Place, str] = {}
+    found: dict[PairLocation, str] = {}
     pictures = map_ahead(read, groups, _UNITS_AHEAD)
-    for (_, places), addresses in zip(groups, pictures, strict=True):
-        found |= {p: a for p, a in zip(places, addresses, strict=False) if a}
+    for (_, locations), urls in zip(groups, pictures, strict=True):
+        found |= {at: url for at, url in zip(locations, urls, strict=False) if url}
     return found
 
 
-def _addresses(unit: Unit, pairs: Sequence[Pair], limits: Limits) -> Iterator[str]:
-    """Ends early where a shard has changed or is gone."""
+def _draw(unit: Unit, pairs: Sequence[Pair], limits: Limits) -> Iterator[str]:
+    """Yields URLs; ends early if the shard has changed or is gone."""
     try:
         for data in shards.read_images(unit, pairs):
-            yield address(data, limits)
+            yield data_url(data, limits)
     except (BeamIOError, OSError, shards.ShardError):
         return
 
 
-def of_references(
-    run: RunFolder, units: Sequence[Unit], wanted: Iterable[Named]
-) -> dict[Named, str]:
-    """Addresses of the pictures of evaluation or seed images.
+def draw_references(
+    run: RunFolder, units: Sequence[Unit], wanted: Iterable[ReferenceOfPair]
+) -> dict[ReferenceOfPair, str]:
+    """Returns (reference, pair) to the URL of the reference's picture.
 
-    A key can occur in several shards of a set: the image nearest to the pair is meant.
+    Args:
+      run: A scored run.
+      units: Units of the evaluation or the seed sets.
+      wanted: References with the pairs they are near. If a key occurs in several
+        shards of a set, the image nearest to the pair is taken.
     """
     name_to_pairs = collections.defaultdict(list)
-    for name, place in wanted:
-        name_to_pairs[name].append(place)
-    name_to_places = _find(run, units, name_to_pairs.keys())
+    for name, location in wanted:
+        name_to_pairs[name].append(location)
+    name_to_images = _find_images(run, units, name_to_pairs.keys())
     found = {}
     for name, pairs in name_to_pairs.items():
         for pair in pairs:
-            places = name_to_places.get(name, [])
-            if places:
-                unit, row = _nearest(run, units, places, pair)
+            same_key = name_to_images.get(name, [])
+            if same_key:
+                unit, row = _find_nearest(run, units, same_key, pair)
                 rows = pa.array([row])
                 table = run.pairs(unit.source).read(unit.name).take(rows)
-                shown = _addresses(unit, from_table(table, Pair), run.config.limits)
-                found[name, pair] = next(shown, "")
+                references = from_table(table, Pair)
+                urls = _draw(unit, references, run.config.limits)
+                found[name, pair] = next(urls, "")
     return found
 
 
-def _find(
+def _find_images(
     run: RunFolder, units: Sequence[Unit], names: Iterable[str]
-) -> Mapping[str, list[Place]]:
-    """Where the readable images of these names lie; places number `units`."""
+) -> Mapping[str, list[PairLocation]]:
+    """Returns name to locations, in `units`, of the readable images of that name."""
     set_to_keys = collections.defaultdict(set)
     for name in names:
         set_name, _, key = name.partition(":")
@@ -128,22 +143,28 @@ def _find(
             )
             for row, (key, error) in enumerate(rows):
                 if key in keys and not error:
-                    found[f"{unit.source.name}:{key}"].append(Place(number, row))
+                    found[f"{unit.source.name}:{key}"].append(PairLocation(number, row))
     return found
 
 
-def _nearest(
-    run: RunFolder, units: Sequence[Unit], places: Sequence[Place], pair: Place
+def _find_nearest(
+    run: RunFolder,
+    units: Sequence[Unit],
+    same_key: Sequence[PairLocation],
+    pair: PairLocation,
 ) -> tuple[Unit, int]:
-    if len(places) > 1:
-        query = _vector(run, run.units[pair.unit], pair.row)
-        places = sorted(
-            places, key=lambda p: -float(query @ _vector(run, units[p.unit], p.row))
+    """Unit and row of the image nearest to a pair."""
+    first = same_key[0]
+    if len(same_key) > 1:
+        query = _read_vector(run, run.units[pair.unit], pair.row)
+        first = max(
+            same_key,
+            key=lambda at: float(query @ _read_vector(run, units[at.unit], at.row)),
         )
-    return units[places[0].unit], places[0].row
+    return units[first.unit], first.row
 
 
-def _vector(run: RunFolder, unit: Unit, row: int) -> np.ndarray:
+def _read_vector(run: RunFolder, unit: Unit, row: int) -> np.ndarray:
     table = run.embeddings(unit.source).read(unit.name, ["embedding"])
     vectors, _ = normalized(np.array([table["embedding"][row].as_py()]))
     return vectors[0]

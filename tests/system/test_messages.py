@@ -103,17 +103,17 @@ def test_an_unknown_detector_is_told_the_known_ones():
 def test_a_pair_that_is_not_there_is_named(tmp_path):
     made = make_run(tmp_path, {"0": plain_rows(1)})
     with pytest.raises(ValueError, match="0000: expected the id of a scored pair"):
-        show_pair.find_places(made, bytes(16))
+        show_pair.find_locations(made, bytes(16))
 
 
 def test_a_source_shard_that_is_gone_is_named(tmp_path):
     rows = plain_rows(1)
     made = make_run(tmp_path, {"0": rows})
     sample_id = records.sample_id(rows[0].image, rows[0].alt_text.encode())
-    (place,) = show_pair.find_places(made, sample_id)
+    (place,) = show_pair.find_locations(made, sample_id)
     pathlib.Path(made.units[0].uri).unlink()
     with pytest.raises(ValueError, match=r"0\.tar: expected the source shard: "):
-        show_pair.image_of(made, place)
+        show_pair.read_image_at(made, place)
 
 
 def test_a_run_whose_decisions_are_gone_is_no_other_run(tmp_path):

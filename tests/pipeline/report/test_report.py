@@ -20,8 +20,8 @@ from pipeline.config.curation import Limits
 from pipeline.config.selection import KeepFraction, MinScore
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import VERSION, DropReason
-from pipeline.report import config_diff as report_settings
 from pipeline.report import (
+    config_diff,
     histograms,
     measures,
     page,
@@ -29,9 +29,9 @@ from pipeline.report import (
     threshold_sliders,
     thumbnails,
 )
-from pipeline.report.page_data import N_SAMPLE, look
+from pipeline.report.page_data import N_SAMPLE, read_page_data
 from pipeline.report.run_comparison import OtherRun, compare
-from pipeline.report.sampling import Place, Smallest
+from pipeline.report.sampling import PairLocation, SmallestKeys
 from pipeline.run import _write_config
 from recipes.safe_text import visible
 from tests.support.report_runs import (
@@ -253,17 +253,17 @@ def test_the_steps_in_the_page_decide_as_select_did(run, text):
 
 
 def test_what_a_step_cannot_repeat_is_unknown_to_pairs_that_did_not_reach_it(run):
-    looked = look(run, ledger_of(run))
+    data = read_page_data(run, ledger_of(run))
     later = [
         dataclasses.replace(
             one, decision=dataclasses.replace(one.decision, outcome="far_from_seeds")
         )
-        for one in looked.sample
+        for one in data.sample
         if one.decision.outcome == "kept"
     ]
-    early = [x for x in looked.sample if x.decision.outcome == "language"]
+    early = [x for x in data.sample if x.decision.outcome == "language"]
     selection = dataclasses.replace(SELECTION, retrieval=None)
-    found = select_steps.steps_of(selection, [*early, *later], looked.measures)
+    found = select_steps.make_steps(selection, [*early, *later], data.measures)
     (step,) = [step for step in found if step.reason == "far_from_seeds"]
     names = [select_steps.PAGE_OUTCOMES[int(code)] for code in step.columns["outcome"]]
     expected = [select_steps.UNKNOWN] * len(early) + ["far_from_seeds"] * len(later)
@@ -281,26 +281,28 @@ def test_a_quantile_is_a_step_with_its_fraction(tmp_path):
 
 
 def test_the_largest_sample_of_hostile_texts_leaves_room_for_pictures(run):
-    looked = look(run, ledger_of(run))
+    data = read_page_data(run, ledger_of(run))
     nasty = "<\U0001f600" * 1000
     one = dataclasses.replace(
-        looked.sample[0],
-        pair=dataclasses.replace(looked.sample[0].pair, alt_text=nasty),
+        data.sample[0],
+        pair=dataclasses.replace(data.sample[0].pair, alt_text=nasty),
     )
     sample = [one] * N_SAMPLE
-    found = select_steps.steps_of(SELECTION, sample, measures.measures_of(sample))
-    data = threshold_sliders.to_json(sample, found, looked.counts, {})
-    assert len(page._script_json(data).encode()) < 12e6
+    found = select_steps.make_steps(
+        SELECTION, sample, measures.compute_measures(sample)
+    )
+    script_data = threshold_sliders.to_json(sample, found, data.counts, {})
+    assert len(page._script_json(script_data).encode()) < 12e6
 
 
 def test_a_picture_is_small_whatever_it_shows():
     noise = np.random.default_rng(0).integers(0, 255, (400, 300, 3), np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, "PNG")
-    address = thumbnails.address(png.getvalue(), Limits())
+    address = thumbnails.data_url(png.getvalue(), Limits())
     assert address.startswith("data:image/jpeg;base64,")
     assert 1000 < len(address) < 1.4 * thumbnails.MAX_BYTES
-    assert thumbnails.address(b"no image", Limits()) == ""
+    assert thumbnails.data_url(b"no image", Limits()) == ""
 
 
 def test_a_run_without_a_readable_pair_has_a_page(tmp_path):
@@ -313,19 +315,19 @@ def test_a_run_without_a_readable_pair_has_a_page(tmp_path):
 def test_a_sample_of_a_larger_run_says_that_it_estimates(run, monkeypatch):
     monkeypatch.setattr("pipeline.report.page_data.N_SAMPLE", 50)
     monkeypatch.setattr("pipeline.report.page_data._MIN_SAMPLE", 50)
-    looked = look(run, ledger_of(run))
-    assert not looked.scan.is_census
-    assert 0 < len(looked.sample) <= 50
-    inside = {one.pair.image_hash for one in looked.sample}
-    everyone = look_at_all(run)
-    assert len(looked.sample) == sum(x.pair.image_hash in inside for x in everyone)
-    assert "95 % interval" in page.html(looked, None)
+    data = read_page_data(run, ledger_of(run))
+    assert not data.scan.is_census
+    assert 0 < len(data.sample) <= 50
+    inside = {one.pair.image_hash for one in data.sample}
+    everyone = read_whole_sample(run)
+    assert len(data.sample) == sum(x.pair.image_hash in inside for x in everyone)
+    assert "95 % interval" in page.render_html(data, None)
 
 
-def look_at_all(run: RunFolder) -> list:
+def read_whole_sample(run: RunFolder) -> list:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.report.page_data.N_SAMPLE", 10_000)
-        return list(look(run, ledger_of(run)).sample)
+        return list(read_page_data(run, ledger_of(run)).sample)
 
 
 def test_another_threshold_changes_decisions_that_are_shown(run, tmp_path):
@@ -376,30 +378,36 @@ def test_a_folder_without_decisions_is_refused(tmp_path):
 def test_the_smallest_keys_stay_in_any_order_of_units(keys, n, data):
     every = sorted((key, i % 3, i) for i, key in enumerate(keys))
     order = data.draw(st.permutations(range(3)))
-    smallest = Smallest(n)
+    smallest = SmallestKeys(n)
     for unit in order:
         mine = [(key, row) for key, u, row in every if u == unit]
         rows = np.array([row for _, row in mine], np.int64)
         smallest.add(unit, rows, np.array([key for key, _ in mine]))
-    assert smallest.places() == [Place(unit, row) for _, unit, row in every[:n]]
+    assert smallest.locations() == [
+        PairLocation(unit, row) for _, unit, row in every[:n]
+    ]
     whole = smallest.whole_groups()
     if len(every) > n and every[0][0] < every[n][0]:
-        assert whole == [Place(u, row) for key, u, row in every if key < every[n][0]]
+        assert whole == [
+            PairLocation(u, row) for key, u, row in every if key < every[n][0]
+        ]
 
 
 def test_a_histogram_counts_every_value_once():
     values = np.array([0.0, 0.5, 1.0, math.nan, 5.0])
     measure = measures.Measure("x", "x", values)
-    found = histograms.histogram(measure, np.array([0, 1, 2, 0, 0]), [("bound", 0.7)])
+    found = histograms.count_values(
+        measure, np.array([0, 1, 2, 0, 0]), [("bound", 0.7)]
+    )
     assert [sum(row) for row in found.counts] == [2, 1, 1]
     assert found.n_missing == 1
     (line,) = found.lines
-    assert 0 < line.place < 1
+    assert 0 < line.position < 1
 
 
 def test_settings_that_differ_are_named():
     here, there = {"a": [1, {"b": 2}], "c": None}, {"a": [1, {"b": 3}], "d": "x"}
-    found = report_settings.differences(*map(report_settings.flat, (here, there)))
+    found = config_diff.find_differences(*map(config_diff.flatten, (here, there)))
     assert found == [("a.1.b", "2", "3"), ("c", "null", ""), ("d", "", '"x"')]
 
 

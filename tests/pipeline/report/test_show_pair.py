@@ -11,8 +11,8 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.export import stage as export
 from pipeline.report import find_pairs, show_pair
 from pipeline.report.find_pairs import Question, ScoreRange, find
-from pipeline.report.pair_facts import Examined
-from pipeline.report.sampling import Place
+from pipeline.report.pair_facts import PairFacts
+from pipeline.report.sampling import PairLocation
 from pipeline.storage.tables import from_table
 from tests.support.report_runs import SELECTION, Seen, make_run, random_rows
 from tests.support.tiny_run import (
@@ -107,13 +107,13 @@ def _shard_number(name: str) -> int:
     return int(name.split("-")[1])
 
 
-def _kept(made: RunFolder, row: int) -> Examined:
+def _kept(made: RunFolder, row: int) -> PairFacts:
     unit = made.units[0]
     pairs = from_table(made.pairs(unit.source).read(unit.name), records.Pair)
     decisions = from_table(made.decisions.read(unit.name), records.Decision)
     language = records.Language("en", 1.0)
-    place = Place(0, row)
-    return Examined(place, unit, pairs[row], 2, decisions[row], language, 0.25)
+    place = PairLocation(0, row)
+    return PairFacts(place, unit, pairs[row], 2, decisions[row], language, 0.25)
 
 
 def test_find_by_text_reason_score_and_seed(curated):
@@ -136,8 +136,8 @@ def test_a_line_hides_nothing_and_moves_nothing(curated):
 def test_find_by_likeness_is_brute_force(tmp_path, monkeypatch):
     made = make_run(tmp_path, [random_rows(40), random_rows(25)], keep_all=True)
     query = np.array([np.cos(0.4), np.sin(0.4)], np.float32)
-    monkeypatch.setattr(find_pairs, "_embedding", lambda run, image: query)
-    got = find_pairs.nearest(made, Question(), b"", 7)
+    monkeypatch.setattr(find_pairs, "_embed", lambda run, image: query)
+    got = find_pairs.find_nearest(made, Question(), b"", 7)
     vectors = np.concatenate(
         [
             np.stack(

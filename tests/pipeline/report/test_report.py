@@ -156,6 +156,13 @@ def test_the_page_is_made_again_byte_for_byte(run, text):
     assert write_page(run).read_text() == text
 
 
+def test_further_pictures_are_in_the_order_of_their_locations(text):
+    """The order of a set of strings would differ between processes."""
+    keys = [tuple(map(int, key.split("-"))) for key in page_data(text)["pictures"]]
+    assert len(keys) > 1
+    assert keys == sorted(keys)
+
+
 def test_the_page_names_all_that_runs_in_it(text):
     parser = parsed(text)
     policy = next(m["content"] for m in parser.named("meta") if "http-equiv" in m)

@@ -5,7 +5,6 @@ and what is true of them. Nothing here reads or writes a file.
 """
 
 import dataclasses
-import enum
 import io
 import struct
 import zlib
@@ -15,44 +14,20 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.demo_web import descriptions, off_topic, rendering
+from pipeline.demo_web import descriptions, off_topic
 from pipeline.demo_web import scene as drawing
+from pipeline.demo_web.drawn_pair import (
+    QUALITIES,
+    DrawnPair,
+    Picture,
+    Planted,
+    encode,
+    encode_jpeg,
+    size_px,
+)
 from pipeline.demo_web.scene import Scene
 from pipeline.demo_web.translations import LANGUAGES, translated
 from pipeline.records import KEPT, UNREADABLE, DropReason
-
-
-class Planted(enum.StrEnum):
-    """What is wrong, or unusual, with a pair of the crawl."""
-
-    NONE = "none"
-    MISMATCHED_ALT_TEXT = "mismatched_alt_text"
-    OTHER_LANGUAGE = "other_language"
-    BOILERPLATE_ALT_TEXT = "boilerplate_alt_text"
-    EXACT_DUPLICATE = "exact_duplicate"
-    NEAR_COPY = "near_copy"
-    OFF_TOPIC = "off_topic"
-    TRUNCATED_JPEG = "truncated_jpeg"
-    EMPTY_FILE = "empty_file"
-    NOT_AN_IMAGE = "not_an_image"
-    DECOMPRESSION_BOMB = "decompression_bomb"
-    ANIMATED_GIF = "animated_gif"
-    MISSING_ALT_TEXT = "missing_alt_text"
-    ALT_TEXT_NOT_UTF8 = "alt_text_not_utf8"
-    ONE_PIXEL = "one_pixel"
-    CMYK_JPEG = "cmyk_jpeg"
-    SIXTEEN_BIT_PNG = "sixteen_bit_png"
-
-
-class Transform(enum.StrEnum):
-    """How a near-copy of an evaluation image differs from it."""
-
-    RESIZED = "resized"
-    CROPPED = "cropped"
-    RECOMPRESSED = "recompressed"
-    BRIGHTNESS = "brightness"
-    MIRRORED = "mirrored"
-
 
 PLANTED_TO_OUTCOME: Mapping[Planted, str] = {
     Planted.NONE: KEPT,
@@ -108,63 +83,9 @@ BOILERPLATE = (
 
 BOMB_SIDE_PX = 60_000
 
-_QUALITIES = range(85, 96)
-_RECOMPRESSED_QUALITIES = range(25, 41)
-_CROPPED_AREA = 0.8
 _EXTENSIONS = ("jpg", "png", "webp")
 _EXTENSION_SHARES = (0.8, 0.1, 0.1)
 _HTML = b"<!DOCTYPE html>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n"
-
-Rgb = drawing.Image  # uint8 [h, w, 3]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
-    """A scene and its pixels."""
-
-    scene: Scene
-    rgb: Rgb
-    mask: drawing.Image  # class ids, uint8 [h, w]
-
-
-@dataclasses.dataclass(frozen=True)
-class DrawnPair:
-    """One pair of the crawl and the truth about it."""
-
-    image: bytes  # encoded
-    extension: str
-    size_px: tuple[int, int]  # width, height; of the bomb, what it claims
-    alt_text: bytes | None  # None: the pair has no text
-    scene: Scene | None  # None: the image shows no scene
-    planted: Planted = Planted.NONE
-    language: str = "en"  # of the alt text, ISO 639-1
-    transform: str = ""  # a `Transform` of a near-copy
-    duplicate_of: str = ""  # key of the image that it repeats
-
-
-def sample_picture(rng: np.random.Generator) -> Picture:
-    """A scene of 96 to 160 px on its shorter side; a quarter are not square."""
-    scene = drawing.sample_scene(rng)
-    side_px = int(rng.integers(96, 161))
-    aspect = rng.uniform(0.67, 1.5) if rng.random() < 0.25 else 1.0
-    return Picture(scene, *rendering.draw(scene, side_px, aspect))
-
-
-def encode(rgb: Rgb, extension: str, quality: int = 90) -> bytes:
-    """The file of an image; `quality` of "jpg" and "webp" in 1..100."""
-    options = {
-        "jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
-        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
-        "png": [],
-    }[extension]
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(f".{extension}", bgr, options)
-    return data.tobytes()
-
-
-def encode_jpeg(rgb: Rgb, rng: np.random.Generator) -> bytes:
-    """A JPEG of one of the usual qualities."""
-    return encode(rgb, "jpg", int(rng.choice(_QUALITIES)))
 
 
 def plant(planted: Planted, picture: Picture, rng: np.random.Generator) -> DrawnPair:
@@ -188,66 +109,13 @@ def exact_duplicate(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Copy:
-    """Which near-copy to make: of which image, how, and with which JPEG quality."""
-
-    key: str
-    transform: Transform
-    quality_index: int  # equal transforms of one image differ in it, so in their bytes
-
-    @property
-    def quality(self) -> int:
-        is_low = self.transform is Transform.RECOMPRESSED
-        qualities = _RECOMPRESSED_QUALITIES if is_low else _QUALITIES
-        return qualities[self.quality_index % len(qualities)]
-
-
-def near_copy(picture: Picture, copy: Copy, rng: np.random.Generator) -> DrawnPair:
-    """A changed evaluation image with alt text that is true of it."""
-    is_mirrored = copy.transform is Transform.MIRRORED
-    scene = drawing.flip(picture.scene) if is_mirrored else picture.scene
-    rgb = transformed(picture.rgb, copy.transform, rng)
-    return DrawnPair(
-        image=encode(rgb, "jpg", copy.quality),
-        extension="jpg",
-        size_px=_size_px(rgb),
-        alt_text=descriptions.alt_text(scene, rng).encode(),
-        scene=scene,
-        planted=Planted.NEAR_COPY,
-        transform=copy.transform,
-        duplicate_of=copy.key,
-    )
-
-
-def transformed(rgb: Rgb, transform: Transform, rng: np.random.Generator) -> Rgb:
-    """The pixels of a near-copy; those of a recompressed image are the same.
-
-    A crop keeps the center: the frame of a scene is free of objects, and a crop to a
-    corner could cut off enough of the largest object to make the alt text wrong.
-    """
-    match transform:
-        case Transform.RESIZED:
-            scale = rng.uniform(0.6, 1.5)
-            method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-            return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=method)
-        case Transform.CROPPED:
-            return _crop(rgb, _CROPPED_AREA)
-        case Transform.BRIGHTNESS:
-            return cv2.convertScaleAbs(rgb, alpha=rng.uniform(0.75, 1.25))
-        case Transform.MIRRORED:
-            return cv2.flip(rgb, 1)
-        case Transform.RECOMPRESSED:
-            return rgb
-
-
 def off_topic_pair(rng: np.random.Generator) -> DrawnPair:
     """A picture that is no scene, with true alt text."""
     rgb, text = off_topic.draw_off_topic(rng, int(rng.integers(96, 161)))
     return DrawnPair(
         image=encode_jpeg(rgb, rng),
         extension="jpg",
-        size_px=_size_px(rgb),
+        size_px=size_px(rgb),
         alt_text=text.encode(),
         scene=None,
         planted=Planted.OFF_TOPIC,
@@ -289,9 +157,9 @@ def decompression_bomb() -> bytes:
 def _clean(picture: Picture, rng: np.random.Generator) -> DrawnPair:
     extension = str(rng.choice(_EXTENSIONS, p=_EXTENSION_SHARES))
     return DrawnPair(
-        image=encode(picture.rgb, extension, int(rng.choice(_QUALITIES))),
+        image=encode(picture.rgb, extension, int(rng.choice(QUALITIES))),
         extension=extension,
-        size_px=_size_px(picture.rgb),
+        size_px=size_px(picture.rgb),
         alt_text=descriptions.alt_text(picture.scene, rng).encode(),
         scene=picture.scene,
     )
@@ -368,7 +236,7 @@ def _one_pixel(picture: Picture, rng: np.random.Generator) -> DrawnPair:
 def _cmyk_jpeg(picture: Picture, rng: np.random.Generator) -> DrawnPair:
     cmyk = Image.fromarray(picture.rgb).convert("CMYK")
     return _with_image(
-        picture, rng, _save(cmyk, "JPEG", quality=int(rng.choice(_QUALITIES)))
+        picture, rng, _save(cmyk, "JPEG", quality=int(rng.choice(QUALITIES)))
     )
 
 
@@ -382,18 +250,6 @@ def _save(image: Image.Image, file_format: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
-
-
-def _crop(rgb: Rgb, area: float) -> Rgb:
-    """The center of an image, of its aspect and a share of its area."""
-    height, width = rgb.shape[:2]
-    new_height, new_width = round(height * area**0.5), round(width * area**0.5)
-    y, x = (height - new_height) // 2, (width - new_width) // 2
-    return rgb[y : y + new_height, x : x + new_width]
-
-
-def _size_px(rgb: Rgb) -> tuple[int, int]:
-    return rgb.shape[1], rgb.shape[0]
 
 
 _PLANTED_TO_PLANT: Mapping[

@@ -14,10 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.engine import progress_bar
 from pipeline.records import VERSION
 from pipeline.storage import files
-from recipes import interrupts
+from recipes import interrupts, progress_bar
 
 NAME = "progress.json"
 

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from pipeline import records, run, scenes
+from pipeline import records, run
+from pipeline.demo_web import crawl
 from pipeline.records import DropReason
 from tests.support import job_service
 from tools import grade_decisions
@@ -22,8 +23,8 @@ N_PAIRS = 250  # the fewest with every planted kind
 @pytest.fixture(scope="module")
 def web(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("web")
-    scenes.clear(folder)
-    scenes.write(scenes.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
+    crawl.clear(folder)
+    crawl.write(crawl.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
     return folder
 
 

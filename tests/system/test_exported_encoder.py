@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import run, scenes
+from pipeline import run
+from pipeline.demo_web import crawl
 from tests.support.tiny_tips import model_of, write
 from trainer.config import FeedForward
 
@@ -19,8 +20,8 @@ TOKENS = ("alt_text", "synthetic_caption")
 def test_a_run_scores_and_selects_with_each_image_vector(tmp_path: Path):
     """Each has its own scores; the pairs are read once, and every one is decided."""
     web, output = tmp_path / "web", tmp_path / "run"
-    scenes.clear(web)
-    scenes.write(scenes.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), web)
+    crawl.clear(web)
+    crawl.write(crawl.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), web)
     encoder = write(tmp_path / "tips", model_of(FeedForward.GELU, size_px=56))
     for token in TOKENS:
         for stage in ("score", "select"):
@@ -41,7 +42,7 @@ def test_a_run_scores_and_selects_with_each_image_vector(tmp_path: Path):
         assert decided == ledger["read"] == N_PAIRS
     tables = list((output / "scores").glob("embedding-*"))
     assert len(tables) == 2 * 2  # of the crawl, and of evaluation images and seeds
-    scores = [crawl for table in tables if len(crawl := column(table)) == N_PAIRS]
+    scores = [pairs for table in tables if len(pairs := column(table)) == N_PAIRS]
     first, second = (np.array(found, float) for found in scores)
     is_scored = np.isfinite(first)
     assert is_scored.sum() > 200

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import run, scenes
+from pipeline import run
 from pipeline.config.curation import ImageTextSource
+from pipeline.demo_web import crawl
 from pipeline.engine import run_lock
 from pipeline.sources.shards import Unit, read_pairs
 from pipeline.storage import files
@@ -167,8 +168,8 @@ def test_an_index_made_anew_is_copied_anew(folder):
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A crawl and a run on it."""
     folder = tmp_path_factory.mktemp("disk")
-    scenes.clear(folder)
-    scenes.write(scenes.Web(250, 1, n_evaluation=64, n_seeds=64), folder)
+    crawl.clear(folder)
+    crawl.write(crawl.Web(250, 1, n_evaluation=64, n_seeds=64), folder)
     curate(str(folder), str(folder / "run"))
     return folder
 

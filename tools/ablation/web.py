@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.demo_web import defects
+from pipeline.demo_web import drawn_pair
 from pipeline.demo_web.off_topic import draw_off_topic
 from pipeline.demo_web.scene import Image
 from pipeline.records import content_hash
@@ -119,13 +119,13 @@ def crawled_pair(size: WebSize, index: int) -> CrawledPair:
     if planted is Planted.OFF_TOPIC:
         rgb, text = draw_off_topic(rng, int(rng.choice(SIDES_PX)))
         captions = dict.fromkeys(texts.GRANULARITIES, text)
-        return CrawledPair(defects.encode_jpeg(rgb, rng), text, captions, planted)
+        return CrawledPair(drawn_pair.encode_jpeg(rgb, rng), text, captions, planted)
     if planted is Planted.DUPLICATE and index:
         earlier = crawled_pair(size, int(rng.integers(index)))
         return dataclasses.replace(earlier, planted=planted)
     picture = scenes.sample_picture(rng, SEEN_PAIRS)
     return CrawledPair(
-        defects.encode_jpeg(picture.rgb, rng),
+        drawn_pair.encode_jpeg(picture.rgb, rng),
         _alt_text(picture, planted, rng),
         texts.captions(picture.scene),
         planted,
@@ -189,7 +189,7 @@ def _scene_members(
     """Files of an image of an evaluation, by their endings."""
     _, png = cv2.imencode(".png", mask)
     return [
-        ("jpg", defects.encode_jpeg(picture.rgb, rng)),
+        ("jpg", drawn_pair.encode_jpeg(picture.rgb, rng)),
         ("json", json.dumps(facts).encode()),
         ("seg.png", png.tobytes()),
     ]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from trainer.evals import progress_bar
+from recipes import progress_bar
 from trainer.evals.frozen_encoder import Encoder
 from trainer.evals.sets.readers import Source
 from trainer.evals.sets.samples import Sample, SampleError
@@ -37,7 +37,8 @@ class Evaluation:
         return self.settings.size_px or self.encoder.size_px
 
     def shown(self, rows: Iterable[T], what: str) -> Iterator[T]:
-        return progress_bar.shown(rows, what, is_on=self.is_shown)
+        """The same rows, counted on standard error if `is_shown`."""
+        return progress_bar.count(rows, what) if self.is_shown else iter(rows)
 
     def embed(
         self, samples: Iterable[Sample], what: str = "images", missing: str = ""

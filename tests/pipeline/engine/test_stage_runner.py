@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import curate, run, scenes
+from pipeline import curate, run
+from pipeline.demo_web import crawl
 from pipeline.engine.stage_runner import Counters
 from tests.support import job_service
 from tests.support.tiny_run import outputs_of
@@ -38,8 +39,8 @@ WORKER = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
 def web(tmp_path_factory) -> pathlib.Path:
     """A crawl as one shard, and the same pairs as ten."""
     folder = tmp_path_factory.mktemp("web")
-    scenes.clear(folder)
-    scenes.write(scenes.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
+    crawl.clear(folder)
+    crawl.write(crawl.Web(N_PAIRS, 1, n_evaluation=64, n_seeds=64), folder)
     (shard,) = (folder / "crawl").glob("*.tar")
     split(shard, folder / "split", N_SHARDS)
     return folder
@@ -64,13 +65,13 @@ def in_memory(web, tmp_path_factory) -> dict[str, str]:
 
 
 def curated(
-    web: pathlib.Path, output: pathlib.Path, *flags: str, crawl: str = "split"
+    web: pathlib.Path, output: pathlib.Path, *flags: str, shards: str = "split"
 ) -> dict[str, str]:
     """Runs all stages; gives the checksum of every file that tells no time."""
     run.main(
         [
             *("curate", "--config", "curation_configs/demo.py"),
-            *("--input", f"{web}/{crawl}/*.tar", "--output", str(output)),
+            *("--input", f"{web}/{shards}/*.tar", "--output", str(output)),
             *("--eval", f"scenes={web}/evaluation/*.tar"),
             *("--seeds", f"scenes={web}/seeds/*.tar"),
             *(f"--set={setting}" for setting in SMALL_BATCHES),
@@ -147,9 +148,9 @@ def decisions_of(output: pathlib.Path) -> collections.Counter[tuple]:
 @pytest.mark.slow
 def test_one_shard_and_its_ten_parts_get_the_same_decisions(web, tmp_path):
     one, ten = tmp_path / "one", tmp_path / "ten"
-    for output, crawl in ((one, "crawl"), (ten, "split")):
+    for output, shards in ((one, "crawl"), (ten, "split")):
         flags = ("--set", "export.samples_per_shard=50")
-        curated(web, output, *flags, crawl=crawl)
+        curated(web, output, *flags, shards=shards)
     assert decisions_of(one) == decisions_of(ten)
     assert decisions_of(one).total() == N_PAIRS
     ledgers = [json.loads((f / "ledger.json").read_text()) for f in (one, ten)]

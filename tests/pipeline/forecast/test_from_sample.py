@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import curate, records, run, scenes
+from pipeline import curate, records, run
 from pipeline.config.selection import (
     KeepFraction,
     MinScore,
     NearestToSeeds,
     SelectionConfig,
 )
+from pipeline.demo_web import crawl
 from pipeline.forecast import costs as forecast_costs
 from pipeline.forecast import extrapolation
 from pipeline.forecast import from_sample as forecast
@@ -268,9 +269,9 @@ def base(tmp_path) -> list[str]:
     folder = tmp_path / "crawl"
     folder.mkdir()
     (folder / "0.tar").write_bytes(b"")
-    crawl = f"{folder}/*.tar"
-    flags = ["--config", CONFIG, "--output", str(tmp_path / "run"), "--input", crawl]
-    return ["forecast", *flags, "--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
+    shards = f"{folder}/*.tar"
+    flags = ["--config", CONFIG, "--output", str(tmp_path / "run"), "--input", shards]
+    return ["forecast", *flags, "--eval", f"e={shards}", "--seeds", f"s={shards}"]
 
 
 def test_one_shard_is_refused(capsys, base):
@@ -303,8 +304,8 @@ def test_prices_that_cannot_be_meant_are_refused(
 @pytest.mark.slow
 def test_the_run_finds_what_a_forecast_has_scored(capsys, tmp_path):
     web, output = tmp_path / "web", tmp_path / "run"
-    scenes.clear(web)
-    scenes.write(scenes.Web(600, 1, n_evaluation=16, n_seeds=16), web)
+    crawl.clear(web)
+    crawl.write(crawl.Web(600, 1, n_evaluation=16, n_seeds=16), web)
     flags = ["--config", CONFIG, "--output", str(output)]
     flags += ["--input", f"{web}/crawl/*.tar", "--eval", f"e={web}/evaluation/*.tar"]
     flags += ["--seeds", f"s={web}/seeds/*.tar"]

@@ -1,16 +1,18 @@
-"""Shows how far some work is: one live display on a terminal, lines elsewhere."""
+"""Shows the progress of some work: a live bar on a terminal, lines elsewhere."""
 
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import rich.console
 import rich.progress
 
 from recipes import interrupts
+
+Row = TypeVar("Row")
 
 _POLL_S = 1.0
 _LINE_S = 10.0
@@ -21,7 +23,7 @@ class Shown(NamedTuple):
     """What a display says now."""
 
     n_done: int
-    n_total: int
+    n_total: int | None  # None if it is not known
     line: str
 
 
@@ -39,11 +41,25 @@ def watch(name: str, n_total: int, count_done: Callable[[], int]) -> Iterator[No
         yield
 
 
+def count(rows: Iterable[Row], name: str) -> Iterator[Row]:
+    """Yields the same rows, and shows how many there were so far."""
+    n_done, start_s = 0, time.monotonic()
+
+    def look() -> Shown:
+        elapsed_s = time.monotonic() - start_s
+        return Shown(n_done, None, f"{name}: {n_done} after {elapsed_s:.0f} s")
+
+    with display(look):
+        for row in rows:
+            n_done += 1
+            yield row
+
+
 @contextlib.contextmanager
 def display(look: Callable[[], Shown]) -> Iterator[None]:
-    """Looks again and again, in a thread, and shows it until the block ends.
+    """Polls `look` in a thread and shows its result until the block ends.
 
-    A bar on a terminal; elsewhere a line now and then.
+    A bar on a terminal, drawn every second; elsewhere a line every ten seconds.
     """
     is_over = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _show_lines
@@ -73,7 +89,7 @@ def _show_bar(look: Callable[[], Shown], is_over: threading.Event) -> None:
         is_last = False
         while True:
             now = look()
-            total = max(1, now.n_total)
+            total = None if now.n_total is None else max(1, now.n_total)
             bar.update(task, total=total, completed=now.n_done, description=now.line)
             if is_last:
                 return

@@ -33,7 +33,8 @@ from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSou
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.models.encoders import NullEncoder
-from pipeline.scoring.stage import EncoderHandler, Score
+from pipeline.scoring.encoder_handler import EncoderHandler
+from pipeline.scoring.stage import Score
 from pipeline.sources.shards import list_units
 
 IMAGE_SIZE_PX = 224

@@ -19,6 +19,7 @@ from pipeline.engine.stage_runner import Counters, run_stage
 from pipeline.export import stage as export
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.scoring import stage as scoring
+from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.selection import checks, reference_accounts
 from pipeline.selection import stage as selection
 from pipeline.sources import drop_lists, shards
@@ -28,7 +29,7 @@ from pipeline.storage import files
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: what it is, its language, its embedding."""
     changed = checks.changed(run)
-    handler = scoring.EncoderHandler(run.config.encoder)
+    handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
     counters = run_stage(run, run.all_units, scoring.STAGE, stage, options)
     checks.expect_scored(run, "changed while being read", "run the same command again")

@@ -79,8 +79,15 @@ class WorkerChecks:
 
 @functools.cache
 def code_digest() -> str:
-    """Of all modules that a worker may run: those of `pipeline` and `recipes`."""
-    root = pathlib.Path(__file__).parents[2]
+    """The digest of all modules that a worker may run, those of this installation."""
+    return digest_code(pathlib.Path(__file__).parents[2])
+
+
+def digest_code(root: pathlib.Path) -> str:
+    """The digest of all modules of the packages `pipeline` and `recipes` in a folder.
+
+    Names and contents enter it, 12 hexadecimal digits come out.
+    """
     paths = [path for package in _PACKAGES for path in (root / package).rglob("*.py")]
     total = hashlib.blake2b(digest_size=6)
     for path in sorted(paths):

@@ -36,7 +36,7 @@ _N_HALVES = 2**16
 _ADD_TALLIES_BYTES = 4 * (2 * _TALLY_BYTES + 8 + _TALLY_BYTES + 8)
 # Upper halves of cosines that are not within 1/256 of zero.
 _N_COSINE_HALVES = 2 * 8 * 2**7
-_EMBEDDED_BYTES = 4 + 2  # a dimension in `scoring._UnitScores`: float32, then float16
+_EMBEDDED_BYTES = 4 + 2  # a dimension in `scoring.UnitScores`: float32, then float16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +136,13 @@ def hours(costs: PairCosts, n_pairs: int, n_workers: int) -> float:
 def worker_bytes(costs: PairCosts, n_pairs: int) -> dict[str, float]:
     """Place in the code to the most that it holds in memory at a time.
 
-    `scoring._UnitScores` holds a shard, `dedup.find_repeats` one of `N_PARTITIONS` of
+    `scoring.UnitScores` holds a shard, `dedup.find_repeats` one of `N_PARTITIONS` of
     all pairs that reach it, `tallies.AddTallies` counts of all scores of a source.
     """
     selection = costs.config.selection
     embedded = costs.embedding_dim * _EMBEDDED_BYTES
     found = {
-        "scoring._UnitScores": embedded * costs.pairs_per_shard,
+        "scoring.UnitScores": embedded * costs.pairs_per_shard,
         "verdicts.Verdicts": costs.verdict_bytes * costs.pairs_per_shard,
     }
     if selection.drop_exact_duplicates:

@@ -62,13 +62,13 @@ def load(descriptor: Descriptor, encoder: EncoderConfig) -> ImageDescriptor:
         case EncoderDescriptor():
             from pipeline.models import encoders
 
-            return EmbeddingDescriber(encoders.load_encoder(encoder))
+            return EmbeddingImageDescriptor(encoders.load_encoder(encoder))
         case PerceptualDescriptor():
             return Perceptual()
         case TorchDescriptor():
             from pipeline.models import torchscript_descriptor
 
-            return torchscript_descriptor.TorchScriptDescriber.load(descriptor)
+            return torchscript_descriptor.TorchScriptImageDescriptor.load(descriptor)
 
 
 class ImageEncoder(Protocol):
@@ -86,7 +86,7 @@ class ImageEncoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbeddingDescriber:
+class EmbeddingImageDescriptor:
     """The image embedding of an encoder."""
 
     encoder: ImageEncoder
@@ -233,38 +233,38 @@ def _signs() -> np.ndarray:
 class DescriptorTable:
     """Gathers what one descriptor says of the images of a unit, in batches."""
 
-    def __init__(self, describer: ImageDescriptor) -> None:
-        self._describer = describer
+    def __init__(self, image_descriptor: ImageDescriptor) -> None:
+        self._image_descriptor = image_descriptor
         self._pending: list[tuple[int, np.ndarray]] = []
         self._row_to_vector: dict[int, np.ndarray] = {}
 
     def add(self, row: int, prepared: np.ndarray) -> None:
         self._pending.append((row, prepared))
-        if len(self._pending) == self._describer.batch_size:
+        if len(self._pending) == self._image_descriptor.batch_size:
             self._describe_pending()
 
     def table(self, n_rows: int) -> pa.Table:
         """float16 `embedding` of length one; zeros where there is no image."""
         self._describe_pending()
-        vectors = np.zeros((n_rows, self._describer.dim), np.float16)
+        vectors = np.zeros((n_rows, self._image_descriptor.dim), np.float16)
         for row, vector in self._row_to_vector.items():
             vectors[row] = vector
         flat = pa.array(vectors.ravel())
-        column = pa.FixedSizeListArray.from_arrays(flat, self._describer.dim)
+        column = pa.FixedSizeListArray.from_arrays(flat, self._image_descriptor.dim)
         return pa.table({"embedding": column})
 
     def _describe_pending(self) -> None:
         if self._pending:
             rows, prepared = zip(*self._pending, strict=True)
-            vectors = unit_vectors(self._describer, prepared)
+            vectors = unit_vectors(self._image_descriptor, prepared)
             self._row_to_vector.update(zip(rows, vectors, strict=True))
             self._pending = []
 
 
 def unit_vectors(
-    describer: ImageDescriptor, prepared: Sequence[np.ndarray]
+    image_descriptor: ImageDescriptor, prepared: Sequence[np.ndarray]
 ) -> np.ndarray:
     """What a table keeps of prepared images: float16 [n, dim], of length one."""
-    vectors = describer.describe(np.stack(prepared)).astype(np.float32)
+    vectors = image_descriptor.describe(np.stack(prepared)).astype(np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(length > 0, length, 1)).astype(np.float16)

@@ -19,7 +19,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TorchScriptDescriber:
+class TorchScriptImageDescriptor:
     """A loaded file on the first GPU, or on the CPU."""
 
     model: Any

@@ -29,7 +29,8 @@ from pipeline.config.selection import (
 )
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export.stage import Export
-from pipeline.scoring.stage import EncoderHandler, Score
+from pipeline.scoring.encoder_handler import EncoderHandler
+from pipeline.scoring.stage import Score
 from pipeline.selection import stage as selection
 from tests.support import tiny_run
 from tests.support.score_tables import Row, make_run

@@ -192,15 +192,17 @@ def _audit_descriptor(
     originals: Sequence[np.ndarray],
     lookalikes: "_Lookalikes",
 ) -> DescriptorAudit:
-    describer = descriptors.load(descriptor, run.config.encoder)
+    image_descriptor = descriptors.load(descriptor, run.config.encoder)
     seen = run.comparing(descriptor)
     paths = reference_sets.build("evaluation_sets", seen, run.evaluation_units)
     sets = tuple(map(ReferenceSet.open, paths))
     copies = {
-        name: nearest_similarity(sets, _described(describer, map(copy, originals)))
+        name: nearest_similarity(
+            sets, _described(image_descriptor, map(copy, originals))
+        )
         for name, copy in NAME_TO_COPY.items()
     }
-    a, b = (v.astype(np.float64) for v in lookalikes.vectors(seen, describer))
+    a, b = (v.astype(np.float64) for v in lookalikes.vectors(seen, image_descriptor))
     return DescriptorAudit(descriptor, bounds, copies, np.einsum("nd,nd->n", a, b))
 
 
@@ -209,16 +211,18 @@ def nearest_similarity(sets: Sequence[ReferenceSet], vectors: np.ndarray) -> np.
     return np.max([nearest_set.nearest(vectors)[0] for nearest_set in sets], axis=0)
 
 
-def _described(describer: ImageDescriptor, pixels: Iterator[np.ndarray]) -> np.ndarray:
+def _described(
+    image_descriptor: ImageDescriptor, pixels: Iterator[np.ndarray]
+) -> np.ndarray:
     """Unit vectors of images, as the index holds those of the run."""
-    vectors, prepared = [np.empty((0, describer.dim), np.float16)], []
+    vectors, prepared = [np.empty((0, image_descriptor.dim), np.float16)], []
     for rgb in pixels:
-        prepared.append(describer.prepare(rgb))
+        prepared.append(image_descriptor.prepare(rgb))
         if len(prepared) == _IMAGES_PER_BATCH:
-            vectors.append(descriptors.unit_vectors(describer, prepared))
+            vectors.append(descriptors.unit_vectors(image_descriptor, prepared))
             prepared = []
     if prepared:
-        vectors.append(descriptors.unit_vectors(describer, prepared))
+        vectors.append(descriptors.unit_vectors(image_descriptor, prepared))
     return reference_sets.normalized(np.concatenate(vectors))[0]
 
 
@@ -285,13 +289,17 @@ class _Lookalikes:
         return cls(a, b, table.num_rows - len(known))
 
     def vectors(
-        self, run: RunFolder, describer: ImageDescriptor
+        self, run: RunFolder, image_descriptor: ImageDescriptor
     ) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors of the first and of the second images."""
         if self.a and isinstance(self.a[0], np.ndarray):
-            a, b = (_described(describer, iter(side)) for side in (self.a, self.b))
+            a, b = (
+                _described(image_descriptor, iter(side)) for side in (self.a, self.b)
+            )
         else:
-            a, b = (_stored(run, describer.dim, side) for side in (self.a, self.b))
+            a, b = (
+                _stored(run, image_descriptor.dim, side) for side in (self.a, self.b)
+            )
         return a, b
 
 

@@ -1,14 +1,17 @@
 """A worker elsewhere says in one line what it lacks of the launcher's."""
 
 import dataclasses
+import pathlib
 import shutil
 
 import pytest
 
 from pipeline.config.curation import EncoderConfig
+from pipeline.engine import worker_checks
 from pipeline.engine.worker_checks import WorkerChecks, WorkerError
 from pipeline.models.checkpoints import weights_digest
-from pipeline.scoring.stage import EncoderHandler, Score
+from pipeline.scoring.encoder_handler import EncoderHandler
+from pipeline.scoring.stage import Score
 from tests.support import tiny_checkpoints, tiny_run
 
 
@@ -55,6 +58,19 @@ def test_a_model_without_weights_needs_none(needs):
     service = dataclasses.replace(needs, checkpoint="", is_folder=False)
     service.at_start()
     service.before_load()
+
+
+@pytest.mark.parametrize(
+    "module", ["pipeline/selection/rules.py", "recipes/settings.py"]
+)
+def test_the_digest_of_the_code_covers_every_package(module, tmp_path):
+    root = pathlib.Path(worker_checks.__file__).parents[2]
+    for package in ("pipeline", "recipes"):
+        shutil.copytree(root / package, tmp_path / package)
+    assert worker_checks.digest_code(tmp_path) == worker_checks.code_digest()
+    with (tmp_path / module).open("a") as file:
+        file.write("\n")
+    assert worker_checks.digest_code(tmp_path) != worker_checks.code_digest()
 
 
 def test_score_asks_when_a_worker_starts(tmp_path, monkeypatch):

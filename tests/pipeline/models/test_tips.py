@@ -12,7 +12,7 @@ from flax import nnx
 
 from pipeline.config.curation import EncoderConfig
 from pipeline.models.encoders import Tipsv2Encoder, load_encoder
-from pipeline.scoring.stage import EncoderHandler, PreparedPair
+from pipeline.scoring.encoder_handler import EncoderHandler, PreparedPair
 from tests.support.tiny_tips import N_TOKENS, TEXTS, model_of, write
 from trainer.config import FeedForward
 from trainer.data.text_tokenizer import Tokenizer

@@ -25,7 +25,8 @@ from pipeline.images import decoder as images
 from pipeline.models import language
 from pipeline.models.encoders import NullEncoder
 from pipeline.records import Language, Pair, content_hash, sample_id
-from pipeline.scoring.stage import EncoderHandler, PreparedPair, Score, remove_outdated
+from pipeline.scoring.encoder_handler import EncoderHandler, PreparedPair
+from pipeline.scoring.stage import Score, remove_outdated
 from pipeline.selection import checks
 from pipeline.sources import shards
 from pipeline.storage import files

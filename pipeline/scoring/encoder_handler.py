@@ -1,0 +1,59 @@
+"""The frozen encoder of the score stage as a Beam model handler.
+
+In: batches of readable pairs. Out: an image embedding and an alignment score per pair.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from apache_beam.ml.inference.base import ModelHandler
+
+from pipeline.config.curation import EncoderConfig
+from pipeline.models.interfaces import Encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedPair:
+    """A readable pair as an encoder wants it."""
+
+    pixels: np.ndarray  # uint8 [s, s, 3]
+    alt_text: str  # may be empty
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What an encoder says of one pair."""
+
+    embedding: np.ndarray  # of the image: float32 [d], of length 1
+    alignment_score: float  # cosine of image and alt text; NaN without alt text
+
+
+class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
+    """The encoder of a configuration."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(max_batch_size=config.batch_size)
+        self.config = config
+
+    def load_model(self) -> Encoder:
+        from pipeline.models import encoders  # JAX takes seconds
+
+        return encoders.load_encoder(self.config)
+
+    def run_inference(
+        self,
+        batch: Sequence[PreparedPair],
+        model: Encoder,
+        inference_args: dict[str, Any] | None = None,
+    ) -> list[Embedded]:
+        """Embeds all images, and the alt texts that are not empty."""
+        embeddings = model.encode_images(np.stack([pair.pixels for pair in batch]))
+        scores = np.full(len(batch), math.nan)
+        rows = [row for row, pair in enumerate(batch) if pair.alt_text]
+        if rows:
+            texts = model.encode_texts([batch[row].alt_text for row in rows])
+            scores[rows] = (embeddings[rows] * texts).sum(axis=1)
+        return [Embedded(*row) for row in zip(embeddings, scores.tolist(), strict=True)]

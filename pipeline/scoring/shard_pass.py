@@ -1,0 +1,216 @@
+"""One pass over a shard: reads each pair once and measures what is asked for.
+
+In: a unit and the models whose tables are missing. Out: the tables of the unit.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from pipeline.config.curation import Limits
+from pipeline.config.duplicates import Descriptor
+from pipeline.images import decoder as images
+from pipeline.models import language
+from pipeline.models.descriptors import DescriptorTable, ImageDescriptor
+from pipeline.models.interfaces import Encoder
+from pipeline.records import Language, Pair, content_hash, sample_id
+from pipeline.scoring.encoder_handler import Embedded, EncoderHandler, PreparedPair
+from pipeline.sources import shards
+from pipeline.sources.shards import RawPair, Unit
+from pipeline.storage.prefetch import map_ahead
+from pipeline.storage.tables import to_table
+
+STAGE = "score"
+
+_MIN_AHEAD = 64  # pairs in work besides one batch: enough for all cores
+
+Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredPair:
+    """One pair and what a pass found of it."""
+
+    pair: Pair
+    language: Language  # unknown if it was not asked for
+    pixels: np.ndarray | None  # for the encoder; None if unreadable or not asked for
+    prepared: Mapping[Descriptor, np.ndarray]  # likewise; {} if none
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPass:
+    """One pass over a shard; a model that is None has nothing to measure."""
+
+    limits: Limits
+    detector: language.Detector | None
+    encoder: Encoder | None
+    image_descriptors: Mapping[Descriptor, ImageDescriptor]
+
+    def over_shard(self, unit: Unit) -> Iterator[MeasuredPair]:
+        """Measures all pairs of a shard."""
+        raw_pairs = _report_left_out(unit, shards.read_pairs(unit, self.limits))
+        return map_ahead(
+            self._measure_raw, raw_pairs, self._n_ahead, lambda raw: len(raw.image)
+        )
+
+    def over_pairs(self, unit: Unit, pairs: Sequence[Pair]) -> Iterator[MeasuredPair]:
+        """Measures pairs that are known; reads their images only for a model."""
+        if self.encoder is None and not self.image_descriptors:
+            return (self._measure(pair, None) for pair in pairs)
+        readable = [pair for pair in pairs if not pair.error]
+        encoded = shards.read_images(unit, readable)
+        items = ((pair, b"" if pair.error else next(encoded)) for pair in pairs)
+        return map_ahead(
+            self._measure_known, items, self._n_ahead, lambda item: len(item[1])
+        )
+
+    @property
+    def _n_ahead(self) -> int:
+        """While one batch is embedded the next one is decoded."""
+        return _MIN_AHEAD + (self.encoder.batch_size if self.encoder else 0)
+
+    def _measure_raw(self, raw: RawPair) -> MeasuredPair:
+        decoded, error = None, raw.error
+        if not error:
+            try:
+                decoded = images.decode(raw.image, self.limits)
+            except images.ImageError as failure:
+                error = str(failure)
+        return self._measure(_make_pair(raw, decoded, error), decoded)
+
+    def _measure_known(self, item: tuple[Pair, bytes]) -> MeasuredPair:
+        pair, image = item
+        decoded = None if pair.error else images.decode(image, self.limits)
+        return self._measure(pair, decoded)
+
+    def _measure(self, pair: Pair, decoded: images.Decoded | None) -> MeasuredPair:
+        found, pixels = language.UNKNOWN, None
+        if self.detector and not pair.error:
+            (found,) = self.detector.detect([pair.alt_text])
+        if self.encoder and decoded:
+            pixels = self.encoder.prepare_image(decoded.rgb)
+        prepared = {
+            descriptor: image_descriptor.prepare(decoded.rgb)
+            for descriptor, image_descriptor in self.image_descriptors.items()
+            if decoded
+        }
+        return MeasuredPair(pair, found, pixels, prepared)
+
+
+def _report_left_out(unit: Unit, raw_pairs: Iterator[RawPair]) -> Iterator[RawPair]:
+    """Passes pairs on; counts and names members that no pair was made of."""
+    n_left_out, first = 0, ""
+    for raw in raw_pairs:
+        n_left_out += len(raw.left_out)
+        first = first or next(iter(raw.left_out), "")
+        yield raw
+    if n_left_out:
+        add_to_counter("members_left_out", n_left_out)
+        logging.warning(
+            "%s: %d further members of keys left out, such as %r",
+            *(unit.uri, n_left_out, first),
+        )
+
+
+def _make_pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair:
+    height, width = decoded.rgb.shape[:2] if decoded else (0, 0)
+    return Pair(
+        sample_id=sample_id(raw.image, raw.alt_text),
+        key=raw.key,
+        url=raw.url,
+        alt_text=raw.text,
+        image_hash=content_hash(raw.image),
+        image_format=decoded.format if decoded else "",
+        width=width,
+        height=height,
+        n_bytes=len(raw.image),
+        offset=raw.offset,
+        error=error,
+        robots=raw.robots,
+        original_width=raw.original_width,
+        original_height=raw.original_height,
+    )
+
+
+class UnitScores:
+    """Gathers the rows of one unit, and prepared pairs to batches."""
+
+    def __init__(self, handler: EncoderHandler, one_pass: ShardPass) -> None:
+        self._handler = handler
+        self._encoder = one_pass.encoder
+        self._descriptor_tables = {
+            descriptor: DescriptorTable(image_descriptor)
+            for descriptor, image_descriptor in one_pass.image_descriptors.items()
+        }
+        self._pairs: list[Pair] = []
+        self._languages: list[Language] = []
+        self._pending: list[tuple[int, PreparedPair]] = []
+        self._row_to_embedded: dict[int, Embedded] = {}
+
+    def add(self, measured: MeasuredPair) -> None:
+        if self._encoder and measured.pixels is not None:
+            prepared = PreparedPair(measured.pixels, measured.pair.alt_text)
+            self._pending.append((len(self._pairs), prepared))
+            if len(self._pending) == self._encoder.batch_size:
+                self._embed_pending()
+        for descriptor, image in measured.prepared.items():
+            self._descriptor_tables[descriptor].add(len(self._pairs), image)
+        self._pairs.append(measured.pair)
+        self._languages.append(measured.language)
+
+    def table(self, measure: Measure) -> pa.Table:
+        """The table of one measure, of all rows that were added."""
+        if measure == "pairs":
+            return to_table(self._pairs, Pair)
+        if measure == "languages":
+            return to_table(self._languages, Language)
+        if isinstance(measure, str):
+            return self._embeddings()
+        return self._descriptor_tables[measure].table(len(self._pairs))
+
+    def count(self, measure: Measure, all_rows: str, unreadable: str) -> None:
+        """Adds the rows of one measure to its counters; two are named by the source."""
+        readable = [pair for pair in self._pairs if not pair.error]
+        if measure == "pairs":
+            add_to_counter(all_rows, len(self._pairs))
+            add_to_counter(unreadable, len(self._pairs) - len(readable))
+        elif measure == "languages":
+            add_to_counter(
+                "languages_detected", sum(bool(p.alt_text) for p in readable)
+            )
+        elif measure == "embeddings":
+            add_to_counter("images_encoded", len(readable))
+            add_to_counter("texts_encoded", sum(bool(p.alt_text) for p in readable))
+        else:
+            add_to_counter("images_described", len(readable))
+
+    def _embed_pending(self) -> None:
+        if self._pending and self._encoder:
+            rows, batch = zip(*self._pending, strict=True)
+            embedded = self._handler.run_inference(batch, self._encoder)
+            self._row_to_embedded.update(zip(rows, embedded, strict=True))
+            self._pending = []
+
+    def _embeddings(self) -> pa.Table:
+        """float16 `embedding`, zeros for what is unreadable, and float32
+        `alignment_score`, NaN where there is no image or no alt text."""
+        assert self._encoder is not None  # it is loaded if this table is missing
+        self._embed_pending()
+        width = self._encoder.embedding_dim
+        embeddings = np.zeros((len(self._pairs), width), np.float16)
+        scores = np.full(len(self._pairs), math.nan, np.float32)
+        for row, embedded in self._row_to_embedded.items():
+            embeddings[row] = embedded.embedding
+            scores[row] = embedded.alignment_score
+        flat = pa.array(embeddings.ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, width)
+        return pa.table({"embedding": column, "alignment_score": scores})
+
+
+def add_to_counter(name: str, n: int) -> None:
+    Metrics.counter(STAGE, name).inc(n)

@@ -14,6 +14,7 @@ from recipes import command_line
 command_line.begin(__name__)
 
 from pipeline.storage import atomic_folder
+from trainer.command_line import add_checkpoint_flags
 from trainer.exchange import formats, model_card
 from trainer.exchange.formats import Format
 from trainer.exchange.hugging_face_config import GELUS

@@ -86,6 +86,6 @@ setup(
             "setuptools",
             "websockets",
         ],
-        "docs": ["mkdocs"],
+        "docs": ["mkdocs", "mkdocstrings[python]"],
     },
 )

@@ -1,12 +1,15 @@
-"""Hook of MkDocs: pages lie where the repository has them, so that links hold in both.
+"""Hook of MkDocs: builds the site from the repository as it lies.
 
-What is made of the code: the page of configuration fields, and tables in place of
-`<!-- fields of MODULE.CLASS -->` and `<!-- values of MODULE.CLASS -->`.
+Pages keep their paths, so that links hold in the repository and on the site. Some parts
+are generated from the code: the page of configuration fields, the API reference, and
+tables in place of the marks `<!-- fields of MODULE.CLASS -->` and
+`<!-- values of MODULE.CLASS -->`.
 """
 
 import pathlib
 import pydoc
 import re
+from collections.abc import Iterator
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -15,28 +18,74 @@ from mkdocs.structure.pages import Page
 from tools import config_reference
 
 ROOT = pathlib.Path(__file__).parent.parent
-PATTERNS = ("*.md", "docs/**/*.md", "docs/images/*", "benchmarks/results/*.md")
+PATTERNS = (
+    "*.md",
+    "docs/**/*.md",
+    "docs/images/*",
+    "benchmarks/results/*.md",
+    "CITATION.cff",
+    "LICENSE",
+    "examples/*.py",
+)
 MARK = re.compile("<!-- (fields|values) of ([A-Za-z_.]+) -->")
+# Page of the API reference to its title, and to modules and packages.
+API = {
+    "records": ("Records", ("pipeline/records.py",)),
+    "curation_recipes": ("Curation recipes", ("pipeline/config",)),
+    "drop_rules": (
+        "Drop rules",
+        ("pipeline/selection/rules.py",),
+    ),
+    "images": ("Image decoder", ("pipeline/images/decoder.py",)),
+    "trainer_config": (
+        "Training recipes",
+        ("trainer/config.py", "trainer/evaluation_config.py"),
+    ),
+    "losses": (
+        "Losses",
+        ("trainer/step/losses.py", "trainer/step/prototype_loss.py"),
+    ),
+    "trainer_data": ("Training data", ("trainer/data",)),
+    "recipes": ("Recipes as files", ("recipes",)),
+}
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """The pages of the repository in place of those of `docs/` alone."""
+    """Replaces the pages of `docs/` by those of the whole repository."""
     of_theme = [file for file in files if not file.is_documentation_page()]
     pages = [
         File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path))
         for pattern in PATTERNS
         for path in sorted(ROOT.glob(pattern))
     ]
-    reference = File.generated(
-        config, "docs/configuration.md", content=config_reference.reference()
-    )
-    return Files([*of_theme, *pages, reference])
+    generated = {"docs/configuration.md": config_reference.reference()}
+    generated |= {f"docs/api/{name}.md": api_page(name) for name in API}
+    made = [
+        File.generated(config, uri, content=text) for uri, text in generated.items()
+    ]
+    return Files([*of_theme, *pages, *made])
+
+
+def api_page(name: str) -> str:
+    """Markdown that mkdocstrings expands to the reference of some modules."""
+    title, paths = API[name]
+    parts = [f"# {title}: code reference"]
+    parts += [f"::: {module}" for path in paths for module in _modules(ROOT / path)]
+    return "\n\n".join(parts)
+
+
+def _modules(path: pathlib.Path) -> Iterator[str]:
+    """Dotted names of a module, or of a package's modules."""
+    files = [path] if path.suffix else sorted(path.glob("*.py"))
+    for file in files:
+        if file.stem != "__init__":
+            yield ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
 def on_page_markdown(
     markdown: str, *, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
-    """Puts tables in the place of their marks."""
+    """Replaces marks by tables."""
     del page, config, files
     return MARK.sub(_table, markdown)
 

@@ -1,4 +1,4 @@
-"""Commands of the documentation: found in its pages, read as a shell reads them."""
+"""Finds the commands in pages of the documentation and splits them as a shell does."""
 
 import pathlib
 import re
@@ -6,20 +6,24 @@ import shlex
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = (*(ROOT / name for name in _TOP), *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HERE_DOCUMENT = re.compile(r"<<'(\w+)'\n.*?^\1$", re.MULTILINE | re.DOTALL)
 
 
+def fenced(page: pathlib.Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block of a page, in order."""
+    return _BLOCK.findall(page.read_text())
+
+
 def blocks(page: pathlib.Path, language: str) -> list[str]:
-    """Fenced code of a page."""
-    return [
-        text for found, text in _BLOCK.findall(page.read_text()) if found == language
-    ]
+    """Fenced code of a page in one language."""
+    return [text for found, text in fenced(page) if found == language]
 
 
 def commands(block: str) -> Iterator[list[str]]:
-    """Words of each command, without assignments before it; also of quoted commands."""
+    """Yields each command as words, without assignments; quoted commands too."""
     text = _HERE_DOCUMENT.sub("", block).replace("\\\n", " ")
     for line in text.splitlines():
         for part in line.split(" && "):

@@ -4,7 +4,9 @@ import argparse
 import ast
 import dataclasses
 import importlib.util
+import itertools
 import pathlib
+import pydoc
 import re
 from collections.abc import Callable, Sequence
 
@@ -14,6 +16,7 @@ from pipeline import curate, photos, scenes
 from pipeline.commands import arguments as command_line
 from pipeline.config.curation import CurationConfig
 from pipeline.config.recipes import load_config
+from pipeline.records import VERSION
 from tests.support.docs_commands import PAGES, ROOT, blocks, commands
 from tests.system.test_error_messages import GAP, text_of
 from tools import config_reference
@@ -32,6 +35,7 @@ OTHERS = (
     "hf",
     "img2dataset",
     "pip",
+    "pre-commit",
     "wget",
 )
 COMPLETE = ("README.md", "own_photos.md", "recipes.md")  # no command is cut short
@@ -174,12 +178,22 @@ def test_python_is_python(page):
         compile(block, f"{page.name}, block {number}", "exec")
 
 
-def test_the_code_of_the_page_on_extending_runs(monkeypatch, tmp_path):
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def test_the_page_on_extending_shows_the_examples_as_they_are():
+    shown = blocks(ROOT / "docs/extending.md", "python")
+    assert [path.name for path in EXAMPLES if path.read_text() not in shown] == []
+
+
+def test_other_code_of_the_page_on_extending_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "extending"}
+    examples = [path.read_text() for path in EXAMPLES]
     for block in blocks(ROOT / "docs/extending.md", "python"):
-        exec(block, names)
-    assert callable(names["spread"])
+        if block not in examples:
+            exec(block, names)
+    assert "MeanColor" in names
 
 
 CONFIGURATIONS = [
@@ -212,7 +226,7 @@ def test_the_reference_has_types_defaults_and_what_a_field_does():
 
 
 def test_the_messages_on_troubles_are_those_of_the_code():
-    packages = (ROOT / "pipeline", ROOT / "trainer")
+    packages = (ROOT / name for name in ("pipeline", "recipes", "trainer"))
     paths = (path for package in packages for path in package.rglob("*.py"))
     texts = {
         " ".join(re.findall(r"\w+", text_of(node).replace(GAP, " ")))
@@ -226,6 +240,53 @@ def test_the_messages_on_troubles_are_those_of_the_code():
     for message in found:
         for part in message.split("..."):
             assert " ".join(re.findall(r"\w+", part)) in code, message
+
+
+PATH = re.compile(
+    r"`((?:pipeline|trainer|recipes|tools|tests|benchmarks|curation_configs|examples)"
+    r"/[\w./-]*)`"
+)
+NAME = re.compile(r"`((?:pipeline|trainer|recipes)(?:\.\w+)+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_names_of_code_exist(page):
+    text = page.read_text()
+    paths = [path for path in PATH.findall(text) if "NAME" not in path]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    names = NAME.findall(text)
+    assert [name for name in names if pydoc.locate(name) is None] == []
+
+
+def tree_of_the_readme() -> set[str]:
+    """Paths of the folders and files that the README's tree names."""
+    text = (ROOT / "README.md").read_text()
+    (tree,) = re.findall(r"^```\n(pipeline/\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    paths, folder = set(), ""
+    for line in tree.splitlines():
+        words = line.split()
+        if not line.startswith(" "):
+            folder = words[0]
+            paths.add(folder)
+        else:
+            names = itertools.takewhile(lambda w: w.endswith(("/", ".py")), words)
+            paths |= {folder + name for name in names}
+    return paths
+
+
+def test_the_tree_of_the_readme_names_every_package_and_nothing_else():
+    paths = tree_of_the_readme()
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    packages = {
+        f"{file.parent.relative_to(ROOT)}/"
+        for program in ("pipeline", "trainer")
+        for file in (ROOT / program).glob("*/__init__.py")
+    }
+    assert packages - paths == {"trainer/configs/"}
+
+
+def test_the_citation_names_the_version():
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_marks_in_pages_name_classes():

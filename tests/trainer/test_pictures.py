@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.chromium import browser, executable
 from tests.support.planted import COLORS, configured, draw, planted, save, write_words
+from tools.chromium import browser, executable
 from trainer import pictures
 from trainer.visuals import overlays
 

@@ -11,7 +11,6 @@ from PIL import Image
 from pipeline.config.selection import KeepFraction, MinScore, NearSeeds
 from pipeline.engine.run_folder import RunFolder
 from tests.pipeline.report.test_report import HOSTILE
-from tests.support.chromium import Page, browser, executable
 from tests.support.report_runs import (
     SELECTION,
     Seen,
@@ -21,6 +20,7 @@ from tests.support.report_runs import (
     write_page,
 )
 from tests.support.score_tables import select
+from tools.chromium import Page, browser, executable
 
 pytestmark = [
     pytest.mark.browser,

@@ -24,7 +24,7 @@ def executable() -> str | None:
 
 
 class Page:
-    """One page of the browser; `said` has what it wrote to its console."""
+    """One page of the browser; `said` collects what it writes to its console."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -64,7 +64,7 @@ class Page:
         return answer
 
     def open(self, path: Path) -> None:
-        """Loads a file and waits until it is loaded."""
+        """Opens a file and waits until it is loaded."""
         self._is_loaded = False
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not self._is_loaded:
@@ -79,7 +79,7 @@ class Page:
         return found["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
-        """Presses a key that writes nothing: `Tab`, `ArrowRight`."""
+        """Presses a key that types no character: `Tab`, `ArrowRight`."""
         for kind in ("keyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent",
@@ -90,6 +90,7 @@ class Page:
             )
 
     def resize(self, width: int, height: int = 900) -> None:
+        """Sets the size of the window, in CSS pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -99,6 +100,7 @@ class Page:
         )
 
     def dark(self, is_dark: bool) -> None:
+        """Asks for the dark or the light color scheme."""
         feature = {
             "name": "prefers-color-scheme",
             "value": "dark" if is_dark else "light",
@@ -106,16 +108,35 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[feature])
 
     def screenshot(self, *, whole: bool = False) -> bytes:
-        """A PNG of what is seen, or of the whole page."""
+        """A PNG of the window, or of the whole page."""
         found = self.call(
             "Page.captureScreenshot", format="png", captureBeyondViewport=whole
+        )
+        return base64.b64decode(found["data"])
+
+    def screenshot_of(self, selector: str, max_height: int) -> bytes:
+        """A PNG of an element, cut off at `max_height` CSS pixels."""
+        box = self.run(
+            f"""(() => {{
+              const box = document.querySelector("{selector}").getBoundingClientRect();
+              return [box.x + scrollX, box.y + scrollY, box.width, box.height];
+            }})()"""
+        )
+        x, y, width, height = box
+        height = min(height, max_height)
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        found = self.call(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=True,
+            clip=clip,
         )
         return base64.b64decode(found["data"])
 
 
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """Starts a browser with a new profile; gives its page."""
+    """Starts a browser with a new profile and yields its page."""
     command = [executable(), *_FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         [*command, "--remote-debugging-port=0", "about:blank"],
@@ -140,7 +161,7 @@ def browser(profile: Path) -> Iterator[Page]:
 
 
 def _address(process: subprocess.Popen[str]) -> str:
-    """Where the browser listens, which it says when it has started."""
+    """The address that the browser prints once it listens."""
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"DevTools listening on (ws://\S+)", line):

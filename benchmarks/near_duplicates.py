@@ -24,7 +24,7 @@ from pipeline.models.descriptors import Perceptual, gradients
 from pipeline.selection.duplicates import components
 from pipeline.selection.duplicates.kmeans_cells import cells_of
 from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search.embeddings import normalize
 
 N_COPIED = 200
 MAX_CALLED = 0.01  # of the look-alikes
@@ -172,7 +172,7 @@ class Measured:
 
 def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """As `score` stores them."""
-    return reference_sets.normalized(np.stack(vectors).astype(np.float16))[0]
+    return normalize(np.stack(vectors).astype(np.float16))[0]
 
 
 def rowwise(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -35,7 +35,8 @@ from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSou
 from pipeline.config.selection import NearestToSeeds, SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
-from pipeline.selection.search import reference_sets, similarity_cache
+from pipeline.selection.search import index_builder, reference_sets, similarity_cache
+from pipeline.selection.search.embeddings import count_rows, normalize
 from pipeline.selection.unit_decisions import open_verdicts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -96,7 +97,7 @@ class Nearest:
     def __init__(self, run: RunFolder, k: int) -> None:
         self._run = run
         self._retrieval = NearestToSeeds(k)
-        self._sets = reference_sets.build("seed_sets", run, run.seed_units)
+        self._sets = index_builder.build("seed_sets", run, run.seed_units)
         self._folder = files.join(run.root, "found")
 
     def __call__(self) -> None:
@@ -133,7 +134,7 @@ class Threshold:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._sets = reference_sets.build("seed_sets", run, run.seed_units)
+        self._sets = index_builder.build("seed_sets", run, run.seed_units)
 
     def __call__(self) -> None:
         shutil.rmtree(self._tables().folder, ignore_errors=True)
@@ -154,7 +155,7 @@ class Threshold:
     def found(self) -> np.ndarray:
         """Number of the seed nearest to each image of the pool: [n, 1]."""
         tables, run = self._tables(), self._run
-        n_rows = [reference_sets.n_pairs(run, [unit]) for unit in run.units]
+        n_rows = [count_rows(run, [unit]) for unit in run.units]
         images = [
             similarity_cache.read(tables, unit.name, n)[1]
             for unit, n in zip(run.units, n_rows, strict=True)
@@ -199,7 +200,7 @@ def measure(
 ) -> dict[str, object]:
     """Lets all take turns, and compares what ours has found."""
     is_nearest = step == "nearest"
-    unit_vectors = [reference_sets.normalized(vectors)[0] for vectors in (seeds, pool)]
+    unit_vectors = [normalize(vectors)[0] for vectors in (seeds, pool)]
     queries, vectors = unit_vectors if is_nearest else unit_vectors[::-1]
     k = k if is_nearest else 1
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ from pipeline.config.selection import (
     SelectionConfig,
 )
 from pipeline.engine.run_folder import RunFolder
-from pipeline.selection import stage as selection
+from pipeline.selection import ledger as ledgers
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import to_table
 
@@ -134,7 +134,7 @@ def measure(root: str, n_rows: int, arguments: list[str]) -> None:
         start = time.perf_counter()
         curate.select(each, PipelineOptions(arguments))
         found[f"{name}_s"] = round(time.perf_counter() - start, 1)
-        found[f"{name}_kept"] = selection.restore_ledger(each)["kept"]
+        found[f"{name}_kept"] = ledgers.restore_ledger(each)["kept"]
     peak_kib = sum(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -20,7 +20,7 @@ from pipeline.export import stage as export
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.scoring import stage as scoring
 from pipeline.scoring.encoder_handler import EncoderHandler
-from pipeline.selection import checks, reference_accounts
+from pipeline.selection import checks, ledger, reference_accounts
 from pipeline.selection import stage as selection
 from pipeline.sources import drop_lists, shards
 from pipeline.storage import files
@@ -39,8 +39,8 @@ def score(run: RunFolder, options: PipelineOptions) -> Counters:
 
 def select(run: RunFolder, options: PipelineOptions) -> Counters:
     """Decides which pairs to keep, from measurements and thresholds alone."""
-    if selection.is_complete(run):
-        selection.restore_ledger(run)
+    if ledger.is_complete(run):
+        ledger.restore_ledger(run)
         return {}
     fault = "without scores of the present contents"
     checks.expect_scored(run, fault, "run `score` first")
@@ -49,7 +49,7 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
 
 def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
     """`select` of a part of a run, which keeps its own ledger."""
-    if selection.is_complete(sample):
+    if ledger.is_complete(sample):
         return {}
     transform = selection.Select(sample, is_sample=True)
     return run_stage(sample, sample.units, selection.STAGE, transform, options)
@@ -108,9 +108,9 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant or read."""
     checks.check_folder(run)
-    selection.check(run)
+    checks.check(run)
     scoring.check(run)
-    if not selection.is_complete(run):
+    if not ledger.is_complete(run):
         checks.check_scored(run)
     if not files.is_file(drop_lists.table_path(run.drop_list, run.root)):
         drop_lists.check(run.drop_list)  # a long list takes minutes to look through
@@ -133,7 +133,7 @@ def changes(run: RunFolder) -> Iterable[str]:
 
 def not_compared(run: RunFolder) -> Iterable[str]:
     """A line for each set of which images were left out, once pairs are decided on."""
-    return reference_accounts.warnings(run, ledger(run) or {})
+    return reference_accounts.warnings(run, read_ledger(run) or {})
 
 
 def doubts(run: RunFolder) -> Iterable[str]:
@@ -141,9 +141,9 @@ def doubts(run: RunFolder) -> Iterable[str]:
     return checks.doubts(run)
 
 
-def ledger(run: RunFolder) -> dict[str, Any] | None:
+def read_ledger(run: RunFolder) -> dict[str, Any] | None:
     """What became of all pairs; None before they are decided on."""
-    return selection.restore_ledger(run) if selection.is_complete(run) else None
+    return ledger.restore_ledger(run) if ledger.is_complete(run) else None
 
 
 def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:

@@ -153,7 +153,7 @@ def _look(run: RunFolder, command: argparse.Namespace) -> None:
 
 
 def _expect_decisions(run: RunFolder) -> None:
-    if curate.ledger(run) is None:
+    if curate.read_ledger(run) is None:
         raise ValueError("decisions are missing: expected `select` to be done before")
 
 
@@ -163,7 +163,7 @@ def _check_pictures(folder: str) -> None:
 
 
 def _report(run: RunFolder, other: OtherRun | None, seen: str) -> None:
-    ledger = curate.ledger(run)
+    ledger = curate.read_ledger(run)
     assert ledger is not None  # it was looked for, or `select` has written it
     try:
         print(f"report: {page.write(run, ledger, other, seen)}")

@@ -34,7 +34,7 @@ def print_status(run: RunFolder) -> None:
         print(at_work)
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
-    ledger = curate.ledger(run)
+    ledger = curate.read_ledger(run)
     print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
     for line in curate.not_compared(run):
         print(line)

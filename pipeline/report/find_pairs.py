@@ -19,7 +19,7 @@ from pipeline.images import decoder as images
 from pipeline.report import show_pair
 from pipeline.report.cards import format_number
 from pipeline.report.sampling import PairLocation
-from pipeline.selection.search.reference_sets import normalized
+from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables
@@ -155,7 +155,7 @@ def _compare(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
     table = run.embeddings(unit.source).read(unit.name, ["embedding"])
     column = table["embedding"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
-    vectors, has_embedding = normalized(values.reshape(len(column), len(query)))
+    vectors, has_embedding = normalize(values.reshape(len(column), len(query)))
     return np.where(has_embedding, vectors @ query, np.nan)
 
 
@@ -164,7 +164,7 @@ def _embed(run: RunFolder, image: bytes) -> np.ndarray:
 
     encoder = encoders.load_encoder(run.config.encoder)
     pixels = encoder.prepare_image(images.decode(image, run.config.limits).rgb)
-    vectors, _ = normalized(encoder.encode_images(pixels[None]))
+    vectors, _ = normalize(encoder.encode_images(pixels[None]))
     return vectors[0]
 
 

@@ -17,7 +17,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, Drop, Language, Pair
 from pipeline.report.sampling import PairLocation
 from pipeline.selection.rules import count_words
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search import index_builder, reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
 from pipeline.selection.unit_decisions import open_verdicts
 from pipeline.sources.shards import Unit
@@ -69,7 +69,7 @@ class References:
         evaluation: tuple[SetFiles, ...] = ()
         seeds: tuple[SetFiles, ...] = ()
         if selection.max_evaluation_similarity is not None:
-            evaluation = reference_sets.build(
+            evaluation = index_builder.build(
                 "evaluation_sets",
                 run,
                 run.evaluation_units,
@@ -78,7 +78,7 @@ class References:
         if selection.retrieval is not None:
             is_searched = isinstance(selection.retrieval, NearSeeds)
             max_exact = selection.max_exact_set if is_searched else None
-            seeds = reference_sets.build(
+            seeds = index_builder.build(
                 "seed_sets", run, run.seed_units, max_exact=max_exact
             )
         sets = (tuple(map(ReferenceSet.open, paths)) for paths in (evaluation, seeds))

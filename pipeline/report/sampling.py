@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.selection.retrieval.top_k import unit_hashes
+from pipeline.selection.hashed_random import unit_hashes
 
 _SALT = "report"
 

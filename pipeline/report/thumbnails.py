@@ -22,7 +22,7 @@ from pipeline.images import decoder as images
 from pipeline.records import Pair
 from pipeline.report.pair_facts import PairFacts
 from pipeline.report.sampling import PairLocation
-from pipeline.selection.search.reference_sets import normalized
+from pipeline.selection.search.embeddings import normalize
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage.prefetch import map_ahead
@@ -166,5 +166,5 @@ def _find_nearest(
 
 def _read_vector(run: RunFolder, unit: Unit, row: int) -> np.ndarray:
     table = run.embeddings(unit.source).read(unit.name, ["embedding"])
-    vectors, _ = normalized(np.array([table["embedding"][row].as_py()]))
+    vectors, _ = normalize(np.array([table["embedding"][row].as_py()]))
     return vectors[0]

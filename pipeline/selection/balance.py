@@ -19,9 +19,10 @@ from pipeline.config.selection import Cap, CapPerCluster, CapPerConcept, CapPerS
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.concepts import Concepts
+from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import AddTallies, Tally
-from pipeline.selection.retrieval.top_k import unit_hashes
 from pipeline.selection.search import kmeans, reference_sets
+from pipeline.selection.search.embeddings import read_vectors
 from pipeline.selection.search.reference_sets import SetFiles
 from pipeline.selection.unit_decisions import Verdicts, read_rows
 from pipeline.storage import files
@@ -129,7 +130,7 @@ class GroupByCluster(kmeans.WithCentroids):
 
     def process(self, verdicts: Verdicts, path: str) -> Iterator[Grouped]:
         rows = verdicts.contested_rows
-        rows, vectors = reference_sets.read_vectors(self._run, verdicts, rows)
+        rows, vectors = read_vectors(self._run, verdicts, rows)
         group = kmeans.nearest_centroids(self.centroids(path), vectors)
         group_to_name = {c: f"cluster {c}" for c in group.tolist()}
         yield Grouped(verdicts, rows, group, group_to_name)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine.run_folder import RunFolder
+from pipeline.models import descriptors
 from pipeline.selection import balance, safety
 from pipeline.selection.retrieval import keep_curated
 from pipeline.sources.shards import Unit, shard_name_of
@@ -146,3 +147,26 @@ def _scored_names(
     source_to_tables = {s: run.pairs(s) for s in {unit.source for unit in units}}
     names = {t: t.unit_names() for t in set(source_to_tables.values())}
     return {source: names[tables] for source, tables in source_to_tables.items()}
+
+
+def check(run: RunFolder) -> None:
+    """Raises ValueError on settings that cannot be meant."""
+    selection = run.config.selection
+    if selection.evaluation_bounds and not run.evaluation_units:
+        is_short = selection.max_evaluation_similarity is not None
+        name = "max_evaluation_similarity" if is_short else "evaluation_duplicates"
+        raise ValueError(
+            f"{name}={getattr(selection, name)}:"
+            " expected evaluation sets to compare with, or none"
+        )
+    for descriptor in selection.descriptors:
+        descriptors.check(descriptor)
+    keep_curated.check(run)
+    balance.check(run)
+    names = set()
+    for unit in run.units:
+        if unit.name in names:
+            raise ValueError(
+                f"{unit.source.name}={unit.uri}: expected a shard of one source only"
+            )
+        names.add(unit.name)

@@ -18,7 +18,7 @@ from pipeline.config.duplicates import ENCODER, Descriptor
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import SET_ROLES, RunFolder
 from pipeline.selection import balance
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search.embeddings import normalize, read_matrix
 from pipeline.selection.unit_decisions import to_objects
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -163,8 +163,8 @@ def _read_set(
         n_read += len(errors)
         n_unreadable += int((errors != "").sum())
         for descriptor in descriptors:
-            matrix = reference_sets.read_matrix(run.comparing(descriptor), unit)
-            is_lost = (errors == "") & ~reference_sets.normalized(matrix)[1]
+            matrix = read_matrix(run.comparing(descriptor), unit)
+            is_lost = (errors == "") & ~normalize(matrix)[1]
             errors[is_lost] = f"no embedding by {descriptor.name}"
         left_out += [
             LeftOut(role, name, unit.uri, keys[row], errors[row])

@@ -13,14 +13,11 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.config.selection import DropRule, KeepLanguages, ShortText
+from pipeline.config.selection import DropRule
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Drop, DropReason, Pair
-from pipeline.selection.alignment import read_scores
-from pipeline.selection.unit_decisions import Verdicts, read_rows, to_objects
+from pipeline.selection.unit_decisions import Verdicts, read_rows
 from pipeline.storage.tables import from_table
 from recipes.settings import Settings
 from recipes.validation import expect, one_line, shown
@@ -217,75 +214,3 @@ def apply_rules(
             detail=[drop.detail for drop in drops.values()],
         )
     return verdicts
-
-
-class FilterLanguage(beam.PTransform):
-    """Drops alt text that is not in one of the languages to keep."""
-
-    def __init__(self, run: RunFolder, languages: KeepLanguages | None) -> None:
-        super().__init__()
-        self._run = run
-        self._languages = languages
-
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
-        if self._languages is None:
-            return verdicts
-        return verdicts | "Compare languages" >> beam.Map(
-            filter_language, self._run, self._languages
-        )
-
-
-def filter_language(
-    verdicts: Verdicts, run: RunFolder, languages: KeepLanguages
-) -> Verdicts:
-    """Drops by the detected language; short text only as its own policy says.
-
-    The detail of a decision is the language found, the value its probability.
-    """
-    rows = verdicts.contested_rows
-    if languages.short_text is not None:
-        is_short = _is_short(verdicts, run, rows, languages.short_text.max_words)
-        verdicts = _filter_short_text(
-            verdicts, run, rows[is_short], languages.short_text
-        )
-        rows = rows[~is_short]
-    table = read_rows(run.languages(verdicts.unit.source), verdicts, rows)
-    probabilities = table["probability"].to_numpy()
-    is_wanted = pc.is_in(table["code"], pa.array(languages.languages)).to_numpy()
-    thresholds = np.where(
-        is_wanted, languages.min_probability, languages.min_foreign_probability
-    )
-    fails = is_wanted ^ (probabilities >= thresholds)
-    return verdicts.drop(
-        rows[fails],
-        DropReason.LANGUAGE,
-        value=probabilities[fails],
-        threshold=thresholds[fails],
-        detail=to_objects(table["code"])[fails],
-    )
-
-
-def _is_short(
-    verdicts: Verdicts, run: RunFolder, rows: np.ndarray, max_words: int
-) -> np.ndarray:
-    tables = run.pairs(verdicts.unit.source)
-    texts = read_rows(tables, verdicts, rows, "alt_text")["alt_text"].to_pylist()
-    return np.array([count_words(text) <= max_words for text in texts], dtype=bool)
-
-
-def _filter_short_text(
-    verdicts: Verdicts, run: RunFolder, rows: np.ndarray, short_text: ShortText
-) -> Verdicts:
-    if short_text.policy == "keep":
-        return verdicts
-    if short_text.policy == "drop":
-        return verdicts.drop(rows, DropReason.LANGUAGE, detail="short text")
-    scores = read_scores(verdicts, run, rows)
-    fails = ~(scores >= short_text.min_score)
-    return verdicts.drop(
-        rows[fails],
-        DropReason.LANGUAGE,
-        value=scores[fails],
-        threshold=short_text.min_score,
-        detail="short text",
-    )

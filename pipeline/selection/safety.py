@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.config.selection import SafetyHead
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search.embeddings import embedding_dim, read_vectors
 from pipeline.selection.unit_decisions import Verdicts
 from pipeline.storage import files
 
@@ -83,7 +83,7 @@ def drop_unsafe(
     """Drops pairs of a higher probability, and those without an embedding."""
     rows = verdicts.kept_rows
     probabilities = np.full(len(rows), np.nan)
-    embedded, vectors = reference_sets.read_vectors(run, verdicts, rows)
+    embedded, vectors = read_vectors(run, verdicts, rows)
     if len(embedded):
         found = head.probabilities(vectors)
         probabilities[np.searchsorted(rows, embedded)] = found
@@ -106,7 +106,7 @@ def check(run: RunFolder) -> None:
     if safety is None:
         return
     n_found = len(LinearHead.load(safety.head).weight)
-    n_expected = reference_sets.embedding_dim(run)
+    n_expected = embedding_dim(run)
     if n_expected is not None and n_found != n_expected:
         raise ValueError(
             f"head={safety.head!r}: {n_found} weights, expected {n_expected}, one a"

@@ -21,8 +21,8 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.models import weights
 from pipeline.report import page
 from pipeline.report.run_comparison import OtherRun
+from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
-from pipeline.selection import stage as selection_stage
 from pipeline.selection.unit_decisions import open_verdicts
 from pipeline.sources.shards import Unit, list_units
 from pipeline.storage.tables import to_table
@@ -133,13 +133,13 @@ def _keep(run: RunFolder) -> None:
         ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
         run.decisions.write(unit.name, verdicts.to_table(ids))
         counts.append(np.array([len(ids), *verdicts.counts()]))
-    ledger = selection_stage.make_ledger({"crawl": sum(counts)})
-    selection_stage.write_ledger(ledger, (run.root, run.decisions.folder))
+    ledger = ledgers.make_ledger({"crawl": sum(counts)})
+    ledgers.write_ledger(ledger, (run.root, run.decisions.folder))
 
 
 def ledger_of(run: RunFolder) -> dict:
     """What became of the pairs."""
-    return selection_stage.restore_ledger(run)
+    return ledgers.restore_ledger(run)
 
 
 def write_page(run: RunFolder, against: str = "") -> Path:

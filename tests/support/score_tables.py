@@ -15,7 +15,7 @@ from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSou
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import stage as selection
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search import index_builder, reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.selection.unit_decisions import Verdicts, open_verdicts
 from pipeline.sources.shards import Unit
@@ -132,7 +132,7 @@ def after_search(
     run: RunFolder, units: Sequence[Unit], judge: Callable[..., Verdicts], bound: float
 ) -> list[records.Decision]:
     """`after_step` for a step that searches the sets that `units` belong to."""
-    sets = tuple(map(ReferenceSet.open, reference_sets.build("sets", run, units)))
+    sets = tuple(map(ReferenceSet.open, index_builder.build("sets", run, units)))
 
     def step(verdicts: Verdicts) -> Verdicts:
         search = functools.partial(reference_sets.find_nearest, sets, run, verdicts)

@@ -17,7 +17,7 @@ from pipeline.config.curation import CurationConfig
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.recipes import load_config
 from pipeline.export import manifest
-from pipeline.selection import stage as selection
+from pipeline.selection import ledger as ledgers
 from trainer import config_files, evaluate, export, tokenizer, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -91,8 +91,8 @@ def test_the_version_changes_no_fingerprint(monkeypatch):
 
 
 def test_the_ledger_tells_the_version(tmp_path):
-    ledger = selection.make_ledger({})
-    selection.write_ledger(ledger, (str(tmp_path),))
+    ledger = ledgers.make_ledger({})
+    ledgers.write_ledger(ledger, (str(tmp_path),))
     written = (tmp_path / "ledger.json").read_text()
     assert f'"version": "{records.VERSION}"' in written
 

@@ -23,8 +23,9 @@ from pipeline.models import descriptors
 from pipeline.models.descriptors import ImageDescriptor
 from pipeline.records import Pair
 from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
-from pipeline.selection.retrieval.top_k import unit_hashes
-from pipeline.selection.search import reference_sets
+from pipeline.selection.hashed_random import unit_hashes
+from pipeline.selection.search import index_builder
+from pipeline.selection.search.embeddings import normalize, read_matrix
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
@@ -194,7 +195,7 @@ def _audit_descriptor(
 ) -> DescriptorAudit:
     image_descriptor = descriptors.load(descriptor, run.config.encoder)
     seen = run.comparing(descriptor)
-    paths = reference_sets.build("evaluation_sets", seen, run.evaluation_units)
+    paths = index_builder.build("evaluation_sets", seen, run.evaluation_units)
     sets = tuple(map(ReferenceSet.open, paths))
     copies = {
         name: nearest_similarity(
@@ -223,7 +224,7 @@ def _described(
             prepared = []
     if prepared:
         vectors.append(descriptors.unit_vectors(image_descriptor, prepared))
-    return reference_sets.normalized(np.concatenate(vectors))[0]
+    return normalize(np.concatenate(vectors))[0]
 
 
 def _found_by_any(
@@ -334,7 +335,7 @@ def _stored(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
     vectors = np.empty((len(places), dim), np.float32)
     units = np.array([unit.name for unit, _ in places])
     for unit in {unit.name: unit for unit, _ in places}.values():
-        matrix = reference_sets.read_matrix(run, unit)
+        matrix = read_matrix(run, unit)
         mine = np.flatnonzero(units == unit.name)
         vectors[mine] = matrix[[places[i][1] for i in mine.tolist()]]
-    return reference_sets.normalized(vectors)[0]
+    return normalize(vectors)[0]

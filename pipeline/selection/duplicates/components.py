@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse import csgraph
 
-from pipeline.selection.search.reference_sets import normalized
+from pipeline.selection.search.embeddings import normalize
 
 _PRODUCTS_PER_BLOCK = 2**23  # 32 MB of float32, and as many places at worst
 _PAIRS_PER_BLOCK = 8192  # 64 MB in double precision at 512 dimensions
@@ -53,7 +53,7 @@ def find_links(
     Of an image and k near-duplicates it tells k + 1 entries and not all pairs.
     """
     blocks = sorted(members, key=lambda block: block.unit_name)
-    vectors, _ = normalized(np.concatenate([block.embedding for block in blocks]))
+    vectors, _ = normalize(np.concatenate([block.embedding for block in blocks]))
     pairs, similarity = similar_pairs(vectors, max_similarity)
     if not len(pairs):
         return

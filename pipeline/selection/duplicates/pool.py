@@ -29,7 +29,8 @@ from pipeline.records import DropReason
 from pipeline.selection.duplicates import components
 from pipeline.selection.duplicates.components import Duplicates, Links, Members
 from pipeline.selection.duplicates.kmeans_cells import cells_of
-from pipeline.selection.search import kmeans, reference_sets
+from pipeline.selection.search import kmeans
+from pipeline.selection.search.embeddings import normalize, read_embeddings
 from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
 from pipeline.storage import files
 
@@ -168,7 +169,7 @@ class EnterCells(kmeans.WithCentroids):
         if not len(members.row) or not index.ntotal:
             return
         image, cell = cells_of(
-            reference_sets.normalized(members.embedding)[0],
+            normalize(members.embedding)[0],
             index.reconstruct_n(0, index.ntotal),
             self._reach,
             self._rule.cells.max_per_image,
@@ -189,9 +190,7 @@ def read_members(verdicts: Verdicts, run: RunFolder, *, of_anchors: bool) -> Mem
     is_anchor &= ~np.isnan(verdicts.value)
     anchors = np.flatnonzero(is_anchor) if of_anchors else verdicts.kept_rows[:0]
     rows = verdicts.kept_rows if of_anchors else verdicts.contested_rows
-    rows, embedding = reference_sets.read_embeddings(
-        run, verdicts, np.union1d(rows, anchors)
-    )
+    rows, embedding = read_embeddings(run, verdicts, np.union1d(rows, anchors))
     ids = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "sample_id")
     return Members(
         unit_name=verdicts.unit.name,

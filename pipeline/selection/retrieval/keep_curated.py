@@ -18,6 +18,7 @@ from pipeline.records import DropReason
 from pipeline.selection.retrieval import nearest_to_seeds, seeded_clusters
 from pipeline.selection.retrieval.top_k import Wanted
 from pipeline.selection.search import reference_sets
+from pipeline.selection.search.embeddings import count_rows
 from pipeline.selection.search.reference_sets import Nearest, SetFiles
 from pipeline.selection.unit_decisions import Verdicts
 
@@ -93,7 +94,7 @@ def check_pool(run: RunFolder) -> None:
     for unit in run.units:
         if n_pool >= n_asked:
             return
-        n_pool += 0 if unit.source.keep_all else reference_sets.n_pairs(run, [unit])
+        n_pool += 0 if unit.source.keep_all else count_rows(run, [unit])
     if n_pool < n_asked:
         raise ValueError(f"{name}={n_asked}: expected at most the {n_pool} of the pool")
 

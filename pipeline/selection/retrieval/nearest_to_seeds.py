@@ -21,6 +21,7 @@ from pipeline.selection.retrieval.top_k import (
     winners,
 )
 from pipeline.selection.search import exact_search, reference_sets
+from pipeline.selection.search.embeddings import read_vectors
 from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
 from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
 
@@ -98,7 +99,7 @@ def with_embedding(
 ) -> tuple[Verdicts, np.ndarray, np.ndarray]:
     """Drops contested pairs without an embedding; rows and vectors of the others."""
     contested = verdicts.contested_rows
-    rows, vectors = reference_sets.read_vectors(run, verdicts, contested)
+    rows, vectors = read_vectors(run, verdicts, contested)
     without = np.setdiff1d(contested, rows, assume_unique=True)
     reason = DropReason.FAR_FROM_SEEDS
     return verdicts.drop(without, reason, detail="no embedding"), rows, vectors

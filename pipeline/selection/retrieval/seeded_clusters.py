@@ -11,22 +11,22 @@ from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
 from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
+from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.retrieval.nearest_to_seeds import with_embedding
 from pipeline.selection.retrieval.top_k import (
     Entrants,
     FindWinners,
-    unit_hashes,
     wanted_by_unit,
     winners,
 )
 from pipeline.selection.search import kmeans
+from pipeline.selection.search.embeddings import ROWS_PER_SEARCH
 from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
 from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
 from pipeline.storage import files
 
 CLUSTERS_PER_BLOCK = 64  # a key of Beam: at most 64 * `max_per_cluster` in memory
 
-_ROWS_PER_SEARCH = 4096
 
 SetToCounts = Mapping[str, np.ndarray]  # seeds of a set in each cluster
 
@@ -87,8 +87,8 @@ class CountSeeds(kmeans.WithCentroids):
         seeds = ReferenceSet.open(paths).index
         centroids = self.centroids(path)
         counts = np.zeros(centroids.index.ntotal, np.int64)
-        for first in range(0, seeds.ntotal, _ROWS_PER_SEARCH):
-            n_seeds = min(_ROWS_PER_SEARCH, seeds.ntotal - first)
+        for first in range(0, seeds.ntotal, ROWS_PER_SEARCH):
+            n_seeds = min(ROWS_PER_SEARCH, seeds.ntotal - first)
             counts += n_by_cluster(centroids, seeds.reconstruct_n(first, n_seeds))
         yield paths.set_name, counts
 

@@ -5,7 +5,6 @@ seed set that wants them.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -137,12 +136,3 @@ def wanted_by_unit(set_name: str, won: Entrants) -> Iterator[tuple[str, Wanted]]
     """Yields (unit name, what the set wants of it)."""
     for unit, unit_name in enumerate(won.unit_names):
         yield unit_name, Wanted(set_name, np.unique(won.row[won.unit == unit]))
-
-
-def unit_hashes(sample_ids: Iterable[bytes], salt: str) -> np.ndarray:
-    """Maps each id to a number in [0, 1), float64."""
-    digests = b"".join(
-        hashlib.blake2b(sample_id, digest_size=8, key=salt.encode()).digest()
-        for sample_id in sample_ids
-    )
-    return (np.frombuffer(digests, ">u8") >> 11) / 2**53

@@ -20,8 +20,13 @@ from apache_beam.utils.shared import Shared
 from pipeline.config.duplicates import Cells
 from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
-from pipeline.selection.retrieval.top_k import unit_hashes
+from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.search import reference_sets
+from pipeline.selection.search.embeddings import (
+    ROWS_PER_SEARCH,
+    normalize,
+    read_vectors,
+)
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.selection.unit_decisions import Verdicts, read_rows
 from pipeline.storage import files
@@ -29,7 +34,6 @@ from pipeline.storage import files
 Training = SeededClusters | Cells  # how many centroids to train, and how
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
-_ROWS_PER_SEARCH = 4096
 _N_SPARE_PROPOSALS = 50  # too few by lot: once in 10^18 pools
 _BLOCKS_IN_MEMORY = 16  # that a worker collects before it adds them up
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
@@ -108,7 +112,7 @@ def _sampled(
     ids = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "sample_id")
     hashes = unit_hashes(ids["sample_id"].to_pylist(), salt)
     chosen = rows[hashes < share]
-    found, vectors = reference_sets.read_vectors(run, verdicts, chosen)
+    found, vectors = read_vectors(run, verdicts, chosen)
     return hashes[np.searchsorted(rows, found)], vectors
 
 
@@ -192,8 +196,8 @@ class Assign(WithCentroids):
 
 def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
     """The cluster of each vector; of equally near ones the first."""
-    starts = range(0, len(vectors), _ROWS_PER_SEARCH)
-    found = [centroids.nearest(vectors[i : i + _ROWS_PER_SEARCH])[1] for i in starts]
+    starts = range(0, len(vectors), ROWS_PER_SEARCH)
+    found = [centroids.nearest(vectors[i : i + ROWS_PER_SEARCH])[1] for i in starts]
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
@@ -279,7 +283,7 @@ def moved(centroids: np.ndarray, sums: Sums) -> np.ndarray:
     """
     count = np.zeros(len(centroids), np.int64)
     count[sums.cluster] = sums.count
-    means, has_direction = reference_sets.normalized(sums.total / _FIXED_POINT)
+    means, has_direction = normalize(sums.total / _FIXED_POINT)
     result = centroids.copy()
     result[sums.cluster[has_direction]] = means[has_direction]
     step = np.where(np.arange(centroids.shape[1]) % 2, -_SPLIT, _SPLIT)
@@ -288,7 +292,7 @@ def moved(centroids: np.ndarray, sums: Sums) -> np.ndarray:
         if count[largest] < 2:
             break
         halves = result[largest] * np.stack([1 + step, 1 - step])
-        result[[empty, largest]], _ = reference_sets.normalized(halves)
+        result[[empty, largest]], _ = normalize(halves)
         count[empty] = count[largest] // 2
         count[largest] -= count[empty]
     return result

@@ -8,31 +8,22 @@ they have inverted lists, and a third file with the recall that was measured.
 
 import dataclasses
 import functools
-import itertools
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
 import faiss
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
-from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import this_process as this_process
-from pipeline.records import content_hash
-from pipeline.selection.search import exact_search, inverted_lists, similarity_cache
-from pipeline.selection.unit_decisions import Verdicts, expect_rows, to_objects
-from pipeline.sources.shards import Unit
+from pipeline.selection.search import exact_search, similarity_cache
+from pipeline.selection.search.embeddings import expect_dim, normalize, read_blocks
+from pipeline.selection.unit_decisions import Verdicts, to_objects
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
 
-_ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 _N_CANDIDATES = 4  # images of inverted lists that may be the nearest, up to rounding
-_N_SAMPLED_UNITS = 4  # of the pool, to measure the recall of inverted lists with
-_N_SAMPLED_ROWS = 512  # of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,207 +192,17 @@ def _search(
         for rows in missing
     ]
     wanted = functools.reduce(np.union1d, missing)
-    blocks = _embeddings_of(run, verdicts, wanted) if len(wanted) else ()
+    blocks = read_blocks(run, verdicts, wanted) if len(wanted) else ()
     for place, embeddings in blocks:
-        vectors, has_embedding = normalized(embeddings)
+        vectors, has_embedding = normalize(embeddings)
         read = wanted[place[has_embedding]]
         vectors = vectors[has_embedding]
         for each, rows, (similarity, image) in zip(sets, missing, found, strict=True):
-            _expect_dim(each.name, embeddings.shape[1], each.index.d)
+            expect_dim(each.name, embeddings.shape[1], each.index.d)
             _, mine, theirs = np.intersect1d(rows, read, True, return_indices=True)
             if len(mine):
                 similarity[mine], image[mine] = each.nearest(vectors[theirs])
     return found
-
-
-def read_vectors(
-    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` with an embedding, and their vectors: float32, of length one."""
-    found = _embeddings_of(run, verdicts, rows)
-    return _with_direction(rows, ((place, *normalized(e)) for place, e in found))
-
-
-def read_embeddings(
-    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` with an embedding, and these as they are stored."""
-    found = _embeddings_of(run, verdicts, rows)
-    return _with_direction(rows, ((place, e, normalized(e)[1]) for place, e in found))
-
-
-def _with_direction(
-    rows: np.ndarray, found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Puts parts together: places in `rows`, vectors, and which have a direction."""
-    parts = [(rows[place[has]], vectors[has]) for place, vectors, has in found]
-    parts = parts or [(rows[:0], np.empty((0, 0), np.float16))]
-    with_embedding, matrices = map(np.concatenate, zip(*parts, strict=True))
-    return with_embedding, matrices
-
-
-def normalized(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as float32 of length one, and which rows have a direction."""
-    vectors = embeddings.astype(np.float32)
-    length = np.linalg.norm(vectors, axis=1)
-    has_direction = np.isfinite(length) & (length > 0)
-    length = np.where(has_direction, length, 1)
-    return np.ascontiguousarray(vectors / length[:, None]), has_direction
-
-
-def build(
-    role: str,
-    run: RunFolder,
-    units: Iterable[Unit],
-    *,
-    max_exact: int | None = None,
-) -> tuple[SetFiles, ...]:
-    """Builds the indexes of the sets that `units` belong to, unless they are there.
-
-    Sets of more than `max_exact` images get inverted lists; None: no set does.
-
-    Raises:
-      ValueError: if a set has no readable image, or embeddings of another width than
-        the pool's; `role` is the name of the sets in the configuration.
-    """
-    by_name = sorted(units, key=lambda unit: (unit.source.name, unit.uri))
-    found = []
-    for name, group in itertools.groupby(by_name, lambda unit: unit.source.name):
-        one = tuple(group)
-        is_exact = max_exact is None or n_pairs(run, one) <= max_exact
-        found.append(_build_set(f"{role}={name}", run, one, is_exact))
-    return tuple(found)
-
-
-def _build_set(
-    role: str, run: RunFolder, units: tuple[Unit, ...], is_exact: bool
-) -> SetFiles:
-    name = units[0].source.name
-    stem = f"{name}-{_fingerprint('index' if is_exact else 'ivf', run, units)}"
-    folder = files.join(run.root, "indexes")
-    tables = UnitTables(folder)
-    paths = SetFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
-    if files.is_file(paths.index_path):
-        return paths
-    keys, vectors = _distinct(*_read_set(role, run, units))
-    if is_exact:
-        index: faiss.Index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-    else:
-        index, recall = inverted_lists.build(vectors, _queries(run, vectors))
-        logging.warning("%s: searched by inverted lists: %s", role, recall)
-        files.write(files.join(folder, f"{stem}.json"), recall.to_bytes())
-    tables.write(stem, pa.table({"key": pa.array(keys, pa.string())}))
-    files.write(paths.index_path, faiss.serialize_index(index).tobytes())
-    return paths
-
-
-def n_pairs(run: RunFolder, units: Iterable[Unit]) -> int:
-    """Rows of the tables of pairs, readable or not."""
-    return sum(_n_rows(run.pairs(unit.source).path(unit.name)) for unit in units)
-
-
-def _n_rows(path: str) -> int:
-    with files.open_for_reading(path) as file:
-        return pq.read_metadata(file).num_rows
-
-
-def _queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
-    """Some vectors of the pool, those of the set where the pool has none."""
-    units = sorted(run.units, key=lambda unit: content_hash(unit.shard_name.encode()))
-    found = [vectors[:0]]
-    for unit in units[:_N_SAMPLED_UNITS]:
-        some, has_direction = normalized(read_matrix(run, unit)[:_N_SAMPLED_ROWS])
-        found.append(some[has_direction])
-    queries = np.concatenate(found)
-    return queries if len(queries) else vectors[:_N_SAMPLED_ROWS]
-
-
-def _fingerprint(kind: str, run: RunFolder, units: tuple[Unit, ...]) -> str:
-    paths = [run.vectors(unit.source).path(unit.name) for unit in units]
-    return fingerprint(kind, [path.removeprefix(run.root) for path in paths])
-
-
-def _read_set(
-    name: str, run: RunFolder, units: tuple[Unit, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and unit vectors of the readable images of a set, by key."""
-    tables = [_read_reference_unit(run, unit) for unit in units]
-    dim = _dim(_read_schema(run, run.units[0] if run.units else units[0]))
-    for _, embeddings in tables:
-        _expect_dim(name, embeddings.shape[1], dim)
-    keys = np.concatenate([keys for keys, _ in tables])
-    vectors, is_readable = normalized(np.concatenate([e for _, e in tables]))
-    rows = np.flatnonzero(is_readable)
-    if not len(rows):
-        raise ValueError(f"{name}: expected at least one readable image")
-    rows = rows[np.argsort(keys[rows], kind="stable")]
-    return keys[rows], vectors[rows]
-
-
-def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-    keys = run.pairs(unit.source).read(unit.name, columns=["key"])
-    return to_objects(keys["key"]), read_matrix(run, unit)
-
-
-def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
-    """The vectors of all pairs of a unit, as they are stored."""
-    table = run.vectors(unit.source).read(unit.name, columns=["embedding"])
-    return _to_matrix(table["embedding"].combine_chunks())
-
-
-def _distinct(keys: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without the images that have the vector of an earlier one."""
-    as_bytes = vectors.view(np.dtype((np.void, vectors.itemsize * vectors.shape[1])))
-    _, first = np.unique(as_bytes, return_index=True)
-    first.sort()
-    return keys[first], vectors[first]
-
-
-def _embeddings_of(
-    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields places in `rows`, which ascend, and the embeddings of these pairs."""
-    path = run.vectors(verdicts.unit.source).path(verdicts.unit.name)
-    with files.open_for_reading(path) as file:
-        parquet = pq.ParquetFile(file)
-        expect_rows(path, parquet.metadata.num_rows, verdicts)
-        first_row = 0
-        for batch in parquet.iter_batches(_ROWS_PER_SEARCH, columns=["embedding"]):
-            start, end = np.searchsorted(rows, [first_row, first_row + len(batch)])
-            if start < end:
-                matrix = _to_matrix(batch.column("embedding"))
-                yield np.arange(start, end), matrix[rows[start:end] - first_row]
-            first_row += len(batch)
-
-
-def _to_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), column.type.list_size)
-
-
-def _read_schema(run: RunFolder, unit: Unit) -> pa.Schema:
-    with files.open_for_reading(run.vectors(unit.source).path(unit.name)) as file:
-        return pq.read_schema(file)
-
-
-def _dim(schema: pa.Schema) -> int:
-    return schema.field("embedding").type.list_size
-
-
-def embedding_dim(run: RunFolder) -> int | None:
-    """Numbers of an image embedding; None while the first shard has none."""
-    unit = run.units[0]
-    path = run.embeddings(unit.source).path(unit.name)
-    return _dim(_read_schema(run, unit)) if files.is_file(path) else None
-
-
-def _expect_dim(name: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise ValueError(
-            f"{name}: embeddings of {found} dimensions, expected {expected} like the"
-            " pool's: score both with one encoder"
-        )
 
 
 def open_index(path: str) -> faiss.Index:

@@ -14,8 +14,8 @@ from pipeline.config.selection import (
 )
 from pipeline.selection import balance
 from pipeline.selection.balance import Grouped
+from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import Tally
-from pipeline.selection.retrieval.top_k import unit_hashes
 from pipeline.selection.unit_decisions import open_verdicts
 from tests.support.score_tables import (
     Row,

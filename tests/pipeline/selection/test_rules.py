@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.config.selection import KeepLanguages, SelectionConfig, ShortText
 from pipeline.records import Decision, Drop, DropReason, Pair
+from pipeline.selection import language
 from pipeline.selection import rules as filters
 from tests.support.score_tables import Row, after_step, make_run
 
@@ -207,7 +208,7 @@ def test_rules_do_not_see_unreadable_pairs_nor_sources_to_keep_whole(
 
 def by_language(tmp_path, languages: KeepLanguages, *rows: Row) -> list[Decision]:
     run = make_run(str(tmp_path), SelectionConfig(), {"web/1": rows})
-    return after_step(run, lambda v: filters.filter_language(v, run, languages))
+    return after_step(run, lambda v: language.filter_language(v, run, languages))
 
 
 def test_language_and_probability_decide(tmp_path):

@@ -23,6 +23,7 @@ from pipeline.config.selection import (
     SelectionConfig,
 )
 from pipeline.records import VERSION, DropReason
+from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
 from pipeline.selection import stage as selection
 from pipeline.sources import drop_lists
@@ -194,7 +195,7 @@ def test_an_empty_shard_and_a_run_without_pairs_have_their_ledger(tmp_path):
     assert ledger.pop("evaluation").keys() == {"birds"}
     assert ledger.pop("seeds").keys() == {"flowers", "trees"}
     assert ledger == nothing | {"sources": {"web": nothing}} | version
-    assert selection.make_ledger({}) == nothing | {"sources": {}}
+    assert ledgers.make_ledger({}) == nothing | {"sources": {}}
 
 
 # Order, restart, change of threshold
@@ -232,15 +233,15 @@ def test_one_shard_or_ten_give_the_same_decisions(tmp_path):
 
 def test_what_a_broken_run_left_undone_is_done_and_nothing_else(tmp_path):
     run = everything(tmp_path)
-    assert not selection.is_complete(run)
+    assert not ledgers.is_complete(run)
     select(run)
-    assert selection.is_complete(run)
+    assert ledgers.is_complete(run)
     undisturbed = stored_bytes(run)
 
     lost = pathlib.Path(run.decisions.path(run.units[1].name))
     lost.unlink()
     (lost.parent / "ledger.json").unlink()
-    assert not selection.is_complete(run)
+    assert not ledgers.is_complete(run)
     assert _run_with_counters(run)["units_skipped"] == 2
     assert stored_bytes(run) == undisturbed
 
@@ -249,7 +250,7 @@ def test_decisions_without_their_ledger_are_not_complete(tmp_path):
     run = everything(tmp_path)
     select(run)
     pathlib.Path(run.decisions.folder, "ledger.json").unlink()
-    assert not selection.is_complete(run)
+    assert not ledgers.is_complete(run)
 
 
 def test_after_a_threshold_is_changed_back_the_ledger_is_that_of_now(tmp_path):
@@ -258,18 +259,18 @@ def test_after_a_threshold_is_changed_back_the_ledger_is_that_of_now(tmp_path):
     ledger = select(run)
     strict = dataclasses.replace(EVERYTHING, retrieval=NearSeeds(0.999))
     other = everything(tmp_path, strict)
-    assert not selection.is_complete(other)
+    assert not ledgers.is_complete(other)
     assert select(other) != ledger
 
-    assert selection.is_complete(run)
-    assert selection.restore_ledger(run) == ledger
+    assert ledgers.is_complete(run)
+    assert ledgers.restore_ledger(run) == ledger
     assert json.loads(ledger_path.read_text()) == ledger
 
 
 def test_pairs_without_a_decision_are_an_error():
     counts = np.array([5, 3, 1] + [0] * len(DropReason))
     with pytest.raises(ValueError, match="web: 5 pairs read, 4 decided"):
-        selection.make_ledger({"web": counts})
+        ledgers.make_ledger({"web": counts})
 
 
 # Bad input

@@ -23,6 +23,7 @@ from pipeline.config.duplicates import (
 )
 from pipeline.config.fingerprint import _determining_fields
 from pipeline.config.selection import SelectionConfig
+from pipeline.selection import checks
 from pipeline.selection import stage as selection
 from pipeline.storage import files
 from tests.support.score_tables import (
@@ -300,4 +301,4 @@ def test_bounds_on_evaluation_images_need_evaluation_sets(tmp_path):
     with pytest.raises(
         ValueError, match=r"evaluation_duplicates=.*expected evaluation"
     ):
-        selection.check(run)
+        checks.check(run)

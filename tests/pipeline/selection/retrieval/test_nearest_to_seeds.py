@@ -9,6 +9,7 @@ from pipeline.records import Decision
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
 from pipeline.selection.retrieval.top_k import Entrants, winners
 from pipeline.selection.search import exact_search, reference_sets
+from pipeline.selection.search.embeddings import normalize
 from tests.support.score_tables import (
     Row,
     Shards,
@@ -22,13 +23,13 @@ SEEDS = {"flowers/1": [Row(embedding=(1, 0))], "trees/1": [Row(embedding=(0, 1))
 
 
 def random_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
-    return reference_sets.normalized(rng.standard_normal((n, dim)))[0]
+    return normalize(rng.standard_normal((n, dim)))[0]
 
 
 def clustered_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
     """Few directions, each with many that differ by less than float32 can tell."""
     centers = random_vectors(rng, 5, dim)[rng.integers(5, size=n)]
-    return reference_sets.normalized(centers + 1e-7 * rng.standard_normal((n, dim)))[0]
+    return normalize(centers + 1e-7 * rng.standard_normal((n, dim)))[0]
 
 
 def equal_vectors(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from pipeline.config.selection import SeededClusters, SelectionConfig
-from pipeline.selection.retrieval import seeded_clusters, top_k
-from pipeline.selection.search import kmeans, reference_sets
+from pipeline.selection.hashed_random import unit_hashes
+from pipeline.selection.retrieval import seeded_clusters
+from pipeline.selection.search import kmeans
+from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.kmeans import AddSums, Proposals, Sums
 from pipeline.selection.unit_decisions import open_verdicts
 from tests.support.score_tables import Row, make_run, read_decisions, select
@@ -62,7 +64,7 @@ def stored_bytes(folder: str) -> dict[str, bytes]:
 
 
 def unit_vectors(rng: np.random.Generator, n: int, dim: int = 6) -> np.ndarray:
-    return reference_sets.normalized(rng.standard_normal((n, dim)))[0]
+    return normalize(rng.standard_normal((n, dim)))[0]
 
 
 def test_sums_are_exact_in_any_order():
@@ -90,7 +92,7 @@ def test_sums_are_exact_in_any_order():
 
 def test_a_centroid_moves_to_the_direction_of_its_mean():
     centroids = np.eye(2, dtype=np.float32)
-    vectors = reference_sets.normalized(np.array([[1, 0], [1, 2], [0, 1]]))[0]
+    vectors = normalize(np.array([[1, 0], [1, 2], [0, 1]]))[0]
     sums = kmeans.sums_of(np.array([0, 0, 1]), vectors)
     mean = vectors[0] + vectors[1]
     expected = np.stack([mean / np.linalg.norm(mean), [0, 1]])
@@ -143,8 +145,8 @@ def test_centroids_are_those_of_plain_lloyd_iterations(tmp_path):
     rows = [row for rows in POOL.values() for row in rows]
     ids = [d.sample_id for rows in read_decisions(run).values() for d in rows]
     vectors = np.array([row.embedding for row in rows], np.float16).astype(np.float32)
-    vectors = reference_sets.normalized(vectors)[0].astype(np.float64)
-    first = np.argsort(top_k.unit_hashes(ids, "centroid 6"))[:4]
+    vectors = normalize(vectors)[0].astype(np.float64)
+    first = np.argsort(unit_hashes(ids, "centroid 6"))[:4]
     centroids = vectors[first]
     for _ in range(FEW.n_iterations):
         cluster = (vectors @ centroids.T).argmax(axis=1)
@@ -170,7 +172,7 @@ def test_images_of_clusters_with_enough_seeds_are_drawn_by_smallest_hash(tmp_pat
     center_to_seeds = {"0": ("flowers",), "1": ("flowers", "trees")}
     for center, seeds in center_to_seeds.items():
         mine = [decision for row, decision in pairs if row.key == center]
-        hashes = top_k.unit_hashes([d.sample_id for d in mine], "cluster 6")
+        hashes = unit_hashes([d.sample_id for d in mine], "cluster 6")
         drawn = [mine[i] for i in np.argsort(hashes)]
         assert [d.seeds for d in drawn] == [seeds] * 3 + [()] * 5
         assert {d.outcome for d in drawn[:3]} == {"kept"}

@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.retrieval import top_k
 from pipeline.selection.retrieval.top_k import Entrants, FindWinners
 
@@ -86,11 +87,11 @@ def test_what_a_set_wants_goes_to_its_unit_once():
 
 def test_hashes_hang_on_the_id_and_the_salt_alone():
     ids = [bytes([i]) * 16 for i in range(200)]
-    hashes = top_k.unit_hashes(ids, "a")
-    backwards = top_k.unit_hashes(ids[::-1], "a")
+    hashes = unit_hashes(ids, "a")
+    backwards = unit_hashes(ids[::-1], "a")
     np.testing.assert_array_equal(hashes, backwards[::-1])
-    assert not np.isin(hashes, top_k.unit_hashes(ids, "b")).any()
+    assert not np.isin(hashes, unit_hashes(ids, "b")).any()
     assert (hashes >= 0).all()
     assert (hashes < 1).all()
     assert abs(hashes.mean() - 0.5) < 0.1
-    assert len(top_k.unit_hashes([], "a")) == 0
+    assert len(unit_hashes([], "a")) == 0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.selection import NearestToSeeds, NearSeeds, SelectionConfig
-from pipeline.selection.search import inverted_lists, reference_sets
+from pipeline.selection.search import index_builder, inverted_lists, reference_sets
+from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.reference_sets import ReferenceSet
 from tests.support.score_tables import Row, make_run, outcomes
 
@@ -20,7 +21,7 @@ POOL = {"web/1": [Row(embedding=(np.cos(a), np.sin(a))) for a in (-1, 0.1, 0.8, 
 
 def vectors(n: int, dim: int = 16, rng_seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(rng_seed)
-    return reference_sets.normalized(rng.standard_normal((n, dim)))[0]
+    return normalize(rng.standard_normal((n, dim)))[0]
 
 
 def test_enough_lists_are_searched_for_the_recall_that_is_told():
@@ -88,7 +89,7 @@ def test_sets_beyond_the_size_are_searched_by_lists_where_they_are_searched(
 def test_a_set_of_that_size_is_exact(tmp_path):
     config = SelectionConfig(max_exact_set=100, retrieval=NearSeeds(0.99))
     run = make_run(str(tmp_path), config, POOL, seeds=SET)
-    built = reference_sets.build("seed_sets", run, run.seed_units, max_exact=100)
+    built = index_builder.build("seed_sets", run, run.seed_units, max_exact=100)
     index = reference_sets.open_index(built[0].index_path)
     assert isinstance(index, faiss.IndexFlat)
     assert not [*pathlib.Path(run.root, "indexes").glob("*.json")]

@@ -9,7 +9,8 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 
 from pipeline.config.selection import SelectionConfig
 from pipeline.selection import unit_decisions
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search import embeddings, index_builder, reference_sets
+from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.storage import files
 from tests.support.score_tables import Row, make_run, write_scores
@@ -18,7 +19,7 @@ CONFIG = SelectionConfig()
 
 
 def unit_vectors(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
-    vectors, _ = reference_sets.normalized(rng.standard_normal((n, dim)))
+    vectors, _ = normalize(rng.standard_normal((n, dim)))
     return vectors
 
 
@@ -31,8 +32,7 @@ def reference_set(vectors: np.ndarray) -> ReferenceSet:
 
 def open_sets(run, units) -> list[ReferenceSet]:
     return [
-        ReferenceSet.open(p)
-        for p in reference_sets.build("evaluation_sets", run, units)
+        ReferenceSet.open(p) for p in index_builder.build("evaluation_sets", run, units)
     ]
 
 
@@ -60,7 +60,7 @@ def test_the_nearest_image_does_not_depend_on_what_is_searched_together():
 def test_of_equally_similar_images_the_first_is_the_nearest(n_worse):
     equal = [[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1]]
     images = [[-1, 0, 0]] * n_worse + equal[n_worse:]
-    vectors, _ = reference_sets.normalized(np.array(images))
+    vectors, _ = normalize(np.array(images))
     queries = np.array([[1, 0, 0]] * 30, np.float32)  # many are searched another way
     for n in (1, 30):
         similarity, image = reference_set(vectors).nearest(queries[:n])
@@ -70,7 +70,7 @@ def test_of_equally_similar_images_the_first_is_the_nearest(n_worse):
 
 def test_vectors_without_a_direction_are_found_out():
     rows = np.array([[3, 4], [0, 0], [np.nan, 1], [np.inf, 1]], np.float16)
-    vectors, has_direction = reference_sets.normalized(rows)
+    vectors, has_direction = normalize(rows)
     assert has_direction.tolist() == [True, False, False, False]
     np.testing.assert_allclose(vectors[0], [0.6, 0.8], atol=1e-7)
 
@@ -97,9 +97,9 @@ def test_a_set_holds_its_distinct_readable_images_by_key(tmp_path):
 def test_an_index_that_is_there_is_not_built_again(tmp_path):
     evaluation = {"birds/1": [Row()]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, evaluation=evaluation)
-    first = reference_sets.build("evaluation_sets", run, run.evaluation_units)
+    first = index_builder.build("evaluation_sets", run, run.evaluation_units)
     write_scores(run, run.evaluation_units[0], [])
-    assert reference_sets.build("evaluation_sets", run, run.evaluation_units) == first
+    assert index_builder.build("evaluation_sets", run, run.evaluation_units) == first
 
 
 def test_an_empty_set_is_an_error(tmp_path):
@@ -107,7 +107,7 @@ def test_an_empty_set_is_an_error(tmp_path):
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, evaluation=evaluation)
     for unit in run.evaluation_units:
         with pytest.raises(ValueError, match="expected at least one readable image"):
-            reference_sets.build("evaluation_sets", run, [unit])
+            index_builder.build("evaluation_sets", run, [unit])
 
 
 def test_a_set_of_another_width_is_an_error(tmp_path):
@@ -115,7 +115,7 @@ def test_a_set_of_another_width_is_an_error(tmp_path):
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, seeds=seeds)
     message = "seed_sets=birds: embeddings of 3 dimensions, expected 2 like the pool's"
     with pytest.raises(ValueError, match=message):
-        reference_sets.build("seed_sets", run, run.seed_units)
+        index_builder.build("seed_sets", run, run.seed_units)
 
 
 def test_a_unit_of_another_width_is_an_error(tmp_path):
@@ -128,7 +128,7 @@ def test_a_unit_of_another_width_is_an_error(tmp_path):
 
 
 def test_rows_are_found_across_the_batches_of_a_search(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_sets, "_ROWS_PER_SEARCH", 3)
+    monkeypatch.setattr(embeddings, "ROWS_PER_SEARCH", 3)
     angles = np.linspace(0, 3, 10)
     rows = [Row(embedding=(np.cos(a), np.sin(a))) for a in angles]
     seeds = {"birds/1": [Row(embedding=(1, 0))]}
@@ -155,7 +155,7 @@ def test_only_what_was_never_compared_is_searched(tmp_path):
             n_searched.append(len(queries))
             return super().nearest(queries)
 
-    (paths,) = reference_sets.build("seed_sets", run, run.seed_units)
+    (paths,) = index_builder.build("seed_sets", run, run.seed_units)
     for asked, n_expected in [([1, 3, 5], [2]), ([1, 3, 5], []), ([0, 1, 3, 9], [2])]:
         n_searched: list[int] = []
         found = reference_sets.find_nearest(
@@ -173,7 +173,7 @@ def test_sets_that_miss_different_rows_are_searched_together(tmp_path):
     seeds = {"birds/1": [Row(embedding=(1, 0))], "cats/1": [Row(embedding=(0, 1))]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
     opened = unit_decisions.open_verdicts(run.units[0], run)
-    paths = reference_sets.build("seed_sets", run, run.seed_units)
+    paths = index_builder.build("seed_sets", run, run.seed_units)
     birds, cats = map(ReferenceSet.open, paths)
     reference_sets.find_nearest([birds], run, opened, np.array([1, 3, 5]))
     reference_sets.find_nearest([cats], run, opened, np.array([4, 5]))
@@ -195,7 +195,7 @@ def test_a_worker_process_searches_with_one_thread(tmp_path):
 
     def process(is_launcher: bool) -> None:
         step = reference_sets.Search(
-            run, reference_sets.build("seed_sets", run, run.seed_units), judge
+            run, index_builder.build("seed_sets", run, run.seed_units), judge
         )
         if not is_launcher:
             step._launcher = ("elsewhere", 1)
@@ -243,8 +243,8 @@ def test_many_images_that_are_equal_up_to_rounding_are_compared_exactly():
     rng = np.random.default_rng(2)
     one = rng.standard_normal((1, 512), dtype=np.float32)
     crowd = one + 1e-6 * rng.standard_normal((300, 512), dtype=np.float32)
-    vectors, _ = reference_sets.normalized(crowd)
-    queries, _ = reference_sets.normalized(one + 0.1 * rng.standard_normal((50, 512)))
+    vectors, _ = normalize(crowd)
+    queries, _ = normalize(one + 0.1 * rng.standard_normal((50, 512)))
     similarity, image = reference_set(vectors).nearest(queries)
     cosines = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     rounded = cosines.astype(np.float32)

@@ -1,0 +1,116 @@
+"""The ledger: how many pairs were read, kept, unreadable and dropped, by reason.
+
+In: counts of each unit. Out: `ledger.json`, in which read = kept + unreadable +
+dropped, for all sources together and for each of them.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline import records
+from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
+from pipeline.selection.unit_decisions import OUTCOMES
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+
+# Source name to int64 [read, *one count for each of OUTCOMES].
+SourceCounts = tuple[str, np.ndarray]
+
+
+def count_pairs(unit: Unit, run: RunFolder) -> SourceCounts:
+    """Counts the pairs of a unit from their table, and not from its decisions."""
+    with files.open_for_reading(run.pairs(unit.source).path(unit.name)) as file:
+        return count_unit(unit, n_read=pq.read_metadata(file).num_rows)
+
+
+def count_unit(
+    unit: Unit, *, n_read: int = 0, outcomes: np.ndarray | None = None
+) -> SourceCounts:
+    """The counts of one unit, `outcomes` in the order of OUTCOMES."""
+    outcomes = np.zeros(len(OUTCOMES), np.int64) if outcomes is None else outcomes
+    return unit.source.name, np.array([n_read, *outcomes])
+
+
+class WriteLedger(beam.PTransform):
+    """Adds up the counts, checks them and writes the ledger.
+
+    `sets` are what it says of evaluation and seed sets.
+    """
+
+    def __init__(self, sets: Mapping[str, Any], *folders: str) -> None:
+        super().__init__()
+        self._sets = sets
+        self._folders = folders
+
+    def expand(self, counts: beam.PCollection[SourceCounts]) -> beam.PCollection[dict]:
+        return (
+            counts
+            | "Sum by source" >> beam.CombinePerKey(sum)
+            | "Collect sources" >> beam.combiners.ToDict()
+            | "Make ledger" >> beam.Map(make_ledger)
+            | "Add sets" >> beam.Map(lambda ledger, sets: ledger | sets, self._sets)
+            | "Write ledger" >> beam.Map(write_ledger, self._folders)
+        )
+
+
+def make_ledger(source_to_counts: dict[str, np.ndarray]) -> dict:
+    """What became of the pairs: of all together, and under "sources" of each source.
+
+    Raises:
+      ValueError: if pairs that were read have no decision or more than one.
+    """
+    total = sum(source_to_counts.values(), start=np.zeros(1 + len(OUTCOMES), np.int64))
+    sources = {
+        name: _ledger_of(name, counts)
+        for name, counts in sorted(source_to_counts.items())
+    }
+    return _ledger_of("all sources", total) | {"sources": sources}
+
+
+def _ledger_of(name: str, counts: np.ndarray) -> dict:
+    n_read, *outcomes = counts.tolist()
+    if n_read != sum(outcomes):
+        raise ValueError(f"{name}: {n_read} pairs read, {sum(outcomes)} decided")
+    outcome_to_count = dict(zip(map(str, OUTCOMES), outcomes, strict=True))
+    return {
+        "read": n_read,
+        "kept": outcome_to_count.pop(records.KEPT),
+        "unreadable": outcome_to_count.pop(records.UNREADABLE),
+        "dropped": outcome_to_count,
+    }
+
+
+def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
+    """Writes the ledger into the folders, of the run and of its decisions."""
+    ledger = {**ledger, "version": records.VERSION}
+    data = (json.dumps(ledger, indent=2) + "\n").encode()
+    for folder in folders:
+        files.write(_ledger_path(folder), data)
+    return ledger
+
+
+def is_complete(run: RunFolder) -> bool:
+    """Whether all decisions of this configuration and their ledger are there."""
+    decisions = run.decisions
+    names = {unit.name for unit in run.units}
+    has_ledger = files.is_file(_ledger_path(decisions.folder))
+    return has_ledger and names <= decisions.unit_names()
+
+
+def restore_ledger(run: RunFolder) -> dict:
+    """Makes the ledger of complete decisions that of the run again; returns it.
+
+    Another configuration may have left its own ledger there in between.
+    """
+    data = files.read(_ledger_path(run.decisions.folder))
+    files.write(_ledger_path(run.root), data)
+    return json.loads(data)
+
+
+def _ledger_path(folder: str) -> str:
+    return files.join(folder, LEDGER_NAME)

@@ -22,7 +22,7 @@ import simplejpeg
 
 from pipeline.models.descriptors import Perceptual, gradients
 from pipeline.selection.duplicates import components
-from pipeline.selection.duplicates.kmeans_cells import cells_of
+from pipeline.selection.duplicates.kmeans_cells import find_cells
 from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
 from pipeline.selection.search.embeddings import normalize
 
@@ -192,8 +192,8 @@ def print_cells(vectors: np.ndarray) -> None:
     for n_clusters, max_per_image in CELLS:
         rng = np.random.default_rng(RNG_SEED)
         centroids = vectors[rng.choice(len(vectors), n_clusters, replace=False)]
-        image, cell = cells_of(
-            vectors, centroids, components.reach(CELL_BOUND), max_per_image
+        image, cell = find_cells(
+            vectors, centroids, components.cosine_to_distance(CELL_BOUND), max_per_image
         )
         entered = np.zeros((len(vectors), n_clusters), bool)
         entered[image, cell] = True

@@ -26,7 +26,7 @@ from pipeline.config.selection import (
 from pipeline.engine.run_folder import RunFolder
 from pipeline.report import page
 from pipeline.selection.rules import FewWords, SmallImage
-from pipeline.selection.unit_decisions import OUTCOMES, Verdicts, outcome_counts
+from pipeline.selection.unit_decisions import OUTCOMES, UnitDecisions, outcome_counts
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.tables import schema_of
@@ -144,7 +144,7 @@ def _write_decisions(
     run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
 ) -> None:
     """Outcomes by chance: what they follow from does not matter to the time."""
-    verdicts = Verdicts(
+    decisions = UnitDecisions(
         unit=unit,
         outcome=chance.integers(0, len(OUTCOMES), n).astype(np.int8),
         value=chance.random(n),
@@ -153,7 +153,7 @@ def _write_decisions(
         seeds=np.fromiter((() for _ in range(n)), dtype=object, count=n),
     )
     ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
-    run.decisions.write(unit.name, verdicts.to_table(ids))
+    run.decisions.write(unit.name, decisions.to_table(ids))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
 from pipeline.selection.search import index_builder, reference_sets, similarity_cache
 from pipeline.selection.search.embeddings import count_rows, normalize
-from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.selection.unit_decisions import open_unit
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, to_table
@@ -102,22 +102,22 @@ class Nearest:
 
     def __call__(self) -> None:
         pipeline = beam.Pipeline(runner=FnApiRunner())
-        enter = nearest_to_seeds.EnterNearest(self._run, self._sets, self._retrieval)
+        enter = nearest_to_seeds.ProposeNearest(self._run, self._sets, self._retrieval)
         _, entrants = (
             pipeline
             | beam.Create(self._run.units)
-            | beam.Map(open_verdicts, self._run)
-            | beam.ParDo(enter).with_outputs("entrants", main="verdicts")
+            | beam.Map(open_unit, self._run)
+            | beam.ParDo(enter).with_outputs("candidates", main="decisions")
         )
         _ = (
             entrants
-            | beam.CombinePerKey(nearest_to_seeds.FindWinners())
+            | beam.CombinePerKey(nearest_to_seeds.TopKPerGroup())
             | beam.MapTuple(self._write)
         )
         pipeline.run().wait_until_finish()
 
     def _write(
-        self, key: nearest_to_seeds.BlockKey, won: nearest_to_seeds.Entrants
+        self, key: nearest_to_seeds.BlockKey, won: nearest_to_seeds.Candidates
     ) -> None:
         found = won.sample_id[:, 1].astype(np.int64)
         path = files.join(self._folder, f"{key[1]:09d}")
@@ -143,7 +143,7 @@ class Threshold:
         _ = (
             pipeline
             | beam.Create(self._run.units)
-            | beam.Map(open_verdicts, self._run)
+            | beam.Map(open_unit, self._run)
             | beam.ParDo(reference_sets.Search(self._run, self._sets, judge))
         )
         pipeline.run().wait_until_finish()

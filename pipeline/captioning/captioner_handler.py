@@ -30,7 +30,7 @@ _NAME_TO_EXTRA = {"gemini": "gemini", "huggingface": "torch"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class CaptionTarget:
     """A granularity, and where its captions go."""
 
     granularity: Granularity
@@ -44,7 +44,7 @@ class PreparedImage:
 
     image_hash: bytes
     pixels: np.ndarray
-    prompts: tuple[str, ...]  # one a wanted granularity
+    prompts: tuple[str, ...]  # one per target
 
     def alone(self, i: int) -> "PreparedImage":
         """The same image with its `i`-th prompt only."""
@@ -52,11 +52,11 @@ class PreparedImage:
 
 
 Rows = tuple[SyntheticCaption, ...]  # the samples of one image and prompt
-Answers = tuple[Rows | ServiceError, ...]  # of one image, one a wanted granularity
+Answers = tuple[Rows | ServiceError, ...]  # of one image, one per target
 
 
 class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
-    """A captioner; `inference_args["wanted"]` says which captions to make."""
+    """A captioner; `inference_args["targets"]` says which captions to make."""
 
     def __init__(self, granularity: Granularity) -> None:
         """The captioner of `granularity`, which others of the same model may use."""
@@ -78,11 +78,11 @@ class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
         down to one caption, which becomes a row with the error. Any other exception is
         the machine's fault and not the image's, so it stops the unit.
         """
-        wanted: tuple[Wanted, ...] = (inference_args or {})["wanted"]
+        targets: tuple[CaptionTarget, ...] = (inference_args or {})["targets"]
         try:
-            return _captions(model, batch, wanted)
+            return _captions(model, batch, targets)
         except ValueError as error:
-            if len(batch) == len(wanted) == 1:
+            if len(batch) == len(targets) == 1:
                 return [
                     ((failed_row(batch[0].image_hash, batch[0].prompts[0], error),),)
                 ]
@@ -94,8 +94,8 @@ class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
             ]
         (image,) = batch
         one_by_one = [
-            self.run_inference([image.alone(i)], model, {"wanted": (one,)})
-            for i, one in enumerate(wanted)
+            self.run_inference([image.alone(i)], model, {"targets": (one,)})
+            for i, one in enumerate(targets)
         ]
         return [tuple(rows for ((rows,),) in one_by_one)]
 
@@ -137,12 +137,14 @@ def _module(granularity: Granularity) -> Any:
 
 
 def _captions(
-    captioner: Captioner, batch: Sequence[PreparedImage], wanted: Sequence[Wanted]
+    captioner: Captioner,
+    batch: Sequence[PreparedImage],
+    targets: Sequence[CaptionTarget],
 ) -> list[Answers]:
     features = captioner.encode([image.pixels for image in batch])
     hashes = [image.image_hash for image in batch]
     columns = []
-    for i, one in enumerate(wanted):
+    for i, one in enumerate(targets):
         prompts = [image.prompts[i] for image in batch]
         keys = sampling_keys(one, hashes)
         answers = captioner.caption(features, prompts, one.granularity, keys)
@@ -150,16 +152,16 @@ def _captions(
     return list(zip(*columns, strict=True))
 
 
-def sampling_keys(wanted: Wanted, image_hashes: Sequence[bytes]) -> np.ndarray:
+def sampling_keys(target: CaptionTarget, image_hashes: Sequence[bytes]) -> np.ndarray:
     """uint32 `[n_images, n_samples, 2]`: what the chance of every caption hangs on.
 
     A hash of seed, image, granularity and sample index: the same on every worker,
     in every order and beside any other image.
     """
-    decoding = wanted.granularity.decoding
+    decoding = target.granularity.decoding
     keys = [
         hashlib.blake2b(
-            f"{decoding.rng_seed}:{wanted.fingerprint}:{sample_index}:".encode()
+            f"{decoding.rng_seed}:{target.fingerprint}:{sample_index}:".encode()
             + image_hash,
             digest_size=8,
         ).digest()

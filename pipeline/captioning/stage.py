@@ -20,9 +20,9 @@ from apache_beam.utils.shared import Shared
 from pipeline.captioning import imported
 from pipeline.captioning.captioner_handler import (
     CaptionerHandler,
+    CaptionTarget,
     PreparedImage,
     Rows,
-    Wanted,
     check_package,
     failed_row,
 )
@@ -72,8 +72,8 @@ class Caption(beam.PTransform):
     ) -> None:
         super().__init__()
         self._inputs = _Inputs.of(run)
-        self._wanted = [
-            Wanted(g, run.granularity_fingerprint(g), run.captions(g))
+        self._targets = [
+            CaptionTarget(g, run.granularity_fingerprint(g), run.captions(g))
             for g in granularities
             if g.captioner != "imported"
         ]
@@ -94,7 +94,7 @@ class Caption(beam.PTransform):
         for name, import_captions in self._imports.items():
             units = units | f"Import {name}" >> import_captions
         for group in self._passes():
-            names = " and ".join(wanted.granularity.name for wanted in group)
+            names = " and ".join(target.granularity.name for target in group)
             caption = beam.ParDo(self._caption_unit(group))
             units = (
                 units
@@ -104,20 +104,20 @@ class Caption(beam.PTransform):
             )
         return units
 
-    def _caption_unit(self, group: tuple[Wanted, ...]) -> "_CaptionUnit":
+    def _caption_unit(self, group: tuple[CaptionTarget, ...]) -> "_CaptionUnit":
         model = _model_of(group)
         checks = self._model_to_checks[model.checkpoint, model.revision]
         return _CaptionUnit(self._inputs, group, self._make_handler(model), checks)
 
-    def _passes(self) -> list[tuple[Wanted, ...]]:
+    def _passes(self) -> list[tuple[CaptionTarget, ...]]:
         """What one model can caption at a time, in an order that prompts allow."""
-        groups: dict[tuple, list[Wanted]] = collections.defaultdict(list)
+        groups: dict[tuple, list[CaptionTarget]] = collections.defaultdict(list)
         for number, level in enumerate(prompts.levels(self._inputs.granularities)):
-            for wanted in self._wanted:
-                if wanted.granularity in level:
-                    model = _model_of([wanted])
+            for target in self._targets:
+                if target.granularity in level:
+                    model = _model_of([target])
                     key = dataclasses.replace(model, batch_size=1)
-                    groups[number, key].append(wanted)
+                    groups[number, key].append(target)
         return list(map(tuple, groups.values()))
 
 
@@ -129,9 +129,9 @@ def _worker_checks(run: RunFolder, granularity: Granularity) -> WorkerChecks:
     return WorkerChecks.of(checkpoint, digest, granularity.revision)
 
 
-def _model_of(wanted: Sequence[Wanted]) -> Granularity:
+def _model_of(targets: Sequence[CaptionTarget]) -> Granularity:
     """What tells which model to load: a granularity without what it asks of it."""
-    first = wanted[0].granularity
+    first = targets[0].granularity
     return dataclasses.replace(
         first,
         name="",
@@ -139,7 +139,7 @@ def _model_of(wanted: Sequence[Wanted]) -> Granularity:
         max_new_tokens=1,
         decoding=Decoding(),
         n_words=(0, 0),
-        batch_size=min(one.granularity.batch_size for one in wanted),
+        batch_size=min(one.granularity.batch_size for one in targets),
     )
 
 
@@ -206,8 +206,8 @@ class _Request:
     """A kept image, and the prompts that it lacks captions of."""
 
     pair: Pair
-    wanted: tuple[Wanted, ...]
-    prompts: tuple[str, ...]  # one a wanted granularity
+    targets: tuple[CaptionTarget, ...]
+    prompts: tuple[str, ...]  # one per target
 
 
 class _CaptionUnit(beam.DoFn):
@@ -216,12 +216,12 @@ class _CaptionUnit(beam.DoFn):
     def __init__(
         self,
         inputs: _Inputs,
-        wanted: Sequence[Wanted],
+        targets: Sequence[CaptionTarget],
         handler: CaptionerHandler,
         checks: WorkerChecks,
     ) -> None:
         self._inputs = inputs
-        self._wanted = wanted
+        self._targets = targets
         self._handler = handler
         self._checks = checks
         self._shared = Shared()
@@ -244,20 +244,20 @@ class _CaptionUnit(beam.DoFn):
         """In the order of the unit; what comes twice is asked for once."""
         pairs = self._inputs.kept_pairs(unit)
         captions = self._upstream_captions(unit, pairs)
-        names = [wanted.granularity.name for wanted in self._wanted]
+        names = [target.granularity.name for target in self._targets]
         done = {name: set(self._tables[name].keys(unit)) for name in names}
         requests = []
         for pair, known in zip(pairs, captions, strict=True):
             missing = []
-            for wanted in self._wanted:
-                prompt = prompt_of(wanted.granularity, pair, known)
+            for target in self._targets:
+                prompt = prompt_of(target.granularity, pair, known)
                 if prompt is None:
                     _count("captions_waiting")
                     continue
                 key = (pair.image_hash, prompt_hash(prompt))
-                if key not in done[wanted.granularity.name]:
-                    done[wanted.granularity.name].add(key)
-                    missing.append((wanted, prompt))
+                if key not in done[target.granularity.name]:
+                    done[target.granularity.name].add(key)
+                    missing.append((target, prompt))
             if missing:
                 requests.append(_Request(pair, *zip(*missing, strict=True)))
         return requests
@@ -266,16 +266,16 @@ class _CaptionUnit(beam.DoFn):
         self, unit: Unit, pairs: Sequence[Pair]
     ) -> Sequence[Mapping[str, Sequence[str]]]:
         """What prompts may name; most name nothing, and then nothing is read."""
-        if any(prompts.upstream(wanted.granularity.prompt) for wanted in self._wanted):
+        if any(prompts.upstream(target.granularity.prompt) for target in self._targets):
             return self._inputs.captions(unit, pairs, self._tables)
         return [{}] * len(pairs)
 
     def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
         key_to_rows: dict[tuple[str, Key], Rows] = {}
         try:
-            for wanted, rows in self._rows(unit, requests):
+            for target, rows in self._rows(unit, requests):
                 key = (rows[0].image_hash, rows[0].prompt_hash)
-                key_to_rows[wanted.granularity.name, key] = rows
+                key_to_rows[target.granularity.name, key] = rows
         except ServiceError:  # what was answered before is paid for
             self._add(unit, requests, key_to_rows)
             raise
@@ -288,13 +288,13 @@ class _CaptionUnit(beam.DoFn):
         key_to_rows: Mapping[tuple[str, Key], Rows],
     ) -> None:
         """Writes what there is, in the order of the requests."""
-        for wanted in self._wanted:
-            name = wanted.granularity.name
+        for target in self._targets:
+            name = target.granularity.name
             ordered = [
                 row
                 for request in requests
-                for one, prompt in zip(request.wanted, request.prompts, strict=True)
-                if one == wanted
+                for one, prompt in zip(request.targets, request.prompts, strict=True)
+                if one == target
                 for row in key_to_rows.get(
                     (name, (request.pair.image_hash, prompt_hash(prompt))), ()
                 )
@@ -307,23 +307,23 @@ class _CaptionUnit(beam.DoFn):
 
     def _rows(
         self, unit: Unit, requests: Sequence[_Request]
-    ) -> Iterator[tuple[Wanted, Rows]]:
+    ) -> Iterator[tuple[CaptionTarget, Rows]]:
         """Batches hold images that lack the same granularities, so that none is made
         for an image that has it."""
         self._checks.before_load()
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
         waiting = collections.defaultdict(list)
         for request, image in self._prepared(unit, requests, captioner):
-            wanted, image_hash = request.wanted, request.pair.image_hash
+            targets, image_hash = request.targets, request.pair.image_hash
             if isinstance(image, images.ImageError):
-                for one, prompt in zip(wanted, request.prompts, strict=True):
+                for one, prompt in zip(targets, request.prompts, strict=True):
                     yield one, (failed_row(image_hash, prompt, image),)
                 continue
-            waiting[wanted].append(PreparedImage(image_hash, image, request.prompts))
-            if len(waiting[wanted]) >= captioner.batch_size:
-                yield from self._captioned(captioner, waiting.pop(wanted), wanted)
-        for wanted, batch in waiting.items():
-            yield from self._captioned(captioner, batch, wanted)
+            waiting[targets].append(PreparedImage(image_hash, image, request.prompts))
+            if len(waiting[targets]) >= captioner.batch_size:
+                yield from self._captioned(captioner, waiting.pop(targets), targets)
+        for targets, batch in waiting.items():
+            yield from self._captioned(captioner, batch, targets)
 
     def _prepared(
         self, unit: Unit, requests: Sequence[_Request], captioner: Captioner
@@ -350,13 +350,13 @@ class _CaptionUnit(beam.DoFn):
         self,
         captioner: Captioner,
         batch: Sequence[PreparedImage],
-        wanted: tuple[Wanted, ...],
-    ) -> Iterator[tuple[Wanted, Rows]]:
+        targets: tuple[CaptionTarget, ...],
+    ) -> Iterator[tuple[CaptionTarget, Rows]]:
         """Raises the first ServiceError, after the rows of all that has an answer."""
         _count("images_encoded", len(batch))
         errors = []
-        for row in self._handler.run_inference(batch, captioner, {"wanted": wanted}):
-            for one, answer in zip(wanted, row, strict=True):
+        for row in self._handler.run_inference(batch, captioner, {"targets": targets}):
+            for one, answer in zip(targets, row, strict=True):
                 if isinstance(answer, ServiceError):
                     errors.append(answer)
                 else:

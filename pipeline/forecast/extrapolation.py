@@ -18,21 +18,21 @@ from pipeline.forecast.from_sample import Forecast, embedding_dim
 from pipeline.forecast.stratified_estimates import Interval
 from pipeline.records import KEPT, DropReason
 from pipeline.selection.duplicates import exact
-from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.selection.unit_decisions import open_unit
 
 N_PAIRS = (10**6, 10**9, 10**10)
 N_WORKERS = (1, 100, 10_000)  # of one core each
 
-# Bytes of a pair in `dedup.Identities`: row, image hash, sample id.
+# Bytes of a pair in `exact.Identities`: row, image hash, sample id.
 _IDENTITY_BYTES = 8 + 16 + 16
-# The most that a pair has in `dedup.find_repeats`: beside the former unit and row, the
+# The most that a pair has in `exact.find_repeats`: beside the former unit and row, the
 # order, sorted hash and id, and the ids that stay with their positions.
 _REPEATS_BYTES = _IDENTITY_BYTES + (8 + 8) + 8 + (16 + 16) + (16 + 16 + 8 + 2)
-_REPEAT_BYTES = 8 + 16  # of a pair in `dedup.Repeats`: row, id that stays
-# A number in a `tallies.Tally`, and the most of them that half a float32 can be.
+_REPEAT_BYTES = 8 + 16  # of a pair in `exact.Repeats`: row, id that stays
+# A number in a `tallies.Counts`, and the most of them that half a float32 can be.
 _TALLY_BYTES = 8 + 8
 _N_HALVES = 2**16
-# What `tallies.add_tallies` holds: 4 tallies, joined, their order, sorted, differences.
+# What `tallies.sum_counts` holds: 4 tallies, joined, their order, sorted, differences.
 _ADD_TALLIES_BYTES = 4 * (2 * _TALLY_BYTES + 8 + _TALLY_BYTES + 8)
 # Upper halves of cosines that are not within 1/256 of zero.
 _N_COSINE_HALVES = 2 * 8 * 2**7
@@ -49,7 +49,7 @@ class PairCosts:
     captions_per_pair: float
     stage_to_cpu_s: Mapping[str, float]  # a pair; of `export` a kept pair
     embedding_dim: int
-    verdict_bytes: float  # a pair in a pickled `Verdicts`
+    decision_bytes: float  # a pair in a pickled `UnitDecisions`
     unit_bytes: int  # of a pickled `Unit`
 
     @classmethod
@@ -60,7 +60,7 @@ class PairCosts:
         stage_to_time: Mapping[str, StageTime],
     ) -> "PairCosts":
         unit = sample.units[0]
-        verdicts = open_verdicts(unit, sample)
+        decisions = open_unit(unit, sample)
         n_shards = sum(n for _, n in forecast.n_sampled_shards.values())
         captions = sum(i.estimate for i in forecast.name_to_captions.values())
         return cls(
@@ -70,7 +70,8 @@ class PairCosts:
             captions_per_pair=captions / forecast.n_pairs.estimate,
             stage_to_cpu_s={s: t.cpu_s_per_pair for s, t in stage_to_time.items()},
             embedding_dim=embedding_dim(sample),
-            verdict_bytes=len(pickle.dumps(verdicts)) / max(len(verdicts.outcome), 1),
+            decision_bytes=len(pickle.dumps(decisions))
+            / max(len(decisions.outcome), 1),
             unit_bytes=len(pickle.dumps(unit)),
         )
 
@@ -136,34 +137,35 @@ def hours(costs: PairCosts, n_pairs: int, n_workers: int) -> float:
 def worker_bytes(costs: PairCosts, n_pairs: int) -> dict[str, float]:
     """Place in the code to the most that it holds in memory at a time.
 
-    `scoring.UnitScores` holds a shard, `dedup.find_repeats` one of `N_PARTITIONS` of
-    all pairs that reach it, `tallies.AddTallies` counts of all scores of a source.
+    `scoring.UnitScores` holds a shard, `exact.find_repeats` one of `N_PARTITIONS` of
+    all pairs that reach it, `integer_counts.SumCounts` counts of all scores of a
+    source.
     """
     selection = costs.config.selection
     embedded = costs.embedding_dim * _EMBEDDED_BYTES
     found = {
         "scoring.UnitScores": embedded * costs.pairs_per_shard,
-        "verdicts.Verdicts": costs.verdict_bytes * costs.pairs_per_shard,
+        "unit_decisions.UnitDecisions": costs.decision_bytes * costs.pairs_per_shard,
     }
     if selection.drop_exact_duplicates:
         n_compared = costs.share_from(DropReason.EXACT_DUPLICATE) * n_pairs
         group = n_compared / exact.N_PARTITIONS
-        found["dedup.find_repeats"] = _REPEATS_BYTES * group
+        found["exact.find_repeats"] = _REPEATS_BYTES * group
     if isinstance(selection.alignment, KeepFraction):
         n_scores = costs.share_from(DropReason.LOW_ALIGNMENT) * n_pairs
         n_halves = min(n_scores, _N_HALVES)
-        found["tallies.AddTallies"] = _ADD_TALLIES_BYTES * n_halves
+        found["integer_counts.SumCounts"] = _ADD_TALLIES_BYTES * n_halves
     return found
 
 
 def shuffle_bytes(costs: PairCosts, n_pairs: int, n_shards: int) -> float:
     """What crosses shuffles: no image, and no embedding that is counted here.
 
-    `dedup.DropExactDuplicates` sends identities to groups, and repeats and verdicts
+    `exact.DropExactDuplicates` sends identities to groups, and repeats and decisions
     back to units; `quantiles.FindCuts` sends counts of the upper halves of a shard's
     scores, and then few of lower ones; the units themselves go through a `Reshuffle` a
     pass of `captioning.Caption` and one of `export.Export`. What
-    `near_duplicates.DropLinked` sends to cells hangs on how the pool lies in them, so
+    `pool.DropLinked` sends to cells hangs on how the pool lies in them, so
     it is not counted: `forecast.global_steps` says so.
     """
     selection = costs.config.selection
@@ -173,7 +175,7 @@ def shuffle_bytes(costs: PairCosts, n_pairs: int, n_shards: int) -> float:
         n_compared = costs.share_from(DropReason.EXACT_DUPLICATE) * n_pairs
         n_repeats = costs.outcome_to_share[DropReason.EXACT_DUPLICATE] * n_pairs
         n_bytes += _IDENTITY_BYTES * n_compared + _REPEAT_BYTES * n_repeats
-        n_bytes += costs.verdict_bytes * n_pairs
+        n_bytes += costs.decision_bytes * n_pairs
     if isinstance(selection.alignment, KeepFraction):
         n_scores = costs.share_from(DropReason.LOW_ALIGNMENT) * costs.pairs_per_shard
         n_bytes += _TALLY_BYTES * min(n_scores, _N_COSINE_HALVES) * n_shards

@@ -18,8 +18,8 @@ from pipeline.records import Decision, Drop, Language, Pair
 from pipeline.report.sampling import PairLocation
 from pipeline.selection.rules import count_words
 from pipeline.selection.search import index_builder, reference_sets
-from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
-from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
+from pipeline.selection.unit_decisions import open_unit
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
@@ -66,8 +66,8 @@ class References:
     def open(cls, run: RunFolder) -> "References":
         """Opens the sets that `select` compares with; builds missing indexes."""
         selection = run.config.selection
-        evaluation: tuple[SetFiles, ...] = ()
-        seeds: tuple[SetFiles, ...] = ()
+        evaluation: tuple[IndexFiles, ...] = ()
+        seeds: tuple[IndexFiles, ...] = ()
         if selection.max_evaluation_similarity is not None:
             evaluation = index_builder.build(
                 "evaluation_sets",
@@ -170,17 +170,21 @@ def _find_matches(
     both = (*references.evaluation, *references.seeds)
     if not both:
         return [(None, None)] * len(rows)
-    found = reference_sets.find_nearest(both, run, open_verdicts(unit, run), rows)
+    found = reference_sets.find_nearest(both, run, open_unit(unit, run), rows)
     n = len(references.evaluation)
     halves = (
-        reference_sets.Nearest(both[part], found.similarity[part], found.image[part])
+        reference_sets.NearestImages(
+            both[part], found.similarity[part], found.image[part]
+        )
         for part in (slice(None, n), slice(n, None))
     )
     evaluation, seeds = (_best_matches(half, len(rows)) for half in halves)
     return list(zip(evaluation, seeds, strict=True))
 
 
-def _best_matches(nearest: reference_sets.Nearest, n_rows: int) -> list[Match | None]:
+def _best_matches(
+    nearest: reference_sets.NearestImages, n_rows: int
+) -> list[Match | None]:
     if not nearest.sets:
         return [None] * n_rows
     names = nearest.best_names(np.arange(n_rows))

@@ -1,6 +1,6 @@
 """The alignment filter of `select`: an absolute bound, or a share of the pool.
 
-The transform maps PCollection[Verdicts] to PCollection[Verdicts].
+The transform maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import functools
@@ -16,7 +16,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection import quantiles
 from pipeline.selection.quantiles import Cut
-from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
 
 ALL_SOURCES = "all sources"  # no source can have this name
@@ -43,20 +43,20 @@ class FilterAlignment(beam.PTransform):
         self._alignment = alignment
         self._folder = folder
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         match self._alignment:
             case None:
-                return verdicts
+                return decisions
             case MinScore(min_score):
-                return verdicts | "Compare scores" >> beam.Map(
+                return decisions | "Compare scores" >> beam.Map(
                     filter_alignment, self._run, min_score
                 )
             case KeepFraction() as share:
                 cuts = AsSingleton(
-                    verdicts
+                    decisions
                     | "Record cuts" >> RecordCuts(self._run, share, self._folder)
                 )
-                return verdicts | "Compare with cuts" >> beam.Map(
+                return decisions | "Compare with cuts" >> beam.Map(
                     filter_by_cut, self._run, share, cuts
                 )
 
@@ -64,7 +64,7 @@ class FilterAlignment(beam.PTransform):
 class RecordCuts(beam.PTransform):
     """Finds the cut of each group, and writes all down before one is used.
 
-    Maps PCollection[Verdicts] to one dictionary, group to cut.
+    Maps PCollection[UnitDecisions] to one dictionary, group to cut.
     """
 
     def __init__(self, run: RunFolder, share: KeepFraction, folder: str) -> None:
@@ -73,10 +73,12 @@ class RecordCuts(beam.PTransform):
         self._share = share
         self._path = files.join(folder, CUTS_NAME)
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection[dict]:
-        read = functools.partial(contested_scores, run=self._run, share=self._share)
+    def expand(
+        self, decisions: beam.PCollection[UnitDecisions]
+    ) -> beam.PCollection[dict]:
+        read = functools.partial(droppable_scores, run=self._run, share=self._share)
         return (
-            verdicts
+            decisions
             | "Find quantiles" >> quantiles.FindCuts(self._share.keep_fraction, read)
             | "Collect cuts" >> beam.combiners.ToDict()
             | "Write cuts" >> beam.Map(write_cuts, self._path)
@@ -91,22 +93,24 @@ def write_cuts(group_to_cut: dict[str, Cut], path: str) -> dict[str, Cut]:
 
 
 def filter_by_cut(
-    verdicts: Verdicts,
+    decisions: UnitDecisions,
     run: RunFolder,
     share: KeepFraction,
     group_to_cut: Mapping[str, Cut],
-) -> Verdicts:
+) -> UnitDecisions:
     """Drops alignment scores below the cut of their group."""
-    cut = group_to_cut[_group_of(verdicts, share)].score
-    return filter_alignment(verdicts, run, cut)
+    cut = group_to_cut[_group_of(decisions, share)].score
+    return filter_alignment(decisions, run, cut)
 
 
-def filter_alignment(verdicts: Verdicts, run: RunFolder, cut: float) -> Verdicts:
+def filter_alignment(
+    decisions: UnitDecisions, run: RunFolder, cut: float
+) -> UnitDecisions:
     """Drops alignment scores below `cut`, and pairs without one."""
-    rows = verdicts.contested_rows
-    scores = read_scores(verdicts, run, rows)
+    rows = decisions.droppable_rows
+    scores = read_scores(decisions, run, rows)
     fails = ~(scores >= cut)
-    return verdicts.drop(
+    return decisions.drop(
         rows[fails],
         DropReason.LOW_ALIGNMENT,
         value=scores[fails],
@@ -115,20 +119,22 @@ def filter_alignment(verdicts: Verdicts, run: RunFolder, cut: float) -> Verdicts
     )
 
 
-def contested_scores(
-    verdicts: Verdicts, run: RunFolder, share: KeepFraction
+def droppable_scores(
+    decisions: UnitDecisions, run: RunFolder, share: KeepFraction
 ) -> tuple[str, np.ndarray]:
     """Group and alignment scores of the contested pairs, float32."""
-    scores = read_scores(verdicts, run, verdicts.contested_rows)
-    return _group_of(verdicts, share), scores.astype(np.float32)
+    scores = read_scores(decisions, run, decisions.droppable_rows)
+    return _group_of(decisions, share), scores.astype(np.float32)
 
 
-def _group_of(verdicts: Verdicts, share: KeepFraction) -> str:
-    return verdicts.unit.source.name if share.per_source else ALL_SOURCES
+def _group_of(decisions: UnitDecisions, share: KeepFraction) -> str:
+    return decisions.unit.source.name if share.per_source else ALL_SOURCES
 
 
-def read_scores(verdicts: Verdicts, run: RunFolder, rows: np.ndarray) -> np.ndarray:
+def read_scores(
+    decisions: UnitDecisions, run: RunFolder, rows: np.ndarray
+) -> np.ndarray:
     """Alignment scores of some pairs, float64; NaN where there is none."""
-    tables = run.embeddings(verdicts.unit.source)
-    scores = read_rows(tables, verdicts, rows, "alignment_score")
+    tables = run.embeddings(decisions.unit.source)
+    scores = read_rows(tables, decisions, rows, "alignment_score")
     return scores["alignment_score"].to_numpy().astype(np.float64)

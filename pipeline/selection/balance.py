@@ -4,7 +4,7 @@ A cap divides the pool into groups by nearest seed, cluster or concept, and coun
 over all shards. A pair of a group of `count` pairs stays with probability
 min(1, max_count / count); of several groups each may let it stay, as in MetaCLIP
 (arXiv:2309.16671, algorithm 1): 1 - prod(1 - p). Chance hangs on the sample id and
-`rng_seed`. The transforms map PCollection[Verdicts] to PCollection[Verdicts].
+`rng_seed`. The transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.concepts import Concepts
 from pipeline.selection.hashed_random import unit_hashes
-from pipeline.selection.integer_counts import AddTallies, Tally
+from pipeline.selection.integer_counts import Counts, SumCounts
 from pipeline.selection.search import kmeans, reference_sets
 from pipeline.selection.search.embeddings import read_vectors
-from pipeline.selection.search.reference_sets import SetFiles
-from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.selection.search.reference_sets import IndexFiles
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grouped:
-    """Verdicts, and the groups of their contested pairs."""
+    """UnitDecisions, and the groups of their contested pairs."""
 
-    verdicts: Verdicts
+    decisions: UnitDecisions
     row: np.ndarray  # int64 [m]; a pair may have several groups, or none
     group: np.ndarray  # int64 [m]
     group_to_name: Mapping[int, str]
@@ -46,45 +46,45 @@ class Balance(beam.PTransform):
     """
 
     def __init__(
-        self, run: RunFolder, seeds: tuple[SetFiles, ...], caps: tuple[Cap, ...]
+        self, run: RunFolder, seeds: tuple[IndexFiles, ...], caps: tuple[Cap, ...]
     ) -> None:
         super().__init__()
         self._run = run
         self._seeds = seeds
         self._caps = caps
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         run = self._run.without_units()
         for i, cap in enumerate(self._caps):
-            grouped = self._grouped(verdicts, i, cap)
+            grouped = self._grouped(decisions, i, cap)
             counts = AsSingleton(
                 grouped
-                | f"Count groups, cap {i}" >> beam.Map(lambda g: Tally.of(g.group))
-                | f"Add groups, cap {i}" >> beam.CombineGlobally(AddTallies())
+                | f"Count groups, cap {i}" >> beam.Map(lambda g: Counts.of(g.group))
+                | f"Add groups, cap {i}" >> beam.CombineGlobally(SumCounts())
             )
-            verdicts = grouped | f"Thin groups, cap {i}" >> beam.Map(
+            decisions = grouped | f"Thin groups, cap {i}" >> beam.Map(
                 thin, run, cap, counts
             )
-        return verdicts
+        return decisions
 
     def _grouped(
-        self, verdicts: beam.PCollection[Verdicts], i: int, cap: Cap
+        self, decisions: beam.PCollection[UnitDecisions], i: int, cap: Cap
     ) -> beam.PCollection[Grouped]:
         run = self._run.without_units()
         match cap:
             case CapPerSeed():
-                return verdicts | f"Find seeds, cap {i}" >> beam.ParDo(
+                return decisions | f"Find seeds, cap {i}" >> beam.ParDo(
                     GroupBySeed(run, self._seeds)
                 )
             case CapPerConcept(concepts):
-                return verdicts | f"Find concepts, cap {i}" >> beam.ParDo(
+                return decisions | f"Find concepts, cap {i}" >> beam.ParDo(
                     GroupByConcept(run, concepts)
                 )
             case CapPerCluster():
                 record = _record_path(self._run, i)
                 train = kmeans.TrainCentroids(run, cap.training(), record)
-                path = AsSingleton(verdicts | f"Train centroids, cap {i}" >> train)
-                return verdicts | f"Find clusters, cap {i}" >> beam.ParDo(
+                path = AsSingleton(decisions | f"Train centroids, cap {i}" >> train)
+                return decisions | f"Find clusters, cap {i}" >> beam.ParDo(
                     GroupByCluster(run), path
                 )
 
@@ -101,39 +101,39 @@ def _record_path(run: RunFolder, i: int) -> str:
     return files.join(run.root, "clusters", f"{pool.decisions_fingerprint}.json")
 
 
-class GroupBySeed(reference_sets.WithSets):
+class GroupBySeed(reference_sets.DoFnWithSets):
     """Groups images by the nearest seed of all sets."""
 
-    def __init__(self, run: RunFolder, sets: tuple[SetFiles, ...]) -> None:
+    def __init__(self, run: RunFolder, sets: tuple[IndexFiles, ...]) -> None:
         super().__init__(sets)
         self._run = run
 
-    def process(self, verdicts: Verdicts) -> Iterator[Grouped]:
+    def process(self, decisions: UnitDecisions) -> Iterator[Grouped]:
         sets = self.sets()
-        rows = verdicts.contested_rows
-        found = reference_sets.find_nearest(sets, self._run, verdicts, rows)
+        rows = decisions.droppable_rows
+        found = reference_sets.find_nearest(sets, self._run, decisions, rows)
         has_embedding = np.flatnonzero(~np.isnan(found.best_similarity))
         best = found.similarity[:, has_embedding].argmax(axis=0)
         sizes = [len(reference_set.keys) for reference_set in sets]
         group = np.cumsum([0, *sizes])[best] + found.image[best, has_embedding]
         names = found.best_names(has_embedding)
         group_to_name = dict(zip(group.tolist(), names, strict=True))
-        yield Grouped(verdicts, rows[has_embedding], group, group_to_name)
+        yield Grouped(decisions, rows[has_embedding], group, group_to_name)
 
 
-class GroupByCluster(kmeans.WithCentroids):
+class GroupByCluster(kmeans.DoFnWithCentroids):
     """Groups images by the nearest centroid."""
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
         self._run = run
 
-    def process(self, verdicts: Verdicts, path: str) -> Iterator[Grouped]:
-        rows = verdicts.contested_rows
-        rows, vectors = read_vectors(self._run, verdicts, rows)
+    def process(self, decisions: UnitDecisions, path: str) -> Iterator[Grouped]:
+        rows = decisions.droppable_rows
+        rows, vectors = read_vectors(self._run, decisions, rows)
         group = kmeans.nearest_centroids(self.centroids(path), vectors)
         group_to_name = {c: f"cluster {c}" for c in group.tolist()}
-        yield Grouped(verdicts, rows, group, group_to_name)
+        yield Grouped(decisions, rows, group, group_to_name)
 
 
 class GroupByConcept(beam.DoFn):
@@ -148,33 +148,33 @@ class GroupByConcept(beam.DoFn):
         # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
         self._concepts = self._shared.acquire(lambda: Concepts.load(self._path))
 
-    def process(self, verdicts: Verdicts) -> Iterator[Grouped]:
-        rows = verdicts.contested_rows
-        tables = self._run.pairs(verdicts.unit.source)
-        texts = read_rows(tables, verdicts, rows, "alt_text")["alt_text"].to_pylist()
+    def process(self, decisions: UnitDecisions) -> Iterator[Grouped]:
+        rows = decisions.droppable_rows
+        tables = self._run.pairs(decisions.unit.source)
+        texts = read_rows(tables, decisions, rows, "alt_text")["alt_text"].to_pylist()
         found = [self._concepts.find(text) for text in texts]
         group = np.array([n for numbers in found for n in numbers], np.int64)
         row = np.repeat(rows, [len(numbers) for numbers in found])
         group_to_name = {n: self._concepts.names[n] for n in np.unique(group).tolist()}
-        yield Grouped(verdicts, row, group, group_to_name)
+        yield Grouped(decisions, row, group, group_to_name)
 
 
-def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Tally) -> Verdicts:
+def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDecisions:
     """Drops pairs whose draw is not below their probability.
 
     The value of the decision is the probability, the threshold the draw, in [0, 1), and
     the detail the smallest of the pair's groups.
     """
-    verdicts = grouped.verdicts
-    rows = verdicts.contested_rows
+    decisions = grouped.decisions
+    rows = decisions.droppable_rows
     is_certain = not isinstance(cap, CapPerConcept) or cap.keep_unmatched
     probability = probabilities(grouped, cap.max_count, counts)[rows]
     probability = np.where(np.isnan(probability), float(is_certain), probability)
-    tables = run.pairs(verdicts.unit.source)
-    ids = read_rows(tables, verdicts, rows, "sample_id")["sample_id"].to_pylist()
+    tables = run.pairs(decisions.unit.source)
+    ids = read_rows(tables, decisions, rows, "sample_id")["sample_id"].to_pylist()
     draw = unit_hashes(ids, f"{type(cap).__name__} {cap.rng_seed}")
     fails = draw >= probability
-    return verdicts.drop(
+    return decisions.drop(
         rows[fails],
         DropReason.BALANCE,
         value=probability[fails],
@@ -183,10 +183,10 @@ def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Tally) -> Verdicts:
     )
 
 
-def probabilities(grouped: Grouped, max_count: int, counts: Tally) -> np.ndarray:
+def probabilities(grouped: Grouped, max_count: int, counts: Counts) -> np.ndarray:
     """Of every pair of the unit to stay: float64 [n], NaN for one without a group."""
     share = np.minimum(1, max_count / counts.count_of(grouped.group))
-    n_pairs = len(grouped.verdicts.outcome)
+    n_pairs = len(grouped.decisions.outcome)
     loss = np.ones(n_pairs)
     np.multiply.at(loss, grouped.row, 1 - share)
     has_group = np.zeros(n_pairs, dtype=bool)
@@ -194,7 +194,7 @@ def probabilities(grouped: Grouped, max_count: int, counts: Tally) -> np.ndarray
     return np.where(has_group, 1 - loss, np.nan)
 
 
-def _smallest_groups(grouped: Grouped, counts: Tally, rows: np.ndarray) -> list[str]:
+def _smallest_groups(grouped: Grouped, counts: Counts, rows: np.ndarray) -> list[str]:
     """Names of the groups, of equally small ones the first; pairs may have none."""
     count = counts.count_of(grouped.group)
     order = np.lexsort((-np.arange(len(count)), -count))  # takes its last key first

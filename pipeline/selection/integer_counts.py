@@ -13,14 +13,14 @@ _BLOCKS_IN_MEMORY = 4  # that a worker collects before it adds them up
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tally:
+class Counts:
     """Numbers that occur, and how often."""
 
     number: np.ndarray  # int64 [n], ascending
     count: np.ndarray  # int64 [n], at least 1
 
     @classmethod
-    def of(cls, numbers: np.ndarray) -> "Tally":
+    def of(cls, numbers: np.ndarray) -> "Counts":
         """Of whole numbers in any order."""
         return cls(*np.unique(numbers.astype(np.int64), return_counts=True))
 
@@ -32,7 +32,7 @@ class Tally:
         return np.where(is_there, padded[place], 0)
 
 
-def add_tallies(blocks: Sequence[Tally]) -> Tally:
+def sum_counts(blocks: Sequence[Counts]) -> Counts:
     """Adds counts up by number; no block gives an empty tally."""
     empty = np.empty(0, np.int64)
     numbers = np.concatenate([empty, *(block.number for block in blocks)])
@@ -40,28 +40,28 @@ def add_tallies(blocks: Sequence[Tally]) -> Tally:
     order = np.argsort(numbers, kind="stable")
     numbers = numbers[order]
     starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))
-    return Tally(numbers[starts], np.add.reduceat(counts[order], starts))
+    return Counts(numbers[starts], np.add.reduceat(counts[order], starts))
 
 
-class AddTallies(beam.CombineFn):
-    """`add_tallies` in any order. In memory at most 300 bytes a number that occurs."""
+class SumCounts(beam.CombineFn):
+    """`sum_counts` in any order. In memory at most 300 bytes a number that occurs."""
 
-    def create_accumulator(self) -> list[Tally]:
+    def create_accumulator(self) -> list[Counts]:
         return []
 
-    def add_input(self, accumulator: list[Tally], tally: Tally) -> list[Tally]:
+    def add_input(self, accumulator: list[Counts], tally: Counts) -> list[Counts]:
         collected = [*accumulator, tally]
         full = len(collected) >= _BLOCKS_IN_MEMORY
         return self.compact(collected) if full else collected
 
-    def merge_accumulators(self, accumulators: Iterable[list[Tally]]) -> list[Tally]:
-        merged: list[Tally] = []
+    def merge_accumulators(self, accumulators: Iterable[list[Counts]]) -> list[Counts]:
+        merged: list[Counts] = []
         for accumulator in accumulators:
             merged = self.compact([*merged, *accumulator])
         return merged
 
-    def compact(self, accumulator: list[Tally]) -> list[Tally]:
-        return [add_tallies(accumulator)] if accumulator else []
+    def compact(self, accumulator: list[Counts]) -> list[Counts]:
+        return [sum_counts(accumulator)] if accumulator else []
 
-    def extract_output(self, accumulator: list[Tally]) -> Tally:
-        return add_tallies(accumulator)
+    def extract_output(self, accumulator: list[Counts]) -> Counts:
+        return sum_counts(accumulator)

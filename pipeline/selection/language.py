@@ -1,7 +1,8 @@
 """The language filter: keeps alt text in the languages that a recipe wants.
 
-In: pairs and the detected language of their alt text. Out: the pairs without text in
-other languages. Maps PCollection[Verdicts] to PCollection[Verdicts].
+In: decisions on pairs and the detected language of their alt text. Out: the decisions,
+with the pairs dropped whose text is in another language. The transform maps
+PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import apache_beam as beam
@@ -14,7 +15,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.alignment import read_scores
 from pipeline.selection.rules import count_words
-from pipeline.selection.unit_decisions import Verdicts, read_rows, to_objects
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_objects
 
 
 class FilterLanguage(beam.PTransform):
@@ -25,36 +26,36 @@ class FilterLanguage(beam.PTransform):
         self._run = run
         self._languages = languages
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         if self._languages is None:
-            return verdicts
-        return verdicts | "Compare languages" >> beam.Map(
+            return decisions
+        return decisions | "Compare languages" >> beam.Map(
             filter_language, self._run, self._languages
         )
 
 
 def filter_language(
-    verdicts: Verdicts, run: RunFolder, languages: KeepLanguages
-) -> Verdicts:
+    decisions: UnitDecisions, run: RunFolder, languages: KeepLanguages
+) -> UnitDecisions:
     """Drops by the detected language; short text only as its own policy says.
 
     The detail of a decision is the language found, the value its probability.
     """
-    rows = verdicts.contested_rows
+    rows = decisions.droppable_rows
     if languages.short_text is not None:
-        is_short = _is_short(verdicts, run, rows, languages.short_text.max_words)
-        verdicts = _filter_short_text(
-            verdicts, run, rows[is_short], languages.short_text
+        is_short = _is_short(decisions, run, rows, languages.short_text.max_words)
+        decisions = _filter_short_text(
+            decisions, run, rows[is_short], languages.short_text
         )
         rows = rows[~is_short]
-    table = read_rows(run.languages(verdicts.unit.source), verdicts, rows)
+    table = read_rows(run.languages(decisions.unit.source), decisions, rows)
     probabilities = table["probability"].to_numpy()
     is_wanted = pc.is_in(table["code"], pa.array(languages.languages)).to_numpy()
     thresholds = np.where(
         is_wanted, languages.min_probability, languages.min_foreign_probability
     )
     fails = is_wanted ^ (probabilities >= thresholds)
-    return verdicts.drop(
+    return decisions.drop(
         rows[fails],
         DropReason.LANGUAGE,
         value=probabilities[fails],
@@ -64,23 +65,23 @@ def filter_language(
 
 
 def _is_short(
-    verdicts: Verdicts, run: RunFolder, rows: np.ndarray, max_words: int
+    decisions: UnitDecisions, run: RunFolder, rows: np.ndarray, max_words: int
 ) -> np.ndarray:
-    tables = run.pairs(verdicts.unit.source)
-    texts = read_rows(tables, verdicts, rows, "alt_text")["alt_text"].to_pylist()
+    tables = run.pairs(decisions.unit.source)
+    texts = read_rows(tables, decisions, rows, "alt_text")["alt_text"].to_pylist()
     return np.array([count_words(text) <= max_words for text in texts], dtype=bool)
 
 
 def _filter_short_text(
-    verdicts: Verdicts, run: RunFolder, rows: np.ndarray, short_text: ShortText
-) -> Verdicts:
+    decisions: UnitDecisions, run: RunFolder, rows: np.ndarray, short_text: ShortText
+) -> UnitDecisions:
     if short_text.policy == "keep":
-        return verdicts
+        return decisions
     if short_text.policy == "drop":
-        return verdicts.drop(rows, DropReason.LANGUAGE, detail="short text")
-    scores = read_scores(verdicts, run, rows)
+        return decisions.drop(rows, DropReason.LANGUAGE, detail="short text")
+    scores = read_scores(decisions, run, rows)
     fails = ~(scores >= short_text.min_score)
-    return verdicts.drop(
+    return decisions.drop(
         rows[fails],
         DropReason.LANGUAGE,
         value=scores[fails],

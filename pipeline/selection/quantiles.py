@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsDict
 
-from pipeline.selection.integer_counts import AddTallies, Tally
+from pipeline.selection.integer_counts import Counts, SumCounts
 
 _HALF = 16  # bits
 _NO_SCORE = -1  # in place of an upper half
@@ -40,7 +40,7 @@ class Cut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class BucketOfCut:
     """Where the cut of a group lies: what the first look at the pool finds."""
 
     upper_half: int
@@ -64,54 +64,56 @@ class FindCuts(beam.PTransform):
         self._read = read
 
     def expand(self, parts: beam.PCollection) -> beam.PCollection[tuple[str, Cut]]:
-        group_to_place = AsDict(
+        group_to_bucket = AsDict(
             parts
-            | "Count upper halves" >> beam.Map(tally_upper_halves, self._read)
-            | "Add upper halves" >> beam.CombinePerKey(AddTallies())
-            | "Find upper half" >> beam.Map(_with_place, self._keep_fraction)
+            | "Count upper halves" >> beam.Map(count_upper_halves, self._read)
+            | "Add upper halves" >> beam.CombinePerKey(SumCounts())
+            | "Find upper half" >> beam.Map(_find_bucket, self._keep_fraction)
         )
         return (
             parts
             | "Count lower halves"
-            >> beam.Map(tally_lower_halves, self._read, group_to_place)
-            | "Add lower halves" >> beam.CombinePerKey(AddTallies())
-            | "Find cut" >> beam.Map(_with_cut, group_to_place)
+            >> beam.Map(count_lower_halves, self._read, group_to_bucket)
+            | "Add lower halves" >> beam.CombinePerKey(SumCounts())
+            | "Find cut" >> beam.Map(_with_cut, group_to_bucket)
         )
 
 
-def _with_place(found: tuple[str, Tally], keep_fraction: float) -> tuple[str, Place]:
+def _find_bucket(
+    found: tuple[str, Counts], keep_fraction: float
+) -> tuple[str, BucketOfCut]:
     group, upper = found
-    return group, find_place(upper, keep_fraction)
+    return group, find_bucket(upper, keep_fraction)
 
 
 def _with_cut(
-    found: tuple[str, Tally], group_to_place: Mapping[str, Place]
+    found: tuple[str, Counts], group_to_bucket: Mapping[str, BucketOfCut]
 ) -> tuple[str, Cut]:
     group, lower = found
-    return group, find_cut(lower, group_to_place[group])
+    return group, find_cut(lower, group_to_bucket[group])
 
 
-def tally_upper_halves(
+def count_upper_halves(
     part: Any, read: Callable[[Any], tuple[str, np.ndarray]]
-) -> tuple[str, Tally]:
+) -> tuple[str, Counts]:
     """The group of a part and what its scores add to the first look."""
     group, scores = read(part)
     has_score = ~np.isnan(scores)
     halves = np.full(len(scores), _NO_SCORE)
     halves[has_score] = to_keys(scores[has_score]) >> _HALF
-    return group, Tally.of(halves)
+    return group, Counts.of(halves)
 
 
-def tally_lower_halves(
+def count_lower_halves(
     part: Any,
     read: Callable[[Any], tuple[str, np.ndarray]],
-    group_to_place: Mapping[str, Place],
-) -> tuple[str, Tally]:
+    group_to_bucket: Mapping[str, BucketOfCut],
+) -> tuple[str, Counts]:
     """The group of a part and what its scores add to the second look."""
     group, scores = read(part)
     keys = to_keys(scores[~np.isnan(scores)])
-    inside = keys[keys >> _HALF == group_to_place[group].upper_half]
-    return group, Tally.of(inside & (1 << _HALF) - 1)
+    inside = keys[keys >> _HALF == group_to_bucket[group].upper_half]
+    return group, Counts.of(inside & (1 << _HALF) - 1)
 
 
 def to_keys(scores: np.ndarray) -> np.ndarray:
@@ -127,7 +129,7 @@ def to_score(key: int) -> float:
     return float(bits.view(np.float32))
 
 
-def find_place(upper: Tally, keep_fraction: float) -> Place:
+def find_bucket(upper: Counts, keep_fraction: float) -> BucketOfCut:
     """The upper half of the n-th best score.
 
     The fraction is taken as written: 0.55 of 20 is 11, whatever floats make of it.
@@ -137,24 +139,24 @@ def find_place(upper: Tally, keep_fraction: float) -> Place:
     n_contested, n_scores = int(upper.count.sum()), int(counts.sum())
     n_without = n_contested - n_scores
     if not n_scores:
-        return Place(_NO_SCORE, 0, 0, n_contested, n_without)
+        return BucketOfCut(_NO_SCORE, 0, 0, n_contested, n_without)
     n_wanted = math.ceil(fractions.Fraction(str(keep_fraction)) * n_contested)
     n_worse = n_scores - min(n_wanted, n_scores)
     last = np.cumsum(counts)
     i = int(np.searchsorted(last, n_worse, side="right"))
     n_below = n_worse - int(last[i] - counts[i])
     n_above = n_scores - int(last[i])
-    return Place(int(halves[i]), n_below, n_above, n_contested, n_without)
+    return BucketOfCut(int(halves[i]), n_below, n_above, n_contested, n_without)
 
 
-def find_cut(lower: Tally, place: Place) -> Cut:
+def find_cut(lower: Counts, bucket: BucketOfCut) -> Cut:
     """The n-th best score, of those in the upper half where it lies."""
-    n_contested, n_without = place.n_contested, place.n_without_score
-    if place.upper_half == _NO_SCORE:
+    n_contested, n_without = bucket.n_contested, bucket.n_without_score
+    if bucket.upper_half == _NO_SCORE:
         return Cut(math.nan, n_contested, n_without, 0)
-    i = int(np.searchsorted(np.cumsum(lower.count), place.n_below, side="right"))
-    score = to_score(place.upper_half << _HALF | int(lower.number[i]))
-    n_kept = place.n_above + int(lower.count[i:].sum())
+    i = int(np.searchsorted(np.cumsum(lower.count), bucket.n_below, side="right"))
+    score = to_score(bucket.upper_half << _HALF | int(lower.number[i]))
+    n_kept = bucket.n_above + int(lower.count[i:].sum())
     return Cut(score, n_contested, n_without, n_kept)
 
 

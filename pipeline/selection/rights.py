@@ -1,7 +1,7 @@
 """What must not be used: owners' opt-outs, and the entries of a drop list.
 
-The transform maps PCollection[Verdicts] to PCollection[Verdicts]. It comes before all
-other steps of `select`, and drops from sources with `keep_all` too.
+The transform maps PCollection[UnitDecisions] to PCollection[UnitDecisions]. It comes
+before all other steps of `select`, and also drops pairs of sources with `keep_all`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from apache_beam.utils.shared import Shared
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.sources import drop_lists
 from pipeline.sources.drop_lists import DropList
 from pipeline.sources.robots import opt_out
@@ -30,45 +30,47 @@ class DropForbidden(beam.PTransform):
         self._run = run
         self._directives = directives
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         if self._directives:
-            verdicts = verdicts | "Honor opt-outs" >> beam.Map(
+            decisions = decisions | "Honor opt-outs" >> beam.Map(
                 drop_opt_outs, self._run, self._directives
             )
         if self._run.drop_list:
             table = drop_lists.build(self._run.drop_list, self._run.root)
-            verdicts = verdicts | "Look up drop list" >> beam.ParDo(
+            decisions = decisions | "Look up drop list" >> beam.ParDo(
                 _LookUp(self._run, table)
             )
-        return verdicts
+        return decisions
 
 
 def drop_opt_outs(
-    verdicts: Verdicts, run: RunFolder, directives: Sequence[str]
-) -> Verdicts:
+    decisions: UnitDecisions, run: RunFolder, directives: Sequence[str]
+) -> UnitDecisions:
     """Drops pairs with one of the directives, which becomes the detail."""
-    rows = verdicts.kept_rows
-    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "robots")
+    rows = decisions.kept_rows
+    table = read_rows(run.pairs(decisions.unit.source), decisions, rows, "robots")
     robots = table["robots"].combine_chunks().dictionary_encode()
     found = [opt_out(text, directives) for text in robots.dictionary.to_pylist()]
     details = np.array(found, dtype=object).take(robots.indices)
     is_out = details != ""
-    return verdicts.drop(rows[is_out], DropReason.OPT_OUT, detail=details[is_out])
+    return decisions.drop(rows[is_out], DropReason.OPT_OUT, detail=details[is_out])
 
 
-def drop_listed(verdicts: Verdicts, run: RunFolder, listed: DropList) -> Verdicts:
+def drop_listed(
+    decisions: UnitDecisions, run: RunFolder, listed: DropList
+) -> UnitDecisions:
     """Drops pairs that an entry names, whose kind becomes the detail.
 
     Counts those `without_url`, which no address of the list can name.
     """
-    rows = verdicts.kept_rows
+    rows = decisions.kept_rows
     columns = ("url", "image_hash", "sample_id")
-    pairs = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
+    pairs = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
     without_url = int(pc.sum(pc.equal(pairs["url"], "")).as_py() or 0)
     Metrics.counter("select", "without_url").inc(without_url)
     kinds = listed.kinds_of(pairs)
     is_out = kinds != ""
-    return verdicts.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])
+    return decisions.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])
 
 
 class _LookUp(beam.DoFn):
@@ -85,5 +87,5 @@ class _LookUp(beam.DoFn):
             lambda: DropList.open(files.local_copy(self._table))
         )
 
-    def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
-        yield drop_listed(verdicts, self._run, self._listed)
+    def process(self, decisions: UnitDecisions) -> Iterator[UnitDecisions]:
+        yield drop_listed(decisions, self._run, self._listed)

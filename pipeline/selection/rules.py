@@ -1,8 +1,8 @@
 """Drop rules on single pairs, and the language filter.
 
 Rules are values: a recipe lists them, and each is a function of one pair. Language is
-decided on whole columns. All transforms map PCollection[Verdicts] to
-PCollection[Verdicts].
+decided on whole columns. All transforms map PCollection[UnitDecisions] to
+PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config.selection import DropRule
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Drop, DropReason, Pair
-from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage.tables import from_table
 from recipes.settings import Settings
 from recipes.validation import expect, one_line, shown
@@ -155,14 +155,14 @@ def count_words(text: str) -> int:
 
 def first_drop(rules: Iterable[DropRule], pair: Pair) -> Drop | None:
     """What the first rule that drops the pair says."""
-    return next(filter(None, (_tried(rule, pair) for rule in rules)), None)
+    return next(filter(None, (_try(rule, pair) for rule in rules)), None)
 
 
 class RuleError(RuntimeError):
     """A drop rule, which users write too, that fails or gives something else."""
 
 
-def _tried(rule: DropRule, pair: Pair) -> Drop | None:
+def _try(rule: DropRule, pair: Pair) -> Drop | None:
     try:
         drop = rule(pair)
     except Exception as error:
@@ -190,27 +190,27 @@ class ApplyRules(beam.PTransform):
         self._run = run
         self._rules = rules
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         if not self._rules:
-            return verdicts
-        return verdicts | "Try rules" >> beam.Map(apply_rules, self._run, self._rules)
+            return decisions
+        return decisions | "Try rules" >> beam.Map(apply_rules, self._run, self._rules)
 
 
 def apply_rules(
-    verdicts: Verdicts, run: RunFolder, rules: tuple[DropRule, ...]
-) -> Verdicts:
+    decisions: UnitDecisions, run: RunFolder, rules: tuple[DropRule, ...]
+) -> UnitDecisions:
     """Tries the rules on the contested pairs of one unit."""
-    rows = verdicts.contested_rows
-    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows)
+    rows = decisions.droppable_rows
+    table = read_rows(run.pairs(decisions.unit.source), decisions, rows)
     found = [first_drop(rules, pair) for pair in from_table(table, Pair)]
     row_to_drop = {row: drop for row, drop in zip(rows, found, strict=True) if drop}
     for reason in sorted({drop.reason for drop in row_to_drop.values()}):
         drops = {r: drop for r, drop in row_to_drop.items() if drop.reason == reason}
-        verdicts = verdicts.drop(
+        decisions = decisions.drop(
             np.array(list(drops)),
             reason,
             value=np.array([drop.value for drop in drops.values()]),
             threshold=np.array([drop.threshold for drop in drops.values()]),
             detail=[drop.detail for drop in drops.values()],
         )
-    return verdicts
+    return decisions

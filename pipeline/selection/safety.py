@@ -4,8 +4,8 @@ In: a linear head on the image embeddings of the run's encoder, an `.npz` file w
 `weight`, one number a dimension, and `bias`, one number. For an embedding x of length
 one the probability of an unsafe image is sigmoid(weight . x + bias). Any classifier of
 that form can be written so: a logistic regression on embeddings, or the difference of
-the embeddings of two texts. The transform maps PCollection[Verdicts] to
-PCollection[Verdicts].
+the embeddings of two texts. The transform maps PCollection[UnitDecisions] to
+PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pipeline.config.selection import SafetyHead
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.search.embeddings import embedding_dim, read_vectors
-from pipeline.selection.unit_decisions import Verdicts
+from pipeline.selection.unit_decisions import UnitDecisions
 from pipeline.storage import files
 
 
@@ -67,28 +67,28 @@ class DropUnsafe(beam.PTransform):
         self._run = run
         self._safety = safety
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         if self._safety is None:
-            return verdicts
+            return decisions
         head = LinearHead.load(self._safety.head)
         bound = self._safety.max_probability
-        return verdicts | "Judge images" >> beam.Map(
+        return decisions | "Judge images" >> beam.Map(
             drop_unsafe, self._run, head, bound
         )
 
 
 def drop_unsafe(
-    verdicts: Verdicts, run: RunFolder, head: LinearHead, max_probability: float
-) -> Verdicts:
+    decisions: UnitDecisions, run: RunFolder, head: LinearHead, max_probability: float
+) -> UnitDecisions:
     """Drops pairs of a higher probability, and those without an embedding."""
-    rows = verdicts.kept_rows
+    rows = decisions.kept_rows
     probabilities = np.full(len(rows), np.nan)
-    embedded, vectors = read_vectors(run, verdicts, rows)
+    embedded, vectors = read_vectors(run, decisions, rows)
     if len(embedded):
         found = head.probabilities(vectors)
         probabilities[np.searchsorted(rows, embedded)] = found
     fails = ~(probabilities <= np.float32(max_probability))
-    return verdicts.drop(
+    return decisions.drop(
         rows[fails],
         DropReason.UNSAFE_IMAGE,
         value=probabilities[fails],

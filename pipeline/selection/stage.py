@@ -31,11 +31,11 @@ from pipeline.selection.duplicates.evaluation import EvaluationBound
 from pipeline.selection.ledger import SourceCounts
 from pipeline.selection.retrieval import keep_curated
 from pipeline.selection.search import index_builder
-from pipeline.selection.search.reference_sets import SetFiles
+from pipeline.selection.search.reference_sets import IndexFiles
 from pipeline.selection.unit_decisions import (
     OUTCOMES,
-    Verdicts,
-    open_verdicts,
+    UnitDecisions,
+    open_unit,
     outcome_counts,
 )
 from pipeline.sources.shards import Unit
@@ -67,64 +67,64 @@ class Select(beam.PTransform):
         keep_curated.check_pool(self._run)
         safety.check(self._run)
         selection = self._run.config.selection
-        decisions = self._run.decisions
+        tables = self._run.decisions
         sets = reference_accounts.account(self._run)
         bounds, seeds = build_indexes(self._run)
         run = self._run.without_units()
         filtered = (
             units
-            | "Read pairs" >> beam.Map(open_verdicts, run)
+            | "Read pairs" >> beam.Map(open_unit, run)
             | "Drop what must not be used"
             >> rights.DropForbidden(run, selection.opt_out_directives)
             | "Apply rules" >> rules.ApplyRules(run, selection.drop_rules)
             | "Keep languages" >> language.FilterLanguage(run, selection.language)
             | "Keep aligned"
-            >> alignment.FilterAlignment(run, selection.alignment, decisions.folder)
+            >> alignment.FilterAlignment(run, selection.alignment, tables.folder)
             | "Drop exact duplicates"
             >> exact.DropExactDuplicates(run, selection.drop_exact_duplicates)
         )
         compare = CompareEmbeddings(self._run, bounds, seeds)
-        skip = beam.ParDo(SkipFinished(decisions)).with_outputs("finished", main="rest")
+        skip = beam.ParDo(SkipFinished(tables)).with_outputs("finished", main="rest")
         if is_global(selection):  # finished units take part as well
             compared = filtered | "Compare embeddings" >> compare
             rest, finished = compared | "Skip finished units" >> skip
         else:
             rest, finished = filtered | "Skip finished units" >> skip
             rest = rest | "Compare embeddings" >> compare
-        decided = rest | "Write decisions" >> beam.ParDo(WriteDecisions(run, decisions))
+        decided = rest | "Write decisions" >> beam.ParDo(WriteDecisions(run, tables))
         read = units | "Count pairs" >> beam.Map(ledger.count_pairs, run)
         counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
         root = () if self._is_sample else (self._run.root,)
-        return counts | "Add up" >> ledger.WriteLedger(sets, *root, decisions.folder)
+        return counts | "Add up" >> ledger.WriteLedger(sets, *root, tables.folder)
 
 
 class CompareEmbeddings(beam.PTransform):
     """The steps that compare embeddings.
 
-    Maps PCollection[Verdicts] to PCollection[Verdicts].
+    Maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
     """
 
     def __init__(
         self,
         run: RunFolder,
         evaluation: tuple[EvaluationBound, ...],
-        seeds: tuple[SetFiles, ...],
+        seeds: tuple[IndexFiles, ...],
     ) -> None:
         super().__init__()
         self._run = run
         self._evaluation = evaluation
         self._seeds = seeds
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         selection = self._run.config.selection
         run = self._run.without_units()
         left = (
-            verdicts
+            decisions
             | "Drop unsafe images" >> safety.DropUnsafe(run, selection.safety)
             | "Drop near evaluation images"
             >> evaluation.DropNearEvaluation(run, self._evaluation)
         )
-        for rule in pool.rules_of(selection):
+        for rule in pool.component_rules(selection):
             label = f"Drop components: {rule.reason}"
             left = left | label >> pool.DropLinked(self._run, rule)
         return (
@@ -137,20 +137,20 @@ class CompareEmbeddings(beam.PTransform):
 
 def is_global(selection: SelectionConfig) -> bool:
     """Whether what is kept of a unit hangs on the other units."""
-    steps = (pool.rules_of(selection), selection.balance)
+    steps = (pool.component_rules(selection), selection.balance)
     return any(steps) or keep_curated.is_global(selection.retrieval)
 
 
 def build_indexes(
     run: RunFolder,
-) -> tuple[tuple[EvaluationBound, ...], tuple[SetFiles, ...]]:
+) -> tuple[tuple[EvaluationBound, ...], tuple[IndexFiles, ...]]:
     """The indexes of the evaluation sets and of the seed sets that are needed."""
     selection = run.config.selection
     evaluation = tuple(
         (bound, _evaluation_index(run.comparing(bound.descriptor)))
         for bound in selection.evaluation_bounds
     )
-    seeds: tuple[SetFiles, ...] = ()
+    seeds: tuple[IndexFiles, ...] = ()
     if selection.retrieval is not None or balance.needs_seeds(selection.balance):
         # Other modes take all seeds one by one and search the pool.
         is_searched = not keep_curated.is_global(selection.retrieval)
@@ -163,49 +163,49 @@ def build_indexes(
     return evaluation, seeds
 
 
-def _evaluation_index(run: RunFolder) -> tuple[SetFiles, ...]:
+def _evaluation_index(run: RunFolder) -> tuple[IndexFiles, ...]:
     max_exact = run.config.selection.max_exact_set
     units = run.evaluation_units
     return index_builder.build("evaluation_sets", run, units, max_exact=max_exact)
 
 
 class SkipFinished(beam.DoFn):
-    """Yields verdicts that are still to write, and the counts of finished units.
+    """Yields decisions that are still to write, and the counts of finished units.
 
     Tags each unit once: another look later could see a table that a failed attempt of
     this very run has written.
     """
 
-    def __init__(self, decisions: UnitTables) -> None:
-        self._decisions = decisions
+    def __init__(self, tables: UnitTables) -> None:
+        self._tables = tables
         self._skipped = Metrics.counter(STAGE, "units_skipped")
 
     def process(
-        self, verdicts: Verdicts
-    ) -> Iterator[Verdicts | TaggedOutput[Literal["finished"], SourceCounts]]:
-        unit = verdicts.unit
-        if files.is_file(self._decisions.path(unit.name)):
+        self, decisions: UnitDecisions
+    ) -> Iterator[UnitDecisions | TaggedOutput[Literal["finished"], SourceCounts]]:
+        unit = decisions.unit
+        if files.is_file(self._tables.path(unit.name)):
             self._skipped.inc()
-            table = self._decisions.read(unit.name, columns=["outcome"])
+            table = self._tables.read(unit.name, columns=["outcome"])
             yield TaggedOutput(
                 "finished", ledger.count_unit(unit, outcomes=outcome_counts(table))
             )
         else:
-            yield verdicts
+            yield decisions
 
 
 class WriteDecisions(beam.DoFn):
     """Writes the decisions of a unit and yields their counts."""
 
-    def __init__(self, run: RunFolder, decisions: UnitTables) -> None:
+    def __init__(self, run: RunFolder, tables: UnitTables) -> None:
         self._run = run
-        self._decisions = decisions
+        self._tables = tables
 
-    def process(self, verdicts: Verdicts) -> Iterator[SourceCounts]:
-        unit = verdicts.unit
+    def process(self, decisions: UnitDecisions) -> Iterator[SourceCounts]:
+        unit = decisions.unit
         pairs = self._run.pairs(unit.source).read(unit.name, columns=["sample_id"])
-        self._decisions.write(unit.name, verdicts.to_table(pairs["sample_id"]))
-        counts = verdicts.counts()
+        self._tables.write(unit.name, decisions.to_table(pairs["sample_id"]))
+        counts = decisions.counts()
         for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True):
             is_reason = isinstance(outcome, DropReason)
             name = f"dropped_{outcome}" if is_reason else outcome

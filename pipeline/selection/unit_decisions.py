@@ -26,7 +26,7 @@ _UNREADABLE = _OUTCOME_TO_CODE[records.UNREADABLE]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Verdicts:
+class UnitDecisions:
     """Outcomes of the pairs of one unit; entry i is row i of its `pairs` table."""
 
     unit: Unit
@@ -42,7 +42,7 @@ class Verdicts:
         return np.flatnonzero(self.outcome == _KEPT)
 
     @property
-    def contested_rows(self) -> np.ndarray:
+    def droppable_rows(self) -> np.ndarray:
         """`kept_rows` that a filter may still drop: none of a `keep_all` source."""
         return self.kept_rows[:0] if self.unit.source.keep_all else self.kept_rows
 
@@ -58,7 +58,7 @@ class Verdicts:
         value: np.ndarray | float = np.nan,
         threshold: np.ndarray | float = np.nan,
         detail: np.ndarray | list[str] | str = "",
-    ) -> "Verdicts":
+    ) -> "UnitDecisions":
         """Drops `rows`; the measures are one for all or one a row."""
         return dataclasses.replace(
             self,
@@ -68,7 +68,7 @@ class Verdicts:
             detail=_put(self.detail, rows, detail),
         )
 
-    def with_seeds(self, rows: np.ndarray, seeds: np.ndarray) -> "Verdicts":
+    def with_seeds(self, rows: np.ndarray, seeds: np.ndarray) -> "UnitDecisions":
         """Records which seed sets want `rows`: one tuple of names a row."""
         return dataclasses.replace(self, seeds=_put(self.seeds, rows, seeds))
 
@@ -89,12 +89,12 @@ class Verdicts:
         return pa.table(columns, schema=schema_of(records.Decision))
 
 
-def open_verdicts(unit: Unit, run: RunFolder) -> Verdicts:
+def open_unit(unit: Unit, run: RunFolder) -> UnitDecisions:
     """Keeps every pair that `score` could read; the others have their error."""
     table = run.pairs(unit.source).read(unit.name, columns=["error"])
     errors = to_objects(table["error"])
     n_pairs = len(errors)
-    return Verdicts(
+    return UnitDecisions(
         unit=unit,
         outcome=np.where(errors == "", _KEPT, _UNREADABLE).astype(np.int8),
         value=np.full(n_pairs, np.nan),
@@ -105,27 +105,27 @@ def open_verdicts(unit: Unit, run: RunFolder) -> Verdicts:
 
 
 def outcome_counts(decisions: pa.Table) -> np.ndarray:
-    """`Verdicts.counts` of a table of decisions."""
+    """`UnitDecisions.counts` of a table of decisions."""
     codes = pc.index_in(decisions["outcome"], pa.array(OUTCOMES, pa.string()))
     return np.bincount(codes.to_numpy(), minlength=len(OUTCOMES))
 
 
 def read_rows(
-    tables: UnitTables, verdicts: Verdicts, rows: np.ndarray, *columns: str
+    tables: UnitTables, decisions: UnitDecisions, rows: np.ndarray, *columns: str
 ) -> pa.Table:
     """Some rows of a table that has one row a pair.
 
     Raises:
       ValueError: if the table has another number of rows than the unit has pairs.
     """
-    table = tables.read(verdicts.unit.name, list(columns) or None)
-    expect_rows(tables.path(verdicts.unit.name), table.num_rows, verdicts)
+    table = tables.read(decisions.unit.name, list(columns) or None)
+    expect_rows(tables.path(decisions.unit.name), table.num_rows, decisions)
     return table if len(rows) == table.num_rows else table.take(pa.array(rows))
 
 
-def expect_rows(path: str, n_rows: int, verdicts: Verdicts) -> None:
+def expect_rows(path: str, n_rows: int, decisions: UnitDecisions) -> None:
     """Raises ValueError unless a table has one row a pair."""
-    n_pairs = len(verdicts.outcome)
+    n_pairs = len(decisions.outcome)
     if n_rows != n_pairs:
         raise ValueError(f"{path}: {n_rows} rows, expected {n_pairs}, one a pair")
 

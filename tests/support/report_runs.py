@@ -23,7 +23,7 @@ from pipeline.report import page
 from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
-from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.selection.unit_decisions import open_unit
 from pipeline.sources.shards import Unit, list_units
 from pipeline.storage.tables import to_table
 from tests.support.score_tables import select
@@ -129,10 +129,10 @@ def make_run(
 def _keep(run: RunFolder) -> None:
     counts = []
     for unit in run.units:
-        verdicts = open_verdicts(unit, run)
+        decisions = open_unit(unit, run)
         ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
-        run.decisions.write(unit.name, verdicts.to_table(ids))
-        counts.append(np.array([len(ids), *verdicts.counts()]))
+        run.decisions.write(unit.name, decisions.to_table(ids))
+        counts.append(np.array([len(ids), *decisions.counts()]))
     ledger = ledgers.make_ledger({"crawl": sum(counts)})
     ledgers.write_ledger(ledger, (run.root, run.decisions.folder))
 

@@ -17,7 +17,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import stage as selection
 from pipeline.selection.search import index_builder, reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet
-from pipeline.selection.unit_decisions import Verdicts, open_verdicts
+from pipeline.selection.unit_decisions import UnitDecisions, open_unit
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.tables import from_table, to_table
@@ -119,24 +119,27 @@ def outcomes(run: RunFolder) -> dict[str, list[str]]:
 
 
 def after_step(
-    run: RunFolder, step: Callable[[Verdicts], Verdicts]
+    run: RunFolder, step: Callable[[UnitDecisions], UnitDecisions]
 ) -> list[records.Decision]:
     """Decisions on the first unit after one step, without a pipeline."""
     unit = run.units[0]
     sample_ids = run.pairs(unit.source).read(unit.name)["sample_id"]
-    table = step(open_verdicts(unit, run)).to_table(sample_ids)
+    table = step(open_unit(unit, run)).to_table(sample_ids)
     return from_table(table, records.Decision)
 
 
 def after_search(
-    run: RunFolder, units: Sequence[Unit], judge: Callable[..., Verdicts], bound: float
+    run: RunFolder,
+    units: Sequence[Unit],
+    decide: Callable[..., UnitDecisions],
+    bound: float,
 ) -> list[records.Decision]:
     """`after_step` for a step that searches the sets that `units` belong to."""
     sets = tuple(map(ReferenceSet.open, index_builder.build("sets", run, units)))
 
-    def step(verdicts: Verdicts) -> Verdicts:
-        search = functools.partial(reference_sets.find_nearest, sets, run, verdicts)
-        return judge(verdicts, search, bound)
+    def step(decisions: UnitDecisions) -> UnitDecisions:
+        search = functools.partial(reference_sets.find_nearest, sets, run, decisions)
+        return decide(decisions, search, bound)
 
     return after_step(run, step)
 

@@ -91,7 +91,7 @@ def test_centroids_that_were_changed_are_not_used(tmp_path):
     kmeans.record_centroids(str(path), str(record))
     path.write_bytes(b"as they are")
     with pytest.raises(ValueError, match=r"centroids: checksum \w+, expected \w+"):
-        kmeans.recorded_centroids(str(record))
+        kmeans.read_recorded_centroids(str(record))
 
 
 def test_an_unknown_detector_is_told_the_known_ones():

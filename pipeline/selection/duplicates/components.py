@@ -32,7 +32,7 @@ class Members:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Links:
+class SimilarityEdges:
     """Images with a near-duplicate, each as often as cells and descriptors find it."""
 
     unit_names: tuple[str, ...]
@@ -45,9 +45,9 @@ class Links:
     by: np.ndarray  # int64 [n], number of the descriptor
 
 
-def find_links(
+def find_edges(
     members: Iterable[Members], by: int, max_similarity: float
-) -> Iterator[Links]:
+) -> Iterator[SimilarityEdges]:
     """Yields what is linked in one cell, if anything is.
 
     Of an image and k near-duplicates it tells k + 1 entries and not all pairs.
@@ -62,7 +62,7 @@ def find_links(
     best = np.full(len(linked), -1, np.float32)
     np.maximum.at(best, ends, similarity[:, None])
     unit = np.repeat(np.arange(len(blocks)), [len(block.row) for block in blocks])
-    yield Links(
+    yield SimilarityEdges(
         unit_names=tuple(block.unit_name for block in blocks),
         unit=unit[linked],
         row=np.concatenate([block.row for block in blocks])[linked],
@@ -112,32 +112,32 @@ def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
     return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def put_together(blocks: Sequence[Links]) -> Links:
+def merge_components(blocks: Sequence[SimilarityEdges]) -> SimilarityEdges:
     """Every linked image once, in the component that all blocks make up.
 
     Of several similarities that of the first descriptor counts, and the largest.
     """
     if not blocks:
-        return _no_links()
-    links = _concatenated(blocks)
-    places = np.stack([links.unit, links.row], axis=1)
+        return _no_edges()
+    edges = _concatenate(blocks)
+    places = np.stack([edges.unit, edges.row], axis=1)
     _, node = np.unique(places, axis=0, return_inverse=True)
     node = node.ravel()
-    n_nodes, n_groups = node.max(initial=-1) + 1, links.component.max(initial=-1) + 1
-    both = np.stack([node, links.component + n_nodes], axis=1)
+    n_nodes, n_groups = node.max(initial=-1) + 1, edges.component.max(initial=-1) + 1
+    both = np.stack([node, edges.component + n_nodes], axis=1)
     component = _components(both, n_nodes + n_groups)
-    order = np.lexsort((-links.similarity, links.by, node))  # takes its last key first
+    order = np.lexsort((-edges.similarity, edges.by, node))  # takes its last key first
     first = order[np.unique(node[order], return_index=True)[1]]
-    return dataclasses.replace(_taken(links, first), component=component[node[first]])
+    return dataclasses.replace(_take(edges, first), component=component[node[first]])
 
 
-def _no_links() -> Links:
+def _no_edges() -> SimilarityEdges:
     none, no_ids = np.empty(0, np.int64), np.empty((0, 2), np.uint64)
     is_anchor, similarity = np.empty(0, bool), np.empty(0, np.float32)
-    return Links((), none, none, no_ids, is_anchor, none, similarity, none)
+    return SimilarityEdges((), none, none, no_ids, is_anchor, none, similarity, none)
 
 
-def _concatenated(blocks: Sequence[Links]) -> Links:
+def _concatenate(blocks: Sequence[SimilarityEdges]) -> SimilarityEdges:
     names = sorted({name for block in blocks for name in block.unit_names})
     name_to_unit = {name: unit for unit, name in enumerate(names)}
     units, components, n_components = [], [], 0
@@ -146,7 +146,7 @@ def _concatenated(blocks: Sequence[Links]) -> Links:
         units.append(here[block.unit])
         components.append(block.component + n_components)
         n_components += block.component.max(initial=-1) + 1
-    return Links(
+    return SimilarityEdges(
         unit_names=tuple(names),
         unit=np.concatenate(units),
         row=np.concatenate([block.row for block in blocks]),
@@ -158,13 +158,13 @@ def _concatenated(blocks: Sequence[Links]) -> Links:
     )
 
 
-def _taken(links: Links, places: np.ndarray) -> Links:
+def _take(edges: SimilarityEdges, places: np.ndarray) -> SimilarityEdges:
     arrays = {
-        field.name: getattr(links, field.name)[places]
-        for field in dataclasses.fields(links)
+        field.name: getattr(edges, field.name)[places]
+        for field in dataclasses.fields(edges)
         if field.name != "unit_names"
     }
-    return Links(unit_names=links.unit_names, **arrays)
+    return SimilarityEdges(unit_names=edges.unit_names, **arrays)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ class Duplicates:
     by: np.ndarray  # int64 [n], number of the descriptor
 
 
-def by_component(links: Links) -> tuple[Links, np.ndarray]:
+def sort_by_component(edges: SimilarityEdges) -> tuple[SimilarityEdges, np.ndarray]:
     """Linked images sorted by component, and the place of the first of each.
 
     First come anchors, then the smallest sample id, of equal ones the first by name of
@@ -185,60 +185,62 @@ def by_component(links: Links) -> tuple[Links, np.ndarray]:
     """
     order = np.lexsort(
         (
-            links.row,
-            links.unit,
-            *links.sample_id.T[::-1],
-            ~links.is_anchor,
-            links.component,
+            edges.row,
+            edges.unit,
+            *edges.sample_id.T[::-1],
+            ~edges.is_anchor,
+            edges.component,
         )
     )
-    links = _taken(links, order)
-    return links, np.unique(links.component, return_index=True)[1]
+    edges = _take(edges, order)
+    return edges, np.unique(edges.component, return_index=True)[1]
 
 
-def duplicates(links: Links, *, of_anchors: bool) -> Iterator[tuple[str, Duplicates]]:
+def find_duplicates(
+    edges: SimilarityEdges, *, of_anchors: bool
+) -> Iterator[tuple[str, Duplicates]]:
     """Yields (unit name, what is not kept of it).
 
     All but the first of each component; with `of_anchors` all but the anchors of those
     that have one, and nothing of the others.
     """
-    links, starts = by_component(links)
-    sizes = np.diff(np.append(starts, len(links.row)))
+    edges, starts = sort_by_component(edges)
+    sizes = np.diff(np.append(starts, len(edges.row)))
     first = np.repeat(starts, sizes)
     if of_anchors:
-        is_dropped = links.is_anchor[first] & ~links.is_anchor
+        is_dropped = edges.is_anchor[first] & ~edges.is_anchor
     else:
         is_dropped = first != np.arange(len(first))
-    for unit, unit_name in enumerate(links.unit_names):
-        mine = np.flatnonzero(is_dropped & (links.unit == unit))
+    for unit, unit_name in enumerate(edges.unit_names):
+        mine = np.flatnonzero(is_dropped & (edges.unit == unit))
         if len(mine):
             yield (
                 unit_name,
                 Duplicates(
-                    row=links.row[mine],
-                    kept_id=links.sample_id[first[mine]],
-                    similarity=links.similarity[mine],
-                    by=links.by[mine],
+                    row=edges.row[mine],
+                    kept_id=edges.sample_id[first[mine]],
+                    similarity=edges.similarity[mine],
+                    by=edges.by[mine],
                 ),
             )
 
 
-def account(links: Links, alarm_size: int) -> dict:
+def component_sizes(edges: SimilarityEdges, alarm_size: int) -> dict:
     """What sizes the components have; `giants` are those of at least `alarm_size`."""
-    links, starts = by_component(links)
-    sizes = np.diff(np.append(starts, len(links.row)))
+    edges, starts = sort_by_component(edges)
+    sizes = np.diff(np.append(starts, len(edges.row)))
     values, counts = np.unique(sizes, return_counts=True)
-    giants = [
-        {"size": int(sizes[i]), "first": to_hex(links.sample_id[starts[i]])}
+    large = [
+        {"size": int(sizes[i]), "first": to_hex(edges.sample_id[starts[i]])}
         for i in np.argsort(-sizes, kind="stable")
         if sizes[i] >= alarm_size
     ]
     return {
-        "images": len(links.row),
+        "images": len(edges.row),
         "components": len(sizes),
         "size_to_components": dict(zip(map(str, values), counts.tolist(), strict=True)),
         "alarm_size": alarm_size,
-        "giants": giants,
+        "giants": large,
     }
 
 
@@ -247,6 +249,6 @@ def to_hex(words: np.ndarray) -> str:
     return words.astype(">u8").tobytes().hex()
 
 
-def reach(max_similarity: float) -> float:
+def cosine_to_distance(max_similarity: float) -> float:
     """The distance of two unit vectors of that cosine."""
     return math.sqrt(max(0.0, 2 - 2 * max_similarity))

@@ -1,7 +1,8 @@
 """Near-duplicates of evaluation images, which no pool may keep.
 
-In: pairs and the indexes of the evaluation sets. Out: the pairs without those that are
-too similar to an evaluation image. Maps PCollection[Verdicts] to PCollection[Verdicts].
+In: decisions on pairs and the indexes of the evaluation sets. Out: the decisions, with
+the pairs dropped that are too similar to an evaluation image. The transform maps
+PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import functools
@@ -14,10 +15,10 @@ from pipeline.config.duplicates import ENCODER, Resemblance
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.search import reference_sets
-from pipeline.selection.search.reference_sets import Nearest, SetFiles
-from pipeline.selection.unit_decisions import Verdicts
+from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
+from pipeline.selection.unit_decisions import UnitDecisions
 
-EvaluationBound = tuple[Resemblance, tuple[SetFiles, ...]]
+EvaluationBound = tuple[Resemblance, tuple[IndexFiles, ...]]
 
 
 class DropNearEvaluation(beam.PTransform):
@@ -31,39 +32,39 @@ class DropNearEvaluation(beam.PTransform):
         self._run = run
         self._bounds = bounds
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         for resemblance, sets in self._bounds:
             descriptor = resemblance.descriptor
-            judge = functools.partial(
+            decide = functools.partial(
                 drop_near_evaluation,
                 max_similarity=resemblance.max_similarity,
                 by="" if descriptor == ENCODER else f" by {descriptor.name}",
             )
             run = self._run.comparing(descriptor)
-            verdicts = (
-                verdicts
+            decisions = (
+                decisions
                 | f"Search evaluation images by {descriptor.name}"
-                >> beam.ParDo(reference_sets.Search(run, sets, judge))
+                >> beam.ParDo(reference_sets.Search(run, sets, decide))
             )
-        return verdicts
+        return decisions
 
 
 def drop_near_evaluation(
-    verdicts: Verdicts,
-    search: Callable[[np.ndarray], Nearest],
+    decisions: UnitDecisions,
+    search: Callable[[np.ndarray], NearestImages],
     max_similarity: float,
     by: str = "",
-) -> Verdicts:
+) -> UnitDecisions:
     """Drops pairs more similar than that to some evaluation image, and names it.
 
     An image without an embedding is dropped as well: nobody can tell. `by` ends the
     detail.
     """
-    rows = verdicts.kept_rows
+    rows = decisions.kept_rows
     nearest = search(rows)
     similarity = nearest.best_similarity
     fails = np.flatnonzero(~(similarity <= max_similarity))
-    return verdicts.drop(
+    return decisions.drop(
         rows[fails],
         DropReason.NEAR_EVALUATION,
         value=similarity[fails],

@@ -1,6 +1,6 @@
 """Exact duplicates within the pool, and near-duplicates of evaluation images.
 
-All transforms map PCollection[Verdicts] to PCollection[Verdicts].
+All transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 
 # Groups of the shuffle, by image hash. The outcome does not depend on their number: it
 # bounds the memory of one group, 5.4 GB for 10^10 pairs (138 bytes each).
@@ -49,32 +49,32 @@ class DropExactDuplicates(beam.PTransform):
         self._run = run
         self._is_on = is_on
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         if not self._is_on:
-            return verdicts
+            return decisions
         repeats = (
-            verdicts
+            decisions
             | "Spread by image hash" >> beam.FlatMap(spread_identities, self._run)
             | "Bring equal images together" >> beam.GroupByKey()
             | "Find repeats" >> beam.FlatMapTuple(find_repeats)
         )
-        unit_to_verdicts = verdicts | "Key by unit" >> beam.Map(
-            lambda verdict: (verdict.unit.name, verdict)
+        unit_to_decisions = decisions | "Key by unit" >> beam.Map(
+            lambda decisions: (decisions.unit.name, decisions)
         )
         return (
-            {"verdicts": unit_to_verdicts, "repeats": repeats}
+            {"decisions": unit_to_decisions, "repeats": repeats}
             | "Bring repeats to their unit" >> beam.CoGroupByKey()
             | "Drop repeats" >> beam.MapTuple(drop_repeats)
         )
 
 
 def spread_identities(
-    verdicts: Verdicts, run: RunFolder
+    decisions: UnitDecisions, run: RunFolder
 ) -> Iterator[tuple[int, Identities]]:
     """Yields (partition, identities) of the contested pairs of a unit."""
-    rows = verdicts.contested_rows
+    rows = decisions.droppable_rows
     columns = ("image_hash", "sample_id")
-    table = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, *columns)
+    table = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
     image_hash = to_words(table["image_hash"])
     sample_id = to_words(table["sample_id"])
     partition = (image_hash[:, 1] % N_PARTITIONS).astype(np.int64)
@@ -83,8 +83,8 @@ def spread_identities(
         yield (
             key,
             Identities(
-                unit_name=verdicts.unit.name,
-                uri=verdicts.unit.uri,
+                unit_name=decisions.unit.name,
+                uri=decisions.unit.uri,
                 row=rows[mine],
                 image_hash=image_hash[mine],
                 sample_id=sample_id[mine],
@@ -117,15 +117,15 @@ def find_repeats(
         yield blocks[place].unit_name, Repeats(row[order[mine]], kept_id[mine])
 
 
-def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> Verdicts:
+def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisions:
     """Drops the repeats of one unit; their detail is the hexadecimal id that stays."""
     del unit_name
-    (verdicts,) = grouped["verdicts"]
+    (decisions,) = grouped["decisions"]
     for repeats in grouped["repeats"]:
         details = [_to_hex(words) for words in repeats.kept_id]
         reason = DropReason.EXACT_DUPLICATE
-        verdicts = verdicts.drop(repeats.row, reason, detail=details)
-    return verdicts
+        decisions = decisions.drop(repeats.row, reason, detail=details)
+    return decisions
 
 
 def _to_hex(words: np.ndarray) -> str:

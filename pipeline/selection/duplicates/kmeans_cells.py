@@ -10,7 +10,7 @@ _PRODUCTS_PER_BLOCK = 2**23
 _SLACK = 1e-4  # of distances in single precision
 
 
-def cells_of(
+def find_cells(
     vectors: np.ndarray, centroids: np.ndarray, reach: float, max_per_image: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Entries of images into cells: number of the image, and of the cell.

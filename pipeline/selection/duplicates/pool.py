@@ -2,8 +2,8 @@
 
 The pool is cut into cells by k-means, the images of a cell are compared with one
 another, and what is linked makes up components. Embeddings cross the shuffle here, as
-they are stored, and nowhere else. All transforms map PCollection[Verdicts] to
-PCollection[Verdicts].
+they are stored, and nowhere else. All transforms map PCollection[UnitDecisions] to
+PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -27,11 +27,15 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.duplicates import components
-from pipeline.selection.duplicates.components import Duplicates, Links, Members
-from pipeline.selection.duplicates.kmeans_cells import cells_of
+from pipeline.selection.duplicates.components import (
+    Duplicates,
+    Members,
+    SimilarityEdges,
+)
+from pipeline.selection.duplicates.kmeans_cells import find_cells
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import normalize, read_embeddings
-from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 from pipeline.storage import files
 
 
@@ -58,7 +62,7 @@ class Rule:
         return cls(*settings, DropReason.NEAR_EVALUATION, of_anchors=True)
 
 
-def rules_of(selection: SelectionConfig) -> tuple[Rule, ...]:
+def component_rules(selection: SelectionConfig) -> tuple[Rule, ...]:
     """In the order of their steps."""
     rules = []
     evaluation, pool = selection.evaluation_duplicates, selection.pool_duplicates
@@ -80,48 +84,50 @@ class DropLinked(beam.PTransform):
         self._run = run
         self._rule = rule
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         rule = self._rule
-        by = [self._links(verdicts, number) for number in range(len(rule.by))]
+        by = [self._find_edges(decisions, number) for number in range(len(rule.by))]
         path = files.join(self._run.decisions.folder, f"{rule.reason}_components.json")
         duplicates = (
             by
-            | "Take all links" >> beam.Flatten()
-            | "Collect links" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Take all edges" >> beam.Flatten()
+            | "Collect edges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Make components" >> beam.FlatMap(resolve, rule, path)
         )
-        unit_to_verdicts = verdicts | "Key by unit" >> beam.Map(
-            lambda verdict: (verdict.unit.name, verdict)
+        unit_to_decisions = decisions | "Key by unit" >> beam.Map(
+            lambda decisions: (decisions.unit.name, decisions)
         )
         return (
-            {"verdicts": unit_to_verdicts, "duplicates": duplicates}
+            {"decisions": unit_to_decisions, "duplicates": duplicates}
             | "Bring duplicates to their unit" >> beam.CoGroupByKey()
             | "Drop duplicates" >> beam.MapTuple(functools.partial(drop, rule))
         )
 
-    def _links(
-        self, verdicts: beam.PCollection[Verdicts], number: int
-    ) -> beam.PCollection[Links]:
+    def _find_edges(
+        self, decisions: beam.PCollection[UnitDecisions], number: int
+    ) -> beam.PCollection[SimilarityEdges]:
         """What one descriptor links."""
         rule, resemblance = self._rule, self._rule.by[number]
         name = resemblance.descriptor.name
         record = record_path(self._run, resemblance, rule)
         run = self._run.without_units().comparing(resemblance.descriptor)
-        pool = verdicts
+        pool = decisions
         if rule.of_anchors:
-            pool = verdicts | f"Train on all sources by {name}" >> beam.Map(contested)
+            pool = decisions | f"Train on all sources by {name}" >> beam.Map(
+                make_all_droppable
+            )
         path = AsSingleton(
             pool
             | f"Train cells by {name}" >> kmeans.TrainCentroids(run, rule.cells, record)
         )
         return (
-            verdicts
+            decisions
             | f"Enter cells by {name}"
-            >> beam.ParDo(EnterCells(run, rule, resemblance), path)
+            >> beam.ParDo(AssignToCells(run, rule, resemblance), path)
             | f"Bring cells together by {name}" >> beam.GroupByKey()
             | f"Take cells by {name}" >> beam.Values()
             | f"Compare in cells by {name}"
-            >> beam.FlatMap(components.find_links, number, resemblance.max_similarity)
+            >> beam.FlatMap(components.find_edges, number, resemblance.max_similarity)
         )
 
 
@@ -147,28 +153,30 @@ def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
     return files.join(run.root, "clusters", name)
 
 
-def contested(verdicts: Verdicts) -> Verdicts:
+def make_all_droppable(decisions: UnitDecisions) -> UnitDecisions:
     """The same with all kept rows contested."""
-    source = dataclasses.replace(verdicts.unit.source, keep_all=False)
-    unit = dataclasses.replace(verdicts.unit, source=source)
-    return dataclasses.replace(verdicts, unit=unit)
+    source = dataclasses.replace(decisions.unit.source, keep_all=False)
+    unit = dataclasses.replace(decisions.unit, source=source)
+    return dataclasses.replace(decisions, unit=unit)
 
 
-class EnterCells(kmeans.WithCentroids):
+class AssignToCells(kmeans.DoFnWithCentroids):
     """Yields (cell, its images of one unit)."""
 
     def __init__(self, run: RunFolder, rule: Rule, resemblance: Resemblance) -> None:
         super().__init__()
         self._run = run
         self._rule = rule
-        self._reach = components.reach(resemblance.max_similarity)
+        self._reach = components.cosine_to_distance(resemblance.max_similarity)
 
-    def process(self, verdicts: Verdicts, path: str) -> Iterator[tuple[int, Members]]:
-        members = read_members(verdicts, self._run, of_anchors=self._rule.of_anchors)
+    def process(
+        self, decisions: UnitDecisions, path: str
+    ) -> Iterator[tuple[int, Members]]:
+        members = read_members(decisions, self._run, of_anchors=self._rule.of_anchors)
         index = self.centroids(path).index
         if not len(members.row) or not index.ntotal:
             return
-        image, cell = cells_of(
+        image, cell = find_cells(
             normalize(members.embedding)[0],
             index.reconstruct_n(0, index.ntotal),
             self._reach,
@@ -177,23 +185,25 @@ class EnterCells(kmeans.WithCentroids):
         order = np.argsort(cell, kind="stable")
         found, starts = np.unique(cell[order], return_index=True)
         for key, mine in zip(found, np.split(image[order], starts[1:]), strict=True):
-            yield int(key), _taken(members, mine)
+            yield int(key), _take(members, mine)
 
 
-def read_members(verdicts: Verdicts, run: RunFolder, *, of_anchors: bool) -> Members:
+def read_members(
+    decisions: UnitDecisions, run: RunFolder, *, of_anchors: bool
+) -> Members:
     """The images of a unit that are compared.
 
     For the pool those that are still contested; with anchors all that are kept or were
     found near an evaluation image.
     """
-    is_anchor = verdicts.is_dropped_for(DropReason.NEAR_EVALUATION)
-    is_anchor &= ~np.isnan(verdicts.value)
-    anchors = np.flatnonzero(is_anchor) if of_anchors else verdicts.kept_rows[:0]
-    rows = verdicts.kept_rows if of_anchors else verdicts.contested_rows
-    rows, embedding = read_embeddings(run, verdicts, np.union1d(rows, anchors))
-    ids = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "sample_id")
+    is_anchor = decisions.is_dropped_for(DropReason.NEAR_EVALUATION)
+    is_anchor &= ~np.isnan(decisions.value)
+    anchors = np.flatnonzero(is_anchor) if of_anchors else decisions.kept_rows[:0]
+    rows = decisions.kept_rows if of_anchors else decisions.droppable_rows
+    rows, embedding = read_embeddings(run, decisions, np.union1d(rows, anchors))
+    ids = read_rows(run.pairs(decisions.unit.source), decisions, rows, "sample_id")
     return Members(
-        unit_name=verdicts.unit.name,
+        unit_name=decisions.unit.name,
         row=rows,
         sample_id=to_words(ids["sample_id"]),
         is_anchor=is_anchor[rows],
@@ -201,7 +211,7 @@ def read_members(verdicts: Verdicts, run: RunFolder, *, of_anchors: bool) -> Mem
     )
 
 
-def _taken(members: Members, places: np.ndarray) -> Members:
+def _take(members: Members, places: np.ndarray) -> Members:
     return Members(
         unit_name=members.unit_name,
         row=members.row[places],
@@ -212,27 +222,27 @@ def _taken(members: Members, places: np.ndarray) -> Members:
 
 
 def resolve(
-    blocks: Sequence[Links], rule: Rule, path: str
+    blocks: Sequence[SimilarityEdges], rule: Rule, path: str
 ) -> Iterator[tuple[str, Duplicates]]:
     """Writes the sizes of all components; yields (unit name, what is not kept of it).
 
     On one worker: about 200 bytes an image that is linked to another.
     """
-    links = components.put_together(blocks)
-    found = components.account(links, rule.alarm_size)
-    for giant in found["giants"][:3]:
+    edges = components.merge_components(blocks)
+    found = components.component_sizes(edges, rule.alarm_size)
+    for large in found["giants"][:3]:
         logging.warning(
             "%s: a component of %d images, among them %s: is the bound too low?",
-            *(rule.reason, giant["size"], giant["first"]),
+            *(rule.reason, large["size"], large["first"]),
         )
     files.write(path, (json.dumps(found, indent=1) + "\n").encode())
-    yield from components.duplicates(links, of_anchors=rule.of_anchors)
+    yield from components.find_duplicates(edges, of_anchors=rule.of_anchors)
 
 
-def drop(rule: Rule, unit_name: str, grouped: dict[str, Iterable]) -> Verdicts:
+def drop(rule: Rule, unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisions:
     """Drops the duplicates of one unit; the detail names the image that they are of."""
     del unit_name
-    (verdicts,) = grouped["verdicts"]
+    (decisions,) = grouped["decisions"]
     bounds = np.array([resemblance.max_similarity for resemblance in rule.by])
     names = [resemblance.descriptor.name for resemblance in rule.by]
     before = "component of " if rule.of_anchors else ""
@@ -242,11 +252,11 @@ def drop(rule: Rule, unit_name: str, grouped: dict[str, Iterable]) -> Verdicts:
             f"{before}{kept_id} by {names[by]}"
             for kept_id, by in zip(ids, found.by, strict=True)
         ]
-        verdicts = verdicts.drop(
+        decisions = decisions.drop(
             found.row,
             rule.reason,
             value=found.similarity,
             threshold=bounds[found.by],
             detail=details,
         )
-    return verdicts
+    return decisions

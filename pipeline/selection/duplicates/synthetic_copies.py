@@ -24,36 +24,36 @@ def crop(rgb: np.ndarray, area: float) -> np.ndarray:
     return rgb[top : top + height, left : left + width]
 
 
-def half_size(rgb: np.ndarray) -> np.ndarray:
+def halve(rgb: np.ndarray) -> np.ndarray:
     size_px = (max(1, rgb.shape[1] // 2), max(1, rgb.shape[0] // 2))
     return cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
 
 
-def recompressed(rgb: np.ndarray) -> np.ndarray:
+def recompress(rgb: np.ndarray) -> np.ndarray:
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), _JPEG_QUALITY)
     return simplejpeg.decode_jpeg(data)
 
 
-def blurred(rgb: np.ndarray) -> np.ndarray:
+def blur(rgb: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(rgb, (0, 0), max(0.5, _BLUR * min(rgb.shape[:2])))
 
 
-def warmer(rgb: np.ndarray) -> np.ndarray:
+def warm_colors(rgb: np.ndarray) -> np.ndarray:
     return np.clip(rgb * _WARMER, 0, 255).astype(np.uint8)
 
 
-def mirrored(rgb: np.ndarray) -> np.ndarray:
+def mirror(rgb: np.ndarray) -> np.ndarray:
     return cv2.flip(rgb, 1)
 
 
-def rotated(rgb: np.ndarray) -> np.ndarray:
+def rotate(rgb: np.ndarray) -> np.ndarray:
     """Turned about the middle; the corners that come in are black."""
     height, width = rgb.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), _DEGREES, 1)
     return cv2.warpAffine(rgb, matrix, (width, height))
 
 
-def with_text(rgb: np.ndarray) -> np.ndarray:
+def add_text(rgb: np.ndarray) -> np.ndarray:
     """White letters over most of the width."""
     height, width = rgb.shape[:2]
     thickness = max(1, width // 60)
@@ -63,7 +63,7 @@ def with_text(rgb: np.ndarray) -> np.ndarray:
     return cv2.putText(rgb.copy(), _TEXT, place, font, width / 220, white, thickness)
 
 
-def with_border(rgb: np.ndarray) -> np.ndarray:
+def add_border(rgb: np.ndarray) -> np.ndarray:
     """A white frame."""
     side = max(1, round(_BORDER * min(rgb.shape[:2])))
     sides = (side, side, side, side)
@@ -72,15 +72,15 @@ def with_border(rgb: np.ndarray) -> np.ndarray:
 
 NAME_TO_COPY: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "unchanged": lambda rgb: rgb,
-    "half size": half_size,
+    "half size": halve,
     "crop 90 %": lambda rgb: crop(rgb, 0.9),
     "crop 80 %": lambda rgb: crop(rgb, 0.8),
     "crop 60 %": lambda rgb: crop(rgb, 0.6),
-    f"JPEG {_JPEG_QUALITY}": recompressed,
-    "blur": blurred,
-    "color": warmer,
-    "mirror": mirrored,
-    f"rotated {_DEGREES} degrees": rotated,
-    "text": with_text,
-    "border": with_border,
+    f"JPEG {_JPEG_QUALITY}": recompress,
+    "blur": blur,
+    "color": warm_colors,
+    "mirror": mirror,
+    f"rotated {_DEGREES} degrees": rotate,
+    "text": add_text,
+    "border": add_border,
 }

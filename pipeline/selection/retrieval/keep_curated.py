@@ -16,23 +16,23 @@ from pipeline.config.selection import (
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.retrieval import nearest_to_seeds, seeded_clusters
-from pipeline.selection.retrieval.top_k import Wanted
+from pipeline.selection.retrieval.top_k import SeedHits
 from pipeline.selection.search import reference_sets
 from pipeline.selection.search.embeddings import count_rows
-from pipeline.selection.search.reference_sets import Nearest, SetFiles
-from pipeline.selection.unit_decisions import Verdicts
+from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
+from pipeline.selection.unit_decisions import UnitDecisions
 
 
 class KeepCurated(beam.PTransform):
     """Keeps what some seed set wants, and records all sets that want it.
 
-    Maps PCollection[Verdicts] to PCollection[Verdicts].
+    Maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
     """
 
     def __init__(
         self,
         run: RunFolder,
-        sets: tuple[SetFiles, ...],
+        sets: tuple[IndexFiles, ...],
         retrieval: Retrieval | None,
     ) -> None:
         super().__init__()
@@ -40,24 +40,24 @@ class KeepCurated(beam.PTransform):
         self._sets = sets
         self._retrieval = retrieval
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         run, sets = self._run.without_units(), self._sets
         match self._retrieval:
             case None:
-                return verdicts
+                return decisions
             case NearSeeds(min_similarity):
-                judge = functools.partial(
+                decide = functools.partial(
                     keep_near_seeds, min_similarity=min_similarity
                 )
-                return verdicts | "Search seeds" >> beam.ParDo(
-                    reference_sets.Search(run, sets, judge)
+                return decisions | "Search seeds" >> beam.ParDo(
+                    reference_sets.Search(run, sets, decide)
                 )
             case NearestToSeeds() as retrieval:
-                found = nearest_to_seeds.find_nearest(verdicts, run, sets, retrieval)
-                return _keep_wanted(found, "not among the nearest of any seed")
+                found = nearest_to_seeds.find_nearest(decisions, run, sets, retrieval)
+                return _keep_hits(found, "not among the nearest of any seed")
             case SeededClusters() as retrieval:
-                found = seeded_clusters.draw(verdicts, self._run, sets, retrieval)
-                return _keep_wanted(found, "not drawn from its cluster")
+                found = seeded_clusters.draw(decisions, self._run, sets, retrieval)
+                return _keep_hits(found, "not drawn from its cluster")
 
 
 def is_global(retrieval: Retrieval | None) -> bool:
@@ -100,17 +100,17 @@ def check_pool(run: RunFolder) -> None:
 
 
 def keep_near_seeds(
-    verdicts: Verdicts,
-    search: Callable[[np.ndarray], Nearest],
+    decisions: UnitDecisions,
+    search: Callable[[np.ndarray], NearestImages],
     min_similarity: float,
-) -> Verdicts:
+) -> UnitDecisions:
     """Drops pairs less similar than that to every seed; the nearest one is named."""
-    rows = verdicts.contested_rows
+    rows = decisions.droppable_rows
     found = search(rows)
     is_wanted = found.similarity >= min_similarity
     fails = np.flatnonzero(~is_wanted.any(axis=0))
     names = [reference_set.name for reference_set in found.sets]
-    return verdicts.with_seeds(rows, names_of(is_wanted, names)).drop(
+    return decisions.with_seeds(rows, names_of(is_wanted, names)).drop(
         rows[fails],
         DropReason.FAR_FROM_SEEDS,
         value=found.best_similarity[fails],
@@ -119,33 +119,33 @@ def keep_near_seeds(
     )
 
 
-def _keep_wanted(
+def _keep_hits(
     found: tuple[beam.PCollection, beam.PCollection], detail: str
-) -> beam.PCollection[Verdicts]:
-    verdicts, wanted = found
-    unit_to_verdicts = verdicts | "Key verdicts by unit" >> beam.Map(
-        lambda verdict: (verdict.unit.name, verdict)
+) -> beam.PCollection[UnitDecisions]:
+    decisions, hits = found
+    unit_to_decisions = decisions | "Key decisions by unit" >> beam.Map(
+        lambda decisions: (decisions.unit.name, decisions)
     )
     return (
-        {"verdicts": unit_to_verdicts, "wanted": wanted}
+        {"decisions": unit_to_decisions, "hits": hits}
         | "Bring wanted images to their unit" >> beam.CoGroupByKey()
         | "Take units" >> beam.Values()
-        | "Keep wanted images" >> beam.Map(keep_wanted, detail)
+        | "Keep wanted images" >> beam.Map(keep_hits, detail)
     )
 
 
-def keep_wanted(grouped: dict[str, Iterable], detail: str) -> Verdicts:
+def keep_hits(grouped: dict[str, Iterable], detail: str) -> UnitDecisions:
     """Drops the pairs of one unit that no seed set wants."""
-    (verdicts,) = grouped["verdicts"]
-    wanted: list[Wanted] = list(grouped["wanted"])
-    rows = verdicts.contested_rows
-    names = sorted({want.set_name for want in wanted})
-    is_wanted = np.zeros((len(names), len(verdicts.outcome)), dtype=bool)
-    for want in wanted:
-        is_wanted[names.index(want.set_name), want.row] = True
+    (decisions,) = grouped["decisions"]
+    hits: list[SeedHits] = list(grouped["hits"])
+    rows = decisions.droppable_rows
+    names = sorted({hit.set_name for hit in hits})
+    is_wanted = np.zeros((len(names), len(decisions.outcome)), dtype=bool)
+    for hit in hits:
+        is_wanted[names.index(hit.set_name), hit.row] = True
     is_wanted = is_wanted[:, rows]
     fails = rows[~is_wanted.any(axis=0)]
-    return verdicts.with_seeds(rows, names_of(is_wanted, names)).drop(
+    return decisions.with_seeds(rows, names_of(is_wanted, names)).drop(
         fails, DropReason.FAR_FROM_SEEDS, detail=detail
     )
 

@@ -15,15 +15,15 @@ from pipeline.config.selection import NearestToSeeds
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.retrieval.top_k import (
-    Entrants,
-    FindWinners,
-    wanted_by_unit,
-    winners,
+    Candidates,
+    TopKPerGroup,
+    hits_by_unit,
+    top_k,
 )
 from pipeline.selection.search import exact_search, reference_sets
 from pipeline.selection.search.embeddings import read_vectors
-from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
-from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 
 SEEDS_PER_BLOCK = 4096  # with 512 dimensions 8 MB; a block of FAISS, a key of Beam
 
@@ -32,32 +32,32 @@ Floors = dict[BlockKey, np.ndarray]  # what a product with each seed must reach
 
 
 def find_nearest(
-    verdicts: beam.PCollection[Verdicts],
+    decisions: beam.PCollection[UnitDecisions],
     run: RunFolder,
-    sets: tuple[SetFiles, ...],
+    sets: tuple[IndexFiles, ...],
     retrieval: NearestToSeeds,
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """Verdicts and what the sets want: (unit name, Wanted).
+    """UnitDecisions and what the sets want: (unit name, SeedHits).
 
-    Images without an embedding are dropped from the verdicts.
+    Images without an embedding are dropped from the decisions.
     """
-    judged, entrants = verdicts | "Search pool images" >> beam.ParDo(
-        EnterNearest(run, sets, retrieval)
-    ).with_outputs("entrants", main="verdicts")
-    wanted = (
-        entrants
-        | "Merge nearest" >> beam.CombinePerKey(FindWinners())
+    decided, candidates = decisions | "Search pool images" >> beam.ParDo(
+        ProposeNearest(run, sets, retrieval)
+    ).with_outputs("candidates", main="decisions")
+    hits = (
+        candidates
+        | "Merge nearest" >> beam.CombinePerKey(TopKPerGroup())
         | "Send nearest home"
-        >> beam.FlatMapTuple(lambda key, won: wanted_by_unit(key[0], won))
+        >> beam.FlatMapTuple(lambda key, won: hits_by_unit(key[0], won))
     )
-    return judged, wanted
+    return decided, hits
 
 
-class EnterNearest(reference_sets.WithSets):
+class ProposeNearest(reference_sets.DoFnWithSets):
     """Enters the nearest images of one unit into the competition of every seed."""
 
     def __init__(
-        self, run: RunFolder, sets: tuple[SetFiles, ...], retrieval: NearestToSeeds
+        self, run: RunFolder, sets: tuple[IndexFiles, ...], retrieval: NearestToSeeds
     ) -> None:
         super().__init__(sets)
         self._run = run
@@ -65,16 +65,16 @@ class EnterNearest(reference_sets.WithSets):
         self._floors: Floors = {}
 
     def process(
-        self, verdicts: Verdicts
+        self, decisions: UnitDecisions
     ) -> Iterator[
-        Verdicts | TaggedOutput[Literal["entrants"], tuple[BlockKey, Entrants]]
+        UnitDecisions | TaggedOutput[Literal["candidates"], tuple[BlockKey, Candidates]]
     ]:
-        verdicts, rows, vectors = with_embedding(verdicts, self._run)
-        yield verdicts
+        decisions, rows, vectors = with_embedding(decisions, self._run)
+        yield decisions
         if not len(rows):
             return
         ids = read_rows(
-            self._run.pairs(verdicts.unit.source), verdicts, rows, "sample_id"
+            self._run.pairs(decisions.unit.source), decisions, rows, "sample_id"
         )
         sample_id = to_words(ids["sample_id"])
         for seeds in self.sets():
@@ -82,8 +82,8 @@ class EnterNearest(reference_sets.WithSets):
             for first, seed, place, similarity in nearest_by_block(
                 seeds, vectors, n_places, self._floors
             ):
-                entrants = Entrants.of_unit(
-                    verdicts.unit.name,
+                candidates = Candidates.of_unit(
+                    decisions.unit.name,
                     n_places,
                     group=seed,
                     rank=-similarity.astype(np.float64),
@@ -91,18 +91,18 @@ class EnterNearest(reference_sets.WithSets):
                     row=rows[place],
                 )
                 key = (seeds.name, first)
-                yield TaggedOutput("entrants", (key, winners([entrants])))
+                yield TaggedOutput("candidates", (key, top_k([candidates])))
 
 
 def with_embedding(
-    verdicts: Verdicts, run: RunFolder
-) -> tuple[Verdicts, np.ndarray, np.ndarray]:
+    decisions: UnitDecisions, run: RunFolder
+) -> tuple[UnitDecisions, np.ndarray, np.ndarray]:
     """Drops contested pairs without an embedding; rows and vectors of the others."""
-    contested = verdicts.contested_rows
-    rows, vectors = read_vectors(run, verdicts, contested)
+    contested = decisions.droppable_rows
+    rows, vectors = read_vectors(run, decisions, contested)
     without = np.setdiff1d(contested, rows, assume_unique=True)
     reason = DropReason.FAR_FROM_SEEDS
-    return verdicts.drop(without, reason, detail="no embedding"), rows, vectors
+    return decisions.drop(without, reason, detail="no embedding"), rows, vectors
 
 
 def nearest_by_block(

@@ -14,15 +14,15 @@ from pipeline.records import DropReason
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.retrieval.nearest_to_seeds import with_embedding
 from pipeline.selection.retrieval.top_k import (
-    Entrants,
-    FindWinners,
-    wanted_by_unit,
-    winners,
+    Candidates,
+    TopKPerGroup,
+    hits_by_unit,
+    top_k,
 )
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import ROWS_PER_SEARCH
-from pipeline.selection.search.reference_sets import ReferenceSet, SetFiles
-from pipeline.selection.unit_decisions import Verdicts, read_rows, to_words
+from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 from pipeline.storage import files
 
 CLUSTERS_PER_BLOCK = 64  # a key of Beam: at most 64 * `max_per_cluster` in memory
@@ -32,37 +32,37 @@ SetToCounts = Mapping[str, np.ndarray]  # seeds of a set in each cluster
 
 
 def draw(
-    verdicts: beam.PCollection[Verdicts],
+    decisions: beam.PCollection[UnitDecisions],
     run: RunFolder,
-    sets: tuple[SetFiles, ...],
+    sets: tuple[IndexFiles, ...],
     clusters: SeededClusters,
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """Verdicts and what the sets want: (unit name, Wanted).
+    """UnitDecisions and what the sets want: (unit name, SeedHits).
 
     Images of clusters with few seeds, and without an embedding, are dropped from the
-    verdicts. `run` lists its units: they name the file of centroids.
+    decisions. `run` lists its units: they name the file of centroids.
     """
     record, run = record_path(run, clusters), run.without_units()
     path = AsSingleton(
-        verdicts | "Train centroids" >> kmeans.TrainCentroids(run, clusters, record)
+        decisions | "Train centroids" >> kmeans.TrainCentroids(run, clusters, record)
     )
     set_to_counts = AsDict(
-        verdicts.pipeline
+        decisions.pipeline
         | "List seed sets" >> beam.Create(sets)
         | "Count seeds" >> beam.ParDo(CountSeeds(), path)
     )
-    judged, entrants = verdicts | "Keep seeded clusters" >> beam.ParDo(
-        EnterClusters(run, clusters), path, set_to_counts
-    ).with_outputs("entrants", main="verdicts")
-    wanted = (
-        entrants
-        | "Draw from clusters" >> beam.CombinePerKey(FindWinners())
+    decided, candidates = decisions | "Keep seeded clusters" >> beam.ParDo(
+        ProposeFromClusters(run, clusters), path, set_to_counts
+    ).with_outputs("candidates", main="decisions")
+    hits = (
+        candidates
+        | "Draw from clusters" >> beam.CombinePerKey(TopKPerGroup())
         | "Take drawn images" >> beam.Values()
-        | "Enter for sets" >> beam.FlatMap(enter_sets, clusters, set_to_counts)
-        | "Draw for sets" >> beam.CombinePerKey(FindWinners())
-        | "Send drawn home" >> beam.FlatMapTuple(wanted_by_unit)
+        | "Enter for sets" >> beam.FlatMap(propose_for_sets, clusters, set_to_counts)
+        | "Draw for sets" >> beam.CombinePerKey(TopKPerGroup())
+        | "Send drawn home" >> beam.FlatMapTuple(hits_by_unit)
     )
-    return judged, wanted
+    return decided, hits
 
 
 def record_path(run: RunFolder, clusters: SeededClusters) -> str:
@@ -80,10 +80,10 @@ def record_path(run: RunFolder, clusters: SeededClusters) -> str:
     return files.join(run.root, "clusters", name)
 
 
-class CountSeeds(kmeans.WithCentroids):
+class CountSeeds(kmeans.DoFnWithCentroids):
     """Yields the name of a set and its number of seeds in each cluster."""
 
-    def process(self, paths: SetFiles, path: str) -> Iterator[tuple[str, np.ndarray]]:
+    def process(self, paths: IndexFiles, path: str) -> Iterator[tuple[str, np.ndarray]]:
         seeds = ReferenceSet.open(paths).index
         centroids = self.centroids(path)
         counts = np.zeros(centroids.index.ntotal, np.int64)
@@ -103,7 +103,7 @@ def n_by_cluster(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
     )
 
 
-class EnterClusters(kmeans.WithCentroids):
+class ProposeFromClusters(kmeans.DoFnWithCentroids):
     """Enters images of one unit into the draw of their clusters."""
 
     def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
@@ -112,13 +112,15 @@ class EnterClusters(kmeans.WithCentroids):
         self._clusters = clusters
 
     def process(
-        self, verdicts: Verdicts, path: str, set_to_counts: SetToCounts
-    ) -> Iterator[Verdicts | TaggedOutput[Literal["entrants"], tuple[int, Entrants]]]:
-        verdicts, rows, vectors = with_embedding(verdicts, self._run)
+        self, decisions: UnitDecisions, path: str, set_to_counts: SetToCounts
+    ) -> Iterator[
+        UnitDecisions | TaggedOutput[Literal["candidates"], tuple[int, Candidates]]
+    ]:
+        decisions, rows, vectors = with_embedding(decisions, self._run)
         cluster = kmeans.nearest_centroids(self.centroids(path), vectors)
         n_seeds = np.max(list(set_to_counts.values()), axis=0)[cluster]
         is_seeded = n_seeds >= self._clusters.min_seeds
-        yield verdicts.drop(
+        yield decisions.drop(
             rows[~is_seeded],
             DropReason.FAR_FROM_SEEDS,
             value=n_seeds[~is_seeded],
@@ -127,20 +129,20 @@ class EnterClusters(kmeans.WithCentroids):
         )
         if not is_seeded.any():
             return
-        entrants = self._entrants(verdicts, rows[is_seeded], cluster[is_seeded])
-        block = entrants.group // CLUSTERS_PER_BLOCK
+        candidates = self._entrants(decisions, rows[is_seeded], cluster[is_seeded])
+        block = candidates.group // CLUSTERS_PER_BLOCK
         for key in np.unique(block).tolist():
-            mine = entrants.take(np.flatnonzero(block == key))
-            yield TaggedOutput("entrants", (key, winners([mine])))
+            mine = candidates.take(np.flatnonzero(block == key))
+            yield TaggedOutput("candidates", (key, top_k([mine])))
 
     def _entrants(
-        self, verdicts: Verdicts, rows: np.ndarray, cluster: np.ndarray
-    ) -> Entrants:
-        tables = self._run.pairs(verdicts.unit.source)
-        ids = read_rows(tables, verdicts, rows, "sample_id")["sample_id"]
+        self, decisions: UnitDecisions, rows: np.ndarray, cluster: np.ndarray
+    ) -> Candidates:
+        tables = self._run.pairs(decisions.unit.source)
+        ids = read_rows(tables, decisions, rows, "sample_id")["sample_id"]
         salt = f"cluster {self._clusters.rng_seed}"
-        return Entrants.of_unit(
-            verdicts.unit.name,
+        return Candidates.of_unit(
+            decisions.unit.name,
             self._clusters.max_per_cluster,
             group=cluster,
             rank=unit_hashes(ids.to_pylist(), salt),
@@ -149,19 +151,19 @@ class EnterClusters(kmeans.WithCentroids):
         )
 
 
-def enter_sets(
-    drawn: Entrants, clusters: SeededClusters, set_to_counts: SetToCounts
-) -> Iterator[tuple[str, Entrants]]:
+def propose_for_sets(
+    drawn: Candidates, clusters: SeededClusters, set_to_counts: SetToCounts
+) -> Iterator[tuple[str, Candidates]]:
     """Yields (set name, images of its clusters), which compete for the set's places."""
     for set_name, counts in sorted(set_to_counts.items()):
         mine = np.flatnonzero(counts[drawn.group] >= clusters.min_seeds)
         if len(mine):
-            entrants = drawn.take(mine)
+            candidates = drawn.take(mine)
             yield (
                 set_name,
                 dataclasses.replace(
-                    entrants,
+                    candidates,
                     n_places=clusters.max_per_set,
-                    group=np.zeros_like(entrants.group),
+                    group=np.zeros_like(candidates.group),
                 ),
             )

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
-_BLOCKS_IN_MEMORY = 16  # that a worker collects before it looks for the winners
+_BLOCKS_IN_MEMORY = 16  # that a worker collects before it looks for the top_k
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Entrants:
+class Candidates:
     """Images that compete for the `n_places` of each group.
 
     The smallest rank wins. Of equal ones the smallest sample id does, and of equal ids
@@ -39,12 +39,12 @@ class Entrants:
         rank: np.ndarray,
         sample_id: np.ndarray,
         row: np.ndarray,
-    ) -> "Entrants":
+    ) -> "Candidates":
         """Those of one unit."""
         unit = np.zeros(len(row), np.int64)
         return cls(n_places, (unit_name,), group, rank, sample_id, unit, row)
 
-    def take(self, places: np.ndarray) -> "Entrants":
+    def take(self, places: np.ndarray) -> "Candidates":
         """Some of them, in the order of `places`."""
         used, unit = np.unique(self.unit[places], return_inverse=True)
         return dataclasses.replace(
@@ -58,7 +58,7 @@ class Entrants:
         )
 
 
-def winners(blocks: Sequence[Entrants]) -> Entrants:
+def top_k(blocks: Sequence[Candidates]) -> Candidates:
     """Those that have a place in their group, by group and rank."""
     everyone = _together(blocks)
     order = np.lexsort(  # takes its last key first
@@ -76,7 +76,7 @@ def winners(blocks: Sequence[Entrants]) -> Entrants:
     return everyone.take(order[place_in_group < everyone.n_places])
 
 
-def _together(blocks: Sequence[Entrants]) -> Entrants:
+def _together(blocks: Sequence[Candidates]) -> Candidates:
     names = sorted({name for block in blocks for name in block.unit_names})
     name_to_unit = {name: unit for unit, name in enumerate(names)}
     units = [
@@ -85,7 +85,7 @@ def _together(blocks: Sequence[Entrants]) -> Entrants:
         ]
         for block in blocks
     ]
-    return Entrants(
+    return Candidates(
         n_places=blocks[0].n_places,
         unit_names=tuple(names),
         group=np.concatenate([block.group for block in blocks]),
@@ -96,43 +96,43 @@ def _together(blocks: Sequence[Entrants]) -> Entrants:
     )
 
 
-class FindWinners(beam.CombineFn):
-    """`winners` of blocks of entrants that have the same number of places."""
+class TopKPerGroup(beam.CombineFn):
+    """`top_k` of blocks of candidates that have the same number of places."""
 
-    def create_accumulator(self) -> list[Entrants]:
+    def create_accumulator(self) -> list[Candidates]:
         return []
 
     def add_input(
-        self, accumulator: list[Entrants], entrants: Entrants
-    ) -> list[Entrants]:
-        collected = [*accumulator, entrants]
+        self, accumulator: list[Candidates], candidates: Candidates
+    ) -> list[Candidates]:
+        collected = [*accumulator, candidates]
         full = len(collected) >= _BLOCKS_IN_MEMORY
-        return [winners(collected)] if full else collected
+        return [top_k(collected)] if full else collected
 
     def merge_accumulators(
-        self, accumulators: Iterable[list[Entrants]]
-    ) -> list[Entrants]:
-        merged: list[Entrants] = []
+        self, accumulators: Iterable[list[Candidates]]
+    ) -> list[Candidates]:
+        merged: list[Candidates] = []
         for accumulator in accumulators:
             merged = self.compact([*merged, *accumulator])
         return merged
 
-    def compact(self, accumulator: list[Entrants]) -> list[Entrants]:
-        return [winners(accumulator)] if accumulator else []
+    def compact(self, accumulator: list[Candidates]) -> list[Candidates]:
+        return [top_k(accumulator)] if accumulator else []
 
-    def extract_output(self, accumulator: list[Entrants]) -> Entrants:
-        return winners(accumulator)
+    def extract_output(self, accumulator: list[Candidates]) -> Candidates:
+        return top_k(accumulator)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Wanted:
+class SeedHits:
     """Rows of one unit that a seed set wants."""
 
     set_name: str
     row: np.ndarray  # int64, ascending
 
 
-def wanted_by_unit(set_name: str, won: Entrants) -> Iterator[tuple[str, Wanted]]:
+def hits_by_unit(set_name: str, won: Candidates) -> Iterator[tuple[str, SeedHits]]:
     """Yields (unit name, what the set wants of it)."""
     for unit, unit_name in enumerate(won.unit_names):
-        yield unit_name, Wanted(set_name, np.unique(won.row[won.unit == unit]))
+        yield unit_name, SeedHits(set_name, np.unique(won.row[won.unit == unit]))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.engine.run_folder import RunFolder
-from pipeline.selection.unit_decisions import Verdicts, expect_rows
+from pipeline.selection.unit_decisions import UnitDecisions, expect_rows
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 
@@ -19,18 +19,18 @@ ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 
 
 def read_vectors(
-    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and their vectors: float32, of length one."""
-    found = read_blocks(run, verdicts, rows)
+    found = read_blocks(run, decisions, rows)
     return _with_direction(rows, ((place, *normalize(e)) for place, e in found))
 
 
 def read_embeddings(
-    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Those of `rows` with an embedding, and these as they are stored."""
-    found = read_blocks(run, verdicts, rows)
+    found = read_blocks(run, decisions, rows)
     return _with_direction(rows, ((place, e, normalize(e)[1]) for place, e in found))
 
 
@@ -70,13 +70,13 @@ def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
 
 
 def read_blocks(
-    run: RunFolder, verdicts: Verdicts, rows: np.ndarray
+    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields places in `rows`, which ascend, and the embeddings of these pairs."""
-    path = run.vectors(verdicts.unit.source).path(verdicts.unit.name)
+    path = run.vectors(decisions.unit.source).path(decisions.unit.name)
     with files.open_for_reading(path) as file:
         parquet = pq.ParquetFile(file)
-        expect_rows(path, parquet.metadata.num_rows, verdicts)
+        expect_rows(path, parquet.metadata.num_rows, decisions)
         first_row = 0
         for batch in parquet.iter_batches(ROWS_PER_SEARCH, columns=["embedding"]):
             start, end = np.searchsorted(rows, [first_row, first_row + len(batch)])

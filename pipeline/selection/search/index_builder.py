@@ -23,7 +23,7 @@ from pipeline.selection.search.embeddings import (
     read_matrix,
     stored_dim,
 )
-from pipeline.selection.search.reference_sets import SetFiles
+from pipeline.selection.search.reference_sets import IndexFiles
 from pipeline.selection.unit_decisions import to_objects
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -39,7 +39,7 @@ def build(
     units: Iterable[Unit],
     *,
     max_exact: int | None = None,
-) -> tuple[SetFiles, ...]:
+) -> tuple[IndexFiles, ...]:
     """Builds the indexes of the sets that `units` belong to, unless they are there.
 
     Sets of more than `max_exact` images get inverted lists; None: no set does.
@@ -59,12 +59,12 @@ def build(
 
 def _build_set(
     role: str, run: RunFolder, units: tuple[Unit, ...], is_exact: bool
-) -> SetFiles:
+) -> IndexFiles:
     name = units[0].source.name
     stem = f"{name}-{_fingerprint('index' if is_exact else 'ivf', run, units)}"
     folder = files.join(run.root, "indexes")
     tables = UnitTables(folder)
-    paths = SetFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
+    paths = IndexFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
     if files.is_file(paths.index_path):
         return paths
     keys, vectors = _distinct(*_read_set(role, run, units))

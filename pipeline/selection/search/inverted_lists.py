@@ -40,13 +40,13 @@ def build(vectors: np.ndarray, queries: np.ndarray) -> tuple[faiss.Index, Recall
     Searches as few lists as a recall of 0.99 takes; all of them, if it takes all.
     """
     n_lists = min(int(4 * math.sqrt(len(vectors))), len(vectors) // _MIN_PER_LIST)
-    index = _trained(vectors, max(n_lists, 1))
+    index = _train(vectors, max(n_lists, 1))
     index.add(vectors)
     index.make_direct_map()
-    return index, _searching_enough(index, vectors, queries)
+    return index, _search_enough_lists(index, vectors, queries)
 
 
-def _trained(vectors: np.ndarray, n_lists: int) -> faiss.IndexIVFFlat:
+def _train(vectors: np.ndarray, n_lists: int) -> faiss.IndexIVFFlat:
     dim = vectors.shape[1]
     index = faiss.IndexIVFFlat(
         faiss.IndexFlatIP(dim), dim, n_lists, faiss.METRIC_INNER_PRODUCT
@@ -57,7 +57,7 @@ def _trained(vectors: np.ndarray, n_lists: int) -> faiss.IndexIVFFlat:
     return index
 
 
-def _searching_enough(
+def _search_enough_lists(
     index: faiss.IndexIVFFlat, vectors: np.ndarray, queries: np.ndarray
 ) -> Recall:
     """Sets how many lists are searched, and tells what that finds."""

@@ -28,7 +28,7 @@ from pipeline.selection.search.embeddings import (
     read_vectors,
 )
 from pipeline.selection.search.reference_sets import ReferenceSet
-from pipeline.selection.unit_decisions import Verdicts, read_rows
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
 
 Training = SeededClusters | Cells  # how many centroids to train, and how
@@ -41,7 +41,7 @@ _N_GROUPS = 16  # of units, each added up by a worker before one finishes
 
 
 class TrainCentroids(beam.PTransform):
-    """Maps PCollection[Verdicts] to the path of a file of centroids.
+    """Maps PCollection[UnitDecisions] to the path of a file of centroids.
 
     The centroids of an earlier run over the same pool are taken instead, if `record`,
     the path of the account of them, is there.
@@ -53,18 +53,20 @@ class TrainCentroids(beam.PTransform):
         self._clusters = clusters
         self._record = record
 
-    def expand(self, verdicts: beam.PCollection[Verdicts]) -> beam.PCollection[str]:
+    def expand(
+        self, decisions: beam.PCollection[UnitDecisions]
+    ) -> beam.PCollection[str]:
         if files.is_file(self._record):
-            found = recorded_centroids(self._record)
-            return verdicts.pipeline | "Take centroids" >> beam.Create([found])
+            found = read_recorded_centroids(self._record)
+            return decisions.pipeline | "Take centroids" >> beam.Create([found])
         folder = files.join(self._run.root, "clusters")
         n_pool = AsSingleton(
-            verdicts
-            | "Count images" >> beam.Map(lambda v: len(v.contested_rows))
+            decisions
+            | "Count images" >> beam.Map(lambda v: len(v.droppable_rows))
             | "Add counts" >> beam.CombineGlobally(sum).without_defaults()
         )
         centroids = (
-            verdicts
+            decisions
             | "Propose centroids"
             >> beam.Map(propose, self._run, self._clusters, n_pool)
             | "Choose centroids"
@@ -76,7 +78,7 @@ class TrainCentroids(beam.PTransform):
         for i in range(self._clusters.n_iterations):
             path = AsSingleton(centroids)
             centroids = (
-                verdicts
+                decisions
                 | f"Assign images, round {i}"
                 >> beam.ParDo(Assign(self._run, self._clusters), path, n_pool)
                 | f"Add images, round {i}" >> AddAllSums()
@@ -96,23 +98,23 @@ class Proposals:
 
 
 def propose(
-    verdicts: Verdicts, run: RunFolder, clusters: Training, n_pool: int
+    decisions: UnitDecisions, run: RunFolder, clusters: Training, n_pool: int
 ) -> Proposals:
     """Twice as many of the pool as there are centroids, and some for chance."""
     share = (2 * clusters.n_clusters + _N_SPARE_PROPOSALS) / max(n_pool, 1)
-    hashes, vectors = _sampled(verdicts, run, f"centroid {clusters.rng_seed}", share)
+    hashes, vectors = _sample(decisions, run, f"centroid {clusters.rng_seed}", share)
     return first_proposals([Proposals(hashes, vectors)], clusters.n_clusters)
 
 
-def _sampled(
-    verdicts: Verdicts, run: RunFolder, salt: str, share: float
+def _sample(
+    decisions: UnitDecisions, run: RunFolder, salt: str, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hashes below `share` and vectors of contested pairs of a unit."""
-    rows = verdicts.contested_rows
-    ids = read_rows(run.pairs(verdicts.unit.source), verdicts, rows, "sample_id")
+    rows = decisions.droppable_rows
+    ids = read_rows(run.pairs(decisions.unit.source), decisions, rows, "sample_id")
     hashes = unit_hashes(ids["sample_id"].to_pylist(), salt)
     chosen = rows[hashes < share]
-    found, vectors = read_vectors(run, verdicts, chosen)
+    found, vectors = read_vectors(run, decisions, chosen)
     return hashes[np.searchsorted(rows, found)], vectors
 
 
@@ -159,7 +161,7 @@ class Sums:
     total: np.ndarray  # int64 [n, d], of vectors in fixed point
 
 
-class WithCentroids(beam.DoFn):
+class DoFnWithCentroids(beam.DoFn):
     """A step that gets a file of centroids, shared by the threads of a worker."""
 
     def __init__(self) -> None:
@@ -172,7 +174,7 @@ class WithCentroids(beam.DoFn):
         return self._shared.acquire(lambda: open_centroids(path), tag=path)
 
 
-class Assign(WithCentroids):
+class Assign(DoFnWithCentroids):
     """Adds up the sampled images of one unit by their nearest centroid.
 
     Yields the sums, also of nothing, with the number of the unit's group.
@@ -184,14 +186,14 @@ class Assign(WithCentroids):
         self._clusters = clusters
 
     def process(
-        self, verdicts: Verdicts, path: str, n_pool: int
+        self, decisions: UnitDecisions, path: str, n_pool: int
     ) -> Iterator[tuple[int, Sums]]:
         n_training = self._clusters.n_training * self._clusters.n_clusters
         salt = f"training {self._clusters.rng_seed}"
         share = n_training / max(n_pool, 1)
-        _, vectors = _sampled(verdicts, self._run, salt, share)
+        _, vectors = _sample(decisions, self._run, salt, share)
         cluster = nearest_centroids(self.centroids(path), vectors)
-        yield group_of(verdicts.unit.name), sums_of(cluster, vectors)
+        yield group_number(decisions.unit.name), sum_by_cluster(cluster, vectors)
 
 
 def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
@@ -201,13 +203,13 @@ def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarra
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def group_of(unit_name: str) -> int:
+def group_number(unit_name: str) -> int:
     """Number of the group whose sums a unit is added to."""
     (share,) = unit_hashes([unit_name.encode()], "group")
     return int(share * _N_GROUPS)
 
 
-def sums_of(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
+def sum_by_cluster(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
     """Vectors added up by cluster."""
     fixed = np.rint(vectors.astype(np.float64) * _FIXED_POINT).astype(np.int64)
     return add_sums([Sums(cluster, np.ones(len(cluster), np.int64), fixed)])
@@ -272,10 +274,12 @@ def move_centroids(sums: Sums, path: str, folder: str) -> str:
     if not len(sums.cluster):
         return path
     index = reference_sets.open_index(path)
-    return write_centroids(moved(index.reconstruct_n(0, index.ntotal), sums), folder)
+    return write_centroids(
+        new_centroids(index.reconstruct_n(0, index.ntotal), sums), folder
+    )
 
 
-def moved(centroids: np.ndarray, sums: Sums) -> np.ndarray:
+def new_centroids(centroids: np.ndarray, sums: Sums) -> np.ndarray:
     """The direction of the mean of every cluster: float32 [n, d], of length one.
 
     An empty cluster takes one half of the largest, as in FAISS: both centroids start
@@ -323,7 +327,7 @@ def record_centroids(path: str, record: str) -> str:
     return path
 
 
-def recorded_centroids(record: str) -> str:
+def read_recorded_centroids(record: str) -> str:
     """The path of the centroids that a record names.
 
     Raises:

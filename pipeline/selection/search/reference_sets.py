@@ -20,14 +20,14 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import this_process as this_process
 from pipeline.selection.search import exact_search, similarity_cache
 from pipeline.selection.search.embeddings import expect_dim, normalize, read_blocks
-from pipeline.selection.unit_decisions import Verdicts, to_objects
+from pipeline.selection.unit_decisions import UnitDecisions, to_objects
 from pipeline.storage import files
 
 _N_CANDIDATES = 4  # images of inverted lists that may be the nearest, up to rounding
 
 
 @dataclasses.dataclass(frozen=True)
-class SetFiles:
+class IndexFiles:
     """Where the index and the keys of one evaluation or seed set lie."""
 
     set_name: str
@@ -45,7 +45,7 @@ class ReferenceSet:
     fingerprint: str = ""  # of the images in it
 
     @classmethod
-    def open(cls, paths: SetFiles) -> "ReferenceSet":
+    def open(cls, paths: IndexFiles) -> "ReferenceSet":
         """Maps the index into memory, shared by all processes of the machine."""
         with files.open_for_reading(paths.keys_path) as file:
             keys = to_objects(pq.read_table(file)["key"])
@@ -81,7 +81,7 @@ class ReferenceSet:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Nearest:
+class NearestImages:
     """The nearest image of each of s sets, for n queries.
 
     Similarities are cosines in [-1, 1]; NaN for a query without an embedding.
@@ -112,10 +112,10 @@ class Nearest:
         ]
 
 
-class WithSets(beam.DoFn):
+class DoFnWithSets(beam.DoFn):
     """A step that has the sets at its hand, shared by the threads of a worker."""
 
-    def __init__(self, sets: tuple[SetFiles, ...]) -> None:
+    def __init__(self, sets: tuple[IndexFiles, ...]) -> None:
         self._paths = sets
         self._shared = Shared()
         self._launcher = this_process()
@@ -129,44 +129,49 @@ class WithSets(beam.DoFn):
         return self._opened.sets
 
 
-class Search(WithSets):
-    """Lets `judge` decide on verdicts with a search of the sets at its hand.
+class Search(DoFnWithSets):
+    """Lets `decide` decide on decisions with a search of the sets at its hand.
 
-    `judge` gets the verdicts and a function from rows to `Nearest`. Maps
-    PCollection[Verdicts] to PCollection[Verdicts].
+    `decide` gets the decisions and a function from rows to `NearestImages`. Maps
+    PCollection[UnitDecisions] to PCollection[UnitDecisions].
     """
 
     def __init__(
         self,
         run: RunFolder,
-        sets: tuple[SetFiles, ...],
-        judge: Callable[[Verdicts, Callable[[np.ndarray], Nearest]], Verdicts],
+        sets: tuple[IndexFiles, ...],
+        decide: Callable[
+            [UnitDecisions, Callable[[np.ndarray], NearestImages]], UnitDecisions
+        ],
     ) -> None:
         super().__init__(sets)
         self._run = run
-        self._judge = judge
+        self._judge = decide
 
-    def process(self, verdicts: Verdicts) -> Iterator[Verdicts]:
-        search = functools.partial(find_nearest, self.sets(), self._run, verdicts)
-        yield self._judge(verdicts, search)
+    def process(self, decisions: UnitDecisions) -> Iterator[UnitDecisions]:
+        search = functools.partial(find_nearest, self.sets(), self._run, decisions)
+        yield self._judge(decisions, search)
 
 
 class _OpenSets:
     """What the threads of a worker share; Beam holds it by a weak reference."""
 
-    def __init__(self, paths: tuple[SetFiles, ...]) -> None:
+    def __init__(self, paths: tuple[IndexFiles, ...]) -> None:
         self.sets = tuple(map(ReferenceSet.open, paths))
 
 
 def find_nearest(
-    sets: Sequence[ReferenceSet], run: RunFolder, verdicts: Verdicts, rows: np.ndarray
-) -> Nearest:
+    sets: Sequence[ReferenceSet],
+    run: RunFolder,
+    decisions: UnitDecisions,
+    rows: np.ndarray,
+) -> NearestImages:
     """Compares some pairs of a unit with the sets, unless that was done before."""
-    tables = [run.similarities(verdicts.unit.source, one.fingerprint) for one in sets]
-    name, n_pairs = verdicts.unit.name, len(verdicts.outcome)
+    tables = [run.similarities(decisions.unit.source, one.fingerprint) for one in sets]
+    name, n_pairs = decisions.unit.name, len(decisions.outcome)
     known = [similarity_cache.read(each, name, n_pairs) for each in tables]
     missing = [rows[image[rows] == similarity_cache.UNKNOWN] for _, image in known]
-    found = _search(sets, run, verdicts, missing)
+    found = _search(sets, run, decisions, missing)
     for number, unknown in enumerate(missing):
         if len(unknown):
             similarity_cache.add(tables[number], name, unknown, *found[number])
@@ -174,13 +179,13 @@ def find_nearest(
             similarity[unknown], image[unknown] = found[number]
     similarities_of_sets = np.stack([similarity[rows] for similarity, _ in known])
     images_of_sets = np.stack([image[rows] for _, image in known])
-    return Nearest(sets, similarities_of_sets.astype(np.float64), images_of_sets)
+    return NearestImages(sets, similarities_of_sets.astype(np.float64), images_of_sets)
 
 
 def _search(
     sets: Sequence[ReferenceSet],
     run: RunFolder,
-    verdicts: Verdicts,
+    decisions: UnitDecisions,
     missing: Sequence[np.ndarray],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Similarity and image of the rows that miss them, for each set.
@@ -192,7 +197,7 @@ def _search(
         for rows in missing
     ]
     wanted = functools.reduce(np.union1d, missing)
-    blocks = read_blocks(run, verdicts, wanted) if len(wanted) else ()
+    blocks = read_blocks(run, decisions, wanted) if len(wanted) else ()
     for place, embeddings in blocks:
         vectors, has_embedding = normalize(embeddings)
         read = wanted[place[has_embedding]]

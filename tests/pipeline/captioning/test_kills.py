@@ -36,7 +36,7 @@ class LoggingHandler(CaptionerHandler):
 
     def run_inference(self, batch, model, inference_args=None):
         made = super().run_inference(batch, model, inference_args)
-        names = [wanted.granularity.name for wanted in inference_args["wanted"]]
+        names = [wanted.granularity.name for wanted in inference_args["targets"]]
         lines = [
             json.dumps([os.getpid(), name, rows[0].image_hash.hex()])
             for image in made

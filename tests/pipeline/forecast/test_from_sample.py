@@ -217,7 +217,7 @@ def test_the_scale_model_of_a_million_pairs(pair_costs):
     assert row.workers_to_hours[10_000] == pytest.approx(11_000 * 0.036 / 3600)
     assert row.n_files == 1000 * (5 + 2 * 2) + 50 * 3
     group = 600_000 / dedup.N_PARTITIONS
-    assert row.worker_bytes["dedup.find_repeats"] / group == pytest.approx(138)
+    assert row.worker_bytes["exact.find_repeats"] / group == pytest.approx(138)
     assert row.n_captions == 10**6
 
 
@@ -240,7 +240,7 @@ def test_the_model_of_memory_is_what_exact_duplicates_take(pair_costs):
         block = dedup.Identities("u", "u", np.arange(n_pairs), hashes, ids)
         list(dedup.find_repeats(0, [block]))
 
-    modeled = extrapolation.worker_bytes(pair_costs, n_pairs)["dedup.find_repeats"]
+    modeled = extrapolation.worker_bytes(pair_costs, n_pairs)["exact.find_repeats"]
     of_one_group = modeled * dedup.N_PARTITIONS / 0.6
     assert 0.8 * of_one_group <= peak_bytes(find) <= 1.2 * of_one_group
 
@@ -249,16 +249,16 @@ def test_the_model_of_memory_is_what_the_quantile_takes(pair_costs):
     selection = dataclasses.replace(SELECTION, alignment=KeepFraction(0.5))
     config = dataclasses.replace(pair_costs.config, selection=selection)
     costs = dataclasses.replace(pair_costs, config=config)
-    combine = integer_counts.AddTallies()
+    combine = integer_counts.SumCounts()
 
     def find():
         accumulator = combine.create_accumulator()
         for _ in range(20):
-            tally = integer_counts.Tally.of(np.arange(2**16))
+            tally = integer_counts.Counts.of(np.arange(2**16))
             accumulator = combine.add_input(accumulator, tally)
         combine.extract_output(accumulator)
 
-    place = "tallies.AddTallies"
+    place = "integer_counts.SumCounts"
     modeled = extrapolation.worker_bytes(costs, 10**6)[place]
     assert modeled == extrapolation.worker_bytes(costs, 10**10)[place]
     assert 0.7 * modeled <= peak_bytes(find) <= 1.2 * modeled

@@ -15,8 +15,8 @@ from pipeline.config.selection import (
 from pipeline.selection import balance
 from pipeline.selection.balance import Grouped
 from pipeline.selection.hashed_random import unit_hashes
-from pipeline.selection.integer_counts import Tally
-from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.selection.integer_counts import Counts
+from pipeline.selection.unit_decisions import open_unit
 from tests.support.score_tables import (
     Row,
     make_run,
@@ -159,10 +159,10 @@ def test_caps_come_one_after_the_other_and_order_changes_no_byte(tmp_path):
 
 def test_probabilities_are_those_of_the_paper_s_loop(tmp_path):
     run = make(tmp_path, shards={"web/1": [Row()] * 4})
-    verdicts = open_verdicts(run.units[0], run)
+    decisions = open_unit(run.units[0], run)
     row, group = np.array([0, 0, 1, 3]), np.array([7, 8, 8, 9])
-    grouped = Grouped(verdicts, row, group, {})
-    counts = Tally(np.array([7, 8, 9]), np.array([40, 100, 3]))
+    grouped = Grouped(decisions, row, group, {})
+    counts = Counts(np.array([7, 8, 9]), np.array([40, 100, 3]))
     found = balance.probabilities(grouped, 10, counts)
     np.testing.assert_allclose(found, [1 - 0.75 * 0.9, 0.1, np.nan, 1], rtol=1e-12)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.selection import quantiles
-from pipeline.selection.integer_counts import AddTallies, Tally, add_tallies
+from pipeline.selection.integer_counts import Counts, SumCounts, sum_counts
 from pipeline.selection.quantiles import Cut
 
 NAN = math.nan
@@ -30,12 +30,12 @@ def read(part: tuple[str, list[float]]) -> tuple[str, np.ndarray]:
 def cut_of(parts: list[list[float]], keep_fraction: float) -> Cut:
     """The cut of one group, as the transform finds it."""
     named = [("pool", part) for part in parts]
-    uppers = [quantiles.tally_upper_halves(part, read)[1] for part in named]
-    place = quantiles.find_place(add_tallies(uppers), keep_fraction)
+    uppers = [quantiles.count_upper_halves(part, read)[1] for part in named]
+    bucket = quantiles.find_bucket(sum_counts(uppers), keep_fraction)
     lowers = [
-        quantiles.tally_lower_halves(part, read, {"pool": place})[1] for part in named
+        quantiles.count_lower_halves(part, read, {"pool": bucket})[1] for part in named
     ]
-    return quantiles.find_cut(add_tallies(lowers), place)
+    return quantiles.find_cut(sum_counts(lowers), bucket)
 
 
 def plain_cut(scores: np.ndarray, keep_fraction: float) -> float:
@@ -134,19 +134,21 @@ def test_every_group_has_its_own_cut():
 def test_tallies_add_up_alike_in_any_order():
     rng = np.random.default_rng(0)
     numbers = rng.integers(-1, 50, 1000)
-    combine = AddTallies()
+    combine = SumCounts()
     for n_parts in (1, 40, 1000):
         parts = np.array_split(rng.permutation(numbers), n_parts)
         accumulators = [combine.create_accumulator() for _ in range(3)]
         for i, part in enumerate(parts):
-            accumulators[i % 3] = combine.add_input(accumulators[i % 3], Tally.of(part))
+            accumulators[i % 3] = combine.add_input(
+                accumulators[i % 3], Counts.of(part)
+            )
         found = combine.extract_output(combine.merge_accumulators(accumulators))
         expected = np.unique(numbers, return_counts=True)
         np.testing.assert_array_equal((found.number, found.count), expected)
 
 
 def test_a_tally_knows_what_does_not_occur():
-    tally = Tally.of(np.array([3, 1, 3]))
+    tally = Counts.of(np.array([3, 1, 3]))
     assert tally.count_of(np.array([0, 1, 2, 3, 4])).tolist() == [0, 1, 0, 2, 0]
-    empty = add_tallies([])
+    empty = sum_counts([])
     assert empty.count_of(np.array([0, 7])).tolist() == [0, 0]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.selection.duplicates import components
-from pipeline.selection.duplicates.components import Links, Members
-from pipeline.selection.duplicates.kmeans_cells import border_distances, cells_of
+from pipeline.selection.duplicates.components import Members, SimilarityEdges
+from pipeline.selection.duplicates.kmeans_cells import border_distances, find_cells
 
 RNG = np.random.default_rng(0)
 
@@ -42,13 +42,13 @@ def test_an_image_enters_its_own_cell_and_those_with_a_near_border():
     distances = border_distances(vectors, centroids)
     expected = [[0, 0.7071, 1], [0, 0.0872, 0.7660], [0.7071, 0, 0.7071]]
     np.testing.assert_allclose(distances, expected, atol=1e-4)
-    images, cells = cells_of(vectors, centroids, reach=0.2, max_per_image=3)
+    images, cells = find_cells(vectors, centroids, reach=0.2, max_per_image=3)
     assert list(zip(images, cells, strict=True)) == [(0, 0), (1, 0), (1, 1), (2, 1)]
 
 
 def test_fewer_cells_an_image_are_those_with_the_nearest_border():
     vectors, centroids = unit_rows(50, 4, RNG), unit_rows(9, 4, RNG)
-    images, cells = cells_of(vectors, centroids, reach=2, max_per_image=3)
+    images, cells = find_cells(vectors, centroids, reach=2, max_per_image=3)
     assert np.bincount(images).tolist() == [3] * 50
     nearest = np.argsort(border_distances(vectors, centroids), axis=1)[:, :3]
     for image in range(50):
@@ -59,7 +59,9 @@ def test_fewer_cells_an_image_are_those_with_the_nearest_border():
 def test_near_duplicates_meet_in_some_cell(bound):
     noise = np.sqrt(1 - bound)
     vectors, centroids = near_copies(400, 8, noise, RNG), unit_rows(20, 8, RNG)
-    images, cells = cells_of(vectors, centroids, components.reach(bound), 20)
+    images, cells = find_cells(
+        vectors, centroids, components.cosine_to_distance(bound), 20
+    )
     entered = np.zeros((400, 20), bool)
     entered[images, cells] = True
     pairs = brute_force(vectors, bound)
@@ -67,7 +69,7 @@ def test_near_duplicates_meet_in_some_cell(bound):
     assert all((entered[i] & entered[j]).any() for i, j in pairs)
 
 
-# Links
+# SimilarityEdges
 
 
 @pytest.mark.parametrize("per_block", [1, 3000, 10**6])
@@ -92,7 +94,7 @@ def test_a_cell_tells_each_linked_image_once_in_whatever_order_its_blocks_come()
     near, far = np.array([[1, 0], [0.99, 0.1]]), np.array([[0, 1.0]])
     blocks = [members("b", near, 5), members("a", np.concatenate([far, near]), 1)]
     for order in (blocks, blocks[::-1]):
-        (links,) = components.find_links(order, by=1, max_similarity=0.98)
+        (links,) = components.find_edges(order, by=1, max_similarity=0.98)
         assert links.unit_names == ("a", "b")
         assert links.unit.tolist() == [0, 0, 1, 1]
         assert links.row.tolist() == [1, 2, 0, 1]
@@ -103,18 +105,18 @@ def test_a_cell_tells_each_linked_image_once_in_whatever_order_its_blocks_come()
 
 
 def test_a_cell_without_near_duplicates_tells_nothing():
-    assert not list(components.find_links([members("a", np.eye(3), 1)], 0, 0.5))
+    assert not list(components.find_edges([members("a", np.eye(3), 1)], 0, 0.5))
 
 
 # Components
 
 
-def links(*entries: tuple, by: int = 0) -> Links:
+def links(*entries: tuple, by: int = 0) -> SimilarityEdges:
     """Entries of (unit, row, id, component, similarity); ids below zero are anchors."""
     unit, row, ids, component, similarity = map(np.array, zip(*entries, strict=True))
     names, position = np.unique(unit, return_inverse=True)
     words = np.stack([np.zeros(len(ids)), np.abs(ids)], axis=1).astype(np.uint64)
-    return Links(
+    return SimilarityEdges(
         tuple(names.tolist()),
         position,
         row,
@@ -126,12 +128,14 @@ def links(*entries: tuple, by: int = 0) -> Links:
     )
 
 
-def dropped(*blocks: Links, of_anchors: bool = False) -> dict[tuple[str, int], tuple]:
+def dropped(
+    *blocks: SimilarityEdges, of_anchors: bool = False
+) -> dict[tuple[str, int], tuple]:
     """(unit, row) to (id that stays, similarity, descriptor)."""
-    together = components.put_together(blocks)
+    together = components.merge_components(blocks)
     return {
         (unit, row): (int(kept[1]), round(float(similarity), 3), by)
-        for unit, found in components.duplicates(together, of_anchors=of_anchors)
+        for unit, found in components.find_duplicates(together, of_anchors=of_anchors)
         for row, kept, similarity, by in zip(
             *(found.row.tolist(), found.kept_id),
             *(found.similarity, found.by.tolist()),
@@ -185,7 +189,9 @@ def test_the_account_counts_components_by_size_and_names_giants():
         *[("u", row, row + 10, row // 3, 0.9) for row in range(6)],
         *[("v", row, row + 20, 2, 0.9) for row in range(4)],
     )
-    assert components.account(components.put_together([block]), alarm_size=4) == {
+    assert components.component_sizes(
+        components.merge_components([block]), alarm_size=4
+    ) == {
         "images": 10,
         "components": 3,
         "size_to_components": {"3": 2, "4": 1},
@@ -195,8 +201,8 @@ def test_the_account_counts_components_by_size_and_names_giants():
 
 
 def test_no_links_make_no_components():
-    none = components.put_together([])
-    assert components.account(none, 2)["components"] == 0
+    none = components.merge_components([])
+    assert components.component_sizes(none, 2)["components"] == 0
     assert not dropped()
 
 

@@ -17,8 +17,8 @@ def near_evaluation(
         evaluation=evaluation,
         keep_all=keep_all,
     )
-    judge = drop_near_evaluation
-    return after_search(run, run.evaluation_units, judge, bound)
+    decide = drop_near_evaluation
+    return after_search(run, run.evaluation_units, decide, bound)
 
 
 def test_more_similar_than_the_bound_is_dropped_with_the_image_it_repeats(tmp_path):

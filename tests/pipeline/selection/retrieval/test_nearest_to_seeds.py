@@ -7,7 +7,7 @@ import pytest
 from pipeline.config.selection import NearestToSeeds, SelectionConfig
 from pipeline.records import Decision
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
-from pipeline.selection.retrieval.top_k import Entrants, winners
+from pipeline.selection.retrieval.top_k import Candidates, top_k
 from pipeline.selection.search import exact_search, reference_sets
 from pipeline.selection.search.embeddings import normalize
 from tests.support.score_tables import (
@@ -52,7 +52,7 @@ def found_nearest(
     seeds: np.ndarray, vectors: np.ndarray, sample_ids: np.ndarray, k: int
 ) -> list[list[int]]:
     seed, place, similarity = exact_search.candidates(seeds, vectors, k)
-    entrants = Entrants.of_unit(
+    candidates = Candidates.of_unit(
         "unit",
         k,
         group=seed,
@@ -60,7 +60,7 @@ def found_nearest(
         sample_id=np.stack([np.zeros_like(sample_ids), sample_ids], axis=1)[place],
         row=place,
     )
-    won = winners([entrants])
+    won = top_k([candidates])
     return [won.row[won.group == i].tolist() for i in range(len(seeds))]
 
 

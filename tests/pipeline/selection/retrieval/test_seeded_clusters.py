@@ -11,7 +11,7 @@ from pipeline.selection.retrieval import seeded_clusters
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.kmeans import AddSums, Proposals, Sums
-from pipeline.selection.unit_decisions import open_verdicts
+from pipeline.selection.unit_decisions import open_unit
 from tests.support.score_tables import Row, make_run, read_decisions, select
 
 CENTERS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -70,12 +70,12 @@ def unit_vectors(rng: np.random.Generator, n: int, dim: int = 6) -> np.ndarray:
 def test_sums_are_exact_in_any_order():
     rng = np.random.default_rng(0)
     vectors, cluster = unit_vectors(rng, 60), rng.integers(5, size=60)
-    expected = kmeans.sums_of(cluster, vectors)
+    expected = kmeans.sum_by_cluster(cluster, vectors)
     combine = AddSums()
     for _ in range(3):
         accumulators = [combine.create_accumulator() for _ in range(3)]
         for i in rng.permutation(60):
-            sums = kmeans.sums_of(cluster[[i]], vectors[[i]])
+            sums = kmeans.sum_by_cluster(cluster[[i]], vectors[[i]])
             accumulators[i % 3] = combine.add_input(accumulators[i % 3], sums)
         found = combine.extract_output(combine.merge_accumulators(accumulators))
         np.testing.assert_array_equal(found.cluster, expected.cluster)
@@ -83,7 +83,7 @@ def test_sums_are_exact_in_any_order():
         np.testing.assert_array_equal(found.total, expected.total)
     plain = [vectors[cluster == c].sum(axis=0) for c in range(5)]
     np.testing.assert_allclose(expected.total / 2**24, plain, atol=1e-5)
-    nothing = kmeans.sums_of(np.empty(0, np.int64), np.empty((0, 0), np.float32))
+    nothing = kmeans.sum_by_cluster(np.empty(0, np.int64), np.empty((0, 0), np.float32))
     np.testing.assert_array_equal(
         kmeans.add_sums([nothing, expected, nothing]).total, expected.total
     )
@@ -93,10 +93,12 @@ def test_sums_are_exact_in_any_order():
 def test_a_centroid_moves_to_the_direction_of_its_mean():
     centroids = np.eye(2, dtype=np.float32)
     vectors = normalize(np.array([[1, 0], [1, 2], [0, 1]]))[0]
-    sums = kmeans.sums_of(np.array([0, 0, 1]), vectors)
+    sums = kmeans.sum_by_cluster(np.array([0, 0, 1]), vectors)
     mean = vectors[0] + vectors[1]
     expected = np.stack([mean / np.linalg.norm(mean), [0, 1]])
-    np.testing.assert_allclose(kmeans.moved(centroids, sums), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        kmeans.new_centroids(centroids, sums), expected, atol=1e-6
+    )
 
 
 def test_an_empty_cluster_takes_half_of_the_largest():
@@ -105,7 +107,7 @@ def test_an_empty_cluster_takes_half_of_the_largest():
     sums = Sums(
         np.array([1, 3]), np.array([5, 9]), np.stack([5 * axes[1], 9 * axes[3]])
     )
-    found = kmeans.moved(centroids, sums)
+    found = kmeans.new_centroids(centroids, sums)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     # The first empty one splits 9 into 4 and 5, the other halves the first 5.
     assert found.argmax(axis=1).tolist() == [3, 1, 1, 3]
@@ -114,7 +116,9 @@ def test_an_empty_cluster_takes_half_of_the_largest():
 
 def test_the_halves_of_a_cluster_are_not_equal():
     vectors = np.array([[0.6, 0.8]] * 2, np.float32)
-    halves = kmeans.moved(vectors, kmeans.sums_of(np.zeros(2, np.int64), vectors))
+    halves = kmeans.new_centroids(
+        vectors, kmeans.sum_by_cluster(np.zeros(2, np.int64), vectors)
+    )
     assert not np.array_equal(*halves)
     np.testing.assert_allclose(halves, vectors, atol=2e-3)
 
@@ -122,7 +126,7 @@ def test_the_halves_of_a_cluster_are_not_equal():
 def test_no_cluster_of_one_image_is_split():
     centroids = np.eye(2, dtype=np.float32)
     sums = Sums(np.array([0]), np.array([1]), np.array([[2**24, 0]]))
-    np.testing.assert_array_equal(kmeans.moved(centroids, sums), centroids)
+    np.testing.assert_array_equal(kmeans.new_centroids(centroids, sums), centroids)
 
 
 def test_first_centroids_are_those_of_the_smallest_hash_in_any_order():
@@ -153,7 +157,7 @@ def test_centroids_are_those_of_plain_lloyd_iterations(tmp_path):
         sums = np.stack([vectors[cluster == c].sum(axis=0) for c in range(4)])
         centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     retrieval = run.config.selection.retrieval
-    path = kmeans.recorded_centroids(seeded_clusters.record_path(run, retrieval))
+    path = kmeans.read_recorded_centroids(seeded_clusters.record_path(run, retrieval))
     found = kmeans.open_centroids(path).index.reconstruct_n(0, 4)
     np.testing.assert_allclose(found, centroids, atol=1e-5)
 
@@ -222,7 +226,7 @@ def test_a_pool_has_as_many_centroids_as_are_asked_for_whatever_the_seed(
     rows = rows_near(*[0, 1, 2] * 60)
     config = dataclasses.replace(FEW, n_clusters=n_clusters)
     run = make(tmp_path, config, shards={"web/1": rows})
-    opened = open_verdicts(run.units[0], run)
+    opened = open_unit(run.units[0], run)
     for seed in range(200):
         seeded = dataclasses.replace(config, rng_seed=seed)
         found = kmeans.propose(opened, run, seeded, n_pool=len(rows))

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.retrieval import top_k
-from pipeline.selection.retrieval.top_k import Entrants, FindWinners
+from pipeline.selection.retrieval.top_k import Candidates, TopKPerGroup
 
 WORDS = st.sampled_from([0, 1, 2**63])
 ENTRANTS = st.tuples(
@@ -15,10 +15,10 @@ ENTRANTS = st.tuples(
 )
 
 
-def block(unit_name: str, n_places: int, rows: list[tuple]) -> Entrants:
-    """Entrants of one unit: group, rank, sample id, row."""
+def block(unit_name: str, n_places: int, rows: list[tuple]) -> Candidates:
+    """Candidates of one unit: group, rank, sample id, row."""
     group, rank, sample_id, row = map(np.array, zip(*rows, strict=True))
-    return Entrants.of_unit(
+    return Candidates.of_unit(
         unit_name,
         n_places,
         group=group,
@@ -28,22 +28,28 @@ def block(unit_name: str, n_places: int, rows: list[tuple]) -> Entrants:
     )
 
 
-def as_tuples(entrants: Entrants) -> list[tuple]:
-    names = [entrants.unit_names[unit] for unit in entrants.unit]
-    columns = (entrants.group, entrants.rank, entrants.sample_id, names, entrants.row)
+def as_tuples(candidates: Candidates) -> list[tuple]:
+    names = [candidates.unit_names[unit] for unit in candidates.unit]
+    columns = (
+        candidates.group,
+        candidates.rank,
+        candidates.sample_id,
+        names,
+        candidates.row,
+    )
     return [(g, r, tuple(i), n, row) for g, r, i, n, row in zip(*columns, strict=True)]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    entrants=st.lists(ENTRANTS, min_size=1, max_size=30),
+    candidates=st.lists(ENTRANTS, min_size=1, max_size=30),
     n_places=st.integers(1, 4),
     rng=st.randoms(),
 )
 def test_winners_are_those_of_brute_force_in_any_order_of_blocks(
-    entrants, n_places, rng
+    candidates, n_places, rng
 ):
-    numbered = [(*entrant, row) for row, entrant in enumerate(entrants)]
+    numbered = [(*entrant, row) for row, entrant in enumerate(candidates)]
     expected = [
         entrant
         for group in range(3)
@@ -53,9 +59,9 @@ def test_winners_are_those_of_brute_force_in_any_order_of_blocks(
         block(unit, n_places, [(g, r, i, row)]) for g, r, i, unit, row in numbered
     ]
     rng.shuffle(blocks)
-    assert as_tuples(top_k.winners(blocks)) == expected
+    assert as_tuples(top_k.top_k(blocks)) == expected
 
-    combine = FindWinners()
+    combine = TopKPerGroup()
     cut = rng.randint(0, len(blocks))
     accumulators = [combine.create_accumulator() for _ in range(2)]
     for i, entrant in enumerate(blocks):
@@ -65,19 +71,19 @@ def test_winners_are_those_of_brute_force_in_any_order_of_blocks(
 
 
 def test_a_worker_keeps_no_more_than_the_winners_of_what_it_has_seen():
-    combine = FindWinners()
+    combine = TopKPerGroup()
     accumulator = combine.create_accumulator()
     for row in range(100):
-        entrants = block("a", 2, [(0, 0.5, (0, row), row)])
-        accumulator = combine.add_input(accumulator, entrants)
+        candidates = block("a", 2, [(0, 0.5, (0, row), row)])
+        accumulator = combine.add_input(accumulator, candidates)
         assert sum(len(kept.row) for kept in accumulator) <= 17
     assert combine.extract_output(accumulator).row.tolist() == [0, 1]
 
 
 def test_what_a_set_wants_goes_to_its_unit_once():
     rows = [(0, 0.1, (0, 1), 7), (1, 0.1, (0, 1), 7), (1, 0.2, (0, 2), 3)]
-    won = top_k.winners([block("b", 2, rows), block("a", 2, rows[:1])])
-    found = dict(top_k.wanted_by_unit("flowers", won))
+    won = top_k.top_k([block("b", 2, rows), block("a", 2, rows[:1])])
+    found = dict(top_k.hits_by_unit("flowers", won))
     assert {name: want.row.tolist() for name, want in found.items()} == {
         "a": [7],
         "b": [3, 7],

@@ -122,7 +122,7 @@ def test_a_unit_of_another_width_is_an_error(tmp_path):
     shards = {"web/1": [Row()], "web/2": [Row(embedding=(1, 0, 0))]}
     run = make_run(str(tmp_path), CONFIG, shards, seeds={"birds/1": [Row()]})
     sets = open_sets(run, run.seed_units)
-    opened = unit_decisions.open_verdicts(run.units[1], run)
+    opened = unit_decisions.open_unit(run.units[1], run)
     with pytest.raises(ValueError, match="3 dimensions, expected 2"):
         reference_sets.find_nearest(sets, run, opened, np.array([0]))
 
@@ -134,7 +134,7 @@ def test_rows_are_found_across_the_batches_of_a_search(tmp_path, monkeypatch):
     seeds = {"birds/1": [Row(embedding=(1, 0))]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
     sets = open_sets(run, run.seed_units)
-    opened = unit_decisions.open_verdicts(run.units[0], run)
+    opened = unit_decisions.open_unit(run.units[0], run)
     for asked in ([0, 1, 2, 3, 8, 9], [9], [], list(range(10))):
         found = reference_sets.find_nearest(sets, run, opened, np.array(asked, int))
         expected = np.cos(angles[asked])
@@ -148,7 +148,7 @@ def test_only_what_was_never_compared_is_searched(tmp_path):
     seeds = {"birds/1": [Row(embedding=(1, 0))]}
     run = make_run(str(tmp_path), CONFIG, {"web/a[1]*": rows}, seeds=seeds)
     (unit,) = run.units
-    opened = unit_decisions.open_verdicts(unit, run)
+    opened = unit_decisions.open_unit(unit, run)
 
     class Counting(ReferenceSet):
         def nearest(self, queries):
@@ -172,7 +172,7 @@ def test_sets_that_miss_different_rows_are_searched_together(tmp_path):
     rows[3] = Row(embedding=(0, 0))
     seeds = {"birds/1": [Row(embedding=(1, 0))], "cats/1": [Row(embedding=(0, 1))]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
-    opened = unit_decisions.open_verdicts(run.units[0], run)
+    opened = unit_decisions.open_unit(run.units[0], run)
     paths = index_builder.build("seed_sets", run, run.seed_units)
     birds, cats = map(ReferenceSet.open, paths)
     reference_sets.find_nearest([birds], run, opened, np.array([1, 3, 5]))
@@ -188,19 +188,19 @@ def test_a_worker_process_searches_with_one_thread(tmp_path):
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, seeds={"s/1": [Row()]})
     n_threads = []
 
-    def judge(opened, search):
+    def decide(opened, search):
         search(opened.kept_rows)
         n_threads.append(faiss.omp_get_max_threads())
         return opened
 
     def process(is_launcher: bool) -> None:
         step = reference_sets.Search(
-            run, index_builder.build("seed_sets", run, run.seed_units), judge
+            run, index_builder.build("seed_sets", run, run.seed_units), decide
         )
         if not is_launcher:
             step._launcher = ("elsewhere", 1)
         step.setup()
-        list(step.process(unit_decisions.open_verdicts(run.units[0], run)))
+        list(step.process(unit_decisions.open_unit(run.units[0], run)))
 
     for is_launcher in (False, True):
         thread = threading.Thread(target=process, args=[is_launcher])

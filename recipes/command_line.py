@@ -120,18 +120,6 @@ class Parser(OneLineParser):
         return super().parse_known_args(*args, **options)
 
 
-def expect_once(flag: str, assignments: Sequence[str]) -> None:
-    """Raises ValueError if a field is set twice, as by `a.b=1` and `a.b=2`.
-
-    To set `a` as a whole sets `a.b`.
-    """
-    names = [assignment.partition("=")[0].strip() for assignment in assignments]
-    for number, name in enumerate(names):
-        for other in (*names[:number], *names[number + 1 :]):
-            if f"{other}.".startswith(f"{name}."):
-                raise ValueError(f"{flag} {assignments[number]}: expected {other} once")
-
-
 @contextlib.contextmanager
 def exits(code: int, *errors: type[BaseException]) -> Iterator[None]:
     """Ends the program with `code` and one line on any of `errors`."""

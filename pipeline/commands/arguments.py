@@ -10,13 +10,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig, ImageTextSource
-from pipeline.config.recipes import load_config, override
+from pipeline.config.recipes import load_config
 from pipeline.export.shard_formats import NAME_TO_FORMAT, TFRECORD
 from pipeline.forecast import costs as forecast_costs
 from pipeline.forecast import from_sample as forecast
 from pipeline.report import find_pairs
 from pipeline.storage.patterns import Patterns
 from recipes import command_line
+from recipes.assignments import override
 
 _FLAG_TO_ROLE = {"input": "sources", "eval": "evaluation_sets", "seeds": "seed_sets"}
 LOOKING = ("status", "show", "find")  # they write nothing that another run could
@@ -203,16 +204,14 @@ def configured(command: argparse.Namespace) -> CurationConfig:
 
 
 def _overridden(config: CurationConfig, command: argparse.Namespace) -> CurationConfig:
-    """Applies `--set`; raises ValueError where another flag has said it already."""
-    command_line.expect_once("--set", command.set)
-    for assignment in command.set:
-        changed = override(config, assignment)
-        for flag, role in _FLAG_TO_ROLE.items():
-            is_said = bool(getattr(command, flag))
-            if is_said and _patterns(config, role) != _patterns(changed, role):
-                raise ValueError(f"--set {assignment}: expected it without --{flag}")
-        config = changed
-    return config
+    """Applies `--set`; raises ValueError where another flag says the same."""
+    changed = override(config, command.set)
+    for flag, role in _FLAG_TO_ROLE.items():
+        is_said = bool(getattr(command, flag))
+        if is_said and _patterns(config, role) != _patterns(changed, role):
+            assignment = next(a for a in command.set if a.strip().startswith(role))
+            raise ValueError(f"--set {assignment}: expected it without --{flag}")
+    return changed
 
 
 def _patterns(config: CurationConfig, role: str) -> list[Patterns]:

@@ -5,13 +5,12 @@ digits, equal exactly when the parts are.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
-from recipes.validation import ADDED_LATER, expect
+from recipes.plain_values import to_json
+from recipes.validation import ADDED_LATER
 
 FORMAT_VERSION = 2  # of everything in a run folder
 
@@ -30,24 +29,3 @@ def _determining_fields(value: Any) -> list[dataclasses.Field]:
         if not ADDED_LATER.keys() <= field.metadata.keys()
         or getattr(value, field.name) != field.default
     ]
-
-
-def to_json(
-    value: Any,
-    *,
-    fields_of: Callable[[Any], Iterable[dataclasses.Field]] = dataclasses.fields,
-) -> Any:
-    """A dataclass as plain JSON values, with the name of its class."""
-    plain = functools.partial(to_json, fields_of=fields_of)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in fields_of(value)}
-        return {"class": type(value).__name__} | {
-            name: plain(item) for name, item in fields.items()
-        }
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
-    is_plain = value is None or isinstance(value, (str, int, float))
-    expect(is_plain, "recipe", value, "numbers, texts, tuples and dataclasses alone")
-    return value

@@ -111,20 +111,6 @@ def test_a_full_disk_behind_standard_output_is_one_line():
     assert (done.returncode, done.stderr) == (1, expected)
 
 
-@pytest.mark.parametrize(
-    ("assignments", "expected"),
-    [
-        (["a=1", "a=1"], "--set a=1: expected a once"),
-        (["a={}", "a.b=1"], "--set a={}: expected a.b once"),
-        (["a.b=1", "a={}"], "--set a={}: expected a.b once"),
-    ],
-)
-def test_a_field_is_set_once(assignments, expected):
-    with pytest.raises(ValueError, match=expected):
-        command_line.expect_once("--set", assignments)
-    command_line.expect_once("--set", ["a=1", "ab=1", "b.a=1"])
-
-
 def test_a_flag_comes_once_whatever_its_value(capsys):
     parser = command_line.Parser(prog="program")
     parser.add_argument("--n", type=int, default=3)

@@ -116,58 +116,6 @@ def assert_exits_with_2(main, arguments, capsys):
     assert "line 1: ModuleNotFoundError" in line
 
 
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [
-        ("encoder.batch_size=many", "value='many': expected int, a whole number"),
-        ("encoder.batch_size=2.0", "value='2.0': expected int, a whole number"),
-        ("encoder.batch_size=", "value='': expected int, a whole number"),
-        ("selection.max_evaluation_similarity=nan", "=nan: expected float, a finite"),
-        ("selection.max_evaluation_similarity=inf", "=inf: expected float, a finite"),
-        ("selection.max_evaluation_similarity=high", "value='high': expected float"),
-        ("selection.drop_exact_duplicates=1", "value='1': expected true or false"),
-        ("selection.language.languages=english", "languages='english': expected codes"),
-        ("selection.drop_rules=FewWords", "this field is set in a recipe"),
-        ("encoder.dtype=int8", "value='int8': expected float32 or bfloat16"),
-        ("granularities.0.n_words=3", "n_words=(3,): expected 2 values"),
-        ("granularities.9.dtype=float32", "index '9': expected 0 to"),
-        ("selection.=3", "no field '', expected one of"),
-    ],
-)
-def test_an_assignment_that_cannot_be_meant_is_named(assignment, message):
-    from pipeline.config.recipes import override
-
-    config = load_config("curation_configs/demo.py")
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
-        override(config, assignment)
-    assert str(error.value).startswith(f"--set {assignment}: ")
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize("assignment", ["encoder.batch_size=" + "9" * 5000, "x" * 5000])
-def test_what_is_shown_of_an_assignment_is_bounded(assignment):
-    from pipeline.config.recipes import override
-
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
-        override(load_config("curation_configs/demo.py"), assignment)
-    assert len(str(error.value)) < 300
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "x" * 5000,
-        "data.granularity_weights.x.y=1",
-        "n_steps=" + "(" * 5000,
-        "rng_seed={[]: 1}",
-    ],
-)
-def test_an_assignment_of_the_trainer_is_never_a_traceback(override):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
-        config_files.load("trainer/configs/demo.py", [override])
-    assert len(str(error.value)) < 300
-
-
 def test_all_recipes_of_the_project_load():
     for path in sorted(pathlib.Path("curation_configs").glob("*.py")):
         if path.stem not in ("__init__", "granularities"):

@@ -14,23 +14,23 @@ N_SHARDS, N_PAIRS = 6, 5
 STAGES = ("score", "select", "caption", "export")
 
 _RECIPE = """
-from pipeline import config
+from pipeline.config import captions, curation
 from pipeline.selection.rules import FewWords
 from pipeline.config.selection import SelectionConfig
 
 def get_config():
-    greedy = config.Granularity("short", {captioner!r}, "caption en", 4, batch_size=2)
-    decoding = config.Decoding(temperature=1.0, n_samples=2)
-    drawn = config.Granularity(
+    greedy = captions.Granularity("short", {captioner!r}, "caption en", 4, batch_size=2)
+    decoding = captions.Decoding(temperature=1.0, n_samples=2)
+    drawn = captions.Granularity(
         "drawn", {captioner!r}, "describe en", 4, decoding=decoding, batch_size=2
     )
-    return config.CurationConfig(
-        encoder=config.EncoderConfig({encoder!r}, batch_size=2),
+    return curation.CurationConfig(
+        encoder=curation.EncoderConfig({encoder!r}, batch_size=2),
         selection=SelectionConfig(
             drop_rules=(FewWords(min_words=2),), max_evaluation_similarity=0.9999
         ),
         granularities=(greedy, drawn),
-        export=config.ExportConfig(samples_per_shard=4),
+        export=curation.ExportConfig(samples_per_shard=4),
     )
 """
 

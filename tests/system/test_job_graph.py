@@ -18,7 +18,6 @@ from apache_beam.transforms.environments import DockerEnvironment
 from pipeline.captioning.flag_stage import Flag
 from pipeline.captioning.stage import Caption
 from pipeline.config.curation import CurationConfig, Resources
-from pipeline.config.recipes import override
 from pipeline.config.selection import (
     KeepFraction,
     NearestToSeeds,
@@ -32,6 +31,7 @@ from pipeline.export.stage import Export
 from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.scoring.stage import Score
 from pipeline.selection import stage as selection
+from recipes.assignments import override
 from tests.support import tiny_run
 from tests.support.score_tables import Row, make_run
 
@@ -139,7 +139,7 @@ def test_the_machines_of_the_models_change_no_result(run):
     before = CurationConfig(run.config.encoder, run.config.selection)
     after = dataclasses.replace(before, caption_workers=Resources(16, GPU))
     assert repr(after) == repr(before)  # which a manifest keeps
-    assert override(after, "caption_workers.min_ram_gb=32").caption_workers == (
+    assert override(after, ["caption_workers.min_ram_gb=32"]).caption_workers == (
         Resources(32, GPU)
     )
 

@@ -82,12 +82,15 @@ def test_a_field_is_set_once(file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("nsteps=1", "nsteps: no such field, expected one of model, data"),
+        (
+            "nsteps=1",
+            "no field 'nsteps' (nearest: n_steps), expected one of model, data",
+        ),
         (
             "data.batchsize=1",
-            "data.batchsize: no such field, expected one of tok",
+            "no field 'batchsize' (nearest: batch_size), expected one of tok",
         ),
-        ("n_steps.x=1", "n_steps has no fields"),
+        ("n_steps.x=1", "n_steps=10 has no fields"),
         ("n_steps", "--set n_steps: expected a.b=value"),
         ("n_steps=2.5", "n_steps=2.5: expected int"),
         ("n_steps=many", "n_steps='many': expected int"),
@@ -103,7 +106,7 @@ def test_a_field_is_set_once(file):
         ("model.text.width=32", "text.width=32: expected vision.width=16"),
         ("model.vision.n_heads=3", "width=16: expected a multiple of 2 x n_heads = 6"),
         ("model.vision.position_grid=(8,)", "position_grid=(8,): expected 2 values"),
-        ("model.vision=7", "model.vision=7: expected a group of width"),
+        ("model.vision=7", "this field is set in a recipe, or through its own fields"),
         (
             "data.granularity_weights.short=0",
             "{'short': 0.0}: expected positive",

@@ -149,7 +149,7 @@ def assert_wrong(command, message, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.text.vocab_size=3"], "model.text.vocab_size: no such field"),
+        (["model.text.vocab_size=3"], "no field 'vocab_size'"),
         (["model.text.vocabulary_size=65"], "vocabulary_size=65: expected 64"),
         (["data.granularity_weights.long=1"], "long, expected granularities"),
         (["data.batch_size=25"], "batch_size=25: expected at most 24"),

@@ -33,7 +33,7 @@ from pipeline.records import SCHEMA_VERSION, Sample, sample_id
 from trainer import tokenizer
 from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
 from trainer.data import crops
-from trainer.data.batches import ViewSample, _cut_all, stream_batches
+from trainer.data.batches import ViewSample, cut_crops, stream_batches
 from trainer.data.hashed_random import many_uniforms
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
@@ -87,7 +87,7 @@ def _sample(number: int) -> Sample:
 def make_view(folder: pathlib.Path) -> ViewSample:
     shards = Shards(folder)
     model = folder / "tokenizer.model"
-    model.write_bytes(tokenizer.train(tokenizer.shard_texts(shards), 200))
+    model.write_bytes(tokenizer.train_vocabulary(tokenizer.shard_texts(shards), 200))
     return ViewSample(
         Mixture({"drawn": shards}),
         Tokenizer(str(model), 64),
@@ -148,8 +148,8 @@ def views_alone(view: ViewSample, boxes: Boxes) -> Callable[[], int]:
         for photo, chosen in zip(photos, boxes, strict=True):
             reduction = crops.reduction(chosen)
             image, factor = images.open_image(photo).decode_fast(reduction)
-            _cut_all(image, chosen[:1], factor)
-            _cut_all(image, chosen[1:], factor)
+            cut_crops(image, chosen[:1], factor)
+            cut_crops(image, chosen[1:], factor)
         return len(boxes)
 
     return rows
@@ -232,8 +232,8 @@ def stages(view: ViewSample, boxes: Boxes) -> dict[str, Callable[[], int]]:
 
     def cut(number: int) -> None:
         image = decoded[number % len(decoded)]
-        _cut_all(image, boxes[number][:1], 1)
-        _cut_all(image, boxes[number][1:], 1)
+        cut_crops(image, boxes[number][:1], 1)
+        cut_crops(image, boxes[number][1:], 1)
 
     def batch() -> dict[str, np.ndarray]:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -33,7 +33,8 @@ from trainer.distributed.sharding import make_mesh
 from trainer.evals.run import load_encoder, run_task
 from trainer.evals.sets import readers, samples
 from trainer.evals.sets.captions import PLAIN
-from trainer.pretrained import trained_model
+from trainer.evals.sets.readers import find_source
+from trainer.pretrained.trained_model import find_trained_model
 from trainer.split_names import TEST, TRAIN
 from trainer.visuals import sheets
 
@@ -83,18 +84,18 @@ def main() -> None:
 
 def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
     """Shards of the photos to train on, a tar of the others, masks, a vocabulary."""
-    found = readers.find(f"{data}/flickr8k/*.tar")
+    found = find_source(f"{data}/flickr8k/*.tar")
     shards = output / "tfrecords"
     shards.mkdir(parents=True, exist_ok=True)
-    train = [_sample(one) for one in found.of(TRAIN)]
+    train = [_sample(one) for one in found.of_split(TRAIN)]
     write_export(shards, train)
     with tarfile.open(output / "held_out.tar", "w") as tar:
-        for one in found.of(TEST):
+        for one in found.of_split(TEST):
             captions = {"captions": one.captions[PLAIN]}
             _add(tar, f"{one.key}.jpg", _encoded(one))
             _add(tar, f"{one.key}.json", json.dumps(captions).encode())
     texts = [text for one in train for text in _texts(one)]
-    write_named(readers.find(str(data / "coco-mini")), texts, output / "named")
+    write_named(find_source(str(data / "coco-mini")), texts, output / "named")
     flags = ("--data", shards, "--vocabulary-size", 2000)
     _call("trainer.tokenizer", *flags, "--output", output / "tokenizer.model")
 
@@ -139,7 +140,7 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
     results = json.loads(path.read_text()) if path.exists() else {}
     encoder = None  # one for all, whose models are alike: it compiles once
     for name, arm, step in CHECKPOINTS:
-        found = trained_model.find(output / arm, step)
+        found = find_trained_model(output / arm, step)
         loaded, params = load_encoder(found, make_mesh())
         encoder = encoder or loaded
         measured = results.setdefault(name, {})

@@ -59,12 +59,12 @@ class Step:
     def compiled(self, batch_size: int) -> jax.stages.Compiled:
         settings = with_batch_size(self._settings, batch_size)
         step: Any = make_train_step(settings, self._optimizer, self.mesh)
-        cut = sharding.of_batch(self.mesh)
+        cut = sharding.batch_sharding(self.mesh)
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=cut)
             for name, (shape, dtype) in batch_shapes(settings).items()
         }
-        return step.lower(state.abstract(self.state), batch).compile()
+        return step.lower(state.abstract_state(self.state), batch).compile()
 
 
 def with_batch_size(settings: TrainConfig, batch_size: int) -> TrainConfig:
@@ -112,7 +112,7 @@ def loaded_batches(
     shards = Shards(folder)
     model = folder / "tokenizer.model"
     size = min(200, settings.model.text.vocabulary_size)
-    model.write_bytes(tokenizer.train(tokenizer.shard_texts(shards), size))
+    model.write_bytes(tokenizer.train_vocabulary(tokenizer.shard_texts(shards), size))
     view = ViewSample(
         Mixture({"drawn": shards}),
         Tokenizer(str(model), settings.model.text.max_tokens),
@@ -225,7 +225,7 @@ def report(
     seconds: float,
     matmul: float,
 ) -> dict[str, Any]:
-    cost, batch_size = flops.cost(settings), settings.data.batch_size
+    cost, batch_size = flops.step_cost(settings), settings.data.batch_size
     n_devices = cost.n_devices
     speed = cost.flops_per_image * batch_size / n_devices / seconds
     by_compiler = compiled.cost_analysis()["flops"] * n_devices / batch_size

@@ -318,7 +318,7 @@ def measured(settings: TrainConfig, n_steps: int) -> dict[str, Any]:
     last = float(loss)  # waits for the device
     seconds = (time.perf_counter() - start) / n_steps
     images_per_s = settings.data.batch_size / seconds
-    speed = images_per_s * flops.per_image(settings)
+    speed = images_per_s * flops.flops_per_image(settings)
     is_gpu = device.type == "cuda"
     found = {
         "device": torch.cuda.get_device_name() if is_gpu else "cpu",

@@ -28,24 +28,28 @@ from trainer.evals.run import check_tasks, load_encoder, run_task
 from trainer.evals.sets import public_sets
 from trainer.evals.sets.samples import SampleError
 from trainer.evals.tasks import TASKS, find_task
-from trainer.pretrained import trained_model
+from trainer.pretrained.trained_model import find_trained_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
-    with processes.libraries_aside() if flags.distributed else contextlib.nullcontext():
-        numbers = _measured(flags)
+    with (
+        processes.redirect_library_output()
+        if flags.distributed
+        else contextlib.nullcontext()
+    ):
+        numbers = _measure(flags)
     if processes.is_first():
         json.dump(numbers, sys.stdout, indent=2)
         print()
 
 
-def _measured(flags: argparse.Namespace) -> dict:
+def _measure(flags: argparse.Namespace) -> dict:
     """What is printed. Ends the program when something is wrong."""
     with command_line.exits(command_line.WRONG_USAGE, ValueError):
         if flags.distributed:
             processes.join()
-        found = trained_model.find(flags.checkpoint, flags.step)
+        found = find_trained_model(flags.checkpoint, flags.step)
         settings = config_files.changed(found.config.run.evaluation, flags.overrides)
         patch_px = found.config.model.vision.patch_size_px
         check_tasks({flags.task: flags.data}, settings, patch_px)

@@ -16,15 +16,23 @@ command_line.begin(__name__)
 from pipeline.storage import atomic_folder
 from trainer.command_line import add_checkpoint_flags
 from trainer.exchange import formats, model_card
+from trainer.exchange.exported_weights import ExportedWeights
 from trainer.exchange.formats import Format
 from trainer.exchange.hugging_face_config import GELUS
-from trainer.exchange.released import Released
-from trainer.pretrained import trained_model
-from trainer.pretrained.trained_model import Imported, Trained
+from trainer.pretrained.trained_model import (
+    ImportedModel,
+    TrainedModel,
+    find_trained_model,
+)
 
 
 def export(
-    found: Trained, model: Released, form: Format, output: pathlib.Path, *, gelu: str
+    found: TrainedModel,
+    model: ExportedWeights,
+    form: Format,
+    output: pathlib.Path,
+    *,
+    gelu: str,
 ) -> None:
     """Writes a folder beside `output`, and gives it that name when it is complete."""
     with atomic_folder.made(output) as folder:
@@ -32,17 +40,17 @@ def export(
         tokenizer = pathlib.Path(found.config.data.tokenizer)
         max_tokens = model.model.text.max_tokens
         formats.write_tokenizer(tokenizer, form, folder, max_tokens)
-        training = _training(found)
-        (folder / "README.md").write_text(model_card.card(model, form, training))
+        training = _describe_training(found)
+        (folder / "README.md").write_text(model_card.render_card(model, form, training))
 
 
-def _training(found: Trained) -> str:
-    if isinstance(found, Imported):
-        return model_card.of_import(found.folder)
-    return model_card.of_run(found.config, found.folder, found.step)
+def _describe_training(found: TrainedModel) -> str:
+    if isinstance(found, ImportedModel):
+        return model_card.describe_import(found.folder)
+    return model_card.describe_run(found.config, found.folder, found.step)
 
 
-def _tokenizer(found: Trained) -> pathlib.Path:
+def _find_tokenizer(found: TrainedModel) -> pathlib.Path:
     path = pathlib.Path(found.config.data.tokenizer)
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected the model's tokenizer")
@@ -53,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         atomic_folder.check(flags.output)
-        found = trained_model.find(flags.checkpoint, flags.step)
-        tokenizer = _tokenizer(found)
-        model = found.released()
+        found = find_trained_model(flags.checkpoint, flags.step)
+        tokenizer = _find_tokenizer(found)
+        model = found.exported_weights()
         if flags.image_size_px is not None:
-            model = formats.with_size(model, flags.image_size_px)
+            model = formats.with_image_size(model, flags.image_size_px)
         form = Format(flags.format)
         formats.check(model, tokenizer, form)
     with command_line.exits(command_line.FAILED, OSError):

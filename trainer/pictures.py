@@ -29,13 +29,13 @@ from trainer.evals.scores import segmentation
 from trainer.evals.sets.readers import Source
 from trainer.evals.sets.samples import Sample, SampleError
 from trainer.evals.task_inputs import Evaluation
-from trainer.pretrained import trained_model
+from trainer.pretrained.trained_model import find_trained_model
 from trainer.visuals import page, views
-from trainer.visuals.page import Figure, Shown
+from trainer.visuals.page import Figure, ImageSection
 from trainer.visuals.sheets import to_png
 
 
-def drawn(source: Source, n: int) -> list[Sample]:
+def draw_samples(source: Source, n: int) -> list[Sample]:
     """Up to `n` samples, those of the smallest hash first.
 
     Raises SampleError when there is none.
@@ -46,32 +46,34 @@ def drawn(source: Source, n: int) -> list[Sample]:
     return found
 
 
-def show(
+def draw_pictures(
     run: Evaluation, searched: Sequence[Sample], n_images: int, names: Sequence[str]
-) -> Iterator[Shown]:
+) -> Iterator[ImageSection]:
     """The first `n_images`; without `names` there are no classes to find."""
     samples = searched[:n_images]
-    ways = [views.of_features(run, samples)]
+    ways = [views.feature_views(run, samples)]
     if names:
         has_truth = tuple(names) == run.source.classes
-        ways.append(views.of_classes(run, samples, names, has_truth=has_truth))
-    ways.append(views.of_neighbors(run, searched, len(samples)))
-    ways.append(views.of_attention(run, samples))
+        ways.append(views.class_views(run, samples, names, has_truth=has_truth))
+    ways.append(views.neighbor_views(run, searched, len(samples)))
+    ways.append(views.attention_views(run, samples))
     for number, (sample, *found) in enumerate(zip(samples, *ways, strict=True)):
         figures = [
             Figure(f"{number:02d}-{one.kind}.png", to_png(one.sheet), one.says)
             for one in found
         ]
-        yield Shown(visible(sample.key), figures)
+        yield ImageSection(visible(sample.key), figures)
 
 
-def write(output: pathlib.Path, title: str, images: Sequence[Shown]) -> None:
+def write_pictures(
+    output: pathlib.Path, title: str, images: Sequence[ImageSection]
+) -> None:
     """All pictures, and index.html with them."""
     with atomic_folder.made(output) as folder:
         for image in images:
             for figure in image.figures:
                 (folder / figure.file).write_bytes(figure.png)
-        (folder / "index.html").write_text(page.html(title, images), "utf-8")
+        (folder / "index.html").write_text(page.render_page(title, images), "utf-8")
 
 
 def _draw(sample: Sample) -> tuple[float, str]:
@@ -83,11 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         _check(flags)
-        found = trained_model.find(flags.checkpoint, flags.step)
+        found = find_trained_model(flags.checkpoint, flags.step)
         settings = config_files.changed(found.config.run.evaluation, flags.overrides)
         check_tasks({}, settings, found.config.model.vision.patch_size_px)
         _, source = find_data(flags.data, settings)
-        names = _names(flags.class_names, source, has_text="text" in found.modules())
+        names = _find_class_names(
+            flags.class_names, source, has_text="text" in found.module_names()
+        )
         encoder, params = load_encoder(found, make_mesh(), has_text=bool(names))
     run = Evaluation(encoder, params, source, settings, is_shown=True)
     title = visible(f"{found.folder.name}, step {found.step}: {source.place}")
@@ -95,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command_line.exits(command_line.FAILED, ValueError, OSError),
         command_line.exits(command_line.WRONG_USAGE, SampleError),
     ):
-        searched = drawn(source, max(flags.n_images, flags.n_searched))
-        images = list(show(run, searched, flags.n_images, names))
-        write(flags.output, title, images)
+        searched = draw_samples(source, max(flags.n_images, flags.n_searched))
+        images = list(draw_pictures(run, searched, flags.n_images, names))
+        write_pictures(flags.output, title, images)
     print(f"{flags.output / 'index.html'}: {len(images)} images")
 
 
@@ -109,7 +113,7 @@ def _check(flags: argparse.Namespace) -> None:
         require(number > 0, f"{flag} {number}", "1 or more")
 
 
-def _names(
+def _find_class_names(
     told: Sequence[str] | None, source: Source, *, has_text: bool
 ) -> tuple[str, ...]:
     """Those of the command, or of the data if there is an encoder of texts."""

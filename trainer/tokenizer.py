@@ -30,7 +30,7 @@ MAX_SAMPLES = 1_000_000
 MAX_TEXT_BYTES = 1 << 16
 
 
-def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
+def train_vocabulary(texts: Iterable[str], vocabulary_size: int) -> bytes:
     """A sentencepiece model with exactly `vocabulary_size` pieces.
 
     The same texts in the same order give the same bytes. Raises ValueError when the
@@ -40,7 +40,7 @@ def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
     failures: list[RecordError] = []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lower_cased(texts, failures),
+            sentence_iterator=_lower_case(texts, failures),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocabulary_size,
@@ -55,11 +55,11 @@ def train(texts: Iterable[str], vocabulary_size: int) -> bytes:
     except RuntimeError as error:
         if failures:
             raise failures[0] from error
-        raise ValueError(_explained(str(error), vocabulary_size)) from error
+        raise ValueError(_explain(str(error), vocabulary_size)) from error
     return model.getvalue()
 
 
-def _lower_cased(texts: Iterable[str], failures: list[RecordError]) -> Iterator[str]:
+def _lower_case(texts: Iterable[str], failures: list[RecordError]) -> Iterator[str]:
     """Notes what stops the texts: sentencepiece makes a RuntimeError of all errors."""
     try:
         for text in texts:
@@ -92,7 +92,7 @@ def shard_texts(shards: Shards) -> Iterator[str]:
         yield from filter(None, texts)
 
 
-def _explained(message: str, vocabulary_size: int) -> str:
+def _explain(message: str, vocabulary_size: int) -> str:
     """Sentencepiece's complaint about the vocabulary size in our words."""
     largest = re.search(r"set it to a value <= (\d+)", message)
     if largest:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         shards = Shards(flags.data)
         with command_line.exits(command_line.FAILED, RecordError):
-            model = train(shard_texts(shards), flags.vocabulary_size)
+            model = train_vocabulary(shard_texts(shards), flags.vocabulary_size)
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         with naming(flags.output):
             flags.output.write_bytes(model)

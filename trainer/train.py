@@ -48,8 +48,11 @@ from trainer.loop.checkpoints import CheckpointError
 from trainer.loop.metrics import NotFiniteError, TrainingLog
 from trainer.loop.preemption import Preemption
 from trainer.loop.profiler import Profiler
-from trainer.pretrained import starting_point
-from trainer.pretrained.starting_point import Origins, initial_state
+from trainer.pretrained.starting_point import (
+    StartingPoint,
+    find_starting_point,
+    initial_state,
+)
 from trainer.step.optimizer import make_optimizer
 from trainer.step.train_step import make_train_step
 
@@ -62,7 +65,7 @@ class Job:
     folder: pathlib.Path  # the workdir
     view: ViewSample
     mesh: Mesh
-    origins: Origins
+    origins: StartingPoint
     missing_evaluations: Sequence[str] = ()  # of the checkpoint that it goes on from
     is_finished: bool = False
 
@@ -80,7 +83,7 @@ def train(job: Job) -> None:
     folder = job.folder / workdir.CHECKPOINTS
 
     with (
-        contextlib.closing(_batches(job)) as stream,
+        contextlib.closing(_stream_batches(job)) as stream,
         checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
         Preemption() as preemption,
         Profiler(job.folder, run.n_profiled_steps) as profiler,
@@ -89,11 +92,11 @@ def train(job: Job) -> None:
         state = saved.resume(initial, stream)
         first_step = int(state["step"])
         with TrainingLog(
-            job.folder / workdir.metrics_name(),
+            job.folder / workdir.metrics_file_name(),
             first_step=first_step,
             n_steps=config.n_steps,
             batch_size=config.data.batch_size,
-            cost=flops.cost(config, teacher_model),
+            cost=flops.step_cost(config, teacher_model),
         ) as log:
             skipped = SkippedRecords(
                 job.view,
@@ -109,7 +112,7 @@ def train(job: Job) -> None:
                 state, metrics = train_step(state, to_devices(mesh, batch))
                 log.count(step, metrics, batch["sample_id"])
                 with log.pausing():
-                    profiler.after(step, metrics)
+                    profiler.after_step(step, metrics)
                 is_asked = preemption.is_asked(step)
                 is_due = config.is_checkpoint_due(step)
                 is_saved = is_due or is_asked
@@ -128,7 +131,7 @@ def train(job: Job) -> None:
     evaluated.check()
 
 
-def _batches(job: Job) -> grain.DatasetIterator[Batch]:
+def _stream_batches(job: Job) -> grain.DatasetIterator[Batch]:
     """This process's rows of every batch."""
     return stream_batches(
         job.view,
@@ -165,10 +168,12 @@ def prepare(
         patch_px,
     )
     if _is_finished(folder):
-        return Job(config, folder, view, mesh, Origins(None, None), is_finished=True)
+        return Job(
+            config, folder, view, mesh, StartingPoint(None, None), is_finished=True
+        )
     check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
-    steps = checkpoints.steps(folder / workdir.CHECKPOINTS)
-    found = starting_point.find(config, is_new=not steps)
+    steps = checkpoints.find_steps(folder / workdir.CHECKPOINTS)
+    found = find_starting_point(config, is_new=not steps)
     step = max(steps, default=0)
     missing = missing_evaluations(folder, config, step)
     workdir.claim(folder, config, shards.fingerprint, step)
@@ -180,13 +185,13 @@ def _is_finished(folder: pathlib.Path) -> bool:
     if not (folder / workdir.CONFIG).exists():
         return False
     config = workdir.load_config(folder)
-    is_trained = config.n_steps in checkpoints.steps(folder / workdir.CHECKPOINTS)
+    is_trained = config.n_steps in checkpoints.find_steps(folder / workdir.CHECKPOINTS)
     return is_trained and not missing_evaluations(folder, config, config.n_steps)
 
 
-def _left_alone(job: Job) -> str:
+def _describe_finished(job: Job) -> str:
     """What is said of a finished run. Raises ValueError when it is another."""
-    changed = workdir.changes(job.folder, job.config, job.view.shards.fingerprint)
+    changed = workdir.find_changes(job.folder, job.config, job.view.shards.fingerprint)
     values = [f"{name}={old!r}, not {new!r}" for name, (old, new) in changed.items()]
     left = f"; left as it is: {'; '.join(values)}" if values else ""
     found = f"{job.folder}: already trained to step {job.config.n_steps}{left}"
@@ -200,18 +205,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             processes.join()
         job = prepare(flags.config, flags.data, flags.workdir, flags.overrides)
         if job.is_finished:
-            print(_left_alone(job))
+            print(_describe_finished(job))
             return
     errors = (CheckpointError, RecordError, EvaluationError, NotFiniteError)
     with (
         command_line.exits(command_line.FAILED, *errors, OSError),
-        interrupts.saying(lambda: _goes_on(flags.workdir)),
+        interrupts.saying(lambda: _describe_next(flags.workdir)),
     ):
         train(job)
 
 
-def _goes_on(folder: pathlib.Path) -> str:
-    steps = checkpoints.steps(folder / workdir.CHECKPOINTS)
+def _describe_next(folder: pathlib.Path) -> str:
+    steps = checkpoints.find_steps(folder / workdir.CHECKPOINTS)
     if not steps:
         return "the same command begins anew, as there is no checkpoint yet"
     return f"the same command goes on behind step {steps[-1]}, the last checkpoint"

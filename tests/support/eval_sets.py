@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.support import tiny_export
-from trainer.evals.sets import readers
+from trainer.evals.sets.readers import find_source
 from trainer.split_names import TEST, TRAIN
 
 JPEG = tiny_export.encoded(tiny_export.picture(0))  # 40 x 32
@@ -62,10 +62,12 @@ def write_table(path, columns, features=None):
 
 
 def read(place):
-    return list(readers.find(str(place)).samples())
+    return list(find_source(str(place)).samples())
 
 
 def dealt(place, **options):
     """Keys of the training images, and of the test images."""
-    source = readers.find(str(place), **options)
-    return [sorted(one.key for one in source.of(split)) for split in (TRAIN, TEST)]
+    source = find_source(str(place), **options)
+    return [
+        sorted(one.key for one in source.of_split(split)) for split in (TRAIN, TEST)
+    ]

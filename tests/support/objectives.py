@@ -21,7 +21,7 @@ from trainer.config import (
 from trainer.distributed import sharding
 from trainer.step.objective import Objective
 from trainer.step.optimizer import make_optimizer
-from trainer.step.state import init_state, placed
+from trainer.step.state import init_state, place_on_mesh
 from trainer.step.train_step import make_train_step
 
 N_IMAGES = 8
@@ -116,7 +116,7 @@ class Run:
                 lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
                 state["params"],
             )
-        return state if self.mesh is None else placed(state, self.mesh)
+        return state if self.mesh is None else place_on_mesh(state, self.mesh)
 
     @property
     def optimizer(self):

@@ -28,7 +28,7 @@ PATCH = 14
 def write_words(path: pathlib.Path) -> pathlib.Path:
     """A tokenizer to which the names of colors are words."""
     texts = [s for which in PromptSet for s in prompting.prompts([*COLORS], which)]
-    path.write_bytes(tokenizer.train(texts * 5, 64))
+    path.write_bytes(tokenizer.train_vocabulary(texts * 5, 64))
     return path
 
 

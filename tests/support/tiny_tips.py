@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from trainer.config import FeedForward, ModelConfig, TextConfig, VisionConfig
-from trainer.exchange import formats, hugging_face, released
-from trainer.exchange.released import Released
+from trainer.exchange import exported_weights, formats, hugging_face
+from trainer.exchange.exported_weights import ExportedWeights
 from trainer.models import two_tower
-from trainer.tokenizer import train
+from trainer.tokenizer import train_vocabulary
 
 SIZES = {"width": 24, "n_heads": 3, "mlp_dim": 40, "n_layers": 1}
 TEXTS = ["a red circle", "TWO green triangles", "a blue square and a red circle " * 9]
@@ -20,10 +20,10 @@ N_TOKENS = 12
 @functools.cache
 def vocabulary() -> bytes:
     words = " ".join(TEXTS).lower().split()
-    return train([" ".join(words)] * 3, 40)
+    return train_vocabulary([" ".join(words)] * 3, 40)
 
 
-def model_of(feed_forward: FeedForward, size_px: int) -> Released:
+def model_of(feed_forward: FeedForward, size_px: int) -> ExportedWeights:
     """Random everywhere, so that no array could take another's place."""
     model = ModelConfig(
         vision=VisionConfig(
@@ -36,10 +36,10 @@ def model_of(feed_forward: FeedForward, size_px: int) -> Released:
         lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32),
         two_tower.init_params(model, 0),
     )
-    return released.from_params(params, model, size_px, step=1)
+    return exported_weights.from_params(params, model, size_px, step=1)
 
 
-def write(folder: Path, model: Released, gelu: str = "tanh") -> Path:
+def write(folder: Path, model: ExportedWeights, gelu: str = "tanh") -> Path:
     folder.mkdir()
     (folder.parent / "vocabulary.model").write_bytes(vocabulary())
     hugging_face.write(model, folder, gelu=gelu)

@@ -13,7 +13,7 @@ from pipeline.demo_web import scene as drawing
 from tools.ablation import arms, comparison, plot, run, scenes, table, texts, web
 from tools.ablation.arms import ARMS, SIZES, Arm, Expected
 from trainer import config_files
-from trainer.pretrained.trained_model import Trained
+from trainer.pretrained.trained_model import TrainedModel
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = SIZES["small"]
@@ -265,9 +265,9 @@ def test_more_workers_than_cores_are_refused_in_one_line(n, tmp_path, capsys):
 
 def test_a_training_that_was_stopped_is_not_measured(tmp_path):
     config = config_files.load(arms.CONFIG, ["n_steps=60"])
-    run.check_finished(Trained(tmp_path, config, 60))
+    run.check_finished(TrainedModel(tmp_path, config, 60))
     with pytest.raises(run.StoppedError, match="step 59 of 60"):
-        run.check_finished(Trained(tmp_path, config, 59))
+        run.check_finished(TrainedModel(tmp_path, config, 59))
 
 
 def test_a_result_of_other_settings_is_refused(tmp_path):

@@ -26,7 +26,7 @@ def interrupted(process: subprocess.Popen[str]) -> str:
 
 def wait_for(process: subprocess.Popen[str], folder: pathlib.Path, step: int) -> None:
     deadline_s = time.monotonic() + LIMIT_S
-    while max(checkpoints.steps(folder / "checkpoints"), default=-1) < step:
+    while max(checkpoints.find_steps(folder / "checkpoints"), default=-1) < step:
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
@@ -49,7 +49,7 @@ def test_training_says_from_which_step_it_goes_on(flags, tmp_path, n_workers):
     process = start([*arguments, *with_set("n_steps=100000")])
     wait_for(process, workdir, 2)
     line = interrupted(process)
-    step = max(checkpoints.steps(workdir / "checkpoints"))
+    step = max(checkpoints.find_steps(workdir / "checkpoints"))
     expected = f"the same command goes on behind step {step}, the last checkpoint"
     assert line == f"interrupted: {expected}"
 

@@ -10,7 +10,7 @@ from tests.support import tiny_export
 from trainer.data.shards import RecordError, Shards
 from trainer.evals import image_tasks
 from trainer.evals.scores.segmentation import class_names
-from trainer.evals.sets import readers
+from trainer.evals.sets.readers import find_source
 from trainer.evals.sets.samples import Sample, SampleError
 from trainer.exchange import hugging_face, npz
 
@@ -64,7 +64,7 @@ def test_a_set_that_is_not_prepared_is_told_where(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", package)
     with pytest.raises(ValueError, match="tfds:coco: expected it to be prepared in"):
-        readers.find("tfds:coco")
+        find_source("tfds:coco")
 
 
 def test_weights_that_were_cut_are_named(tmp_path):
@@ -76,4 +76,4 @@ def test_weights_that_were_cut_are_named(tmp_path):
 def test_sizes_of_another_program_are_named(tmp_path):
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(ValueError, match=r"model\.json: .*; expected what an export"):
-        npz._described(tmp_path / "tips_vision.npz", {}, {})
+        npz._describe(tmp_path / "tips_vision.npz", {}, {})

@@ -7,7 +7,7 @@ from trainer.data.shards import Shards
 
 def test_the_same_texts_give_the_same_bytes(vocabulary, export):
     texts = list(tokenizer.shard_texts(Shards(export)))
-    assert tokenizer.train(texts, VOCABULARY_SIZE) == vocabulary.read_bytes()
+    assert tokenizer.train_vocabulary(texts, VOCABULARY_SIZE) == vocabulary.read_bytes()
 
 
 def test_alt_texts_and_all_captions_are_learned_from(export):
@@ -18,12 +18,12 @@ def test_alt_texts_and_all_captions_are_learned_from(export):
 
 def test_a_corpus_that_is_too_small_is_told_the_largest_size():
     with pytest.raises(ValueError, match=r"=32000: .* at most \d+ pieces"):
-        tokenizer.train(["a few words", "and a few more"], 32_000)
+        tokenizer.train_vocabulary(["a few words", "and a few more"], 32_000)
 
 
 def test_a_size_below_the_number_of_letters_is_told_that_number():
     with pytest.raises(ValueError, match=r"=3: expected more than \d+"):
-        tokenizer.train(["a few words", "and a few more"], 3)
+        tokenizer.train_vocabulary(["a few words", "and a few more"], 3)
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):

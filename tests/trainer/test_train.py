@@ -40,7 +40,7 @@ def test_a_workdir_holds_everything_that_was_promised(trained):
         "metrics.jsonl",
         "tokenizer.model",
     }
-    assert checkpoints.steps(trained / "checkpoints") == [0, 3, 6]
+    assert checkpoints.find_steps(trained / "checkpoints") == [0, 3, 6]
     lines = metric_lines(trained)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[5]["n_samples_seen"] == 48
@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         patched.setattr(TrainingLog, "count", interrupt_at_step_5)
         with pytest.raises(KeyboardInterrupt):
             run_train(tmp_path)
-    assert checkpoints.steps(tmp_path / "checkpoints") == [0, 3]
+    assert checkpoints.find_steps(tmp_path / "checkpoints") == [0, 3]
     run_train(tmp_path, "run.n_threads=3")
     assert_same(saved(tmp_path, 6), saved(trained, 6))
     numbers = [

@@ -97,7 +97,7 @@ def test_one_process_goes_on_where_two_were_stopped(command, tmp_path):
         time.sleep(0.1)
     both[1].send_signal(signal.SIGTERM)
     outputs = [finish(process)[0] for process in both]
-    step = checkpoints.steps(tmp_path / "checkpoints")[-1]
+    step = checkpoints.find_steps(tmp_path / "checkpoints")[-1]
     assert step > 0
     for output in outputs:
         assert output.endswith(f"asked to stop: saved step {step}\n")

@@ -72,7 +72,7 @@ def kill_after(
     """
     folder = workdir / "checkpoints"
     deadline = time.monotonic() + LIMIT_S
-    while max(checkpoints.steps(folder), default=-1) <= step:
+    while max(checkpoints.find_steps(folder), default=-1) <= step:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -80,7 +80,7 @@ def kill_after(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    return checkpoints.steps(folder)[-1]
+    return checkpoints.find_steps(folder)[-1]
 
 
 def assert_same_run(ours: pathlib.Path, theirs: pathlib.Path, n_steps: int) -> None:

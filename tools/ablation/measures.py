@@ -10,16 +10,15 @@ from tools.ablation.scenes import HELD_OUT
 from trainer.config import TrainConfig
 from trainer.distributed.sharding import make_mesh
 from trainer.evals.run import load_encoder, run_task
-from trainer.pretrained import starting_point
-from trainer.pretrained.starting_point import initial_state
-from trainer.pretrained.trained_model import Trained
+from trainer.pretrained.starting_point import find_starting_point, initial_state
+from trainer.pretrained.trained_model import TrainedModel
 from trainer.step.optimizer import make_optimizer
 
 _TOKEN = "cls_2"  # the one that is trained with captions, as the queries are
 _GRANULARITIES = ("medium", "detailed")  # of the queries; one noun fits many images
 
 
-def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
+def measure(found: TrainedModel, web: pathlib.Path) -> dict[str, float]:
     """Shares in [0, 1], and bytes."""
     encoder, params = load_encoder(found, make_mesh())
     settings = found.config.run.evaluation
@@ -46,7 +45,7 @@ def measure(found: Trained, web: pathlib.Path) -> dict[str, float]:
 def state_bytes(config: TrainConfig) -> int:
     """Of all that changes from step to step, and of a frozen teacher."""
     optimizer = make_optimizer(config.optimizer, config.n_steps)
-    state = initial_state(config, optimizer, make_mesh(), starting_point.find(config))
+    state = initial_state(config, optimizer, make_mesh(), find_starting_point(config))
     return sum(x.nbytes for x in jax.tree.leaves(state))
 
 

@@ -30,6 +30,7 @@ from tools.ablation.arms import ARMS, SIZES, Arm, Size
 from tools.ablation.texts import GRANULARITIES
 from trainer import train
 from trainer.pretrained import trained_model
+from trainer.pretrained.trained_model import find_trained_model
 
 _HERE = pathlib.Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -105,7 +106,7 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     changes = _set(arms.overrides(arm, size, seed, place.folders(seed)))
     train.main([*map(str, ("--config", arms.CONFIG, *flags)), *changes])
     trained_s = time.perf_counter() - start
-    found = trained_model.find(workdir)
+    found = find_trained_model(workdir)
     check_finished(found)
     figures = measures.measure(found, place.web)
     seconds = {
@@ -116,7 +117,7 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
     _write(path, {**names, **seconds, "figures": figures, **settings})
 
 
-def check_finished(found: trained_model.Trained) -> None:
+def check_finished(found: trained_model.TrainedModel) -> None:
     """Raises StoppedError: asked to stop, the trainer saves its step and returns."""
     if found.step < found.config.n_steps:
         raise StoppedError(

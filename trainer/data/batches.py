@@ -80,7 +80,7 @@ class ViewSample:
     def _view(self, sample: Sample, salt: str) -> Batch:
         text_draws = uniforms(caption_choice.N_DRAWS, f"{salt}:text", sample.sample_id)
         weights = self.config.granularity_weights
-        texts = caption_choice.choose(sample, text_draws, weights)
+        texts = caption_choice.choose_texts(sample, text_draws, weights)
         alt_text, synthetic_caption = self.tokenizer(texts)
         return {
             **self._crops(sample, salt),
@@ -99,9 +99,9 @@ class ViewSample:
         global_crop = crops.random_crop(*size, draws, config.global_crop)
         local_crops = self._local_crops(size, salt, sample.sample_id)
         image, factor = opened.decode_fast(crops.reduction([global_crop, *local_crops]))
-        views = {"image": _cut_all(image, [global_crop], factor)[0]}
+        views = {"image": cut_crops(image, [global_crop], factor)[0]}
         if local_crops:
-            views["local_crops"] = _cut_all(image, local_crops, factor)
+            views["local_crops"] = cut_crops(image, local_crops, factor)
         return views
 
     def _local_crops(
@@ -130,7 +130,7 @@ class ViewSample:
         }
 
 
-def _cut_all(
+def cut_crops(
     image: UInt8[np.ndarray, "h w 3"], chosen: list[crops.Crop], factor: int
 ) -> UInt8[np.ndarray, "crops size size 3"]:
     """Crops of one size, each written in its place."""
@@ -167,7 +167,7 @@ def stream_batches(
         (run.n_threads + 1) * view.config.n_blocks_per_window,
     )
     elastic = grain.experimental.ElasticIterator(
-        _stream(dataclasses.replace(view, shards=shards)),
+        _stream_rows(dataclasses.replace(view, shards=shards)),
         n_rows,
         grain.sharding.ShardOptions(shard_index, shard_count),
         read_options=grain.ReadOptions(
@@ -178,14 +178,14 @@ def stream_batches(
     return iter(elastic)
 
 
-def _stream(view: ViewSample) -> grain.MapDataset:
+def _stream_rows(view: ViewSample) -> grain.MapDataset:
     """Rows without end. Sets take turns, evenly, within 1 % of their weights.
 
     Each set has a seed of its own, or two recipes of one pool would show their
     versions of a sample side by side.
     """
     streams = [
-        _shuffled(part, (view.rng_seed + number) % 2**32, view.config)
+        _shuffle(part, (view.rng_seed + number) % 2**32, view.config)
         for number, part in enumerate(view.shards.parts)
     ]
     rows = [stream.map_with_index(view) for stream in streams]
@@ -194,7 +194,7 @@ def _stream(view: ViewSample) -> grain.MapDataset:
     return grain.MapDataset.mix(rows, view.shards.weights)
 
 
-def _shuffled(part: range, seed: int, config: DataConfig) -> grain.MapDataset[int]:
+def _shuffle(part: range, seed: int, config: DataConfig) -> grain.MapDataset[int]:
     """The samples of a set without end, each epoch in an order of its own."""
     samples = grain.MapDataset.range(part.start, part.stop)
     if config.n_records_per_block == 1:

@@ -26,7 +26,7 @@ _N_INDEXES_KEPT = 1024
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class RecentValues(Generic[T]):
     """The `n_kept` values used last, each made once by whichever thread comes first.
 
     A copy that is sent to another process starts empty.
@@ -40,7 +40,7 @@ class Kept(Generic[T]):
         )
 
     def __reduce__(self):
-        return Kept, (self._n_kept,)
+        return RecentValues, (self._n_kept,)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Raises what `make` raises, after which the next call makes it again."""
@@ -63,13 +63,13 @@ class Kept(Generic[T]):
             future.set_exception(error)
 
 
-class Blocks:
+class BlockReader:
     """Records of the shards of a folder. Threads may share it; cheap to pickle."""
 
     def __init__(self, folder: Folder, n_kept: int):
         self._folder = folder
-        self._indexes: Kept[np.ndarray] = Kept(_N_INDEXES_KEPT)
-        self._blocks: Kept[bytes] = Kept(n_kept)
+        self._indexes: RecentValues[np.ndarray] = RecentValues(_N_INDEXES_KEPT)
+        self._blocks: RecentValues[bytes] = RecentValues(n_kept)
 
     def record(self, shard: ShardFile, number: int, block: range) -> tuple[bytes, int]:
         """Record `number` with its checksums, and the payload's length by the index.

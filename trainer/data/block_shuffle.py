@@ -40,11 +40,11 @@ class BlockOrder:
         window = slots.at(place) // self.n_blocks_per_window
         start = slots.start(window * self.n_blocks_per_window)
         end = slots.start(min((window + 1) * self.n_blocks_per_window, n_blocks))
-        place = start + _permuted(place - start, end - start, f"{salt}:{window}")
+        place = start + _permute(place - start, end - start, f"{salt}:{window}")
         slot = slots.at(place)
         block = n_blocks - 1
         if slot != last_slot:
-            block = _permuted(slot - (slot > last_slot), block, f"{salt}:blocks")
+            block = _permute(slot - (slot > last_slot), block, f"{salt}:blocks")
         return block * self.n_records_per_block + place - slots.start(slot)
 
 
@@ -73,7 +73,7 @@ class _Slots:
         return place // self.n_records_per_block
 
 
-def _permuted(number: int, n: int, salt: str) -> int:
+def _permute(number: int, n: int, salt: str) -> int:
     """Where a permutation of `n` numbers puts one."""
     if n <= _N_SORTED:
         return int(_order(n, salt)[number])

@@ -14,7 +14,7 @@ from pipeline.records import Sample
 N_DRAWS = 2  # granularity, one of its captions
 
 
-def choose(
+def choose_texts(
     sample: Sample, draws: Sequence[float], granularity_weights: Mapping[str, float]
 ) -> tuple[str, str]:
     """(alt text, synthetic caption), with stand-ins where one is missing.

@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.records import INDEX_DTYPE, SCHEMA_VERSION, Sample, parse_sample
 from trainer.data import tfrecords
-from trainer.data.block_cache import INDEX_SUFFIX, Blocks
+from trainer.data.block_cache import INDEX_SUFFIX, BlockReader
 from trainer.data.shard_storage import Folder, LocalFolder, open_folder
 from trainer.data.tfrecords import ShardFile
 
@@ -50,7 +50,7 @@ class Shards:
     def __init__(self, folder: str | pathlib.Path):
         """Raises ValueError when the folder is no complete export of our schema."""
         self._folder = open_folder(str(folder))
-        manifest = _manifest(self._folder)
+        manifest = _read_manifest(self._folder)
         self.granularities: tuple[str, ...] = tuple(manifest["granularities"])
         self._files = [ShardFile(x["name"], x["n_bytes"]) for x in manifest["shards"]]
         counts = [shard["n_samples"] for shard in manifest["shards"]]
@@ -64,7 +64,7 @@ class Shards:
             json.dumps(contents).encode()
         ).hexdigest()
         self._n_records_per_block = 1
-        self._blocks = Blocks(self._folder, 1)
+        self._blocks = BlockReader(self._folder, 1)
 
     def in_blocks(self, n_records: int, n_kept: int) -> Self:
         """The same samples; each request to an object store brings `n_records`.
@@ -75,7 +75,7 @@ class Shards:
         """
         other = copy.copy(self)
         other._n_records_per_block = n_records
-        other._blocks = Blocks(self._folder, n_kept)
+        other._blocks = BlockReader(self._folder, n_kept)
         return other
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class Shards:
         Those are records, indexes that leave out or repeat one, and shards of other
         bytes than their manifest's, though every record is whole.
         """
-        described = _manifest(self._folder)["shards"]
+        described = _read_manifest(self._folder)["shards"]
         starts = [0, *self._ends[:-1]]
         for number, shard in enumerate(self._files):
             path, expected = self._folder.path(shard.name), described[number]["sha256"]
@@ -150,7 +150,7 @@ def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) 
         )
 
 
-def _manifest(folder: Folder) -> dict:
+def _read_manifest(folder: Folder) -> dict:
     path = folder.path(_MANIFEST)
     try:
         manifest = json.loads(folder.read(_MANIFEST))

@@ -55,11 +55,11 @@ def payload(record: bytes, length: int) -> bytes:
 
 
 def _check(data: bytes, expected: int, what: str) -> None:
-    found = _masked(google_crc32c.value(data))
+    found = _mask(google_crc32c.value(data))
     if found != expected:
         raise ValueError(f"checksum {found:08x} of {what}, expected {expected:08x}")
 
 
-def _masked(checksum: int) -> int:
+def _mask(checksum: int) -> int:
     rotated = checksum >> 15 | checksum << 17
     return (rotated + 0xA282EAD8) & 0xFFFFFFFF

@@ -28,7 +28,7 @@ def join() -> None:
 
     Raises ValueError when the environment does not say who they are.
     """
-    count, number = _number(COUNT), _number(NUMBER)
+    count, number = _read_number(COUNT), _read_number(NUMBER)
     try:
         # The address JAX reads by itself.
         jax.distributed.initialize(num_processes=count, process_id=number)
@@ -45,7 +45,7 @@ def is_first() -> bool:
 
 
 @contextlib.contextmanager
-def libraries_aside() -> Iterator[None]:
+def redirect_library_output() -> Iterator[None]:
     """What libraries below Python print goes to standard error.
 
     Gloo, which connects processes on CPUs, says on standard output that it did so.
@@ -61,7 +61,7 @@ def libraries_aside() -> Iterator[None]:
         os.close(kept)
 
 
-def _number(variable: str) -> int | None:
+def _read_number(variable: str) -> int | None:
     """None if it is not set."""
     text = os.environ.get(variable)
     if text is None:

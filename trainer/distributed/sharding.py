@@ -46,36 +46,38 @@ def check_batch(mesh: Mesh, batch_size: int, n_microbatches: int = 1) -> None:
         )
 
 
-def of_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def of_state(mesh: Mesh, shapes: Any) -> Any:
+def state_sharding(mesh: Mesh, shapes: Any) -> Any:
     """A sharding for every array of a state, from its path and shape."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(mesh, _joined(path), leaf.shape)),
+        lambda path, leaf: NamedSharding(
+            mesh, _partition_spec(mesh, _join_path(path), leaf.shape)
+        ),
         shapes,
     )
 
 
 def to_devices(mesh: Mesh, batch: Any) -> Any:
     """This process's rows of a batch, as part of the global batch on devices."""
-    sharding = of_batch(mesh)
+    sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
     )
 
 
-def _joined(path: tuple) -> str:
+def _join_path(path: tuple) -> str:
     return keystr(path, simple=True, separator="/")
 
 
-def _spec(mesh: Mesh, path: str, shape: Sequence[int]) -> PartitionSpec:
+def _partition_spec(mesh: Mesh, path: str, shape: Sequence[int]) -> PartitionSpec:
     """Cuts the largest axis that comes out even, or none."""
     is_cut = next(is_cut for pattern, is_cut in RULES if re.search(pattern, path))
     n_fsdp = mesh.shape["fsdp"]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from trainer.config import TrainConfig
 from trainer.data.text_tokenizer import Tokenizer
-from trainer.distributed.sharding import of_batch, whole
+from trainer.distributed.sharding import batch_sharding, replicated
 from trainer.models import dpt
 from trainer.models.layers import ParamMaker
 from trainer.models.text_encoder import TextEncoder
@@ -42,12 +42,12 @@ class Encoder:
         self._vision = nnx.graphdef(vision)
         self._text = nnx.graphdef(TextEncoder(model.text, make, config.compute))
         self._levels = dpt.levels(model.vision)
-        self._encode_cls = self._compiled(self._vision, _cls)
-        self._encode_patches = self._compiled(self._vision, _patches)
-        self._encode_values = self._compiled(self._vision, _values)
-        self._encode_attention = self._compiled(self._vision, _attention)
-        self._encode_levels = self._compiled(self._vision, self._intermediate)
-        self._encode_text = self._compiled(self._text, lambda text, ids: text(ids))
+        self._encode_cls = self._compile(self._vision, _cls)
+        self._encode_patches = self._compile(self._vision, _patches)
+        self._encode_values = self._compile(self._vision, _values)
+        self._encode_attention = self._compile(self._vision, _attention)
+        self._encode_levels = self._compile(self._vision, self._intermediate)
+        self._encode_text = self._compile(self._text, lambda text, ids: text(ids))
 
     def images(
         self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
@@ -94,16 +94,16 @@ class Encoder:
         self, vision: VisionTransformer, image: UInt8[Array, "b h w 3"]
     ) -> list[VisionOutput]:
         found = vision.intermediate(unit_range(image), self._levels)
-        return jax.tree.map(_half, found)
+        return jax.tree.map(_to_float16, found)
 
-    def _compiled(self, graph: nnx.GraphDef, encode: Callable) -> Callable:
-        cut = of_batch(self._mesh)
+    def _compile(self, graph: nnx.GraphDef, encode: Callable) -> Callable:
+        cut = batch_sharding(self._mesh)
 
         def run(params: dict, rows: Array) -> Any:
             rows = jax.lax.with_sharding_constraint(rows, cut)
             return encode(nnx.merge(graph, params), rows)
 
-        return jax.jit(run, out_shardings=whole(self._mesh))
+        return jax.jit(run, out_shardings=replicated(self._mesh))
 
     def _in_batches(
         self,
@@ -128,7 +128,7 @@ def _cls(
 
 
 def _patches(vision: VisionTransformer, image: UInt8[Array, "b h w 3"]) -> VisionOutput:
-    return jax.tree.map(_half, vision(unit_range(image)))
+    return jax.tree.map(_to_float16, vision(unit_range(image)))
 
 
 def _values(
@@ -143,6 +143,6 @@ def _attention(
     return vision.cls_attention(unit_range(image))
 
 
-def _half(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _to_float16(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Normalized features fit, at half the memory."""
     return x.astype(jnp.float16)

@@ -30,13 +30,13 @@ Labels = Int[np.ndarray, "n"]
 
 
 def knn_classification(run: Evaluation) -> dict:
-    return _trained(run, knn.accuracies)
+    return _train_and_test(run, knn.accuracies)
 
 
 def linear(run: Evaluation) -> dict:
     seed = run.settings.rng_seed
     measure = functools.partial(linear_classification.accuracy, rng_seed=seed)
-    return _trained(run, measure)
+    return _train_and_test(run, measure)
 
 
 def zero_shot(run: Evaluation) -> dict:
@@ -44,11 +44,11 @@ def zero_shot(run: Evaluation) -> dict:
     cls, samples = run.embed(
         run.source.not_of_training("label"), missing="no images with a label"
     )
-    labels, names = candidates(run.source, [str(one.label) for one in samples])
+    labels, names = class_candidates(run.source, [str(one.label) for one in samples])
     sentences = zero_shot_classification.prompts(names, run.settings.prompts)
-    texts = run.texts(sentences).reshape(len(names), -1, cls.shape[-1])
+    texts = run.embed_texts(sentences).reshape(len(names), -1, cls.shape[-1])
     classes = zero_shot_classification.class_features(texts)
-    numbers = _numbers(labels, names)
+    numbers = _label_numbers(labels, names)
     accuracies = {
         token: {"accuracy": zero_shot_classification.accuracy(images, classes, numbers)}
         for token, images in features.by_token(cls).items()
@@ -56,15 +56,15 @@ def zero_shot(run: Evaluation) -> dict:
     return {"n_images": len(samples), "n_classes": len(names), **accuracies}
 
 
-def candidates(
+def class_candidates(
     source: Source, labels: Sequence[str]
 ) -> tuple[list[str], Sequence[str]]:
     """Labels, and the names of all classes, as they stand in sentences.
 
     Raises SampleError on what is no name, and on a label that is not among the names.
     """
-    spoken = [label_names.spoken(label) for label in labels]
-    listed = [label_names.spoken(name) for name in source.classes]
+    spoken = [label_names.spoken_name(label) for label in labels]
+    listed = [label_names.spoken_name(name) for name in source.classes]
     names = list(dict.fromkeys(listed)) or _class_names(spoken)
     if len(names) < len(listed):
         source.account.warn(f"{len(listed) - len(names)} names of classes stand twice")
@@ -73,7 +73,7 @@ def candidates(
             f"{source.place}: label {unknown[0][:60]!r}: expected one of the"
             f" {len(names)} names of classes"
         )
-    unnamed = [] if source.are_classes_told else label_names.unnamed(names)
+    unnamed = [] if source.are_classes_told else label_names.find_unnamed(names)
     if unnamed:
         raise SampleError(
             f"{source.place}: class {unnamed[0]!r} is a number or an id"
@@ -99,7 +99,7 @@ def image_text_retrieval(run: Evaluation) -> dict:
 
 def fine_grained_retrieval(run: Evaluation) -> dict:
     """Recall@1 in each domain, and the mean of the domains."""
-    cls, samples = run.embed(_labeled(run.source.searched()))
+    cls, samples = run.embed(_expect_labels(run.source.queries_and_index()))
     domains = sorted({_domain(sample) for sample in samples})
     found = {domain: _fine_grained_of(domain, cls, samples) for domain in domains}
     tokens = features.by_token(cls[:1])
@@ -112,15 +112,19 @@ def fine_grained_retrieval(run: Evaluation) -> dict:
     return {"n_domains": len(domains), **means, "domains": found}
 
 
-def _trained(
+def _train_and_test(
     run: Evaluation, measure: Callable[[Vectors, Labels, Vectors, Labels], dict]
 ) -> dict:
     """Training images and test images in one classification."""
-    train_cls, train = run.embed(_labeled(run.source.of(TRAIN)), "training images")
-    test_cls, test = run.embed(_labeled(run.source.of(TEST)), "test images")
+    train_cls, train = run.embed(
+        _expect_labels(run.source.of_split(TRAIN)), "training images"
+    )
+    test_cls, test = run.embed(_expect_labels(run.source.of_split(TEST)), "test images")
     names = _class_names([one.label for one in train])
     _check_known(test, names)
-    labels = [_numbers([one.label for one in part], names) for part in (train, test)]
+    labels = [
+        _label_numbers([one.label for one in part], names) for part in (train, test)
+    ]
     by_token = zip(
         features.by_token(train_cls).items(),
         features.by_token(test_cls).values(),
@@ -144,7 +148,7 @@ def _retrieval_of(
     texts = [text for row in rows for text in captions[row]]
     counts = [len(captions[row]) for row in rows]
     text_to_image = np.repeat(np.arange(len(rows)), counts)
-    text_features = run.texts(texts)
+    text_features = run.embed_texts(texts)
     recalls = {
         token: retrieval.recalls(images, text_features, text_to_image)
         for token, images in features.by_token(cls[rows]).items()
@@ -159,7 +163,7 @@ def _fine_grained_of(
     is_own = np.array([_domain(sample) == domain for sample in samples])
     is_index = np.array([sample.split == INDEX for sample in samples])
     labels = [sample.label for sample in samples]
-    numbers = _numbers(labels, sorted(set(labels), key=str))
+    numbers = _label_numbers(labels, sorted(set(labels), key=str))
     queries, index = is_own & ~is_index, is_own & is_index
     if not queries.any():
         raise SampleError(f"{domain}: no queries, expected a split `query` or `test`")
@@ -178,7 +182,7 @@ def _domain(sample: Sample) -> str:
     return sample.domain or "all"
 
 
-def _labeled(samples: Iterator[Sample]) -> Iterator[Sample]:
+def _expect_labels(samples: Iterator[Sample]) -> Iterator[Sample]:
     """The same, up to the first without a label, which is an error."""
     for sample in samples:
         if sample.label is None:
@@ -206,7 +210,7 @@ def _class_names(labels: Sequence[Any]) -> list[str]:
     return names
 
 
-def _numbers(labels: Sequence[Any], names: Sequence[Any]) -> Labels:
+def _label_numbers(labels: Sequence[Any], names: Sequence[Any]) -> Labels:
     number = {name: i for i, name in enumerate(names)}
     return np.array([number[label] for label in labels])
 

@@ -39,7 +39,7 @@ class Evaluations:
         for task in tasks:
             found: Mapping[str, float] = {}
             try:
-                found = self._measured(task, params)
+                found = self._measure(task, params)
             except Exception as error:  # whatever it is, it costs no training
                 self._fail(f"evaluation {task} of step {step} failed: {_line(error)}")
             log.add(step, found, n_failed=not found)
@@ -53,7 +53,7 @@ class Evaluations:
                 " tries those of the last step again"
             )
 
-    def _measured(self, task: str, params: dict) -> Mapping[str, float]:
+    def _measure(self, task: str, params: dict) -> Mapping[str, float]:
         asked = {task: self._run.evaluations[task]}
         found = run_tasks(asked, self._encoder, params, self._run.evaluation)
         for name, value in found.items():
@@ -75,7 +75,7 @@ def missing_evaluations(
     """
     if not config.is_checkpoint_due(step):
         return ()
-    line = metrics.line_of(folder / workdir.METRICS, step)
+    line = metrics.find_line(folder / workdir.METRICS, step)
     measured = {name.partition("/")[0] for name in line}
     return tuple(task for task in config.run.evaluations if task not in measured)
 

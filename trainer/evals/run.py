@@ -13,15 +13,16 @@ from jax.sharding import Mesh
 
 from trainer.data.text_tokenizer import Tokenizer
 from trainer.distributed import processes
-from trainer.distributed.sharding import whole
+from trainer.distributed.sharding import replicated
 from trainer.evals.frozen_encoder import Encoder
 from trainer.evals.sets import public_sets, readers
-from trainer.evals.sets.layouts import Wanted
+from trainer.evals.sets.layouts import ScoredSplit
+from trainer.evals.sets.readers import find_source
 from trainer.evals.task_inputs import Evaluation
 from trainer.evals.tasks import find_task, text_tasks
 from trainer.evaluation_config import EvaluationConfig
 from trainer.models import two_tower
-from trainer.pretrained.trained_model import Trained
+from trainer.pretrained.trained_model import TrainedModel
 from trainer.split_names import parse_split
 
 
@@ -49,7 +50,7 @@ def run_task(
     found = {"split": source.account.split, "data": source.summary(), **found}
     if name:
         n_images = found.get("n_images", _n_images(found))
-        found = {"data_set": public_sets.compared(name, n_images), **found}
+        found = {"data_set": public_sets.compare_size(name, n_images), **found}
     return found
 
 
@@ -89,7 +90,7 @@ def find_data(data: str, settings: EvaluationConfig) -> tuple[str, readers.Sourc
     name, place = public_sets.split_name(data)
     told = settings.scored_split and parse_split(settings.scored_split)
     preferred = parse_split(public_sets.RECIPES[name].split) if name else ""
-    source = readers.find(place, settings.classes, Wanted(told, preferred))
+    source = find_source(place, settings.classes, ScoredSplit(told, preferred))
     if name and not source.classes:
         source = dataclasses.replace(source, classes=public_sets.RECIPES[name].classes)
     return name, source
@@ -112,7 +113,7 @@ def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def load_encoder(
-    found: Trained, mesh: Mesh, *, has_text: bool = True
+    found: TrainedModel, mesh: Mesh, *, has_text: bool = True
 ) -> tuple[Encoder, dict]:
     """Encoders of a checkpoint and their parameters, on all devices of a mesh.
 
@@ -121,14 +122,14 @@ def load_encoder(
     """
     config = found.config
     names = ("vision", "text") if has_text else ("vision",)
-    if has_text and "text" not in found.modules():
+    if has_text and "text" not in found.module_names():
         raise ValueError(
             f"{found.folder}, step {found.step}: no text encoder, expected one for"
             f" tasks with texts: {', '.join(text_tasks())}"
         )
     shapes = two_tower.abstract_params(config.model)
     placed = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole(mesh)),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
         {name: shapes[name] for name in names},
     )
     tokenizer = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)

@@ -13,7 +13,7 @@ from trainer.evals.scores import segmentation as masks
 from trainer.evals.scores import zero_shot_classification as prompting
 from trainer.evals.scores import zero_shot_segmentation as zero_shot
 from trainer.evals.sets.label_names import CLASSES
-from trainer.evals.sets.samples import Sample, SampleError, about
+from trainer.evals.sets.samples import Sample, SampleError, errors_about
 from trainer.evals.task_inputs import Evaluation, Task
 from trainer.evaluation_config import PromptSet
 from trainer.models import dpt
@@ -21,68 +21,74 @@ from trainer.models import dpt
 
 def linear_segmentation(run: Evaluation) -> dict:
     masked = _Masks(run, _names(run))
-    views = dense_tasks.Views("mask", _patches, decoders.linear_cells, masked.cells)
-    training = dense_tasks.train_set(run, views)
+    views = dense_tasks.DecoderInputs(
+        "mask", _patches, decoders.linear_cells, masked.cells
+    )
+    training = dense_tasks.read_training(run, views)
     seed = run.settings.rng_seed
     decoder = decoders.linear(training.features, len(masked.names), seed)
-    predict = dense_tasks.fit(run, decoder, _cross_entropy, training)
-    return _decoded(run, masked, dpt_heads.Fitted(views, predict, training.n_images))
+    predict = dense_tasks.fit_predictor(run, decoder, _cross_entropy, training)
+    return _score_decoder(
+        run, masked, dpt_heads.FittedHead(views, predict, training.n_images)
+    )
 
 
 def dpt_segmentation(run: Evaluation) -> dict:
     """With a head like the released one for the 150 classes of ADE20K."""
     masked = _Masks(run, _names(run))
-    task = dpt_heads.Task(
+    task = dpt_heads.HeadTask(
         kind="mask",
         truth=masked.cells,
         head=dpt.SEGMENTATION,
         n_outputs=len(masked.names),
         loss=_cross_entropy,
     )
-    return _decoded(run, masked, dpt_heads.fitted(run, task))
+    return _score_decoder(run, masked, dpt_heads.fit_head(run, task))
 
 
 def zero_shot_segmentation(run: Evaluation) -> dict:
     """`whole`: one look at the image; `windows`: averaged over windows of it."""
     names = _names(run)
-    classes = named_classes(run, names)
-    modes = {"whole": by_whole, "windows": _by_windows}
+    classes = name_vectors(run, names)
+    modes = {"whole": segment_whole, "windows": _segment_windows}
     confusions = {mode: np.zeros((len(names),) * 2, np.int64) for mode in modes}
     masked, n_images = _Masks(run, names), 0
-    for sample in run.shown(run.source.not_of_training("mask"), "images"):
+    for sample in run.show_progress(run.source.not_of_training("mask"), "images"):
         truth = masked.classes(sample)
         for mode, segment in modes.items():
             predicted = segment(run, sample, classes, truth.shape)
             confusions[mode] += masks.confusion(predicted, truth, len(names))
         n_images += 1
     if not n_images:
-        raise run.source.nothing("no images with mask")
+        raise run.source.no_samples_error("no images with mask")
     masked.warn()
     scores = {mode: _scores(run, found) for mode, found in confusions.items()}
     return {"n_images": n_images, "n_classes": len(names), **scores}
 
 
-def named_classes(run: Evaluation, names: Sequence[str]) -> Float[np.ndarray, "n d"]:
+def name_vectors(run: Evaluation, names: Sequence[str]) -> Float[np.ndarray, "n d"]:
     """A vector for each name, from nine sentences with it."""
     sentences = prompting.prompts(names, PromptSet.TCL)
-    texts = run.texts(sentences).reshape(len(names), len(sentences) // len(names), -1)
+    texts = run.embed_texts(sentences).reshape(
+        len(names), len(sentences) // len(names), -1
+    )
     return prompting.class_features(texts)
 
 
-def by_whole(
+def segment_whole(
     run: Evaluation, sample: Sample, classes: np.ndarray, shape: tuple[int, int]
 ) -> Int[np.ndarray, "h w"]:
     """The class of each pixel of an image of `shape`, in one look."""
-    image = zero_shot.short_side_resized(sample.image(), run.size_px)
-    image = zero_shot.rounded_up(image, run.encoder.patch_px)
+    image = zero_shot.resize_short_side(sample.image(), run.size_px)
+    image = zero_shot.round_up_to_patches(image, run.encoder.patch_px)
     (patches,) = run.encoder.values(run.params, image[None])
     return zero_shot.segment(patches, classes, shape)
 
 
-def _by_windows(
+def _segment_windows(
     run: Evaluation, sample: Sample, classes: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    image = zero_shot.short_side_resized(sample.image(), run.size_px)
+    image = zero_shot.resize_short_side(sample.image(), run.size_px)
     step = zero_shot.stride(run.size_px, run.encoder.patch_px)
     found = zero_shot.windows(image.shape[:2], run.size_px, step)
     parts = np.stack([image[window] for window in found])
@@ -92,12 +98,14 @@ def _by_windows(
     )
 
 
-def _decoded(run: Evaluation, masked: "_Masks", head: dpt_heads.Fitted) -> dict:
+def _score_decoder(
+    run: Evaluation, masked: "_Masks", head: dpt_heads.FittedHead
+) -> dict:
     """What a decoder of logits scores on the test images."""
     n_classes = len(masked.names)
     confusion = np.zeros((n_classes, n_classes), np.int64)
     n_images = 0
-    for sample, cells in dense_tasks.predicted(run, head.views, head.predict):
+    for sample, cells in dense_tasks.predict_maps(run, head.views, head.predict):
         truth = masked.classes(sample)
         found = maps.best_class(cells, truth.shape)
         confusion += masks.confusion(found, truth, n_classes)
@@ -115,7 +123,7 @@ def _names(run: Evaluation) -> tuple[str, ...]:
     place = run.source.place
     if not run.source.classes:
         raise SampleError(f"{place}: no {CLASSES}, expected names of mask values")
-    with about(place):
+    with errors_about(place):
         return masks.class_names(run.source.classes)
 
 
@@ -130,7 +138,7 @@ class _Masks:
 
     def classes(self, sample: Sample) -> Int[np.ndarray, "h w"]:
         mask = sample.mask()
-        with about(sample.name):
+        with errors_about(sample.name):
             found = masks.to_classes(mask, self.names, self._first)
         known = found[found != masks.IGNORED]
         self._pixels += np.bincount(known, minlength=len(self.names))
@@ -142,13 +150,13 @@ class _Masks:
 
     def warn(self) -> None:
         if masks.first_value(self.names, self._first) == 1 and self._first < 0:
-            doubt = masks.doubt(self._pixels, self._n_unlabeled, self.names)
+            doubt = masks.doubt_first_value(self._pixels, self._n_unlabeled, self.names)
             if doubt:
                 self._run.source.account.warn(doubt)
 
 
 def _scores(run: Evaluation, confusion: np.ndarray) -> dict:
-    with about(run.source.place):
+    with errors_about(run.source.place):
         return masks.scores(confusion, run.source.classes)
 
 

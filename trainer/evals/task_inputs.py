@@ -36,7 +36,7 @@ class Evaluation:
     def size_px(self) -> int:
         return self.settings.size_px or self.encoder.size_px
 
-    def shown(self, rows: Iterable[T], what: str) -> Iterator[T]:
+    def show_progress(self, rows: Iterable[T], what: str) -> Iterator[T]:
         """The same rows, counted on standard error if `is_shown`."""
         return progress_bar.count(rows, what) if self.is_shown else iter(rows)
 
@@ -49,20 +49,22 @@ class Evaluation:
         """
         cls: list[np.ndarray] = []
         kept: list[Sample] = []
-        for chunk in chunks(self.shown(samples, what)):
-            cls.append(self.encoder.images(self.params, self.squeezed(chunk)))
+        for chunk in chunks(self.show_progress(samples, what)):
+            cls.append(self.encoder.images(self.params, self.squeeze_images(chunk)))
             kept.extend(sample.without_parts() for sample in chunk)
         if not kept:
-            raise self.source.nothing(missing or f"no {what}")
+            raise self.source.no_samples_error(missing or f"no {what}")
         return np.concatenate(cls), kept
 
-    def squeezed(self, samples: Iterable[Sample]) -> UInt8[np.ndarray, "n size size 3"]:
+    def squeeze_images(
+        self, samples: Iterable[Sample]
+    ) -> UInt8[np.ndarray, "n size size 3"]:
         """Decoded side by side; that is most of the time with a small encoder."""
         with futures.ThreadPoolExecutor() as pool:
-            images = pool.map(lambda sample: sample.squeezed(self.size_px), samples)
+            images = pool.map(lambda sample: sample.to_square(self.size_px), samples)
             return np.stack(list(images))
 
-    def texts(self, texts: list[str]) -> Float[np.ndarray, "n d"]:
+    def embed_texts(self, texts: list[str]) -> Float[np.ndarray, "n d"]:
         return self.encoder.texts(self.params, texts)
 
 
@@ -104,12 +106,12 @@ def spool(chunks: Iterable[Any], otherwise: Callable[[], SampleError]) -> Any:
         for file, rows in zip(files, jax.tree.leaves(chunk), strict=True):
             file.write(np.ascontiguousarray(rows).data)
     arrays = [
-        np.memmap(_flushed(file), rows.dtype, "r").reshape(-1, *rows.shape[1:])
+        np.memmap(_flush(file), rows.dtype, "r").reshape(-1, *rows.shape[1:])
         for file, rows in zip(files, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, arrays)
 
 
-def _flushed(file: Any) -> Any:
+def _flush(file: Any) -> Any:
     file.flush()
     return file

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx, traverse_util
 
 from trainer.exchange import npz
-from trainer.exchange.released import Arrays, Shapes, check
+from trainer.exchange.exported_weights import Arrays, Shapes, check_arrays
 from trainer.models.dpt import SEGMENTATION, DptConfig, DptDecoder
 from trainer.models.layers import ParamMaker
 
@@ -76,7 +76,7 @@ def read(path: pathlib.Path, config: DptConfig) -> dict:
     if not any("/" in key for key in found):
         found = _from_torch(path, found, shapes)
     arrays = {_own_key(key): array for key, array in found.items()}
-    check(path, arrays, shapes)
+    check_arrays(path, arrays, shapes)
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 
@@ -98,7 +98,7 @@ def _from_torch(path: pathlib.Path, found: Arrays, shapes: Shapes) -> Arrays:
         _torch_key(key): tuple(shapes[key][axis] for axis in axes)
         for key, axes in key_to_axes.items()
     }
-    check(path, found, expected)
+    check_arrays(path, found, expected)
     return {
         key: np.ascontiguousarray(found[_torch_key(key)].transpose(np.argsort(axes)))
         for key, axes in key_to_axes.items()

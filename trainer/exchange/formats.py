@@ -8,7 +8,7 @@ import shutil
 from recipes.validation import require
 from trainer.data.text_tokenizer import Tokenizer, check_size
 from trainer.exchange import hugging_face, npz, tokenizer_json
-from trainer.exchange.released import Released
+from trainer.exchange.exported_weights import ExportedWeights
 
 TOKENIZER = "tokenizer.model"
 
@@ -24,14 +24,14 @@ def is_export(path: pathlib.Path) -> bool:
     return hugging_face.is_folder(path) or npz.is_pair(path)
 
 
-def read(path: pathlib.Path) -> Released:
+def read(path: pathlib.Path) -> ExportedWeights:
     """Raises ValueError when something is wrong with it."""
     is_folder = hugging_face.is_folder(path)
     return hugging_face.read(path) if is_folder else npz.read(path)
 
 
 def write(
-    model: Released, form: Format, folder: pathlib.Path, *, gelu: str = "tanh"
+    model: ExportedWeights, form: Format, folder: pathlib.Path, *, gelu: str = "tanh"
 ) -> None:
     """Writes weights and sizes into a folder that exists; see `check`.
 
@@ -41,9 +41,9 @@ def write(
     if form is Format.SCENIC:
         npz.write_scenic(model, folder)
     elif form is Format.PYTORCH:
-        npz.write_pytorch(_on_a_square(model), folder)
+        npz.write_pytorch(_square_grid(model), folder)
     else:
-        hugging_face.write(_on_a_square(model), folder, gelu=gelu)
+        hugging_face.write(_square_grid(model), folder, gelu=gelu)
 
 
 def write_tokenizer(
@@ -55,7 +55,7 @@ def write_tokenizer(
         hugging_face.write_tokenizer(path, folder, max_tokens)
 
 
-def check(model: Released, tokenizer: pathlib.Path, form: Format) -> None:
+def check(model: ExportedWeights, tokenizer: pathlib.Path, form: Format) -> None:
     """Raises ValueError when the format cannot hold the model, or its tokenizer."""
     rows, columns = model.model.vision.position_grid
     require(
@@ -65,10 +65,10 @@ def check(model: Released, tokenizer: pathlib.Path, form: Format) -> None:
     )
     check_size(Tokenizer(tokenizer, model.model.text.max_tokens), model.model.text)
     if form is Format.HF:
-        tokenizer_json.of_model(tokenizer)
+        tokenizer_json.convert_tokenizer(tokenizer)
 
 
-def with_size(model: Released, size_px: int) -> Released:
+def with_image_size(model: ExportedWeights, size_px: int) -> ExportedWeights:
     """The same model for images of another size."""
     patch = model.model.vision.patch_size_px
     is_whole = size_px > 0 and size_px % patch == 0
@@ -76,7 +76,7 @@ def with_size(model: Released, size_px: int) -> Released:
     return dataclasses.replace(model, size_px=size_px)
 
 
-def _on_a_square(model: Released) -> Released:
+def _square_grid(model: ExportedWeights) -> ExportedWeights:
     rows, _ = model.model.vision.position_grid
     side = max(rows, model.size_px // model.model.vision.patch_size_px)
     return model if side == rows else model.with_grid(side)

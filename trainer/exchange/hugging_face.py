@@ -17,7 +17,12 @@ import safetensors.numpy
 from recipes.validation import require
 from trainer.config import VisionConfig
 from trainer.exchange import hugging_face_config, tokenizer_json, torch_names
-from trainer.exchange.released import Arrays, Released, check, tower_shapes
+from trainer.exchange.exported_weights import (
+    Arrays,
+    ExportedWeights,
+    check_arrays,
+    tower_shapes,
+)
 from trainer.exchange.sentencepiece_file import SentencePieceFile
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -30,7 +35,7 @@ _VISION, _TEXT = "vision_encoder.", "text_encoder."
 _ALIASES = {".mlp.c_fc.": ".mlp.fc1.", ".mlp.c_proj.": ".mlp.fc2."}
 
 
-def write(model: Released, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
+def write(model: ExportedWeights, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
     """`model` has as many rows of positions as columns.
 
     `gelu` says with which form transformers computes; see `hugging_face_config.GELUS`.
@@ -42,21 +47,21 @@ def write(model: Released, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
     }
     arrays = {
         name: np.asarray(array, np.float32, order="C")
-        for name, array in _joined(towers).items()
+        for name, array in _add_prefixes(towers).items()
     }
     # transformers refuses a file without this mark.
     metadata = {"format": "pt"}
     safetensors.numpy.save_file(arrays, folder / WEIGHTS, metadata=metadata)
-    _write_json(folder / CONFIG, hugging_face_config.of_model(model, gelu))
-    preparation = hugging_face_config.of_preprocessor(model.size_px)
+    _write_json(folder / CONFIG, hugging_face_config.model_json(model, gelu))
+    preparation = hugging_face_config.preprocessor_json(model.size_px)
     _write_json(folder / PREPROCESSOR, preparation)
 
 
 def write_tokenizer(path: pathlib.Path, folder: pathlib.Path, max_tokens: int) -> None:
     """Raises ValueError as `tokenizer_json.of_model`."""
-    (folder / "tokenizer.json").write_text(tokenizer_json.of_model(path))
+    (folder / "tokenizer.json").write_text(tokenizer_json.convert_tokenizer(path))
     pad, unknown = (piece.text for piece in SentencePieceFile.read(path).pieces[:2])
-    config = hugging_face_config.of_tokenizer(pad, unknown, max_tokens)
+    config = hugging_face_config.tokenizer_json(pad, unknown, max_tokens)
     _write_json(folder / "tokenizer_config.json", config)
 
 
@@ -69,11 +74,11 @@ def is_folder(path: pathlib.Path) -> bool:
     return isinstance(config, dict) and "model_type" in config
 
 
-def read(path: pathlib.Path) -> Released:
+def read(path: pathlib.Path) -> ExportedWeights:
     """Raises ValueError when it is of another kind, or a part is missing."""
     try:
         values = json.loads((path / CONFIG).read_text())
-        described = hugging_face_config.read(values)
+        described = hugging_face_config.parse_model(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / CONFIG}: {error}") from error
     vision, text = described.model.vision, described.model.text
@@ -82,17 +87,19 @@ def read(path: pathlib.Path) -> Released:
     shapes = tower_shapes(described.model)
     expected_vision = torch_names.vision_shapes(vision, shapes["vision"])
     expected_text = torch_names.text_shapes(text, shapes["text"])
-    expected = _joined({_VISION: expected_vision, _TEXT: expected_text})
-    check(path, arrays, expected)
+    expected = _add_prefixes({_VISION: expected_vision, _TEXT: expected_text})
+    check_arrays(path, arrays, expected)
     scenic, mask_token = torch_names.vision_from_torch(
-        _below(arrays, _VISION), vision, shapes["vision"]
+        _strip_prefix(arrays, _VISION), vision, shapes["vision"]
     )
-    return Released(
+    return ExportedWeights(
         model=described.model,
         size_px=_size_px(path, vision),
         step=described.step,
         vision=scenic,
-        text=torch_names.text_from_torch(_below(arrays, _TEXT), text, shapes["text"]),
+        text=torch_names.text_from_torch(
+            _strip_prefix(arrays, _TEXT), text, shapes["text"]
+        ),
         temperature=np.asarray(temperature).reshape(()),
         mask_token=mask_token,
     )
@@ -108,7 +115,7 @@ def _size_px(path: pathlib.Path, vision: VisionConfig) -> int:
             if file.name == _PROCESSOR:
                 values = values.get("image_processor")
             if values is not None:
-                return hugging_face_config.read_preprocessor(values)
+                return hugging_face_config.parse_preprocessor(values)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: {error}") from error
     return vision.position_grid[0] * vision.patch_size_px
@@ -128,7 +135,7 @@ def _load(path: pathlib.Path) -> Arrays:
         raise ValueError(f"{path}: {error}; expected {WEIGHTS}") from error
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: {error}; expected whole safetensors") from error
-    return {_aliased(name): x.astype(np.float32) for name, x in arrays.items()}
+    return {_usual_name(name): x.astype(np.float32) for name, x in arrays.items()}
 
 
 def _load_file(path: pathlib.Path) -> Arrays:
@@ -139,7 +146,7 @@ def _load_file(path: pathlib.Path) -> Arrays:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _joined(towers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _add_prefixes(towers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The inverse of `_below`, of both prefixes."""
     return {
         prefix + name: value
@@ -148,7 +155,7 @@ def _joined(towers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _below(arrays: Arrays, prefix: str) -> Arrays:
+def _strip_prefix(arrays: Arrays, prefix: str) -> Arrays:
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()
@@ -156,7 +163,7 @@ def _below(arrays: Arrays, prefix: str) -> Arrays:
     }
 
 
-def _aliased(name: str) -> str:
+def _usual_name(name: str) -> str:
     if name.startswith(_VISION):
         for alias, usual in _ALIASES.items():
             name = name.replace(alias, usual)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from recipes.validation import require
 from trainer.config import FeedForward, ModelConfig, TextConfig, VisionConfig
-from trainer.exchange.released import Released
+from trainer.exchange.exported_weights import ExportedWeights
 from trainer.models.layers import LAYER_NORM_EPSILON
 
 # transformers' names of both forms of GELU. Models are trained with the first; released
@@ -40,7 +40,7 @@ _TEXT_DEFAULTS: Mapping[str, Any] = {
 _TEMPERATURE = 0.005065968260169029
 
 
-class Described(NamedTuple):
+class ModelDescription(NamedTuple):
     """What a `config.json` says."""
 
     model: ModelConfig
@@ -48,7 +48,7 @@ class Described(NamedTuple):
     step: int
 
 
-def of_model(model: Released, gelu: str) -> dict[str, Any]:
+def model_json(model: ExportedWeights, gelu: str) -> dict[str, Any]:
     """`config.json`; `gelu` is a key of `GELUS`."""
     vision, text = model.model.vision, model.model.text
     return {
@@ -94,7 +94,7 @@ def _mlp_ratio(vision: VisionConfig) -> float:
     return ratio if exact else math.nextafter(ratio, math.inf)
 
 
-def of_preprocessor(size_px: int) -> dict[str, Any]:
+def preprocessor_json(size_px: int) -> dict[str, Any]:
     """`preprocessor_config.json`: a square of values in [0, 1]."""
     return {
         "image_processor_type": "Tipsv2ImageProcessor",
@@ -109,7 +109,7 @@ def of_preprocessor(size_px: int) -> dict[str, Any]:
     }
 
 
-def read_preprocessor(values: Mapping[str, Any]) -> int:
+def parse_preprocessor(values: Mapping[str, Any]) -> int:
     """The side of the images; missing fields are those of Tipsv2ImageProcessor.
 
     Raises ValueError for a preparation that is not the trainer's.
@@ -119,7 +119,7 @@ def read_preprocessor(values: Mapping[str, Any]) -> int:
     side: Any = sides.get("height")
     is_square = type(side) is int and side > 0 and sides.get("width") == side
     require(is_square, f"size={size!s:.80}", "a square, its size in pixels")
-    for name, expected in of_preprocessor(side).items():
+    for name, expected in preprocessor_json(side).items():
         found = values.get(name, expected)
         if name == "rescale_factor" and isinstance(found, float):
             is_right = math.isclose(found, expected, rel_tol=1e-6)
@@ -129,7 +129,7 @@ def read_preprocessor(values: Mapping[str, Any]) -> int:
     return side
 
 
-def of_tokenizer(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
+def tokenizer_json(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
     """`tokenizer_config.json`; `pad` and `unknown` are names of tokens."""
     return {
         # Tipsv2Tokenizer leaves out what no piece covers; training has <unk> there.
@@ -147,7 +147,7 @@ def of_tokenizer(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
     }
 
 
-def read(values: Mapping[str, Any]) -> Described:
+def parse_model(values: Mapping[str, Any]) -> ModelDescription:
     """Raises ValueError when a `config.json` is of a model that we have not."""
     found = values.get("model_type")
     require(found == "tipsv2", f"model_type={found!r}", "'tipsv2'")
@@ -158,7 +158,7 @@ def read(values: Mapping[str, Any]) -> Described:
         text=_text({**_TEXT_DEFAULTS, **values.get("text_config", {})}),
     )
     temperature = float(values.get("temperature_init_value", _TEMPERATURE))
-    return Described(model, temperature, int(values.get("training_step", 0)))
+    return ModelDescription(model, temperature, int(values.get("training_step", 0)))
 
 
 def _vision(values: Mapping[str, Any]) -> VisionConfig:

@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.records import VERSION
 from trainer.config import Ema, TrainConfig
 from trainer.config_files import to_dict
+from trainer.exchange.exported_weights import Arrays, ExportedWeights
 from trainer.exchange.formats import Format
-from trainer.exchange.released import Arrays, Released
 from trainer.loop import workdir
 
 _HF = """\
@@ -40,7 +40,7 @@ and normalizes texts with an epsilon of 1e-5 where training has 1e-6.""",
 }
 
 
-def card(model: Released, form: Format, training: str) -> str:
+def render_card(model: ExportedWeights, form: Format, training: str) -> str:
     """Markdown with the header that Hugging Face reads."""
     vision, text = model.model.vision, model.model.text
     rows, columns = vision.position_grid
@@ -86,11 +86,11 @@ training data in mind, and to write it here.
 """
 
 
-def of_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
+def describe_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
     """How a workdir's model was trained, from what it recorded."""
     data = config.data
     weights = ", ".join(f"{k} {v:g}" for k, v in data.granularity_weights.items())
-    values = json.dumps(_shown(config), indent=2)
+    values = json.dumps(_shareable_config(config), indent=2)
     return f"""\
 {step:,} of {config.n_steps:,} steps of {data.batch_size:,} images, \
 {step * data.batch_size:,} in all, in crops of {data.global_crop.size_px} px.
@@ -109,7 +109,7 @@ def of_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
 </details>"""
 
 
-def of_import(path: pathlib.Path) -> str:
+def describe_import(path: pathlib.Path) -> str:
     return f"Converted from `{path.name}`, which does not say how it was trained."
 
 
@@ -128,7 +128,7 @@ def _self_supervision(config: TrainConfig) -> str:
     )
 
 
-def _shown(config: TrainConfig) -> Mapping[str, Any]:
+def _shareable_config(config: TrainConfig) -> Mapping[str, Any]:
     """Without how the run was carried out, and without places on a machine."""
     values = to_dict(config)
     del values["run"], values["compute"]

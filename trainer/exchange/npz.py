@@ -18,11 +18,11 @@ from recipes.validation import require
 from trainer.config import ModelConfig, TextConfig, VisionConfig
 from trainer.config_files import from_dict, plain
 from trainer.exchange import torch_names
-from trainer.exchange.released import (
+from trainer.exchange.exported_weights import (
     POSITIONS,
     Arrays,
-    Released,
-    check,
+    ExportedWeights,
+    check_arrays,
     count_blocks,
     released_model,
     tower_shapes,
@@ -38,12 +38,12 @@ _TEMPERATURE_NAMES = (
 )
 
 
-def write_scenic(model: Released, folder: pathlib.Path) -> None:
+def write_scenic(model: ExportedWeights, folder: pathlib.Path) -> None:
     temperature = {"temperature_contrastive": model.temperature}
     _write(model, folder, model.vision, model.text | temperature)
 
 
-def write_pytorch(model: Released, folder: pathlib.Path) -> None:
+def write_pytorch(model: ExportedWeights, folder: pathlib.Path) -> None:
     """`model` has as many rows of positions as columns."""
     vision, text = model.model.vision, model.model.text
     _write(
@@ -60,7 +60,7 @@ def is_pair(path: pathlib.Path) -> bool:
     return path.name.endswith(VISION) or any(path.glob(f"*{VISION}"))
 
 
-def read(path: pathlib.Path) -> Released:
+def read(path: pathlib.Path) -> ExportedWeights:
     """Reads either pair, from its folder or `NAME_vision.npz`.
 
     Raises ValueError when a file is missing, broken, or of no model that we know.
@@ -70,23 +70,29 @@ def read(path: pathlib.Path) -> Released:
     text_file = file.with_name(file.name.removesuffix(VISION) + TEXT)
     text = load(text_file)
     temperature = _temperature(text, text_file)
-    model, size_px, step = _described(file, vision, text)
+    model, size_px, step = _describe(file, vision, text)
     shapes = tower_shapes(model)
     mask_token = np.zeros(model.vision.width, np.float32)
     if POSITIONS in vision:
-        check(file, vision, shapes["vision"])
-        check(text_file, text, shapes["text"])
+        check_arrays(file, vision, shapes["vision"])
+        check_arrays(text_file, text, shapes["text"])
     else:
-        check(file, vision, torch_names.vision_shapes(model.vision, shapes["vision"]))
-        check(text_file, text, torch_names.text_shapes(model.text, shapes["text"]))
+        check_arrays(
+            file, vision, torch_names.vision_shapes(model.vision, shapes["vision"])
+        )
+        check_arrays(
+            text_file, text, torch_names.text_shapes(model.text, shapes["text"])
+        )
         vision, mask_token = torch_names.vision_from_torch(
             vision, model.vision, shapes["vision"]
         )
         text = torch_names.text_from_torch(text, model.text, shapes["text"])
-    return Released(model, size_px, step, vision, text, temperature, mask_token)
+    return ExportedWeights(model, size_px, step, vision, text, temperature, mask_token)
 
 
-def _write(model: Released, folder: pathlib.Path, vision: Arrays, text: Arrays) -> None:
+def _write(
+    model: ExportedWeights, folder: pathlib.Path, vision: Arrays, text: Arrays
+) -> None:
     for suffix, arrays in ((VISION, vision), (TEXT, text)):
         named: dict[str, Any] = {
             key: np.asarray(x, np.float32, order="C")
@@ -138,20 +144,20 @@ def _temperature(text: Arrays, file: pathlib.Path) -> Any:
     return found[0].reshape(())
 
 
-def _described(
+def _describe(
     file: pathlib.Path, vision: Arrays, text: Arrays
 ) -> tuple[ModelConfig, int, int]:
     """The model, the size of its images and the step, of an export or from shapes."""
     path = file.with_name(MODEL)
     if path.exists():
         try:
-            return _of_export(json.loads(path.read_text()))
+            return _parse_description(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: {error!r}; expected what an export writes"
             ) from error
     try:
-        model = _released(vision, text)
+        model = _recognize_release(vision, text)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     # Files of the first TIPS keep 16 x 16 positions when they are for 448 px.
@@ -159,7 +165,7 @@ def _described(
     return model, side * model.vision.patch_size_px, 0
 
 
-def _of_export(values: Mapping[str, Any]) -> tuple[ModelConfig, int, int]:
+def _parse_description(values: Mapping[str, Any]) -> tuple[ModelConfig, int, int]:
     model = ModelConfig(
         vision=from_dict(VisionConfig, values["vision"], "vision."),
         text=from_dict(TextConfig, values["text"], "text."),
@@ -167,7 +173,7 @@ def _of_export(values: Mapping[str, Any]) -> tuple[ModelConfig, int, int]:
     return model, int(values["image_size_px"]), int(values["step"])
 
 
-def _released(vision: Arrays, text: Arrays) -> ModelConfig:
+def _recognize_release(vision: Arrays, text: Arrays) -> ModelConfig:
     is_scenic = POSITIONS in vision
     positions = vision.get(POSITIONS, vision.get("pos_embed"))
     if positions is None or positions.ndim < 3:

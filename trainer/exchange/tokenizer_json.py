@@ -33,13 +33,13 @@ _NORMALIZERS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity", "")
 _SAMPLE_PIECES = 40  # in a text of the probe
 
 
-def of_model(path: pathlib.Path) -> str:
+def convert_tokenizer(path: pathlib.Path) -> str:
     """The JSON of a tokenizer that lower-cases, and then does as the model.
 
     Raises ValueError for a model of which tokenizers cannot give the same ids.
     """
     file = SentencePieceFile.read(path)
-    if problem := _problem(file):
+    if problem := _find_problem(file):
         raise _error(path, problem)
     tokenizer = Tokenizer(_model(file))
     tokenizer.normalizer = normalizers.Sequence(list(_normalizers(file)))
@@ -57,7 +57,7 @@ def of_model(path: pathlib.Path) -> str:
     return tokenizer.to_str(pretty=True) + "\n"
 
 
-def _problem(file: SentencePieceFile) -> str:
+def _find_problem(file: SentencePieceFile) -> str:
     """What tokenizers has no equal of; nothing where there is none."""
     kinds = {piece.kind for piece in file.pieces}
     is_unigram = file.model_type is Algorithm.UNIGRAM
@@ -159,13 +159,13 @@ def _check_ids(
 ) -> None:
     """Raises ValueError if a text of the probe has other ids than in training."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    for text in itertools.chain(TEXTS, _spelled(file)):
+    for text in itertools.chain(TEXTS, _probe_texts(file)):
         expected = processor.encode(text.lower())
         if tokenizer.encode(text).ids != expected:
             raise _error(path, f"would have other ids for {text[:60]!r}")
 
 
-def _spelled(file: SentencePieceFile) -> Iterator[str]:
+def _probe_texts(file: SentencePieceFile) -> Iterator[str]:
     """Texts in which every piece occurs, beside its neighbors and beside others."""
     pieces = [p.text.replace(_SPACE, " ") for p in file.pieces if p.kind is Kind.NORMAL]
     step = 1 + len(pieces) // _SAMPLE_PIECES

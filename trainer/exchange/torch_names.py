@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trainer.config import FeedForward, TextConfig, TransformerConfig, VisionConfig
-from trainer.exchange.released import CLS, POSITIONS, Arrays, Shapes
+from trainer.exchange.exported_weights import CLS, POSITIONS, Arrays, Shapes
 
 _EMBEDDING = "encoder/ToTokenSequence_0/embedding"
 _ATTENTION = "MultiHeadDotProductAttention_0"
@@ -39,14 +39,14 @@ class _Stack:
         n_outputs = sum(math.prod(shapes[_bias(key)]) for key in self.keys)
         return (n_outputs, n_values // n_outputs)
 
-    def packed(self, arrays: Arrays) -> Float[np.ndarray, "..."]:
+    def pack(self, arrays: Arrays) -> Float[np.ndarray, "..."]:
         if not self.keys[0].endswith("/kernel"):
             return np.concatenate([arrays[key].reshape(-1) for key in self.keys])
         sizes = [arrays[_bias(key)].size for key in self.keys]
         pairs = zip(self.keys, sizes, strict=True)
         return np.concatenate([arrays[key].reshape(-1, size).T for key, size in pairs])
 
-    def unpacked(self, array: Float[np.ndarray, "..."], shapes: Shapes) -> Arrays:
+    def unpack(self, array: Float[np.ndarray, "..."], shapes: Shapes) -> Arrays:
         is_kernel = self.keys[0].endswith("/kernel")
         keys = map(_bias, self.keys) if is_kernel else self.keys
         sizes = [math.prod(shapes[key]) for key in keys]
@@ -111,7 +111,7 @@ def vision_to_torch(
         "pos_embed": np.concatenate([slot, positions], axis=1),
         "patch_embed.proj.weight": arrays[f"{_EMBEDDING}/kernel"].transpose(3, 2, 0, 1),
         "patch_embed.proj.bias": arrays[f"{_EMBEDDING}/bias"],
-        **_packed(arrays, config, VISION),
+        **_pack(arrays, config, VISION),
         **ones,
     }
 
@@ -120,7 +120,7 @@ def vision_from_torch(
     arrays: Arrays, config: VisionConfig, shapes: Shapes
 ) -> tuple[Arrays, Float[np.ndarray, "d"]]:
     """Scenic's arrays of these `shapes`, and the mask token."""
-    arrays = _without_layer_scale(arrays, config)
+    arrays = _fold_layer_scale(arrays, config)
     positions = arrays["pos_embed"]
     cls = arrays["cls_token"] + positions[:, :1]
     kernel = arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
@@ -129,7 +129,7 @@ def vision_from_torch(
         POSITIONS: positions[:, 1:].reshape(shapes[POSITIONS]),
         f"{_EMBEDDING}/kernel": np.ascontiguousarray(kernel),
         f"{_EMBEDDING}/bias": arrays["patch_embed.proj.bias"],
-        **_unpacked(arrays, config, VISION, shapes),
+        **_unpack(arrays, config, VISION, shapes),
     }
     return scenic, arrays["mask_token"][0]
 
@@ -137,13 +137,13 @@ def vision_from_torch(
 def text_to_torch(arrays: Arrays, config: TextConfig) -> Arrays:
     """The state of PyTorch's text encoder, without the temperature."""
     table = {"token_embedding.weight": arrays["token_emb/emb_var"]}
-    return {**table, **_packed(arrays, config, TEXT)}
+    return {**table, **_pack(arrays, config, TEXT)}
 
 
 def text_from_torch(arrays: Arrays, config: TextConfig, shapes: Shapes) -> Arrays:
     """Scenic's arrays of these `shapes`."""
     table = {"token_emb/emb_var": arrays["token_embedding.weight"]}
-    return {**table, **_unpacked(arrays, config, TEXT, shapes)}
+    return {**table, **_unpack(arrays, config, TEXT, shapes)}
 
 
 def vision_shapes(config: VisionConfig, shapes: Shapes) -> Shapes:
@@ -169,16 +169,16 @@ def text_shapes(config: TextConfig, shapes: Shapes) -> Shapes:
     }
 
 
-def _packed(arrays: Arrays, config: TransformerConfig, names: _Names) -> Arrays:
-    return {stack.name: stack.packed(arrays) for stack in _stacks(config, names)}
+def _pack(arrays: Arrays, config: TransformerConfig, names: _Names) -> Arrays:
+    return {stack.name: stack.pack(arrays) for stack in _stacks(config, names)}
 
 
-def _unpacked(
+def _unpack(
     arrays: Arrays, config: TransformerConfig, names: _Names, shapes: Shapes
 ) -> Arrays:
     found: Arrays = {}
     for stack in _stacks(config, names):
-        found |= stack.unpacked(arrays[stack.name], shapes)
+        found |= stack.unpack(arrays[stack.name], shapes)
     return found
 
 
@@ -229,7 +229,7 @@ def _layer_scales(config: VisionConfig) -> dict[str, str]:
     }
 
 
-def _without_layer_scale(arrays: Arrays, config: VisionConfig) -> Arrays:
+def _fold_layer_scale(arrays: Arrays, config: VisionConfig) -> Arrays:
     """The same function; factors of one change no bit."""
     folded = dict(arrays)
     for scale, layer in _layer_scales(config).items():

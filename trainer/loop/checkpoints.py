@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from trainer.step.state import State, abstract
+from trainer.step.state import State, abstract_state
 
 
 class CheckpointError(ValueError):
@@ -40,7 +40,7 @@ class Checkpoints:
         )
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._manager = ocp.CheckpointManager(_as_it_is(folder), options=options)
+        self._manager = ocp.CheckpointManager(_literal_path(folder), options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +81,8 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax raises just that for what it cannot write
             raise CheckpointError(
-                f"{self._folder.absolute()}: {_summary(error)}; the same command goes"
-                " on from the latest checkpoint"
+                f"{self._folder.absolute()}: {_first_cause(error)}; the same command"
+                " goes on from the latest checkpoint"
             ) from error
 
     def resume(self, state: State, batches: grain.DatasetIterator) -> State:
@@ -96,11 +96,12 @@ class Checkpoints:
             self.save(state, batches)
             return state
         try:
-            restored = self._restore(step, abstract(state))
+            restored = self._restore(step, abstract_state(state))
         except Exception as error:  # Orbax raises just that for a damaged array
             raise CheckpointError(
-                f"{self._folder.absolute() / str(step)}: {_summary(error)}; expected a"
-                " whole checkpoint, remove the folder to go on from the one before"
+                f"{self._folder.absolute() / str(step)}: {_first_cause(error)};"
+                " expected a whole checkpoint, remove the folder to go on from the one"
+                " before"
             ) from error
         batches.set_state(restored["data"])
         return {"params": restored["params"], **restored["training"]}
@@ -117,17 +118,19 @@ class Checkpoints:
         )
 
 
-def steps(folder: pathlib.Path) -> list[int]:
+def find_steps(folder: pathlib.Path) -> list[int]:
     """Steps of the finished checkpoints in a folder, in order."""
     if not folder.is_dir():
         return []
     return sorted(ocp.utils.checkpoint_steps(folder))
 
 
-def parts(folder: pathlib.Path, step: int, item: str) -> set[str]:
+def part_names(folder: pathlib.Path, step: int, item: str) -> set[str]:
     """Names of what an item of one checkpoint holds."""
     # The handler itself: around it, Orbax warns of a file that we do not write.
-    found = ocp.PyTreeCheckpointHandler().metadata(_as_it_is(folder) / str(step) / item)
+    found = ocp.PyTreeCheckpointHandler().metadata(
+        _literal_path(folder) / str(step) / item
+    )
     return set(found.tree)
 
 
@@ -136,7 +139,7 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
 
     Raises CheckpointError when a part is not there.
     """
-    path = _as_it_is(folder) / str(step) / item
+    path = _literal_path(folder) / str(step) / item
     places = ocp.checkpoint_utils.construct_restore_args(shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = checkpointer.restore(
@@ -155,7 +158,7 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
 
 
 @functools.cache
-def _as_it_is(folder: pathlib.Path) -> pathlib.Path:
+def _literal_path(folder: pathlib.Path) -> pathlib.Path:
     """An absolute path of the folder that Orbax does not take for another one.
 
     It reads brackets and stars as patterns, and TensorStore backslashes as slashes:
@@ -170,7 +173,7 @@ def _as_it_is(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _summary(error: Exception) -> str:
+def _first_cause(error: Exception) -> str:
     """What went wrong first, without the listings that the libraries add."""
     first = str(error.__cause__ or error).partition(" [source")[0]
     return textwrap.shorten(first, 300)

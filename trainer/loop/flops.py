@@ -9,25 +9,14 @@ Source: Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
-from flax import nnx
 
-from trainer.config import (
-    Ema,
-    HeadConfig,
-    ModelConfig,
-    TextConfig,
-    TrainConfig,
-    TransformerConfig,
-    VisionConfig,
-)
-from trainer.models.layers import PLAIN, ParamMaker
-from trainer.models.prototype_head import PrototypeHead
-from trainer.models.transformer import EncoderBlock
-from trainer.models.vit import N_CLS_TOKENS
+from trainer.config import Ema, ModelConfig, TrainConfig
+from trainer.models.prototype_head import head_flops
+from trainer.models.text_encoder import text_flops
+from trainer.models.vit import n_patches, vision_flops
 
 FORWARD_AND_BACKWARD = 3  # a product, and the gradient to each of its factors
 
@@ -78,76 +67,48 @@ class Forward(NamedTuple):
     frozen: int  # without: the teacher
 
 
-def cost(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Cost:
+def step_cost(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Cost:
     """On the devices of this run; `teacher_model` is that of a frozen teacher."""
-    return Cost(per_image(config, teacher_model), jax.device_count(), peak(config))
+    return Cost(
+        flops_per_image(config, teacher_model), jax.device_count(), find_peak(config)
+    )
 
 
-def peak(config: TrainConfig) -> Peak | None:
+def find_peak(config: TrainConfig) -> Peak | None:
     """`run.peak_flops_per_s` if there is one, otherwise by the table."""
     if config.run.peak_flops_per_s:
         return Peak("run.peak_flops_per_s", config.run.peak_flops_per_s)
     return PEAKS.get(jax.devices()[0].device_kind)
 
 
-def per_image(config: TrainConfig, teacher_model: ModelConfig | None = None) -> int:
+def flops_per_image(
+    config: TrainConfig, teacher_model: ModelConfig | None = None
+) -> int:
     """Of a train step, divided by its batch."""
-    trained, frozen = forward(config, teacher_model)
+    trained, frozen = forward_flops(config, teacher_model)
     return FORWARD_AND_BACKWARD * trained + frozen
 
 
-def forward(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Forward:
+def forward_flops(
+    config: TrainConfig, teacher_model: ModelConfig | None = None
+) -> Forward:
     """The passes of the train step; a term that is switched off costs nothing."""
     model, data, ssl = config.model, config.data, config.self_supervision
     taught = teacher_model or model
     size_px, width = data.global_crop.size_px, model.vision.width
-    whole = of_vision(model.vision, size_px)
-    head, teacher_head = (of_head(m.head, m.vision.width) for m in (model, taught))
+    whole = vision_flops(model.vision, size_px)
+    head, teacher_head = (head_flops(m.head, m.vision.width) for m in (model, taught))
     logits = 2 * data.batch_size * width  # of an image, with all texts
-    trained, frozen = whole + 2 * of_text(model.text) + 2 * logits, 0
+    trained, frozen = whole + 2 * text_flops(model.text) + 2 * logits, 0
     if ssl.patch_weight > 0:
-        n_patches = _n_patches(model.vision, size_px)
-        trained += n_patches * head + (whole if ssl.mask_ratio > 0 else 0)
-        frozen += _n_patches(taught.vision, size_px) * teacher_head
+        n = n_patches(model.vision, size_px)
+        trained += n * head + (whole if ssl.mask_ratio > 0 else 0)
+        frozen += n_patches(taught.vision, size_px) * teacher_head
     if ssl.distillation_weight > 0:
-        local = of_vision(model.vision, data.local_crop.size_px)
+        local = vision_flops(model.vision, data.local_crop.size_px)
         n_views = data.n_local_crops + ssl.is_global_crop_distilled
         trained += data.n_local_crops * local + n_views * head
         frozen += teacher_head
     if ssl.is_on and ssl.ema is not Ema.HEAD:
-        frozen += of_vision(taught.vision, size_px)
+        frozen += vision_flops(taught.vision, size_px)
     return Forward(trained, frozen)
-
-
-def of_vision(config: VisionConfig, size_px: int) -> int:
-    """One image of `size_px` by `size_px`, forward."""
-    n_patches = _n_patches(config, size_px)
-    embedding = 2 * n_patches * 3 * config.patch_size_px**2 * config.width
-    return embedding + _of_blocks(config, n_patches + N_CLS_TOKENS)
-
-
-def of_text(config: TextConfig) -> int:
-    """One text, forward."""
-    return _of_blocks(config, config.max_tokens)
-
-
-def of_head(config: HeadConfig, width: int) -> int:
-    """One token through the prototype head and its prototypes, forward."""
-    return 2 * _n_weights(PrototypeHead(config, width, ParamMaker(None), PLAIN))
-
-
-def _of_blocks(config: TransformerConfig, n_tokens: int) -> int:
-    weights = _n_weights(EncoderBlock(config, ParamMaker(None)))
-    attention = 2 * n_tokens * config.width  # scores, and the mixing of values
-    return 2 * config.n_layers * n_tokens * (weights + attention)
-
-
-def _n_weights(module: nnx.Module) -> int:
-    """Of the matrices of a module: so many multiply-adds a token."""
-    params = nnx.to_pure_dict(nnx.state(module))
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return sum(math.prod(x.shape) for path, x in leaves if path[-1].key == "kernel")
-
-
-def _n_patches(config: VisionConfig, size_px: int) -> int:
-    return (size_px // config.patch_size_px) ** 2

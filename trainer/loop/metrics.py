@@ -118,7 +118,7 @@ class TrainingLog:
         """Raises NotFiniteError instead of writing what is not a number."""
         if self._previous is not None:
             _check_finite(*self._previous)
-        line = {**self._counts(step), **_rounded(metrics), **self._speed(step)}
+        line = {**self._counts(step), **_round_values(metrics), **self._speed(step)}
         self._lines.add(line)
         if self._events:
             self._events.write(step, line)
@@ -131,7 +131,7 @@ class TrainingLog:
         `n_failed` evaluations have no result.
         """
         self._n_evaluations_failed += n_failed
-        found = _rounded(results)
+        found = _round_values(results)
         self._lines.add({**self._counts(step), **found})
         if self._events:
             failed = {"n_evaluations_failed": self._n_evaluations_failed}
@@ -264,7 +264,7 @@ class _Lines:
     """
 
     def __init__(self, path: pathlib.Path, last_step: int):
-        lines = _whole_lines(path)
+        lines = _read_lines(path)
         kept = [text for text, line in lines if line["step"] <= last_step]
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(kept))
@@ -292,13 +292,13 @@ class _Lines:
         self._file.close()
 
 
-def line_of(path: pathlib.Path, step: int) -> Mapping[str, Any]:
+def find_line(path: pathlib.Path, step: int) -> Mapping[str, Any]:
     """What is measured of a step; nothing where there is no line of it."""
-    found = (line for _, line in _whole_lines(path) if line["step"] == step)
+    found = (line for _, line in _read_lines(path) if line["step"] == step)
     return next(found, {})
 
 
-def _whole_lines(path: pathlib.Path) -> list[tuple[str, Mapping[str, Any]]]:
+def _read_lines(path: pathlib.Path) -> list[tuple[str, Mapping[str, Any]]]:
     """Each line with its end, and what it holds. Raises ValueError if it is no JSON."""
     texts = path.read_text().splitlines(keepends=True) if path.exists() else []
     lines = []
@@ -314,5 +314,5 @@ def _whole_lines(path: pathlib.Path) -> list[tuple[str, Mapping[str, Any]]]:
     return lines
 
 
-def _rounded(metrics: Mapping[str, Array | float]) -> dict[str, float]:
+def _round_values(metrics: Mapping[str, Array | float]) -> dict[str, float]:
     return {name: float(f"{float(value):.7g}") for name, value in metrics.items()}

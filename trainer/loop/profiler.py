@@ -39,7 +39,7 @@ class Profiler:
         if self._last_step is not None:
             self._stop()
 
-    def after(self, step: int, metrics: object) -> None:
+    def after_step(self, step: int, metrics: object) -> None:
         """Starts a trace if one is asked for, or ends it with this step.
 
         `metrics` are the step's results, which the end of a trace waits for.

@@ -27,7 +27,7 @@ METRICS = "metrics.jsonl"
 _MAY_DIFFER = ("run", "compute")
 
 
-def metrics_name() -> str:
+def metrics_file_name() -> str:
     """`metrics.jsonl`; other processes of one run measure into files of their own."""
     number = jax.process_index()
     return f"metrics-{number}.jsonl" if number else METRICS
@@ -46,18 +46,18 @@ def claim(
     contents = _contents(config, shards)
     if path.exists():
         noted = list(_read(path).get("changes", ()))
-        if changed := changes(workdir, config, shards):
+        if changed := find_changes(workdir, config, shards):
             noted.append({"after_step": step, "fields": changed})
         contents |= {"changes": noted} if noted else {}
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        _keep_tokenizer(pathlib.Path(config.data.tokenizer), workdir / TOKENIZER)
+        _copy_tokenizer(pathlib.Path(config.data.tokenizer), workdir / TOKENIZER)
         temporary = path.with_suffix(".partial")
         temporary.write_text(json.dumps(contents, indent=2) + "\n")
         os.replace(temporary, path)
 
 
-def changes(
+def find_changes(
     workdir: pathlib.Path, config: TrainConfig, shards: str
 ) -> dict[str, list[object]]:
     """Which fields of `config` differ from a workdir's: name to old and new value.
@@ -100,20 +100,20 @@ def _contents(config: TrainConfig, shards: str) -> dict:
     return {"config": to_dict(config), "fingerprints": fingerprints}
 
 
-def _keep_tokenizer(path: pathlib.Path, copy: pathlib.Path) -> None:
+def _copy_tokenizer(path: pathlib.Path, copy: pathlib.Path) -> None:
     if not copy.exists() or tokenizer_digest(copy) != tokenizer_digest(path):
         shutil.copyfile(path, copy)
 
 
 def _check_same(path: pathlib.Path, old: dict, new: dict) -> None:
-    for name, before, now in differences(_compared(old), _compared(new)):
+    for name, before, now in differences(_comparable(old), _comparable(new)):
         raise ValueError(
             f"{name.removeprefix('config.')}={now!r}: expected {before!r} as in {path},"
             " or another --workdir"
         )
 
 
-def _compared(contents: dict) -> dict:
+def _comparable(contents: dict) -> dict:
     """Without what may differ: `run`, `compute`, and the place of the tokenizer."""
     config = {k: v for k, v in contents["config"].items() if k not in _MAY_DIFFER}
     config["data"] = {k: v for k, v in config["data"].items() if k != "tokenizer"}

@@ -189,12 +189,12 @@ class Enlarge(nnx.Module):
 
 def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Twice the size, bilinear, with corners on corners."""
-    rows, columns = (_aligned(side, 2 * side) for side in x.shape[1:3])
+    rows, columns = (_alignment_weights(side, 2 * side) for side in x.shape[1:3])
     with float32_in_full(x.dtype):
         return jnp.einsum("bhwc,yh,xw->byxc", x, rows, columns)
 
 
-def _aligned(n: int, m: int) -> Float[Array, "m n"]:
+def _alignment_weights(n: int, m: int) -> Float[Array, "m n"]:
     """Weights of `n` samples in `m`, whose first and last are those of the `n`."""
     places = jnp.linspace(0, n - 1, m)
     return jnp.maximum(0, 1 - jnp.abs(places[:, None] - jnp.arange(n)))

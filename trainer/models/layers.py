@@ -79,6 +79,13 @@ def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
 
 
+def n_matrix_weights(module: nnx.Module) -> int:
+    """Number of weights in the matrices of a module: its multiply-adds per token."""
+    params = nnx.to_pure_dict(nnx.state(module))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(math.prod(x.shape) for path, x in leaves if path[-1].key == "kernel")
+
+
 class Linear(nnx.Module):
     """Contracts the last axes of its input, and adds a bias.
 

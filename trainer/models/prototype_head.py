@@ -15,7 +15,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from trainer.config import ComputeConfig, HeadConfig
-from trainer.models.layers import Linear, ParamMaker, l2_normalize, normal
+from trainer.models.layers import (
+    PLAIN,
+    Linear,
+    ParamMaker,
+    l2_normalize,
+    n_matrix_weights,
+    normal,
+)
 
 # DINO cuts the normal distribution off at 2, a hundred standard deviations.
 _INIT = normal(0.02)
@@ -35,11 +42,11 @@ class PrototypeHeads(nnx.Module):
             setattr(self, name, PrototypeHead(config, width, make, compute))
 
     @property
-    def of_cls(self) -> "PrototypeHead":
+    def cls_head(self) -> "PrototypeHead":
         return self.shared if self._is_shared else self.cls
 
     @property
-    def of_patches(self) -> "PrototypeHead":
+    def patch_head(self) -> "PrototypeHead":
         return self.shared if self._is_shared else self.patches
 
 
@@ -80,3 +87,9 @@ class Prototypes(nnx.Module):
     def __call__(self) -> Float[Array, "bottleneck k"]:
         """The columns, float32."""
         return l2_normalize(self.kernel[...].T).T
+
+
+def head_flops(config: HeadConfig, width: int) -> int:
+    """Operations of one token through head and prototypes, forward."""
+    head = PrototypeHead(config, width, ParamMaker(None), PLAIN)
+    return 2 * n_matrix_weights(head)

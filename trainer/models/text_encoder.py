@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int32
 
 from trainer.config import PAD_ID, ComputeConfig, TextConfig
 from trainer.models.layers import PLAIN, LayerNorm, ParamMaker, normal
-from trainer.models.transformer import Transformer
+from trainer.models.transformer import Transformer, transformer_flops
 
 MAX_TIMESCALE = 1e4
 
@@ -61,3 +61,8 @@ def sinusoid_positions(n_tokens: int, width: int) -> Float[np.ndarray, "t d"]:
     timescales = np.geomspace(1, MAX_TIMESCALE, width // 2)
     angles = np.arange(n_tokens)[:, None] / timescales
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1, dtype=np.float32)
+
+
+def text_flops(config: TextConfig) -> int:
+    """Operations of one text of `max_tokens` tokens, forward."""
+    return transformer_flops(config, config.max_tokens)

@@ -18,6 +18,7 @@ from trainer.models.layers import (
     Linear,
     ParamMaker,
     float32_in_full,
+    n_matrix_weights,
     normal,
 )
 
@@ -64,7 +65,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graph, params)(x, is_valid), None
 
         # The loop already keeps XLA from merging the second computation with the first.
-        apply = _rematerialized(apply, self._remat, prevent_cse=not self._is_scanned)
+        apply = _rematerialize(apply, self._remat, prevent_cse=not self._is_scanned)
         if self._is_scanned:
             stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *params)
             return jax.lax.scan(apply, x, stacked)[0]
@@ -73,7 +74,7 @@ class Transformer(nnx.Module):
         return x
 
 
-def _rematerialized(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
+def _rematerialize(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
     """The same function, with other values kept for its gradient."""
     if remat is Remat.NONE:
         return apply
@@ -96,7 +97,7 @@ class EncoderBlock(nnx.Module):
         x = x + self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), is_valid)
         return x + self._feed_forward(self.LayerNorm_1(x), is_valid)
 
-    def by_values(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    def attend_to_self(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """The block if every token attended to itself alone: its value, projected.
 
         Source: MaskCLIP, Zhou et al. 2022, arXiv:2112.01071.
@@ -199,3 +200,10 @@ def _zero_padding(
     x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
 ) -> Float[Array, "b t d"]:
     return x if is_valid is None else jnp.where(is_valid[..., None], x, 0)
+
+
+def transformer_flops(config: TransformerConfig, n_tokens: int) -> int:
+    """Operations of all blocks on `n_tokens` tokens, forward."""
+    weights = n_matrix_weights(EncoderBlock(config, ParamMaker(None)))
+    attention = 2 * n_tokens * config.width  # scores, and the mixing of values
+    return 2 * config.n_layers * n_tokens * (weights + attention)

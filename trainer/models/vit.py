@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from trainer.config import ComputeConfig, VisionConfig
 from trainer.models.layers import PLAIN, ZEROS, LayerNorm, Linear, ParamMaker, normal
-from trainer.models.transformer import EncoderBlock, Transformer
+from trainer.models.transformer import EncoderBlock, Transformer, transformer_flops
 
 N_CLS_TOKENS = 2
 
@@ -66,7 +66,7 @@ class VisionTransformer(nnx.Module):
     ) -> Float[Array, "b gh gw d"]:
         """Patches whose last block takes its own values; they are closer to texts."""
         tokens, grid, last = self._before_last(image)
-        return self.encoder.output(last.by_values(tokens), grid).patches
+        return self.encoder.output(last.attend_to_self(tokens), grid).patches
 
     def cls_attention(
         self, image: Float[Array, "b h w 3"]
@@ -174,3 +174,18 @@ def resize_grid(
         return positions
     shape = (1, height, width, positions.shape[-1])
     return jax.image.resize(positions, shape, method="bilinear")
+
+
+def vision_flops(config: VisionConfig, size_px: int) -> int:
+    """Operations of one image of `size_px` by `size_px`, forward.
+
+    Two for each multiply-add of a matrix product, as everywhere in `trainer.models`.
+    """
+    n = n_patches(config, size_px)
+    embedding = 2 * n * 3 * config.patch_size_px**2 * config.width
+    return embedding + transformer_flops(config, n + N_CLS_TOKENS)
+
+
+def n_patches(config: VisionConfig, size_px: int) -> int:
+    """Number of patches of an image of `size_px` by `size_px`."""
+    return (size_px // config.patch_size_px) ** 2

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from trainer.config import Ema, InitParts, ModelConfig, TrainConfig
 from trainer.config_files import differences
 from trainer.models import two_tower
-from trainer.pretrained import trained_model, vocabulary
-from trainer.pretrained.trained_model import Trained
+from trainer.pretrained import vocabulary
+from trainer.pretrained.trained_model import TrainedModel, find_trained_model
 from trainer.step import teacher
-from trainer.step.state import State, init_state, placed
+from trainer.step.state import State, init_state, place_on_mesh
 
 # Parameters that self-supervision alone has.
 _OF_PATCHES = {"head", "mask_token"}
@@ -30,49 +30,49 @@ _PARTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Origins:
+class StartingPoint:
     """The models that `init_from` and `teacher_from` name; None without."""
 
-    start: Trained | None
-    teacher: Trained | None
+    start: TrainedModel | None
+    teacher: TrainedModel | None
 
     @property
     def teacher_model(self) -> ModelConfig | None:
         return None if self.teacher is None else self.teacher.config.model
 
 
-def find(config: TrainConfig, *, is_new: bool = True) -> Origins:
+def find_starting_point(config: TrainConfig, *, is_new: bool = True) -> StartingPoint:
     """Raises ValueError when a model is not there or does not fit.
 
     A run that is not new goes on from its own checkpoint, whatever it started from.
     """
     start, frozen = None, None
     if config.init_from and is_new:
-        start = trained_model.find(pathlib.Path(config.init_from))
+        start = find_trained_model(pathlib.Path(config.init_from))
         _check_start(config, start)
     if config.self_supervision.ema is Ema.FROZEN:
-        frozen = trained_model.find(pathlib.Path(config.teacher_from))
+        frozen = find_trained_model(pathlib.Path(config.teacher_from))
         _check_teacher(config, frozen)
-    return Origins(start, frozen)
+    return StartingPoint(start, frozen)
 
 
 def initial_state(
     config: TrainConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    origins: Origins,
+    origins: StartingPoint,
 ) -> State:
     """The state before the first step, on the devices of a mesh."""
     state = init_state(config, optimizer)
     if origins.start is not None:
-        state = _started(state, config, origins.start)
+        state = _start_from(state, config, origins.start)
     if origins.teacher is not None:
         kept, centers = origins.teacher.teacher()
         state = {**state, "teacher": kept, "centers": centers}
-    return placed(state, mesh)
+    return place_on_mesh(state, mesh)
 
 
-def _started(state: State, config: TrainConfig, start: Trained) -> State:
+def _start_from(state: State, config: TrainConfig, start: TrainedModel) -> State:
     """The same state with what was trained, and positions resized to the grid."""
     ssl, grid = config.self_supervision, config.model.vision.position_grid
     shapes = two_tower.abstract_params(start.config.model, has_head=ssl.is_on)
@@ -83,18 +83,18 @@ def _started(state: State, config: TrainConfig, start: Trained) -> State:
         kept = {name: shapes[name] for name in shapes.keys() - _OF_PATCHES}
         towers = two_tower.resize_positions(start.params(kept), grid)
         params = state["params"] | towers
-        return {**state, "params": params, "teacher": teacher.init(params, ssl)}
+        return {**state, "params": params, "teacher": teacher.init_teacher(params, ssl)}
     params = two_tower.resize_positions(start.params(shapes), grid)
     state = {**state, "params": params}
     if ssl.is_on and ssl.ema is not Ema.FROZEN:
         taught, centers = start.teacher()
         taught = two_tower.resize_positions(taught, grid)
-        kept = {name: taught[name] for name in teacher.kept(ssl)}
+        kept = {name: taught[name] for name in teacher.averaged_modules(ssl)}
         state = {**state, "teacher": kept, "centers": centers}
     return state
 
 
-def _check_start(config: TrainConfig, start: Trained) -> None:
+def _check_start(config: TrainConfig, start: TrainedModel) -> None:
     name = f"init_from={config.init_from}"
     ours, theirs = _without_grid(config.model), _without_grid(start.config.model)
     if parts := _PARTS.get(config.init_parts):
@@ -106,7 +106,9 @@ def _check_start(config: TrainConfig, start: Trained) -> None:
         )
     for field, there, here in differences(theirs, ours):
         raise ValueError(f"{name}: model.{field}={there} there, expected {here}")
-    vocabulary.check_same(pathlib.Path(config.data.tokenizer), start.folder, name)
+    vocabulary.check_same_vocabulary(
+        pathlib.Path(config.data.tokenizer), start.folder, name
+    )
 
 
 def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
@@ -116,7 +118,7 @@ def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
     return values
 
 
-def _check_teacher(config: TrainConfig, frozen: Trained) -> None:
+def _check_teacher(config: TrainConfig, frozen: TrainedModel) -> None:
     name = f"teacher_from={config.teacher_from}"
     ours, theirs = config.self_supervision, frozen.config.self_supervision
     if not theirs.is_on:

@@ -17,15 +17,15 @@ from trainer.config import (
     SelfSupervisionConfig,
     TrainConfig,
 )
-from trainer.exchange import formats, released
-from trainer.exchange.released import Released
+from trainer.exchange import exported_weights, formats
+from trainer.exchange.exported_weights import ExportedWeights
 from trainer.loop import checkpoints, workdir
 from trainer.models import two_tower
 from trainer.step import teacher
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """One checkpoint of a workdir."""
 
     folder: pathlib.Path  # the workdir
@@ -36,10 +36,10 @@ class Trained:
         """The modules of `shapes`; see `two_tower.abstract_params`."""
         return self._load("params", shapes)
 
-    def modules(self) -> set[str]:
+    def module_names(self) -> set[str]:
         """Names of what `params` can read."""
         folder = self.folder / workdir.CHECKPOINTS
-        return checkpoints.parts(folder, self.step, "params")
+        return checkpoints.part_names(folder, self.step, "params")
 
     def teacher(self) -> tuple[dict, dict]:
         """Image encoder and head as they taught at this step, and the centers.
@@ -49,7 +49,7 @@ class Trained:
         shapes = two_tower.abstract_params(self.config.model, has_head=True)
         ssl = self.config.self_supervision
         kept = {
-            "teacher": {name: shapes[name] for name in teacher.kept(ssl)},
+            "teacher": {name: shapes[name] for name in teacher.averaged_modules(ssl)},
             "centers": jax.eval_shape(
                 lambda: teacher.init_centers(self.config.model.head, ssl)
             ),
@@ -59,12 +59,12 @@ class Trained:
         own = self.params({name: shapes[name] for name in rest}) if rest else {}
         return {**own, **stored["teacher"]}, stored["centers"]
 
-    def released(self) -> Released:
+    def exported_weights(self) -> ExportedWeights:
         """The student, as it is exported."""
         has_head = self.config.self_supervision.is_on
         shapes = two_tower.abstract_params(self.config.model, has_head=has_head)
-        return released.from_params(
-            self.params(released.wanted(shapes)),
+        return exported_weights.from_params(
+            self.params(exported_weights.exported_params(shapes)),
             self.config.model,
             self.config.data.global_crop.size_px,
             self.step,
@@ -76,27 +76,29 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
-class Imported(Trained):
+class ImportedModel(TrainedModel):
     """An export, ours or another's: both towers, without a head and without a teacher.
 
     Of its configuration `model`, `data.tokenizer` and the size of the global crop are
     known; it says that nothing else was trained.
     """
 
-    model: Released
+    model: ExportedWeights
 
     def params(self, shapes: dict) -> dict:
         found = self.model.params()
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in shapes}
 
-    def modules(self) -> set[str]:
+    def module_names(self) -> set[str]:
         return set(self.model.params())
 
-    def released(self) -> Released:
+    def exported_weights(self) -> ExportedWeights:
         return self.model
 
 
-def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:
+def find_trained_model(
+    checkpoint: pathlib.Path, step: int | None = None
+) -> TrainedModel:
     """A workdir, one of its checkpoints, or an export; see `formats.read`.
 
     Of a workdir it is the latest step unless told. Raises ValueError when there is
@@ -104,22 +106,22 @@ def find(checkpoint: pathlib.Path, step: int | None = None) -> Trained:
     """
     checkpoint = checkpoint.absolute()
     if formats.is_export(checkpoint):
-        return _imported(checkpoint, step)
+        return _read_export(checkpoint, step)
     if checkpoint.parent.name == workdir.CHECKPOINTS and checkpoint.name.isdecimal():
         folder, step = checkpoint.parent.parent, int(checkpoint.name)
     else:
         folder = checkpoint
     config = workdir.load_config(folder)
-    found = checkpoints.steps(folder / workdir.CHECKPOINTS)
+    found = checkpoints.find_steps(folder / workdir.CHECKPOINTS)
     if not found:
         raise ValueError(f"{folder}: no checkpoint, expected a workdir with some")
     step = found[-1] if step is None else step
     if step not in found:
         raise ValueError(f"step {step}: expected one of {', '.join(map(str, found))}")
-    return Trained(folder, config, step)
+    return TrainedModel(folder, config, step)
 
 
-def _imported(path: pathlib.Path, step: int | None) -> Imported:
+def _read_export(path: pathlib.Path, step: int | None) -> ImportedModel:
     found = formats.read(path)
     if step is not None:
         raise ValueError(f"step {step}: expected none with {path}, an export")
@@ -139,4 +141,4 @@ def _imported(path: pathlib.Path, step: int | None) -> Imported:
         n_steps=1,
         self_supervision=SelfSupervisionConfig(distillation_weight=0, patch_weight=0),
     )
-    return Imported(folder, config, found.step, found)
+    return ImportedModel(folder, config, found.step, found)

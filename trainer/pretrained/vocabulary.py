@@ -16,7 +16,9 @@ from trainer.loop import workdir
 _JSON, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
-def check_same(tokenizer: pathlib.Path, folder: pathlib.Path, name: str) -> None:
+def check_same_vocabulary(
+    tokenizer: pathlib.Path, folder: pathlib.Path, name: str
+) -> None:
     """Raises ValueError when the model in `folder` was trained with another one.
 
     `name` says what asks for it. Says so on standard error where there is nothing to
@@ -27,7 +29,7 @@ def check_same(tokenizer: pathlib.Path, folder: pathlib.Path, name: str) -> None
         digests = map(workdir.tokenizer_digest, (theirs, tokenizer))
         is_same = len({*digests}) == 1
     elif as_json.exists():
-        theirs, is_same = as_json, _pieces(as_json) == _own_pieces(tokenizer)
+        theirs, is_same = as_json, _read_pieces(as_json) == _read_own_pieces(tokenizer)
     else:
         print(
             f"warning: {name}: no {workdir.TOKENIZER} beside it, so nobody knows"
@@ -41,11 +43,11 @@ def check_same(tokenizer: pathlib.Path, folder: pathlib.Path, name: str) -> None
             f"{tokenizer}, expected the same"
         )
     settings = folder / _SETTINGS
-    if settings.exists() and not _json(settings).get("do_lower_case", True):
+    if settings.exists() and not _read_json(settings).get("do_lower_case", True):
         raise ValueError(f"{settings}: do_lower_case=false, expected true as here")
 
 
-def _json(path: pathlib.Path) -> dict:
+def _read_json(path: pathlib.Path) -> dict:
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
@@ -55,14 +57,14 @@ def _json(path: pathlib.Path) -> dict:
     return values
 
 
-def _own_pieces(path: pathlib.Path) -> dict[str, int]:
+def _read_own_pieces(path: pathlib.Path) -> dict[str, int]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     return {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
 
 
-def _pieces(path: pathlib.Path) -> dict[str, int]:
+def _read_pieces(path: pathlib.Path) -> dict[str, int]:
     """Piece to id. Raises ValueError when it is no tokenizer.json."""
-    values = _json(path)
+    values = _read_json(path)
     try:
         vocab = values["model"]["vocab"]
         if isinstance(vocab, list):  # of a unigram model: pieces and their scores

@@ -161,7 +161,7 @@ def contrastive_terms(
     }
 
 
-def distillation(cross_entropy: Float[Array, "b m"]) -> Float[Array, ""]:
+def distillation_loss(cross_entropy: Float[Array, "b m"]) -> Float[Array, ""]:
     """DINO's term: the mean over images and their local crops.
 
     `cross_entropy` has CLS 1 of each local crop in the student against CLS 1 of the one
@@ -172,7 +172,7 @@ def distillation(cross_entropy: Float[Array, "b m"]) -> Float[Array, ""]:
     return cross_entropy.mean()
 
 
-def patch(
+def patch_loss(
     cross_entropy: Float[Array, "b p"],
     mask: Bool[Array, "b p"],
     config: SelfSupervisionConfig,
@@ -227,22 +227,22 @@ def chance_levels(
     return {f"{term}_chance": chance[term] for term in terms}
 
 
-def total(
+def total_loss(
     terms: Mapping[str, Float[Array, ""]], config: SelfSupervisionConfig
 ) -> Float[Array, ""]:
     """1/2 (c1 + c2) + alpha * distillation + beta * patch.
 
     A term whose weight is 0 need not be there.
     """
-    return contrastive(terms) + self_supervised(terms, config)
+    return contrastive_loss(terms) + self_supervised_loss(terms, config)
 
 
-def contrastive(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
+def contrastive_loss(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
     """1/2 (c1 + c2)."""
     return (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2
 
 
-def self_supervised(
+def self_supervised_loss(
     terms: Mapping[str, Float[Array, ""]], config: SelfSupervisionConfig
 ) -> Float[Array, ""]:
     """alpha * distillation + beta * patch."""

@@ -64,13 +64,13 @@ class Objective:
         n_parts = self._config.compute.n_microbatches
         if n_parts == 1:
             return jax.value_and_grad(self._loss, has_aux=True)(params, state, batch)
-        return self._gradients_in_parts(params, state, _parts(batch, n_parts))
+        return self._gradients_in_parts(params, state, _split_batch(batch, n_parts))
 
     def terms(self, params: dict, state: State, batch: Batch) -> tuple:
         """(terms, further metrics, the teacher's mean logits) of a whole batch."""
         model = nnx.merge(self._graph, params)
         views = self._views(model, batch)
-        features = _features(model, views.whole, batch)
+        features = _encode_features(model, views.whole, batch)
         own, metrics, mean_logits = self._self_supervision(model, views, state, batch)
         terms = self._contrastive_terms(model, features) | own
         metrics |= self._facts(model, terms, len(batch["image"]))
@@ -78,7 +78,7 @@ class Objective:
 
     def _loss(self, params: dict, state: State, batch: Batch) -> tuple:
         terms, metrics, mean_logits = self.terms(params, state, batch)
-        return losses.total(terms, self._ssl), (metrics, mean_logits)
+        return losses.total_loss(terms, self._ssl), (metrics, mean_logits)
 
     def _gradients_in_parts(self, params: dict, state: State, parts: Batch) -> tuple:
         """The same for a batch that is worked on part by part.
@@ -92,24 +92,24 @@ class Objective:
 
         def features_of(part: Batch) -> Features:
             model = nnx.merge(self._graph, params)
-            return _features(model, model.encode_image(part["image"]), part)
+            return _encode_features(model, model.encode_image(part["image"]), part)
 
         def contrastive(params: dict, features: Features) -> tuple:
             model = nnx.merge(self._graph, params)
-            whole = jax.tree.map(_joined, features)
+            whole = jax.tree.map(_join_parts, features)
             terms = self._contrastive_terms(model, whole)
             n_pairs = len(whole.cls)
-            return losses.contrastive(terms), self._facts(model, terms, n_pairs)
+            return losses.contrastive_loss(terms), self._facts(model, terms, n_pairs)
 
         def part_loss(params: dict, part: Batch, slopes: Features) -> tuple:
             model = nnx.merge(self._graph, params)
             views = self._views(model, part)
-            features = _features(model, views.whole, part)
+            features = _encode_features(model, views.whole, part)
             products = jax.tree.map(
                 lambda x, slope: (x * slope).sum(), features, slopes
             )
             terms, metrics, logits = self._self_supervision(model, views, state, part)
-            own = losses.self_supervised(terms, self._ssl)
+            own = losses.self_supervised_loss(terms, self._ssl)
             return sum(products) + own / n_parts, (own, metrics | terms, logits)
 
         features = jax.lax.map(features_of, parts)
@@ -132,9 +132,9 @@ class Objective:
         masked: VisionOutput | None
         if ssl.patch_weight > 0 and ssl.mask_ratio > 0:
             mask = batch["mask"]
-            masks = _interleaved(jnp.zeros_like(mask), mask)
-            both = model.encode_image(_interleaved(image, image), masks)
-            cls, patches = map(_apart, both)
+            masks = _interleave(jnp.zeros_like(mask), mask)
+            both = model.encode_image(_interleave(image, image), masks)
+            cls, patches = map(_deinterleave, both)
             whole, masked = map(VisionOutput, cls, patches)
         else:
             whole = model.encode_image(image)
@@ -200,19 +200,24 @@ class Objective:
             return match
 
         if views.local_cls is not None:
-            heads = (model.head.of_cls, teaching.head.of_cls)
+            heads = (model.head.cls_head, teaching.head.cls_head)
             ours = views.local_cls
             if self._ssl.is_global_crop_distilled:
                 ours = jnp.concatenate([views.whole.cls[:, :1], ours], axis=1)
             match = compare("cls", ours, targets.cls[:, :1], heads)
-            terms[losses.DISTILLATION] = losses.distillation(match.cross_entropy)
+            terms[losses.DISTILLATION] = losses.distillation_loss(match.cross_entropy)
         if views.masked is not None:
-            heads = (model.head.of_patches, teaching.head.of_patches)
-            patches = _flat(views.masked.patches), _flat(targets.patches)
+            heads = (model.head.patch_head, teaching.head.patch_head)
+            patches = (
+                _flatten_grid(views.masked.patches),
+                _flatten_grid(targets.patches),
+            )
             match = compare("patch", *patches, heads)
             mask = batch["mask"].reshape(len(batch["mask"]), -1)
-            terms[losses.PATCH] = losses.patch(match.cross_entropy, mask, self._ssl)
-            metrics |= _masked_apart(match.cross_entropy, mask)
+            terms[losses.PATCH] = losses.patch_loss(
+                match.cross_entropy, mask, self._ssl
+            )
+            metrics |= _patch_means(match.cross_entropy, mask)
         for name in state["centers"]:  # of a term that is switched off
             mean_logits.setdefault(name, state["centers"][name])
         return terms, metrics, mean_logits
@@ -244,13 +249,13 @@ class Objective:
         )
 
 
-def _features(model: TwoTower, whole: VisionOutput, batch: Batch) -> Features:
+def _encode_features(model: TwoTower, whole: VisionOutput, batch: Batch) -> Features:
     """One pass of the text encoder serves both captions."""
-    ids = _interleaved(batch["alt_text"], batch["synthetic_caption"])
-    return Features(whole.cls, *_apart(model.encode_text(ids)))
+    ids = _interleave(batch["alt_text"], batch["synthetic_caption"])
+    return Features(whole.cls, *_deinterleave(model.encode_text(ids)))
 
 
-def _masked_apart(
+def _patch_means(
     cross_entropy: Float[Array, "b p"], mask: Bool[Array, "b p"]
 ) -> Metrics:
     return {
@@ -259,22 +264,22 @@ def _masked_apart(
     }
 
 
-def _flat(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
+def _flatten_grid(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
     return patches.reshape(len(patches), -1, patches.shape[-1])
 
 
-def _interleaved(first: Array, second: Array) -> Array:
+def _interleave(first: Array, second: Array) -> Array:
     """Rows in turn: so both stay on the device that has the image."""
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
-def _apart(rows: Array) -> tuple[Array, Array]:
+def _deinterleave(rows: Array) -> tuple[Array, Array]:
     """The inverse of `_interleaved`."""
     pairs = rows.reshape(-1, 2, *rows.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 
 
-def _parts(batch: Batch, n_parts: int) -> Batch:
+def _split_batch(batch: Batch, n_parts: int) -> Batch:
     """`[b, ...]` to `[n_parts, b / n_parts, ...]`: every n-th row, so that each part
     is cut over the devices as the batch is."""
     return jax.tree.map(
@@ -282,6 +287,6 @@ def _parts(batch: Batch, n_parts: int) -> Batch:
     )
 
 
-def _joined(parts: Array) -> Array:
+def _join_parts(parts: Array) -> Array:
     """The inverse of `_parts`."""
     return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])

@@ -17,30 +17,30 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Decoupled weight decay: a step takes `learning_rate * weight_decay` off."""
     return optax.chain(
-        _frozen(config),
+        _freeze_text(config),
         optax.clip_by_global_norm(config.max_gradient_norm),
-        _scaling(config),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        optax.scale_by_learning_rate(learning_rates(config, n_steps)),
-        _frozen(config),
+        _scale_gradients(config),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        optax.scale_by_learning_rate(learning_rate_schedule(config, n_steps)),
+        _freeze_text(config),
     )
 
 
-def _frozen(config: OptimizerConfig) -> optax.GradientTransformation:
+def _freeze_text(config: OptimizerConfig) -> optax.GradientTransformation:
     """First, so that what is frozen counts in no norm; last, so that it decays not."""
     if not config.is_text_frozen:
         return optax.identity()
-    return optax.masked(optax.set_to_zero(), _text)
+    return optax.masked(optax.set_to_zero(), _text_mask)
 
 
-def _text(params: dict) -> dict:
+def _text_mask(params: dict) -> dict:
     """True for the text encoder, for a nested dictionary of parameters."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[0].key == "text", params
     )
 
 
-def learning_rates(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
+def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
     """Linear from 0 to the highest, then a cosine to 0 at `n_steps`, or 1 / sqrt.
 
     The latter is `learning_rate * sqrt(n_warmup_steps / step)`.
@@ -66,14 +66,14 @@ def _reciprocal_square_root(config: OptimizerConfig) -> optax.Schedule:
     return rate
 
 
-def decayed(params: dict) -> dict:
+def decay_mask(params: dict) -> dict:
     """True where weight decay applies, for a nested dictionary of parameters."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key in _DECAYED, params
     )
 
 
-def _scaling(config: OptimizerConfig) -> optax.GradientTransformation:
+def _scale_gradients(config: OptimizerConfig) -> optax.GradientTransformation:
     """From gradients to updates of about unit size.
 
     Adafactor here is the variant for vision of Zhai et al. 2022 (arXiv:2106.04560,

@@ -89,7 +89,7 @@ def mean_logits(
     return jax.lax.stop_gradient(mean @ prototypes.astype(jnp.float32))
 
 
-def updated_center(
+def update_center(
     center: Float[Array, "k"], logits: Float[Array, "k"], momentum: float
 ) -> Float[Array, "k"]:
     """The moving average of `mean_logits`; `momentum` weighs the old value.

@@ -33,26 +33,26 @@ def init_state(
     params = two_tower.init_params(config.model, config.rng_seed, has_head=ssl.is_on)
     state = {
         "params": params,
-        "teacher": teacher.init(params, ssl),
+        "teacher": teacher.init_teacher(params, ssl),
         "centers": teacher.init_centers(config.model.head, ssl),
         "opt_state": jax.jit(optimizer.init)(params),
         "step": jnp.int32(0),
     }
-    return state if mesh is None else placed(state, mesh)
+    return state if mesh is None else place_on_mesh(state, mesh)
 
 
-def placed(state: State, mesh: Mesh) -> State:
+def place_on_mesh(state: State, mesh: Mesh) -> State:
     """The state on the devices of a mesh; each process brings its own part."""
-    return jax.tree.map(_placed, state, sharding.of_state(mesh, state))
+    return jax.tree.map(_place_array, state, sharding.state_sharding(mesh, state))
 
 
-def _placed(x: Array, place: Sharding) -> Array:
+def _place_array(x: Array, place: Sharding) -> Array:
     """Not `device_put`: over processes it compares all values, one array at a time."""
     values = np.asarray(x)
     return jax.make_array_from_callback(x.shape, place, lambda part: values[part])
 
 
-def abstract(state: State) -> State:
+def abstract_state(state: State) -> State:
     """Shapes, types and places of a state, which a checkpoint is read into."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state

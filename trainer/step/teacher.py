@@ -19,12 +19,14 @@ from trainer.config import Ema, HeadConfig, SelfSupervisionConfig
 CENTERS = ("cls", "patch")
 
 
-def init(params: dict, config: SelfSupervisionConfig) -> dict:
+def init_teacher(params: dict, config: SelfSupervisionConfig) -> dict:
     """A copy of what the teacher keeps of the student; nothing if it has no use."""
-    return jax.tree.map(jnp.copy, {name: params[name] for name in kept(config)})
+    return jax.tree.map(
+        jnp.copy, {name: params[name] for name in averaged_modules(config)}
+    )
 
 
-def kept(config: SelfSupervisionConfig) -> tuple[str, ...]:
+def averaged_modules(config: SelfSupervisionConfig) -> tuple[str, ...]:
     """Modules that the teacher has an average of; a frozen one has none."""
     if not config.is_on or config.ema is Ema.FROZEN:
         return ()
@@ -39,7 +41,7 @@ def init_centers(
     return {name: jnp.zeros(head.n_prototypes) for name in CENTERS}
 
 
-def updated(
+def update_teacher(
     teacher: dict,
     params: dict,
     step: Float[Array, ""],

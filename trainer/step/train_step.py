@@ -39,14 +39,14 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
         centers = {
-            name: prototype_loss.updated_center(
+            name: prototype_loss.update_center(
                 center, mean_logits[name], ssl.center_momentum
             )
             for name, center in state["centers"].items()
         }
         state = {
             "params": params,
-            "teacher": teacher.updated(
+            "teacher": teacher.update_teacher(
                 state["teacher"], params, state["step"], config.n_steps, ssl
             ),
             "centers": centers,

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 _COLORS = cv2.COLORMAP_INFERNO
 
 
-def maps(
+def attention_maps(
     weights: Float[np.ndarray, "heads 2 t"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "2 maps gh gw"]:
     """Of each CLS token the mean of all heads, then each head, over the patches.
@@ -20,7 +20,7 @@ def maps(
     return both.reshape(*both.shape[:2], rows, columns)
 
 
-def heat(weights: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def heat_map(weights: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """From black, which is 0, to the largest weight, which is pale yellow."""
     largest = max(float(weights.max()), np.finfo(np.float32).tiny)
     levels = np.round(255 * weights / largest).astype(np.uint8)

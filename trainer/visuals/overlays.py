@@ -40,7 +40,7 @@ def overlay(
     return np.where(is_known, np.round(tinted), image).astype(np.uint8)
 
 
-def shares(classes: Int[np.ndarray, "*pixels"]) -> list[Share]:
+def class_shares(classes: Int[np.ndarray, "*pixels"]) -> list[Share]:
     """The classes that are there, largest first; of equals the lowest number."""
     numbers, counts = np.unique(classes[classes != IGNORED], return_counts=True)
     found = [

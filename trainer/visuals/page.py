@@ -57,14 +57,14 @@ class Figure(NamedTuple):
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-class Shown(NamedTuple):
+class ImageSection(NamedTuple):
     """One image, under its name."""
 
     name: str
     figures: Sequence[Figure]
 
 
-def html(title: str, images: Sequence[Shown]) -> str:
+def render_page(title: str, images: Sequence[ImageSection]) -> str:
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "

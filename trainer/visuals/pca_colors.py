@@ -22,7 +22,7 @@ class Basis(NamedTuple):
     high: Float[np.ndarray, "3"]
 
 
-def basis(features: Float[np.ndarray, "n gh gw d"]) -> Basis:
+def fit_basis(features: Float[np.ndarray, "n gh gw d"]) -> Basis:
     """Of all patches of all images. Raises ValueError unless they are finite.
 
     A component could as well point the other way: here its entry of largest size is
@@ -47,7 +47,7 @@ def project(
     return (features - basis.mean) @ basis.vectors
 
 
-def colors(
+def to_colors(
     basis: Basis, features: Float[np.ndarray, "*cells d"]
 ) -> UInt8[np.ndarray, "*cells 3"]:
     """A component without any range is 0."""

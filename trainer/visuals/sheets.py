@@ -25,7 +25,7 @@ class Tile(NamedTuple):
     label: str
 
 
-def fitted(image: RGB, max_side_px: int) -> RGB:
+def fit_to_side(image: RGB, max_side_px: int) -> RGB:
     """The picture enlarged or reduced until its long side is `max_side_px`."""
     height, width = image.shape[:2]
     scale = max_side_px / max(height, width)
@@ -34,7 +34,7 @@ def fitted(image: RGB, max_side_px: int) -> RGB:
     return np.asarray(Image.fromarray(image).resize(size, method))
 
 
-def sheet(rows: Sequence[Sequence[Tile]]) -> RGB:
+def make_sheet(rows: Sequence[Sequence[Tile]]) -> RGB:
     """Rows of tiles from the left, on white. All columns are as wide as the widest."""
     tiles = [tile for row in rows for tile in row]
     width = max(tile.image.shape[1] for tile in tiles)
@@ -53,7 +53,7 @@ def sheet(rows: Sequence[Sequence[Tile]]) -> RGB:
     return np.asarray(image)
 
 
-def legend(
+def make_legend(
     entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width_px: int
 ) -> list[Tile]:
     """Bars of color, each with its name below."""

@@ -14,11 +14,11 @@ from jaxtyping import Int
 from recipes.safe_text import visible
 from trainer.evals.scores import features, knn, maps
 from trainer.evals.scores import segmentation as masks
-from trainer.evals.segmentation_tasks import by_whole, named_classes
-from trainer.evals.sets.samples import Sample, about
+from trainer.evals.segmentation_tasks import name_vectors, segment_whole
+from trainer.evals.sets.samples import Sample, errors_about
 from trainer.evals.task_inputs import Evaluation
 from trainer.visuals import attention, overlays, pca_colors
-from trainer.visuals.sheets import RGB, Tile, fitted, legend, sheet
+from trainer.visuals.sheets import RGB, Tile, fit_to_side, make_legend, make_sheet
 
 _LARGE_PX, _SMALL_PX = 336, 140
 _N_COLUMNS = 8
@@ -33,19 +33,19 @@ class View(NamedTuple):
     says: str
 
 
-def of_features(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
+def feature_views(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
     """Principal components of patches, with one basis for all samples."""
-    found = run.encoder.patches(run.params, run.squeezed(samples)).patches
-    basis = pca_colors.basis(found)
+    found = run.encoder.patches(run.params, run.squeeze_images(samples)).patches
+    basis = pca_colors.fit_basis(found)
     for sample, patches in zip(samples, found, strict=True):
-        photo = fitted(sample.image(), _LARGE_PX)
-        colors = maps.nearest(pca_colors.colors(basis, patches), photo.shape[:2])
+        photo = fit_to_side(sample.image(), _LARGE_PX)
+        colors = maps.nearest(pca_colors.to_colors(basis, patches), photo.shape[:2])
         rows = [[Tile(photo, "photo"), Tile(colors, "patches")]]
         says = "Patch features: three principal components as red, green and blue."
-        yield View("features", sheet(rows), says)
+        yield View("features", make_sheet(rows), says)
 
 
-def of_classes(
+def class_views(
     run: Evaluation,
     samples: Sequence[Sample],
     names: Sequence[str],
@@ -53,26 +53,30 @@ def of_classes(
     has_truth: bool,
 ) -> Iterator[View]:
     """The class of each pixel by its name, beside the mask where one is known."""
-    classes = named_classes(run, names)
+    classes = name_vectors(run, names)
     palette = overlays.palette(len(names))
-    for sample in run.shown(samples, "classes"):
-        photo = fitted(sample.image(), _LARGE_PX)
+    for sample in run.show_progress(samples, "classes"):
+        photo = fit_to_side(sample.image(), _LARGE_PX)
         shape = photo.shape[:2]
-        label_to_classes = {"found by name": by_whole(run, sample, classes, shape)}
+        label_to_classes = {"found by name": segment_whole(run, sample, classes, shape)}
         if has_truth and "mask" in sample.parts:
             first = run.settings.masks_from
             label_to_classes["true"] = _truth(sample, names, first, shape)
         tiles = [Tile(photo, "photo")]
         for label, found in label_to_classes.items():
             tiles.append(Tile(overlays.overlay(photo, found, palette), label))
-        largest = overlays.shares(np.stack([*label_to_classes.values()]))[:_N_LEGEND]
+        largest = overlays.class_shares(np.stack([*label_to_classes.values()]))[
+            :_N_LEGEND
+        ]
         entries = [(names[one.number], palette[one.number]) for one in largest]
-        rows = [tiles, *_wrapped(legend(entries, photo.shape[1]), len(tiles))]
-        says = _said(overlays.shares(label_to_classes["found by name"]), names)
-        yield View("classes", sheet(rows), f"Zero-shot segmentation: {says}.")
+        rows = [tiles, *_wrap(make_legend(entries, photo.shape[1]), len(tiles))]
+        says = _list_shares(
+            overlays.class_shares(label_to_classes["found by name"]), names
+        )
+        yield View("classes", make_sheet(rows), f"Zero-shot segmentation: {says}.")
 
 
-def of_neighbors(
+def neighbor_views(
     run: Evaluation, searched: Sequence[Sample], n_queries: int
 ) -> Iterator[View]:
     """The first samples, each beside its nearest among all others, by each token."""
@@ -89,42 +93,42 @@ def of_neighbors(
             names = ", ".join(visible(searched[i].key) for i, _ in near)
             said.append(f"{token}: {names or 'none'}.")
         says = f"Nearest of {len(searched)} images, with cosines. {' '.join(said)}"
-        yield View("neighbors", sheet(rows), says)
+        yield View("neighbors", make_sheet(rows), says)
 
 
-def of_attention(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
+def attention_views(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
     """What both CLS tokens of the last block attend to: all heads, then each."""
-    found = run.encoder.attention(run.params, run.squeezed(samples))
+    found = run.encoder.attention(run.params, run.squeeze_images(samples))
     if not np.isfinite(found).all():
         raise ValueError("attention is not finite")
     side = -(-run.size_px // run.encoder.patch_px)
     for sample, weights in zip(samples, found, strict=True):
-        photo = fitted(sample.image(), _SMALL_PX)
+        photo = fit_to_side(sample.image(), _SMALL_PX)
         rows: list[list[Tile]] = []
         for token, own in zip(
-            TOKENS, attention.maps(weights, (side, side)), strict=True
+            TOKENS, attention.attention_maps(weights, (side, side)), strict=True
         ):
-            heats = [maps.nearest(attention.heat(x), photo.shape[:2]) for x in own]
+            heats = [maps.nearest(attention.heat_map(x), photo.shape[:2]) for x in own]
             labels = ["mean of heads", *(f"head {i}" for i in range(1, len(own)))]
             tiles = [Tile(photo, token), *map(Tile, heats, labels)]
-            rows += _wrapped(tiles, _N_COLUMNS)
+            rows += _wrap(tiles, _N_COLUMNS)
         on_patches = weights[..., -side * side :].sum(axis=-1).mean(axis=0)
         shares = " and ".join(f"{share:.0%}" for share in on_patches)
         says = (
             f"Attention of CLS 1 and CLS 2 in the last block; {shares} is on patches."
         )
-        yield View("attention", sheet(rows), says)
+        yield View("attention", make_sheet(rows), says)
 
 
 def _truth(
     sample: Sample, names: Sequence[str], first_value: int, shape: tuple[int, int]
 ) -> Int[np.ndarray, "h w"]:
-    with about(sample.name):
+    with errors_about(sample.name):
         classes = masks.to_classes(sample.mask(), names, first_value)
     return maps.nearest(classes, shape)
 
 
-def _said(shares: Sequence[overlays.Share], names: Sequence[str]) -> str:
+def _list_shares(shares: Sequence[overlays.Share], names: Sequence[str]) -> str:
     parts = (f"{visible(names[one.number])} {one.share:.0%}" for one in shares)
     return ", ".join(itertools.islice(parts, _N_LEGEND))
 
@@ -137,9 +141,9 @@ def _others(
     return [(row, cosine) for row, cosine in pairs if row != own][:_N_NEIGHBORS]
 
 
-def _wrapped(tiles: list[Tile], n_columns: int) -> list[list[Tile]]:
+def _wrap(tiles: list[Tile], n_columns: int) -> list[list[Tile]]:
     return [tiles[i : i + n_columns] for i in range(0, len(tiles), n_columns)]
 
 
 def _thumbnail(sample: Sample, label: str) -> Tile:
-    return Tile(fitted(sample.image(), _SMALL_PX), label)
+    return Tile(fit_to_side(sample.image(), _SMALL_PX), label)

@@ -15,8 +15,8 @@ from PIL import Image
 from trainer.config import ModelConfig, tips_model
 from trainer.data.text_tokenizer import Tokenizer
 from trainer.evals.sets.samples import Sample
-from trainer.exchange import formats, hugging_face, released, tokenizer_probe
-from trainer.exchange.released import Released
+from trainer.exchange import exported_weights, formats, hugging_face, tokenizer_probe
+from trainer.exchange.exported_weights import ExportedWeights
 from trainer.models import two_tower
 
 pytestmark = pytest.mark.torch
@@ -42,14 +42,14 @@ def reduced(size: str, side: int) -> ModelConfig:
     )
 
 
-def noisy(model: ModelConfig) -> Released:
+def noisy(model: ModelConfig) -> ExportedWeights:
     """Random everywhere, so that no array could take another's place."""
     params = two_tower.init_params(model, 0)
     rng = np.random.default_rng(0)
     noise = jax.tree.map(
         lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), params
     )
-    return released.from_params(noise, model, size_px=224, step=1)
+    return exported_weights.from_params(noise, model, size_px=224, step=1)
 
 
 @functools.cache
@@ -158,7 +158,7 @@ def test_what_transformers_saves_is_read(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params(), model.params())
 
 
-def written(folder, max_tokens: int, **options) -> Released:
+def written(folder, max_tokens: int, **options) -> ExportedWeights:
     """A folder of a small model with a vocabulary of its own, as `export` writes it."""
     model = reduced("S/14", 16)
     path = folder.parent / "ours.model"

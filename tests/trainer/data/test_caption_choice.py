@@ -13,14 +13,14 @@ def shares(sample, weights, n=1000):
     """How often each text is drawn for CLS 2."""
     draws = (hashed_random.uniforms(2, str(i), b"id") for i in range(n))
     counts = collections.Counter(
-        caption_choice.choose(sample, d, weights)[1] for d in draws
+        caption_choice.choose_texts(sample, d, weights)[1] for d in draws
     )
     return {text: count / n for text, count in counts.items()}
 
 
 def test_the_first_text_is_the_alt_text_and_the_second_synthetic():
     sample = tiny_export.sample(0, alt_text=" web ", captions={"short": ("made",)})
-    assert caption_choice.choose(sample, (0.0, 0.0), WEIGHTS) == ("web", "made")
+    assert caption_choice.choose_texts(sample, (0.0, 0.0), WEIGHTS) == ("web", "made")
 
 
 def test_granularities_are_drawn_by_weight():
@@ -48,7 +48,7 @@ def test_the_order_of_the_weights_does_not_matter():
     sample = tiny_export.sample(0, captions=ONE_EACH)
     for draw in (0.1, 0.7, 0.8):
         texts = {
-            caption_choice.choose(sample, (draw, 0.0), dict(items))
+            caption_choice.choose_texts(sample, (draw, 0.0), dict(items))
             for items in (WEIGHTS.items(), reversed(WEIGHTS.items()))
         }
         assert len(texts) == 1
@@ -57,17 +57,17 @@ def test_the_order_of_the_weights_does_not_matter():
 def test_without_alt_text_both_tokens_see_the_same_caption():
     sample = tiny_export.sample(0, alt_text="  ", captions={"short": ("a", "b")})
     for draw in (0.0, 0.9):
-        first, second = caption_choice.choose(sample, (0.5, draw), WEIGHTS)
+        first, second = caption_choice.choose_texts(sample, (0.5, draw), WEIGHTS)
         assert first == second == "ab"[draw > 0.5]
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, {}])
 def test_without_captions_both_tokens_see_the_alt_text(weights):
     sample = tiny_export.sample(0, alt_text="web", captions={"other": ("x",)})
-    assert caption_choice.choose(sample, (0.5, 0.5), weights) == ("web", "web")
+    assert caption_choice.choose_texts(sample, (0.5, 0.5), weights) == ("web", "web")
 
 
 def test_a_sample_without_any_text_is_an_error():
     sample = tiny_export.sample(0, alt_text="", captions={"other": ("x",)})
     with pytest.raises(ValueError, match=r"neither alt text .* short, detailed"):
-        caption_choice.choose(sample, (0.5, 0.5), WEIGHTS)
+        caption_choice.choose_texts(sample, (0.5, 0.5), WEIGHTS)

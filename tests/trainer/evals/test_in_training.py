@@ -74,7 +74,7 @@ def test_a_failed_evaluation_is_told_and_counted_and_training_goes_on(
     monkeypatch.setattr(in_training, "run_tasks", failing(error))
     asked = f"run.evaluations.{TASK}={evaluation_tar}"
     assert run_train(tmp_path, asked) == 1
-    assert checkpoints.steps(tmp_path / "checkpoints") == [0, 2, 4]
+    assert checkpoints.find_steps(tmp_path / "checkpoints") == [0, 2, 4]
     lines = metric_lines(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line.get("n_evaluations_failed", 0) for line in lines] == [0, 1, 1, 1]
@@ -93,7 +93,7 @@ def test_the_checkpoint_is_complete_when_an_evaluation_begins(
     found = []
 
     def run_all(*_):
-        found.append(checkpoints.steps(tmp_path / "checkpoints"))
+        found.append(checkpoints.find_steps(tmp_path / "checkpoints"))
         return {f"{TASK}/accuracy": 0.5}
 
     monkeypatch.setattr(in_training, "run_tasks", run_all)
@@ -142,7 +142,7 @@ def test_a_repaired_set_gives_the_missing_numbers_and_exit_code_0(
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert f"{TASK}/n_images" in lines[3]
     assert "loss" in lines[3]
-    assert checkpoints.steps(work / "checkpoints") == [0, 2, 4]
+    assert checkpoints.find_steps(work / "checkpoints") == [0, 2, 4]
 
 
 def test_a_run_killed_while_it_evaluates_does_so_when_it_goes_on(
@@ -152,7 +152,7 @@ def test_a_run_killed_while_it_evaluates_does_so_when_it_goes_on(
     with monkeypatch.context() as killed:
         killed.setattr(in_training, "run_tasks", failing(KeyboardInterrupt()))
         assert run_train(tmp_path / "killed", asked) not in (0, None)
-    assert checkpoints.steps(tmp_path / "killed" / "checkpoints") == [0, 2]
+    assert checkpoints.find_steps(tmp_path / "killed" / "checkpoints") == [0, 2]
     assert run_train(tmp_path / "killed", asked) == 0
     assert run_train(tmp_path / "undisturbed", asked) == 0
     assert metric_lines(tmp_path / "killed") == metric_lines(tmp_path / "undisturbed")

@@ -14,11 +14,11 @@ import sentencepiece
 from pipeline.records import VERSION
 from trainer import evaluate, export
 from trainer.config import FeedForward, tips_model
-from trainer.exchange import formats, npz, released, torch_names
+from trainer.exchange import exported_weights, formats, npz, torch_names
 from trainer.exchange.formats import Format
 from trainer.models import two_tower
 from trainer.models.vit import resize_grid
-from trainer.pretrained import trained_model
+from trainer.pretrained.trained_model import find_trained_model
 
 WEIGHTS = {
     Format.HF: ["model.safetensors", "config.json", "preprocessor_config.json"],
@@ -54,7 +54,7 @@ def written(folder, form):
 def tower_sizes(size, grid):
     """The number of PyTorch's vision arrays, and of the values in them."""
     model = tips_model(size, grid)
-    shapes = released.tower_shapes(model)["vision"]
+    shapes = exported_weights.tower_shapes(model)["vision"]
     found = torch_names.vision_shapes(model.vision, shapes)
     return len(found), sum(map(math.prod, found.values()))
 
@@ -76,7 +76,7 @@ def test_names_and_shapes_of_pytorch_are_the_official_ones():
         vision=dataclasses.replace(tips_model("B/14", (32, 32)).vision, n_layers=1),
         text=dataclasses.replace(tips_model("B/14").text, n_layers=1),
     )
-    shapes = released.tower_shapes(model)
+    shapes = exported_weights.tower_shapes(model)
     assert torch_names.vision_shapes(model.vision, shapes["vision"]) == {
         "cls_token": (1, 1, 768),
         "register_tokens": (1, 1, 768),
@@ -123,7 +123,7 @@ def layers(norm, qkv, out, first, last=""):
 
 def test_pytorch_has_the_layers_as_it_applies_them(any_work):
     """Row i of a weight makes output i; heads follow each other."""
-    model = trained_model.find(any_work).released()
+    model = find_trained_model(any_work).exported_weights()
     block = model.params()["vision"]["encoder"]["transformer"]["encoderblock_1"]
     config = model.model.vision
     found = torch_names.vision_to_torch(model.vision, model.mask_token, config)
@@ -155,8 +155,8 @@ def test_an_export_comes_back_bit_for_bit(tmp_path, any_work, form):
     second = exported(first, form, tmp_path / "second")
     assert written(first, form) == written(second, form)
     ours, theirs = (
-        trained_model.find(any_work).released(),
-        trained_model.find(first).released(),
+        find_trained_model(any_work).exported_weights(),
+        find_trained_model(first).exported_weights(),
     )
     jax.tree.map(np.testing.assert_array_equal, ours.params(), theirs.params())
     assert (ours.size_px, ours.step) == (theirs.size_px, theirs.step) == (28, 6)
@@ -174,8 +174,8 @@ def test_formats_convert_into_each_other(tmp_path, any_work, form):
 
 def test_scenic_has_its_keys_and_no_other(tmp_path, any_work):
     folder = exported(any_work, Format.SCENIC, tmp_path / "out")
-    model = trained_model.find(any_work).config.model
-    expected = released.tower_shapes(model)
+    model = find_trained_model(any_work).config.model
+    expected = exported_weights.tower_shapes(model)
     expected["text"]["temperature_contrastive"] = ()
     for tower in ("vision", "text"):
         with np.load(folder / f"tips_{tower}.npz") as stored:
@@ -199,13 +199,13 @@ def test_pytorch_has_the_positions_of_its_images(tmp_path, tiny, work, form):
                 positions = npz["pos_embed"]
         assert positions.shape == (1, 1 + side**2, 16)
         assert not positions[:, 0].any()
-        found = trained_model.find(folder)
+        found = find_trained_model(folder)
         assert found.config.data.global_crop.size_px == size_px
-        params = trained_model.find(work).params(two_tower.abstract_params(tiny.model))
+        params = find_trained_model(work).params(two_tower.abstract_params(tiny.model))
         expected = two_tower.resize_positions(params, (side, side))["vision"]
         jax.tree.map(
             np.testing.assert_array_equal,
-            found.released().params()["vision"],
+            found.exported_weights().params()["vision"],
             jax.tree.map(np.asarray, expected),
         )
 
@@ -222,8 +222,8 @@ def test_a_position_of_cls_and_layer_scale_are_folded_in(tmp_path, work):
         arrays[f"blocks.0.{layer}.bias"] *= 2
     np.savez(folder / "tips_vision.npz", **arrays)
     ours, theirs = (
-        trained_model.find(work).released(),
-        trained_model.find(folder).released(),
+        find_trained_model(work).exported_weights(),
+        find_trained_model(folder).exported_weights(),
     )
     for key, value in ours.vision.items():
         np.testing.assert_allclose(value, theirs.vision[key], atol=1e-6, err_msg=key)
@@ -232,9 +232,9 @@ def test_a_position_of_cls_and_layer_scale_are_folded_in(tmp_path, work):
 @pytest.mark.parametrize("write", [npz.write_scenic, npz.write_pytorch])
 def test_a_released_size_needs_no_description(tmp_path, write):
     """S/14 is known by its width; a name with highres by its images of 448 px."""
-    model = released.released_model(384, (1, 1), side=32)
+    model = exported_weights.released_model(384, (1, 1), side=32)
     params = two_tower.init_params(model, 0)
-    written = released.from_params(params, model, size_px=448, step=3)
+    written = exported_weights.from_params(params, model, size_px=448, step=3)
     write(written, tmp_path)
     (tmp_path / "model.json").unlink()
     for tower in ("vision", "text"):
@@ -283,14 +283,14 @@ def test_the_form_of_gelu_is_chosen_and_written(tmp_path, work):
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, work):
-    found = trained_model.find(work)
+    found = find_trained_model(work)
     (tmp_path / "lost").mkdir()
     data = dataclasses.replace(found.config.data, tokenizer=str(tmp_path / "lost"))
     config = dataclasses.replace(found.config, data=data)
     broken = dataclasses.replace(found, config=config)
     output = tmp_path / "parent" / "out"
     with pytest.raises(OSError, match="lost"):
-        export.export(broken, found.released(), Format.HF, output, gelu="tanh")
+        export.export(broken, found.exported_weights(), Format.HF, output, gelu="tanh")
     assert list(output.parent.iterdir()) == []
 
 
@@ -329,7 +329,7 @@ def test_a_grid_that_is_no_square_is_for_scenic_alone(
     flags = ["--checkpoint", work, "--output", tmp_path / "out", "--format"]
     assert "position_grid=(2, 3): expected as many" in error_of(capsys, *flags, "hf")
     exported(work, Format.SCENIC, tmp_path / "out")
-    assert trained_model.find(tmp_path / "out").config.model.vision == vision
+    assert find_trained_model(tmp_path / "out").config.model.vision == vision
 
 
 def damage(folder, kind):
@@ -371,7 +371,7 @@ def test_a_damaged_pair_is_named(tmp_path, work, kind, message):
     folder = exported(work, Format.SCENIC, tmp_path / "out")
     damage(folder, kind)
     with pytest.raises(ValueError, match=message):
-        trained_model.find(folder)
+        find_trained_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -401,18 +401,18 @@ def test_a_folder_of_another_kind_is_named(tmp_path, work, name, change, message
             values[key] = values[key] | value if nested else value
         file.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
-        trained_model.find(file.parent)
+        find_trained_model(file.parent)
 
 
 def test_missing_fields_of_a_preprocessor_are_those_of_its_class(tmp_path, work):
     file = exported(work, Format.HF, tmp_path / "out") / "preprocessor_config.json"
     file.write_text('{"size": 42}')
-    assert trained_model.find(file.parent).released().size_px == 42
+    assert find_trained_model(file.parent).exported_weights().size_px == 42
     file.write_text("{}")
-    assert trained_model.find(file.parent).released().size_px == 448
+    assert find_trained_model(file.parent).exported_weights().size_px == 448
     merged = file.with_name("processor_config.json")
     merged.write_text('{"image_processor": {"size": {"height": 56, "width": 56}}}')
-    assert trained_model.find(file.parent).released().size_px == 56
+    assert find_trained_model(file.parent).exported_weights().size_px == 56
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "float8_e4m3fn"])
@@ -423,7 +423,7 @@ def test_weights_that_are_no_floats_are_refused(tmp_path, work, dtype):
     stored[name] = stored[name].astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
     safetensors.numpy.save_file(stored, folder / "model.safetensors")
     with pytest.raises(ValueError, match=rf"{name} is \w+: expected floats"):
-        trained_model.find(folder)
+        find_trained_model(folder)
 
 
 def test_arrays_that_are_no_floats_are_refused(tmp_path, work):
@@ -433,7 +433,7 @@ def test_arrays_that_are_no_floats_are_refused(tmp_path, work):
     arrays["token_emb/emb_var"] = arrays["token_emb/emb_var"].astype(np.int8)
     np.savez(text, **arrays)
     with pytest.raises(ValueError, match="token_emb/emb_var is int8: expected floats"):
-        trained_model.find(text.parent)
+        find_trained_model(text.parent)
 
 
 def test_a_vocabulary_that_cannot_be_exported_is_refused_first(
@@ -489,7 +489,7 @@ def test_positions_that_are_resized_twice_differ_a_little(kind):
 def test_a_step_of_an_export_is_an_error(tmp_path, work):
     folder = exported(work, Format.HF, tmp_path / "out")
     with pytest.raises(ValueError, match=r"step 6: expected none with .*, an export"):
-        trained_model.find(folder, 6)
+        find_trained_model(folder, 6)
 
 
 def test_every_format_is_told_apart_from_a_workdir(tmp_path, work):

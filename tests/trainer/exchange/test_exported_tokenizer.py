@@ -92,7 +92,7 @@ def trained(path, corpus=CORPUS, **options):
 
 def assert_same_ids(path, texts):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    exported = Tokenizer.from_str(tokenizer_json.of_model(path))
+    exported = Tokenizer.from_str(tokenizer_json.convert_tokenizer(path))
     for text in texts:
         assert exported.encode(text).ids == processor.encode(text.lower()), text
 
@@ -129,7 +129,7 @@ def test_what_tokenizers_cannot_do_is_refused(tmp_path, kind):
     options, message = REFUSED[kind]
     path = trained(tmp_path / "x.model", **options)
     with pytest.raises(ValueError, match=f"x.model: this vocabulary .*{message}"):
-        tokenizer_json.of_model(path)
+        tokenizer_json.convert_tokenizer(path)
 
 
 def test_rules_of_its_own_are_refused(tmp_path):
@@ -137,7 +137,7 @@ def test_rules_of_its_own_are_refused(tmp_path):
     rules = {"normalization_rule_tsv": str(tmp_path / "rules.tsv")}
     path = trained(tmp_path / "x.model", **rules)
     with pytest.raises(ValueError, match="a normalizer of its own, 'user_defined'"):
-        tokenizer_json.of_model(path)
+        tokenizer_json.convert_tokenizer(path)
 
 
 def test_a_file_says_what_sentencepiece_says(tmp_path):

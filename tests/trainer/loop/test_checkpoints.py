@@ -51,22 +51,22 @@ def test_a_folder_of_any_name_gives_back_what_it_holds(tmp_path, stream, name):
     with checkpoints.Checkpoints(folder, n_kept=2) as saved:
         state = saved.resume(make_state(0), stream)
     jax.tree.map(np.testing.assert_array_equal, state, make_state(1))
-    assert checkpoints.parts(folder, 1, "params") == {"layer"}
+    assert checkpoints.part_names(folder, 1, "params") == {"layer"}
 
 
 def test_without_a_checkpoint_the_given_state_becomes_the_first(tmp_path, stream):
     state = make_state(0)
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
         assert saved.resume(state, stream) is state
-    assert checkpoints.steps(tmp_path) == [0]
+    assert checkpoints.find_steps(tmp_path) == [0]
 
 
 def test_the_latest_are_kept_and_the_untrained_one(tmp_path, stream):
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
         for step in (0, 3, 6, 9):
             saved.save(make_state(step), stream)
-    assert checkpoints.steps(tmp_path) == [0, 6, 9]
-    assert checkpoints.steps(tmp_path / "none") == []
+    assert checkpoints.find_steps(tmp_path) == [0, 6, 9]
+    assert checkpoints.find_steps(tmp_path / "none") == []
 
 
 def test_a_state_may_be_donated_while_it_is_written(tmp_path, stream):
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_was_being_written_when_killed_does_not_count(
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
         saved.save(make_state(1), stream)
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
-    assert checkpoints.steps(tmp_path) == [1]
+    assert checkpoints.find_steps(tmp_path) == [1]
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
         state = saved.resume(make_state(0), stream)
     assert int(state["step"]) == 1

@@ -14,7 +14,7 @@ def run(profiler, add, steps):
     x = jnp.float32(0)
     for step in steps:
         x = add(x)
-        profiler.after(step, {"loss": x})
+        profiler.after_step(step, {"loss": x})
 
 
 def traced_steps(workdir):

@@ -102,5 +102,5 @@ def test_cls_tokens_and_patches_have_heads_of_their_own_or_share_one():
     )
     assert params_of(own).keys() == {"cls", "patches"}
     assert params_of(shared).keys() == {"shared"}
-    assert shared.of_cls is shared.of_patches
-    assert not np.allclose(own.of_cls(TOKENS), own.of_patches(TOKENS))
+    assert shared.cls_head is shared.patch_head
+    assert not np.allclose(own.cls_head(TOKENS), own.patch_head(TOKENS))

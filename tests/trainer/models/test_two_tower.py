@@ -233,7 +233,7 @@ def all_outputs(model_config, compute):
     def run(params):
         model = nnx.merge(graph, params)
         cls, patches = model.encode_image(IMAGE, MASK)
-        heads = model.head.of_cls(cls), model.head.of_patches(patches)
+        heads = model.head.cls_head(cls), model.head.patch_head(patches)
         return cls, patches, model.encode_text(IDS), *heads
 
     return run

@@ -16,7 +16,9 @@ from trainer.distributed import sharding
 from trainer.exchange import formats
 from trainer.loop import checkpoints
 from trainer.models import two_tower
-from trainer.pretrained import starting_point, trained_model
+from trainer.pretrained import starting_point
+from trainer.pretrained.starting_point import find_starting_point
+from trainer.pretrained.trained_model import find_trained_model
 from trainer.step import state, teacher
 from trainer.step.objective import Objective
 from trainer.step.optimizer import make_optimizer
@@ -59,7 +61,7 @@ def initial(config):
     optimizer = make_optimizer(config.optimizer, config.n_steps)
     mesh = sharding.make_mesh()
     return starting_point.initial_state(
-        config, optimizer, mesh, starting_point.find(config)
+        config, optimizer, mesh, find_starting_point(config)
     )
 
 
@@ -73,7 +75,7 @@ def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_
     flags = ["--config", recipe, "--data", export, "--workdir", tmp_path / "work"]
     train.main([str(flag) for flag in flags])
     before = initial(config)
-    student = trained_model.find(tmp_path / "work")
+    student = find_trained_model(tmp_path / "work")
     assert student.step == config.n_steps
     kept = {"teacher": before["teacher"]}
     stored = checkpoints.load_item(student.folder / "checkpoints", 6, "training", kept)
@@ -84,7 +86,7 @@ def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_
 
 
 def test_a_teacher_is_what_taught(tiny, teacher_run):
-    found = trained_model.find(teacher_run)
+    found = find_trained_model(teacher_run)
     taught, centers = found.teacher()
     ema = found.config.self_supervision.ema
     shapes = state.init_state(found.config, make_optimizer(tiny.optimizer, 6))
@@ -135,14 +137,14 @@ def test_a_student_that_is_its_teacher_meets_itself(tiny, workdir_of):
 def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
     """With positions of its own grid, teacher and centers; step 0, optimizer anew."""
     vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
-    ema = trained_model.find(teacher_run).config.self_supervision.ema
+    ema = find_trained_model(teacher_run).config.self_supervision.ema
     config = dataclasses.replace(
         with_ssl(tiny, ema=ema),
         model=dataclasses.replace(tiny.model, vision=vision),
         init_from=str(teacher_run),
     )
     now = initial(config)
-    start = trained_model.find(teacher_run)
+    start = find_trained_model(teacher_run)
     shapes = initial(tiny)["params"]
     before = start.params(shapes)
     assert_same(now["params"]["text"], before["text"])
@@ -151,7 +153,9 @@ def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
     assert positions["posembed_input"].shape == (1, 4, 4, 16)
     assert_same(now["centers"], start.teacher()[1])
     assert_same(now["teacher"]["head"], start.teacher()[0]["head"])
-    assert now["teacher"].keys() == set(teacher.kept(config.self_supervision))
+    assert now["teacher"].keys() == set(
+        teacher.averaged_modules(config.self_supervision)
+    )
     assert int(now["step"]) == 0
     assert np.abs(now["centers"]["patch"]).max() > 0
 
@@ -161,7 +165,7 @@ def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
         tiny, init_from=str(plain_run), init_parts=InitParts.TEXT
     )
     fresh = initial(tiny)["params"]
-    taken = trained_model.find(plain_run).params({"text": fresh["text"]})
+    taken = find_trained_model(plain_run).params({"text": fresh["text"]})
     assert_same(initial(config)["params"], fresh | taken)
     with pytest.raises(AssertionError):
         assert_same(taken["text"], fresh["text"])
@@ -178,7 +182,7 @@ def exported(tmp_path_factory, teacher_run):
 
 def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exported):
     """With a head of its own, a teacher of what it starts from, and a larger grid."""
-    ssl = trained_model.find(teacher_run).config.self_supervision
+    ssl = find_trained_model(teacher_run).config.self_supervision
     vision = dataclasses.replace(tiny.model.vision, position_grid=(4, 4))
     fresh = dataclasses.replace(
         with_ssl(tiny, ema=ssl.ema),
@@ -188,7 +192,7 @@ def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exporte
         fresh, init_from=str(exported), init_parts=InitParts.TOWERS
     )
     now, before = initial(config), initial(fresh)
-    start = trained_model.find(teacher_run).params(initial(tiny)["params"])
+    start = find_trained_model(teacher_run).params(initial(tiny)["params"])
     start = two_tower.resize_positions(start, (4, 4))
     for name in ("vision", "text"):
         assert_same(now["params"][name], start[name])
@@ -196,16 +200,16 @@ def test_a_run_may_start_from_the_towers_of_an_export(tiny, teacher_run, exporte
         assert_same(now["params"][name], before["params"][name])
     temperature = float(now["params"]["log_temperature_synthetic_caption"])
     assert temperature == pytest.approx(float(start["log_temperature_alt_text"]))
-    kept = teacher.kept(config.self_supervision)
+    kept = teacher.averaged_modules(config.self_supervision)
     assert_same(now["teacher"], {name: now["params"][name] for name in kept})
     assert_same(now["centers"], before["centers"])
 
 
 def test_an_export_has_no_head_and_cannot_teach(tiny, exported):
     with pytest.raises(ValueError, match="with a head, or init_parts=towers"):
-        starting_point.find(dataclasses.replace(tiny, init_from=str(exported)))
+        find_starting_point(dataclasses.replace(tiny, init_from=str(exported)))
     with pytest.raises(ValueError, match="expected a model with a head"):
-        starting_point.find(student_of(tiny, exported))
+        find_starting_point(student_of(tiny, exported))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_a_model_that_does_not_fit_is_named(tiny, plain_run, changes, message):
         config = with_ssl(config, ema=ema, teacher_from=given.pop("teacher_from"))
     config = dataclasses.replace(config, **given)
     with pytest.raises(ValueError, match=message):
-        starting_point.find(config)
+        find_starting_point(config)
 
 
 def test_other_prototypes_than_the_teachers_are_an_error(tiny, teacher_run):
@@ -247,12 +251,12 @@ def test_other_prototypes_than_the_teachers_are_an_error(tiny, teacher_run):
     head = dataclasses.replace(config.model.head, n_prototypes=8)
     model = dataclasses.replace(config.model, head=head)
     with pytest.raises(ValueError, match="n_prototypes=8: expected 12, those of the"):
-        starting_point.find(dataclasses.replace(config, model=model))
+        find_starting_point(dataclasses.replace(config, model=model))
 
 
 def test_a_run_that_goes_on_does_not_look_for_its_start(tiny):
     config = dataclasses.replace(tiny, init_from="nowhere")
-    assert starting_point.find(config, is_new=False).start is None
+    assert find_starting_point(config, is_new=False).start is None
 
 
 def test_a_frozen_teacher_has_a_workdir_and_another_has_none(tiny):
@@ -267,7 +271,7 @@ def other_vocabulary(tmp_path):
     """As many pieces as the tests' vocabulary has, of other texts."""
     words = [f"{a}{b}{c}" for a in "xyzw" for b in "klmnop" for c in "aeiou"]
     path = tmp_path / "other.model"
-    path.write_bytes(tokenizer.train(words * 3, 64))
+    path.write_bytes(tokenizer.train_vocabulary(words * 3, 64))
     return path
 
 
@@ -292,45 +296,45 @@ def from_start(config, start, parts=InitParts.TOWERS, vocabulary=None):
 def test_a_start_with_another_vocabulary_is_refused_and_both_are_named(
     tiny, teacher_run, other_vocabulary, parts
 ):
-    ssl = trained_model.find(teacher_run).config.self_supervision
+    ssl = find_trained_model(teacher_run).config.self_supervision
     config = with_ssl(tiny, ema=ssl.ema)
     config = from_start(config, teacher_run, parts, other_vocabulary)
     with pytest.raises(ValueError, match=r"another than data\.tokenizer=") as raised:
-        starting_point.find(config)
+        find_starting_point(config)
     assert str(teacher_run / "tokenizer.model") in str(raised.value)
     assert str(other_vocabulary) in str(raised.value)
-    assert starting_point.find(config, is_new=False).start is None
+    assert find_starting_point(config, is_new=False).start is None
 
 
 def test_an_export_of_any_format_with_another_vocabulary_is_refused(
     tmp_path, tiny, teacher_run, other_vocabulary, capsys
 ):
     for start in exports(tmp_path, teacher_run):
-        assert starting_point.find(from_start(tiny, start)).start is not None
+        assert find_starting_point(from_start(tiny, start)).start is not None
         with pytest.raises(ValueError, match=r"another than data\.tokenizer="):
-            starting_point.find(from_start(tiny, start, vocabulary=other_vocabulary))
+            find_starting_point(from_start(tiny, start, vocabulary=other_vocabulary))
         (start / "tokenizer.model").unlink()
         capsys.readouterr()
         if (start / "tokenizer.json").exists():
-            assert starting_point.find(from_start(tiny, start)).start is not None
+            assert find_starting_point(from_start(tiny, start)).start is not None
             with pytest.raises(ValueError, match=r"tokenizer\.json is another than"):
-                starting_point.find(
+                find_starting_point(
                     from_start(tiny, start, vocabulary=other_vocabulary)
                 )
             assert not capsys.readouterr().err
         else:
-            starting_point.find(from_start(tiny, start, vocabulary=other_vocabulary))
+            find_starting_point(from_start(tiny, start, vocabulary=other_vocabulary))
             assert "no tokenizer.model beside it" in capsys.readouterr().err
 
 
 def test_the_same_vocabulary_in_another_place_needs_no_word(
     tmp_path, tiny, teacher_run, capsys
 ):
-    ssl = trained_model.find(teacher_run).config.self_supervision
+    ssl = find_trained_model(teacher_run).config.self_supervision
     copy = tmp_path / "copy.model"
     copy.write_bytes(pathlib.Path(tiny.data.tokenizer).read_bytes())
     config = with_ssl(tiny, ema=ssl.ema)
-    assert starting_point.find(from_start(config, teacher_run, vocabulary=copy)).start
+    assert find_starting_point(from_start(config, teacher_run, vocabulary=copy)).start
     assert not capsys.readouterr().err
 
 
@@ -339,7 +343,7 @@ def test_texts_that_were_not_lower_cased_are_refused(tiny, tmp_path, teacher_run
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))
     with pytest.raises(ValueError, match=r"do_lower_case=false, expected true"):
-        starting_point.find(from_start(tiny, folder))
+        find_starting_point(from_start(tiny, folder))
 
 
 @pytest.mark.parametrize(
@@ -380,17 +384,17 @@ def test_a_teacher_of_other_patches_is_refused(
 def test_a_teacher_that_has_not_learned_a_term_is_refused(tiny, workdir_of, term):
     folder = workdir_of(with_ssl(tiny, **{term: 0.0}))
     with pytest.raises(ValueError, match=f"self_supervision.{term}=0 there, expected"):
-        starting_point.find(student_of(tiny, folder))
+        find_starting_point(student_of(tiny, folder))
     config = student_of(tiny, folder)
     config = with_ssl(config, teacher_from=str(folder), **{term: 0.0})
-    assert starting_point.find(config).teacher is not None
+    assert find_starting_point(config).teacher is not None
 
 
 def test_a_student_teaches_with_its_own_encoder_and_head(tiny, workdir_of):
     """It has no teacher of its own but the frozen one, which is another model."""
     student = workdir_of(with_ssl(tiny, ema=Ema.FROZEN, teacher_from="gone"))
     shapes = initial(tiny)["params"]
-    own = trained_model.find(student).params({n: shapes[n] for n in ("vision", "head")})
+    own = find_trained_model(student).params({n: shapes[n] for n in ("vision", "head")})
     assert_same(initial(student_of(tiny, student))["teacher"], own)
     config = from_start(tiny, student, InitParts.ALL)
     assert_same(initial(config)["teacher"]["head"], own["head"])

@@ -122,15 +122,15 @@ def test_the_total_weighs_its_terms():
     config = SelfSupervisionConfig(distillation_weight=3, patch_weight=10)
     names = (*TERMS, losses.DISTILLATION, losses.PATCH)
     terms = dict(zip(names, jnp.float32([1, 4, 5, 7]), strict=True))
-    assert float(losses.total(terms, config)) == 2.5 + 15 + 70
+    assert float(losses.total_loss(terms, config)) == 2.5 + 15 + 70
 
 
 def test_the_total_misses_a_term_only_where_it_has_a_weight():
     terms = dict(zip(TERMS, jnp.float32([1, 4]), strict=True))
     off = SelfSupervisionConfig(distillation_weight=0, patch_weight=0)
-    assert float(losses.total(terms, off)) == 2.5
+    assert float(losses.total_loss(terms, off)) == 2.5
     with pytest.raises(KeyError, match="patch"):
-        losses.total(terms, SelfSupervisionConfig(distillation_weight=0))
+        losses.total_loss(terms, SelfSupervisionConfig(distillation_weight=0))
 
 
 BIAS = jnp.float32(-1.5)
@@ -204,11 +204,11 @@ def separate(visible_weight):
 
 
 def patch(config, mask=MASK, values=ENTROPIES):
-    return float(losses.patch(jnp.float32(values), jnp.asarray(mask), config))
+    return float(losses.patch_loss(jnp.float32(values), jnp.asarray(mask), config))
 
 
 def test_local_crops_count_alike():
-    found = losses.distillation(jnp.float32(ENTROPIES))
+    found = losses.distillation_loss(jnp.float32(ENTROPIES))
     assert float(found) == pytest.approx(sum(ENTROPIES.flat) / 15, rel=1e-6)
 
 
@@ -245,14 +245,14 @@ def test_separate_means_in_the_ratio_of_their_patches_are_the_mean_of_all():
 
 def test_without_a_masked_patch_the_loss_and_its_gradient_are_0():
     nothing = jnp.zeros_like(MASK)
-    gradient = jax.grad(losses.patch)(jnp.float32(ENTROPIES), nothing, IBOT)
+    gradient = jax.grad(losses.patch_loss)(jnp.float32(ENTROPIES), nothing, IBOT)
     assert patch(IBOT, nothing) == 0
     assert not np.any(gradient)
 
 
 @pytest.mark.parametrize("config", [IBOT, ALL, separate(0.5)])
 def test_visible_patches_have_a_gradient_in_ibot_plus_plus_only(config):
-    gradient = jax.grad(losses.patch)(jnp.float32(ENTROPIES), MASK, config)
+    gradient = jax.grad(losses.patch_loss)(jnp.float32(ENTROPIES), MASK, config)
     assert np.all(gradient[MASK] > 0)
     assert np.all((gradient[~MASK] > 0) == (config is not IBOT))
 

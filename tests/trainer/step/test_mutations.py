@@ -39,8 +39,8 @@ MUTATIONS = (
     Mutation(
         "teacher never updated",
         "step/train_step.py",
-        '"teacher": teacher.updated(',
-        '"teacher": state["teacher"] or teacher.updated(',
+        '"teacher": teacher.update_teacher(',
+        '"teacher": state["teacher"] or teacher.update_teacher(',
         OBJECTIVE,
     ),
     Mutation(
@@ -158,8 +158,8 @@ MUTATIONS = (
     Mutation(
         "mask on the view of the contrastive loss",
         "step/objective.py",
-        "masks = _interleaved(jnp.zeros_like(mask), mask)",
-        "masks = _interleaved(mask, jnp.zeros_like(mask))",
+        "masks = _interleave(jnp.zeros_like(mask), mask)",
+        "masks = _interleave(mask, jnp.zeros_like(mask))",
         "step/test_views.py",
     ),
     Mutation(
@@ -214,8 +214,8 @@ MUTATIONS = (
     Mutation(
         "attention that is drawn not scaled",
         "models/transformer.py",
-        "return jax.nn.softmax(logits / math.sqrt(query.shape[-1]))",
-        "return jax.nn.softmax(logits)",
+        "logits = logits / math.sqrt(query.shape[-1])",
+        "logits = 1.0 * logits",
         "visuals/test_visuals.py",
     ),
     Mutation(
@@ -242,7 +242,7 @@ MUTATIONS = (
     Mutation(
         "depth beyond the limits scored",
         "evals/scores/depth.py",
-        "is_valid = known(truth, limits)",
+        "is_valid = is_known(truth, limits)",
         "is_valid = truth > 0",
         METRICS,
     ),
@@ -254,6 +254,14 @@ MUTATIONS = (
         "evals/scores/test_zero_shot_segmentation.py",
     ),
 )
+
+
+def test_every_fault_changes_one_place_of_the_code():
+    for mutation in MUTATIONS:
+        source = (ROOT / "trainer" / mutation.file).read_text()
+        assert source.count(mutation.old) == 1, mutation.name
+        for name in mutation.tests.split():
+            assert (ROOT / "tests/trainer" / name).exists(), mutation.name
 
 
 @pytest.mark.slow

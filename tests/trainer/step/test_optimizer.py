@@ -7,19 +7,19 @@ import pytest
 
 from trainer import config
 from trainer.models import two_tower
-from trainer.step.optimizer import decayed, learning_rates, make_optimizer
+from trainer.step.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 
 ADAMW = config.OptimizerConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
-    rate = learning_rates(ADAMW, n_steps=20)
+    rate = learning_rate_schedule(ADAMW, n_steps=20)
     rates = [float(rate(step)) for step in (0, 2, 4, 12, 20)]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
 
 
 def test_only_matrices_and_embeddings_decay(tiny):
-    mask = decayed(two_tower.abstract_params(tiny.model))
+    mask = decay_mask(two_tower.abstract_params(tiny.model))
     kept = {
         path[-1].key
         for path, is_decayed in jax.tree_util.tree_leaves_with_path(mask)

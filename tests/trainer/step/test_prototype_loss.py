@@ -180,7 +180,7 @@ def test_mean_logits_are_those_of_every_token_of_every_image():
 
 
 def test_a_center_keeps_most_of_its_old_value():
-    found = prototype_loss.updated_center(jnp.float32([1, 0]), jnp.float32([0, 2]), 0.9)
+    found = prototype_loss.update_center(jnp.float32([1, 0]), jnp.float32([0, 2]), 0.9)
     np.testing.assert_allclose(found, [0.9, 0.2], rtol=1e-6)
 
 

@@ -27,7 +27,7 @@ def by_svd(features):
 
 
 def test_components_are_the_first_singular_vectors():
-    basis = pca_colors.basis(PATCHES)
+    basis = pca_colors.fit_basis(PATCHES)
     rows, vectors = by_svd(PATCHES)
     signs = np.sign((basis.vectors.T * vectors).sum(axis=1))
     np.testing.assert_allclose(basis.vectors.T, vectors * signs[:, None], atol=1e-9)
@@ -38,8 +38,8 @@ def test_components_are_the_first_singular_vectors():
 
 
 def test_the_sign_of_a_component_does_not_hang_on_the_order_of_patches():
-    turned = pca_colors.basis(PATCHES[::-1, ::-1])
-    basis = pca_colors.basis(PATCHES)
+    turned = pca_colors.fit_basis(PATCHES[::-1, ::-1])
+    basis = pca_colors.fit_basis(PATCHES)
     np.testing.assert_allclose(turned.vectors, basis.vectors, atol=1e-9)
     largest = np.abs(basis.vectors).argmax(axis=0)
     assert (basis.vectors[largest, range(3)] > 0).all()
@@ -48,9 +48,9 @@ def test_the_sign_of_a_component_does_not_hang_on_the_order_of_patches():
 def test_a_color_means_the_same_in_all_images():
     same = PATCHES.copy()
     same[1] = same[0]
-    found = pca_colors.colors(pca_colors.basis(same), same)
+    found = pca_colors.to_colors(pca_colors.fit_basis(same), same)
     np.testing.assert_array_equal(found[0], found[1])
-    values = pca_colors.project(pca_colors.basis(same), same).reshape(-1, 3)
+    values = pca_colors.project(pca_colors.fit_basis(same), same).reshape(-1, 3)
     low, high = np.percentile(values, (1, 99), axis=0)
     expected = 255 * ((values - low) / (high - low)).clip(0, 1)
     np.testing.assert_array_equal(found.reshape(-1, 3), expected.round())
@@ -58,12 +58,12 @@ def test_a_color_means_the_same_in_all_images():
 
 def test_patches_that_are_all_alike_are_black():
     features = np.ones((1, 2, 2, 8))
-    assert not pca_colors.colors(pca_colors.basis(features), features).any()
+    assert not pca_colors.to_colors(pca_colors.fit_basis(features), features).any()
 
 
 def test_patches_that_are_not_numbers_are_an_error():
     with pytest.raises(ValueError, match="patch features are not finite"):
-        pca_colors.basis(np.full((1, 2, 2, 8), np.nan))
+        pca_colors.fit_basis(np.full((1, 2, 2, 8), np.nan))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_attention_is_that_of_the_last_block(tiny):
 
 def test_maps_are_the_mean_of_heads_and_each_head_over_the_patches():
     weights = RNG.random((3, 2, 8))
-    found = attention.maps(weights, (2, 3))
+    found = attention.attention_maps(weights, (2, 3))
     assert found.shape == (2, 4, 2, 3)
     for token, head, row, column in np.ndindex(2, 3, 2, 3):
         expected = weights[head, token, 2 + 3 * row + column]
@@ -127,11 +127,11 @@ def test_maps_are_the_mean_of_heads_and_each_head_over_the_patches():
 
 def test_heat_goes_from_black_to_the_largest_weight():
     weights = np.array([[0.0, 0.2], [0.4, 0.1]])
-    found = attention.heat(weights)
-    np.testing.assert_array_equal(found, attention.heat(10 * weights))
+    found = attention.heat_map(weights)
+    np.testing.assert_array_equal(found, attention.heat_map(10 * weights))
     assert found[0, 0].max() < 10
     assert found[1, 0].min() > 100
-    assert not attention.heat(np.zeros((2, 2))).astype(int).max() > 10
+    assert not attention.heat_map(np.zeros((2, 2))).astype(int).max() > 10
 
 
 def test_an_overlay_mixes_the_color_of_the_class_into_the_photo():
@@ -150,12 +150,12 @@ def test_classes_have_different_colors_that_do_not_hang_on_their_number():
 def test_shares_are_of_all_pixels_the_largest_first():
     classes = np.array([[2, 2, 2, 0], [5, 0, -1, -1]])
     found = [(2, 3 / 8), (0, 2 / 8), (5, 1 / 8)]
-    assert overlays.shares(classes) == found
+    assert overlays.class_shares(classes) == found
 
 
 def test_a_sheet_has_its_pictures_where_they_belong():
     red, blue = (np.full((4, 5, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
-    found = sheets.sheet([[sheets.Tile(red, ""), sheets.Tile(blue, "")]] * 2)
+    found = sheets.make_sheet([[sheets.Tile(red, ""), sheets.Tile(blue, "")]] * 2)
     assert (found[:4, :5] == red).all()
     assert (found[:4, 11:16] == blue).all()
     assert (found[28:32, 11:16] == blue).all()
@@ -164,7 +164,7 @@ def test_a_sheet_has_its_pictures_where_they_belong():
 
 def test_a_label_stays_in_its_column():
     tile = np.zeros((4, 30, 3), np.uint8)
-    found = sheets.sheet([[sheets.Tile(tile, "W" * 500), sheets.Tile(tile, "")]])
+    found = sheets.make_sheet([[sheets.Tile(tile, "W" * 500), sheets.Tile(tile, "")]])
     is_ink = (found[4:22] < 128).any(axis=(0, 2))
     assert is_ink[:30].any()
     assert not is_ink[30:].any()
@@ -188,8 +188,10 @@ def test_visible_text_prints_and_is_cut(text):
 
 def test_names_on_the_page_are_text():
     name = "</style><img src=x onerror=alert(1)>\u202e\n"
-    shown = page.Shown(visible(name), [page.Figure("00.png", b"png", visible(name))])
-    text = page.html(visible(name), [shown])
+    shown = page.ImageSection(
+        visible(name), [page.Figure("00.png", b"png", visible(name))]
+    )
+    text = page.render_page(visible(name), [shown])
     assert "<img src=x" not in text
     assert "\u202e" not in text
     assert text.count("&lt;/style&gt;&lt;img src=x onerror=alert(1)&gt;[U+202E]") == 3

@@ -59,7 +59,7 @@ def linear(features: tuple[np.ndarray, ...], n_outputs: int, rng_seed: int) -> D
     n_inputs = len(mean)
 
     def apply(params: Linear, batch: tuple[Array, ...]) -> Maps:
-        x = (_joined(batch) - mean) / std
+        x = (_join_features(batch) - mean) / std
         cells = x @ params.kernel + params.bias
         b, h, w, c = cells.shape
         return jax.image.resize(cells, (b, _FINER * h, _FINER * w, c), "bilinear")
@@ -116,7 +116,7 @@ def predictor(decoder: Decoder) -> Callable[[Any], np.ndarray]:
     return lambda batch: jax.device_get(apply(decoder.params, batch))
 
 
-def _joined(batch: tuple[Array, ...]) -> Float[Array, "b h w d"]:
+def _join_features(batch: tuple[Array, ...]) -> Float[Array, "b h w d"]:
     patches, *vectors = (x.astype(jnp.float32) for x in batch)
     shape = patches.shape[:3]
     wide = [jnp.broadcast_to(v[:, None, None], (*shape, v.shape[-1])) for v in vectors]

@@ -25,7 +25,7 @@ Encode = Callable[[Evaluation, np.ndarray], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
+class DecoderInputs:
     """What a decoder is shown, and what it has to tell."""
 
     kind: str  # of the truth; samples without it are left out
@@ -46,53 +46,57 @@ class Training:
         return len(self.truths)
 
 
-def train_set(run: Evaluation, views: Views) -> Training:
+def read_training(run: Evaluation, views: DecoderInputs) -> Training:
     """Truths at the size of the decoder's map, by the nearest pixel."""
     side = views.n_cells(-(-run.size_px // run.encoder.patch_px))
 
     def rows() -> Iterator[tuple[Any, np.ndarray]]:
-        samples = run.shown(_known(run, views, TRAIN), "training images")
+        samples = run.show_progress(
+            _samples_with_truth(run, views, TRAIN), "training images"
+        )
         for chunk in chunks(samples, _CHUNK):
             truths = [maps.nearest(views.truth(one), (side, side)) for one in chunk]
-            yield views.encode(run, run.squeezed(chunk)), np.stack(truths)
+            yield views.encode(run, run.squeeze_images(chunk)), np.stack(truths)
 
-    return Training(*spool(rows(), functools.partial(_nothing, run, views, "training")))
+    return Training(
+        *spool(rows(), functools.partial(_no_samples_error, run, views, "training"))
+    )
 
 
-def fit(
+def fit_predictor(
     run: Evaluation,
     decoder: decoders.Decoder,
     loss: Callable,
     training: Training,
 ) -> Callable[[Any], Maps]:
-    return decoders.predictor(trained(run, decoder, loss, training))
+    return decoders.predictor(train_decoder(run, decoder, loss, training))
 
 
-def trained(
+def train_decoder(
     run: Evaluation,
     decoder: decoders.Decoder,
     loss: Callable,
     training: Training,
 ) -> decoders.Decoder:
-    shown = functools.partial(run.shown, what="training steps")
+    shown = functools.partial(run.show_progress, what="training steps")
     return decoders.fit(
         decoder, loss, training.features, training.truths, run.settings, shown
     )
 
 
-def predicted(
-    run: Evaluation, views: Views, predict: Callable[[Any], Any]
+def predict_maps(
+    run: Evaluation, views: DecoderInputs, predict: Callable[[Any], Any]
 ) -> Iterator[tuple[Sample, Any]]:
     """Test images with their maps."""
     n_images = 0
-    samples = run.shown(_known(run, views, TEST), "test images")
+    samples = run.show_progress(_samples_with_truth(run, views, TEST), "test images")
     for chunk in chunks(samples, _CHUNK):
-        images = run.squeezed(chunk)
+        images = run.squeeze_images(chunk)
         filled = np.concatenate([images, images[:1].repeat(_CHUNK - len(chunk), 0)])
         yield from zip(chunk, predict(views.encode(run, filled)), strict=False)
         n_images += len(chunk)
     if not n_images:
-        raise _nothing(run, views, "test")
+        raise _no_samples_error(run, views, "test")
 
 
 def sizes(run: Evaluation, n_images: int, n_training_images: int) -> dict:
@@ -103,9 +107,11 @@ def sizes(run: Evaluation, n_images: int, n_training_images: int) -> dict:
     }
 
 
-def _known(run: Evaluation, views: Views, split: str) -> Iterator[Sample]:
-    return run.source.of(split, views.kind)
+def _samples_with_truth(
+    run: Evaluation, views: DecoderInputs, split: str
+) -> Iterator[Sample]:
+    return run.source.of_split(split, views.kind)
 
 
-def _nothing(run: Evaluation, views: Views, what: str) -> SampleError:
-    return run.source.nothing(f"no {what} images with {views.kind}")
+def _no_samples_error(run: Evaluation, views: DecoderInputs, what: str) -> SampleError:
+    return run.source.no_samples_error(f"no {what} images with {views.kind}")

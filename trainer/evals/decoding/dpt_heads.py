@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.evals.decoding import decoders, dense_tasks
-from trainer.evals.sets.samples import Sample, about
+from trainer.evals.sets.samples import Sample, errors_about
 from trainer.evals.task_inputs import Evaluation
 from trainer.exchange import dpt_heads
 from trainer.models.dpt import DptConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class HeadTask:
     """What one kind of head tells, and how it learns."""
 
     kind: str  # of the truth
@@ -27,41 +27,43 @@ class Task:
     check: Callable[[dense_tasks.Training], None] = lambda training: None
 
 
-class Fitted(NamedTuple):
-    views: dense_tasks.Views
+class FittedHead(NamedTuple):
+    views: dense_tasks.DecoderInputs
     predict: Callable[[Any], Any]
     n_training_images: int  # 0 of a head from a file
 
 
-def fitted(run: Evaluation, task: Task) -> Fitted:
+def fit_head(run: Evaluation, task: HeadTask) -> FittedHead:
     """Trains a head, or reads that of `dpt_from`; writes a trained one to `dpt_to`."""
-    views = dense_tasks.Views(task.kind, _levels, decoders.dpt_cells, task.truth)
+    views = dense_tasks.DecoderInputs(
+        task.kind, _levels, decoders.dpt_cells, task.truth
+    )
     config = DptConfig(
         width=run.encoder.vision.width,
         head=task.head,
         n_outputs=task.n_outputs,
         channels=run.settings.dpt_channels,
     )
-    decoder = _finished(decoders.dpt(config, run.settings.rng_seed), task.finish)
+    decoder = _add_finish(decoders.dpt(config, run.settings.rng_seed), task.finish)
     source, target = run.settings.dpt_from, run.settings.dpt_to
     if source:
-        with about("dpt_from"):
+        with errors_about("dpt_from"):
             params = dpt_heads.read(pathlib.Path(source), config)
         predict = decoders.predictor(decoder._replace(params=params))
-        return Fitted(views, predict, 0)
+        return FittedHead(views, predict, 0)
     if target:
-        with about("dpt_to"):
+        with errors_about("dpt_to"):
             dpt_heads.check_name(pathlib.Path(target))
-    training = dense_tasks.train_set(run, views)
+    training = dense_tasks.read_training(run, views)
     task.check(training)
-    decoder = dense_tasks.trained(run, decoder, task.loss, training)
+    decoder = dense_tasks.train_decoder(run, decoder, task.loss, training)
     if target:
-        with about("dpt_to"):
+        with errors_about("dpt_to"):
             dpt_heads.write(pathlib.Path(target), decoder.params)
-    return Fitted(views, decoders.predictor(decoder), training.n_images)
+    return FittedHead(views, decoders.predictor(decoder), training.n_images)
 
 
-def _finished(
+def _add_finish(
     decoder: decoders.Decoder, finish: Callable[[Any], Any]
 ) -> decoders.Decoder:
     return decoder._replace(apply=lambda *x: finish(decoder.apply(*x)))

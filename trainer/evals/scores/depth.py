@@ -20,7 +20,7 @@ _NEAR_M = 0.25  # half of a set is hardly ever nearer
 _N_LOOKED_AT = 64  # images
 
 
-def expected(
+def expected_depth(
     logits: Float[Array, "*cells bins"], limits: Range
 ) -> Float[Array, "*cells"]:
     """The mean of the bins, weighted."""
@@ -50,18 +50,18 @@ def error(
     predicted: Float[np.ndarray, "h w"], truth: Float[np.ndarray, "h w"], limits: Range
 ) -> errors.Errors:
     """Of the pixels whose true depth is known and within the limits."""
-    is_valid = known(truth, limits)
+    is_valid = is_known(truth, limits)
     exact = truth[is_valid].astype(np.float64)
-    return errors.of(predicted[is_valid] - exact)
+    return errors.summarize(predicted[is_valid] - exact)
 
 
-def doubt(truths: Float[np.ndarray, "n h w"], limits: Range) -> str:
+def doubt_unit(truths: Float[np.ndarray, "n h w"], limits: Range) -> str:
     """What looks as if depth were in another unit than meters; "" if nothing does."""
     some = truths[:: max(1, len(truths) // _N_LOOKED_AT)]
     some = some[np.isfinite(some) & (some > 0)]
     if not some.size:
         return ""
-    median, share = float(np.median(some)), float(known(some, limits).mean())
+    median, share = float(np.median(some)), float(is_known(some, limits).mean())
     if median >= _NEAR_M and share >= 0.5:
         return ""
     return (
@@ -71,5 +71,5 @@ def doubt(truths: Float[np.ndarray, "n h w"], limits: Range) -> str:
     )
 
 
-def known(truth: Float[np.ndarray, "*p"], limits: Range) -> Bool[np.ndarray, "*p"]:
+def is_known(truth: Float[np.ndarray, "*p"], limits: Range) -> Bool[np.ndarray, "*p"]:
     return (truth > limits[0]) & (truth <= limits[1])

@@ -35,7 +35,7 @@ def rmse(images: Sequence[Errors]) -> dict[str, float]:
     }
 
 
-def of(errors: Float64[np.ndarray, "n"]) -> Errors:
+def summarize(errors: Float64[np.ndarray, "n"]) -> Errors:
     """Raises ValueError unless all are finite."""
     if not np.isfinite(errors).all():
         raise ValueError("predictions are not finite")

@@ -49,7 +49,7 @@ def _share(
     n_found = 0
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
-        found = _found(
+        found = _is_found(
             gallery, index_labels, queries[part], query_labels[part], own_rows[part]
         )
         n_found += int(found.sum())
@@ -57,7 +57,7 @@ def _share(
 
 
 @jax.jit
-def _found(
+def _is_found(
     gallery: Float[Array, "n d"],
     gallery_labels: Int[Array, "n"],
     queries: Float[Array, "q d"],

@@ -47,7 +47,7 @@ def predictions(
     weights = np.exp(cosines.astype(np.float64) / TEMPERATURE)
     labels = train_labels[rows]
     n_classes = int(train_labels.max()) + 1
-    return {k: _winners(weights[:, :k], labels[:, :k], n_classes) for k in ks}
+    return {k: _count_votes(weights[:, :k], labels[:, :k], n_classes) for k in ks}
 
 
 def nearest(
@@ -73,7 +73,7 @@ def _top(
         return jax.lax.top_k(queries @ gallery.T, k)
 
 
-def _winners(
+def _count_votes(
     weights: Float[np.ndarray, "m k"], labels: Int[np.ndarray, "m k"], n_classes: int
 ) -> Int[np.ndarray, "m"]:
     found = [

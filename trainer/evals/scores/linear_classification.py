@@ -67,7 +67,7 @@ def fit(
     """Least mean cross-entropy in nats, plus l2 / 2 times the squared kernel."""
     n, d = features.shape
     weights = np.ones(n) if is_used is None else is_used
-    images = Images(*map(_chunked, (features, labels, weights / weights.sum())))
+    images = Images(*map(_to_chunks, (features, labels, weights / weights.sum())))
     start = Layer(jnp.zeros((d, n_classes)), jnp.zeros(n_classes))
     return _fit(start, images, l2)
 
@@ -85,7 +85,7 @@ def standardize(
     return (train - mean) / std, (test - mean) / std
 
 
-def _chunked(rows: np.ndarray) -> Array:
+def _to_chunks(rows: np.ndarray) -> Array:
     size = min(len(rows), _CHUNK)
     padding = [(0, -len(rows) % size), *[(0, 0)] * (rows.ndim - 1)]
     return jnp.asarray(np.pad(rows, padding)).reshape(-1, size, *rows.shape[1:])

@@ -33,13 +33,13 @@ def error(
 
     A prediction of length 0 is 90 degrees off.
     """
-    is_valid = known(truth)
+    is_valid = is_known(truth)
     ours, theirs = _units(predicted[is_valid]), _units(truth[is_valid])
     cosines = np.clip((ours * theirs).sum(axis=-1), -1, 1)
-    return errors.of(np.degrees(np.arccos(cosines)))
+    return errors.summarize(np.degrees(np.arccos(cosines)))
 
 
-def known(truth: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+def is_known(truth: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     """Where the vector is finite and has a direction."""
     lengths = np.linalg.norm(truth, axis=-1)
     return (lengths > _SMALLEST) & (lengths < np.inf)  # False for NaN

@@ -53,7 +53,7 @@ def to_classes(
     return classes
 
 
-def doubt(
+def doubt_first_value(
     pixels: Int[np.ndarray, "classes"], n_unlabeled: int, names: Sequence[str]
 ) -> str:
     """Why masks that are counted from 1 may be counted from 0; "" without a doubt.

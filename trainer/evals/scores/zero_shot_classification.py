@@ -43,7 +43,7 @@ PROMPTS: Mapping[PromptSet, tuple[str, ...]] = {
 
 def prompts(names: Sequence[str], which: PromptSet) -> list[str]:
     """Every name in every sentence, name by name."""
-    spoken = map(label_names.spoken, names)
+    spoken = map(label_names.spoken_name, names)
     return [sentence.format(name) for name in spoken for sentence in PROMPTS[which]]
 
 

@@ -22,7 +22,7 @@ from trainer.evals.scores.maps import best_class
 Window = tuple[slice, slice]
 
 
-def short_side_resized(
+def resize_short_side(
     image: UInt8[np.ndarray, "h w 3"], size_px: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Bicubic, to a short side of `size_px`; the long side is rounded down."""
@@ -31,7 +31,7 @@ def short_side_resized(
     return _bicubic(image, (height * size_px // short, width * size_px // short))
 
 
-def rounded_up(
+def round_up_to_patches(
     image: UInt8[np.ndarray, "h w 3"], patch_px: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Bicubic, to sides that are multiples of the patch."""

@@ -27,20 +27,20 @@ class Account:
         self._unread: collections.Counter[str] = collections.Counter()
         self._by_split: collections.Counter[str] = collections.Counter()
 
-    def unread(self, reason: str, n: int = 1) -> None:
+    def count_unread(self, reason: str, n: int = 1) -> None:
         """Something that is no sample."""
         self._unread[reason] += n
 
-    def read(self, split: str) -> None:
+    def count_read(self, split: str) -> None:
         self._by_split[split] += 1
 
-    def asked(self, *splits: str) -> None:
+    def mark_asked(self, *splits: str) -> None:
         self._asked.update(splits)
 
-    def used(self) -> None:
+    def count_used(self) -> None:
         self.n_used += 1
 
-    def left_out(self, reason: str) -> None:
+    def count_left_out(self, reason: str) -> None:
         """A sample that was asked for, and cannot be used."""
         self._left_out[reason] += 1
 
@@ -77,7 +77,7 @@ class Account:
 
     def lines(self) -> Iterator[str]:
         """What the user has to know."""
-        if left := self.said():
+        if left := self.summarize_left_out():
             yield left
         if self.split == HASHED:
             n_test = self._by_split["test"]
@@ -89,7 +89,7 @@ class Account:
             yield f"{self.n_empty_captions} empty captions were left out"
         yield from self._warnings
 
-    def said(self) -> str:
+    def summarize_left_out(self) -> str:
         """How much was left out; training images that no task asked for go unsaid."""
         reasons = self.reasons()
         reasons.pop("split train", None)

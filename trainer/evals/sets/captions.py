@@ -19,7 +19,7 @@ class Captions(NamedTuple):
     n_empty: int  # texts that were null, or nothing but spaces
 
 
-def of_fields(fields: Mapping[str, object]) -> Captions:
+def parse_captions(fields: Mapping[str, object]) -> Captions:
     """Texts, lists of them, lists of objects that hold them, or any by granularity.
 
     Raises ValueError on what is no text, naming the field.
@@ -62,14 +62,14 @@ def _text(field: str, value: object) -> str:
     if _is_nothing(value):
         return ""
     if isinstance(value, bytes):
-        value = _decoded(field, value)
+        value = _decode(field, value)
     if not isinstance(value, str):
         shown = repr(value)[:60]
         raise ValueError(f"{field}: {shown}: expected a text or a list of texts")
     return value.strip()
 
 
-def _decoded(field: str, value: bytes) -> str:
+def _decode(field: str, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:

@@ -13,12 +13,12 @@ from trainer.evals.sets.samples import (
     Sample,
     SampleError,
     Stored,
-    about,
-    make,
+    errors_about,
+    make_sample,
 )
 
 
-def of_files(
+def read_sample(
     place: Place,
     name: str,
     contents: Mapping[str, Stored | bytes],
@@ -36,16 +36,16 @@ def of_files(
         for end in contents
         if end in ("txt", "cls", "json")
     }
-    with about(f"{name}.json"):
+    with errors_about(f"{name}.json"):
         told = json.loads(texts.get("json", "") or "{}")
         if not isinstance(told, Mapping):
             raise SampleError(f"{name}.json: expected an object")
     told = {key: value for key, value in told.items() if value is not None}
     own = {"txt": texts.get("txt"), **_label(texts.get("cls"))}
     parts = _parts(contents, account)
-    sample = make(place, name, parts, {**fields, **own, **told}, names)
+    sample = make_sample(place, name, parts, {**fields, **own, **told}, names)
     if sample is None:
-        account.unread(_reason(contents))
+        account.count_unread(_reason(contents))
     return sample
 
 
@@ -54,11 +54,11 @@ def _parts(contents: Mapping[str, Stored | bytes], account: Account) -> dict[str
     for end in sorted(contents, key=_preference):
         kind = listing.KINDS.get(end)
         if kind in parts:
-            account.unread(f"second {kind} of a key")
+            account.count_unread(f"second {kind} of a key")
         elif kind:
             parts[kind] = contents[end]
         elif end not in ("txt", "cls", "json") and "image" in parts and _is_meant(end):
-            account.unread(f"ending .{end[:20]}")
+            account.count_unread(f"ending .{end[:20]}")
     return parts
 
 
@@ -77,7 +77,11 @@ def _reason(contents: Mapping[str, Any]) -> str:
     unknown = [end for end in contents if end not in ("txt", "cls", "json")]
     if not unknown:
         return "no image"
-    return listing.ending(f"x.{unknown[0]}") if unknown[0] else "without an ending"
+    return (
+        listing.describe_ending(f"x.{unknown[0]}")
+        if unknown[0]
+        else "without an ending"
+    )
 
 
 def _label(text: str | None) -> dict[str, str]:
@@ -85,6 +89,6 @@ def _label(text: str | None) -> dict[str, str]:
 
 
 def _text(name: str, file: Stored | bytes) -> str:
-    with about(name):
+    with errors_about(name):
         encoded = file.read() if isinstance(file, Stored) else file
         return encoded.decode("utf-8-sig")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from trainer.evals.sets import listing, splits
 from trainer.evals.sets.accounts import Account
-from trainer.evals.sets.files import of_files
+from trainer.evals.sets.files import read_sample
 from trainer.evals.sets.label_names import FILES, Names
 from trainer.evals.sets.samples import Place, Sample, Stored
 
@@ -35,14 +35,14 @@ class Folders:
 
     def read(self, account: Account) -> Iterator[Sample]:
         files = ((str(path.relative_to(self.root)), path) for path in self.inner)
-        for key, found in listing.by_key(files, account):
-            split = splits.within(Place(key).folders, self.split_folders)
+        for key, found in listing.group_by_key(files, account):
+            split = splits.split_of_folder(Place(key).folders, self.split_folders)
             place = Place(self._key(key, found), split)
             fields = dict(zip(("label", "domain"), self._above(place), strict=False))
             contents = {ending: Stored(path) for ending, path in found.items()}
             contents |= self._truths_of(key)
             name = str(self.root / key)
-            sample = of_files(place, name, contents, fields, self.names, account)
+            sample = read_sample(place, name, contents, fields, self.names, account)
             if sample:
                 yield sample
 
@@ -51,7 +51,7 @@ class Folders:
 
     @functools.cached_property
     def split_folders(self) -> Mapping[splits.Folder, str]:
-        return splits.of_folders(self.image_folders)
+        return splits.find_split_folders(self.image_folders)
 
     @functools.cached_property
     def image_folders(self) -> set[splits.Folder]:
@@ -103,7 +103,7 @@ class Folders:
         found = collections.Counter(
             f"outside of {IMAGES}"
             if listing.is_image(path.name)
-            else listing.ending(path.name)
+            else listing.describe_ending(path.name)
             for path in self.files
             if path not in used and path.name not in FILES
         )
@@ -115,7 +115,7 @@ class Folders:
 
     def class_like(self) -> set[str]:
         """Names of splits that were taken for classes."""
-        return splits.class_like(self.image_folders, self.split_folders)
+        return splits.find_class_like(self.image_folders, self.split_folders)
 
     def _key(self, key: str, found: Mapping[str, pathlib.Path]) -> str:
         """Of a glob the file that it matched."""

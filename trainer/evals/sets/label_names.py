@@ -35,7 +35,7 @@ class Names:
     def __bool__(self) -> bool:
         return bool(self.listed)
 
-    def of(self, label: object) -> str | None:
+    def name_of(self, label: object) -> str | None:
         """The name of a number, counted from 0, or of an id; else the label itself.
 
         None without one label, which Hugging Face writes as -1. Raises ValueError on
@@ -79,14 +79,14 @@ def read(path: pathlib.Path) -> Names:
     return Names(tuple(names), source=str(path))
 
 
-def told(path: str) -> Names:
+def read_told(path: str) -> Names:
     """Of the setting `classes`; none of ""."""
     if not path:
         return Names()
     return dataclasses.replace(read(pathlib.Path(path)), is_told=True)
 
 
-def at(folders: Sequence[pathlib.Path]) -> Names:
+def find_in(folders: Sequence[pathlib.Path]) -> Names:
     """What lies in the first of the folders that holds a file of names."""
     for folder in folders:
         for file, reader in FILES.items():
@@ -95,7 +95,7 @@ def at(folders: Sequence[pathlib.Path]) -> Names:
     return Names()
 
 
-def of_features(features: object, column: str, source: str) -> Names:
+def parse_features(features: object, column: str, source: str) -> Names:
     """Of Hugging Face's description of the columns."""
     feature = features.get(column) if isinstance(features, Mapping) else None
     if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel":
@@ -104,12 +104,12 @@ def of_features(features: object, column: str, source: str) -> Names:
     return Names()
 
 
-def spoken(name: str) -> str:
+def spoken_name(name: str) -> str:
     """As it stands in a sentence: spaces for underscores, no number or id before it."""
     return " ".join(_BEFORE_A_NAME.sub("", name, count=1).replace("_", " ").split())
 
 
-def unnamed(names: Collection[str]) -> list[str]:
+def find_unnamed(names: Collection[str]) -> list[str]:
     """Those that are numbers or ids, and no names."""
     return [name for name in names if not name.strip() or _UNNAMED.fullmatch(name)]
 
@@ -173,7 +173,7 @@ def _read_infos(path: pathlib.Path) -> Names:
     infos = [found, *found.values()] if isinstance(found, Mapping) else []
     for info in infos:
         features = info.get("features") if isinstance(info, Mapping) else None
-        if names := of_features(features, "label", str(path)):
+        if names := parse_features(features, "label", str(path)):
             return names
     return Names()
 

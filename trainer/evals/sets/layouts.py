@@ -10,14 +10,14 @@ from trainer.split_names import TEST, VALIDATION, find_sign
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class ScoredSplit:
     """The split to score: the one that is told, else preferred, else `test`."""
 
     told: str = ""
     preferred: str = ""
 
 
-USUAL = Wanted()
+USUAL = ScoredSplit()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Layout:
 
     def named(self, place: Place) -> str | None:
         """The split of a sample, as the set names it."""
-        found = place.split or splits.within(place.folders, self.folders)
+        found = place.split or splits.split_of_folder(place.folders, self.folders)
         if found is None and self.is_by_stem:
             sign = find_sign(place.stem)
             found = sign.split if sign else None
@@ -62,13 +62,13 @@ class Layout:
 
 
 def survey(
-    place: str, places: Iterable[Place], outer: str | None, wanted: Wanted
+    place: str, places: Iterable[Place], outer: str | None, wanted: ScoredSplit
 ) -> Layout:
     """Raises SampleError where names contradict each other, or what is told misses."""
-    kept = _Kept()
+    kept = _PlaceSurvey()
     for one in places:
         kept.add(one)
-    folders = splits.of_folders(kept.folders)
+    folders = splits.find_split_folders(kept.folders)
     is_signed = bool(folders) or any(one.split for one in kept.places)
     is_by_stem = not is_signed and kept.are_stems_signed(place)
     inner = Layout(folders, is_by_stem, None)
@@ -79,10 +79,12 @@ def survey(
         by_domain.setdefault(one.domain, set()).add(layout.named(one))
     frozen = {domain: frozenset(found) for domain, found in by_domain.items()}
     layout = dataclasses.replace(layout, by_domain=frozen)
-    return dataclasses.replace(layout, scored=_scored(place, layout.splits, wanted))
+    return dataclasses.replace(
+        layout, scored=_choose_scored(place, layout.splits, wanted)
+    )
 
 
-class _Kept:
+class _PlaceSurvey:
     """One place of each folder, split and domain, and what names of files say."""
 
     def __init__(self) -> None:
@@ -120,7 +122,7 @@ class _Kept:
         return 0 < self.n_signed == self.n
 
 
-def _scored(place: str, found: set[str | None], wanted: Wanted) -> str:
+def _choose_scored(place: str, found: set[str | None], wanted: ScoredSplit) -> str:
     """`test` before `validation`, unless another is wanted."""
     named = sorted(split for split in found if split)
     if wanted.told and wanted.told not in named:

@@ -37,7 +37,7 @@ class Listing(NamedTuple):
         return [path for path in self.files if path.name.lower().endswith(endings)]
 
 
-def at(place: str) -> Listing:
+def list_files(place: str) -> Listing:
     """Of a folder, with its links, of a file, or of a glob, in order."""
     path = pathlib.Path(place)
     unread: collections.Counter[str] = collections.Counter()
@@ -51,7 +51,7 @@ def at(place: str) -> Listing:
     return Listing(_literal(path), files, unread, is_glob=True)
 
 
-def by_key(
+def group_by_key(
     files: Iterable[tuple[str, T]], account: Account
 ) -> Iterator[tuple[str, dict[str, T]]]:
     """(key, its files by what their names have behind it), of (name, file) in order.
@@ -70,7 +70,7 @@ def is_image(name: str) -> bool:
     return bool(dot) and ending in IMAGES and not stem.endswith(_ENDS_OF_TRUTHS)
 
 
-def ending(name: str) -> str:
+def describe_ending(name: str) -> str:
     """For people: `ending .txt`."""
     suffix = pathlib.PurePath(name).suffix.lower()
     return f"ending {suffix[:20]}" if suffix else "without an ending"
@@ -127,6 +127,6 @@ def _of_group(
         rest = name[len(owner) + 1 :].lower()
         files = found.setdefault(keys[0] if len(keys) == 1 else owner, {})
         if rest in files:
-            account.unread("name that stands twice")
+            account.count_unread("name that stands twice")
         files[rest] = file
     yield from found.items()

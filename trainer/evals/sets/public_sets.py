@@ -178,7 +178,7 @@ def check_task(name: str, task: str) -> None:
         raise ValueError(f"{name}: expected a task of {tasks}, not {task}")
 
 
-def compared(name: str, n_images: int) -> dict[str, object]:
+def compare_size(name: str, n_images: int) -> dict[str, object]:
     """For the results: is it the whole set? None where the size is not known."""
     recipe = RECIPES[name]
     expected = recipe.n_images

@@ -17,8 +17,8 @@ from trainer.evals.sets import accounts, label_names, layouts, listing, splits, 
 from trainer.evals.sets.accounts import Account
 from trainer.evals.sets.folders import Folders
 from trainer.evals.sets.label_names import FILES, Names
-from trainer.evals.sets.layouts import USUAL, Layout, Wanted
-from trainer.evals.sets.samples import Place, Sample, SampleError, dealt
+from trainer.evals.sets.layouts import USUAL, Layout, ScoredSplit
+from trainer.evals.sets.samples import Place, Sample, SampleError, deal_split
 from trainer.evals.sets.tables import Tables
 from trainer.evals.sets.tars import Tars
 from trainer.split_names import INDEX, TEST, find_sign, has_words
@@ -62,7 +62,7 @@ class Source:
     classes: tuple[str, ...]  # names of labels or masks; () if nobody says
     are_classes_told: bool = False  # by a setting
     around: Around = Around()
-    wanted: Wanted = USUAL
+    wanted: ScoredSplit = USUAL
     account: Account = dataclasses.field(default_factory=Account)
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class Source:
     def samples(self) -> Iterator[Sample]:
         self.account.begin()
         for reason, n in self.around.unread.items():
-            self.account.unread(reason, n)
+            self.account.count_unread(reason, n)
         for note in self.around.notes:
             self.account.warn(note)
         for one in self.reader.read(self.account):
@@ -92,23 +92,23 @@ class Source:
             )
         self.account.split = accounts.NAMED if is_named else accounts.HASHED
 
-    def of(self, split: str, kind: str = "") -> Iterator[Sample]:
+    def of_split(self, split: str, kind: str = "") -> Iterator[Sample]:
         """Samples that have this kind of truth; see `Sample.has`.
 
         Where nothing names a split they are dealt out by a hash of their keys.
         """
         self.check_split()
-        return self._asked((split,), kind, is_dealt=True)
+        return self._select((split,), kind, is_dealt=True)
 
     def not_of_training(self, kind: str = "") -> Iterator[Sample]:
         """For tasks that train nothing: all that is not told to be for it."""
         self.layout.check(self.place)
-        return self._asked((TEST, accounts.NONE), kind)
+        return self._select((TEST, accounts.NONE), kind)
 
-    def searched(self, kind: str = "") -> Iterator[Sample]:
+    def queries_and_index(self, kind: str = "") -> Iterator[Sample]:
         """Queries and index."""
         self.layout.check(self.place, is_by_domain=True)
-        return self._asked((TEST, INDEX, accounts.NONE), kind)
+        return self._select((TEST, INDEX, accounts.NONE), kind)
 
     def summary(self) -> dict[str, object]:
         """For the results: what was used, and what was not."""
@@ -116,46 +116,46 @@ class Source:
         scored = {"scored_split": self.layout.scored} if is_named else {}
         return self.account.summary() | scored
 
-    def nothing(self, message: str) -> SampleError:
+    def no_samples_error(self, message: str) -> SampleError:
         """A message, which splits there are, and what was left out."""
         named = ", ".join(sorted(split for split in self.layout.splits if split))
         there = f"splits are {named}" if named else ""
-        said = (message, there, self.account.said())
+        said = (message, there, self.account.summarize_left_out())
         return SampleError(f"{self.place}: {'; '.join(filter(None, said))}")
 
-    def _asked(
+    def _select(
         self, asked: tuple[str, ...], kind: str, *, is_dealt: bool = False
     ) -> Iterator[Sample]:
         account = self.account
-        account.asked(*asked)
+        account.mark_asked(*asked)
         if not is_dealt:
             is_named = self.layout.splits != {None}
             account.split = accounts.NAMED if is_named else accounts.NONE
         for one in self.samples():
-            split = one.split or (dealt(one.key) if is_dealt else accounts.NONE)
-            account.read(split)
+            split = one.split or (deal_split(one.key) if is_dealt else accounts.NONE)
+            account.count_read(split)
             if split in asked and kind and not one.has(kind):
-                account.left_out(f"without {kind}")
+                account.count_left_out(f"without {kind}")
             elif split in asked:
-                account.used()
+                account.count_used()
                 if kind == "captions":
                     account.n_empty_captions += one.n_empty_captions
                 yield one
 
 
-def find(place: str, classes: str = "", wanted: Wanted = USUAL) -> Source:
+def find_source(place: str, classes: str = "", wanted: ScoredSplit = USUAL) -> Source:
     """The set at a place, with the names in the JSON file `classes`.
 
     Without that file they are those that the set tells. Raises ValueError when nothing
     is there.
     """
-    names = label_names.told(classes)
+    names = label_names.read_told(classes)
     if place.startswith(tfds.PREFIX):
         prepared = tfds.open_set(place)
         names = names or prepared.names()
         return _source(place, prepared.reader(names), names, Around(), wanted)
-    found = listing.at(place)
-    names = names or label_names.at(_folders_of_names(found.root))
+    found = listing.list_files(place)
+    names = names or label_names.find_in(_folders_of_names(found.root))
     if paths := found.ending(".tar", ".tar.gz", ".tgz"):
         around = _around(found, paths, _endings(found, paths))
         return _source(place, Tars(found.root, paths, names), names, around, wanted)
@@ -179,7 +179,7 @@ def find(place: str, classes: str = "", wanted: Wanted = USUAL) -> Source:
 
 
 def _source(
-    place: str, reader: Reader, names: Names, around: Around, wanted: Wanted
+    place: str, reader: Reader, names: Names, around: Around, wanted: ScoredSplit
 ) -> Source:
     return Source(place, reader, names.listed, names.is_told, around, wanted)
 
@@ -193,7 +193,7 @@ def _around(
     beside = sorted(set(found.files) - set(used))
     lists = tuple(str(path.relative_to(found.root)) for path in beside if _lists(path))
     unread = collections.Counter(found.unread) + collections.Counter(others)
-    unclear = splits.unclear(_names(path, found.root) for path in used)
+    unclear = splits.find_unclear(_names(path, found.root) for path in used)
     return Around(unread, split, (*unclear, *lists))
 
 
@@ -210,7 +210,7 @@ def _endings(
     kept = set(used)
     stems = {path.with_suffix("") for path in used}
     return collections.Counter(
-        listing.ending(path.name)
+        listing.describe_ending(path.name)
         for path in found.files
         if path not in kept
         and path.name not in FILES
@@ -234,5 +234,5 @@ def _folders_of_names(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _instead(found: listing.Listing) -> str:
-    endings = sorted({listing.ending(path.name) for path in found.files})
+    endings = sorted({listing.describe_ending(path.name) for path in found.files})
     return f"; there are files {', '.join(endings[:5])}" if endings else ""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.images import decoder
 from trainer.data import hashed_random
-from trainer.evals.sets.captions import of_fields
+from trainer.evals.sets.captions import parse_captions
 from trainer.evals.sets.label_names import Names
 from trainer.split_names import TEST, TRAIN, parse_split
 
@@ -47,7 +47,7 @@ class SampleError(ValueError):
 
 
 @contextlib.contextmanager
-def about(name: str) -> Iterator[None]:
+def errors_about(name: str) -> Iterator[None]:
     """Says of what a value is wrong."""
     try:
         yield
@@ -93,17 +93,17 @@ class Sample:
     def encoded(self, kind: str) -> bytes | np.ndarray:
         """What was found: a file, or an array."""
         part = self.parts[kind]
-        with about(self.name):
+        with errors_about(self.name):
             return part.read() if isinstance(part, Stored) else part
 
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
         part = self.encoded("image")
         if isinstance(part, np.ndarray):
             return np.broadcast_to(part, (*part.shape[:2], 3))  # gray ones too
-        with about(self.name):
+        with errors_about(self.name):
             return decoder.decode(part, formats=decoder.FORMATS).rgb
 
-    def squeezed(self, size_px: int) -> UInt8[np.ndarray, "size size 3"]:
+    def to_square(self, size_px: int) -> UInt8[np.ndarray, "size size 3"]:
         """The whole image in a square, as the processor of an export makes it.
 
         Bilinear, over as many pixels as one of the square covers.
@@ -159,9 +159,9 @@ class Sample:
         """A map of the size of the image."""
         if kind not in self.parts:
             raise SampleError(f"{self.name}: no {kind}")
-        with about(f"{self.name}: {kind}"):
+        with errors_about(f"{self.name}: {kind}"):
             found = _array(self.encoded(kind))
-        with about(self.name):
+        with errors_about(self.name):
             shape = _shape(self.encoded("image"))
         if found.shape[:2] != shape:
             raise SampleError(
@@ -171,7 +171,7 @@ class Sample:
         return found
 
 
-def make(
+def make_sample(
     place: Place,
     name: str,
     parts: Mapping[str, Part],
@@ -186,9 +186,9 @@ def make(
     other types.
     """
     fields = {**{key.lower(): value for key, value in fields.items()}, **fields}
-    with about(name):
-        captions, n_empty = of_fields(fields)
-        split, label = fields.get("split"), names.of(fields.get("label"))
+    with errors_about(name):
+        captions, n_empty = parse_captions(fields)
+        split, label = fields.get("split"), names.name_of(fields.get("label"))
         split = place.split if split in (None, "") else parse_split(split)
     if "image" not in parts:
         if captions:
@@ -207,7 +207,7 @@ def make(
     )
 
 
-def dealt(key: str) -> str:
+def deal_split(key: str) -> str:
     """The split of a sample that has none, by a hash of its key."""
     (draw,) = hashed_random.uniforms(1, "evaluation", key.encode(errors="replace"))
     return TEST if draw < _HELD_OUT_SHARE else TRAIN

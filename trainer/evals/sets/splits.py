@@ -16,7 +16,7 @@ _WITHIN = re.compile(r"train|val|test")  # a longer word: `minitrain`, `Testdate
 Folder = tuple[str, ...]
 
 
-def of_path(parts: Sequence[str]) -> str | None:
+def split_of_path(parts: Sequence[str]) -> str | None:
     """The split of a file of samples, by its folders and its own name.
 
     Raises ValueError where they name several.
@@ -28,7 +28,7 @@ def of_path(parts: Sequence[str]) -> str | None:
     return found.pop() if found else None
 
 
-def of_folders(folders: Collection[Folder]) -> Mapping[Folder, str]:
+def find_split_folders(folders: Collection[Folder]) -> Mapping[Folder, str]:
     """Which of the folders that images lie in are splits, and of their parents.
 
     Folders side by side are splits when all of them have such names, or several of
@@ -54,7 +54,7 @@ def of_folders(folders: Collection[Folder]) -> Mapping[Folder, str]:
     return found
 
 
-def unclear(paths: Iterable[Folder]) -> list[str]:
+def find_unclear(paths: Iterable[Folder]) -> list[str]:
     """Names side by side that all look like splits, and are none that is known."""
     children: dict[Folder, set[str]] = defaultdict(set)
     for path in paths:
@@ -68,18 +68,20 @@ def unclear(paths: Iterable[Folder]) -> list[str]:
     return []
 
 
-def class_like(folders: Iterable[Folder], splits: Mapping[Folder, str]) -> set[str]:
+def find_class_like(
+    folders: Iterable[Folder], splits: Mapping[Folder, str]
+) -> set[str]:
     """Names of splits that were taken for classes."""
     parts = {
         folder[depth]
         for folder in folders
-        if within(folder, splits) is None
+        if split_of_folder(folder, splits) is None
         for depth in range(len(folder))
     }
     return {name for name in parts if (sign := find_sign(name)) and sign.is_whole}
 
 
-def within(folder: Folder, splits: Mapping[Folder, str]) -> str | None:
+def split_of_folder(folder: Folder, splits: Mapping[Folder, str]) -> str | None:
     """The split that a folder lies in."""
     above = (folder[:depth] for depth in range(1, len(folder) + 1))
     return next((splits[one] for one in above if one in splits), None)

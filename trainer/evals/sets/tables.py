@@ -21,8 +21,8 @@ from trainer.evals.sets.samples import (
     Sample,
     SampleError,
     Stored,
-    about,
-    make,
+    errors_about,
+    make_sample,
 )
 from trainer.split_names import parse_split
 
@@ -77,18 +77,18 @@ class _Table:
         names = names if names.is_told else self.own_names() or names
         for number, row in self._read(None):
             place, name = self._place(number, row), f"{self.path}: row {number}"
-            with about(name):
+            with errors_about(name):
                 parts = {
                     kind: part
                     for kind, found in columns.items()
                     if (part := self._part(found, row)) is not None
                 }
             fields = row | ({"label": row[label]} if label else {})
-            sample = make(place, name, parts, fields, names)
+            sample = make_sample(place, name, parts, fields, names)
             if sample:
                 yield sample
             else:
-                account.unread("no image")
+                account.count_unread("no image")
 
     def places(self) -> Iterator[Place]:
         """Of all rows; of the first alone where rows say nothing of their places."""
@@ -107,7 +107,7 @@ class _Table:
         label = self._label_column()
         if label is None:
             return Names()
-        return label_names.of_features(self._features, label, str(self.path))
+        return label_names.parse_features(self._features, label, str(self.path))
 
     @functools.cached_property
     def _file(self) -> pq.ParquetFile:
@@ -128,7 +128,7 @@ class _Table:
 
     @functools.cached_property
     def split(self) -> str | None:
-        return splits.of_path(listing.parts(self.path, self.root))
+        return splits.split_of_path(listing.parts(self.path, self.root))
 
     def _read(self, columns: list[str] | None) -> Iterator[tuple[int, dict]]:
         batches = self._file.iter_batches(batch_size=_N_ROWS, columns=columns)
@@ -139,7 +139,7 @@ class _Table:
         """Its split is that of the row, else that of the file."""
         low = {name.lower(): value for name, value in row.items()}
         key = str(next((row[k] for k in _KEYS if row.get(k) is not None), number))
-        with about(f"{self.path}: row {number}"):
+        with errors_about(f"{self.path}: row {number}"):
             split = low.get("split")
             split = parse_split(split) if split not in (None, "") else self.split
         domain = low.get("domain")
@@ -199,7 +199,7 @@ class _Table:
 @contextlib.contextmanager
 def _about_table(path: pathlib.Path) -> Iterator[None]:
     try:
-        with about(str(path)):
+        with errors_about(str(path)):
             yield
     except pa.ArrowException as error:
         raise SampleError(f"{path}: {error}") from error

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from trainer.evals.sets import listing, splits
 from trainer.evals.sets.accounts import Account
-from trainer.evals.sets.files import of_files
+from trainer.evals.sets.files import read_sample
 from trainer.evals.sets.label_names import Names
-from trainer.evals.sets.samples import Place, Sample, SampleError, Stored, about
+from trainer.evals.sets.samples import Place, Sample, SampleError, Stored, errors_about
 
 Member = tuple[str, Stored | bytes]
 
@@ -26,8 +26,8 @@ class Tars:
 
     def read(self, account: Account) -> Iterator[Sample]:
         for path in self.paths:
-            with about(str(path)):
-                split = splits.of_path(listing.parts(path, self.root))
+            with errors_about(str(path)):
+                split = splits.split_of_path(listing.parts(path, self.root))
                 yield from self._samples(path, split, account)
 
     def places(self) -> Iterator[Place]:
@@ -36,9 +36,9 @@ class Tars:
     def _samples(
         self, path: pathlib.Path, split: str | None, account: Account
     ) -> Iterator[Sample]:
-        for key, contents in listing.by_key(_members(path, account), account):
+        for key, contents in listing.group_by_key(_members(path, account), account):
             place, name = Place(key, split), f"{path}: {key}"
-            sample = of_files(place, name, contents, {}, self.names, account)
+            sample = read_sample(place, name, contents, {}, self.names, account)
             if sample:
                 yield sample
 
@@ -51,9 +51,9 @@ def _members(path: pathlib.Path, account: Account) -> Iterator[Member]:
                 if member.isdir():
                     continue
                 if any(part.startswith(".") for part in name.split("/")):
-                    account.unread("hidden")
+                    account.count_unread("hidden")
                 elif (file := _content(path, tar, member)) is None:
-                    account.unread("link or device without a file")
+                    account.count_unread("link or device without a file")
                 else:
                     yield name, file
     except (tarfile.TarError, EOFError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.evals.sets.accounts import Account
 from trainer.evals.sets.label_names import Names
-from trainer.evals.sets.samples import Place, Sample, make
+from trainer.evals.sets.samples import Place, Sample, make_sample
 from trainer.evals.sets.tables import COLUMNS
 from trainer.split_names import find_sign
 
@@ -60,7 +60,7 @@ class Reader:
         for name, split in self.prepared.splits.items():
             if split is None:
                 n = self.prepared.builder.info.splits[name].num_examples
-                account.unread(f"split {name}", n)
+                account.count_unread(f"split {name}", n)
             else:
                 yield from self._samples(name, split, account)
 
@@ -79,10 +79,10 @@ class Reader:
             row = {**row, "label": row.get("label_name", row.get("label"))}
             about = f"{self.prepared.place}: {key}"
             own = {key: row[key] for key in row if key != "split"}
-            if sample := make(Place(key, split), about, parts, own, self.names):
+            if sample := make_sample(Place(key, split), about, parts, own, self.names):
                 yield sample
             else:
-                account.unread("no image")
+                account.count_unread("no image")
 
 
 def open_set(place: str) -> Prepared:

@@ -256,12 +256,12 @@ def test_the_depth_error_equals_a_plain_loop_where_the_depth_is_known():
 def test_depth_of_another_unit_is_doubted(scale, is_doubted):
     meters = np.linspace(1, 5, 200, dtype=np.float32).reshape(2, 10, 10)
     meters[0, 0] = 0, np.nan, np.inf, *[0] * 7  # unknown
-    doubt = depth.doubt(meters * np.float32(scale), (0.001, 10.0))
+    doubt = depth.doubt_unit(meters * np.float32(scale), (0.001, 10.0))
     assert ("is it in meters" in doubt) == is_doubted
 
 
 def test_depth_that_is_unknown_everywhere_is_not_doubted():
-    assert depth.doubt(np.zeros((2, 3, 3), np.float32), (0.001, 10.0)) == ""
+    assert depth.doubt_unit(np.zeros((2, 3, 3), np.float32), (0.001, 10.0)) == ""
 
 
 def test_depth_is_the_mean_of_bins_by_the_positive_part_of_logits():
@@ -272,7 +272,9 @@ def test_depth_is_the_mean_of_bins_by_the_positive_part_of_logits():
         bins = [0.001 + i * (10 - 0.001) / 255 for i in range(256)]
         total = sum(w * b for w, b in zip(weights, bins, strict=True))
         expected.append(total / sum(weights))
-    np.testing.assert_allclose(depth.expected(logits, LIMITS), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        depth.expected_depth(logits, LIMITS), expected, rtol=1e-5
+    )
 
 
 def test_the_angle_between_normals_equals_a_plain_loop():

@@ -35,10 +35,10 @@ def test_windows_cover_a_side_and_the_last_ends_with_it(side, starts):
 
 def test_the_short_side_is_resized_and_then_rounded_up_to_patches():
     image = np.zeros((100, 151, 3), np.uint8)
-    resized = zero_shot.short_side_resized(image, 56)
+    resized = zero_shot.resize_short_side(image, 56)
     assert resized.shape == (56, 84, 3)
-    assert zero_shot.short_side_resized(image[:, :99], 56).shape == (56, 56, 3)
-    assert zero_shot.rounded_up(image, PATCH).shape == (112, 154, 3)
+    assert zero_shot.resize_short_side(image[:, :99], 56).shape == (56, 56, 3)
+    assert zero_shot.round_up_to_patches(image, PATCH).shape == (112, 154, 3)
 
 
 def test_features_of_the_right_names_score_everything_whole_and_by_windows():

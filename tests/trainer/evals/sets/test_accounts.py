@@ -19,14 +19,14 @@ from tests.support.eval_sets import (
     write_tree,
 )
 from trainer.evals import image_tasks
-from trainer.evals.sets import readers
+from trainer.evals.sets.readers import find_source
 from trainer.evals.sets.samples import SampleError
 
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
 
 
 def summary(place, kind=""):
-    source = readers.find(str(place))
+    source = find_source(str(place))
     used = list(source.not_of_training(kind))
     found = source.account.summary()
     assert found["n_used"] == len(used)
@@ -123,7 +123,7 @@ def test_files_of_a_folder_that_are_no_samples_are_counted(tmp_path, name, reaso
     found = summary(tmp_path / "set")
     assert (found["n_found"], found["n_used"]) == (3, 2)
     assert found["left_out"] == {reason: 1}
-    source = readers.find(str(tmp_path / "set"))
+    source = find_source(str(tmp_path / "set"))
     list(source.not_of_training())
     assert list(source.account.lines()) == [f"1 of 3 left out: 1 {reason}"]
 
@@ -178,9 +178,9 @@ def test_samples_without_what_a_task_needs_are_counted(tmp_path):
 
 def test_what_was_left_out_stands_in_the_error_when_nothing_is_left(tmp_path):
     write_tar(tmp_path / "val" / "a.tar", {"0.jpg": JPEG, "1.heic": b""})
-    source = readers.find(str(tmp_path))
-    assert list(source.of("train")) == []
-    assert str(source.nothing("no training images")).endswith(
+    source = find_source(str(tmp_path))
+    assert list(source.of_split("train")) == []
+    assert str(source.no_samples_error("no training images")).endswith(
         "no training images; splits are validation; 2 of 2 left out: 1 ending .heic, 1"
         " split test"
     )
@@ -237,7 +237,7 @@ def test_a_file_that_is_no_utf_8_is_named(tmp_path, ending):
 )
 def test_a_label_that_cannot_be_used_is_named_with_what_was_expected(tmp_path, label):
     write_table(tmp_path / "a.parquet", {"image": [JPEG], "label": [label]})
-    samples = image_tasks._labeled(readers.find(str(tmp_path)).samples())
+    samples = image_tasks._expect_labels(find_source(str(tmp_path)).samples())
     with pytest.raises(SampleError, match="row 0: no label, expected a text or a wh"):
         next(samples)
 

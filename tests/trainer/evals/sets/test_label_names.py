@@ -7,17 +7,18 @@ import pytest
 
 from tests.support.eval_sets import JPEG, read, write_table, write_tar, write_tree
 from trainer.evals import image_tasks
-from trainer.evals.sets import captions, label_names, readers
+from trainer.evals.sets import captions, label_names
 from trainer.evals.sets.label_names import Names
+from trainer.evals.sets.readers import find_source
 from trainer.evals.sets.samples import SampleError
 
 LISTED = ("red circle", "blue circle", "red square")
 
 
 def classified(place, classes=""):
-    source = readers.find(str(place), classes)
+    source = find_source(str(place), classes)
     labels = [one.label for one in source.not_of_training("label")]
-    return image_tasks.candidates(source, labels)
+    return image_tasks.class_candidates(source, labels)
 
 
 def told_by_features(root):
@@ -146,8 +147,8 @@ def test_a_label_that_is_not_among_the_names_is_refused(tmp_path):
 def test_names_that_stand_twice_are_warned_of(tmp_path):
     write_tree(tmp_path, {"crane/0.jpg": JPEG, "cat/0.jpg": JPEG})
     (tmp_path / "classes.json").write_text('["crane", "cat", "crane"]')
-    source = readers.find(str(tmp_path))
-    assert image_tasks.candidates(source, ["cat"])[1] == ["crane", "cat"]
+    source = find_source(str(tmp_path))
+    assert image_tasks.class_candidates(source, ["cat"])[1] == ["crane", "cat"]
     assert list(source.account.lines()) == ["1 names of classes stand twice"]
 
 
@@ -164,7 +165,7 @@ def test_names_that_stand_twice_are_warned_of(tmp_path):
     ],
 )
 def test_names_are_spoken_with_spaces(name, spoken):
-    assert label_names.spoken(name) == spoken
+    assert label_names.spoken_name(name) == spoken
 
 
 @pytest.mark.parametrize(
@@ -187,13 +188,13 @@ def test_names_are_spoken_with_spaces(name, spoken):
     ],
 )
 def test_labels_are_names_or_numbers_of_names(label, name):
-    assert Names(("a", "b")).of(label) == name
+    assert Names(("a", "b")).name_of(label) == name
 
 
 @pytest.mark.parametrize("label", [2, "2", 7.0, -2])
 def test_a_number_without_a_name_is_refused(label):
     with pytest.raises(ValueError, match=r"label -?\d: expected 0 to 1, by here"):
-        Names(("a", "b"), source="here").of(label)
+        Names(("a", "b"), source="here").name_of(label)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_a_number_without_a_name_is_refused(label):
 def test_files_of_names_that_hold_none_are_named(tmp_path, name, text, message):
     write_tree(tmp_path, {"cat/0.jpg": JPEG, name: text.encode()})
     with pytest.raises(ValueError, match=message):
-        readers.find(str(tmp_path))
+        find_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -233,13 +234,13 @@ def test_files_of_names_that_hold_none_are_named(tmp_path, name, text, message):
     ],
 )
 def test_captions_come_in_many_forms(fields, expected):
-    found = captions.of_fields(fields).by_granularity
+    found = captions.parse_captions(fields).by_granularity
     assert found == {"caption": tuple(expected)}
 
 
 def test_captions_by_granularity_lose_their_empty_texts():
     told = {"short": "a", "long": ["b", "", None], "none": [""], "null": None}
-    found = captions.of_fields({"captions": told})
+    found = captions.parse_captions({"captions": told})
     assert found == ({"short": ("a",), "long": ("b",)}, 3)
 
 
@@ -257,7 +258,7 @@ def test_captions_by_granularity_lose_their_empty_texts():
 )
 def test_what_is_no_text_is_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        captions.of_fields(fields)
+        captions.parse_captions(fields)
 
 
 def test_the_row_of_what_is_no_text_is_named(tmp_path):

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.eval_sets import JPEG, PNG, npy, png, read, write_tar, write_tree
-from trainer.evals.sets import public_sets, readers
-from trainer.evals.sets.samples import SampleError, dealt
+from trainer.evals.sets import public_sets
+from trainer.evals.sets.readers import find_source
+from trainer.evals.sets.samples import SampleError, deal_split
 from trainer.split_names import TEST, TRAIN
 
 MASK = np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 3
@@ -46,7 +47,7 @@ def test_tars_are_read_in_order(tmp_path):
         {"caption": ("text",)},
         {},
     ]
-    assert {one.squeezed(28).shape for one in found} == {(28, 28, 3)}
+    assert {one.to_square(28).shape for one in found} == {(28, 28, 3)}
     np.testing.assert_array_equal(found[3].mask(), MASK)
     assert len(read(tmp_path / "*.tar")) == 4
 
@@ -81,9 +82,9 @@ def test_folders_of_images_have_their_truths_beside_them(tmp_path):
         "sceneCategories.txt": b"not a caption",
     }
     write_tree(tmp_path, files)
-    source = readers.find(str(tmp_path))
+    source = find_source(str(tmp_path))
     assert source.classes == ("wall", "sky")
-    (a,), (b,) = source.of(TRAIN), source.of(TEST)
+    (a,), (b,) = source.of_split(TRAIN), source.of_split(TEST)
     np.testing.assert_array_equal(a.mask(), MASK)
     assert (b.depth() == 1.5).all()
     np.testing.assert_array_equal(b.normals(), normals)
@@ -120,11 +121,11 @@ def test_tables_hold_bytes_or_the_structs_of_hugging_face(tmp_path):
 
 def test_samples_without_a_split_are_dealt_out_by_their_keys(tmp_path):
     write_tree(tmp_path, {f"cat/{i}.jpg": JPEG for i in range(50)})
-    source = readers.find(str(tmp_path))
-    train, test = list(source.of(TRAIN)), list(source.of(TEST))
+    source = find_source(str(tmp_path))
+    train, test = list(source.of_split(TRAIN)), list(source.of_split(TEST))
     assert len(train) + len(test) == 50
     assert 3 < len(test) < 20
-    assert {dealt(one.key) for one in test} == {TEST}
+    assert {deal_split(one.key) for one in test} == {TEST}
     assert len(list(source.not_of_training())) == 50
 
 
@@ -197,7 +198,7 @@ def test_a_file_of_another_form_is_named(tmp_path, name):
 @pytest.mark.parametrize("place", ["", "none", "*.tar"])
 def test_nothing_found_is_an_error(tmp_path, place):
     with pytest.raises(ValueError, match="no file, expected tars"):
-        readers.find(str(tmp_path / place))
+        find_source(str(tmp_path / place))
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "["])
@@ -205,7 +206,7 @@ def test_names_that_are_no_list_are_an_error(tmp_path, text):
     write_tar(tmp_path / "a.tar", {"0.jpg": JPEG})
     (tmp_path / "classes.json").write_text(text)
     with pytest.raises(ValueError, match=r"classes.json: .*expected a JSON list"):
-        readers.find(str(tmp_path))
+        find_source(str(tmp_path))
 
 
 def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
@@ -229,14 +230,14 @@ def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
         features=features,
         split_datasets={"train": rows[:1], "validation": rows[1:]},
     )
-    source = readers.find(f"tfds:{tmp_path / 'tiny' / '1.0.0'}")
+    source = find_source(f"tfds:{tmp_path / 'tiny' / '1.0.0'}")
     assert source.classes == ("cat", "dog")
-    (train,), (test,) = source.of(TRAIN), source.of(TEST)
+    (train,), (test,) = source.of_split(TRAIN), source.of_split(TEST)
     assert (train.label, test.label) == ("cat", "dog")
     assert test.captions == {"caption": ("a",)}
     assert (test.image() == 1).all()
     with pytest.raises(ValueError, match="tfds:no_such_set: "):
-        readers.find("tfds:no_such_set")
+        find_source("tfds:no_such_set")
 
 
 def test_the_twenty_sets_of_the_papers_have_a_place_to_come_from():
@@ -257,6 +258,6 @@ def test_a_set_is_named_before_its_place():
         public_sets.split_name("cocoa=/data")
     with pytest.raises(ValueError, match="coco: expected a task of retrieval, not"):
         public_sets.check_task("coco", "normals")
-    found = public_sets.compared("coco", 4)
+    found = public_sets.compare_size("coco", 4)
     assert found == {"name": "coco", "n_images_expected": 5000, "is_whole": False}
-    assert public_sets.compared("navi", 4)["is_whole"] is None
+    assert public_sets.compare_size("navi", 4)["is_whole"] is None

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.support.eval_sets import JPEG, dealt, write_table, write_tar, write_tree
-from trainer.evals.sets import readers
-from trainer.evals.sets.layouts import Wanted
+from trainer.evals.sets.layouts import ScoredSplit
+from trainer.evals.sets.readers import find_source
 from trainer.evals.sets.samples import SampleError
 from trainer.split_names import find_sign
 
@@ -69,7 +69,7 @@ def test_folders_of_classes_are_of_the_split_around_them(tmp_path, train, test):
     assert [len(part) for part in found] == [6, 2]
     by_glob = dealt(tmp_path / "set" / "*" / "*" / "*.jpg")
     assert by_glob == [[f"{key}.jpg" for key in part] for part in found]
-    labels = {one.label for one in readers.find(str(tmp_path / "set")).samples()}
+    labels = {one.label for one in find_source(str(tmp_path / "set")).samples()}
     assert labels == {"cat", "train"}
 
 
@@ -123,7 +123,7 @@ def test_fields_of_json_and_rows_tell_splits(tmp_path, value):
 def test_a_class_is_called_like_a_split(tmp_path):
     files = [f"{name}/{name}_{i}.jpg" for name in ("bus", "train") for i in range(20)]
     write_tree(tmp_path / "set", dict.fromkeys(files, JPEG))
-    source = readers.find(str(tmp_path / "set"))
+    source = find_source(str(tmp_path / "set"))
     assert {one.label for one in source.not_of_training("label")} == {"bus", "train"}
     assert source.account.summary()["warnings"] == [
         "folder train: taken for a class, as the folders beside it are"
@@ -198,7 +198,7 @@ def test_a_list_of_a_split_that_is_not_read_is_refused(tmp_path, name):
     write_tree(tmp_path / "set", {name: b"configs:\n  - split: test\n"})
     with pytest.raises(SampleError, match="speaks of a split, and is not understood"):
         dealt(tmp_path / "set")
-    assert len(list(readers.find(str(tmp_path / "set")).not_of_training())) == 2
+    assert len(list(find_source(str(tmp_path / "set")).not_of_training())) == 2
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_longer_words_that_speak_of_splits_are_refused(tmp_path, train, test):
         with pytest.raises(SampleError, match="speaks of a split, and is not"):
             dealt(tmp_path / form)
         place = str(tmp_path / form)
-        assert len(list(readers.find(place).not_of_training())) == 5
+        assert len(list(find_source(place).not_of_training())) == 5
 
 
 def test_classes_that_sound_like_splits_are_dealt_out(tmp_path):
@@ -247,20 +247,20 @@ def test_of_two_test_splits_one_is_scored(tmp_path):
     write_tree(tmp_path / "set", {f"{part}/cat/{part}.jpg": JPEG for part in parts})
     place = str(tmp_path / "set")
     assert dealt(place) == [["train/cat/train"], ["test/cat/test"]]
-    for wanted in (Wanted("validation"), Wanted("", "validation")):
+    for wanted in (ScoredSplit("validation"), ScoredSplit("", "validation")):
         assert dealt(place, wanted=wanted)[1] == ["val/cat/val"]
-    source = readers.find(place)
+    source = find_source(place)
     assert len(list(source.not_of_training())) == 1
     left = {"split train": 1, "split validation": 1}
     assert source.account.summary()["left_out"] == left
     with pytest.raises(SampleError, match="no split index, expected one of test, tr"):
-        dealt(place, wanted=Wanted("index"))
+        dealt(place, wanted=ScoredSplit("index"))
 
 
 def test_only_a_set_without_any_sign_is_dealt_out_and_says_so(tmp_path):
     write_tree(tmp_path / "set", {f"cat/{i}.jpg": JPEG for i in range(50)})
-    source = readers.find(str(tmp_path / "set"))
-    n_train, n_test = (len(list(source.of(part))) for part in ("train", "test"))
+    source = find_source(str(tmp_path / "set"))
+    n_train, n_test = (len(list(source.of_split(part))) for part in ("train", "test"))
     assert source.account.split == "hashed"
     assert list(source.account.lines()) == [
         f"no sign of a split: {n_test} of 50 images, by a hash of their keys, are the"
@@ -273,5 +273,5 @@ def test_brackets_in_a_place_are_no_pattern(tmp_path):
     write_tar(tmp_path / "a[1]" / "b{2}*.tar", {"0.jpg": JPEG})
     write_tar(tmp_path / "a1" / "other.tar", {"1.jpg": JPEG})
     for place in (tmp_path / "a[1]", tmp_path / "a[1]" / "b{2}*.tar"):
-        found = readers.find(str(place)).samples()
+        found = find_source(str(place)).samples()
         assert [one.key for one in found] == ["0"]

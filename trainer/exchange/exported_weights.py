@@ -29,7 +29,7 @@ _TEMPERATURES = ("log_temperature_alt_text", "log_temperature_synthetic_caption"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Released:
+class ExportedWeights:
     """What an export holds; all arrays are float32."""
 
     model: ModelConfig
@@ -49,7 +49,7 @@ class Released:
             **dict.fromkeys(_TEMPERATURES, log_temperature),
         }
 
-    def with_grid(self, side: int) -> "Released":
+    def with_grid(self, side: int) -> "ExportedWeights":
         """The same model with learned positions for `side` x `side` patches."""
         positions = np.asarray(resize_grid(self.vision[POSITIONS], side, side))
         vision = dataclasses.replace(self.model.vision, position_grid=(side, side))
@@ -62,10 +62,10 @@ class Released:
 
 def from_params(
     params: Mapping[str, Any], model: ModelConfig, size_px: int, step: int
-) -> Released:
+) -> ExportedWeights:
     """Of our own modules; the temperature is the one of the alt texts."""
     params = jax.tree.map(np.asarray, params)
-    return Released(
+    return ExportedWeights(
         model=model,
         size_px=size_px,
         step=step,
@@ -76,7 +76,7 @@ def from_params(
     )
 
 
-def wanted(shapes: dict) -> dict:
+def exported_params(shapes: dict) -> dict:
     """Of all parameters of a model, those that an export needs."""
     return {
         name: shapes[name]
@@ -127,7 +127,9 @@ def count_blocks(keys: Iterable[str], block: str) -> int:
     return sum(1 for _ in numbers)
 
 
-def check(path: pathlib.Path, found: Mapping[str, Any], expected: Shapes) -> None:
+def check_arrays(
+    path: pathlib.Path, found: Mapping[str, Any], expected: Shapes
+) -> None:
     """Raises ValueError unless `found` has exactly the arrays of `expected`."""
     problems = [
         *(f"{key} is missing" for key in expected if key not in found),

@@ -27,6 +27,7 @@ _NAME_TO_MODULE = {
     "paligemma": "pipeline.models.paligemma_captioner",
 }
 _NAME_TO_EXTRA = {"gemini": "gemini", "huggingface": "torch"}
+_METHODS = ("load", "prepare_image", "encode", "caption")  # of a class of one's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,30 +102,38 @@ class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
 
 
 def load_captioner(granularity: Granularity) -> Captioner:
-    """Raises ValueError if there is no such checkpoint, or it cannot be read here."""
-    return _module(granularity).load(granularity)
+    """Loads the model of a granularity.
+
+    Raises:
+      ValueError: if there is no such checkpoint, or it cannot be read here.
+    """
+    return _find_captioner(granularity).load(granularity)
 
 
 def check(granularity: Granularity) -> None:
-    """Raises ValueError if `load_captioner` would, or files have no captions to import.
+    """Raises ValueError if a granularity cannot be captioned here; reads no weights.
 
-    Reads no weights.
+    Either `load_captioner` would fail, or the files to import hold no captions.
     """
     if granularity.captioner == "imported":
         imported_captions.check(granularity)
-    else:
-        _module(granularity).check(granularity)
+        return
+    captioner = _find_captioner(granularity)
+    if hasattr(captioner, "check"):  # a captioner of one's own need not have it
+        captioner.check(granularity)
 
 
 def check_package(granularity: Granularity) -> None:
-    """Raises ValueError if the extra of a captioner is not installed."""
-    if granularity.captioner in _NAME_TO_EXTRA:
-        _module(granularity)
+    """Raises ValueError if a package that a captioner needs is not installed."""
+    if granularity.has_own_captioner or granularity.captioner in _NAME_TO_EXTRA:
+        _find_captioner(granularity)
 
 
-def _module(granularity: Granularity) -> Any:
-    """The module of a captioner, with its `load` and `check`."""
+def _find_captioner(granularity: Granularity) -> Any:
+    """The module or class that has `load`, and mostly `check`, of a captioner."""
     name = granularity.captioner
+    if granularity.has_own_captioner:
+        return _find_own(name)
     try:
         return importlib.import_module(_NAME_TO_MODULE[name])
     except ImportError as error:
@@ -134,6 +143,25 @@ def _module(granularity: Granularity) -> Any:
             f"captioner={name!r} of granularity {granularity.name!r}: expected the"
             f" extra [{_NAME_TO_EXTRA[name]}] to be installed ({error})"
         ) from error
+
+
+def _find_own(name: str) -> Any:
+    """The class `MODULE:CLASS`; ValueError if there is none, or it lacks a method."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"captioner={name!r}: expected a module {module_name!r} to import ({error})"
+        ) from error
+    found = getattr(module, class_name, None)
+    missing = [m for m in _METHODS if not callable(getattr(found, m, None))]
+    if missing:
+        raise ValueError(
+            f"captioner={name!r}: expected a class with {', '.join(_METHODS)} in"
+            f" {module_name!r}, found no {missing[0] if found else class_name}"
+        )
+    return found
 
 
 def _captions(

@@ -1,11 +1,16 @@
 """What a recipe says about captions: who writes them, and which are doubtful."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from pipeline.config.language_codes import expect_codes
 from recipes.settings import Settings
 from recipes.validation import expect, expect_cosine
+
+CAPTIONERS = ("paligemma", "huggingface", "gemini", "imported")  # see docs/captions.md
+
+_OWN_CAPTIONER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +45,9 @@ class Granularity(Settings):
     checkpoint: str  # folder or Hugging Face id; model of an API; glob of caption files
     prompt: str = ""
     max_new_tokens: int = 64  # captions that reach it are flagged `no_end`
-    # What writes the captions; `docs/captions.md` describes the four.
-    captioner: Literal["paligemma", "huggingface", "gemini", "imported"] = "paligemma"
+    # What writes the captions: paligemma, huggingface, gemini, imported, or a class of
+    # your own, `MODULE:CLASS`.
+    captioner: str = "paligemma"
     revision: str = ""  # of a Hugging Face id; "" is its newest
     digest: str = ""  # that the checkpoint must have; "" allows any
     # Of images on their way to the model's size; "" is what the checkpoint says.
@@ -52,7 +58,16 @@ class Granularity(Settings):
     n_model_shards: int = 1  # devices that share one copy of the weights
     n_words: tuple[int, int] = (1, 1000)  # fewest and most; others are flagged
 
+    @property
+    def has_own_captioner(self) -> bool:
+        """Whether `captioner` names a class outside of the project."""
+        return _OWN_CAPTIONER.fullmatch(self.captioner) is not None
+
     def __post_init__(self) -> None:
+        is_known = self.captioner in CAPTIONERS or self.has_own_captioner
+        names = " or ".join(map(repr, CAPTIONERS))
+        expected = f"{names}, or MODULE:CLASS of a captioner of your own"
+        expect(is_known, "captioner", self.captioner, expected)
         is_range = len(self.n_words) == 2 and 0 <= self.n_words[0] <= self.n_words[1]
         expect(is_range, "n_words", self.n_words, "the fewest and the most words")
         for name in ("max_new_tokens", "batch_size", "n_model_shards"):

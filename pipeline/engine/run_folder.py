@@ -292,6 +292,8 @@ def _captioner_digest(
         return imported_captions.contents_digest(imports[granularity.checkpoint])
     if granularity.captioner == "gemini":
         return granularity.checkpoint  # all that an API says of its model
+    if granularity.has_own_captioner:
+        return _model_name(granularity)  # what the recipe says of it
     return _weights_digest(granularity.checkpoint, granularity.revision)
 
 

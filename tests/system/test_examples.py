@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import run as program
@@ -36,6 +37,20 @@ def test_the_drop_rule_drops_with_a_reason_in_the_ledger(tmp_path):
     reasons = {reason: n for reason, n in ledger["dropped"].items() if n}
     assert (ledger["read"], ledger["kept"]) == (2, 1)
     assert reasons == {"boilerplate_alt_text": 1}
+
+
+def test_the_captioner_captions_the_kept_images(tmp_path):
+    white, black = (250, 250, 250), (5, 5, 5)
+    rows = [
+        Row(encoded(white, (64, 64)), "a white square"),
+        Row(encoded(black, (64, 64)), "a black square"),
+    ]
+    write_shard(tmp_path / "crawl" / "0.tar", rows)
+    for command in ("score", "select", "caption"):
+        curate(command, tmp_path, "captioner")
+    (table,) = (tmp_path / "RUN" / "captions").glob("brightness-*/*.parquet")
+    texts = pq.read_table(table)["text"].to_pylist()
+    assert texts == ["a bright image", "a dark image"]
 
 
 @pytest.fixture

@@ -110,7 +110,9 @@ def test_a_bad_checkpoint_is_refused_before_any_work(
         ("prompt={alt}", "no field {alt}, expected {alt_text}"),
         ("prompt={caption:none}", "{caption:none}: expected one of detailed, short"),
         ("prompt={caption:medium}", "need each other's captions: expected no cycle"),
-        ("captioner=gpt", "'gpt': expected paligemma or huggingface"),
+        ("captioner=gpt", "'gpt': expected 'paligemma' or 'huggingface'"),
+        ("captioner=gpt:", "or MODULE:CLASS of a captioner of your own"),
+        ("captioner=gpt:Writer", "'gpt:Writer': expected a module 'gpt' to import"),
         (
             "decoding.n_samples=2",
             "expected 1, as temperature=0 makes all samples alike",

@@ -104,7 +104,7 @@ def _main(arguments: Sequence[str] | None) -> None:
         granularities = granularities_of(run.config, names)
         if command.command == "forecast":
             prices = forecast_costs.read_prices(command.prices)
-            sample = forecast.sampled(run, command.forecast_shards)
+            sample = forecast.draw_sample(run, command.forecast_shards)
         _check_audit(command, run)
         _warn(curate.changes(run))
         if command.command in LOOKING:

@@ -27,11 +27,11 @@ def print_forecast(
     stage_to_time = forecast_costs.read_times(path, sample)
     stage_to_time |= _timed_stages(run.root, sample, options)
     with forecast_costs.Stopwatch() as watch:
-        figures = forecast.measure(sample)
-    stage_to_time |= watch.times("export", forecast.n_records(figures), sample)
-    found = forecast.forecast(run, sample, figures)
-    costs = forecast_costs.costs(found, stage_to_time, prices)
-    per_pair = extrapolation.PairCosts.of(sample, found, stage_to_time)
+        figures = forecast.measure_sample(sample)
+    stage_to_time |= watch.stage_time("export", figures.n_records, sample)
+    found = forecast.make_forecast(run, sample, figures)
+    costs = forecast_costs.compute_costs(found, stage_to_time, prices)
+    per_pair = extrapolation.PairCosts.from_sample(sample, found, stage_to_time)
     rows = [
         extrapolation.scale_row(per_pair, n_pairs) for n_pairs in extrapolation.N_PAIRS
     ]
@@ -52,5 +52,5 @@ def _timed_stages(
             counters = work(sample, options)
         n_pairs = stage_progress.n_pairs_of(stage, counters)
         if stage_runner.is_local(options):
-            stage_to_time |= watch.times(stage, n_pairs, sample)
+            stage_to_time |= watch.stage_time(stage, n_pairs, sample)
     return stage_to_time

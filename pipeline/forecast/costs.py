@@ -1,4 +1,4 @@
-"""What a run costs, from measured seconds and the prices that the user gives.
+"""The cost of a run, from measured seconds and the prices that the user gives.
 
 In: a forecast, the CPU seconds of stages on the sample, prices. Out: hours and money.
 """
@@ -21,7 +21,7 @@ from pipeline.storage import files
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
-    """What things cost, in one currency, and how fast a GPU captions; None: unknown."""
+    """Prices in one currency, and the speed of captioning; None if unknown."""
 
     cpu_hour: float | None = None  # of one core
     gpu_hour: float | None = None  # of one GPU or TPU chip
@@ -36,10 +36,10 @@ class Prices:
 
 
 def read_prices(path: str) -> Prices:
-    """The prices in a JSON file, or none without a path.
+    """Reads the prices of a JSON file; all are unknown without a path.
 
     Raises:
-      ValueError: one line that says what is wrong with the file.
+      ValueError: with one line about the fault of the file.
     """
     if not path:
         return Prices()
@@ -62,11 +62,11 @@ def read_prices(path: str) -> Prices:
 
 @dataclasses.dataclass(frozen=True)
 class StageTime:
-    """CPU seconds of a stage, its start included, and the pairs that it worked on."""
+    """CPU seconds of a stage, including its start, and the pairs it worked on."""
 
     cpu_s: float
     n_pairs: int
-    fingerprint: str  # of the tables that it made
+    fingerprint: str  # of the tables it made
 
     @property
     def cpu_s_per_pair(self) -> float:
@@ -74,7 +74,7 @@ class StageTime:
 
 
 class Stopwatch:
-    """CPU seconds of a block: of this process and the children it has waited for."""
+    """Measures CPU seconds of a block, of this process and its finished children."""
 
     def __enter__(self) -> Self:
         self._start_s = _cpu_s()
@@ -83,10 +83,10 @@ class Stopwatch:
     def __exit__(self, *error: object) -> None:
         self.cpu_s = _cpu_s() - self._start_s
 
-    def times(
+    def stage_time(
         self, stage: str, n_pairs: int, sample: RunFolder
     ) -> dict[str, StageTime]:
-        """The time of a stage by its name; nothing if it had nothing to do."""
+        """Returns stage to its time; {} if the stage had no work to do."""
         if not n_pairs:
             return {}
         return {stage: StageTime(self.cpu_s, n_pairs, _fingerprint(stage, sample))}
@@ -108,9 +108,9 @@ def _fingerprint(stage: str, sample: RunFolder) -> str:
 
 
 def read_times(path: str, sample: RunFolder) -> dict[str, StageTime]:
-    """What an earlier forecast measured of stages that made the same tables.
+    """Reads the times that an earlier forecast measured while making the same tables.
 
-    Tables that are there already take no time.
+    A forecast that finds these tables has no time to measure.
     """
     if not files.is_file(path):
         return {}
@@ -128,7 +128,7 @@ def read_times(path: str, sample: RunFolder) -> dict[str, StageTime]:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Hours and money; what is not known is left out of `money` and named."""
+    """Hours and money; `missing` names the prices without which some are unknown."""
 
     cpu_hours: Mapping[str, Interval]  # by stage
     gpu_hours: Interval | None
@@ -136,21 +136,24 @@ class Costs:
     missing: tuple[str, ...]
 
 
-def costs(
+def compute_costs(
     forecast: Forecast, stage_to_time: Mapping[str, StageTime], prices: Prices
 ) -> Costs:
-    """Of the whole run; `export` is counted by kept pairs, other stages by all."""
+    """Computes the costs of the whole run.
+
+    The time of `export` is per kept pair, that of other stages per pair.
+    """
     cpu_hours = {
         stage: _pairs_of(stage, forecast) * (time.cpu_s_per_pair / 3600)
         for stage, time in stage_to_time.items()
     }
     gpu_hours = None
     if prices.captions_per_gpu_s is not None:
-        n_captions = added_up(forecast.name_to_captions.values())
+        n_captions = add_intervals(forecast.name_to_captions.values())
         gpu_hours = n_captions * (1 / prices.captions_per_gpu_s / 3600)
-    written = added_up(forecast.bytes_written.values())
+    written = add_intervals(forecast.bytes_written.values())
     name_to_use = {
-        "cpu_hour": added_up(cpu_hours.values()),
+        "cpu_hour": add_intervals(cpu_hours.values()),
         "gpu_hour": gpu_hours,
         "gb_month": written * 1e-9,
     }
@@ -169,7 +172,7 @@ def _pairs_of(stage: str, forecast: Forecast) -> Interval:
     return forecast.outcome_to_count[KEPT] if stage == "export" else forecast.n_pairs
 
 
-def added_up(intervals: Iterable[Interval]) -> Interval:
-    """The sum of estimates of one sample, which may err together."""
+def add_intervals(intervals: Iterable[Interval]) -> Interval:
+    """Adds estimates of one sample end by end, as their errors may be correlated."""
     ends = [dataclasses.astuple(one) for one in intervals]
     return Interval(*map(sum, zip(*ends, strict=True))) if ends else Interval(0, 0, 0)

@@ -1,7 +1,8 @@
 """Shares and totals of all shards, from a stratified sample of them.
 
-A source is a stratum and a shard a cluster of pairs; shards are drawn by chance without
-replacement. In: numbers of every sampled shard. Out: estimates with 95 % intervals.
+A source is a stratum, and a shard is a cluster of pairs; shards are drawn at random
+without replacement. In: numbers of every sampled shard. Out: estimates with 95 %
+intervals.
 Sources: Cochran 1977, Sampling Techniques, 3rd edition, chapters 5 (strata), 6 (ratios)
 and 9 (clusters); Korn and Graubard 1998, Survey Methodology 24, 193-201.
 """
@@ -26,17 +27,17 @@ class Interval:
     high: float
 
     def __mul__(self, factor: float) -> Self:
-        """In another unit; `factor` is at least 0."""
+        """Scales the interval, as to another unit; `factor` is at least 0."""
         values = (value * factor for value in dataclasses.astuple(self))
         return type(self)(*values)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
-    """Which stratum each of n sampled shards is of, and how many each has in all.
+    """The stratum of each of n sampled shards, and the shards of each of s strata.
 
     Raises:
-      ValueError: if a stratum has one sampled shard of several: it tells no variance.
+      ValueError: if one shard of a larger stratum is sampled: it has no variance.
     """
 
     stratum: np.ndarray  # int [n], position in `n_shards`
@@ -56,25 +57,26 @@ class Design:
 
     @property
     def weights(self) -> np.ndarray:
-        """How many shards of the population each sampled one stands for: [n]."""
+        """Shards of the population that each sampled one represents: float64 [n]."""
         return (self.n_shards / self._n_sampled)[self.stratum]
 
     @property
     def is_census(self) -> bool:
-        """Whether all shards are sampled: then nothing is estimated."""
+        """Whether all shards are sampled, so that nothing is estimated."""
         return bool((self._n_sampled == self.n_shards).all())
 
     @property
     def t(self) -> float:
-        """Quantile of Student's t; only strata that are not whole count."""
+        """Quantile of Student's t, over strata that are not sampled whole."""
         is_partial = self._n_sampled < self.n_shards
         freedom = (self._n_sampled - 1)[is_partial].sum()
         return float(special.stdtrit(max(freedom, 1), 1 - _TAIL))
 
     def variance(self, values: np.ndarray) -> float:
-        """Of the weighted sum of `values` [n], with finite-population correction.
+        """Variance of the weighted sum of `values` [n].
 
-        Sum over strata of N^2 (1 - n/N) s^2 / n, where s^2 is between shards.
+        Sum over strata of N^2 (1 - n/N) s^2 / n, where s^2 is the variance between
+        shards and 1 - n/N the finite-population correction.
         """
         return float(
             sum(map(self._stratum_variance, self._groups(values), self.n_shards))
@@ -91,20 +93,24 @@ class Design:
         return n_shards**2 * (1 - n / n_shards) * values.var(ddof=1) / n
 
 
-def total(design: Design, values: np.ndarray) -> Interval:
-    """The sum of a number of every shard, at least what was seen; values are >= 0."""
+def estimate_total(design: Design, values: np.ndarray) -> Interval:
+    """Estimates the sum of a number over all shards.
+
+    The lower end is at least the sum over the sample. `values` [n] are at least 0.
+    """
     estimate = float(design.weights @ values)
     margin = design.t * math.sqrt(design.variance(values))
     low = max(estimate - margin, float(values.sum()))
     return Interval(estimate, min(low, estimate), estimate + margin)
 
 
-def share(design: Design, parts: np.ndarray, wholes: np.ndarray) -> Interval:
-    """Sum of `parts` over sum of `wholes`, counts of pairs with parts <= wholes.
+def estimate_share(design: Design, parts: np.ndarray, wholes: np.ndarray) -> Interval:
+    """Estimates the sum of `parts` over the sum of `wholes`.
 
-    A Clopper-Pearson interval of the effective number of pairs: as many as would give
-    the variance between shards if pairs were drawn one by one. So shares near 0 have
-    an interval too, also that of a reason that nothing in the sample has.
+    Both [n] count pairs, with parts <= wholes. The interval is that of Clopper and
+    Pearson for the effective number of pairs: as many as would give the variance
+    between shards if pairs were drawn one by one. So a share near 0 has an interval
+    too, even that of a reason that no pair of the sample has.
     """
     whole = float(design.weights @ wholes)
     p = float(design.weights @ parts) / whole
@@ -120,9 +126,10 @@ def share(design: Design, parts: np.ndarray, wholes: np.ndarray) -> Interval:
 def _effective_pairs(
     design: Design, p: float, residuals: np.ndarray, wholes: np.ndarray
 ) -> float:
-    """At most the pairs of the sample, corrected for the finite population.
+    """The effective number of pairs.
 
-    Too few shards make their variance uncertain: Student's t shrinks the number.
+    At most the pairs of the sample, corrected for the finite population. Student's t
+    shrinks it where few shards make their variance uncertain.
     """
     fraction = wholes.sum() / (design.weights @ wholes)
     most = wholes.sum() / (1 - fraction)
@@ -133,13 +140,14 @@ def _effective_pairs(
     return min(p * (1 - p) / variance * (normal / design.t) ** 2, most)
 
 
-def count(design: Design, parts: np.ndarray, wholes: np.ndarray) -> Interval:
-    """The sum of `parts`, with the wider of two intervals at each end.
+def estimate_count(design: Design, parts: np.ndarray, wholes: np.ndarray) -> Interval:
+    """Estimates the sum of `parts`, with the wider of two intervals at each end.
 
-    That of `total`, which knows how the sizes of shards vary, and that of `share`,
-    which holds where few pairs or none were seen.
+    The intervals are that of `estimate_total`, which includes how the sizes of shards
+    vary, and that of `estimate_share`, which holds where few pairs or none were seen.
     """
-    by_total, by_share = total(design, parts), share(design, parts, wholes)
+    by_total = estimate_total(design, parts)
+    by_share = estimate_share(design, parts, wholes)
     n_pairs = float(design.weights @ wholes)
     low = max(min(by_total.low, by_share.low * n_pairs), float(parts.sum()))
     high = max(by_total.high, by_share.high * n_pairs)

@@ -1,4 +1,8 @@
-"""A forecast as a table for people, and as JSON."""
+"""A forecast as text and as JSON.
+
+In: a forecast, the times of stages, costs and rows of larger crawls. Out: lines for
+people, and the contents of `RUN/forecast.json`.
+"""
 
 import dataclasses
 import json
@@ -19,7 +23,7 @@ def to_json(
     costs: Costs,
     rows: Sequence[ScaleRow],
 ) -> bytes:
-    """The contents of `RUN/forecast.json`."""
+    """Returns the contents of `RUN/forecast.json`."""
     stages = {
         stage: dataclasses.asdict(time) | {"cpu_s_per_pair": time.cpu_s_per_pair}
         for stage, time in stage_to_time.items()
@@ -39,7 +43,7 @@ def to_text(
     costs: Costs,
     rows: Sequence[ScaleRow],
 ) -> str:
-    """Everything, with 95 % intervals in brackets."""
+    """Returns the forecast as lines, with 95 % intervals in brackets."""
     lines = [
         *_head(forecast),
         *_outcomes(forecast),
@@ -63,7 +67,7 @@ def _outcomes(forecast: Forecast) -> Iterator[str]:
     yield "outcomes: share [95 %], pairs [95 %]"
     for name, share in forecast.outcome_to_share.items():
         count = _counts(forecast.outcome_to_count[name])
-        yield f"  {name:22} {_written(share, '{:.2%}'.format)}  {count}"
+        yield f"  {name:22} {_format(share, '{:.2%}'.format)}  {count}"
 
 
 def _work(forecast: Forecast) -> Iterator[str]:
@@ -75,7 +79,7 @@ def _work(forecast: Forecast) -> Iterator[str]:
         ("written", forecast.bytes_written),
     ):
         for name, n_bytes in found.items():
-            yield f"{title}, {name}: {_written(n_bytes, bytes_text)}"
+            yield f"{title}, {name}: {_format(n_bytes, format_bytes)}"
     for name in forecast.not_measured:
         yield f"not measured: {name}"
 
@@ -87,13 +91,13 @@ def _costs(stage_to_time: Mapping[str, StageTime], costs: Costs) -> Iterator[str
             yield f"CPU of {stage}: not measured, its tables were there before"
             continue
         each_ms = 1000 * stage_to_time[stage].cpu_s_per_pair
-        hours = _written(costs.cpu_hours[stage], "{:,.3g} h".format)
+        hours = _format(costs.cpu_hours[stage], "{:,.3g} h".format)
         of = "kept pair" if stage == "export" else "pair"
         yield f"CPU of {stage}: {each_ms:,.3g} ms a {of}, {hours}"
     if costs.gpu_hours is not None:
-        yield f"GPU of caption: {_written(costs.gpu_hours, '{:,.3g} h'.format)}"
+        yield f"GPU of caption: {_format(costs.gpu_hours, '{:,.3g} h'.format)}"
     for name, money in costs.money.items():
-        yield f"cost by {name}: {_written(money, '{:,.2f}'.format)}"
+        yield f"cost by {name}: {_format(money, '{:,.2f}'.format)}"
     if costs.missing:
         missing = ", ".join(costs.missing)
         yield f"left out: what needs {missing} of --prices FILE.json"
@@ -105,28 +109,29 @@ def _scale(rows: Iterable[ScaleRow]) -> Iterator[str]:
         hours = ", ".join(
             f"{hours:,.3g} h at {n:,}" for n, hours in row.workers_to_hours.items()
         )
-        place, n_bytes = max(row.worker_bytes.items(), key=lambda item: item[1])
+        held, n_bytes = max(row.worker_bytes.items(), key=lambda item: item[1])
         yield f"  {row.n_pairs:.0e} pairs: {row.n_source_shards:,} source shards"
         yield f"    time of one core each: {hours} workers"
-        yield f"    memory of a worker besides models: {bytes_text(n_bytes)} ({place})"
-        yield f"    shuffled: {bytes_text(row.shuffle_bytes)}, files: {row.n_files:,}"
+        size = format_bytes(n_bytes)
+        yield f"    memory of a worker besides models: {size} ({held})"
+        yield f"    shuffled: {format_bytes(row.shuffle_bytes)}, files: {row.n_files:,}"
         yield f"    captions: {row.n_captions:,.3g}"
 
 
 def _counts(interval: Interval) -> str:
-    return _written(interval, "{:,.0f}".format)
+    return _format(interval, "{:,.0f}".format)
 
 
-def _written(interval: Interval, text_of: Callable[[float], str]) -> str:
-    """The estimate, and its ends unless it is exact."""
+def _format(interval: Interval, text_of: Callable[[float], str]) -> str:
+    """The estimate, followed by the ends of its interval unless it is exact."""
     if interval.low == interval.high:
         return text_of(interval.estimate)
     low, high = text_of(interval.low), text_of(interval.high)
     return f"{text_of(interval.estimate)} [{low}, {high}]"
 
 
-def bytes_text(n_bytes: float) -> str:
-    """Three digits in a decimal unit."""
+def format_bytes(n_bytes: float) -> str:
+    """Formats a size with three digits in a decimal unit."""
     power = 0
     while n_bytes >= 999.5 and power + 1 < len(_BYTE_UNITS):
         n_bytes, power = n_bytes / 1000, power + 1

@@ -11,6 +11,10 @@ import numpy as np
 
 _BLOCKS_IN_MEMORY = 4  # that a worker collects before it adds them up
 
+BYTES = 8 + 8  # of a number and its count
+# Peak of adding up, per number: the blocks, joined, their order, sorted, differences.
+PEAK_BYTES = _BLOCKS_IN_MEMORY * (2 * BYTES + 8 + BYTES + 8)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Counts:

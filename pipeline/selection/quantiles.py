@@ -17,11 +17,14 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsDict
 
+from pipeline.selection import integer_counts
 from pipeline.selection.integer_counts import Counts, SumCounts
 
 _HALF = 16  # bits
 _NO_SCORE = -1  # in place of an upper half
 _SIGN = np.uint32(1 << 31)
+# Upper halves of cosines outside of 1/256 of zero: signs, exponents, mantissas.
+_N_COSINE_HALVES = 2 * 8 * 2**7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,19 @@ def find_cut(lower: Counts, bucket: BucketOfCut) -> Cut:
     score = to_score(bucket.upper_half << _HALF | int(lower.number[i]))
     n_kept = bucket.n_above + int(lower.count[i:].sum())
     return Cut(score, n_contested, n_without, n_kept)
+
+
+def worker_bytes(n_scores: float) -> float:
+    """Peak memory of counting the scores of one group."""
+    return integer_counts.PEAK_BYTES * min(n_scores, 1 << _HALF)
+
+
+def shuffle_bytes(n_scores: float) -> float:
+    """Bytes that one part of the pool sends: counts of upper halves of its cosines.
+
+    Those of lower halves are few, and not counted.
+    """
+    return integer_counts.BYTES * min(n_scores, _N_COSINE_HALVES)
 
 
 def to_json(group_to_cut: Mapping[str, Cut]) -> dict[str, dict]:

@@ -10,6 +10,7 @@ import io
 import typing
 from collections.abc import Iterable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -73,6 +74,16 @@ class UnitTables:
             files.split(path)[1].removesuffix(".parquet")
             for path in files.listed(self.folder, suffix=".parquet")
         )
+
+    def sizes(self, unit_names: Iterable[str]) -> np.ndarray:
+        """Bytes of the tables of some units: int64 [n].
+
+        Raises:
+          KeyError: if a unit has no table.
+        """
+        path_to_size = files.listed(self.folder, suffix=".parquet")
+        sizes = [path_to_size[self.path(name)] for name in unit_names]
+        return np.array(sizes, np.int64)
 
     def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
         with files.open_for_reading(self.path(unit_name)) as file:

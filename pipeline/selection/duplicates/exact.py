@@ -17,6 +17,13 @@ from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 # bounds the memory of one group, 5.4 GB for 10^10 pairs (138 bytes each).
 N_PARTITIONS = 256
 
+# Bytes per pair of `Identities` (row, image hash, sample id) and of `Repeats`.
+_IDENTITY_BYTES = 8 + 16 + 16
+_REPEAT_BYTES = 8 + 16
+# Peak of `find_repeats` per pair: besides the identity its unit and row, the order, the
+# sorted hash and id, and the ids that stay with their positions.
+_PEAK_BYTES = _IDENTITY_BYTES + (8 + 8) + 8 + (16 + 16) + (16 + 16 + 8 + 2)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Identities:
@@ -115,6 +122,16 @@ def find_repeats(
     places, starts = np.unique(unit[order[repeats]], return_index=True)
     for place, mine in zip(places, np.split(repeats, starts[1:]), strict=False):
         yield blocks[place].unit_name, Repeats(row[order[mine]], kept_id[mine])
+
+
+def group_bytes(n_pairs: float) -> float:
+    """Peak memory of one group of a pool of `n_pairs`."""
+    return _PEAK_BYTES * (n_pairs / N_PARTITIONS)
+
+
+def shuffle_bytes(n_pairs: float, n_repeats: float) -> float:
+    """Bytes of identities and repeats that cross the shuffles, without decisions."""
+    return _IDENTITY_BYTES * n_pairs + _REPEAT_BYTES * n_repeats
 
 
 def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisions:

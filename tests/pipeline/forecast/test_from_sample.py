@@ -10,6 +10,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import curate, records, run
+from pipeline.captioning import footprint as captioning
 from pipeline.config.selection import (
     KeepFraction,
     MinScore,
@@ -69,14 +70,14 @@ def whole(shards, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sample(whole):
-    chosen = forecast.sampled(whole, N_SAMPLED)
+    chosen = forecast.draw_sample(whole, N_SAMPLED)
     curate.select_sample(chosen, OPTIONS)
     return chosen
 
 
 @pytest.fixture(scope="module")
 def found(whole, sample) -> forecast.Forecast:
-    return forecast.forecast(whole, sample, forecast.measure(sample))
+    return forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
 
 
 def test_a_sample_leaves_the_ledger_of_the_run_alone(whole, sample):
@@ -88,12 +89,12 @@ def test_a_sample_leaves_the_ledger_of_the_run_alone(whole, sample):
 def test_the_sample_hangs_on_names_and_not_on_their_order(whole, sample):
     assert len(sample.units) == N_SAMPLED
     backwards = dataclasses.replace(whole, units=whole.units[::-1])
-    assert set(forecast.sampled(backwards, N_SAMPLED).units) == set(sample.units)
-    assert set(forecast.sampled(whole, N_SAMPLED + 1).units) > set(sample.units)
+    assert set(forecast.draw_sample(backwards, N_SAMPLED).units) == set(sample.units)
+    assert set(forecast.draw_sample(whole, N_SAMPLED + 1).units) > set(sample.units)
 
 
 def test_more_shards_than_there_are_is_all(whole):
-    assert forecast.sampled(whole, 99).units == whole.units
+    assert forecast.draw_sample(whole, 99).units == whole.units
 
 
 def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
@@ -113,7 +114,7 @@ def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
 
 def test_a_forecast_from_all_shards_is_the_ledger(whole):
     curate.select(whole, OPTIONS)
-    exact = forecast.forecast(whole, whole, forecast.measure(whole))
+    exact = forecast.make_forecast(whole, whole, forecast.measure_sample(whole))
     ledger = curate.read_ledger(whole)
     kept = ledger["kept"]
     assert exact.outcome_to_count["kept"] == Interval(kept, kept, kept)
@@ -130,10 +131,10 @@ def test_the_bytes_read_are_those_of_the_files(whole, found):
 
 
 def test_captions_that_are_there_tell_the_bytes_of_the_others(whole, sample, shards):
-    before = forecast.forecast(whole, sample, forecast.measure(sample))
+    before = forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
     assert before.not_measured[0] == "captions/short: no caption in the sample yet"
     write_captions(sample, shards, [SHORT])
-    after = forecast.forecast(whole, sample, forecast.measure(sample))
+    after = forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
     assert [line.partition(":")[0] for line in after.not_measured] == ["captions/long"]
     assert after.bytes_written["captions/short"].estimate > 0
     tfrecords = after.bytes_written["tfrecords"].estimate
@@ -147,16 +148,18 @@ def test_equal_images_are_captioned_once_unless_their_prompts_differ(whole):
     pairs = [pair, dataclasses.replace(pair, alt_text="another")]
     by_text = dataclasses.replace(SHORT, prompt="{alt_text}")
     imported = dataclasses.replace(SHORT, prompt="", captioner="imported")
-    counts = [forecast.n_images(g, pairs) for g in (LONG, by_text, imported)]
+    counts = [captioning.count_images(g, pairs) for g in (LONG, by_text, imported)]
     assert counts == [1, 2, 0]
 
 
 def test_steps_that_look_at_all_shards_are_named():
     selection = SelectionConfig(alignment=KeepFraction(0.5), retrieval=NearestToSeeds())
-    names = [line.partition(":")[0] for line in forecast.global_steps(selection)]
+    names = [
+        line.partition(":")[0] for line in forecast.describe_global_steps(selection)
+    ]
     assert names == ["low_alignment", "exact_duplicate", "far_from_seeds"]
     plain = dataclasses.replace(SELECTION, drop_exact_duplicates=False)
-    assert forecast.global_steps(plain) == ()
+    assert forecast.describe_global_steps(plain) == ()
 
 
 TIMES = {"score": StageTime(36.0, 1000, "f"), "export": StageTime(3.6, 100, "f")}
@@ -164,7 +167,7 @@ TIMES = {"score": StageTime(36.0, 1000, "f"), "export": StageTime(3.6, 100, "f")
 
 def test_costs_are_use_times_price(found):
     prices = Prices(cpu_hour=2, gpu_hour=3, captions_per_gpu_s=10)
-    costs = forecast_costs.costs(found, TIMES, prices)
+    costs = forecast_costs.compute_costs(found, TIMES, prices)
     n_pairs, n_kept = found.n_pairs.estimate, found.outcome_to_count["kept"].estimate
     hours = (n_pairs + n_kept) * 1e-5
     assert costs.money["cpu_hour"].estimate == pytest.approx(2 * hours)
@@ -175,7 +178,7 @@ def test_costs_are_use_times_price(found):
 
 
 def test_without_prices_the_lines_of_costs_name_the_flag(found):
-    costs = forecast_costs.costs(found, TIMES, Prices())
+    costs = forecast_costs.compute_costs(found, TIMES, Prices())
     text = forecast_text.to_text(found, TIMES, costs, [])
     expected = "cpu_hour, gpu_hour, captions_per_gpu_s, gb_month of --prices FILE.json"
     assert f"left out: what needs {expected}" in text
@@ -188,8 +191,10 @@ def test_times_are_remembered_while_they_are_of_the_same_tables(sample, found):
     path = files.join(sample.root, "forecast.json")
     with forecast_costs.Stopwatch() as watch:
         pass
-    times = watch.times("score", 10, sample) | watch.times("select", 10, sample)
-    costs = forecast_costs.costs(found, times, Prices())
+    times = watch.stage_time("score", 10, sample) | watch.stage_time(
+        "select", 10, sample
+    )
+    costs = forecast_costs.compute_costs(found, times, Prices())
     files.write(path, forecast_text.to_json(found, times, costs, []))
     assert forecast_costs.read_times(path, sample) == times
     looser = dataclasses.replace(SELECTION, alignment=MinScore(0.0))
@@ -202,7 +207,7 @@ def test_times_are_remembered_while_they_are_of_the_same_tables(sample, found):
 def pair_costs(sample, found) -> extrapolation.PairCosts:
     shares = dict.fromkeys(map(str, records.DropReason), 0.0)
     shares |= {"kept": 0.5, "unreadable": 0.0, "few_words": 0.4, "exact_duplicate": 0.1}
-    made = extrapolation.PairCosts.of(sample, found, TIMES)
+    made = extrapolation.PairCosts.from_sample(sample, found, TIMES)
     return dataclasses.replace(
         made, pairs_per_shard=1000.0, outcome_to_share=shares, captions_per_pair=1.0
     )
@@ -217,7 +222,9 @@ def test_the_scale_model_of_a_million_pairs(pair_costs):
     assert row.workers_to_hours[10_000] == pytest.approx(11_000 * 0.036 / 3600)
     assert row.n_files == 1000 * (5 + 2 * 2) + 50 * 3
     group = 600_000 / dedup.N_PARTITIONS
-    assert row.worker_bytes["exact.find_repeats"] / group == pytest.approx(138)
+    assert row.worker_bytes[
+        "select: a group of exact duplicates"
+    ] / group == pytest.approx(138)
     assert row.n_captions == 10**6
 
 
@@ -240,7 +247,9 @@ def test_the_model_of_memory_is_what_exact_duplicates_take(pair_costs):
         block = dedup.Identities("u", "u", np.arange(n_pairs), hashes, ids)
         list(dedup.find_repeats(0, [block]))
 
-    modeled = extrapolation.worker_bytes(pair_costs, n_pairs)["exact.find_repeats"]
+    modeled = extrapolation.worker_bytes(pair_costs, n_pairs)[
+        "select: a group of exact duplicates"
+    ]
     of_one_group = modeled * dedup.N_PARTITIONS / 0.6
     assert 0.8 * of_one_group <= peak_bytes(find) <= 1.2 * of_one_group
 
@@ -258,7 +267,7 @@ def test_the_model_of_memory_is_what_the_quantile_takes(pair_costs):
             accumulator = combine.add_input(accumulator, tally)
         combine.extract_output(accumulator)
 
-    place = "integer_counts.SumCounts"
+    place = "select: counts of scores"
     modeled = extrapolation.worker_bytes(costs, 10**6)[place]
     assert modeled == extrapolation.worker_bytes(costs, 10**10)[place]
     assert 0.7 * modeled <= peak_bytes(find) <= 1.2 * modeled

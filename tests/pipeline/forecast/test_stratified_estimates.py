@@ -13,32 +13,36 @@ def test_the_variance_of_a_worked_example():
     # 6^2 (1 - 3/6) 4 / 3 = 24 of variance 4; 4^2 (1 - 2/4) 2 / 2 = 8 of variance 2.
     values = np.array([1.0, 3.0, 5.0, 7.0, 9.0])
     assert TWO_STRATA.variance(values) == pytest.approx(24 + 8)
-    found = stratified_estimates.total(TWO_STRATA, values)
+    found = stratified_estimates.estimate_total(TWO_STRATA, values)
     assert found.estimate == pytest.approx(6 * 3 + 4 * 8)
     # t of 3 degrees of freedom at 0.975 is 3.1824.
     assert found.high == pytest.approx(50 + 3.1824 * 32**0.5, rel=1e-4)
 
 
 def test_a_total_is_at_least_what_was_seen():
-    found = stratified_estimates.total(TWO_STRATA, np.array([0.0, 0.0, 90.0, 0.0, 0.0]))
+    found = stratified_estimates.estimate_total(
+        TWO_STRATA, np.array([0.0, 0.0, 90.0, 0.0, 0.0])
+    )
     assert found.low == 90
 
 
 def test_all_shards_leave_nothing_to_estimate():
     design = Design(np.array([0, 0, 1]), np.array([2, 1]))
     parts, wholes = np.array([3, 0, 4]), np.array([5, 6, 9])
-    assert stratified_estimates.share(design, parts, wholes) == Interval(
+    assert stratified_estimates.estimate_share(design, parts, wholes) == Interval(
         0.35, 0.35, 0.35
     )
-    assert stratified_estimates.count(design, parts, wholes) == Interval(7, 7, 7)
+    assert stratified_estimates.estimate_count(design, parts, wholes) == Interval(
+        7, 7, 7
+    )
 
 
 def test_what_was_not_seen_may_still_be_there():
     nothing, wholes = np.zeros(5), np.full(5, 100)
-    share = stratified_estimates.share(TWO_STRATA, nothing, wholes)
+    share = stratified_estimates.estimate_share(TWO_STRATA, nothing, wholes)
     # Clopper-Pearson of 0 in 500 of 1,000: the sample counts twice.
     assert share == Interval(0, 0, pytest.approx(1 - 0.025 ** (1 / 1000)))
-    count = stratified_estimates.count(TWO_STRATA, nothing, wholes)
+    count = stratified_estimates.estimate_count(TWO_STRATA, nothing, wholes)
     assert (count.low, count.high) == (0, pytest.approx(1000 * share.high))
 
 
@@ -74,9 +78,9 @@ def test_intervals_cover_as_often_as_they_say(mean, n_sampled):
         rows = drawn(rng, stratum, n_sampled)
         design = Design(stratum[rows], np.array([60, 200]))
         found = (
-            stratified_estimates.share(design, parts[rows], wholes[rows]),
-            stratified_estimates.count(design, parts[rows], wholes[rows]),
-            stratified_estimates.total(design, parts[rows]),
+            stratified_estimates.estimate_share(design, parts[rows], wholes[rows]),
+            stratified_estimates.estimate_count(design, parts[rows], wholes[rows]),
+            stratified_estimates.estimate_total(design, parts[rows]),
         )
         covered.append(
             [i.low <= t <= i.high for i, t in zip(found, truths, strict=True)]
@@ -88,7 +92,7 @@ def test_intervals_cover_as_often_as_they_say(mean, n_sampled):
 
 
 def test_a_population_without_variation_between_shards_has_no_interval_of_its_total():
-    found = stratified_estimates.total(TWO_STRATA, np.full(5, 7.0))
+    found = stratified_estimates.estimate_total(TWO_STRATA, np.full(5, 7.0))
     assert found == Interval(70, 70, 70)
 
 
@@ -96,6 +100,6 @@ def test_the_order_of_shards_does_not_matter():
     parts, wholes = np.array([1, 2, 3, 4, 5]), np.array([9, 8, 7, 6, 9])
     order = np.array([3, 1, 4, 0, 2])
     design = Design(TWO_STRATA.stratum[order], TWO_STRATA.n_shards)
-    expected = stratified_estimates.share(TWO_STRATA, parts, wholes)
-    found = stratified_estimates.share(design, parts[order], wholes[order])
+    expected = stratified_estimates.estimate_share(TWO_STRATA, parts, wholes)
+    found = stratified_estimates.estimate_share(design, parts[order], wholes[order])
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))

@@ -1,0 +1,67 @@
+"""Images, bytes and tables of the stage caption, for the forecast.
+
+In: a run, its kept pairs and the captions that exist. Out: how many images it captions,
+and what its tables take.
+"""
+
+import collections
+from collections.abc import Mapping, Sequence
+
+from pipeline.config import prompts
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import CurationConfig
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import Pair
+
+
+def count_images(granularity: Granularity, kept: Sequence[Pair]) -> int:
+    """Images of a shard that a granularity captions.
+
+    Equal images with equal prompts are captioned once, imported captions cost nothing.
+    """
+    if granularity.captioner == "imported":
+        return 0
+    nothing: Mapping[str, str] = collections.defaultdict(str)
+    template = granularity.prompt
+    return len(
+        {(p.image_hash, prompts.filled(template, p.alt_text, nothing)) for p in kept}
+    )
+
+
+def n_image_reads(config: CurationConfig) -> int:
+    """How often each kept image is read: once per captioner."""
+    captioners = {
+        (g.checkpoint, g.revision)
+        for g in config.granularities
+        if g.captioner != "imported"
+    }
+    return len(captioners)
+
+
+def n_shuffles(config: CurationConfig) -> int:
+    """How often all units are shuffled: once per model."""
+    return len({g.checkpoint for g in config.granularities})
+
+
+def caption_bytes(run: RunFolder) -> dict[str, float]:
+    """Returns granularity to bytes per caption, of granularities with captions."""
+    found = {}
+    for granularity in run.config.granularities:
+        captions = CaptionTables.open(run.captions(granularity))
+        names = [name for unit in run.units for name in captions.names(unit)]
+        n_bytes = captions.tables.sizes(names).sum()
+        rows = sum(captions.tables.read(n, ["sample_index"]).num_rows for n in names)
+        if rows:
+            found[granularity.name] = float(n_bytes / rows)
+    return found
+
+
+def n_tables(config: CurationConfig) -> int:
+    """Tables of one unit: flags, and two or three per granularity.
+
+    A granularity has captions, their languages and, if it is measured, their alignment.
+    """
+    n_granularities = len(config.granularities)
+    n_each = 3 if config.caption_quality.measure_alignment else 2
+    return n_granularities * n_each + bool(n_granularities)

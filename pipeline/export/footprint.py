@@ -1,0 +1,67 @@
+"""Bytes and files of the stage export, for the forecast.
+
+In: a run whose pairs are decided. Out: the size of its training records, which takes
+making some of them, and the number of its files.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.config.curation import ExportConfig
+from pipeline.engine.run_folder import RunFolder
+from pipeline.export import manifest, tfrecords
+from pipeline.export.samples import SampleTables, kept_samples, with_image
+from pipeline.records import Pair, Sample
+from pipeline.sources import shards
+from pipeline.sources.shards import Unit
+
+N_SHUFFLES = 1  # of all units
+_N_WEIGHED = 256  # kept pairs of a unit that are made into records to weigh them
+
+
+def record_bytes(run: RunFolder) -> np.ndarray:
+    """Mean bytes of a kept pair in the training shards, by unit: float64 [units].
+
+    Makes records of some pairs of each unit, with the captions that exist.
+    """
+    tables = SampleTables.of(run)
+    captions = tables.open_captions()
+    found = []
+    for unit in run.units:
+        kept = kept_samples(unit, tables.decided_pairs(unit), captions)
+        by_chance = sorted(range(len(kept)), key=lambda row: kept[row][0].sample_id)
+        some = [kept[row] for row in sorted(by_chance[:_N_WEIGHED])]
+        found.append(_weigh(run, unit, some) / max(len(some), 1))
+    return np.array(found)
+
+
+def _weigh(run: RunFolder, unit: Unit, kept: Sequence[tuple[Pair, Sample]]) -> int:
+    """Bytes of the records of some pairs and of their index."""
+    encoded = shards.read_images(unit, [pair for pair, _ in kept])
+    records = (
+        with_image(one, image, run.config.export, run.config.limits)
+        for (_, one), image in zip(kept, encoded, strict=True)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "records")
+        index = tfrecords.write_local(path, records)
+        return os.path.getsize(path) + index.nbytes
+
+
+def count_weighed(n_kept: np.ndarray) -> int:
+    """Records that `record_bytes` makes; `n_kept` has the kept pairs of each unit."""
+    return int(np.minimum(n_kept, _N_WEIGHED).sum())
+
+
+def n_shards(config: ExportConfig, n_kept: float) -> int:
+    """Training shards of `n_kept` pairs."""
+    return math.ceil(n_kept / config.samples_per_shard)
+
+
+def n_files(config: ExportConfig, n_kept: float) -> int:
+    """Files of the training shards; the manifest is not counted."""
+    return n_shards(config, n_kept) * len(manifest.file_names(["train"]))

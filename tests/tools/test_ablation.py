@@ -29,7 +29,7 @@ def picture(number: int, pairs=scenes.ALL_PAIRS) -> scenes.Picture:
 
 @pytest.fixture(scope="module")
 def crawl() -> list[web.CrawledPair]:
-    return [web.crawled_pair(SMALL.web, index) for index in range(60)]
+    return [web.draw_pair(SMALL.web, index) for index in range(60)]
 
 
 def test_equal_numbers_draw_equal_pictures():
@@ -169,12 +169,12 @@ def test_intervals_are_those_of_the_paired_t_test():
     for n in (2, 3, 7):
         ours, theirs = rng.normal(0.5, 0.1, (2, n))
         expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-        found = comparison.interval((ours - theirs).tolist())
+        found = comparison.interval_of_mean((ours - theirs).tolist())
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_one_seed_leaves_everything_open():
-    assert comparison.interval([0.3]) == (-np.inf, np.inf)
+    assert comparison.interval_of_mean([0.3]) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_one_seed_leaves_everything_open():
     ],
 )
 def test_the_verdict_hangs_on_the_interval(expected, low, high, verdict):
-    assert comparison.verdict(expected, low, high) == verdict
+    assert comparison.compare_with_expected(expected, low, high) == verdict
 
 
 def made_up_results() -> comparison.Results:
@@ -271,7 +271,7 @@ def test_a_training_that_was_stopped_is_not_measured(tmp_path):
 
 
 def test_a_result_of_other_settings_is_refused(tmp_path):
-    place = run.Place(tmp_path)
+    place = run.AblationFolder(tmp_path)
     path = place.result("ibot", 0)
     path.parent.mkdir()
     path.write_text(json.dumps({"settings_digest": "other"}))

@@ -1,8 +1,8 @@
-"""The arms of the ablation, and what is expected of them, written down before running.
+"""The arms of the ablation and their expected effects, written down before running.
 
-An arm is its reference with one value changed; `base` (see `tools.ablation.base`) has
-none. Directions are those of the papers: TIPS, arXiv:2410.16512, table 1; TIPSv2,
-arXiv:2604.12012, tables 1 to 4. What the papers do not measure says so.
+An arm changes one value of its reference; `base` (see `tools.ablation.base`) has no
+reference. Directions are those of the papers: TIPS, arXiv:2410.16512, table 1; TIPSv2,
+arXiv:2604.12012, tables 1 to 4. Effects that the papers do not measure are marked.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ CONFIG = pathlib.Path(__file__).with_name("base.py")
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """`change` is `a.b=value`, a field of `TrainConfig`."""
+    """One way to train; `change` is `a.b=value`, a field of `TrainConfig`."""
 
     name: str
-    reference: str = ""  # the arm of which it changes one value
+    reference: str = ""  # the arm whose value it changes
     change: str = ""
     shards: str = CURATED
-    teacher: str = ""  # the arm that teaches; `teacher_from` of the configuration
+    teacher: str = ""  # the arm of the teacher, for `teacher_from`
 
 
 _ARMS = (
@@ -51,7 +51,7 @@ ARMS = {arm.name: arm for arm in _ARMS}
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large web and training are; `overrides` change the base configuration."""
+    """The size of web and training; `overrides` change the base configuration."""
 
     web: WebSize
     overrides: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ SIZES = {
             "run.evaluation.n_steps=1000",
         ),
     ),
-    # Learns nothing; for tests.
+    # For tests; it learns nothing.
     "tiny": Size(
         WebSize(n_pairs=150, n_names=12, n_shapes=64),
         (
@@ -102,6 +102,8 @@ SIZES = {
 
 
 class Expected(enum.StrEnum):
+    """The direction of an effect."""
+
     HIGHER = "higher"
     LOWER = "lower"
     EQUAL = "equal"
@@ -109,7 +111,7 @@ class Expected(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What `arm` should measure compared with `against`."""
+    """The expected difference of `arm` from `against`, by measure."""
 
     key: str
     title: str
@@ -154,8 +156,8 @@ EFFECTS = (
         "one_granularity",
         dict.fromkeys((*_ZERO_SHOT, *_RETRIEVAL), Expected.HIGHER),
     ),
-    # The papers do not measure it. On alt text alone: captions that are true of every
-    # picture would make up for text that is not.
+    # Not in the papers. Arms with alt text alone: true captions of every picture would
+    # make up for wrong alt texts.
     Effect(
         "e",
         "curated against raw crawl",
@@ -172,7 +174,7 @@ EFFECTS = (
     ),
     Effect(
         "f, masking",
-        "masking beside self-distillation against self-distillation alone",
+        "masking with self-distillation against self-distillation alone",
         BASE,
         "no_patches",
         {"linear_miou": Expected.HIGHER},
@@ -195,7 +197,7 @@ EFFECTS = (
 
 
 def changes(arm: Arm) -> tuple[str, ...]:
-    """`a.b=value` from the base configuration to an arm's, without its teacher."""
+    """All changes from the base configuration to an arm, as `a.b=value`."""
     before = changes(ARMS[arm.reference]) if arm.reference else ()
     return (*before, arm.change) if arm.change else before
 
@@ -203,9 +205,9 @@ def changes(arm: Arm) -> tuple[str, ...]:
 def overrides(
     arm: Arm, size: Size, rng_seed: int, folders: Mapping[str, pathlib.Path]
 ) -> list[str]:
-    """What `trainer.train` is to `--set`.
+    """Values of `--set` for `trainer.train`.
 
-    `folders` has the workdir of the arm's teacher, by its name, and `tokenizer`.
+    `folders` has the workdir of the arm's teacher by its name, and `tokenizer`.
     """
     taught = [f"teacher_from={folders[arm.teacher]}"] if arm.teacher else []
     return [
@@ -220,7 +222,7 @@ def overrides(
 def settings(
     arm: Arm, size: Size, rng_seed: int, folders: Mapping[str, pathlib.Path]
 ) -> dict:
-    """All that decides what an arm learns: web, shards, teacher and configuration."""
+    """Everything that determines what an arm learns."""
     config = config_files.load(CONFIG, overrides(arm, size, rng_seed, folders))
     names = {"shards": arm.shards, "teacher": arm.teacher}
     return {

@@ -1,7 +1,7 @@
 """The base arm of the ablation: a small TIPSv2 on hard scenes of 64 px.
 
-Not from the papers, except for its structure. All other arms change a value of it, or
-of another arm; see `tools.ablation.arms`.
+Only its structure is from the papers. All other arms change one value of it, or of
+another arm; see `tools.ablation.arms`.
 """
 
 from typing import Any
@@ -23,6 +23,7 @@ from trainer.evaluation_config import EvaluationConfig
 
 
 def get_config() -> TrainConfig:
+    """A model of 64 px images, for a training of minutes on one core."""
     sizes: dict[str, Any] = {"width": 64, "n_heads": 2, "mlp_dim": 256}
     return TrainConfig(
         model=ModelConfig(
@@ -42,8 +43,8 @@ def get_config() -> TrainConfig:
             ),
             n_local_crops=1,
         ),
-        # Few steps: sharp targets from the first one, and no centers that take most of
-        # the steps to settle.
+        # For few steps: sharp targets from the first step on, and no centers, which
+        # would take most of the steps to settle.
         self_supervision=SelfSupervisionConfig(
             anti_collapse=AntiCollapse.SINKHORN,
             teacher_temperature=0.04,

@@ -1,4 +1,7 @@
-"""Arms against each other: differences paired by seed, with Student's intervals."""
+"""Differences between arms, paired by seed, with Student's intervals.
+
+In: figures by arm and seed. Out: a difference per effect and measure.
+"""
 
 import dataclasses
 import math
@@ -17,7 +20,7 @@ Results = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Of an arm to another in one measure, over the seeds that both have."""
+    """Mean difference of two arms in one measure, over the seeds that both have."""
 
     effect: Effect
     measure: str
@@ -28,15 +31,17 @@ class Difference:
 
     @property
     def expected(self) -> Expected:
+        """The direction that was written down before running."""
         return self.effect.measures[self.measure]
 
     @property
     def verdict(self) -> str:
-        return verdict(self.expected, self.low, self.high)
+        """Whether the interval agrees with the expected direction."""
+        return compare_with_expected(self.expected, self.low, self.high)
 
 
-def verdict(expected: Expected, low: float, high: float) -> str:
-    """By whether the interval excludes zero, and on which side."""
+def compare_with_expected(expected: Expected, low: float, high: float) -> str:
+    """Says whether an interval excludes zero, and on which side."""
     if low <= 0 <= high:
         return "no difference found" if expected is Expected.EQUAL else "null"
     if expected is Expected.EQUAL:
@@ -45,8 +50,8 @@ def verdict(expected: Expected, low: float, high: float) -> str:
     return "as the paper" if is_met else "opposite"
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Of their mean, at `CONFIDENCE`; infinite for a single one."""
+def interval_of_mean(differences: Sequence[float]) -> tuple[float, float]:
+    """Student's interval of their mean at `CONFIDENCE`; infinite for one difference."""
     n, mean = len(differences), float(np.mean(differences))
     if n < 2:
         return -math.inf, math.inf
@@ -56,18 +61,26 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def compare(results: Results, effect: Effect, measure: str) -> Difference:
-    """Raises ValueError when the arms have no seed in common."""
+    """Compares the arms of an effect in one measure.
+
+    Raises:
+      ValueError: if the arms have no seed in common.
+    """
     arm, against = results[effect.arm], results[effect.against]
     seeds = sorted(arm.keys() & against.keys())
     if not seeds:
         raise ValueError(f"{effect.arm}, {effect.against}: no seed that both have")
     found = [arm[seed][measure] - against[seed][measure] for seed in seeds]
     mean = float(np.mean(found))
-    return Difference(effect, measure, mean, *interval(found), len(seeds))
+    return Difference(effect, measure, mean, *interval_of_mean(found), len(seeds))
 
 
 def compare_all(results: Results) -> list[Difference]:
-    """All effects in all their measures. Raises ValueError where an arm is missing."""
+    """Compares the arms of all effects in all their measures.
+
+    Raises:
+      ValueError: if an arm is missing.
+    """
     return [
         compare(results, effect, measure)
         for effect in EFFECTS

@@ -1,8 +1,7 @@
-"""The ablation's crawl, curated: rules, English, alignment, no image
-twice, images like the seeds.
+"""The curated crawl of the ablation: rules, alignment, unique images near the seeds.
 
-Not from the papers. `python -m tools.ablation.run` runs it, and says where the captions
-lie. Those come from the truth of the drawn scenes, where the papers ask a captioner.
+Not from the papers. `python -m tools.ablation.run` runs it with the paths of the
+captions, which come from the truth of the drawn scenes instead of a captioner.
 """
 
 import pathlib
@@ -18,13 +17,14 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 
 def get_config() -> CurationConfig:
+    """Keeps pairs whose alt text probably describes their scene."""
     return CurationConfig(
         encoder=EncoderConfig(str(_ROOT / _ENCODER), batch_size=128),
         selection=SelectionConfig(
             drop_rules=(BoilerplateAltText(), FewWords(min_words=2)),
             # About the share of the crawl whose alt text is true of its picture.
             alignment=KeepFraction(0.6),
-            # Most of what is planted as off topic is further away, 2 % of scenes are.
+            # Most pictures planted off topic are further away, and 2 % of scenes.
             retrieval=NearSeeds(0.6),
         ),
         granularities=tuple(

@@ -1,4 +1,7 @@
-"""The differences between arms as an SVG: a line for each effect and measure."""
+"""The differences between arms as an SVG.
+
+In: differences. Out: a plot with one line per effect and measure.
+"""
 
 import html
 from collections.abc import Sequence
@@ -15,9 +18,12 @@ _LABEL_PX, _PLOT_PX, _ROW_PX, _MARGIN_PX = 260, 440, 22, 40
 
 
 def svg(differences: Sequence[Difference]) -> str:
-    """Percentage points, with 95 % intervals; measures must be shares.
+    """Draws differences in percentage points, with 95 % intervals.
 
-    Raises ValueError where a single seed leaves an interval open.
+    Measures must be shares.
+
+    Raises:
+      ValueError: if a difference has one seed, as its interval is then infinite.
     """
     for one in differences:
         if one.n_seeds < 2:

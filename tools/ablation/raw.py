@@ -1,4 +1,4 @@
-"""The same crawl as it is: whatever can be read becomes a training sample."""
+"""The same crawl without curation: every readable pair becomes a training sample."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ from tools.ablation import curation
 
 
 def get_config() -> CurationConfig:
+    """Drops nothing."""
     return dataclasses.replace(
         curation.get_config(),
         selection=SelectionConfig(drop_exact_duplicates=False),

@@ -4,8 +4,7 @@
     python -m tools.ablation.run --output DIR --arm NAME --seed N  one of them
 
 DIR holds the drawn web, the curated and the raw shards, a workdir for each training and
-`results/ARM-SEED.json`. Arms that have their result are skipped, and a training that
-was stopped goes on where it was.
+`results/ARM-SEED.json`. Arms with a result are skipped, and a stopped training resumes.
 """
 
 import dataclasses
@@ -37,78 +36,85 @@ _ROOT = _HERE.parents[1]
 
 
 class StoppedError(RuntimeError):
-    """A training that ended early, as it was asked to."""
+    """A training that was asked to stop before its last step."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """The folder of an ablation, absolute."""
+class AblationFolder:
+    """The paths of an ablation; `folder` is absolute."""
 
     folder: pathlib.Path
 
     @property
     def web(self) -> pathlib.Path:
+        """The drawn web."""
         return self.folder / "web"
 
     @property
     def tokenizer(self) -> pathlib.Path:
+        """The vocabulary of all arms."""
         return self.folder / "tokenizer.model"
 
     def shards(self, name: str) -> pathlib.Path:
+        """The training shards of the curated or the raw crawl."""
         return self.folder / name / "tfrecords"
 
     def workdir(self, arm: str, seed: int) -> pathlib.Path:
+        """The checkpoints of one training."""
         return self.folder / "runs" / f"{arm}-{seed}"
 
     def result(self, arm: str, seed: int) -> pathlib.Path:
+        """The figures of one training."""
         return self.folder / "results" / f"{arm}-{seed}.json"
 
     def folders(self, seed: int) -> Mapping[str, pathlib.Path]:
-        """What configurations name: workdirs by arm, and `tokenizer`."""
+        """The paths that configurations name: workdirs by arm, and `tokenizer`."""
         workdirs = {name: self.workdir(name, seed) for name in ARMS}
         return {**workdirs, "tokenizer": self.tokenizer}
 
 
-def prepare(place: Place, size: Size) -> None:
-    """Draws the web, curates it, keeps it raw as well, and trains the vocabulary.
+def prepare(paths: AblationFolder, size: Size) -> None:
+    """Draws the web, curates it, exports it raw as well, and trains the vocabulary.
 
-    Each step does nothing where it finds what it makes; the vocabulary comes last.
+    Steps whose output exists are skipped; the vocabulary comes last.
     """
-    if web.is_written(size.web, place.web) and place.tokenizer.exists():
+    if web.is_written(size.web, paths.web) and paths.tokenizer.exists():
         return
-    web.write(size.web, place.web)
+    web.write(size.web, paths.web)
     captions = [
-        f"granularities.{i}.checkpoint={place.web}/captions/{name}.parquet"
+        f"granularities.{i}.checkpoint={paths.web}/captions/{name}.parquet"
         for i, name in enumerate(GRANULARITIES)
     ]
     for name, recipe in ((arms.CURATED, "curation.py"), (arms.RAW, "raw.py")):
-        flags = ("--config", _HERE / recipe, "--output", place.folder / name)
-        crawl = ("--input", f"{place.web}/crawl/*.tar")
-        seeds = ("--seeds", f"scenes={place.web}/shapes/train/*.tar")
+        flags = ("--config", _HERE / recipe, "--output", paths.folder / name)
+        crawl = ("--input", f"{paths.web}/crawl/*.tar")
+        seeds = ("--seeds", f"scenes={paths.web}/shapes/train/*.tar")
         _call("pipeline.run", "curate", *flags, *crawl, *seeds, *_set(captions))
-    settings = arms.settings(ARMS[arms.BASE], size, 0, place.folders(0))
+    settings = arms.settings(ARMS[arms.BASE], size, 0, paths.folders(0))
     n_pieces = settings["model"]["text"]["vocabulary_size"]
-    flags = ("--data", place.shards(arms.CURATED), "--output", place.tokenizer)
+    flags = ("--data", paths.shards(arms.CURATED), "--output", paths.tokenizer)
     _call("trainer.tokenizer", *flags, "--vocabulary-size", n_pieces)
 
 
-def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
-    """Trains an arm, and its teacher before it where it has one, and measures it."""
-    path = place.result(arm.name, seed)
-    settings = _described(arms.settings(arm, size, seed, place.folders(seed)))
+def run_arm(
+    paths: AblationFolder, size: Size, arm: Arm, seed: int, commit: str
+) -> None:
+    """Trains and measures an arm, after its teacher if it has one."""
+    path = paths.result(arm.name, seed)
+    settings = _describe(arms.settings(arm, size, seed, paths.folders(seed)))
     if _is_done(path, settings):
         return
     if arm.teacher:
-        run_arm(place, size, ARMS[arm.teacher], seed, commit)
+        run_arm(paths, size, ARMS[arm.teacher], seed, commit)
     start = time.perf_counter()
-    workdir = place.workdir(arm.name, seed)
-    flags = ("--data", place.shards(arm.shards), "--workdir", workdir)
-    changes = _set(arms.overrides(arm, size, seed, place.folders(seed)))
+    workdir = paths.workdir(arm.name, seed)
+    flags = ("--data", paths.shards(arm.shards), "--workdir", workdir)
+    changes = _set(arms.overrides(arm, size, seed, paths.folders(seed)))
     train.main([*map(str, ("--config", arms.CONFIG, *flags)), *changes])
     trained_s = time.perf_counter() - start
     found = find_trained_model(workdir)
     check_finished(found)
-    figures = measures.measure(found, place.web)
+    figures = measures.measure(found, paths.web)
     seconds = {
         "train_s": round(trained_s, 1),
         "evaluate_s": round(time.perf_counter() - start - trained_s, 1),
@@ -118,7 +124,7 @@ def run_arm(place: Place, size: Size, arm: Arm, seed: int, commit: str) -> None:
 
 
 def check_finished(found: trained_model.TrainedModel) -> None:
-    """Raises StoppedError: asked to stop, the trainer saves its step and returns."""
+    """Raises StoppedError if the trainer was asked to stop before its last step."""
     if found.step < found.config.n_steps:
         raise StoppedError(
             f"{found.folder}: asked to stop at step {found.step} of"
@@ -127,7 +133,7 @@ def check_finished(found: trained_model.TrainedModel) -> None:
 
 
 def _is_done(path: pathlib.Path, settings: dict[str, Any]) -> bool:
-    """Raises ValueError where a result was made with other settings."""
+    """Raises ValueError if there is a result of other settings."""
     if not path.exists():
         return False
     found = json.loads(path.read_text())["settings_digest"]
@@ -136,21 +142,23 @@ def _is_done(path: pathlib.Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def run_all(place: Place, size: Size, seeds: Sequence[int], n_workers: int) -> None:
-    """All arms of the first seed, then of the next, by `n_workers` processes.
+def run_all(
+    paths: AblationFolder, size: Size, seeds: Sequence[int], n_workers: int
+) -> None:
+    """Runs all arms of the first seed, then of the next, in `n_workers` processes.
 
-    So whole seeds are there when time runs out.
+    So the first seeds are complete when time runs out.
     """
     context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-    commit = _commit()  # of the code that runs; files may change meanwhile
+    commit = _commit()  # of the code that runs: files may change meanwhile
     cores: queues.SimpleQueue[set[int]] = context.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:n_workers]:
         cores.put({core} if n_workers > 1 else os.sched_getaffinity(0))
     with futures.ProcessPoolExecutor(
-        n_workers, context, initializer=_start, initargs=(place, cores)
+        n_workers, context, initializer=_start, initargs=(paths, cores)
     ) as pool:
         jobs = [
-            pool.submit(run_arm, place, size, arm, seed, commit)
+            pool.submit(run_arm, paths, size, arm, seed, commit)
             for seed in seeds
             for arm in ARMS.values()
         ]
@@ -161,19 +169,19 @@ def run_all(place: Place, size: Size, seeds: Sequence[int], n_workers: int) -> N
             pool.shutdown(cancel_futures=True)
 
 
-def _start(place: Place, cores: queues.SimpleQueue[set[int]]) -> None:
-    """In a new process: takes its cores, before JAX counts them."""
+def _start(paths: AblationFolder, cores: queues.SimpleQueue[set[int]]) -> None:
+    """Takes the cores of a new process before JAX counts them."""
     os.sched_setaffinity(0, cores.get())
-    _keep_compiled(place)
+    _share_compiled_programs(paths)
 
 
-def _keep_compiled(place: Place) -> None:
-    """Seeds share their programs, and all arms those that measure."""
-    jax.config.update("jax_compilation_cache_dir", str(place.folder / "compiled"))
+def _share_compiled_programs(paths: AblationFolder) -> None:
+    """Lets seeds share compiled programs, and all arms those of evaluations."""
+    jax.config.update("jax_compilation_cache_dir", str(paths.folder / "compiled"))
 
 
-def _described(settings: dict[str, Any]) -> dict[str, Any]:
-    """What decides the figures, without places on this machine, and a digest of it."""
+def _describe(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without paths of this machine, and a digest of them."""
     data = {**settings["data"], "tokenizer": ""}
     run = {"evaluation": settings["run"]["evaluation"]}
     compared = {**settings, "data": data, "run": run, "teacher_from": ""}
@@ -190,7 +198,7 @@ def _write(path: pathlib.Path, result: dict[str, Any]) -> None:
 
 
 def _commit() -> str:
-    """Of the repository, with "+" where files differ from it; "" outside of one."""
+    """The commit of the repository, with "+" if files differ; "" outside of one."""
     git = ["git", "-C", str(_ROOT)]
     found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False)
@@ -208,6 +216,7 @@ def _call(module: str, *arguments: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     parser = command_line.Parser(
         prog="python -m tools.ablation.run",
         description="Trains and measures the arms of the ablation on drawn scenes.",
@@ -230,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="arms trained side by side; with more than one each takes one core (1)",
     )
     flags = parser.parse_args(arguments)
-    place, size = Place(flags.output.absolute()), SIZES[flags.size]
+    paths, size = AblationFolder(flags.output.absolute()), SIZES[flags.size]
     n_cores = len(os.sched_getaffinity(0))
     errors = (StoppedError, OSError, subprocess.CalledProcessError)
     with (
@@ -240,12 +249,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not 1 <= flags.workers <= n_cores:
             expected = f"1 to {n_cores}, the number of cores"
             raise ValueError(f"--workers={flags.workers}: expected {expected}")
-        prepare(place, size)
+        prepare(paths, size)
         if flags.arm:
-            _keep_compiled(place)
-            run_arm(place, size, ARMS[flags.arm], flags.seed, _commit())
+            _share_compiled_programs(paths)
+            run_arm(paths, size, ARMS[flags.arm], flags.seed, _commit())
         else:
-            run_all(place, size, range(flags.n_seeds), flags.workers)
+            run_all(paths, size, range(flags.n_seeds), flags.workers)
 
 
 if __name__ == "__main__":

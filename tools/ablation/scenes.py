@@ -2,7 +2,7 @@
 
 In: a numpy `Generator`. Out: a scene of `pipeline.demo_web.scene` and a picture of it,
 with the exact class of each pixel. Some combinations of color and shape are held out:
-they are drawn for evaluation alone.
+only evaluations have them.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ N_OBJECTS = (2, 3, 4)
 SIZE_TO_DIAMETER = {"small": 0.25, "medium": 0.34, "large": 0.46}
 _GROUNDS = tuple(drawing.BACKGROUND_TO_RGB)
 BACKGROUND_KINDS = ("striped", "checked", "noisy", "gradient")
-MIN_VISIBLE = 0.5  # of every object: others hide the rest
+MIN_VISIBLE = 0.5  # share of every object that no other hides
 
 _CONTRASTS = (20, 45)  # of backgrounds; the demo's are 12 to 18
 _N_MARKS = (3, 8)  # distractors behind the objects
 _N_STROKES = (0, 2)  # over them
-_LIKE_OBJECTS = 0.2  # of marks and strokes: they have the colors of objects
+_LIKE_OBJECTS = 0.2  # share of marks and strokes with colors of objects
 _NOISE = 6  # standard deviation, of 255
 
-# One shape of each color; every shape is among them.
+# One shape of each color, and every shape at least once.
 HELD_OUT: frozenset[Pair] = frozenset(
     (color, SHAPES[(2 * i + 1) % len(SHAPES)]) for i, color in enumerate(COLORS)
 )
@@ -56,21 +56,21 @@ class Picture:
 
 
 def sample_picture(rng: np.random.Generator, pairs: Sequence[Pair]) -> Picture:
-    """A scene with objects of some of `pairs`, square, of one of `SIDES_PX`."""
+    """Draws a square scene with objects of some of `pairs`."""
     scene = sample_scene(rng, pairs)
     side_px = int(rng.choice(SIDES_PX))
     rgb, drawn = rendering.draw(scene, side_px)
     mask = _DRAWN_ID_TO_CLASS[drawn]
-    marks = _marks(rng, rgb, _between(rng, _N_MARKS))
+    marks = _draw_marks(rng, rgb, _between(rng, _N_MARKS))
     rgb = np.where(mask[..., None] > 0, rgb, marks)
-    strokes, is_stroke = _strokes(rng, rgb, _between(rng, _N_STROKES))
+    strokes, is_stroke = _draw_strokes(rng, rgb, _between(rng, _N_STROKES))
     noise = rng.normal(0, _NOISE, strokes.shape)
     rgb = np.rint(strokes + noise).clip(0, 255).astype(np.uint8)
     return Picture(scene, rgb, np.where(is_stroke, np.uint8(0), mask))
 
 
 def sample_scene(rng: np.random.Generator, pairs: Sequence[Pair]) -> Scene:
-    """Objects of different color and shape, at least half of each to be seen."""
+    """Samples objects of different pairs, each with `MIN_VISIBLE` of it visible."""
     background = _sample_background(rng)
     while True:
         n_objects = int(rng.choice(N_OBJECTS))
@@ -83,12 +83,12 @@ def sample_scene(rng: np.random.Generator, pairs: Sequence[Pair]) -> Scene:
 
 
 def shapes_of(mask: Image) -> Image:
-    """Ids of shapes alone, from 1 in the order of `SHAPES`; 0 is no object."""
+    """Maps a mask to ids of shapes, from 1 in the order of `SHAPES`; 0 is no object."""
     return np.where(mask > 0, (mask - 1) % len(SHAPES) + 1, 0).astype(np.uint8)
 
 
 def colors_of(mask: Image) -> Image:
-    """Ids of colors alone, from 1 in the order of `COLORS`; 0 is no object."""
+    """Maps a mask to ids of colors, from 1 in the order of `COLORS`; 0 is no object."""
     return np.where(mask > 0, (mask - 1) // len(SHAPES) + 1, 0).astype(np.uint8)
 
 
@@ -108,7 +108,7 @@ def _sample_object(rng: np.random.Generator, pair: Pair) -> SceneObject:
         cy=cy,
         angle=math.radians(20) * rng.uniform(-1, 1),
         diameter=diameter,
-        rgb=_jittered(rng, drawing.COLOR_TO_RGB[color], 20),
+        rgb=_jitter(rng, drawing.COLOR_TO_RGB[color], 20),
     )
 
 
@@ -119,7 +119,7 @@ def _sample_background(rng: np.random.Generator) -> Background:
     return Background(
         name=name,
         pattern=_pattern(rng, kind, rng.uniform(low, high)),
-        rgb=_jittered(rng, drawing.BACKGROUND_TO_RGB[name], 20),
+        rgb=_jitter(rng, drawing.BACKGROUND_TO_RGB[name], 20),
         contrast=rng.uniform(*_CONTRASTS),
     )
 
@@ -135,17 +135,17 @@ def _pattern(rng: np.random.Generator, kind: str, n_cycles: float) -> Pattern:
     )
 
 
-def _jittered(rng: np.random.Generator, rgb: drawing.Rgb, amount: float) -> drawing.Rgb:
+def _jitter(rng: np.random.Generator, rgb: drawing.Rgb, amount: float) -> drawing.Rgb:
     red, green, blue = (np.array(rgb) + rng.uniform(-amount, amount, 3)).clip(0, 255)
     return float(red), float(green), float(blue)
 
 
-def _marks(rng: np.random.Generator, rgb: Image, n_marks: int) -> Image:
+def _draw_marks(rng: np.random.Generator, rgb: Image, n_marks: int) -> Image:
     """Blobs and strokes behind the objects."""
     canvas = rgb.copy()
     side_px = len(canvas)
     for _ in range(n_marks):
-        color = _any_color(rng)
+        color = _sample_color(rng)
         if rng.random() < 0.5:
             center = rng.uniform(0, side_px, 2)
             points = center + rng.normal(0, 0.05 * side_px, (5, 2))
@@ -153,38 +153,38 @@ def _marks(rng: np.random.Generator, rgb: Image, n_marks: int) -> Image:
             cv2.fillConvexPoly(canvas, hull, color, cv2.LINE_AA)
         else:
             width_px = 1 + int(rng.integers(3))
-            points = _stroke(rng, side_px)
+            points = _sample_stroke(rng, side_px)
             cv2.polylines(canvas, [points], False, color, width_px, cv2.LINE_AA)
     return canvas
 
 
-def _strokes(
+def _draw_strokes(
     rng: np.random.Generator, rgb: Image, n_strokes: int
 ) -> tuple[Image, np.ndarray]:
-    """Lines over everything, and where they are."""
+    """Draws lines over everything; returns the picture and where they are."""
     canvas = rgb.copy()
     covered = np.zeros(rgb.shape[:2], np.uint8)
     for _ in range(n_strokes):
-        color, points = _any_color(rng), _stroke(rng, len(rgb))
+        color, points = _sample_color(rng), _sample_stroke(rng, len(rgb))
         cv2.polylines(canvas, [points], False, color, 2, cv2.LINE_AA)
         cv2.polylines(covered, [points], False, 255, 2, cv2.LINE_AA)
     return canvas, covered > 127
 
 
-def _stroke(rng: np.random.Generator, side_px: int) -> np.ndarray:
+def _sample_stroke(rng: np.random.Generator, side_px: int) -> np.ndarray:
     """Start, bend and end of a line."""
     start, end = rng.uniform(0, side_px, (2, 2))
     bend = (start + end) / 2 + rng.normal(0, 0.15 * side_px, 2)
     return np.stack([start, bend, end]).astype(np.int32)
 
 
-def _any_color(rng: np.random.Generator) -> drawing.Rgb:
+def _sample_color(rng: np.random.Generator) -> drawing.Rgb:
     is_like_objects = rng.random() < _LIKE_OBJECTS
     if is_like_objects:
         base = drawing.COLOR_TO_RGB[str(rng.choice(COLORS))]
     else:
         base = drawing.BACKGROUND_TO_RGB[str(rng.choice(_GROUNDS))]
-    return _jittered(rng, base, 30)
+    return _jitter(rng, base, 30)
 
 
 def _between(rng: np.random.Generator, bounds: tuple[int, int]) -> int:

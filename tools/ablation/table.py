@@ -17,7 +17,7 @@ from tools.ablation import plot
 from tools.ablation.arms import ARMS
 from tools.ablation.comparison import Difference, Results, compare_all
 
-BYTES = "state_bytes"  # the one measure that is no share
+BYTES = "state_bytes"  # the only measure that is not a share
 MEASURES = (
     "zero_shot_color_miou",
     "zero_shot_miou",
@@ -31,7 +31,11 @@ MEASURES = (
 
 
 def read(folder: pathlib.Path) -> Results:
-    """Raises ValueError where there are none."""
+    """Reads the figures of all results.
+
+    Raises:
+      ValueError: if the folder has no result.
+    """
     found: dict[str, dict[int, dict[str, float]]] = {name: {} for name in ARMS}
     paths = sorted(folder.glob("*.json"))
     if not paths:
@@ -43,14 +47,15 @@ def read(folder: pathlib.Path) -> Results:
 
 
 def effects_table(differences: Iterable[Difference]) -> str:
+    """A table with one row per effect and measure."""
     rows = [
         (
             f"({one.effect.key}) {one.effect.title}",
             f"`{one.effect.arm}` - `{one.effect.against}`",
             one.measure,
-            _number(one.measure, one.mean, "+"),
-            f"{_number(one.measure, one.low, '+')} to"
-            f" {_number(one.measure, one.high, '+')}",
+            _format(one.measure, one.mean, "+"),
+            f"{_format(one.measure, one.low, '+')} to"
+            f" {_format(one.measure, one.high, '+')}",
             str(one.n_seeds),
             str(one.expected),
             one.verdict,
@@ -62,7 +67,7 @@ def effects_table(differences: Iterable[Difference]) -> str:
 
 
 def arms_table(results: Results) -> str:
-    """Means over seeds and their standard deviations."""
+    """A table of means over seeds with their standard deviations, one row per arm."""
     rows = []
     for arm, seeds in results.items():
         if seeds:
@@ -72,18 +77,18 @@ def arms_table(results: Results) -> str:
     return _markdown(("arm", "seeds", *MEASURES), rows)
 
 
-def _number(measure: str, value: float, sign: str = "") -> str:
-    """Percent, or kB of the state."""
+def _format(measure: str, value: float, sign: str = "") -> str:
+    """Formats a share as percent, or the bytes of the state as kB."""
     if measure == BYTES:
         return f"{value / 1000:{sign},.0f} kB"
     return f"{100 * value:{sign}.2f}"
 
 
 def _spread(measure: str, values: Sequence[float]) -> str:
-    mean = _number(measure, float(np.mean(values)))
+    mean = _format(measure, float(np.mean(values)))
     if measure == BYTES or len(values) < 2:
         return mean
-    return f"{mean} ± {_number(measure, float(np.std(values, ddof=1)))}"
+    return f"{mean} ± {_format(measure, float(np.std(values, ddof=1)))}"
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -92,6 +97,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     parser = command_line.Parser(
         prog="python -m tools.ablation.table",
         description="Prints the results of an ablation as Markdown, and plots them.",

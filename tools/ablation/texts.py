@@ -1,7 +1,7 @@
-"""What is said of a hard scene: captions from its truth, and alt text as the web's is.
+"""Texts of a hard scene: captions from its truth, and alt text like that of the web.
 
-A caption is true and says what it says of the visible objects, largest first. Alt text
-names one object at best, among the words of people who sell pictures.
+A caption is true, and names visible objects with the largest first. Alt text names one
+object at best, among the words of people who sell pictures.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ _JUNK = (
 
 
 def captions(scene: Scene) -> dict[str, str]:
-    """By granularity: the largest object, the two largest, or everything."""
+    """Returns granularity to caption: the largest object, the two largest, or all."""
     objects = by_visible_area(scene)
     nouns = [_noun(one) for one in objects]
     return {
@@ -49,26 +49,26 @@ def captions(scene: Scene) -> dict[str, str]:
 
 
 def alt_text(scene: Scene, rng: np.random.Generator) -> str:
-    """Names one object, any of them."""
+    """Alt text that names one object of the scene, chosen at random."""
     objects = scene.objects
-    return _about(objects[int(rng.integers(len(objects)))].pair, rng)
+    return _name_object(objects[int(rng.integers(len(objects)))].pair, rng)
 
 
 def wrong_alt_text(
     scene: Scene, pairs: Sequence[Pair], rng: np.random.Generator
 ) -> str:
-    """Names one of `pairs` whose color no object of the scene has."""
+    """Alt text that names one of `pairs` whose color no object of the scene has."""
     colors = {one.color for one in scene.objects}
     absent = [pair for pair in pairs if pair[0] not in colors]
-    return _about(absent[int(rng.integers(len(absent)))], rng)
+    return _name_object(absent[int(rng.integers(len(absent)))], rng)
 
 
 def junk_alt_text(rng: np.random.Generator) -> str:
-    """Says nothing of any picture."""
+    """Alt text that describes no picture."""
     return str(rng.choice(_JUNK))
 
 
-def _about(pair: Pair, rng: np.random.Generator) -> str:
+def _name_object(pair: Pair, rng: np.random.Generator) -> str:
     return str(rng.choice(_ABOUT_FORMS)).format(" ".join(pair))
 
 

@@ -1,14 +1,14 @@
-"""Writes what the ablation trains and measures on: a crawl, its captions, evaluations.
+"""Writes the data of the ablation: a crawl, its captions, and evaluations.
 
     FOLDER/crawl/*.tar        pairs as img2dataset writes them, with the web's noise
-    FOLDER/captions/*.parquet true captions of the images, one file a granularity
+    FOLDER/captions/*.parquet true captions of the images, one file per granularity
     FOLDER/names/             scenes of all combinations: masks of color and shape
     FOLDER/colors/           the same scenes: masks of color alone
     FOLDER/shapes/{train,test}  scenes with masks of background and shapes, and the
                               shape of the largest object; the curated seeds as well
 
-Pairs that are held out appear in `names`, `colors` and `shapes/test` alone, as
-pictures and in texts. Equal sizes and seeds give equal bytes.
+Only `names`, `colors` and `shapes/test` have held-out pairs, in pictures and texts.
+Equal sizes and seeds give equal bytes.
 """
 
 import dataclasses
@@ -40,6 +40,8 @@ Member = tuple[str, bytes]  # name and data
 
 @dataclasses.dataclass(frozen=True)
 class WebSize:
+    """Numbers of pairs and images, and the seed they are drawn from."""
+
     n_pairs: int  # of the crawl
     n_names: int  # images of `names`
     n_shapes: int  # images of `shapes/train`; the test has half as many
@@ -47,7 +49,7 @@ class WebSize:
 
 
 class Planted(enum.StrEnum):
-    """What a pair of the crawl is, with its share."""
+    """The kinds of pairs in the crawl; `SHARES` has their shares."""
 
     TRUE = "true"  # the alt text names an object of the picture
     WRONG = "wrong"  # it names another one
@@ -66,7 +68,7 @@ SHARES = {
 
 
 class _Stream(enum.IntEnum):
-    """What random numbers are for."""
+    """The independent streams of random numbers."""
 
     CRAWL = 0
     NAMES = 1
@@ -76,6 +78,8 @@ class _Stream(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class CrawledPair:
+    """A pair of the crawl, its true captions and its kind."""
+
     image: bytes
     alt_text: str
     captions: dict[str, str]
@@ -83,7 +87,11 @@ class CrawledPair:
 
 
 def is_written(size: WebSize, folder: pathlib.Path) -> bool:
-    """Raises ValueError where the web of another size is."""
+    """Whether a web of this size is written.
+
+    Raises:
+      ValueError: if the folder has a web of another size.
+    """
     done = folder / _SIZE
     if not done.exists():
         return False
@@ -94,12 +102,12 @@ def is_written(size: WebSize, folder: pathlib.Path) -> bool:
 
 
 def write(size: WebSize, folder: pathlib.Path) -> None:
-    """Does nothing where it is written already; `size.json` comes last."""
+    """Writes the web unless it is there; `size.json` comes last."""
     if is_written(size, folder):
         return
     _write_crawl(size, folder)
-    _write_scenes(folder / "names", _named(size, np.asarray), scenes.CLASSES)
-    by_color = _named(size, scenes.colors_of)
+    _write_scenes(folder / "names", _draw_named(size, np.asarray), scenes.CLASSES)
+    by_color = _draw_named(size, scenes.colors_of)
     _write_scenes(folder / "colors", by_color, scenes.COLORS)
     classes = ("background", *scenes.SHAPES)
     for split, stream, pairs, n in (
@@ -112,8 +120,8 @@ def write(size: WebSize, folder: pathlib.Path) -> None:
     (folder / _SIZE).write_text(json.dumps(dataclasses.asdict(size)))
 
 
-def crawled_pair(size: WebSize, index: int) -> CrawledPair:
-    """A pair of the crawl, of its own random numbers."""
+def draw_pair(size: WebSize, index: int) -> CrawledPair:
+    """Draws one pair of the crawl from random numbers of its own."""
     rng = np.random.default_rng((size.rng_seed, _Stream.CRAWL, index))
     planted = Planted(str(rng.choice([*SHARES], p=[*SHARES.values()])))
     if planted is Planted.OFF_TOPIC:
@@ -121,7 +129,7 @@ def crawled_pair(size: WebSize, index: int) -> CrawledPair:
         captions = dict.fromkeys(texts.GRANULARITIES, text)
         return CrawledPair(drawn_pair.encode_jpeg(rgb, rng), text, captions, planted)
     if planted is Planted.DUPLICATE and index:
-        earlier = crawled_pair(size, int(rng.integers(index)))
+        earlier = draw_pair(size, int(rng.integers(index)))
         return dataclasses.replace(earlier, planted=planted)
     picture = scenes.sample_picture(rng, SEEN_PAIRS)
     return CrawledPair(
@@ -144,7 +152,7 @@ def _write_crawl(size: WebSize, folder: pathlib.Path) -> None:
     hash_to_captions = {}
     for start in range(0, size.n_pairs, PAIRS_PER_SHARD):
         indices = range(start, min(start + PAIRS_PER_SHARD, size.n_pairs))
-        key_to_pair = {f"{i:09d}": crawled_pair(size, i) for i in indices}
+        key_to_pair = {f"{i:09d}": draw_pair(size, i) for i in indices}
         members = itertools.starmap(_crawl_members, key_to_pair.items())
         name = f"crawl-{start // PAIRS_PER_SHARD:05d}.tar"
         _write_tar(folder / "crawl" / name, itertools.chain.from_iterable(members))
@@ -164,8 +172,8 @@ def _crawl_members(key: str, pair: CrawledPair) -> Iterator[Member]:
     yield f"{key}.json", json.dumps(facts).encode()
 
 
-def _named(size: WebSize, ids: Callable[[Image], Image]) -> Iterator[list[Member]]:
-    """Scenes with all combinations; `ids` makes masks of those of the pairs."""
+def _draw_named(size: WebSize, ids: Callable[[Image], Image]) -> Iterator[list[Member]]:
+    """Draws scenes of all combinations; `ids` maps masks of pairs to other masks."""
     for rng in _generators(size, _Stream.NAMES, size.n_names):
         picture = scenes.sample_picture(rng, ALL_PAIRS)
         facts = {"captions": texts.captions(picture.scene)}
@@ -186,7 +194,7 @@ def _scene_members(
     facts: Mapping[str, object],
     rng: np.random.Generator,
 ) -> list[Member]:
-    """Files of an image of an evaluation, by their endings."""
+    """The files of one evaluation image, by their endings."""
     _, png = cv2.imencode(".png", mask)
     return [
         ("jpg", drawn_pair.encode_jpeg(picture.rgb, rng)),
@@ -217,7 +225,7 @@ def _generators(
 
 
 def _write_tar(path: pathlib.Path, members: Iterable[Member]) -> None:
-    """Headers hold no time and no user, so equal members make equal tars."""
+    """Writes a tar without times and users, so that equal members give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystem import BeamIOError
 
 from pipeline import records
 from pipeline.engine.run_folder import RunFolder
@@ -233,5 +232,5 @@ def read_image_at(run: RunFolder, location: PairLocation) -> bytes:
         raise ValueError(f"{pair.sample_id.hex()}: expected an image: {pair.error}")
     try:
         return next(shards.read_images(unit, [pair]))
-    except (BeamIOError, OSError) as error:
+    except OSError as error:
         raise ValueError(f"{unit.uri}: expected the source shard: {error}") from error

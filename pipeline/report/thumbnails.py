@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import simplejpeg
-from apache_beam.io.filesystem import BeamIOError
 
 from pipeline.config.curation import Limits
 from pipeline.engine.run_folder import RunFolder
@@ -93,7 +92,7 @@ def _draw(unit: Unit, pairs: Sequence[Pair], limits: Limits) -> Iterator[str]:
     try:
         for data in shards.read_images(unit, pairs):
             yield data_url(data, limits)
-    except (BeamIOError, OSError, shards.ShardError):
+    except (OSError, shards.ShardError):
         return
 
 

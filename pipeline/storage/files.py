@@ -8,10 +8,8 @@ an object store shows an object once all of it is there. Calls that fail with a 
 error are retried (see `retries`); a file system that does not answer is a TimeoutError.
 """
 
-import errno
 import glob
 import hashlib
-import http
 import mmap
 import os
 import re
@@ -19,38 +17,32 @@ import socket
 import tempfile
 import threading
 import typing
-import warnings
 from collections.abc import Iterable
 
-from apache_beam.io.aws import s3io
-from apache_beam.io.filesystem import (
-    CompressionTypes,
-    FileMetadata,
-    MatchResult,
-)
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
-
+from pipeline.storage import file_systems
 from pipeline.storage.file_errors import naming
+from pipeline.storage.file_systems import FileFacts, file_system_of, scheme
 from pipeline.storage.retries import retried
 from pipeline.storage.timeouts import call_with_timeout, reader
 from pipeline.storage.timeouts import write as write_within
 
+if typing.TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
 # What `write` leaves behind when it is killed: the file, the host, process and thread.
 TEMPORARY = re.compile(r"(?s)(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
-
-# Of the pattern `[[]`, which Beam makes a regular expression of.
-warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)
 
 _OBJECT_STORES = ("gs", "s3")
 _MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
 
 
-def use_options(options: PipelineOptions) -> None:
-    """Tells file systems of this process what flags say of them, such as an endpoint.
+def use_options(options: "PipelineOptions") -> None:
+    """Passes the flags of file systems, such as an endpoint, on to this process.
 
-    Workers learn it from Beam.
+    Workers get them from Beam.
     """
+    from apache_beam.io.filesystems import FileSystems
+
     FileSystems.set_options(options)
 
 
@@ -77,9 +69,8 @@ def sizes(pattern: str) -> dict[str, int]:
     """
     if not is_remote(pattern) and "**" not in pattern:
         return {path: _n_bytes(path) for path in find(pattern)}
-    _expect_installed(pattern)
-    (match,) = call_with_timeout(pattern, FileSystems.match, [pattern])
-    return {found.path: found.size_in_bytes for found in match.metadata_list}
+    matches = call_with_timeout(pattern, file_systems.match, pattern)
+    return {found.path: found.size_in_bytes for found in matches}
 
 
 def listed(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
@@ -95,14 +86,12 @@ def listed(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]
 
 
 @retried
-def below(folder: str, prefix: str = "") -> dict[str, FileMetadata]:
-    """Name, such as `a/b`, to metadata of all files in a folder and its folders."""
-    _expect_installed(folder)
+def below(folder: str, prefix: str = "") -> dict[str, FileFacts]:
+    """Name, such as `a/b`, to facts of all files in a folder and its folders."""
     place = _with_slash(folder)
-    file_system = FileSystems.get_filesystem(place)
-    start = place if file_system.has_dirs() else place + prefix
-    # The one listing of Beam that takes no pattern.
-    found = call_with_timeout(folder, lambda: list(file_system._list(start)))
+    found = call_with_timeout(
+        folder, lambda: file_system_of(place).list_below(place, prefix)
+    )
     name_to_found = {one.path[len(place) :]: one for one in found}
     return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
 
@@ -112,9 +101,8 @@ def marks(pattern: str) -> dict[str, str]:
     """Path to `mark` of the files that match a pattern, of a store from one listing."""
     if not is_remote(pattern) and "**" not in pattern:
         return {path: mark(path) for path in find(pattern)}
-    _expect_installed(pattern)
-    (match,) = call_with_timeout(pattern, FileSystems.match, [pattern])
-    return {found.path: _mark(found) for found in match.metadata_list}
+    matches = call_with_timeout(pattern, file_systems.match, pattern)
+    return {found.path: _mark(found) for found in matches}
 
 
 @retried
@@ -125,23 +113,23 @@ def mark(path: str) -> str:
     """
     if not is_file(path):
         return ""
-    return _mark(
-        call_with_timeout(path, FileSystems.get_filesystem(path).metadata, path)
-    )
+    return _mark(_metadata(path))
 
 
-def _mark(found: FileMetadata) -> str:
+def _metadata(path: str) -> FileFacts:
+    return call_with_timeout(path, lambda: file_system_of(path).metadata(path))
+
+
+def _exists(path: str) -> bool:
+    return call_with_timeout(path, lambda: file_system_of(path).exists(path))
+
+
+def _mark(found: FileFacts) -> str:
     """S3 tells a time to the second for one object, and more finely in a listing."""
     changed_s = found.last_updated_in_seconds or 0.0
     if is_remote(found.path):
         changed_s = int(changed_s)
     return f"{found.size_in_bytes} bytes of {changed_s!r}"
-
-
-def _expect_installed(path: str) -> None:
-    """Beam itself says so of Cloud Storage; what it says of S3 is no one line."""
-    if FileSystems.get_scheme(path) == "s3" and not s3io.BOTO3_INSTALLED:
-        raise ValueError(f"{path}: expected the extra [aws] to be installed")
 
 
 def _with_slash(folder: str) -> str:
@@ -157,31 +145,30 @@ def folders(parent: str) -> frozenset[str]:
 
 def split(path: str) -> tuple[str, str]:
     """The folder of a path and the name in it."""
-    return FileSystems.split(path)
+    return file_system_of(path).split(path)
 
 
 def join(folder: str, *names: str) -> str:
     """`folder/name/...` on any file system."""
-    return FileSystems.join(folder, *names)
+    return file_system_of(folder).join(folder, *names)
 
 
 @retried
 def is_file(path: str) -> bool:
     """Whether a file is there."""
-    return call_with_timeout(path, FileSystems.exists, path) and not os.path.isdir(path)
+    return _exists(path) and not os.path.isdir(path)
 
 
 @retried
 def updated_s(path: str) -> float:
     """Unix time of the last change; 0 where the file system tells none."""
-    metadata = FileSystems.get_filesystem(path).metadata
-    return call_with_timeout(path, metadata, path).last_updated_in_seconds or 0.0
+    return _metadata(path).last_updated_in_seconds or 0.0
 
 
 @retried
 def checksum(path: str) -> str:
     """What the file system has to tell the contents of a file from others."""
-    return str(call_with_timeout(path, FileSystems.checksum, path))
+    return call_with_timeout(path, lambda: file_system_of(path).checksum(path))
 
 
 @retried
@@ -191,16 +178,7 @@ def open_for_reading(path: str) -> typing.BinaryIO:
     Raises:
       FileNotFoundError: if there is no such file.
     """
-    unpacked = CompressionTypes.UNCOMPRESSED
-    try:
-        file = call_with_timeout(
-            path, FileSystems.open, path, compression_type=unpacked
-        )
-    except Exception as error:  # what Cloud Storage raises is no OSError
-        if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
-            raise
-        reason = os.strerror(errno.ENOENT)
-        raise FileNotFoundError(errno.ENOENT, reason, path) from error
+    file = call_with_timeout(path, lambda: file_system_of(path).open(path))
     return reader(path, file)
 
 
@@ -239,9 +217,9 @@ def write(path: str, data: bytes) -> None:
         return
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     temporary = f"{path}.{writer}.tmp"
-    _make_folder(FileSystems.split(path)[0])
+    _make_folder(split(path)[0])
     _write_in_place(temporary, data)
-    call_with_timeout(path, FileSystems.rename, [temporary], [path])
+    call_with_timeout(path, lambda: file_system_of(path).rename(temporary, path))
 
 
 def publish(local: str, path: str) -> tuple[int, str]:
@@ -265,7 +243,7 @@ def create(path: str, data: bytes) -> bool:
     """
     if is_remote(path):
         return False
-    _make_folder(FileSystems.split(path)[0])
+    _make_folder(split(path)[0])
     try:
         with naming(path), open(path, "xb") as file:
             _write_or_remove(file, data)
@@ -311,20 +289,13 @@ def _inside(folder: str, name: str) -> str:
 
 
 def _delete(paths: list[str]) -> None:
-    """Beam deletes what matches a path: here a path matches itself alone."""
     if paths:
-        file_system = FileSystems.get_filesystem(paths[0])
-        file_system.match = _themselves  # type: ignore[method-assign]
-        call_with_timeout(", ".join(paths[:3]), file_system.delete, paths)
-
-
-def _themselves(paths: list[str], limits: object = None) -> list[MatchResult]:
-    return [MatchResult(path, [FileMetadata(path, 0)]) for path in paths]
+        names = ", ".join(paths[:3])
+        call_with_timeout(names, lambda: file_system_of(paths[0]).delete(paths))
 
 
 def _write_in_place(path: str, data: bytes) -> None:
-    unpacked = CompressionTypes.UNCOMPRESSED
-    file = call_with_timeout(path, FileSystems.create, path, compression_type=unpacked)
+    file = call_with_timeout(path, lambda: file_system_of(path).create(path))
     try:
         write_within(path, file, data)
     finally:
@@ -333,7 +304,7 @@ def _write_in_place(path: str, data: bytes) -> None:
 
 def is_remote(path: str) -> bool:
     """Whether a path names its file system."""
-    return FileSystems.get_scheme(path) is not None
+    return scheme(path) is not None
 
 
 def _n_bytes(path: str) -> int:
@@ -344,12 +315,12 @@ def _n_bytes(path: str) -> int:
 
 
 def _is_in_object_store(path: str) -> bool:
-    return FileSystems.get_scheme(path) in _OBJECT_STORES
+    return scheme(path) in _OBJECT_STORES
 
 
 def _make_folder(folder: str) -> None:
     try:
-        call_with_timeout(folder, FileSystems.mkdirs, folder)
+        call_with_timeout(folder, lambda: file_system_of(folder).make_folder(folder))
     except OSError:  # it is there, or another writer was first
-        if not call_with_timeout(folder, FileSystems.exists, folder):
+        if not _exists(folder):
             raise

@@ -3,11 +3,10 @@
 import errno
 import functools
 import logging
+import random
 import time
 import typing
-from collections.abc import Callable
-
-from apache_beam.utils.retry import FuzzedExponentialIntervals
+from collections.abc import Callable, Iterator
 
 Result = typing.TypeVar("Result")
 P = typing.ParamSpec("P")
@@ -37,7 +36,7 @@ def retried(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-        for delay_s in FuzzedExponentialIntervals(DELAY_S, N_RETRIES):
+        for delay_s in _delays_s():
             try:
                 return function(*args, **kwargs)
             except OSError as error:
@@ -48,6 +47,12 @@ def retried(function: Callable[P, Result]) -> Callable[P, Result]:
         return function(*args, **kwargs)
 
     return call
+
+
+def _delays_s() -> Iterator[float]:
+    """Each twice as long as the one before, less a random half: writers spread out."""
+    for number in range(N_RETRIES):
+        yield DELAY_S * 2**number * random.uniform(0.5, 1)
 
 
 def _may_pass(error: OSError) -> bool:

@@ -16,9 +16,9 @@ from tests.support import tiny_checkpoints
 PROGRAM = """
 import dataclasses, json, sys
 import numpy as np
-from pipeline.config.curation import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
-from tests import tiny_checkpoints
+from tests.support import tiny_checkpoints
 
 folder, n_model_shards, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 greedy = Granularity("", folder, batch_size=batch_size, max_new_tokens=8,

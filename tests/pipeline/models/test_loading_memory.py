@@ -27,17 +27,17 @@ PROGRAM = """
 import re, sys
 import jax
 from pathlib import Path
-from pipeline.config.curation import Granularity
-from pipeline.models import captioners, placement, weights
+from pipeline.config.captions import Granularity
+from pipeline.models import device_placement, paligemma_captioner, weights
 
 def status(name):
     text = Path("/proc/self/status").read_text()
     return int(re.search(name + r":\\s+(\\d+) kB", text)[1]) * 1024
 
 jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
-checkpoint = captioners.PaliGemmaCheckpoint.open(
+checkpoint = paligemma_captioner.PaliGemmaCheckpoint.open(
     Granularity("", sys.argv[1], dtype=sys.argv[2]))
-grid = placement.Placement.of()
+grid = device_placement.Placement.of()
 Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 before = status("VmRSS")
 loaded = weights.load_module(checkpoint.build, checkpoint.folder, sys.argv[2],

@@ -35,7 +35,12 @@ from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSou
 from pipeline.config.selection import NearestToSeeds, SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
-from pipeline.selection.search import index_builder, reference_sets, similarity_cache
+from pipeline.selection.search import (
+    index_builder,
+    reference_sets,
+    search_steps,
+    similarity_cache,
+)
 from pipeline.selection.search.embeddings import count_rows, normalize
 from pipeline.selection.unit_decisions import open_unit
 from pipeline.sources.shards import Unit
@@ -144,7 +149,7 @@ class Threshold:
             pipeline
             | beam.Create(self._run.units)
             | beam.Map(open_unit, self._run)
-            | beam.ParDo(reference_sets.Search(self._run, self._sets, judge))
+            | beam.ParDo(search_steps.Search(self._run, self._sets, judge))
         )
         pipeline.run().wait_until_finish()
 

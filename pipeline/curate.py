@@ -11,9 +11,12 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.captioning import captioner_handler, failed_captions, flag_stage
+from pipeline.captioning import coverage as captions_coverage
+from pipeline.captioning import flag_counts as captions_flagged
 from pipeline.captioning import stage as captioning
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
+from pipeline.engine import scored_shards
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.stage_runner import Counters, run_stage
 from pipeline.export import stage as export
@@ -28,11 +31,13 @@ from pipeline.storage import files
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: what it is, its language, its embedding."""
-    changed = checks.changed(run)
+    changed = scored_shards.changed(run)
     handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
     counters = run_stage(run, run.all_units, scoring.STAGE, stage, options)
-    checks.expect_scored(run, "changed while being read", "run the same command again")
+    scored_shards.expect_scored(
+        run, "changed while being read", "run the same command again"
+    )
     scoring.remove_outdated(run, changed)
     return counters
 
@@ -43,7 +48,7 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
         ledger.restore_ledger(run)
         return {}
     fault = "without scores of the present contents"
-    checks.expect_scored(run, fault, "run `score` first")
+    scored_shards.expect_scored(run, fault, "run `score` first")
     return run_stage(run, run.units, selection.STAGE, selection.Select(run), options)
 
 
@@ -68,7 +73,7 @@ def caption(
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
         return {}
-    checks.expect_decided(run)
+    scored_shards.expect_decided(run)
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)
@@ -79,7 +84,7 @@ def caption(
 
 def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     """Says what is doubtful about captions, and drops none."""
-    if not run.config.granularities or flag_stage.is_complete(run):
+    if not run.config.granularities or captions_flagged.is_complete(run):
         return {}
     return run_stage(run, run.units, flag_stage.STAGE, flag_stage.Flag(run), options)
 
@@ -88,7 +93,7 @@ def export_shards(
     run: RunFolder, options: PipelineOptions, shard_format: ShardFormat = TFRECORD
 ) -> Counters:
     """Writes the training shards of kept images with their captions."""
-    checks.expect_decided(run)
+    scored_shards.expect_decided(run)
     flagged = flag(run, options)
     if export.is_complete(run, shard_format):
         return flagged
@@ -117,16 +122,17 @@ def check(run: RunFolder) -> None:
     prompts.levels(run.config.granularities)
     for granularity in run.config.granularities:
         captioner_handler.check(granularity)
-    shards.check_columns(checks.unscored_units(run))
+    shards.check_columns(scored_shards.unscored_units(run))
 
 
 def changes(run: RunFolder) -> Iterable[str]:
     """A line on shards that are not what they were when they were scored."""
-    if changed := checks.changed(run):
+    if changed := scored_shards.changed(run):
         is_one = len(changed) == 1
         since = "has changed since it was" if is_one else "have changed since they were"
         yield (
-            f"{checks.counted(changed)} {since} scored: {checks.paths_of(changed)};"
+            f"{scored_shards.counted(changed)} {since} scored:"
+            f" {scored_shards.paths_of(changed)};"
             f" `score` and `curate` score {'it' if is_one else 'them'} again"
         )
 
@@ -148,9 +154,9 @@ def read_ledger(run: RunFolder) -> dict[str, Any] | None:
 
 def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
     """Numbers of kept pairs that have a caption, and of all kept pairs."""
-    return captioning.coverage(run, granularity, run.units)
+    return captions_coverage.coverage(run, granularity, run.units)
 
 
-def flag_counts(run: RunFolder) -> Mapping[str, flag_stage.FlagCounts]:
+def flag_counts(run: RunFolder) -> Mapping[str, captions_flagged.FlagCounts]:
     """Flags by granularity; empty while captions have none."""
-    return flag_stage.counts(run)
+    return captions_flagged.counts(run)

@@ -6,7 +6,6 @@ granularities as the recipe lists them, then samples. `export` says which flags 
 caption, so thresholds change without captioning again.
 """
 
-import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
 
@@ -77,40 +76,6 @@ class Flag(beam.PTransform):
             _FlagUnit(self._inputs, self._quality, self._flags),
             text_to_n_images=beam.pvalue.AsDict(text_to_n_images),
         )
-
-
-def is_complete(run: RunFolder) -> bool:
-    """Whether all captions that are there have their flags; reads listings only."""
-    return run.flags.unit_names() >= {unit.name for unit in run.units}
-
-
-@dataclasses.dataclass(frozen=True)
-class FlagCounts:
-    """What is flagged of one granularity."""
-
-    n_captions: int
-    n_flagged: int
-    flag_to_count: Mapping[str, int]
-
-
-def counts(run: RunFolder) -> dict[str, FlagCounts]:
-    """Granularity to counts; empty unless all captions have their flags."""
-    if not run.config.granularities or not is_complete(run):
-        return {}
-    tables = run.flags
-    found: dict[str, list[tuple[str, ...]]] = collections.defaultdict(list)
-    for unit in run.units:
-        table = tables.read(unit.name, ["granularity", "flags"])
-        for row in table.to_pylist():
-            found[row["granularity"]].append(row["flags"])
-    return {
-        granularity: FlagCounts(
-            n_captions=len(rows),
-            n_flagged=sum(bool(flags) for flags in rows),
-            flag_to_count=collections.Counter(f for flags in rows for f in flags),
-        )
-        for granularity, rows in found.items()
-    }
 
 
 @dataclasses.dataclass(frozen=True)

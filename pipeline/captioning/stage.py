@@ -8,12 +8,11 @@ caption is not captioned again, and no model is loaded if nothing is missing.
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
@@ -26,23 +25,22 @@ from pipeline.captioning.captioner_handler import (
     check_package,
     failed_row,
 )
+from pipeline.captioning.coverage import CaptionInputs
 from pipeline.config import prompts
 from pipeline.config.captions import Decoding, Granularity
-from pipeline.config.curation import Limits
 from pipeline.config.fingerprint import to_json
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE as STAGE
-from pipeline.engine.caption_tables import CaptionTables, Key, captions_of, prompt_of
+from pipeline.engine.caption_tables import CaptionTables, Key, prompt_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.images import decoder as images
 from pipeline.models.interfaces import Captioner, ServiceError
-from pipeline.records import KEPT, FinishReason, Pair
+from pipeline.records import FinishReason, Pair
 from pipeline.sources import imported_captions, shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
-from pipeline.storage.tables import UnitTables, from_table
 
 
 def describe(run: RunFolder, granularity: Granularity) -> None:
@@ -71,7 +69,7 @@ class Caption(beam.PTransform):
         make_handler: Callable[[Granularity], CaptionerHandler] = CaptionerHandler,
     ) -> None:
         super().__init__()
-        self._inputs = _Inputs.of(run)
+        self._inputs = CaptionInputs.of(run)
         self._targets = [
             CaptionTarget(g, run.granularity_fingerprint(g), run.captions(g))
             for g in granularities
@@ -143,64 +141,6 @@ def _model_of(targets: Sequence[CaptionTarget]) -> Granularity:
     )
 
 
-def coverage(
-    run: RunFolder, granularity: Granularity, units: Iterable[Unit]
-) -> tuple[int, int]:
-    """Numbers of kept pairs of the units with a caption, and of all kept pairs.
-
-    Units without decisions have no kept pairs yet.
-    """
-    inputs = _Inputs.of(run)
-    tables = inputs.open_captions()
-    decided = inputs.decisions.unit_names()
-    n_captioned = n_kept = 0
-    for unit in units:
-        if unit.name in decided:
-            pairs = inputs.kept_pairs(unit)
-            captions = inputs.captions(unit, pairs, tables)
-            n_captioned += sum(granularity.name in found for found in captions)
-            n_kept += len(pairs)
-    return n_captioned, n_kept
-
-
-@dataclasses.dataclass(frozen=True)
-class _Inputs:
-    """The tables of the stages before, small enough to travel to every worker."""
-
-    source_to_pairs: Mapping[str, UnitTables]
-    decisions: UnitTables
-    granularity_to_folder: Mapping[Granularity, str]
-    limits: Limits
-
-    @classmethod
-    def of(cls, run: RunFolder) -> "_Inputs":
-        source_to_pairs = {s.name: run.pairs(s) for s in run.config.sources}
-        folders = {g: run.captions(g) for g in run.config.granularities}
-        return cls(source_to_pairs, run.decisions, folders, run.config.limits)
-
-    @property
-    def granularities(self) -> tuple[Granularity, ...]:
-        return tuple(self.granularity_to_folder)
-
-    def open_captions(self) -> dict[str, CaptionTables]:
-        return {
-            granularity.name: CaptionTables.open(folder)
-            for granularity, folder in self.granularity_to_folder.items()
-        }
-
-    def kept_pairs(self, unit: Unit) -> list[Pair]:
-        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
-        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
-        return from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
-
-    def captions(
-        self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
-    ) -> list[dict[str, tuple[str, ...]]]:
-        """Granularity to captions of each pair, with those that are there."""
-        texts = {name: found.texts(unit) for name, found in tables.items()}
-        return captions_of(pairs, self.granularities, texts)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Request:
     """A kept image, and the prompts that it lacks captions of."""
@@ -215,7 +155,7 @@ class _CaptionUnit(beam.DoFn):
 
     def __init__(
         self,
-        inputs: _Inputs,
+        inputs: CaptionInputs,
         targets: Sequence[CaptionTarget],
         handler: CaptionerHandler,
         checks: WorkerChecks,

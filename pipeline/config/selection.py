@@ -223,6 +223,11 @@ class SafetyHead(Settings):
         expect(is_valid, "max_probability", self.max_probability, "0 to 1")
 
 
+def needs_seeds(caps: tuple[Cap, ...]) -> bool:
+    """Whether seeds are searched for."""
+    return any(isinstance(cap, CapPerSeed) for cap in caps)
+
+
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig(Settings):
     """What `select` drops, in this order; None or () switches a step off.

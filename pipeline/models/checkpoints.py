@@ -11,13 +11,6 @@ import json
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
-
 SINGLE_FILE = "model.safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")  # names of safetensors for types of weights
 _INDEX = "model.safetensors.index.json"
@@ -73,6 +66,13 @@ def _downloaded(hub_id: str, revision: str) -> Path:
     )
     if not _HUB_ID.fullmatch(hub_id):
         raise problem
+    from huggingface_hub import snapshot_download  # a second; folders do not need it
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
         return Path(

@@ -21,7 +21,7 @@ from pipeline.records import DropReason
 from pipeline.selection.concepts import Concepts
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import Counts, SumCounts
-from pipeline.selection.search import kmeans, reference_sets
+from pipeline.selection.search import kmeans, reference_sets, search_steps
 from pipeline.selection.search.embeddings import read_vectors
 from pipeline.selection.search.reference_sets import IndexFiles
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows
@@ -101,7 +101,7 @@ def _record_path(run: RunFolder, i: int) -> str:
     return files.join(run.root, "clusters", f"{pool.decisions_fingerprint}.json")
 
 
-class GroupBySeed(reference_sets.DoFnWithSets):
+class GroupBySeed(search_steps.DoFnWithSets):
     """Groups images by the nearest seed of all sets."""
 
     def __init__(self, run: RunFolder, sets: tuple[IndexFiles, ...]) -> None:
@@ -211,8 +211,3 @@ def check(run: RunFolder) -> None:
             raise ValueError(f"balance={cap}: expected seed sets")
         if isinstance(cap, CapPerConcept):
             Concepts.load(cap.concepts)
-
-
-def needs_seeds(caps: tuple[Cap, ...]) -> bool:
-    """Whether seeds are searched for."""
-    return any(isinstance(cap, CapPerSeed) for cap in caps)

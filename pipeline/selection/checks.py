@@ -4,22 +4,19 @@ They look at tables of `score` that are there; what only `score` can tell is fou
 later, by the step that needs it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 import pyarrow.compute as pc
 
-from pipeline.config.curation import ImageTextSource
+from pipeline.config.selection import needs_seeds
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.scored_shards import are_scored
 from pipeline.models import descriptors
 from pipeline.selection import balance, safety
 from pipeline.selection.retrieval import keep_curated
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables
-from recipes.safe_text import visible
-
-_N_NAMED = 2  # shards in one line
-_MAX_CHARS = 120  # of a path in it
 
 
 def check_folder(run: RunFolder) -> None:
@@ -46,109 +43,6 @@ def check_folder(run: RunFolder) -> None:
         )
 
 
-def changed(run: RunFolder) -> tuple[Unit, ...]:
-    """Shards that are not what they were when they were scored."""
-    source_to_names = _scored_names(run, run.all_units)
-    source_to_shards = {
-        source: frozenset(map(shard_name_of, names))
-        for source, names in source_to_names.items()
-    }
-    return tuple(
-        unit
-        for unit in run.all_units
-        if unit.name not in source_to_names[unit.source]
-        and unit.shard_name in source_to_shards[unit.source]
-    )
-
-
-def expect_scored(run: RunFolder, fault: str, advice: str) -> None:
-    """Raises ValueError unless all shards are scored as they were when listed."""
-    source_to_names = _scored_names(run, run.all_units)
-    missing = [u for u in run.all_units if u.name not in source_to_names[u.source]]
-    if missing:
-        raise ValueError(f"{counted(missing)} {fault}: {paths_of(missing)}; {advice}")
-
-
-def expect_decided(run: RunFolder) -> None:
-    """Raises ValueError unless there are decisions on what all shards hold now."""
-    names = run.decisions.unit_names()
-    if missing := [unit for unit in run.units if unit.name not in names]:
-        raise ValueError(
-            f"{counted(missing)} without decisions on the present contents:"
-            f" {paths_of(missing)}; run `select` first"
-        )
-
-
-def counted(units: Sequence[Unit]) -> str:
-    return "1 shard" if len(units) == 1 else f"{len(units):,} shards"
-
-
-def paths_of(units: Sequence[Unit]) -> str:
-    """The first of them, in a line."""
-    paths = [_shortened(unit.uri) for unit in units[:_N_NAMED]]
-    return ", ".join([*paths, "..."] if len(units) > _N_NAMED else paths)
-
-
-def _shortened(path: str) -> str:
-    return visible(path if len(path) <= _MAX_CHARS else f"...{path[-_MAX_CHARS:]}")
-
-
-def check_scored(run: RunFolder) -> None:
-    """Raises ValueError on settings that do not fit the pairs that are scored."""
-    safety.check(run)
-    if _are_scored(run, run.units):
-        keep_curated.check_pool(run)
-    selection = run.config.selection
-    if selection.evaluation_bounds:
-        _check_sets("evaluation_sets", run, run.evaluation_units)
-    if selection.retrieval is not None or balance.needs_seeds(selection.balance):
-        _check_sets("seed_sets", run, run.seed_units)
-
-
-def doubts(run: RunFolder) -> Iterator[str]:
-    """Yields a line for each kind of image sets that `select` does nothing with."""
-    selection = run.config.selection
-    if run.evaluation_units and not selection.evaluation_bounds:
-        yield "evaluation_sets: not compared, as max_evaluation_similarity=None"
-    needs_seeds = balance.needs_seeds(selection.balance)
-    if run.seed_units and selection.retrieval is None and not needs_seeds:
-        yield "seed_sets: not searched for, as retrieval=None"
-
-
-def unscored_units(run: RunFolder) -> list[Unit]:
-    """Those whose pairs are not in the run folder yet."""
-    units = (*run.units, *run.evaluation_units, *run.seed_units)
-    source_to_names = _scored_names(run, units)
-    return [unit for unit in units if unit.name not in source_to_names[unit.source]]
-
-
-def _check_sets(role: str, run: RunFolder, units: tuple[Unit, ...]) -> None:
-    for name in sorted({unit.source.name for unit in units}):
-        mine = [unit for unit in units if unit.source.name == name]
-        if _are_scored(run, mine) and not any(_has_image(run, unit) for unit in mine):
-            raise ValueError(f"{role}={name}: expected at least one readable image")
-
-
-def _has_image(run: RunFolder, unit: Unit) -> bool:
-    errors = run.pairs(unit.source).read(unit.name, ["error"])["error"]
-    return bool(pc.any(pc.equal(errors, "")).as_py())
-
-
-def _are_scored(run: RunFolder, units: Sequence[Unit]) -> bool:
-    source_to_names = _scored_names(run, units)
-    return all(unit.name in source_to_names[unit.source] for unit in units)
-
-
-def _scored_names(
-    run: RunFolder, units: Iterable[Unit]
-) -> dict[ImageTextSource, frozenset[str]]:
-    """Names of tables of pairs. Lists each folder once: looking for each file would
-    take its time."""
-    source_to_tables = {s: run.pairs(s) for s in {unit.source for unit in units}}
-    names = {t: t.unit_names() for t in set(source_to_tables.values())}
-    return {source: names[tables] for source, tables in source_to_tables.items()}
-
-
 def check(run: RunFolder) -> None:
     """Raises ValueError on settings that cannot be meant."""
     selection = run.config.selection
@@ -170,3 +64,37 @@ def check(run: RunFolder) -> None:
                 f"{unit.source.name}={unit.uri}: expected a shard of one source only"
             )
         names.add(unit.name)
+
+
+def check_scored(run: RunFolder) -> None:
+    """Raises ValueError on settings that do not fit the pairs that are scored."""
+    safety.check(run)
+    if are_scored(run, run.units):
+        keep_curated.check_pool(run)
+    selection = run.config.selection
+    if selection.evaluation_bounds:
+        _check_sets("evaluation_sets", run, run.evaluation_units)
+    if selection.retrieval is not None or needs_seeds(selection.balance):
+        _check_sets("seed_sets", run, run.seed_units)
+
+
+def doubts(run: RunFolder) -> Iterator[str]:
+    """Yields a line for each kind of image sets that `select` does nothing with."""
+    selection = run.config.selection
+    if run.evaluation_units and not selection.evaluation_bounds:
+        yield "evaluation_sets: not compared, as max_evaluation_similarity=None"
+    is_searched = selection.retrieval is not None or needs_seeds(selection.balance)
+    if run.seed_units and not is_searched:
+        yield "seed_sets: not searched for, as retrieval=None"
+
+
+def _check_sets(role: str, run: RunFolder, units: tuple[Unit, ...]) -> None:
+    for name in sorted({unit.source.name for unit in units}):
+        mine = [unit for unit in units if unit.source.name == name]
+        if are_scored(run, mine) and not any(_has_image(run, unit) for unit in mine):
+            raise ValueError(f"{role}={name}: expected at least one readable image")
+
+
+def _has_image(run: RunFolder, unit: Unit) -> bool:
+    errors = run.pairs(unit.source).read(unit.name, ["error"])["error"]
+    return bool(pc.any(pc.equal(errors, "")).as_py())

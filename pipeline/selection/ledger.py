@@ -5,10 +5,7 @@ dropped, for all sources together and for each of them.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -34,28 +31,6 @@ def count_unit(
     """The counts of one unit, `outcomes` in the order of OUTCOMES."""
     outcomes = np.zeros(len(OUTCOMES), np.int64) if outcomes is None else outcomes
     return unit.source.name, np.array([n_read, *outcomes])
-
-
-class WriteLedger(beam.PTransform):
-    """Adds up the counts, checks them and writes the ledger.
-
-    `sets` are what it says of evaluation and seed sets.
-    """
-
-    def __init__(self, sets: Mapping[str, Any], *folders: str) -> None:
-        super().__init__()
-        self._sets = sets
-        self._folders = folders
-
-    def expand(self, counts: beam.PCollection[SourceCounts]) -> beam.PCollection[dict]:
-        return (
-            counts
-            | "Sum by source" >> beam.CombinePerKey(sum)
-            | "Collect sources" >> beam.combiners.ToDict()
-            | "Make ledger" >> beam.Map(make_ledger)
-            | "Add sets" >> beam.Map(lambda ledger, sets: ledger | sets, self._sets)
-            | "Write ledger" >> beam.Map(write_ledger, self._folders)
-        )
 
 
 def make_ledger(source_to_counts: dict[str, np.ndarray]) -> dict:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.duplicates import ENCODER, Descriptor
-from pipeline.config.selection import SelectionConfig
+from pipeline.config.selection import SelectionConfig, needs_seeds
 from pipeline.engine.run_folder import SET_ROLES, RunFolder
-from pipeline.selection import balance
 from pipeline.selection.search.embeddings import normalize, read_matrix
 from pipeline.selection.unit_decisions import to_objects
 from pipeline.sources.shards import Unit
@@ -141,9 +140,9 @@ def _sets(run: RunFolder) -> Iterator[_Set]:
 def _descriptors(selection: SelectionConfig) -> dict[str, tuple[Descriptor, ...]]:
     """By what images are compared with the sets of a role; by nothing if none is."""
     bounds = selection.evaluation_bounds
-    needs_seeds = selection.retrieval or balance.needs_seeds(selection.balance)
+    is_searched = selection.retrieval or needs_seeds(selection.balance)
     by_bounds = tuple(bound.descriptor for bound in bounds)
-    by_role = (by_bounds, (ENCODER,) if needs_seeds else ())
+    by_role = (by_bounds, (ENCODER,) if is_searched else ())
     return dict(zip(SET_ROLES, by_role, strict=True))
 
 

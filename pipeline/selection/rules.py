@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable
 
-import apache_beam as beam
 import numpy as np
 
 from pipeline.config.selection import DropRule
@@ -180,20 +179,6 @@ def _try(rule: DropRule, pair: Pair) -> Drop | None:
 @functools.lru_cache
 def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE)
-
-
-class ApplyRules(beam.PTransform):
-    """Drops what a rule drops; the first rule that does so names the reason."""
-
-    def __init__(self, run: RunFolder, rules: tuple[DropRule, ...]) -> None:
-        super().__init__()
-        self._run = run
-        self._rules = rules
-
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
-        if not self._rules:
-            return decisions
-        return decisions | "Try rules" >> beam.Map(apply_rules, self._run, self._rules)
 
 
 def apply_rules(

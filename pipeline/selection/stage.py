@@ -5,14 +5,14 @@ ledger. No model runs and no image crosses a shuffle; embeddings do only to comp
 images of the pool with one another.
 """
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline.config.selection import SelectionConfig
+from pipeline.config.selection import DropRule, SelectionConfig, needs_seeds
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection import (
@@ -76,7 +76,7 @@ class Select(beam.PTransform):
             | "Read pairs" >> beam.Map(open_unit, run)
             | "Drop what must not be used"
             >> rights.DropForbidden(run, selection.opt_out_directives)
-            | "Apply rules" >> rules.ApplyRules(run, selection.drop_rules)
+            | "Apply rules" >> ApplyRules(run, selection.drop_rules)
             | "Keep languages" >> language.FilterLanguage(run, selection.language)
             | "Keep aligned"
             >> alignment.FilterAlignment(run, selection.alignment, tables.folder)
@@ -95,7 +95,45 @@ class Select(beam.PTransform):
         read = units | "Count pairs" >> beam.Map(ledger.count_pairs, run)
         counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
         root = () if self._is_sample else (self._run.root,)
-        return counts | "Add up" >> ledger.WriteLedger(sets, *root, tables.folder)
+        return counts | "Add up" >> WriteLedger(sets, *root, tables.folder)
+
+
+class ApplyRules(beam.PTransform):
+    """Drops what a rule drops; the first rule that does so names the reason."""
+
+    def __init__(self, run: RunFolder, drop_rules: tuple[DropRule, ...]) -> None:
+        super().__init__()
+        self._run = run
+        self._rules = drop_rules
+
+    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+        if not self._rules:
+            return decisions
+        return decisions | "Try rules" >> beam.Map(
+            rules.apply_rules, self._run, self._rules
+        )
+
+
+class WriteLedger(beam.PTransform):
+    """Adds up the counts, checks them and writes the ledger.
+
+    `sets` are what it says of evaluation and seed sets.
+    """
+
+    def __init__(self, sets: Mapping[str, Any], *folders: str) -> None:
+        super().__init__()
+        self._sets = sets
+        self._folders = folders
+
+    def expand(self, counts: beam.PCollection[SourceCounts]) -> beam.PCollection[dict]:
+        return (
+            counts
+            | "Sum by source" >> beam.CombinePerKey(sum)
+            | "Collect sources" >> beam.combiners.ToDict()
+            | "Make ledger" >> beam.Map(ledger.make_ledger)
+            | "Add sets" >> beam.Map(lambda made, sets: made | sets, self._sets)
+            | "Write ledger" >> beam.Map(ledger.write_ledger, self._folders)
+        )
 
 
 class CompareEmbeddings(beam.PTransform):
@@ -151,7 +189,7 @@ def build_indexes(
         for bound in selection.evaluation_bounds
     )
     seeds: tuple[IndexFiles, ...] = ()
-    if selection.retrieval is not None or balance.needs_seeds(selection.balance):
+    if selection.retrieval is not None or needs_seeds(selection.balance):
         # Other modes take all seeds one by one and search the pool.
         is_searched = not keep_curated.is_global(selection.retrieval)
         seeds = index_builder.build(

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.config.duplicates import ENCODER, Resemblance
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search import search_steps
 from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
 from pipeline.selection.unit_decisions import UnitDecisions
 
@@ -44,7 +44,7 @@ class DropNearEvaluation(beam.PTransform):
             decisions = (
                 decisions
                 | f"Search evaluation images by {descriptor.name}"
-                >> beam.ParDo(reference_sets.Search(run, sets, decide))
+                >> beam.ParDo(search_steps.Search(run, sets, decide))
             )
         return decisions
 

@@ -17,7 +17,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.retrieval import nearest_to_seeds, seeded_clusters
 from pipeline.selection.retrieval.top_k import SeedHits
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search import search_steps
 from pipeline.selection.search.embeddings import count_rows
 from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
 from pipeline.selection.unit_decisions import UnitDecisions
@@ -50,7 +50,7 @@ class KeepCurated(beam.PTransform):
                     keep_near_seeds, min_similarity=min_similarity
                 )
                 return decisions | "Search seeds" >> beam.ParDo(
-                    reference_sets.Search(run, sets, decide)
+                    search_steps.Search(run, sets, decide)
                 )
             case NearestToSeeds() as retrieval:
                 found = nearest_to_seeds.find_nearest(decisions, run, sets, retrieval)

@@ -20,7 +20,7 @@ from pipeline.selection.retrieval.top_k import (
     hits_by_unit,
     top_k,
 )
-from pipeline.selection.search import exact_search, reference_sets
+from pipeline.selection.search import exact_search, search_steps
 from pipeline.selection.search.embeddings import read_vectors
 from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
@@ -53,7 +53,7 @@ def find_nearest(
     return decided, hits
 
 
-class ProposeNearest(reference_sets.DoFnWithSets):
+class ProposeNearest(search_steps.DoFnWithSets):
     """Enters the nearest images of one unit into the competition of every seed."""
 
     def __init__(

@@ -21,7 +21,7 @@ from pipeline.config.duplicates import Cells
 from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.hashed_random import unit_hashes
-from pipeline.selection.search import reference_sets
+from pipeline.selection.search import reference_sets, search_steps
 from pipeline.selection.search.embeddings import (
     ROWS_PER_SEARCH,
     normalize,
@@ -166,11 +166,11 @@ class DoFnWithCentroids(beam.DoFn):
 
     def __init__(self) -> None:
         self._shared = Shared()
-        self._launcher = reference_sets.this_process()
+        self._launcher = search_steps.this_process()
 
     def centroids(self, path: str) -> ReferenceSet:
         """The centroids as a set whose images have no keys."""
-        reference_sets.limit_threads(self._launcher)
+        search_steps.limit_threads(self._launcher)
         return self._shared.acquire(lambda: open_centroids(path), tag=path)
 
 

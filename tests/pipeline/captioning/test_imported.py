@@ -13,7 +13,8 @@ import pytest
 
 from pipeline import run as command_line
 from pipeline.captioning import imported
-from pipeline.captioning.stage import Caption, coverage, describe
+from pipeline.captioning.coverage import coverage
+from pipeline.captioning.stage import Caption, describe
 from pipeline.commands import stage_progress
 from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.captioning import failed_captions
 from pipeline.captioning.captioner_handler import check
-from pipeline.captioning.stage import Caption, coverage
+from pipeline.captioning.coverage import coverage
+from pipeline.captioning.stage import Caption
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables

@@ -20,6 +20,7 @@ from PIL import Image
 
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.selection import SelectionConfig
+from pipeline.engine import scored_shards
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.models import language
@@ -27,7 +28,6 @@ from pipeline.models.encoders import NullEncoder
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.scoring.encoder_handler import EncoderHandler, PreparedPair
 from pipeline.scoring.stage import Score, remove_outdated
-from pipeline.selection import checks
 from pipeline.sources import shards
 from pipeline.storage import files
 from pipeline.storage.tables import from_table
@@ -290,12 +290,12 @@ def test_a_shard_that_changed_is_scored_again(tmp_path):
     write_shard(shifted, *rows_of("five", "four"))
     assert shifted.stat().st_size == n_bytes
     run = make_run(tmp_path)
-    assert [unit.uri for unit in checks.changed(run)] == [str(cut), str(shifted)]
+    assert [unit.uri for unit in scored_shards.changed(run)] == [str(cut), str(shifted)]
     counters = score(run)
     assert (counters["pairs"], counters["units_skipped"]) == (4, 1)
     texts = [texts_of(run, unit) for unit in run.units]
     assert texts == [["one"], ["two", "three"], ["five", "four"]]
-    assert checks.changed(run) == ()
+    assert scored_shards.changed(run) == ()
     assert score(make_run(tmp_path)) == {"units_skipped": 3}
 
 
@@ -305,7 +305,7 @@ def test_scores_of_what_a_shard_held_are_removed_when_those_of_now_are_there(tmp
     score(make_run(tmp_path))
     write_shard(tmp_path / "a.tar", *rows_of("c", "d"))
     run = make_run(tmp_path)
-    changed = checks.changed(run)
+    changed = scored_shards.changed(run)
     score(run)
     assert len(tables_of(run)) == 3 * 3
     remove_outdated(run, changed)
@@ -329,7 +329,7 @@ def test_a_parquet_shard_of_a_set_that_was_repaired_is_scored_again(tmp_path, ro
     assert (counters["pairs"], counters["unreadable"]) == (1, 0)
     path.write_bytes(whole)
     run = make_run(tmp_path, **{role: (source,)})
-    (unit,) = checks.changed(run)
+    (unit,) = scored_shards.changed(run)
     assert unit.uri == str(path)
     assert score(run)[f"{name}_images"] == 2
     assert texts_of(run, unit) == ["one", "two"]
@@ -362,10 +362,10 @@ def test_a_shard_that_changes_while_it_is_read_gets_no_tables(
     (path,) = Path(run.root, "scores").glob("pairs-*/*")
     assert path.name == f"{run.units[1].name}.parquet"
     with pytest.raises(ValueError, match=r"^1 shard changed: .*/a\.tar; again$"):
-        checks.expect_scored(run, "changed", "again")
+        scored_shards.expect_scored(run, "changed", "again")
     monkeypatch.undo()
     assert score(make_run(tmp_path))["units_skipped"] == 1
-    checks.expect_scored(make_run(tmp_path), "changed", "again")
+    scored_shards.expect_scored(make_run(tmp_path), "changed", "again")
 
 
 def test_a_shard_that_is_gone_when_it_is_read_is_one_unreadable_row(tmp_path):

@@ -9,7 +9,12 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 
 from pipeline.config.selection import SelectionConfig
 from pipeline.selection import unit_decisions
-from pipeline.selection.search import embeddings, index_builder, reference_sets
+from pipeline.selection.search import (
+    embeddings,
+    index_builder,
+    reference_sets,
+    search_steps,
+)
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.storage import files
@@ -194,7 +199,7 @@ def test_a_worker_process_searches_with_one_thread(tmp_path):
         return opened
 
     def process(is_launcher: bool) -> None:
-        step = reference_sets.Search(
+        step = search_steps.Search(
             run, index_builder.build("seed_sets", run, run.seed_units), decide
         )
         if not is_launcher:

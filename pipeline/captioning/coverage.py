@@ -1,0 +1,76 @@
+"""Which kept pairs have captions.
+
+In: the tables of pairs, decisions and captions. Out: kept pairs of a unit with the
+captions that are there, and counts of them.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow.compute as pc
+
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import Limits
+from pipeline.engine.caption_tables import CaptionTables, captions_of
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import KEPT, Pair
+from pipeline.sources.shards import Unit
+from pipeline.storage.tables import UnitTables, from_table
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionInputs:
+    """The tables of the stages before, small enough to travel to every worker."""
+
+    source_to_pairs: Mapping[str, UnitTables]
+    decisions: UnitTables
+    granularity_to_folder: Mapping[Granularity, str]
+    limits: Limits
+
+    @classmethod
+    def of(cls, run: RunFolder) -> "CaptionInputs":
+        source_to_pairs = {s.name: run.pairs(s) for s in run.config.sources}
+        folders = {g: run.captions(g) for g in run.config.granularities}
+        return cls(source_to_pairs, run.decisions, folders, run.config.limits)
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        return tuple(self.granularity_to_folder)
+
+    def open_captions(self) -> dict[str, CaptionTables]:
+        return {
+            granularity.name: CaptionTables.open(folder)
+            for granularity, folder in self.granularity_to_folder.items()
+        }
+
+    def kept_pairs(self, unit: Unit) -> list[Pair]:
+        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
+        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
+        return from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+
+    def captions(
+        self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
+    ) -> list[dict[str, tuple[str, ...]]]:
+        """Granularity to captions of each pair, with those that are there."""
+        texts = {name: found.texts(unit) for name, found in tables.items()}
+        return captions_of(pairs, self.granularities, texts)
+
+
+def coverage(
+    run: RunFolder, granularity: Granularity, units: Iterable[Unit]
+) -> tuple[int, int]:
+    """Numbers of kept pairs of the units with a caption, and of all kept pairs.
+
+    Units without decisions have no kept pairs yet.
+    """
+    inputs = CaptionInputs.of(run)
+    tables = inputs.open_captions()
+    decided = inputs.decisions.unit_names()
+    n_captioned = n_kept = 0
+    for unit in units:
+        if unit.name in decided:
+            pairs = inputs.kept_pairs(unit)
+            captions = inputs.captions(unit, pairs, tables)
+            n_captioned += sum(granularity.name in found for found in captions)
+            n_kept += len(pairs)
+    return n_captioned, n_kept

@@ -1,4 +1,4 @@
-"""What the documentation tells to type runs as it stands, on drawn pairs."""
+"""The commands of the documentation run as they are, on drawn pairs."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import tarfile
 import pytest
 
 from pipeline import scenes
-from tests.support.docs_commands import ROOT, blocks
+from tests.support.docs_commands import ROOT, blocks, fenced
 
 pytestmark = pytest.mark.slow
 # Drawn photos have fewer different words than real ones.
@@ -22,7 +22,7 @@ LIMIT_S = 1200
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> pathlib.Path:
-    """Where a reader stands: `python` is this one, recipes are those of the project."""
+    """A reader's folder: `python` is this one, recipes are the project's."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "curation_configs").symlink_to(ROOT / "curation_configs")
     (tmp_path / "bin").mkdir()
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 def type_in(block: str) -> str:
-    """Standard output of a block of commands, none of which may fail."""
+    """Runs a block of commands, none of which may fail; returns standard output."""
     command = ["bash", "-euo", "pipefail", "-c", block]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def type_in(block: str) -> str:
 
 
 def block_with(page: str, words: str) -> str:
-    """The only block of a page that has these words."""
+    """Returns the only block of a page that has these words."""
     (found,) = (b for b in blocks(ROOT / page, "sh") if words in b)
     return found
 
@@ -55,10 +55,22 @@ def ledger_of(run: pathlib.Path) -> dict:
     return found
 
 
-def test_the_readme_leads_to_an_encoder(folder):
-    output = type_in(block_with("README.md", "--n-pairs 200"))
-    assert ledger_of(folder / "RUN")["read"] == 200
-    assert '"text_to_image"' in output
+def shown_by_the_tour() -> list[tuple[str, list[str]]]:
+    """Each block of commands, and the lines that the tour shows of its output."""
+    steps: list[tuple[str, list[str]]] = []
+    for language, text in fenced(ROOT / "docs/tour.md"):
+        if language == "sh":
+            steps.append((text, []))
+        elif language == "text":
+            steps[-1][1].extend(line for line in text.splitlines() if line != "...")
+    return [step for step in steps if "make install" not in step[0]]
+
+
+def test_the_tour_prints_what_it_shows_and_leads_to_an_encoder(folder):
+    for commands, lines in shown_by_the_tour():
+        output = type_in(f"exec 2>&1\n{commands}").splitlines()
+        assert [line for line in lines if line not in output] == [], commands
+    assert ledger_of(folder / "RUN")["read"] == 300
     assert (folder / "ENCODER" / "model.safetensors").is_file()
     picture = folder / "picture.svg"
     type_in(f"python -m tools.picture --run RUN --web WEB --output {picture}")
@@ -77,7 +89,7 @@ def test_a_finished_data_set_is_captioned_again(folder):
 
 
 def draw_photos(folder: pathlib.Path) -> int:
-    """Writes PHOTOS and captions.csv, as a reader has them; returns how many."""
+    """Writes PHOTOS and captions.csv as a reader has them; returns their number."""
     scenes.main(["--output", "WEB", "--n-pairs", "200"])
     (folder / "PHOTOS").mkdir()
     rows = []

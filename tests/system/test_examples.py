@@ -1,11 +1,13 @@
 """The examples that users copy, each run end to end."""
 
 import json
+import pathlib
 
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
 
 from pipeline import run as program
+from pipeline.records import INDEX_DTYPE, Sample, parse_sample
 from tests.support.docs_commands import ROOT
 from tests.support.planted import configured, draw, planted, save, write_words
 from tests.support.tiny_run import Row, encoded, write_shard
@@ -16,13 +18,11 @@ RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 def curate(command, tmp_path, example) -> None:
     """Runs a command of `pipeline.run` with an example as its recipe."""
-    flags = (
-        "--config",
-        str(ROOT / f"examples/{example}.py"),
-        "--output",
-        str(tmp_path / "RUN"),
-    )
-    program.main([command, *flags, "--input", str(tmp_path / "crawl" / "*.tar")])
+    recipe, output = ROOT / f"examples/{example}.py", tmp_path / "RUN"
+    crawl = tmp_path / "crawl" / "*.tar"
+    flags = ("--config", recipe, "--output", output, "--input", crawl)
+    small = ("--set", "encoder.batch_size=4")
+    program.main([command, *map(str, flags), *small])
 
 
 def test_the_drop_rule_drops_with_a_reason_in_the_ledger(tmp_path):
@@ -39,18 +39,29 @@ def test_the_drop_rule_drops_with_a_reason_in_the_ledger(tmp_path):
     assert reasons == {"boilerplate_alt_text": 1}
 
 
-def test_the_captioner_captions_the_kept_images(tmp_path):
+def read_samples(shard: pathlib.Path) -> list[Sample]:
+    """The samples of a training shard, by its index."""
+    data = shard.read_bytes()
+    index = np.fromfile(f"{shard}.index", INDEX_DTYPE)
+    return [parse_sample(data[start : start + n]) for start, n in index.tolist()]
+
+
+def test_captions_of_the_captioner_reach_the_export(tmp_path):
     white, black = (250, 250, 250), (5, 5, 5)
     rows = [
         Row(encoded(white, (64, 64)), "a white square"),
         Row(encoded(black, (64, 64)), "a black square"),
     ]
     write_shard(tmp_path / "crawl" / "0.tar", rows)
-    for command in ("score", "select", "caption"):
-        curate(command, tmp_path, "captioner")
-    (table,) = (tmp_path / "RUN" / "captions").glob("brightness-*/*.parquet")
-    texts = pq.read_table(table)["text"].to_pylist()
-    assert texts == ["a bright image", "a dark image"]
+    curate("curate", tmp_path, "captioner")
+    (shard,) = (tmp_path / "RUN" / "tfrecords").glob("*.tfrecord")
+    texts = {
+        sample.alt_text: sample.captions["brightness"] for sample in read_samples(shard)
+    }
+    assert texts == {
+        "a white square": ("a bright image",),
+        "a black square": ("a dark image",),
+    }
 
 
 @pytest.fixture

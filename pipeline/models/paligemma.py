@@ -214,8 +214,8 @@ def generate(
 
     Args:
       is_row: boolean `[b]`; rows where it is False are padding and count as ended.
-      keys: uint32 `[b, n, 2]`, what the chance of each of `n` samples of a row hangs
-        on. Samples share the prefill of their row.
+      keys: uint32 `[b, n, 2]`, a random key for each of `n` samples of a row. Samples
+        share the prefill of their row.
 
     Returns:
       `b * n` answers, those of one row together.
@@ -240,16 +240,20 @@ def generate(
         has_room = progress.n_steps < max_new_tokens
         return has_room & ~progress.answer.has_ended.all()
 
-    empty = Answer(
-        ids=jnp.zeros((b * n, max_new_tokens), jnp.int32),
-        n_tokens=jnp.zeros(b * n, jnp.int32),
-        logprob=jnp.zeros(b * n, jnp.float32),
-        has_ended=~_repeated(is_row, n),
-    )
+    empty = _start_answer(~_repeated(is_row, n), max_new_tokens)
     none = jnp.zeros(b * n, jnp.int32)
     start = _Progress(jnp.int32(0), empty, none, past.answer)
     first = choose(start, _repeated(logits, n))
     return jax.lax.while_loop(is_unfinished, step, first).answer
+
+
+def _start_answer(has_ended: jax.Array, max_new_tokens: int) -> Answer:
+    return Answer(
+        ids=jnp.zeros((len(has_ended), max_new_tokens), jnp.int32),
+        n_tokens=jnp.zeros(len(has_ended), jnp.int32),
+        logprob=jnp.zeros(len(has_ended), jnp.float32),
+        has_ended=has_ended,
+    )
 
 
 def _repeated(x: jax.Array, n: int) -> jax.Array:

@@ -5,8 +5,6 @@ Beam takes seconds to import, so that is done when a path names a scheme such as
 
 import contextlib
 import dataclasses
-import errno
-import http
 import os
 import re
 import shutil
@@ -177,14 +175,7 @@ class _BeamFileSystem:
         return str(self._beam.checksum(path))
 
     def open(self, path: str) -> typing.BinaryIO:
-        try:
-            return self._beam.open(path, compression_type=_uncompressed())
-        # The errors of object stores share no type, only a code.
-        except Exception as error:
-            if getattr(error, "code", None) != http.HTTPStatus.NOT_FOUND:
-                raise
-            reason = os.strerror(errno.ENOENT)
-            raise FileNotFoundError(errno.ENOENT, reason, path) from error
+        return self._beam.open(path, compression_type=_uncompressed())
 
     def create(self, path: str) -> typing.BinaryIO:
         return self._beam.create(path, compression_type=_uncompressed())

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.captions import Granularity
-from pipeline.sources import imported_captions
+from pipeline.sources import imported_captions, imported_rows
 from pipeline.sources.imported_captions import ImportedText, UnreadableRow
 
 KEYS = [bytes([i]) * 16 for i in range(3)]
@@ -197,7 +197,7 @@ def test_a_damaged_row_group_costs_none_before_it(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(imported_captions, "_MAX_LINE_BYTES", 40)
+    monkeypatch.setattr(imported_rows, "_MAX_LINE_BYTES", 40)
     rows = [{"url": "a", "text": "t" * n} for n in (3, 100, 5)]
     uri = write_lines(tmp_path / "a.jsonl", *rows)
     assert read(uri) == [

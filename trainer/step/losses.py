@@ -1,8 +1,10 @@
-"""Losses of the trainer: pure functions, in nats.
+"""The losses: pure functions, in nats.
 
-Total = 1/2 (c1 + c2) + alpha * distillation + beta * patch. c1 pairs CLS 1 with the alt
-text and c2 pairs CLS 2 with the synthetic caption; the other two are means of the
-cross-entropies of `trainer.step.prototype_loss` over local crops and over patches.
+    total = 1/2 (c1 + c2) + alpha * distillation + beta * patch
+
+c1 pairs CLS 1 with the alt text, c2 pairs CLS 2 with the synthetic caption. The other
+two are means of the cross-entropies of `trainer.step.prototype_loss`, over local crops
+and over patches.
 Source: TIPS, arXiv:2410.16512, section 3; TIPSv2, arXiv:2604.12012.
 """
 
@@ -36,30 +38,38 @@ def info_nce(
     mesh: Mesh | None = None,
     n_rows_per_chunk: int = 1024,
 ) -> Float[Array, ""]:
-    """Symmetric InfoNCE: the mean over both directions and over the global batch.
+    """Symmetric InfoNCE in nats, CLIP's loss: the mean of both directions.
 
     1/2b sum_i [ln sum_j exp(l_ij) + ln sum_j exp(l_ji) - 2 l_ii], where l_ij is the
-    cosine of image i and text j divided by `temperature`; rows need not be normalized.
-    ln b when nothing is told apart. With a `mesh`, whose axes all cut the batch, each
-    device takes its own rows of both directions; either way `n_rows_per_chunk` rows of
-    logits exist at a time, in the backward pass too.
+    cosine of image i and text j divided by `temperature`. Row i of `image` matches row
+    i of `text`; rows need not be normalized. Features that separate nothing give ln b.
+
+    With a `mesh`, whose axes together shard the batch, each device computes its own
+    rows of both directions. With or without, `n_rows_per_chunk` rows of logits exist
+    at a time, in the backward pass too.
+
+    >>> features = jnp.eye(4, 8)  # four pairs at right angles
+    >>> print(f"{info_nce(features, features, jnp.float32(1.0)):.4f}")
+    0.7437
+    >>> print(f"{info_nce(features, jnp.ones((4, 8)), jnp.float32(1.0)):.4f}")  # ln 4
+    1.3863
+
     Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
     """
 
-    def sum_of_rows(image, text, gather, temperature):
-        def one_way(pair):
-            ours, theirs = pair
-            rows, columns = ours / temperature, gather(theirs)
-            log_sums = _map_rows(
-                lambda row: jax.nn.logsumexp(_dot(row, columns)), rows, n_rows_per_chunk
-            )
-            return (log_sums - (rows * theirs).sum(-1)).sum()
+    def softmax_loss(row, own, columns, temperature):
+        """-ln softmax of its own column: an image among texts, a text among images."""
+        row = row / temperature
+        return jax.nn.logsumexp(_dot(row, columns)) - (row * own).sum()
 
-        # In turn, so that the features of one side only are gathered at a time.
-        pairs = jnp.stack([image, text]), jnp.stack([text, image])
-        return jax.lax.map(jax.checkpoint(one_way), pairs).mean()
-
-    return _mean_over_pairs(sum_of_rows, image, text, (temperature,), mesh)
+    return _mean_over_rows(
+        softmax_loss,
+        (image, text),
+        (temperature,),
+        mesh=mesh,
+        n_rows_per_chunk=n_rows_per_chunk,
+        is_symmetric=True,
+    )
 
 
 def sigmoid(
@@ -71,61 +81,92 @@ def sigmoid(
     mesh: Mesh | None = None,
     n_rows_per_chunk: int = 1024,
 ) -> Float[Array, ""]:
-    """Pairwise sigmoid loss, summed over texts and averaged over images.
+    """SigLIP's pairwise sigmoid loss in nats, summed over texts, averaged over images.
 
     -1/b sum_ij ln sigmoid(z_ij l_ij), where l_ij is the cosine of image i and text j
     divided by `temperature`, plus `bias`, and z_ij is 1 on matching pairs, -1
-    elsewhere. The same rows, mesh and chunks as in `info_nce`.
+    elsewhere. Rows, mesh and chunks are as in `info_nce`.
+
+    >>> features = jnp.eye(4, 8)  # four pairs at right angles
+    >>> loss = sigmoid(features, features, jnp.float32(0.1), jnp.float32(-5.0))
+    >>> print(f"{loss:.4f}")  # softplus(-5) for each of the 4 x 4 pairs, over 4 images
+    0.0269
+
     Source: Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
     """
 
-    def sum_of_rows(image, text, gather, temperature, bias):
-        rows, columns = image / temperature, gather(text)
-        # As if no pair matched; those that do cost softplus(-l) = softplus(l) - l.
-        apart = _map_rows(
-            lambda row: jax.nn.softplus(_dot(row, columns) + bias).sum(),
-            rows,
-            n_rows_per_chunk,
-        )
-        return (apart - (rows * text).sum(-1) - bias).sum()
+    def sigmoid_loss(row, own, columns, temperature, bias):
+        """The sum over texts of softplus(l), or of softplus(-l) for its own text."""
+        row = row / temperature
+        own_logit = (row * own).sum() + bias
+        # softplus(-l) = softplus(l) - l
+        return jax.nn.softplus(_dot(row, columns) + bias).sum() - own_logit
 
-    return _mean_over_pairs(sum_of_rows, image, text, (temperature, bias), mesh)
+    return _mean_over_rows(
+        sigmoid_loss,
+        (image, text),
+        (temperature, bias),
+        mesh=mesh,
+        n_rows_per_chunk=n_rows_per_chunk,
+        is_symmetric=False,
+    )
 
 
-def _mean_over_pairs(
-    sum_of_rows: Callable[..., Float[Array, ""]],
-    image: Float[Array, "b d"],
-    text: Float[Array, "b d"],
+def _mean_over_rows(
+    row_loss: Callable[..., Float[Array, ""]],
+    features: tuple[Float[Array, "b d"], Float[Array, "b d"]],
     parameters: tuple[Float[Array, ""], ...],
+    *,
     mesh: Mesh | None,
+    n_rows_per_chunk: int,
+    is_symmetric: bool,
 ) -> Float[Array, ""]:
-    """Calls `sum_of_rows(image, text, gather, *parameters)` on each device's rows.
+    """The mean of `row_loss(row, its own column, all columns, *parameters)`.
 
-    Features arrive there normalized, in float32; `gather` makes all rows of a device's.
+    Rows are images and columns texts; if the loss is symmetric, it is the mean of that
+    and of texts as rows. Features arrive there normalized, in float32.
     """
-    image, text = (l2_normalize(x.astype(jnp.float32)) for x in (image, text))
+    image, text = (l2_normalize(x.astype(jnp.float32)) for x in features)
+
+    def sum_over_rows(image, text, parameters, gather):
+        def one_way(pair):
+            rows, own = pair
+            columns = gather(own)
+            losses = _map_rows(
+                lambda row_and_own: row_loss(*row_and_own, columns, *parameters),
+                (rows, own),
+                n_rows_per_chunk,
+            )
+            return losses.sum()
+
+        if not is_symmetric:
+            return one_way((image, text))
+        # In turn, so that the features of one side only are gathered at a time.
+        pairs = jnp.stack([image, text]), jnp.stack([text, image])
+        return jax.lax.map(jax.checkpoint(one_way), pairs).mean()
+
     if mesh is None:
-        return sum_of_rows(image, text, lambda x: x, *parameters) / len(image)
+        return sum_over_rows(image, text, parameters, lambda x: x) / len(image)
     axes = mesh.axis_names
 
-    def gather(x):
-        return jax.lax.all_gather(x, axes, tiled=True)
+    def sum_over_devices(image, text, *parameters):
+        def gather(x):
+            return jax.lax.all_gather(x, axes, tiled=True)
 
-    def of_device(image, text, *parameters):
-        return jax.lax.psum(sum_of_rows(image, text, gather, *parameters), axes)
+        return jax.lax.psum(sum_over_rows(image, text, parameters, gather), axes)
 
-    rows, whole = PartitionSpec(axes), PartitionSpec()
-    specs = (rows, rows, *[whole] * len(parameters))
-    cut = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=whole)
-    return cut(image, text, *parameters) / len(image)
+    sharded, whole = PartitionSpec(axes), PartitionSpec()
+    specs = (sharded, sharded, *[whole] * len(parameters))
+    total = jax.shard_map(sum_over_devices, mesh=mesh, in_specs=specs, out_specs=whole)
+    return total(image, text, *parameters) / len(image)
 
 
 def _map_rows(
-    function: Callable[[Float[Array, "d"]], Float[Array, ""]],
-    rows: Float[Array, "b d"],
+    function: Callable[..., Float[Array, ""]],
+    rows: tuple[Float[Array, "b d"], ...],
     n_rows_per_chunk: int,
 ) -> Float[Array, "b"]:
-    """Chunk by chunk; the backward pass computes each chunk again."""
+    """Maps chunk by chunk; the backward pass computes each chunk again."""
     return jax.lax.map(jax.checkpoint(function), rows, batch_size=n_rows_per_chunk)
 
 
@@ -142,9 +183,11 @@ def contrastive_terms(
     mesh: Mesh | None = None,
     n_rows_per_chunk: int = 1024,
 ) -> dict[str, Float[Array, ""]]:
-    """One term for each CLS token, with a temperature of its own.
+    """Returns one contrastive term per CLS token, each with its own temperature.
 
-    The loss is `sigmoid` where there are `biases`, and `info_nce` without.
+    CLS 1 is compared with the alt texts and CLS 2 with the synthetic captions. `texts`,
+    `temperatures` and `biases` have the keys `alt_text` and `synthetic_caption`. The
+    loss is `sigmoid` if there are `biases`, and `info_nce` otherwise.
     """
     pairs = {ALT_TEXT: (0, "alt_text"), SYNTHETIC_CAPTION: (1, "synthetic_caption")}
     loss = info_nce if biases is None else sigmoid
@@ -164,9 +207,9 @@ def contrastive_terms(
 def distillation_loss(cross_entropy: Float[Array, "b m"]) -> Float[Array, ""]:
     """DINO's term: the mean over images and their local crops.
 
-    `cross_entropy` has CLS 1 of each local crop in the student against CLS 1 of the one
-    global crop in the teacher. The papers write a sum over crops; as a mean the weight
-    does not hang on their number.
+    `cross_entropy` compares CLS 1 of each local crop in the student with CLS 1 of the
+    global crop in the teacher. The papers write a sum over crops. With a mean, the
+    weight of the term does not depend on their number.
     Source: Caron et al. 2021, arXiv:2104.14294, equation 3.
     """
     return cross_entropy.mean()
@@ -177,11 +220,12 @@ def patch_loss(
     mask: Bool[Array, "b p"],
     config: SelfSupervisionConfig,
 ) -> Float[Array, ""]:
-    """The term of the patches of the global crop; True in `mask` = hidden.
+    """The term of the patches of the global crop; True in `mask` means hidden.
 
-    iBOT: the mean over each image's masked patches, then over images. iBOT++: over all
-    patches alike (MEAN), or (masked + w * visible) / (1 + w) of two such means, where
-    w is `visible_weight` (SEPARATE). So chance is the same for all three.
+    iBOT: the mean over each image's masked patches, then over images. iBOT++: the mean
+    over all patches (MEAN), or (masked + w * visible) / (1 + w), where masked and
+    visible are two means like iBOT's and w is `visible_weight` (SEPARATE). The chance
+    level, ln of the number of prototypes, is the same for all three.
     Source: Zhou et al. 2022 (iBOT), arXiv:2111.07832, section 3; TIPSv2,
     arXiv:2604.12012, equation 4, which sums and leaves the normalizer open.
     """
@@ -197,7 +241,10 @@ def patch_loss(
 def mean_where(
     is_counted: Bool[Array, "b p"], values: Float[Array, "b p"]
 ) -> Float[Array, ""]:
-    """The mean of each image's counted values, then of images; 0 for one with none."""
+    """The mean over each image's counted values, then over images.
+
+    An image without a counted value contributes 0.
+    """
     sums = jnp.where(is_counted, values, 0).sum(axis=1)
     return (sums / jnp.maximum(is_counted.sum(axis=1), 1)).mean()
 
@@ -209,11 +256,11 @@ def chance_levels(
     *,
     contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE,
 ) -> dict[str, float]:
-    """What each of `terms` is where nothing is told apart, beside its name.
+    """Returns `TERM_chance` for each of `terms`: its value for constant features.
 
-    ln b for InfoNCE and ln k for prototypes. The sigmoid loss hangs on its bias: at
-    the best one, which gives every pair the probability 1/b, it is
-    ln b + (b - 1) ln(b / (b - 1)), nearly 1 more than ln b.
+    It is ln b for InfoNCE, with b pairs, and ln k for k prototypes. The chance level of
+    the sigmoid loss depends on its bias: at the best one, which gives every pair the
+    probability 1/b, it is ln b + (b - 1) ln(b / (b - 1)), nearly 1 more than ln b.
     """
     pairs, prototypes = math.log(n_pairs), math.log(n_prototypes)
     if contrastive_loss is ContrastiveLoss.SIGMOID:
@@ -232,7 +279,7 @@ def total_loss(
 ) -> Float[Array, ""]:
     """1/2 (c1 + c2) + alpha * distillation + beta * patch.
 
-    A term whose weight is 0 need not be there.
+    `terms` need not have a term whose weight is 0.
     """
     return contrastive_loss(terms) + self_supervised_loss(terms, config)
 

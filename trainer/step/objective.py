@@ -28,7 +28,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Features(NamedTuple):
-    """What the contrastive terms need of a batch."""
+    """The features of a batch that the contrastive terms compare."""
 
     cls: Float[Array, "b 2 d"]
     alt_text: Float[Array, "b d"]
@@ -36,7 +36,7 @@ class Features(NamedTuple):
 
 
 class Views(NamedTuple):
-    """What the student makes of the images; None where no term needs it."""
+    """The student's output for each view of the images; None if no term needs it."""
 
     whole: VisionOutput
     masked: VisionOutput | None
@@ -73,7 +73,7 @@ class Objective:
         features = _encode_features(model, views.whole, batch)
         own, metrics, mean_logits = self._self_supervision(model, views, state, batch)
         terms = self._contrastive_terms(model, features) | own
-        metrics |= self._facts(model, terms, len(batch["image"]))
+        metrics |= self._describe_terms(model, terms, len(batch["image"]))
         return terms, metrics, mean_logits
 
     def _loss(self, params: dict, state: State, batch: Batch) -> tuple:
@@ -81,11 +81,12 @@ class Objective:
         return losses.total_loss(terms, self._ssl), (metrics, mean_logits)
 
     def _gradients_in_parts(self, params: dict, state: State, parts: Batch) -> tuple:
-        """The same for a batch that is worked on part by part.
+        """The same result from microbatches, one after the other.
 
-        The contrastive terms need the features of all parts, so these are made first,
-        without a gradient; then each part is made again, and the gradient of the
-        contrastive terms goes through it as that of a linear function of its features.
+        The contrastive terms need the features of all parts, so a first pass encodes
+        these without a gradient. A second pass encodes each part again; the gradient of
+        the contrastive terms flows through it as that of a linear function of its
+        features.
         Source: Gao et al. 2021, arXiv:2101.06983 (gradient cache).
         """
         n_parts = self._config.compute.n_microbatches
@@ -99,7 +100,9 @@ class Objective:
             whole = jax.tree.map(_join_parts, features)
             terms = self._contrastive_terms(model, whole)
             n_pairs = len(whole.cls)
-            return losses.contrastive_loss(terms), self._facts(model, terms, n_pairs)
+            return losses.contrastive_loss(terms), self._describe_terms(
+                model, terms, n_pairs
+            )
 
         def part_loss(params: dict, part: Batch, slopes: Features) -> tuple:
             model = nnx.merge(self._graph, params)
@@ -123,11 +126,11 @@ class Objective:
 
         gradients, aux = jax.lax.scan(add_part, gradients, (parts, slopes))
         own, metrics, mean_logits = jax.tree.map(lambda x: x.mean(axis=0), aux)
-        metrics |= facts | self._facts_of_terms(metrics)
+        metrics |= facts | self._add_chance(metrics)
         return (value + own, (metrics, mean_logits)), gradients
 
     def _views(self, model: TwoTower, batch: Batch) -> Views:
-        """One pass for both views of the global crop, and one for all local crops."""
+        """Encodes both views of the global crop in one pass, all local crops in one."""
         ssl, image = self._ssl, batch["image"]
         masked: VisionOutput | None
         if ssl.patch_weight > 0 and ssl.mask_ratio > 0:
@@ -175,52 +178,62 @@ class Objective:
         temperature = teacher.temperature_at(state["step"], self._ssl)
         terms: Metrics = {}
         metrics: Metrics = {"teacher_temperature": temperature}
-        mean_logits = {}
+        mean_logits = dict(state["centers"])  # of a term that is off they stay
 
         def compare(
             name: str,
-            student: Float[Array, "b t d"],
-            target: Float[Array, "b t d"],
+            tokens: tuple[Float[Array, "b t d"], Float[Array, "b t d"]],
             heads: tuple[PrototypeHead, PrototypeHead],
-        ) -> prototype_loss.Match:
-            """Tokens of both sides, and the heads of student and teacher."""
-            ours, theirs = heads
-            scores = Scores(theirs(target), theirs.prototypes(), temperature)
-            mean_logits[name] = prototype_loss.mean_logits(
-                scores.bottleneck, scores.prototypes
-            )
-            match = prototype_loss.cross_entropy(
-                Scores(ours(student), ours.prototypes(), self._ssl.student_temperature),
-                scores,
-                self._bias(state["centers"][name], scores),
-                n_tokens_per_chunk=self._ssl.n_tokens_per_chunk,
-            )
+        ) -> Float[Array, "b t"]:
+            """Tokens and heads of the student and of the teacher."""
+            center = state["centers"][name]
+            match, mean = self._compare(tokens, heads, center, temperature)
+            mean_logits[name] = mean
             metrics[f"teacher_entropy_{name}"] = match.teacher_entropy
             metrics[f"n_used_prototypes_{name}"] = match.n_used_prototypes.astype(float)
-            return match
+            return match.cross_entropy
 
         if views.local_cls is not None:
-            heads = (model.head.cls_head, teaching.head.cls_head)
             ours = views.local_cls
             if self._ssl.is_global_crop_distilled:
                 ours = jnp.concatenate([views.whole.cls[:, :1], ours], axis=1)
-            match = compare("cls", ours, targets.cls[:, :1], heads)
-            terms[losses.DISTILLATION] = losses.distillation_loss(match.cross_entropy)
+            heads = (model.head.cls_head, teaching.head.cls_head)
+            nats = compare("cls", (ours, targets.cls[:, :1]), heads)
+            terms[losses.DISTILLATION] = losses.distillation_loss(nats)
         if views.masked is not None:
             heads = (model.head.patch_head, teaching.head.patch_head)
             patches = (
                 _flatten_grid(views.masked.patches),
                 _flatten_grid(targets.patches),
             )
-            match = compare("patch", *patches, heads)
+            nats = compare("patch", patches, heads)
             mask = batch["mask"].reshape(len(batch["mask"]), -1)
-            terms[losses.PATCH] = losses.patch_loss(
-                match.cross_entropy, mask, self._ssl
-            )
-            metrics |= _patch_means(match.cross_entropy, mask)
-        for name in state["centers"]:  # of a term that is switched off
-            mean_logits.setdefault(name, state["centers"][name])
+            terms[losses.PATCH] = losses.patch_loss(nats, mask, self._ssl)
+            metrics |= _patch_means(nats, mask)
         return terms, metrics, mean_logits
+
+    def _compare(
+        self,
+        tokens: tuple[Float[Array, "b t d"], Float[Array, "b t d"]],
+        heads: tuple[PrototypeHead, PrototypeHead],
+        center: Float[Array, "k"],
+        temperature: Float[Array, ""],
+    ) -> tuple[prototype_loss.Match, Float[Array, "k"]]:
+        """The student compared with the teacher, and the teacher's mean logits."""
+        (student, target), (student_head, teacher_head) = tokens, heads
+        scores = Scores(teacher_head(target), teacher_head.prototypes(), temperature)
+        match = prototype_loss.cross_entropy(
+            Scores(
+                student_head(student),
+                student_head.prototypes(),
+                self._ssl.student_temperature,
+            ),
+            scores,
+            self._bias(center, scores),
+            n_tokens_per_chunk=self._ssl.n_tokens_per_chunk,
+        )
+        mean = prototype_loss.mean_logits(scores.bottleneck, scores.prototypes)
+        return match, mean
 
     def _bias(self, center: Float[Array, "k"], scores: Scores) -> Float[Array, "k"]:
         if self._ssl.anti_collapse is AntiCollapse.CENTERING:
@@ -229,14 +242,14 @@ class Objective:
             *scores, n_tokens_per_chunk=self._ssl.n_tokens_per_chunk
         )
 
-    def _facts(self, model: TwoTower, terms: Metrics, n_pairs: int) -> Metrics:
-        """Terms beside their chance, and the temperatures."""
+    def _describe_terms(self, model: TwoTower, terms: Metrics, n_pairs: int) -> Metrics:
+        """The terms, their chance levels, and the temperatures."""
         temperatures = {
             f"temperature_{kind}": value for kind, value in model.temperatures().items()
         }
         return {**terms, **self._chance(terms, n_pairs), **temperatures}
 
-    def _facts_of_terms(self, metrics: Metrics) -> Metrics:
+    def _add_chance(self, metrics: Metrics) -> Metrics:
         names = {losses.DISTILLATION, losses.PATCH} & metrics.keys()
         return self._chance(dict.fromkeys(sorted(names)), n_pairs=2)
 
@@ -250,7 +263,7 @@ class Objective:
 
 
 def _encode_features(model: TwoTower, whole: VisionOutput, batch: Batch) -> Features:
-    """One pass of the text encoder serves both captions."""
+    """Encodes both texts of every image in one pass of the text encoder."""
     ids = _interleave(batch["alt_text"], batch["synthetic_caption"])
     return Features(whole.cls, *_deinterleave(model.encode_text(ids)))
 
@@ -258,6 +271,7 @@ def _encode_features(model: TwoTower, whole: VisionOutput, batch: Batch) -> Feat
 def _patch_means(
     cross_entropy: Float[Array, "b p"], mask: Bool[Array, "b p"]
 ) -> Metrics:
+    """The cross-entropy of hidden and of visible patches, in nats."""
     return {
         "patch_masked": losses.mean_where(mask, cross_entropy),
         "patch_visible": losses.mean_where(~mask, cross_entropy),
@@ -269,7 +283,7 @@ def _flatten_grid(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
 
 
 def _interleave(first: Array, second: Array) -> Array:
-    """Rows in turn: so both stay on the device that has the image."""
+    """Takes rows in turn, so that both stay on the device that holds the image."""
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
@@ -280,8 +294,10 @@ def _deinterleave(rows: Array) -> tuple[Array, Array]:
 
 
 def _split_batch(batch: Batch, n_parts: int) -> Batch:
-    """`[b, ...]` to `[n_parts, b / n_parts, ...]`: every n-th row, so that each part
-    is cut over the devices as the batch is."""
+    """`[b, ...]` to `[n_parts, b / n_parts, ...]`.
+
+    A part has every n-th row, so that it is sharded over the devices as the batch is.
+    """
     return jax.tree.map(
         lambda x: x.reshape(-1, n_parts, *x.shape[1:]).swapaxes(0, 1), batch
     )

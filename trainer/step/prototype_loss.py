@@ -1,14 +1,14 @@
-"""Cross-entropy of student and teacher over prototypes, chunk by chunk.
+"""The cross-entropy of student and teacher over prototypes, chunk by chunk.
 
-In go the unit vectors at the bottleneck of both heads, out comes one cross-entropy for
-each token. The logits (tokens x prototypes) never exist whole: a chunk of tokens of
-every image is computed at a time, and again in the backward pass. Both ways to keep the
-teacher from collapsing are a bias of its softmax, one number for each prototype:
+In: the unit vectors at the bottleneck of both heads. Out: one cross-entropy per token.
+The logits (tokens x prototypes) never exist whole: one chunk of tokens of every image
+is computed at a time, and again in the backward pass. Both ways to keep the teacher
+from collapsing add a bias to its logits, one number per prototype:
 
     centering    bias = -center / temperature
-    Sinkhorn    bias = the potential of the prototypes
+    Sinkhorn     bias = the potential of the prototypes
 
-Everything works under plain `jit` with a batch that is cut over devices.
+Everything works under plain `jit` with a batch that is sharded over devices.
 """
 
 import math
@@ -23,7 +23,7 @@ from trainer.models.layers import float32_in_full
 
 
 class Scores(NamedTuple):
-    """Logits as the factors bottleneck @ prototypes / temperature."""
+    """Logits in factors: bottleneck @ prototypes / temperature."""
 
     bottleneck: Float[Array, "b t d"]  # rows of length 1
     prototypes: Float[Array, "d k"]  # columns of length 1
@@ -31,11 +31,11 @@ class Scores(NamedTuple):
 
 
 class Match(NamedTuple):
-    """How the student meets the teacher, in nats; statistics have no gradient."""
+    """The student compared with the teacher, in nats. Statistics have no gradient."""
 
     cross_entropy: Float[Array, "b t"]
     teacher_entropy: Float[Array, ""]  # mean over tokens; 0 to ln k
-    n_used_prototypes: Int32[Array, ""]  # the teacher's first choice for some token
+    n_used_prototypes: Int32[Array, ""]  # that are the teacher's first for some token
 
 
 def cross_entropy(
@@ -45,36 +45,44 @@ def cross_entropy(
     *,
     n_tokens_per_chunk: int,
 ) -> Match:
-    """-sum_k p_k ln q_k of each token, where q is the student's softmax.
+    """-sum_k p_k ln q_k of each token of the student, in nats.
 
-    p = softmax(the teacher's logits + `bias`), without a gradient. One token of the
-    teacher stands for all of the student's. Logits are float32; where the bottleneck
-    is bfloat16 their factors are, too.
-    Source: Caron et al. 2021, arXiv:2104.14294, equation 2, where `bias` is centering.
+    q is the student's softmax over prototypes. p is the softmax of the teacher's logits
+    plus `bias`, and has no gradient. `student` has t tokens per image; `teacher` has t
+    too, or one that all of them are compared with. Logits are float32; where the
+    bottleneck is bfloat16, so are the factors of the logits. `n_tokens_per_chunk`
+    tokens of every image are computed at a time.
+
+    Source: Caron et al. 2021 (DINO), arXiv:2104.14294, equation 2, with `bias` from
+    `center_bias`.
     """
     teacher, bias = jax.lax.stop_gradient((teacher, bias))
-    b, t, _ = student.bottleneck.shape
-    targets = jnp.broadcast_to(teacher.bottleneck, (b, t, teacher.bottleneck.shape[-1]))
 
-    def of_token(token):  # of every image
-        log_q = jax.nn.log_softmax(_logits(token[0], student))
-        log_p = jax.nn.log_softmax(_logits(token[1], teacher) + bias)
+    def compare(student_token, teacher_token):  # one token of every image
+        log_q = jax.nn.log_softmax(_logits(student_token, student))
+        log_p = jax.nn.log_softmax(_logits(teacher_token, teacher) + bias)
         p = jnp.exp(log_p)
         return -(p * log_q).sum(-1), -(p * log_p).sum(-1), log_p.argmax(-1)
 
-    found, entropy, choice = jax.lax.map(
-        jax.checkpoint(of_token),
+    b, t, _ = student.bottleneck.shape
+    targets = jnp.broadcast_to(teacher.bottleneck, (b, t, teacher.bottleneck.shape[-1]))
+    nats, entropy, choice = jax.lax.map(
+        jax.checkpoint(lambda tokens: compare(*tokens)),
         (_tokens_first(student.bottleneck), _tokens_first(targets)),
         batch_size=n_tokens_per_chunk,
     )
     is_used = jnp.zeros(len(bias), jnp.int32).at[choice].set(1)
-    return Match(found.T, jax.lax.stop_gradient(entropy.mean()), is_used.sum())
+    return Match(nats.T, jax.lax.stop_gradient(entropy.mean()), is_used.sum())
 
 
 def center_bias(
     center: Float[Array, "k"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "k"]:
-    """softmax((l - center) / temperature) as a bias of l / temperature."""
+    """The bias that makes softmax(l / temperature) softmax((l - center) / temperature).
+
+    `center` is the running mean of the teacher's logits l. No gradient.
+    Source: Caron et al. 2021 (DINO), arXiv:2104.14294, section 3.1.
+    """
     return -jax.lax.stop_gradient(center) / temperature
 
 
@@ -83,7 +91,8 @@ def mean_logits(
 ) -> Float[Array, "k"]:
     """The mean over tokens and images of the logits, before any temperature.
 
-    Logits are linear in the bottleneck, so its mean is enough. No gradient.
+    Logits are linear in the bottleneck, so the mean of the bottleneck is enough. No
+    gradient.
     """
     mean = bottleneck.astype(jnp.float32).mean(axis=(0, 1))
     return jax.lax.stop_gradient(mean @ prototypes.astype(jnp.float32))
@@ -92,7 +101,7 @@ def mean_logits(
 def update_center(
     center: Float[Array, "k"], logits: Float[Array, "k"], momentum: float
 ) -> Float[Array, "k"]:
-    """The moving average of `mean_logits`; `momentum` weighs the old value.
+    """The moving average of `mean_logits`; `momentum` is the weight of the old value.
 
     Source: Caron et al. 2021, arXiv:2104.14294, equation 4.
     """
@@ -107,15 +116,16 @@ def sinkhorn_bias(
     n_tokens_per_chunk: int,
     n_iterations: int = 3,
 ) -> Float[Array, "k"]:
-    """The bias f under which all prototypes share the tokens alike.
+    """The bias f with which every prototype gets an equal share of the tokens.
 
-    exp(l_ik) is scaled in turn to equal sums of columns (prototypes) and of rows
-    (tokens), `n_iterations` times. With the potentials f and g that is
+    exp(l_ik) is scaled to equal sums over tokens i for every prototype k, then to equal
+    sums over prototypes for every token, `n_iterations` times. With the potentials f
+    and g that is
 
-        f_k = ln(n / k) - ln sum_i exp(l_ik + g_i),    g_i = -ln sum_k exp(l_ik + f_k)
+        f_k = ln(n / K) - ln sum_i exp(l_ik + g_i),    g_i = -ln sum_k exp(l_ik + f_k)
 
-    from g = 0, for n tokens. The last g is what a softmax divides by. All tokens of all
-    images take part. No gradient.
+    from g = 0, for all n tokens of all images and K prototypes. The last g is the
+    normalizer of the softmax itself. No gradient.
     Source: Caron et al. 2020 (SwAV), arXiv:2006.09882; Oquab et al. 2023 (DINOv2),
     arXiv:2304.07193.
     """
@@ -124,7 +134,9 @@ def sinkhorn_bias(
     n_prototypes = prototypes.shape[1]
     tokens = _tokens_first(scores.bottleneck)
 
-    def log_masses(bias: Float[Array, "k"] | None) -> Float[Array, "k"]:
+    def next_bias(bias: Float[Array, "k"] | None) -> Float[Array, "k"]:
+        """f from the g of the last f; None stands for g = 0."""
+
         def add(log_mass, chunk):
             logits = _logits(chunk, scores)
             if bias is not None:
@@ -132,13 +144,11 @@ def sinkhorn_bias(
             return jnp.logaddexp(log_mass, jax.nn.logsumexp(logits, axis=(0, 1)))
 
         nothing = jnp.full(n_prototypes, -jnp.inf)
-        return _fold_chunks(add, nothing, tokens, n_tokens_per_chunk)
-
-    def bias_after(bias: Float[Array, "k"] | None) -> Float[Array, "k"]:
-        return math.log(b * t / n_prototypes) - log_masses(bias)
+        log_masses = _fold_chunks(add, nothing, tokens, n_tokens_per_chunk)
+        return math.log(b * t / n_prototypes) - log_masses
 
     return jax.lax.fori_loop(
-        1, n_iterations, lambda _, bias: bias_after(bias), bias_after(None)
+        1, n_iterations, lambda _, bias: next_bias(bias), next_bias(None)
     )
 
 
@@ -148,7 +158,7 @@ def _fold_chunks(
     tokens: Float[Array, "t b d"],
     n_tokens_per_chunk: int,
 ) -> Float[Array, "k"]:
-    """`add`s one chunk of tokens after the other; the last one may be shorter."""
+    """Folds `add` over chunks of tokens, of which the last may be shorter."""
     t, b, d = tokens.shape
     n_whole = t // n_tokens_per_chunk
     whole, rest = jnp.split(tokens, [n_whole * n_tokens_per_chunk])
@@ -158,7 +168,7 @@ def _fold_chunks(
 
 
 def _tokens_first(bottleneck: Float[Array, "b t d"]) -> Float[Array, "t b d"]:
-    """Chunks go along tokens, so that a batch cut over devices stays cut."""
+    """Chunks run along tokens, so that a batch sharded over devices stays sharded."""
     return bottleneck.swapaxes(0, 1)
 
 

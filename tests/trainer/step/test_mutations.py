@@ -88,15 +88,15 @@ MUTATIONS = (
     Mutation(
         "contrastive temperature multiplies",
         "step/losses.py",
-        "rows, columns = ours / temperature, gather(theirs)",
-        "rows, columns = ours * temperature, gather(theirs)",
+        "row = row / temperature\n        return jax.nn.logsumexp",
+        "row = row * temperature\n        return jax.nn.logsumexp",
         LOSSES,
     ),
     Mutation(
         "features not normalized",
         "step/losses.py",
-        "image, text = (l2_normalize(x.astype(jnp.float32)) for x in (image, text))",
-        "image, text = (x.astype(jnp.float32) for x in (image, text))",
+        "image, text = (l2_normalize(x.astype(jnp.float32)) for x in features)",
+        "image, text = (x.astype(jnp.float32) for x in features)",
         LOSSES,
     ),
     Mutation(
@@ -109,15 +109,15 @@ MUTATIONS = (
     Mutation(
         "psum left out",
         "step/losses.py",
-        "return jax.lax.psum(sum_of_rows(image, text, gather, *parameters), axes)",
-        "return sum_of_rows(image, text, gather, *parameters)",
+        "return jax.lax.psum(sum_over_rows(image, text, parameters, gather), axes)",
+        "return sum_over_rows(image, text, parameters, gather)",
         "step/test_losses_on_devices.py",
     ),
     Mutation(
         "a mean over devices in place of the sum",
         "step/losses.py",
-        "return jax.lax.psum(sum_of_rows",
-        "return jax.lax.pmean(sum_of_rows",
+        "return jax.lax.psum(sum_over_rows",
+        "return jax.lax.pmean(sum_over_rows",
         "step/test_losses_on_devices.py",
     ),
     Mutation(

@@ -32,6 +32,7 @@ from trainer.pretrained.trained_model import find_trained_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module."""
     flags = _parser().parse_args(arguments)
     with (
         processes.redirect_library_output()

@@ -58,6 +58,7 @@ def _find_tokenizer(found: TrainedModel) -> pathlib.Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module."""
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         atomic_folder.check(flags.output)

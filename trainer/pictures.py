@@ -82,6 +82,7 @@ def _draw(sample: Sample) -> tuple[float, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module."""
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         _check(flags)

@@ -110,6 +110,7 @@ def _explain(message: str, vocabulary_size: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module."""
     flags: argparse.Namespace = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         shards = Shards(flags.data)

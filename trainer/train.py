@@ -1,11 +1,11 @@
-"""The trainer: batch, step, save, evaluate.
+"""The trainer: batch, step, evaluate, save.
 
     python -m trainer.train --config FILE.py --workdir DIR \\
         --data [NAME=]RUN/tfrecords... [--set a.b=value]...
 
-The same command goes on where it stopped, bit for bit, and does nothing when the run is
-finished. The workdir holds `config.json`, `tokenizer.model`, `metrics.jsonl`,
-TensorBoard events and `checkpoints/`.
+Run again, the same command resumes where it stopped, bit for bit, and does nothing if
+the run is finished. The workdir holds `config.json`, `tokenizer.model`,
+`metrics.jsonl`, TensorBoard events and `checkpoints/`.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ from trainer.evals.in_training import (
     missing_evaluations,
 )
 from trainer.evals.run import check_tasks
-from trainer.loop import checkpoints, flops, workdir
-from trainer.loop.checkpoints import CheckpointError
+from trainer.loop import flops, workdir
+from trainer.loop.checkpoints import CheckpointError, Checkpoints, find_steps
 from trainer.loop.metrics import NotFiniteError, TrainingLog
 from trainer.loop.preemption import Preemption
 from trainer.loop.profiler import Profiler
@@ -59,52 +59,41 @@ from trainer.step.train_step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run whose configuration and data fit each other."""
+    """A run whose configuration and data have been checked against each other."""
 
     config: TrainConfig
     folder: pathlib.Path  # the workdir
     view: ViewSample
     mesh: Mesh
-    origins: StartingPoint
-    missing_evaluations: Sequence[str] = ()  # of the checkpoint that it goes on from
+    start: StartingPoint
+    missing_evaluations: Sequence[str] = ()  # of the checkpoint that it resumes from
     is_finished: bool = False
 
 
 def train(job: Job) -> None:
     """Trains from the latest checkpoint, or from scratch, to the last step.
 
-    Raises EvaluationError at the end when evaluations have failed.
+    Raises EvaluationError at the end if evaluations have failed.
     """
     config, run, mesh = job.config, job.config.run, job.mesh
     optimizer = make_optimizer(config.optimizer, config.n_steps)
-    teacher_model = job.origins.teacher_model
-    train_step = make_train_step(config, optimizer, mesh, teacher_model)
-    evaluated = Evaluations(config, Encoder(config, job.view.tokenizer, mesh))
-    folder = job.folder / workdir.CHECKPOINTS
+    train_step = make_train_step(config, optimizer, mesh, job.start.teacher_model)
+    evaluations = Evaluations(config, Encoder(config, job.view.tokenizer, mesh))
 
     with (
-        contextlib.closing(_stream_batches(job)) as stream,
-        checkpoints.Checkpoints(folder, run.n_checkpoints_kept) as saved,
+        contextlib.closing(_open_stream(job)) as stream,
+        Checkpoints(job.folder / workdir.CHECKPOINTS, run.n_checkpoints_kept) as saved,
         Preemption() as preemption,
         Profiler(job.folder, run.n_profiled_steps) as profiler,
     ):
-        initial = initial_state(config, optimizer, mesh, job.origins)
-        state = saved.resume(initial, stream)
+        state = initial_state(config, optimizer, mesh, job.start)
+        state = saved.resume(state, stream)
         first_step = int(state["step"])
-        with TrainingLog(
-            job.folder / workdir.metrics_file_name(),
-            first_step=first_step,
-            n_steps=config.n_steps,
-            batch_size=config.data.batch_size,
-            cost=flops.step_cost(config, teacher_model),
-        ) as log:
-            skipped = SkippedRecords(
-                job.view,
-                run.max_skipped_share,
-                n_shown=first_step * config.data.batch_size // jax.process_count(),
-                n_skipped=log.n_records_skipped,
+        with _open_log(job, first_step) as log:
+            skipped = _count_skipped(job, first_step, log)
+            evaluations.measure(
+                first_step, state["params"], log, job.missing_evaluations
             )
-            evaluated.measure(first_step, state["params"], log, job.missing_evaluations)
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():
                     batch = next(stream)
@@ -127,17 +116,37 @@ def train(job: Job) -> None:
                 if is_due and run.evaluations:
                     with log.pausing():
                         saved.wait()
-                        evaluated.measure(step, state["params"], log, run.evaluations)
-    evaluated.check()
+                        evaluations.measure(step, state["params"], log, run.evaluations)
+    evaluations.check()
 
 
-def _stream_batches(job: Job) -> grain.DatasetIterator[Batch]:
+def _open_stream(job: Job) -> grain.DatasetIterator[Batch]:
     """This process's rows of every batch."""
     return stream_batches(
         job.view,
         job.config.run,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
+    )
+
+
+def _open_log(job: Job, first_step: int) -> TrainingLog:
+    return TrainingLog(
+        job.folder / workdir.metrics_file_name(),
+        first_step=first_step,
+        n_steps=job.config.n_steps,
+        batch_size=job.config.data.batch_size,
+        cost=flops.step_cost(job.config, job.start.teacher_model),
+    )
+
+
+def _count_skipped(job: Job, first_step: int, log: TrainingLog) -> SkippedRecords:
+    """Continues the count of the steps before."""
+    return SkippedRecords(
+        job.view,
+        job.config.run.max_skipped_share,
+        n_shown=first_step * job.config.data.batch_size // jax.process_count(),
+        n_skipped=log.n_records_skipped,
     )
 
 
@@ -149,7 +158,7 @@ def prepare(
 ) -> Job:
     """Reads and checks everything that a run needs, before any work starts.
 
-    Raises ValueError, with one line for the user, when something does not fit.
+    Raises ValueError, with one line for the user, if something does not fit.
     """
     config = load(config_file, overrides)
     mesh = make_mesh(config.compute.n_fsdp)
@@ -172,7 +181,7 @@ def prepare(
             config, folder, view, mesh, StartingPoint(None, None), is_finished=True
         )
     check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
-    steps = checkpoints.find_steps(folder / workdir.CHECKPOINTS)
+    steps = find_steps(folder / workdir.CHECKPOINTS)
     found = find_starting_point(config, is_new=not steps)
     step = max(steps, default=0)
     missing = missing_evaluations(folder, config, step)
@@ -181,16 +190,19 @@ def prepare(
 
 
 def _is_finished(folder: pathlib.Path) -> bool:
-    """Whether a run came to its last step, with the evaluations that it asked for."""
+    """Whether a run reached its last step and has all evaluations that it asked for."""
     if not (folder / workdir.CONFIG).exists():
         return False
     config = workdir.load_config(folder)
-    is_trained = config.n_steps in checkpoints.find_steps(folder / workdir.CHECKPOINTS)
+    is_trained = config.n_steps in find_steps(folder / workdir.CHECKPOINTS)
     return is_trained and not missing_evaluations(folder, config, config.n_steps)
 
 
 def _describe_finished(job: Job) -> str:
-    """What is said of a finished run. Raises ValueError when it is another."""
+    """The line printed for a finished run.
+
+    Raises ValueError if its configuration or data differ from those of the command.
+    """
     changed = workdir.find_changes(job.folder, job.config, job.view.shards.fingerprint)
     values = [f"{name}={old!r}, not {new!r}" for name, (old, new) in changed.items()]
     left = f"; left as it is: {'; '.join(values)}" if values else ""
@@ -199,6 +211,7 @@ def _describe_finished(job: Job) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module."""
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         if flags.distributed:
@@ -216,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _describe_next(folder: pathlib.Path) -> str:
-    steps = checkpoints.find_steps(folder / workdir.CHECKPOINTS)
+    steps = find_steps(folder / workdir.CHECKPOINTS)
     if not steps:
         return "the same command begins anew, as there is no checkpoint yet"
     return f"the same command goes on behind step {steps[-1]}, the last checkpoint"

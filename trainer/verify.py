@@ -17,6 +17,7 @@ from trainer.data.shards import Shards
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module."""
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         shards = Shards(flags.data)

@@ -14,13 +14,13 @@ from typing import Self
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import EncoderConfig
 from pipeline.engine.caption_tables import CaptionTables, Key
+from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.models import language
 from pipeline.models.interfaces import Encoder
@@ -165,7 +165,7 @@ class MeasureCaptions(beam.DoFn):
         for number, answer in zip(numbers, self._detector.detect(texts), strict=True):
             found[number] = answer
         languages.write(name, to_table(found, Language))
-        _count("texts_detected", len(texts))
+        add_to_counter(STAGE, "texts_detected", len(texts))
 
     def _write_alignment(
         self,
@@ -185,7 +185,7 @@ class MeasureCaptions(beam.DoFn):
             hashes = [rows[number].image_hash for number in numbers]
             scores[numbers] = (self._images.embeddings(unit, hashes) * embedded).sum(1)
         alignment.write(name, pa.table({"alignment_score": scores}))
-        _count("texts_encoded", len(numbers))
+        add_to_counter(STAGE, "texts_encoded", len(numbers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +226,3 @@ def _captioned(rows: Sequence[SyntheticCaption]) -> list[int]:
     """Numbers of the rows that hold a caption and no error."""
     is_caption = [row.finish_reason != FinishReason.ERROR for row in rows]
     return np.flatnonzero(is_caption).tolist()
-
-
-def _count(name: str, n: int) -> None:
-    Metrics.counter(STAGE, name).inc(n)

@@ -7,15 +7,14 @@ captions that are there, and counts of them.
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-import pyarrow.compute as pc
-
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import Limits
 from pipeline.engine.caption_tables import CaptionTables, captions_of
+from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
-from pipeline.records import KEPT, Pair
+from pipeline.records import Pair
 from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.storage.tables import UnitTables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +43,8 @@ class CaptionInputs:
         }
 
     def kept_pairs(self, unit: Unit) -> list[Pair]:
-        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
-        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
-        return from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+        pairs = self.source_to_pairs[unit.source.name]
+        return read_kept_pairs(pairs, self.decisions, unit)
 
     def captions(
         self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]

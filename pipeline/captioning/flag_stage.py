@@ -10,8 +10,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import apache_beam as beam
-import pyarrow.compute as pc
-from apache_beam.metrics import Metrics
 
 from pipeline.captioning.caption_scores import (
     STAGE,
@@ -30,11 +28,13 @@ from pipeline.captioning.flags import (
 from pipeline.config.captions import CaptionQuality, Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import CaptionTables, captions_of, prompt_of
+from pipeline.engine.counters import add_to_counter
+from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
-from pipeline.records import KEPT, FlaggedCaption, Pair, content_hash
+from pipeline.records import FlaggedCaption, Pair, content_hash
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, from_table, to_table
+from pipeline.storage.tables import UnitTables, to_table
 
 Text = tuple[str, bytes]  # granularity, hash of the normalized text
 
@@ -144,9 +144,8 @@ class _Inputs:
                 others = (*others, *texts)
 
     def _kept_pairs(self, unit: Unit) -> list[Pair]:
-        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
-        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
-        return from_table(pairs.filter(pc.equal(outcomes, KEPT)), Pair)
+        pairs = self.source_to_pairs[unit.source.name]
+        return read_kept_pairs(pairs, self.decisions, unit)
 
 
 class _ReadTexts(beam.DoFn):
@@ -225,11 +224,7 @@ class _FlagUnit(beam.DoFn):
 
 
 def _count_flags(rows: list[FlaggedCaption]) -> None:
-    _count("captions_checked", len(rows))
-    _count("captions_flagged", sum(bool(row.flags) for row in rows))
+    add_to_counter(STAGE, "captions_checked", len(rows))
+    add_to_counter(STAGE, "captions_flagged", sum(bool(row.flags) for row in rows))
     for flag in (flag for row in rows for flag in row.flags):
-        _count(f"flagged_{flag}", 1)
-
-
-def _count(name: str, n: int) -> None:
-    Metrics.counter(STAGE, name).inc(n)
+        add_to_counter(STAGE, f"flagged_{flag}", 1)

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import apache_beam as beam
-import pyarrow.compute as pc
-from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
 
 from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE, CaptionTables
+from pipeline.engine.counters import add_to_counter
+from pipeline.engine.kept_pairs import read_kept_rows
 from pipeline.engine.run_folder import RunFolder
-from pipeline.records import KEPT, FinishReason, SyntheticCaption
+from pipeline.records import FinishReason, SyntheticCaption
 from pipeline.sources import imported_captions
 from pipeline.sources.imported_captions import ImportedText, UnreadableRow
 from pipeline.sources.shards import Unit
@@ -194,7 +194,7 @@ def write_receipt(
         lines += [{"file": r.file, "row": r.row, r.column: r.value} for r in rows]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         files.write(files.join(folder, f"{kind}.jsonl"), text.encode())
-        _count(f"captions_{kind}", n)
+        add_to_counter(STAGE, f"captions_{kind}", n)
     content = {**receipt, "n_units": n_units, "n_rows": n_rows}
     data = json.dumps(content, indent=1).encode() + b"\n"
     files.write(files.join(folder, RECEIPT_NAME), data)
@@ -230,12 +230,11 @@ class _NameKeptImages(beam.DoFn):
 
     def process(self, unit: Unit) -> Iterator[tuple[bytes, KeptImage]]:
         done = self._tables.keys(unit)
-        outcomes = self._import.decisions.read(unit.name, ["outcome"])["outcome"]
         columns = [self._import.key_name, "image_hash"]
-        pairs = self._import.source_to_pairs[unit.source.name].read(
-            unit.name, list(dict.fromkeys(columns))
+        pairs = self._import.source_to_pairs[unit.source.name]
+        kept = read_kept_rows(
+            pairs, self._import.decisions, unit, dict.fromkeys(columns)
         )
-        kept = pairs.filter(pc.equal(outcomes, KEPT))
         keys, hashes = (kept[name].to_pylist() for name in columns)
         for number, (key, image_hash) in enumerate(zip(keys, hashes, strict=True)):
             if key:
@@ -299,9 +298,9 @@ class _WriteUnit(beam.DoFn):
         rows = caption_rows(group["found"])
         if rows:
             self._tables.add(unit_name, rows)
-            _count("captions_written", len(rows))
+            add_to_counter(STAGE, "captions_written", len(rows))
         else:
-            _count("units_skipped")
+            add_to_counter(STAGE, "units_skipped")
         yield unit
 
 
@@ -323,7 +322,3 @@ def caption_rows(found: Iterable[Found]) -> list[SyntheticCaption]:
         for one in hash_to_found.values()
         for index, text in sorted(one.index_to_text.items())
     ]
-
-
-def _count(name: str, n: int = 1) -> None:
-    Metrics.counter(STAGE, name).inc(n)

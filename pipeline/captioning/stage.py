@@ -13,7 +13,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipeline.captioning import imported
@@ -32,6 +31,7 @@ from pipeline.config.fingerprint import to_json
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE as STAGE
 from pipeline.engine.caption_tables import CaptionTables, Key, prompt_of
+from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.images import decoder as images
@@ -177,7 +177,7 @@ class _CaptionUnit(beam.DoFn):
         if requests:
             self._write(unit, requests)
         else:
-            _count("units_skipped")
+            add_to_counter(STAGE, "units_skipped")
         yield unit
 
     def _requests(self, unit: Unit) -> list[_Request]:
@@ -192,7 +192,7 @@ class _CaptionUnit(beam.DoFn):
             for target in self._targets:
                 prompt = prompt_of(target.granularity, pair, known)
                 if prompt is None:
-                    _count("captions_waiting")
+                    add_to_counter(STAGE, "captions_waiting")
                     continue
                 key = (pair.image_hash, prompt_hash(prompt))
                 if key not in done[target.granularity.name]:
@@ -242,8 +242,8 @@ class _CaptionUnit(beam.DoFn):
             if ordered:
                 self._tables[name].add(unit.shard_name, ordered)
             n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
-            _count("captions_written", len(ordered) - n_failed)
-            _count("captions_failed", n_failed)
+            add_to_counter(STAGE, "captions_written", len(ordered) - n_failed)
+            add_to_counter(STAGE, "captions_failed", n_failed)
 
     def _rows(
         self, unit: Unit, requests: Sequence[_Request]
@@ -293,7 +293,7 @@ class _CaptionUnit(beam.DoFn):
         targets: tuple[CaptionTarget, ...],
     ) -> Iterator[tuple[CaptionTarget, Rows]]:
         """Raises the first ServiceError, after the rows of all that has an answer."""
-        _count("images_encoded", len(batch))
+        add_to_counter(STAGE, "images_encoded", len(batch))
         errors = []
         for row in self._handler.run_inference(batch, captioner, {"targets": targets}):
             for one, answer in zip(targets, row, strict=True):
@@ -312,7 +312,3 @@ class _NoModel:
 def _load_alone(handler: CaptionerHandler) -> Captioner:
     Shared().acquire(_NoModel)
     return handler.load_model()
-
-
-def _count(name: str, n: int = 1) -> None:
-    Metrics.counter(STAGE, name).inc(n)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.records import VERSION
 from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from recipes import interrupts, progress_bar
 
 NAME = "progress.json"
@@ -96,8 +97,7 @@ def read(root: str) -> dict[str, Any]:
     time of the last look; `stages` has for each stage what it took when it last had
     work to do; `version` is that of the program.
     """
-    path = files.join(root, NAME)
-    return json.loads(files.read(path)) if files.is_file(path) else {}
+    return read_json(files.join(root, NAME)) or {}
 
 
 def describe(root: str, now_s: float) -> str:

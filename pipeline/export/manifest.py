@@ -6,7 +6,6 @@ bytes.
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from pipeline.records import (
 )
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 
 NAME = "manifest.json"
 INDEX_SUFFIX = ".index"
@@ -161,15 +161,3 @@ def file_names(shard_names: Iterable[str]) -> set[str]:
     """Names of all files that shards consist of."""
     suffixes = ("", INDEX_SUFFIX, RECEIPT_SUFFIX)
     return {name + suffix for name in shard_names for suffix in suffixes}
-
-
-def read_json(path: str) -> dict[str, Any] | None:
-    """None if there is no such file."""
-    return json.loads(files.read(path)) if files.is_file(path) else None
-
-
-def write_json(path: str, value: dict[str, Any]) -> None:
-    """Leaves a file alone that holds the same."""
-    data = json.dumps(value, indent=1).encode() + b"\n"
-    if not files.is_file(path) or files.read(path) != data:
-        files.write(path, data)

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig, ExportConfig
 from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest
 from pipeline.export.manifest import Receipt, UnitSummary
@@ -31,6 +31,7 @@ from pipeline.records import SCHEMA_VERSION, Pair, Sample
 from pipeline.sources import shards as sources
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.json_files import read_json, write_json
 from pipeline.storage.prefetch import map_ahead
 
 STAGE = "export"
@@ -86,7 +87,7 @@ class Export(beam.PTransform):
 def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     """Whether an export would change nothing; reads the manifest and listings only."""
     folder = shard_format.path(run.root)
-    written = manifest.read_json(files.join(folder, manifest.NAME))
+    written = read_json(files.join(folder, manifest.NAME))
     if written is None:
         return False
     captions = SampleTables.of(run).open_captions()
@@ -208,7 +209,7 @@ def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
     a shard lacks its index. What a killed run left half-written goes as well.
     """
     path = files.join(folder, manifest.NAME)
-    written = manifest.read_json(path)
+    written = read_json(path)
     planned = manifest.shards_fingerprint(shards)
     if written is not None and written["fingerprints"]["shards"] != planned:
         files.delete(folder, [manifest.NAME])
@@ -243,16 +244,16 @@ class _WriteShard(beam.DoFn):
         receipt = self._receipt(shard)
         if receipt is None:
             receipt = self._write(shard)
-            _count("shards_written")
-            _count("samples_written", receipt.n_samples)
+            add_to_counter(STAGE, "shards_written")
+            add_to_counter(STAGE, "samples_written", receipt.n_samples)
         else:
-            _count("shards_skipped")
+            add_to_counter(STAGE, "shards_skipped")
         yield receipt
 
     def _receipt(self, shard: ShardPlan) -> Receipt | None:
         """None if the shard is not there, or is another one of the same name."""
         path = files.join(self._folder, shard.name)
-        stored = manifest.read_json(path + manifest.RECEIPT_SUFFIX)
+        stored = read_json(path + manifest.RECEIPT_SUFFIX)
         if stored is None or stored["fingerprint"] != shard.fingerprint:
             return None
         parts = (path, path + manifest.INDEX_SUFFIX)
@@ -270,7 +271,7 @@ class _WriteShard(beam.DoFn):
             files.write(path + manifest.INDEX_SUFFIX, index.tobytes())
             n_bytes, sha256 = files.publish(local, path)
         receipt = Receipt(shard.name, shard.fingerprint, len(index), n_bytes, sha256)
-        manifest.write_json(path + manifest.RECEIPT_SUFFIX, dataclasses.asdict(receipt))
+        write_json(path + manifest.RECEIPT_SUFFIX, dataclasses.asdict(receipt))
         return receipt
 
     def _samples(self, shard: ShardPlan) -> Iterator[Sample]:
@@ -297,7 +298,7 @@ def _write_manifest(
     summaries: Sequence[UnitSummary],
     receipts: Sequence[Receipt],
 ) -> str:
-    manifest.write_json(path, manifest.complete(header, summaries, receipts))
+    write_json(path, manifest.complete(header, summaries, receipts))
     return path
 
 
@@ -309,7 +310,3 @@ def _table_names(
 
 def _names(folder: str) -> set[str]:
     return {path.rsplit("/", 1)[-1] for path in files.listed(folder)}
-
-
-def _count(name: str, n: int = 1) -> None:
-    Metrics.counter(STAGE, name).inc(n)

@@ -10,21 +10,19 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow.compute as pc
 
 from pipeline.captioning import footprint as captioning
 from pipeline.config.selection import KeepFraction, NearSeeds, SelectionConfig
+from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import footprint as export
 from pipeline.forecast import stratified_estimates
 from pipeline.forecast.stratified_estimates import Design, Interval
-from pipeline.records import KEPT, Pair, content_hash
+from pipeline.records import KEPT, content_hash
 from pipeline.scoring import footprint as scoring
 from pipeline.selection import footprint as selection_footprint
 from pipeline.selection.unit_decisions import OUTCOMES, outcome_counts
-from pipeline.sources.shards import Unit
 from pipeline.storage import files, patterns
-from pipeline.storage.tables import from_table
 
 N_SHARDS = 8  # of each source: Student's t is then 2.4, not far from 2
 
@@ -100,8 +98,8 @@ def measure_sample(sample: RunFolder) -> SampleFigures:
     if not outcomes.any():
         raise ValueError(f"{len(outcomes)} shards sampled: expected pairs in them")
     kept = [
-        _read_kept_pairs(sample, unit, table["outcome"])
-        for unit, table in zip(sample.units, decisions, strict=True)
+        read_kept_pairs(sample.pairs(unit.source), sample.decisions, unit)
+        for unit in sample.units
     ]
     n_kept = np.array(list(map(len, kept)))
     return SampleFigures(
@@ -118,11 +116,6 @@ def measure_sample(sample: RunFolder) -> SampleFigures:
         record_bytes=n_kept * export.record_bytes(sample),
         name_to_caption_bytes=captioning.caption_bytes(sample),
     )
-
-
-def _read_kept_pairs(sample: RunFolder, unit: Unit, outcomes: object) -> list[Pair]:
-    table = sample.pairs(unit.source).read(unit.name)
-    return from_table(table.filter(pc.equal(outcomes, KEPT)), Pair)
 
 
 @dataclasses.dataclass(frozen=True)

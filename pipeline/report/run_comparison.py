@@ -8,7 +8,6 @@ by their id.
 
 import collections
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.records import Decision
 from pipeline.report.sampling import PairLocation, SmallestKeys, hash_identities
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from pipeline.storage.tables import UnitTables, from_table
 
 _N_SHOWN = 12  # most frequent changes, which have examples
@@ -43,8 +43,7 @@ class OtherRun:
           ValueError: if there is none, or it has no decisions.
         """
         check_format("--against", folder)
-        path = files.join(folder, CONFIG_NAME)
-        content = json.loads(files.read(path)) if files.is_file(path) else {}
+        content = read_json(files.join(folder, CONFIG_NAME)) or {}
         fingerprint = content.get("decisions")
         if fingerprint is None:
             raise ValueError(

@@ -3,13 +3,13 @@
 In: RUN/progress.json and RUN/forecast.json, if they exist. Out: rows of text.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.engine import progress
 from pipeline.report.cards import format_number
 from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from recipes.safe_text import visible
 
 
@@ -42,10 +42,8 @@ def format_duration(seconds: float) -> str:
 
 def read_costs(root: str) -> list[tuple[str, str]]:
     """Returns the cost of a run by resource, as `forecast` estimated it."""
-    path = files.join(root, "forecast.json")
-    if not files.is_file(path):
-        return []
-    money = json.loads(files.read(path)).get("costs", {}).get("money", {})
+    forecast = read_json(files.join(root, "forecast.json")) or {}
+    money = forecast.get("costs", {}).get("money", {})
     return [
         (visible(name), format_number(cost["estimate"])) for name, cost in money.items()
     ]

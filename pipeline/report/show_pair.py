@@ -23,6 +23,7 @@ from pipeline.report.sampling import PairLocation
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from pipeline.storage.tables import UnitTables, from_table
 from recipes.safe_text import visible
 
@@ -161,7 +162,7 @@ def find_record(run: RunFolder, one: PairFacts) -> Record | None:
     the record is at the pair's position among the kept pairs, or before it by at most
     the number of pairs that were not exported.
     """
-    content = manifest.read_json(files.join(TFRECORD.path(run.root), manifest.NAME))
+    content = read_json(files.join(TFRECORD.path(run.root), manifest.NAME))
     fingerprint = run.decisions_fingerprint
     if content is None or content["fingerprints"]["decisions"] != fingerprint:
         return None

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 
 from pipeline.config.curation import Limits
 from pipeline.config.duplicates import Descriptor
+from pipeline.engine.counters import add_to_counter
 from pipeline.images import decoder as images
 from pipeline.models import language
 from pipeline.models.descriptors import DescriptorTable, ImageDescriptor
@@ -110,7 +110,7 @@ def _report_left_out(unit: Unit, raw_pairs: Iterator[RawPair]) -> Iterator[RawPa
         first = first or next(iter(raw.left_out), "")
         yield raw
     if n_left_out:
-        add_to_counter("members_left_out", n_left_out)
+        add_to_counter(STAGE, "members_left_out", n_left_out)
         logging.warning(
             "%s: %d further members of keys left out, such as %r",
             *(unit.uri, n_left_out, first),
@@ -177,17 +177,18 @@ class UnitScores:
         """Adds the rows of one measure to its counters; two are named by the source."""
         readable = [pair for pair in self._pairs if not pair.error]
         if measure == "pairs":
-            add_to_counter(all_rows, len(self._pairs))
-            add_to_counter(unreadable, len(self._pairs) - len(readable))
+            add_to_counter(STAGE, all_rows, len(self._pairs))
+            add_to_counter(STAGE, unreadable, len(self._pairs) - len(readable))
         elif measure == "languages":
             add_to_counter(
-                "languages_detected", sum(bool(p.alt_text) for p in readable)
+                STAGE, "languages_detected", sum(bool(p.alt_text) for p in readable)
             )
         elif measure == "embeddings":
-            add_to_counter("images_encoded", len(readable))
-            add_to_counter("texts_encoded", sum(bool(p.alt_text) for p in readable))
+            add_to_counter(STAGE, "images_encoded", len(readable))
+            n_texts = sum(bool(pair.alt_text) for pair in readable)
+            add_to_counter(STAGE, "texts_encoded", n_texts)
         else:
-            add_to_counter("images_described", len(readable))
+            add_to_counter(STAGE, "images_described", len(readable))
 
     def _embed_pending(self) -> None:
         if self._pending and self._encoder:
@@ -210,7 +211,3 @@ class UnitScores:
         flat = pa.array(embeddings.ravel())
         column = pa.FixedSizeListArray.from_arrays(flat, width)
         return pa.table({"embedding": column, "alignment_score": scores})
-
-
-def add_to_counter(name: str, n: int) -> None:
-    Metrics.counter(STAGE, name).inc(n)

@@ -15,13 +15,14 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from pipeline.config.curation import CurationConfig, ImageTextSource
+from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.models import descriptors, language
 from pipeline.records import Pair
 from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.scoring.shard_pass import STAGE as STAGE
-from pipeline.scoring.shard_pass import Measure, ShardPass, UnitScores, add_to_counter
+from pipeline.scoring.shard_pass import Measure, ShardPass, UnitScores
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table
@@ -146,13 +147,13 @@ class _ScoreUnit(beam.DoFn):
         if missing:
             scores = self._score(unit, tables["pairs"], missing)
             if "pairs" in missing and unit.has_changed():
-                add_to_counter("units_changed", 1)
+                add_to_counter(STAGE, "units_changed", 1)
                 return
             for measure, unit_tables in missing.items():
                 unit_tables.write(unit.name, scores.table(measure))
                 scores.count(measure, *self._source_to_counters[unit.source])
         else:
-            add_to_counter("units_skipped", 1)
+            add_to_counter(STAGE, "units_skipped", 1)
         yield unit
 
     def _score(

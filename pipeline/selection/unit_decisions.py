@@ -144,6 +144,11 @@ def to_words(column: pa.ChunkedArray) -> np.ndarray:
     return words.astype(np.uint64)
 
 
+def to_hex(words: np.ndarray) -> str:
+    """A hash of two words, uint64 [2], as 32 hexadecimal digits."""
+    return words.astype(">u8").tobytes().hex()
+
+
 def _put(array: np.ndarray, rows: np.ndarray, values: object) -> np.ndarray:
     changed = array.copy()
     changed[rows] = values

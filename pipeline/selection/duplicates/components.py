@@ -13,10 +13,11 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse import csgraph
 
+from pipeline.selection.search import exact_search
 from pipeline.selection.search.embeddings import normalize
+from pipeline.selection.unit_decisions import to_hex
 
 _PRODUCTS_PER_BLOCK = 2**23  # 32 MB of float32, and as many places at worst
-_PAIRS_PER_BLOCK = 8192  # 64 MB in double precision at 512 dimensions
 _SLACK = 1e-4  # what a product in single precision may be off, and far more
 
 
@@ -88,21 +89,11 @@ def similar_pairs(
         products = vectors[start : start + n_rows] @ vectors[start:].T
         first, second = np.nonzero(products > max_similarity - _SLACK)
         candidates = np.stack([first, second], axis=1)[first < second] + start
-        similarity = cosines(vectors, candidates)
+        similarity = exact_search.cosines(vectors, vectors, *candidates.T)
         is_similar = similarity > max_similarity
         pairs.append(candidates[is_similar])
         similarities.append(similarity[is_similar])
     return np.concatenate(pairs), np.concatenate(similarities)
-
-
-def cosines(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Rounded from double precision, so that they do not hang on the block: float32."""
-    similarity = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), _PAIRS_PER_BLOCK):
-        mine = slice(start, start + _PAIRS_PER_BLOCK)
-        left, right = vectors[pairs[mine].T].astype(np.float64)
-        similarity[mine] = np.einsum("nd,nd->n", left, right).clip(-1, 1)
-    return similarity
 
 
 def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
@@ -242,11 +233,6 @@ def component_sizes(edges: SimilarityEdges, alarm_size: int) -> dict:
         "alarm_size": alarm_size,
         "giants": large,
     }
-
-
-def to_hex(words: np.ndarray) -> str:
-    """A sample id of two words as hexadecimal digits."""
-    return words.astype(">u8").tobytes().hex()
 
 
 def cosine_to_distance(max_similarity: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_hex, to_words
 
 # Groups of the shuffle, by image hash. The outcome does not depend on their number: it
 # bounds the memory of one group, 5.4 GB for 10^10 pairs (138 bytes each).
@@ -139,11 +139,7 @@ def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisions:
     del unit_name
     (decisions,) = grouped["decisions"]
     for repeats in grouped["repeats"]:
-        details = [_to_hex(words) for words in repeats.kept_id]
+        details = [to_hex(words) for words in repeats.kept_id]
         reason = DropReason.EXACT_DUPLICATE
         decisions = decisions.drop(repeats.row, reason, detail=details)
     return decisions
-
-
-def _to_hex(words: np.ndarray) -> str:
-    return words.astype(">u8").tobytes().hex()

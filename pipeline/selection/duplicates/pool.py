@@ -35,7 +35,7 @@ from pipeline.selection.duplicates.components import (
 from pipeline.selection.duplicates.kmeans_cells import find_cells
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import normalize, read_embeddings
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_hex, to_words
 from pipeline.storage import files
 
 
@@ -247,7 +247,7 @@ def drop(rule: Rule, unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisi
     names = [resemblance.descriptor.name for resemblance in rule.by]
     before = "component of " if rule.of_anchors else ""
     for found in grouped["duplicates"]:
-        ids = map(components.to_hex, found.kept_id)
+        ids = map(to_hex, found.kept_id)
         details = [
             f"{before}{kept_id} by {names[by]}"
             for kept_id, by in zip(ids, found.by, strict=True)

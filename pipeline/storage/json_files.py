@@ -1,0 +1,21 @@
+"""JSON files on any file system.
+
+In: a path or a value. Out: the value, or a file that is replaced as a whole.
+"""
+
+import json
+from typing import Any
+
+from pipeline.storage import files
+
+
+def read_json(path: str) -> Any:
+    """Reads a JSON file; None if there is no such file."""
+    return json.loads(files.read(path)) if files.is_file(path) else None
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes a value as JSON; leaves a file alone that holds the same bytes."""
+    data = json.dumps(value, indent=1).encode() + b"\n"
+    if not files.is_file(path) or files.read(path) != data:
+        files.write(path, data)

@@ -1,10 +1,11 @@
 """DataComp small: the filters of its baselines on its pool of 12.8 million pairs.
 
-Paper: DataComp, arXiv:2304.14108. Theirs: English, more than two words, a short side of
-200 px, an aspect of at most 3, and the best 30 % by the score of an encoder. Left out,
-as three words hardly ever miss it: more than five characters. Ours: the encoder (theirs
-is CLIP L/14), fastText's newer model, and the share, which is of what the filters leave
-where theirs is of the pool. The pool comes without images of its evaluation sets.
+Paper: DataComp, arXiv:2304.14108. From the paper: English, more than two words, a short
+side of 200 px, an aspect of at most 3, and the best 30 % by the score of an encoder.
+Its rule of more than five characters is omitted, since three words almost always have
+them. Our choices: the encoder (theirs is CLIP L/14), fastText's newer model, and the
+share, which is of the pairs that the filters leave (theirs is of the pool). The pool
+comes without images of its evaluation sets.
 
     python -m pipeline.run curate --config curation_configs/datacomp_small.py \\
         --output RUN --input 'DATACOMP/shards/*.tar'
@@ -20,7 +21,7 @@ from pipeline.config.curation import (
 from pipeline.config.selection import KeepFraction, KeepLanguages, SelectionConfig
 from pipeline.selection.rules import ExtremeAspect, FewWords, SmallImage
 
-# Of Dataflow; runners of one machine take that machine as it is.
+# For Dataflow; runners on one machine ignore it.
 _GPU = "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver"
 
 

@@ -1,7 +1,7 @@
-"""Ready-made granularities; a recipe lists those it wants.
+"""Ready-made granularities, to be listed in recipes.
 
 Weights are named by their Hugging Face ids (accept the license there first); replace
-`checkpoint` with a folder where they are. PaliGemma's prompts are those of its card,
+`checkpoint` by a folder if you have them. PaliGemma's prompts are those of its card,
 ai.google.dev/gemma/docs/paligemma.
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 
 from pipeline.config.captions import Granularity
 
-# One pretrained checkpoint knows three granularities and is read once for all.
+# One pretrained checkpoint knows three granularities and is loaded once for all.
 SHORT = Granularity(
     name="short",
     checkpoint="google/paligemma-3b-pt-224",

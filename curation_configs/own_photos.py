@@ -1,11 +1,11 @@
-"""Photos of one's own with captions of one's own: everything good is kept.
+"""Your own photos with your own captions: everything good is kept.
 
-Not from the papers. Captions are trusted, so no score drops a pair: what goes is what
-cannot be read, tiny images, copies of one another, and copies of held-out photos, both
-found without a model. `docs/own_photos.md` has the commands.
+Not from the papers. Captions are trusted, so no score drops a pair. Dropped are
+unreadable and tiny images, copies of one another, and copies of held-out photos; copies
+are found without a model. `docs/own_photos.md` has the commands.
 
-PaliGemma adds captions at three granularities, those that `trainer/configs/demo.py`
-trains on. Weights are downloaded by their Hugging Face ids (accept the license there
+PaliGemma adds captions at the three granularities that `trainer/configs/demo.py` trains
+on. Weights are downloaded by their Hugging Face ids (accept the license there
 first); any id can be a folder instead.
 """
 

@@ -2,8 +2,8 @@
 
 Paper: TIPS, arXiv:2410.16512, section 4.1. The authors kept 117 million of 10 billion
 pairs of a web crawl that is not public; they publish the order of the steps, but no
-threshold and no model of the filters. The values below are therefore other people's,
-each with its source, and belong on a crawl's own histogram.
+threshold and no model of the filters. So the values below are other people's, each with
+its source: check them against the histograms of your own crawl.
 
     python -m pipeline.run curate --config curation_configs/tips.py --output RUN \\
         --input 'CRAWL/*.tar' --eval coco='COCO/*.tar' --seeds imagenet='IN/*.parquet'
@@ -33,7 +33,7 @@ from pipeline.selection.rules import (
     SmallImage,
 )
 
-# Of Dataflow; runners of one machine take that machine as it is.
+# For Dataflow; runners on one machine ignore it.
 _GPU = "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver"
 
 
@@ -53,8 +53,8 @@ def get_config() -> CurationConfig:
             # DataComp keeps the best 30 %. A share carries over between encoders, an
             # absolute score does not.
             alignment=KeepFraction(0.3),
-            # A guess on the safe side for SigLIP: a miss costs an evaluation, a false
-            # alarm one image. Measure it with planted copies.
+            # A cautious guess for SigLIP: a miss spoils an evaluation, a false alarm
+            # costs one image. Measure it with planted copies.
             max_evaluation_similarity=0.9,
             retrieval=NearSeeds(0.6),  # a guess: TIPS keeps 7 % at this step
         ),

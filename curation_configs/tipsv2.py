@@ -1,7 +1,7 @@
 """TIPSv2: the pairs of TIPS with a second synthetic caption, written by Gemini.
 
-Paper: TIPSv2, arXiv:2604.12012: the data of TIPS, PaliGemma's captions of then, and
-one more of each image by Gemini 1.5 Flash, which saw the image, the alt text and
+Paper: TIPSv2, arXiv:2604.12012: the data of TIPS with PaliGemma's captions, and one
+more caption of each image by Gemini 1.5 Flash, which saw the image, the alt text and
 PaliGemma's caption. That model is no longer served; `granularities.GEMINI` names its
 successor. Gemini needs the extra [gemini] and a key, and each image is a paid request.
 

@@ -1,9 +1,9 @@
-"""Prints the reference of every configuration field, made of the code that defines it.
+"""Prints a reference of every configuration field, generated from the code.
 
     python -m tools.config_reference > configuration.md
 
-Type and default are those of the class. What a field does is the comment beside or
-above it, or what the docstring of its class or of its type says.
+Type and default are those of the class. The description of a field is the comment next
+to it or above it, or else the docstring of its class or of its type.
 """
 
 import ast
@@ -32,10 +32,10 @@ RULES = (
 _HEAD = """\
 # Configuration
 
-Every field of a recipe: its type, its default (**required** if there is none), what it
-does and where the default comes from. `--set a.b=value` on the command line changes a
-field of a recipe, `--set granularities.0.dtype=bfloat16` one of an item of a list.
-Made from the code by `python -m tools.config_reference`.
+Look up every field of a recipe: its type, its default (**required** if there is none),
+its meaning, and where the default comes from. `--set a.b=value` on the command line
+changes a field of a recipe; `--set granularities.0.dtype=bfloat16` changes a field of a
+list item. Generated from the code by `python -m tools.config_reference`.
 """
 
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def reference() -> str:
-    """The page, in Markdown."""
+    """Returns the page, in Markdown."""
     curation = [*configurations(CurationConfig), *RULES]
     training = [kind for kind in configurations(TrainConfig) if kind not in curation]
     parts = [
@@ -70,7 +70,7 @@ def reference() -> str:
 
 
 def configurations(root: type) -> list[type]:
-    """`root` and all classes that its fields name, dataclasses and enumerations."""
+    """Returns `root` and all dataclasses and enumerations that its fields name."""
     found = [root]
     for kind in found:
         hints = _hints(kind).values()
@@ -83,7 +83,7 @@ def configurations(root: type) -> list[type]:
 
 
 def fields(kind: type) -> list[Field]:
-    """Of a dataclass, in the order in which it takes them."""
+    """Returns the fields of a dataclass, in the order of its constructor."""
     name_to_field = {
         field.name: field
         for owner in reversed(kind.__mro__)
@@ -99,7 +99,7 @@ def fields(kind: type) -> list[Field]:
 
 
 def _from_docs(kind: type, name: str) -> str:
-    """What a docstring says of a field: that of its class, or that of its type."""
+    """Describes a field by the docstring of its class or of its type."""
     if f"`{name}`" in _doc(kind):
         return "see above"
     docs = [_doc(one) for one in _classes(_hints(kind)[name])]
@@ -117,14 +117,14 @@ def _classes(hint: typing.Any) -> Iterator[type]:
     ):
         yield hint
     if typing.get_origin(hint) is Callable:
-        return  # functions are values of recipes, and what they take is none
+        return  # a function is a value of a recipe; its arguments are not
     for argument in typing.get_args(hint):
         yield from _classes(argument)
 
 
 @functools.cache
 def _own_fields(kind: type) -> Sequence[Field]:
-    """Fields that the body of the class itself names."""
+    """Returns the fields that the body of the class itself defines."""
     source = textwrap.dedent(inspect.getsource(kind))
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
@@ -142,7 +142,7 @@ def _own_fields(kind: type) -> Sequence[Field]:
 
 
 def _default(value: ast.expr | None) -> str:
-    """As Python; what `dataclasses.field` wraps, without it."""
+    """The default as Python, without the call of `dataclasses.field`."""
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "dataclasses.field":
         options = {keyword.arg: keyword.value for keyword in value.keywords}
         if factory := options.get("default_factory"):
@@ -154,7 +154,7 @@ def _default(value: ast.expr | None) -> str:
 
 
 def _comments(source: str) -> dict[int, tuple[str, bool]]:
-    """Line to its comment, and whether nothing else is on the line."""
+    """Maps a line to its comment, and to whether nothing else is on the line."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {
         token.start[0]: (
@@ -167,7 +167,7 @@ def _comments(source: str) -> dict[int, tuple[str, bool]]:
 
 
 def _meaning(comments: Mapping[int, tuple[str, bool]], node: ast.stmt) -> str:
-    """The comment right above a statement, and those on its lines."""
+    """The comments right above a statement and on its lines."""
     first = node.lineno
     while (first - 1) in comments and comments[first - 1][1]:
         first -= 1
@@ -182,7 +182,7 @@ def columns(kind: type) -> list[str]:
         f"| `{field.name}` | {_code(field.type)} | {_escaped(field.meaning)} |"
         for field in fields(kind)
     ]
-    return ["| column | type | what |", "| --- | --- | --- |", *rows]
+    return ["| column | type | meaning |", "| --- | --- | --- |", *rows]
 
 
 def _section(kind: type) -> str:
@@ -194,7 +194,7 @@ def _section(kind: type) -> str:
 
 
 def _doc(kind: type) -> str:
-    """The docstring that a class itself has; dataclasses make one up otherwise."""
+    """The docstring of the class itself, not one that dataclasses generate."""
     doc = kind.__dict__.get("__doc__") or ""
     return "" if doc.startswith(f"{kind.__name__}(") else inspect.cleandoc(doc)
 
@@ -208,7 +208,7 @@ def _field_rows(kind: type) -> list[str]:
         f"{_escaped(field.meaning)} |"
         for field in found
     ]
-    return ["| field | type | default | what |", "| --- | --- | --- | --- |", *rows]
+    return ["| field | type | default | meaning |", "| --- | --- | --- | --- |", *rows]
 
 
 def values(kind: type) -> list[str]:
@@ -222,7 +222,7 @@ def values(kind: type) -> list[str]:
         for node in definition.body
         if isinstance(node, ast.Assign)
     ]
-    return ["| value | what |", "| --- | --- |", *rows]
+    return ["| value | meaning |", "| --- | --- |", *rows]
 
 
 def _linked(kind: type, field: Field) -> str:

@@ -1,4 +1,4 @@
-"""The demo: draws a crawl, curates it, trains a tiny model on it, and shows the result.
+"""The demo: draws a crawl, curates it, trains a tiny model on it and prints results.
 
     python -m tools.demo --output demo
 
@@ -89,7 +89,7 @@ def _command(module: str, arguments: Sequence[object]) -> list[str]:
 def _measure(
     model: pathlib.Path, web: pathlib.Path, step: int | None = None
 ) -> dict[str, Any]:
-    """Both evaluations of a checkpoint, by default of the last one."""
+    """Evaluates a checkpoint, by default the last one, on both tasks."""
     chosen = () if step is None else ("--step", step)
     name_to_result = {}
     for task in ("zero_shot_classification", "retrieval"):
@@ -101,8 +101,8 @@ def _measure(
 
 
 def _show_funnel(run: RunFolder, outcome_to_grade: Mapping[str, Grade]) -> None:
-    """Counts of the ledger, with precision and recall against the planted truth."""
-    table = Table(title="what became of the pairs", title_justify="left")
+    """Prints the ledger, with precision and recall against the planted truth."""
+    table = Table(title="outcomes of the pairs", title_justify="left")
     for column in ("outcome", "planted", "decided", "precision", "recall"):
         table.add_column(column, justify="left" if column == "outcome" else "right")
     for outcome, found in outcome_to_grade.items():
@@ -121,7 +121,7 @@ def _show_funnel(run: RunFolder, outcome_to_grade: Mapping[str, Grade]) -> None:
 
 
 def _show_captions(shards: pathlib.Path) -> None:
-    """How many captions there are, and those of some samples."""
+    """Prints the number of captions, and the captions of some samples."""
     manifest = json.loads((shards / "manifest.json").read_text())
     n = manifest["n_samples"]
     counts = ", ".join(
@@ -171,7 +171,7 @@ def _show_evaluations(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
 def _numbers(
     result: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """Accuracies and recalls at 1 of nested results."""
+    """Yields accuracies and recalls at 1 from nested results."""
     for name, value in result.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{name} ")

@@ -18,7 +18,7 @@ PairKey = tuple[str, str]  # shard without folder and suffix, key
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """How one outcome compares with the truth; counts of pairs."""
+    """Counts of pairs with one outcome, against the planted truth."""
 
     n_planted: int
     n_decided: int
@@ -34,7 +34,7 @@ class Grade:
 
 
 def read_outcomes(run: RunFolder) -> dict[PairKey, str]:
-    """The outcome of every pair of a run."""
+    """Returns the outcome of every pair of a run."""
     outcomes: dict[PairKey, str] = {}
     for unit in run.units:
         keys = run.pairs(unit.source).read(unit.name, ["key"])["key"].to_pylist()
@@ -45,10 +45,10 @@ def read_outcomes(run: RunFolder) -> dict[PairKey, str]:
 
 
 def grade(truth: pa.Table, key_to_outcome: Mapping[PairKey, str]) -> dict[str, Grade]:
-    """Grades by outcome: every `DropReason`, "unreadable" and "kept".
+    """Grades each outcome: every `DropReason`, "unreadable" and "kept".
 
-    Which one of equal images stays is not planted: the identities decide. In a group of
-    n equal images, n - 1 of them are expected to go, whichever they are.
+    The truth does not say which of several equal images stays, since ids decide that.
+    In a group of n equal images, n - 1 are expected to go, whichever they are.
     """
     rows = truth.to_pylist()
     expected = {(row["shard"], row["key"]): row["expected"] for row in rows}
@@ -66,7 +66,7 @@ def grade(truth: pa.Table, key_to_outcome: Mapping[PairKey, str]) -> dict[str, G
 
 
 def _equal_images(rows: Sequence[dict]) -> list[list[PairKey]]:
-    """Groups of an original and its exact duplicates."""
+    """Returns groups of an original and its exact duplicates."""
     key_to_shard = {row["key"]: row["shard"] for row in rows}
     groups = collections.defaultdict(list)
     for row in rows:
@@ -81,6 +81,7 @@ def _expect_what_stays(
     expected: dict[PairKey, str],
     key_to_outcome: Mapping[PairKey, str],
 ) -> None:
+    """Corrects `expected` for the one image of the group that stayed."""
     duplicate = str(DropReason.EXACT_DUPLICATE)
     staying = [key for key in group if key_to_outcome[key] != duplicate]
     stays = staying[0] if staying else group[0]

@@ -2,7 +2,7 @@
 
     python -m tools.grade_tiny_models
 
-prints one JSON object. Truth is known exactly, as the scenes are drawn here.
+Prints one JSON object. The truth is known exactly, since the scenes are drawn here.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def unseen_scenes(n: int, rng_seed: int = 1_000_003) -> list[drawing.Scene]:
 def area_under_curve(
     positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64]
 ) -> float:
-    """Chance that a positive scores above a negative; ties count half."""
+    """Probability that a positive scores above a negative; ties count half."""
     below = np.searchsorted(np.sort(negatives), positives, "left")
     not_above = np.searchsorted(np.sort(negatives), positives, "right")
     return float((below + not_above).mean() / 2 / len(negatives))
@@ -59,7 +59,7 @@ def copies(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, flo
     pictures = [
         scene_batches.Picture(*rendering.draw(scene), texts={}) for scene in scenes
     ]
-    views = [pictures, [scene_batches.altered(p, rng) for p in pictures]]
+    views = [pictures, [scene_batches.alter(p, rng) for p in pictures]]
     embedded = [
         encoder.encode_images(np.stack([encoder.prepare_image(p.rgb) for p in view]))
         for view in views
@@ -74,11 +74,11 @@ def copies(encoder: SiglipEncoder, scenes: list[drawing.Scene]) -> dict[str, flo
 def captions(
     captioner: PaliGemmaCaptioner, scenes: list[drawing.Scene]
 ) -> dict[str, dict[str, float]]:
-    """What captions say rightly, by prompt.
+    """Shares of correct captions, by prompt.
 
     `pairs_right`: of the (color, shape) pairs named, those in the picture.
     `pairs_found`: of the pairs in the picture, those named. `largest_right`: captions
-    whose first noun is the largest object. `exact`: captions as the grammar has them.
+    whose first noun is the largest object. `exact`: captions that equal the grammar's.
     """
     pictures = [captioner.prepare_image(rendering.draw(scene)[0]) for scene in scenes]
     parts = [

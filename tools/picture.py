@@ -1,9 +1,9 @@
-"""Draws the picture of the README: pairs of the demo that are dropped, and some kept.
+"""Draws the README's first picture: dropped pairs with their reasons, and kept ones.
 
     python -m tools.picture --run RUN --web WEB --output docs/images/demo.svg
 
-RUN and WEB are those of the README's steps, named as they were then. One file: pictures
-are in it, texts are texts. Pairs are those of the smallest ids.
+RUN and WEB are those of `docs/tour.md`, with the names that they had then. The images
+are embedded, so the picture is one file. Pairs are those with the smallest ids.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def svg(run: RunFolder) -> str:
-    """The picture of a run that is captioned."""
+    """Returns the picture of a captioned run."""
     outcome_to_pairs = _first_pairs(run)
     dropped = [one for reason in REASONS for one in outcome_to_pairs[reason][:1]]
     kept = outcome_to_pairs[KEPT][:N_KEPT]
@@ -83,7 +83,7 @@ def svg(run: RunFolder) -> str:
 
 
 def _first_pairs(run: RunFolder) -> dict[str, list[PairFacts]]:
-    """Outcome to its pairs, by id; one pair an image."""
+    """Maps an outcome to its pairs, ordered by id."""
     places = [
         PairLocation(index, row)
         for index, unit in enumerate(run.units)

@@ -1,7 +1,7 @@
 """Endless training batches of drawn scenes for the tiny checkpoints.
 
-In: a seed. Out: dicts of NumPy arrays: one or two views of each picture, the second one
-copied and altered as a web site might do, what each patch shows, and texts.
+In: a seed. Out: dicts of NumPy arrays: one or two views of each picture (the second is
+a copy, altered as a website might do), the contents of each patch, and texts.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Picture:
 
 
 def _class_table() -> npt.NDArray[np.float32]:
-    """Mask id to a one-hot color and a one-hot shape, side by side."""
+    """Maps a mask id to a one-hot color followed by a one-hot shape."""
     table = np.zeros((1 + len(drawing.classes()), N_PATCH_CLASSES), np.float32)
     table[0, 0] = table[0, 1 + len(_COLORS)] = 1
     for i, name in enumerate(drawing.classes(), start=1):
@@ -65,7 +65,7 @@ _PATCH_OF_PIXEL = np.kron(
 
 
 def patch_shares(mask: Pixels) -> npt.NDArray[np.floating]:
-    """Shares of each color and shape in each patch, `[p, N_PATCH_CLASSES]`."""
+    """Returns shares of each color and shape in each patch, `[p, N_PATCH_CLASSES]`."""
     size = (SIDE_PX, SIDE_PX)
     small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     n_ids = len(_CLASS_TABLE)
@@ -76,20 +76,20 @@ def patch_shares(mask: Pixels) -> npt.NDArray[np.floating]:
 
 
 def resize(rgb: Pixels) -> Pixels:
-    """To the square of the models, as their preprocessor does."""
+    """Resizes to the models' square, as their preprocessor does."""
     size = (SIDE_PX, SIDE_PX)
     return np.asarray(Image.fromarray(rgb).resize(size, RESAMPLE))
 
 
 def recompress(rgb: Pixels, quality: int) -> Pixels:
-    """Through JPEG and back."""
+    """Encodes as JPEG and decodes again."""
     _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return decoded[..., ::-1]
 
 
 def crop(picture: Picture, area: float, rng: np.random.Generator) -> Picture:
-    """A random part of the given area, of the same aspect."""
+    """Cuts out a random part of the given area, with the same aspect."""
     height, width = picture.mask.shape
     h, w = round(height * area**0.5), round(width * area**0.5)
     y, x = rng.integers(0, (height - h + 1, width - w + 1))
@@ -113,8 +113,8 @@ def shrink(rgb: Pixels, factor: float) -> Pixels:
     return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
 
 
-def altered(picture: Picture, rng: np.random.Generator) -> Picture:
-    """A near-copy: some of mirror, crop, other size, brightness and compression."""
+def alter(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Makes a near-copy: mirrored, cropped, resized, brightened or compressed."""
     is_chosen = rng.random(5) < (0.5, 0.6, 0.4, 0.6, 0.5)
     if is_chosen[0]:
         picture = mirror(picture)
@@ -131,7 +131,7 @@ def altered(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def sample_picture(rng: np.random.Generator, off_topic_share: float) -> Picture:
-    """A scene, or now and then something else that the web has."""
+    """Draws a scene or, with `off_topic_share`, something else from the web."""
     side_px = int(rng.integers(96, 161))
     if rng.random() < off_topic_share:
         rgb, text = off_topic.draw_off_topic(rng, side_px)
@@ -143,7 +143,7 @@ def sample_picture(rng: np.random.Generator, off_topic_share: float) -> Picture:
 
 
 def sample_texts(rng: np.random.Generator) -> dict[str, str]:
-    """The texts of a picture that is not drawn."""
+    """Returns texts as `sample_picture` would, without drawing the picture."""
     if rng.random() < OFF_TOPIC_SHARE:
         return {"alt_text": off_topic.draw_off_topic(rng, 8)[1]}
     return _texts(drawing.sample_scene(rng), rng)
@@ -156,9 +156,9 @@ def _texts(scene: drawing.Scene, rng: np.random.Generator) -> dict[str, str]:
 
 
 class Sampler:
-    """Draws one picture in `_USES` anew and takes the others from earlier ones.
+    """Draws one new picture in `_USES` and reuses earlier ones for the rest.
 
-    Drawing costs more than training on a picture; a reused one is altered anew.
+    Drawing a picture costs more than training on it. A reused one is altered again.
     """
 
     def __init__(self, rng: np.random.Generator, off_topic_share: float):
@@ -167,7 +167,7 @@ class Sampler:
         self._kept: list[Picture] = []
 
     def batch(self, n: int, n_views: int) -> dict[str, Any]:
-        """`n` pictures: `views` `[v, n, s, s, 3]`, `shares` `[v, n, p, c]`, `texts`."""
+        """Returns `views` `[v, n, s, s, 3]`, `shares` `[v, n, p, c]` and `texts`."""
         n_new = max(n // _USES, n - len(self._kept))
         new = [sample_picture(self._rng, self._off_topic_share) for _ in range(n_new)]
         chosen = self._rng.choice(len(self._kept), n - n_new, replace=False).tolist()
@@ -175,7 +175,7 @@ class Sampler:
         self._kept = [*self._kept, *new][-_MAX_KEPT:]
         views = [pictures]
         if n_views == 2:
-            views.append([altered(picture, self._rng) for picture in pictures])
+            views.append([alter(picture, self._rng) for picture in pictures])
         return {
             "views": np.stack([[resize(p.rgb) for p in view] for view in views]),
             "shares": np.array([[patch_shares(p.mask) for p in v] for v in views]),
@@ -199,7 +199,7 @@ def _produce(
 def stream(
     rng_seed: int, n: int, *, n_views: int = 1, off_topic_share: float = 0.0
 ) -> Iterator[dict[str, Any]]:
-    """Batches from a process of their own, in an order that only the seed decides."""
+    """Yields batches made in another process, in an order that the seed determines."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(_QUEUE_BATCHES)
     arguments = (queue, rng_seed, n, n_views, off_topic_share)

@@ -1,7 +1,7 @@
 """Builds the tokenizers of the tiny checkpoints: Gemma's form, a few hundred tokens.
 
 In: texts. Out: tokenizers that `AutoTokenizer` loads from the folder they are saved to.
-Any text can be written with them, since bytes are tokens too.
+They can encode any text, since bytes are tokens too.
 """
 
 import json
@@ -17,11 +17,11 @@ _SEGMENTS = tuple(f"<seg{i:03d}>" for i in range(128))
 
 
 def siglip_tokenizer(texts: Iterable[str], n_tokens: int) -> Siglip2Tokenizer:
-    """Lower-cases, ends every text with `<eos>` and pads right, as SigLIP 2 does.
+    """Builds a tokenizer that treats texts as SigLIP 2's does.
 
-    `n_tokens` is an upper bound on the vocabulary's size.
+    It lower-cases, ends every text with `<eos>` and pads on the right. `n_tokens` is an upper bound on the vocabulary's size.
     """
-    vocab, merges = trained_bpe((text.lower() for text in texts), n_tokens)
+    vocab, merges = train_bpe((text.lower() for text in texts), n_tokens)
     return Siglip2Tokenizer(
         vocab=vocab,
         merges=merges,
@@ -35,12 +35,12 @@ def siglip_tokenizer(texts: Iterable[str], n_tokens: int) -> Siglip2Tokenizer:
 def paligemma_tokenizer(
     texts: Iterable[str], n_tokens: int, *, with_locations: bool = True
 ) -> GemmaTokenizer:
-    """Adds `<image>` behind the text tokens, then 1024 `<locNNNN>` and 128 `<segNNN>`.
+    """Builds a tokenizer with `<image>`, 1024 `<locNNNN>` and 128 `<segNNN>` tokens.
 
-    `n_tokens` is an upper bound on the number of text tokens. A model that is not to
-    say where things are does without the last two kinds.
+    `n_tokens` is an upper bound on the number of text tokens, which come first. A model
+    that never says where things are can do without the last two kinds.
     """
-    vocab, merges = trained_bpe(texts, n_tokens)
+    vocab, merges = train_bpe(texts, n_tokens)
     tokenizer = GemmaTokenizer(
         vocab=vocab, merges=merges, add_bos_token=False, add_eos_token=False
     )
@@ -51,10 +51,10 @@ def paligemma_tokenizer(
     return tokenizer
 
 
-def trained_bpe(
+def train_bpe(
     texts: Iterable[str], n_tokens: int
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary (specials, newline, bytes, then learned pieces) and merges."""
+    """Learns a vocabulary (specials, newline, bytes, then pieces) and its merges."""
     fixed = (*_SPECIALS, "\n", *_BYTES)
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Replace(" ", "▁")
@@ -71,6 +71,6 @@ def trained_bpe(
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """The newline is a token of its own, so no piece may contain one."""
+    """Splits texts at newlines, which are tokens of their own and in no piece."""
     for text in texts:
         yield from text.splitlines()

@@ -2,16 +2,16 @@
 
     python -m tools.train_tiny_models --output curation_configs/checkpoints
 
-writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. On two cores,
-stage 1 took 9 minutes; stages 2 and 3, side by side, 21 and 18:
+Writes `tiny-siglip/` and `tiny-paligemma/`, folders in Hugging Face form. On two cores,
+stage 1 took 9 minutes, and stages 2 and 3, in parallel, took 21 and 18:
 
-1. the image tower alone: what color and shape each patch shows;
-2. SigLIP, on the tower of stage 1: the same, which pictures are copies of each other,
-   and which text belongs to which picture;
-3. PaliGemma, on the tower of stage 1: the caption that each prompt asks for.
+1. The image tower alone learns the color and shape in each patch.
+2. SigLIP, with the tower of stage 1, also learns which pictures are copies of each
+   other and which text belongs to which picture.
+3. PaliGemma, with the tower of stage 1, learns the caption that each prompt asks for.
 
-Stages 2 and 3 may run side by side. Muon (arXiv:2502.16982) in place of AdamW reached
-the same shape accuracy in fewer steps, see `_optimizer`.
+Stages 2 and 3 may run in parallel. Muon (arXiv:2502.16982) reached the same shape
+accuracy as AdamW in fewer steps; see `_optimizer`.
 """
 
 import argparse
@@ -76,7 +76,7 @@ PROMPT_SHARES = (0.1, 0.35, 0.55)  # of the batches
 PROMPT_TO_MAX_TOKENS = {"cap en": 3, "caption en": 14, "describe en": 60}
 BATCH_SIZE = 64
 COPY_TEMPERATURE = 0.07
-BACKGROUND_WEIGHT = 0.1  # of a patch without an object, where one full of it has 1.1
+BACKGROUND_WEIGHT = 0.1  # of a patch without an object; a patch full of one has 1.1
 MUON_LEARNING_RATE = 5e-3
 ADAM_LEARNING_RATE = 1.5e-3
 
@@ -86,13 +86,13 @@ Terms = dict[str, jax.Array]
 
 
 class PatchProbe(nnx.Module):
-    """Color and shape logits of patch tokens; serves training only."""
+    """Color and shape logits of patch tokens; used only in training."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.linear = Linear(WIDTH, scene_batches.N_PATCH_CLASSES, rngs=rngs)
 
     def losses(self, tokens: jax.Array, shares: jax.Array) -> Terms:
-        """Cross-entropies of `[b, p, d]` tokens against shares, in nats a patch."""
+        """Cross-entropies of `[b, p, d]` tokens against shares, in nats per patch."""
         logits = self.linear(tokens)
         split = scene_batches.N_COLOR_CLASSES
         weights = BACKGROUND_WEIGHT + 1 - shares[..., 0]
@@ -104,13 +104,13 @@ class PatchProbe(nnx.Module):
         }
 
 
-def pixels_of(views: jax.Array) -> jax.Array:
-    """`[v, b, s, s, 3]` uint8 to `[v * b, s, s, 3]` in [-1, 1]."""
+def to_pixels(views: jax.Array) -> jax.Array:
+    """Maps `[v, b, s, s, 3]` uint8 to `[v * b, s, s, 3]` in [-1, 1]."""
     return views.reshape(-1, *views.shape[2:]) / 127.5 - 1
 
 
-def shares_of(batch: Batch) -> jax.Array:
-    """`[v, b, p, c]` shares to `[v * b, p, c]`."""
+def to_shares(batch: Batch) -> jax.Array:
+    """Reshapes `[v, b, p, c]` shares to `[v * b, p, c]`."""
     return batch["shares"].reshape(-1, *batch["shares"].shape[2:])
 
 
@@ -124,7 +124,7 @@ def copy_loss(embeddings: jax.Array) -> jax.Array:
 
 
 def text_loss(logits: jax.Array, is_same_text: jax.Array) -> jax.Array:
-    """The sigmoid loss of `[n_images, n_texts]`, blind to equal texts elsewhere."""
+    """The sigmoid loss of `[n_images, n_texts]`; equal texts elsewhere do not count."""
     n_texts = logits.shape[1]
     is_match = jnp.tile(jnp.eye(n_texts, dtype=bool), (len(logits) // n_texts, 1))
     is_counted = is_match | ~jnp.tile(is_same_text, (len(logits) // n_texts, 1))
@@ -133,31 +133,31 @@ def text_loss(logits: jax.Array, is_same_text: jax.Array) -> jax.Array:
 
 
 def tower_loss(tower: siglip.VisionTower, probe: PatchProbe, batch: Batch) -> Terms:
-    """Stage 1."""
-    return probe.losses(tower.patch_tokens(pixels_of(batch["views"])), shares_of(batch))
+    """The terms of stage 1."""
+    return probe.losses(tower.patch_tokens(to_pixels(batch["views"])), to_shares(batch))
 
 
 def siglip_loss(model: siglip.Siglip, probe: PatchProbe, batch: Batch) -> Terms:
-    """Stage 2."""
-    tokens = model.vision_model.patch_tokens(pixels_of(batch["views"]))
+    """The terms of stage 2."""
+    tokens = model.vision_model.patch_tokens(to_pixels(batch["views"]))
     embeddings = model.vision_model.pooled(tokens)
     logits = model.logits(embeddings, model.embed_texts(batch["text_ids"]))
-    return probe.losses(tokens, shares_of(batch)) | {
+    return probe.losses(tokens, to_shares(batch)) | {
         "copy": copy_loss(embeddings),
         "text": text_loss(logits, batch["is_same_text"]),
     }
 
 
 def caption_loss(model: paligemma.PaliGemma, probe: PatchProbe, batch: Batch) -> Terms:
-    """Stage 3."""
-    tokens = model.vision_tower.patch_tokens(pixels_of(batch["views"]))
+    """The terms of stage 3."""
+    tokens = model.vision_tower.patch_tokens(to_pixels(batch["views"]))
     features = model.multi_modal_projector.linear(tokens)
     prompt = paligemma.Prompt(batch["prompt_ids"], batch["n_prompt"])
     answers = batch["answer_ids"]
     logits = model.answer_logits(features, prompt, answers)
     is_valid = answers != 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
-    return probe.losses(tokens, shares_of(batch)) | {
+    return probe.losses(tokens, to_shares(batch)) | {
         "caption": 4 * (losses * is_valid).sum() / is_valid.sum()
     }
 
@@ -168,7 +168,7 @@ def train(
     batches: Iterator[Batch],
     n_steps: int,
 ) -> nnx.Module:
-    """AdamW with a warm-up and a cosine decay; prints the terms now and then."""
+    """Trains with warm-up and cosine decay, and prints the terms every 50 steps."""
     graph, params = nnx.split(module)
     optimizer = _optimizer(n_steps)
     state = optimizer.init(params)
@@ -194,7 +194,7 @@ def train(
 
 
 def _optimizer(n_steps: int) -> optax.GradientTransformation:
-    """Muon for matrices, AdamW for the rest; both warm up and decay alike."""
+    """Muon for matrices and AdamW for the rest, with the same schedule."""
 
     def schedule(peak: float) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
@@ -211,14 +211,14 @@ def _optimizer(n_steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), muon)
 
 
-def without_texts(batches: Iterator[Batch]) -> Iterator[Batch]:
+def drop_texts(batches: Iterator[Batch]) -> Iterator[Batch]:
     for batch in batches:
         del batch["texts"]
         yield batch
 
 
 def text_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
-    """Adds one tokenized text a picture, and which texts of the batch are equal."""
+    """Adds one tokenized text per picture, and which texts of the batch are equal."""
     rng = np.random.default_rng(0)
     for batch in batches:
         texts = [_any_text(texts, rng) for texts in batch.pop("texts")]
@@ -235,14 +235,14 @@ def text_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
 
 
 def _any_text(texts: dict[str, str], rng: np.random.Generator) -> str:
-    """The alt text half of the time, else a caption that says more than a noun."""
+    """Chooses the alt text half of the time, else a caption longer than a noun."""
     others = [texts[name] for name in ("medium", "detailed") if name in texts]
     is_alt_text = not others or rng.random() < 0.5
     return texts["alt_text"] if is_alt_text else others[rng.integers(len(others))]
 
 
 def caption_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]:
-    """Adds one prompt a batch and its answers, padded to the longest of its kind."""
+    """Adds one prompt per batch and its answers, padded to the prompt's longest."""
     rng = np.random.default_rng(0)
     for batch in batches:
         prompt = rng.choice(list(PROMPT_TO_TEXT), p=PROMPT_SHARES)
@@ -260,23 +260,23 @@ def caption_batches(batches: Iterator[Batch], tokenizer: Any) -> Iterator[Batch]
 
 
 def prompt_ids(prompt: str, tokenizer: Any) -> list[int]:
-    """`<bos>`, the prompt and a newline."""
+    """The ids of `<bos>`, the prompt and a newline."""
     words = tokenizer(prompt, add_special_tokens=False).input_ids
     newline = tokenizer("\n", add_special_tokens=False).input_ids
     return [tokenizer.bos_token_id, *words, *newline]
 
 
 def corpus(n_scenes: int) -> list[str]:
-    """Texts of scenes and of other pictures, and the prompts, to train tokenizers."""
+    """Returns texts of scenes, of other pictures, and prompts, to train tokenizers."""
     rng = np.random.default_rng(7)
     pictures = [scene_batches.sample_texts(rng) for _ in range(n_scenes)]
     return [*PROMPT_TO_TEXT, *(text for texts in pictures for text in texts.values())]
 
 
 def train_tower(work: pathlib.Path, n_steps: int) -> None:
-    """Stage 1."""
+    """Runs stage 1."""
     module = nnx.List([build_tower(nnx.Rngs(0)), PatchProbe(nnx.Rngs(1))])
-    batches = without_texts(scene_batches.stream(1, BATCH_SIZE))
+    batches = drop_texts(scene_batches.stream(1, BATCH_SIZE))
     tower, _ = train(module, tower_loss, batches, n_steps)
     weights.save_params(nnx.split(tower)[1], work / "tower", np.float32)
 
@@ -285,12 +285,12 @@ def build_tower(rngs: nnx.Rngs) -> siglip.VisionTower:
     return siglip.VisionTower(SiglipVisionConfig(**TOWER), rngs=rngs)
 
 
-def trained_tower(folder: pathlib.Path) -> siglip.VisionTower:
+def load_tower(folder: pathlib.Path) -> siglip.VisionTower:
     return nnx.merge(*weights.load_module(build_tower, folder, jnp.float32))
 
 
 def train_siglip(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None:
-    """Stage 2."""
+    """Runs stage 2."""
     tokenizer = tiny_tokenizers.siglip_tokenizer(corpus(1000), N_TEXT_TOKENS)
     config = SiglipConfig(
         text_config=TEXT_TOWER | {"vocab_size": len(tokenizer)},
@@ -298,7 +298,7 @@ def train_siglip(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None
         architectures=["SiglipModel"],
     )
     model = siglip.Siglip(config, rngs=nnx.Rngs(2))
-    model.vision_model = trained_tower(work / "tower")
+    model.vision_model = load_tower(work / "tower")
     module = nnx.List([model, PatchProbe(nnx.Rngs(3))])
     batches = scene_batches.stream(
         2, BATCH_SIZE, n_views=2, off_topic_share=scene_batches.OFF_TOPIC_SHARE
@@ -309,7 +309,7 @@ def train_siglip(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None
 
 
 def train_paligemma(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> None:
-    """Stage 3."""
+    """Runs stage 3."""
     tokenizer = tiny_tokenizers.paligemma_tokenizer(
         corpus(1000), N_TEXT_TOKENS, with_locations=False
     )
@@ -324,7 +324,7 @@ def train_paligemma(work: pathlib.Path, output: pathlib.Path, n_steps: int) -> N
         architectures=["PaliGemmaForConditionalGeneration"],
     )
     model = paligemma.PaliGemma(config, rngs=nnx.Rngs(4))
-    model.vision_tower = trained_tower(work / "tower")
+    model.vision_tower = load_tower(work / "tower")
     model.vision_tower.head = None
     module = nnx.List([model, PatchProbe(nnx.Rngs(5))])
     batches = scene_batches.stream(3, BATCH_SIZE)

@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 from transformers import AutoTokenizer
 
 from tests.support.tiny_checkpoints import TEXTS, paligemma_tokenizer, siglip_tokenizer
-from tools.tiny_tokenizers import trained_bpe
+from tools.tiny_tokenizers import train_bpe
 
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>"]
 
@@ -33,7 +33,7 @@ def test_newline_is_a_token_of_its_own():
 
 
 def test_pieces_do_not_span_words():
-    vocab, _ = trained_bpe(TEXTS * 9, n_tokens=400)
+    vocab, _ = train_bpe(TEXTS * 9, n_tokens=400)
     assert "▁circle" in vocab
     assert not [piece for piece in vocab if "▁" in piece[1:]]
 

@@ -1,14 +1,14 @@
-"""How fast are captions, against the hardware's limit and Hugging Face's `generate`?
+"""Measures the speed of captions against the hardware and Hugging Face's `generate`.
 
     python -m benchmarks.caption                                    # small, for a CPU
     python -m benchmarks.caption --size 3b --dtype bfloat16 --batch-size 256   # a GPU
 
-Random weights of the chosen size caption drawn photos at three granularities, with
-lengths that are forced: speed does not depend on what weights say. Both sides see the
-same weights, images, prompts and lengths, and take turns in one process; the median of
-each counts. The roofline takes the matrix product and the memory bandwidth that this
-machine reaches, and the work that the model needs at least (`ideal_s`).
-Hugging Face's side needs the [torch] extra and is left out without it. Prints JSON.
+A model with random weights of the chosen size captions drawn photos at three
+granularities, with forced lengths, since speed does not depend on the words. Both sides
+get the same weights, images, prompts and lengths and take turns in one process; the
+median of each counts. The roofline is the least work that the model needs (`ideal_s`)
+at the matrix product and memory bandwidth that this machine reaches. Hugging Face's
+side needs the [torch] extra and is omitted without it. Prints JSON.
 """
 
 import argparse
@@ -86,7 +86,7 @@ SIZE_TO_CONFIG: dict[str, tuple[dict[str, int], dict[str, int]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Floating-point operations, and bytes that come from memory whatever the batch."""
+    """Floating-point operations, and bytes read from memory."""
 
     flops: float
     n_bytes: float = 0.0
@@ -107,7 +107,7 @@ def tower_work(config: PaliGemmaConfig, batch_size: int) -> Work:
 
 
 def decoder_weights(config: PaliGemmaConfig) -> int:
-    """Weights of the layers, without the token table."""
+    """Number of weights of the layers, without the token table."""
     text = config.text_config
     n_heads = 2 * text.num_attention_heads + 2 * text.num_key_value_heads
     attention = n_heads * text.head_dim * text.hidden_size
@@ -116,7 +116,7 @@ def decoder_weights(config: PaliGemmaConfig) -> int:
 
 
 def prefill_work(config: PaliGemmaConfig, batch_size: int, n_prompt: int) -> Work:
-    """All tokens through the layers, one through the head."""
+    """Work of the prefill: all tokens through the layers, one through the head."""
     text, vision = config.text_config, config.vision_config
     n = (vision.image_size // vision.patch_size) ** 2 + n_prompt
     width = text.num_attention_heads * text.head_dim
@@ -128,7 +128,7 @@ def prefill_work(config: PaliGemmaConfig, batch_size: int, n_prompt: int) -> Wor
 def decode_work(
     config: PaliGemmaConfig, batch_size: int, n_cached: float, item_bytes: int
 ) -> Work:
-    """One step of the loop: all weights are read, and all keys and values."""
+    """Work of one decode step, which reads all weights, keys and values."""
     text = config.text_config
     n_weights = decoder_weights(config) + text.hidden_size * text.vocab_size
     width = text.num_attention_heads * text.head_dim
@@ -148,7 +148,7 @@ def ideal_s(
     bytes_per_s: float,
     n_prompt: int = 4,
 ) -> dict[str, float]:
-    """Seconds that a batch takes at least, by part, for all granularities."""
+    """The least seconds of a batch, by part, for all granularities."""
     item_bytes = jnp.dtype(dtype).itemsize
     n_prefix = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     n_prefix += n_prompt
@@ -166,9 +166,8 @@ def ideal_s(
     }
 
 
-def measured_rates(dtype: str) -> tuple[float, float]:
-    """Floating-point operations a second of a large matrix product, and bytes a second
-    to and from memory, on one device."""
+def measure_rates(dtype: str) -> tuple[float, float]:
+    """Measures FLOP/s of a large matrix product and bytes/s of memory on one device."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((n, n), dtype)
     multiply = jax.jit(lambda x: x @ x)
@@ -182,7 +181,7 @@ def measured_rates(dtype: str) -> tuple[float, float]:
 
 
 def median_s(work: Callable[[], Any], n_repeats: int = N_REPEATS) -> float:
-    """Median of the times after one that does not count."""
+    """Median time of `work` in seconds, after one run that does not count."""
     jax.block_until_ready(work())
     times = []
     for _ in range(n_repeats):
@@ -193,7 +192,7 @@ def median_s(work: Callable[[], Any], n_repeats: int = N_REPEATS) -> float:
 
 
 def write_checkpoint(folder: pathlib.Path, size: str, dtype: str) -> PaliGemmaConfig:
-    """Random weights, so that captions are random too."""
+    """Writes a checkpoint with random weights, so captions are random too."""
     text, vision = SIZE_TO_CONFIG[size]
     tokenizer = tiny_tokenizers.paligemma_tokenizer(
         [prompt for prompt, _ in PROMPTS_AND_LENGTHS], n_tokens=320
@@ -209,7 +208,7 @@ def write_checkpoint(folder: pathlib.Path, size: str, dtype: str) -> PaliGemmaCo
         architectures=["PaliGemmaForConditionalGeneration"],
     )
     model = nnx.jit(lambda: PaliGemma(config, rngs=nnx.Rngs(0)))()
-    # A token that is never the likeliest: no caption ends before its length.
+    # The end is never the likeliest token, so no caption ends early.
     table = model.language_model.embed_tokens.weight
     table[...] = table[...].at[tokenizer.eos_token_id].set(0)
     save_params(nnx.state(model), folder, jnp.dtype(dtype))
@@ -223,8 +222,8 @@ def write_checkpoint(folder: pathlib.Path, size: str, dtype: str) -> PaliGemmaCo
     return config
 
 
-def photos(n: int) -> list[bytes]:
-    """JPEGs of 400 x 300 px with structure in them."""
+def make_photos(n: int) -> list[bytes]:
+    """Makes JPEGs of 400 x 300 px with some structure."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (n, 15, 20, 3), np.uint8)
     smooth = coarse.repeat(20, axis=1).repeat(20, axis=2)
@@ -233,7 +232,7 @@ def photos(n: int) -> list[bytes]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ours:
-    """The engine, with lengths forced."""
+    """This project's captioner, with forced lengths."""
 
     captioner: PaliGemmaCaptioner
     granularities: tuple[Granularity, ...]
@@ -256,21 +255,21 @@ class Ours:
         ]
 
     def part_to_s(self, encoded: list[bytes]) -> dict[str, float]:
-        """Seconds of one batch, by part, each run alone."""
-        pixels = [self.prepared(data) for data in encoded]
+        """Measures the seconds of one batch, by part, each part alone."""
+        pixels = [self.prepare(data) for data in encoded]
         features = self.captioner.encode(pixels)
         rows = list(zip(*self.captions(pixels), strict=True))
         answers = median_s(lambda: self._answers(features, first_only=False))
         prefills = median_s(lambda: self._answers(features, first_only=True))
         return {
-            "decode JPEG": median_s(lambda: [self.prepared(x) for x in encoded]),
+            "decode JPEG": median_s(lambda: [self.prepare(x) for x in encoded]),
             "tower": median_s(lambda: self.captioner.encode(pixels).batches),
             "prefill": prefills,
             "decode loop": answers - prefills,
-            "write": median_s(lambda: written(encoded, rows)),
+            "write": median_s(lambda: write_table(encoded, rows)),
         }
 
-    def prepared(self, data: bytes) -> np.ndarray:
+    def prepare(self, data: bytes) -> np.ndarray:
         return self.captioner.prepare_image(images.decode(data, Limits()).rgb)
 
     def _answers(self, features: Any, first_only: bool) -> list:
@@ -287,8 +286,8 @@ class Ours:
         ]
 
 
-def written(encoded: list[bytes], rows: list) -> int:
-    """Size of the table that these captions make."""
+def write_table(encoded: list[bytes], rows: list) -> int:
+    """Writes the captions to a table and returns its size in bytes."""
     table = to_table(
         [
             SyntheticCaption(
@@ -313,7 +312,7 @@ def written(encoded: list[bytes], rows: list) -> int:
 def hugging_face(
     folder: pathlib.Path, dtype: str
 ) -> Callable[[list[np.ndarray]], list] | None:
-    """Captions by `generate`; None without torch."""
+    """Returns a function that captions by `generate`; None without torch."""
     try:
         import torch
         import transformers
@@ -360,17 +359,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = measured(pathlib.Path(folder), arguments)
+        report = measure(pathlib.Path(folder), arguments)
     print(json.dumps(report, indent=1))
 
 
-def measured(folder: pathlib.Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: pathlib.Path, arguments: argparse.Namespace) -> dict[str, Any]:
     size, dtype, n = arguments.size, arguments.dtype, arguments.batch_size
     config = write_checkpoint(folder, size, dtype)
-    encoded = photos(n)
+    encoded = make_photos(n)
     ours = Ours.load(folder, n, dtype)
-    pixels = [ours.prepared(data) for data in encoded]
-    rates = measured_rates(dtype)
+    pixels = [ours.prepare(data) for data in encoded]
+    rates = measure_rates(dtype)
     n_prompt = len(ours.captioner.tokens.ids(PROMPTS_AND_LENGTHS[0][0]))
     ideal = ideal_s(config, n, dtype, *rates, n_prompt)
     seconds = median_s(lambda: ours.captions(pixels))

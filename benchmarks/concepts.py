@@ -1,8 +1,8 @@
-"""How many alt texts a second are searched for a long list of concepts?
+"""Measures how many alt texts per second are searched for a long list of concepts.
 
-Draws words as languages use them (Zipf), concepts of one to four of them and texts of
-ten. The same texts are searched by one regular expression of all concepts, where the
-list is short enough for that. Prints JSON.
+Draws words as languages use them (Zipf), concepts of one to four words and texts of
+ten. For a short list, the same texts are also searched with one regular expression of
+all concepts. Prints JSON.
 
     python -m benchmarks.concepts --concepts 500000
 """
@@ -17,20 +17,20 @@ import numpy as np
 
 from pipeline.selection.concepts import Concepts
 
-_N_WORDS = 300_000  # that there are
+_N_WORDS = 300_000  # size of the vocabulary
 _N_TEXTS = 20_000
-_N_REGEX = 2_000  # concepts that a regular expression gets
+_N_REGEX = 2_000  # concepts in the regular expression
 
 
 def draw(n: int, lengths: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """Phrases of words, the r-th most frequent of which has a share of about 1/r."""
+    """Draws phrases; the r-th most frequent word has a share of about 1/r."""
     ranks = np.exp(rng.random(lengths.sum()) * np.log(_N_WORDS)).astype(int)
     words = iter([f"w{rank}" for rank in ranks.tolist()])
     return [" ".join(next(words) for _ in range(k)) for k in lengths[:n].tolist()]
 
 
 def by_regex(names: list[str], texts: list[str]) -> tuple[float, int]:
-    """Time, and texts in which some concept is."""
+    """Returns the seconds, and the number of texts that name a concept."""
     longest_first = sorted(names, key=len, reverse=True)
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, longest_first)) + r")\b")
     start_s = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Documents that resemble one another in a thumbnail, and how well they are told apart.
+"""Measures how well documents that look alike in a thumbnail are distinguished.
 
     python -m benchmarks.documents
 
-Draws pages, slides, tables and others of one template with different contents, and
-prints for each kind how similar different ones are at most by the perceptual
-descriptor, and how similar their copies at least.
+Draws pages, slides, tables and other documents of one template with different contents.
+For each kind it prints the highest similarity of different documents by the perceptual
+descriptor, and the lowest similarity of their copies.
 """
 
 import itertools
@@ -24,7 +24,7 @@ Draw = Callable[[np.random.Generator], Image.Image]
 
 
 def _words(rng: np.random.Generator, n: int) -> str:
-    """Made of common letters, 3 to 9 each."""
+    """Draws words of 3 to 9 common letters."""
     lengths = rng.integers(3, 10, n)
     return " ".join("".join(rng.choice(list(_LETTERS), k)) for k in lengths)
 
@@ -52,7 +52,7 @@ def page(rng: np.random.Generator) -> Image.Image:
 
 
 def letter(rng: np.random.Generator) -> Image.Image:
-    """A letterhead that all share, and a few lines."""
+    """Draws a letterhead that all letters share, and a few lines."""
     image = Image.new("RGB", (480, 640), "white")
     ImageDraw.Draw(image).rectangle([0, 0, 480, 60], fill=(20, 60, 120))
     return _lines(image, rng, 16, 14, 7)
@@ -130,7 +130,7 @@ def sheet_music(rng: np.random.Generator) -> Image.Image:
 
 
 def scan(rng: np.random.Generator) -> Image.Image:
-    """A page that lies a little askew, unevenly lit, with the noise of a sensor."""
+    """Draws a page, slightly rotated, unevenly lit, with sensor noise."""
     pixels = np.asarray(page(rng)).astype(np.float32)
     height, width = pixels.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1, 1), 1)
@@ -149,20 +149,20 @@ KIND_TO_DRAW: Mapping[str, Draw] = {
 }
 
 
-def resized(rgb: np.ndarray, scale: float) -> np.ndarray:
+def resize(rgb: np.ndarray, scale: float) -> np.ndarray:
     size = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS))
 
 
-def recompressed(rgb: np.ndarray, quality: int) -> np.ndarray:
+def recompress(rgb: np.ndarray, quality: int) -> np.ndarray:
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality)
     return simplejpeg.decode_jpeg(data)
 
 
 NAME_TO_COPY: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "three quarters, JPEG 50": lambda rgb: recompressed(resized(rgb, 0.75), 50),
-    "half size": lambda rgb: resized(rgb, 0.5),
-    "JPEG 30": lambda rgb: recompressed(rgb, 30),
+    "three quarters, JPEG 50": lambda rgb: recompress(resize(rgb, 0.75), 50),
+    "half size": lambda rgb: resize(rgb, 0.5),
+    "JPEG 30": lambda rgb: recompress(rgb, 30),
 }
 
 
@@ -171,7 +171,7 @@ def vectors(images: list[np.ndarray]) -> np.ndarray:
 
 
 def main() -> None:
-    names = ("different ones, median", "at most", *NAME_TO_COPY)
+    names = ("different, median", "different, highest", *NAME_TO_COPY)
     print(f"| kind | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")
     for kind, draw in KIND_TO_DRAW.items():
         rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""What does a long drop list take, once at the launch and in every worker?
+"""Measures the cost of a long drop list, at the launch and in every worker.
 
-Writes a list of addresses, checks it, makes the table and opens it as a worker does, in
-a process of its own, and looks up pairs of which a half are listed. Prints JSON.
+Writes a list of addresses, checks it and builds the table. Then another process opens
+the table, as a worker does, and looks up pairs, half of which are listed. Prints JSON.
 
     python -m benchmarks.drop_list --entries 10000000
 """
@@ -32,13 +32,13 @@ def write_list(path: str, n_entries: int) -> None:
 
 
 def look_up(path: str, numbers: Iterable[int]) -> dict[str, float]:
-    """Opens a table and looks pairs up; private memory is what a worker pays for."""
+    """Opens a table and looks pairs up; measures times and private memory."""
     before = _private_mib()
-    listed, open_s = timed(lambda: DropList.open(path))
+    listed, open_s = time_call(lambda: DropList.open(path))
     urls = [address(number) for number in numbers]
     hashes = [b"h" * 16] * len(urls)
     pairs = pa.table({"url": urls, "image_hash": hashes, "sample_id": hashes})
-    kinds, look_up_s = timed(lambda: listed.kinds_of(pairs))
+    kinds, look_up_s = time_call(lambda: listed.kinds_of(pairs))
     return {
         "open_s": round(open_s, 4),
         "pairs_per_s": round(len(urls) / look_up_s),
@@ -47,7 +47,7 @@ def look_up(path: str, numbers: Iterable[int]) -> dict[str, float]:
     }
 
 
-def timed(work: Callable) -> tuple:
+def time_call(work: Callable) -> tuple:
     start_s = time.perf_counter()
     found = work()
     return found, time.perf_counter() - start_s
@@ -66,8 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_list(os.path.join(folder, "list.txt"), n_entries)
         found = drop_lists.list_files(os.path.join(folder, "*.txt"))
-        _, check_s = timed(lambda: drop_lists.check(found))
-        path, build_s = timed(lambda: drop_lists.build(found, folder))
+        _, check_s = time_call(lambda: drop_lists.check(found))
+        path, build_s = time_call(lambda: drop_lists.build(found, folder))
         numbers = range(n_entries - _N_PAIRS // 2, n_entries + _N_PAIRS // 2)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             worker = pool.apply(look_up, (path, numbers))

@@ -1,10 +1,10 @@
-"""How fast does the trainer's input make rows, and where does its time go?
+"""Measures how fast the trainer's input makes rows, and where its time goes.
 
 Shards in, batches of one crop of 224 pixels and six of 98 out. The trainer also makes
 masks and token ids. A tf.data pipeline and a loader with Pillow cut the same boxes;
-neither draws them, and tf.data does not smooth what it shrinks. They take turns in one
-process, and the best round of each counts, in images per second of processor time,
-which other programs on the machine change little. Prints JSON.
+neither draws them, and tf.data shrinks without smoothing. They take turns in one
+process, and the best round of each counts, in images per second of CPU time, which
+other programs on the machine change little. Prints JSON.
 
     python -m benchmarks.input                 # draws 256 photos of 512 x 384 first
     taskset -c 0 python -m benchmarks.input    # on one core
@@ -46,12 +46,12 @@ Boxes = list[list[crops.Crop]]  # of each sample: the global crop, then the loca
 
 
 def write_shards(folder: pathlib.Path, n_samples: int) -> None:
-    """An export of drawn photos, about 40 kB each."""
+    """Writes an export of drawn photos, about 40 kB each."""
     write_export(folder, [_sample(number) for number in range(n_samples)])
 
 
 def write_export(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
-    """An export of one shard; all samples have the granularities of the first."""
+    """Writes an export of one shard; all samples have the first one's granularities."""
     path = folder / SHARD
     index = tfrecords.write_local(str(path), samples)
     (folder / f"{SHARD}.index").write_bytes(index.tobytes())
@@ -103,7 +103,7 @@ def make_view(folder: pathlib.Path) -> ViewSample:
 
 
 def draw_boxes(view: ViewSample) -> Boxes:
-    """Boxes of the trainer's distribution, for the contenders and for the stages."""
+    """Draws boxes from the trainer's distribution, for contenders and stages."""
     config, drawn = view.config, []
     for index in range(len(view.shards)):
         draws = many_uniforms(35, "boxes", index.to_bytes(4)).reshape(7, 5)
@@ -114,10 +114,10 @@ def draw_boxes(view: ViewSample) -> Boxes:
 
 
 def trainer_loader(view: ViewSample) -> Callable[[], int]:
-    """The whole loader, in one thread of this process.
+    """Runs the whole loader, in one thread of this process.
 
-    A round ends when the loader has prefetched what it may, as much as there was when
-    the round began, and rests: it must not do so in the time of another contender.
+    A round ends when the loader has prefetched as much as when the round began, and
+    rests, so that it does not prefetch during another contender's turn.
     """
     stream = stream_batches(view, RunConfig(n_threads=1))
     n_batches = len(view.shards) // BATCH_SIZE
@@ -132,7 +132,7 @@ def trainer_loader(view: ViewSample) -> Callable[[], int]:
 
 
 def _wait_for_rest() -> None:
-    """Waits until no thread of this process takes processor time."""
+    """Waits until no thread of this process uses CPU time."""
     spent = None
     while spent is None or spent > 0.001:
         start = time.process_time()
@@ -141,7 +141,7 @@ def _wait_for_rest() -> None:
 
 
 def views_alone(view: ViewSample, boxes: Boxes) -> Callable[[], int]:
-    """Decoding and cropping as the trainer does them, and nothing else."""
+    """Runs only the trainer's decoding and cropping."""
     photos = [view.shards[index].image for index in range(len(boxes))]
 
     def rows() -> int:
@@ -217,7 +217,7 @@ def tensorflow_pipeline(folder: pathlib.Path, boxes: Boxes) -> Callable[[], int]
 
 
 def stages(view: ViewSample, boxes: Boxes) -> dict[str, Callable[[], int]]:
-    """The parts of the trainer's work, each alone over all samples."""
+    """Measures each part of the trainer's work alone, over all samples."""
     samples = [view.shards[index] for index in range(len(view.shards))]
     decoded = [images.decode(sample.image).rgb for sample in samples[:BATCH_SIZE]]
     rows = [view(0, index) for index in range(BATCH_SIZE)]
@@ -269,7 +269,7 @@ class Timing:
 def measure(
     contenders: dict[str, Callable[[], int]], n_rounds: int
 ) -> dict[str, Timing]:
-    """A first round warms up; then they take turns."""
+    """Measures contenders in turn, after a round of warm-up."""
     best = dict.fromkeys(contenders, float("inf"))
     for number in range(n_rounds + 1):
         for name, contender in contenders.items():

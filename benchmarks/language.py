@@ -1,10 +1,10 @@
-"""What the language detectors make of short alt text, as a Markdown table.
+"""Measures language detectors on short alt text; prints a Markdown table.
 
 Takes a Parquet file with columns `lang` (ISO 639-1) and `text`, cuts every text to its
-first words and counts the texts that are called English: of English ones (they are
-kept), and of others (they should not be). Chinese has no spaces: two characters count
-as a word. Texts are taken evenly from all of a language. Speed is texts in a second of
-processor time on one core.
+first words, and counts the texts detected as English among English texts (which are
+kept) and among others (which should not be). Chinese has no spaces, so two characters
+count as a word. Texts are taken evenly from each language. Speed is texts per second of
+CPU time on one core.
 
     python -m benchmarks.language --data captions.parquet
 """
@@ -30,9 +30,9 @@ texts/s |
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one detector says of all texts of one length."""
+    """Results of one detector on all texts of one length."""
 
-    language_to_share: Mapping[str, float]  # of texts called English
+    language_to_share: Mapping[str, float]  # of texts detected as English
     n_texts: int
     texts_per_s: float
 
@@ -50,7 +50,7 @@ class Result:
 
 
 def cut(text: str, code: str, n_words: int | None) -> str:
-    """The first words of a text."""
+    """Returns the first words of a text."""
     if n_words is None:
         return text
     if code in CHARACTERS_PER_WORD:
@@ -59,7 +59,7 @@ def cut(text: str, code: str, n_words: int | None) -> str:
 
 
 def read_texts(path: str, texts_per_language: int) -> dict[str, list[str]]:
-    """Language to at most so many of its texts."""
+    """Maps a language to at most so many of its texts."""
     texts = collections.defaultdict(list)
     table = pq.read_table(path, columns=["lang", "text"])
     for row in table.to_pylist():

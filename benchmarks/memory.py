@@ -1,11 +1,11 @@
-"""Temporary memory of the largest losses with their gradients, from the compiler.
+"""Reports the compiler's temporary memory of the largest losses and gradients.
 
     python -m benchmarks.memory
 
 Compiles for 8 virtual CPU devices and runs nothing, so any machine will do; another
-compiler fuses differently. Prints MiB for each device as JSON: the prototypes at the
-sizes of B/14 with 16 images on a device, in the chunks of the configuration and whole,
-and the contrastive loss at a global batch of 16,384.
+compiler fuses differently. Prints MiB per device as JSON: the prototype loss at the
+sizes of B/14 with 16 images per device, in chunks and whole, and the contrastive loss
+at a global batch of 16,384.
 """
 
 import json
@@ -41,9 +41,9 @@ def main() -> None:
 
 
 def prototypes_mib(n_tokens_per_chunk: int | None) -> float:
-    """Of the cross-entropy and its gradient to the student's vectors and prototypes.
+    """MiB of the cross-entropy and its gradient, for student vectors and prototypes.
 
-    None: all logits at once.
+    With None, all logits are computed at once.
     """
     head = HeadConfig()
     vectors = (N_IMAGES, N_TOKENS, head.bottleneck_dim)
@@ -64,7 +64,7 @@ def prototypes_mib(n_tokens_per_chunk: int | None) -> float:
 
 
 def plain_cross_entropy(student, teacher, bias):
-    """The equation as it stands, with all logits at once."""
+    """The equation without chunks, with all logits at once."""
     ours, theirs = (
         scores.bottleneck @ scores.prototypes / scores.temperature
         for scores in (student, teacher)
@@ -74,7 +74,7 @@ def plain_cross_entropy(student, teacher, bias):
 
 
 def info_nce_mib(n_rows_per_chunk: int) -> float:
-    """Of the loss and its gradient to the features and the temperature."""
+    """MiB of the loss and its gradient, for features and temperature."""
 
     def loss(image, text, temperature):
         return losses.info_nce(
@@ -88,7 +88,7 @@ def info_nce_mib(n_rows_per_chunk: int) -> float:
 def _mib(
     loss: Callable, argnums: tuple[int, ...], shapes: list[tuple[tuple, object]]
 ) -> float:
-    """MiB of temporaries of a device; arguments and gradients themselves apart."""
+    """MiB of temporaries per device, without arguments and gradients."""
     arguments, shardings = [], []
     for shape, axes in shapes:
         cut = PartitionSpec(axes) if axes else PartitionSpec()

@@ -1,10 +1,10 @@
-"""Descriptors of near-duplicates on real photos, and what the cells of a pool miss.
+"""Compares descriptors of near-duplicates on photos; measures what cells miss.
 
     python -m benchmarks.near_duplicates --data DATA
 
 DATA holds `flickr8k/*.tar` (img2dataset tars) and `near-duplicates/`: re-encodings of
-these photos, and pairs of different ones that look alike. Prints three tables: the
-descriptor that is used beside others, its threshold, and recall and cost of the cells
+these photos, and pairs of different photos that look alike. Prints three tables: the
+project's descriptor next to others, its thresholds, and recall and cost of cells
 against the comparison of all pairs.
 """
 
@@ -65,7 +65,7 @@ def read_tars(pattern: str) -> dict[str, np.ndarray]:
     return found
 
 
-# Other descriptors that were tried.
+# Other descriptors that we tried.
 
 
 def _gray(rgb: np.ndarray, side: int) -> np.ndarray:
@@ -75,31 +75,31 @@ def _gray(rgb: np.ndarray, side: int) -> np.ndarray:
 
 
 def dct(rgb: np.ndarray, side: int = 8) -> np.ndarray:
-    """The lowest frequencies, without the mean."""
+    """Returns the lowest frequencies, without the mean."""
     return cv2.dct(_gray(rgb, 32))[:side, :side].ravel()[1:]
 
 
 def whitened_dct(rgb: np.ndarray) -> np.ndarray:
-    """Each frequency times its distance from zero."""
+    """Returns each frequency times its distance from zero."""
     rows, columns = np.mgrid[:12, :12]
     return dct(rgb, 12) * np.hypot(rows, columns).ravel()[1:]
 
 
 def dct_signs(rgb: np.ndarray, side: int = 16) -> np.ndarray:
-    """The bits of a perceptual hash, as +1 and -1."""
+    """Returns the bits of a perceptual hash, as +1 and -1."""
     low = dct(rgb, side)
     return np.where(low > np.median(low), 1.0, -1.0)
 
 
 def difference_hash(rgb: np.ndarray) -> np.ndarray:
-    """Whether each cell is lighter than the one before it, in both directions."""
+    """Tells for each cell whether it is lighter than the one before, both ways."""
     gray = _gray(rgb, 12)
     across, down = gray[:-1, 1:] - gray[:-1, :-1], gray[1:, :-1] - gray[:-1, :-1]
     return np.where(np.concatenate([across.ravel(), down.ravel()]) > 0, 1.0, -1.0)
 
 
 def oriented_gradients(rgb: np.ndarray, side: int = 8, n_bins: int = 8) -> np.ndarray:
-    """Roots of gradients by direction in 8 x 8 cells."""
+    """Returns roots of gradients by direction in 8 x 8 cells."""
     gray = _gray(rgb, 64)
     x, y = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
     direction = (np.arctan2(y, x) / (2 * np.pi) % 1 * n_bins).astype(int) % n_bins
@@ -150,16 +150,16 @@ class Measured:
 
     @property
     def threshold(self) -> float:
-        """The lowest that calls at most 1 % of the look-alikes duplicates."""
+        """The lowest threshold that at most 1 % of the look-alikes reach."""
         n_called = int(MAX_CALLED * len(self.lookalikes))
         return float(np.sort(self.lookalikes)[::-1][n_called])
 
     def n_pairs(self, threshold: float) -> int:
-        """Pairs of different photos above a threshold."""
+        """Number of pairs of different photos above a threshold."""
         return len(components.similar_pairs(self.vectors, threshold)[0])
 
     def cells(self, threshold: float) -> list[str]:
-        """What a row of a table says of a threshold."""
+        """The cells of a table's row for a threshold."""
         shares = [np.mean(found > threshold) for found in self.copies.values()]
         return [
             f"{threshold:.3g}",
@@ -171,7 +171,7 @@ class Measured:
 
 
 def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """As `score` stores them."""
+    """Rows of length one, in float16, as `score` stores them."""
     return normalize(np.stack(vectors).astype(np.float16))[0]
 
 
@@ -186,7 +186,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_cells(vectors: np.ndarray) -> None:
-    """Recall and cost of comparing in cells."""
+    """Prints recall and cost of comparing within cells."""
     pairs, _ = components.similar_pairs(vectors, CELL_BOUND)
     rows = []
     for n_clusters, max_per_image in CELLS:

@@ -1,13 +1,13 @@
-"""Does open_clip's own loader read the tars of an export?
+"""Checks that open_clip's own loader reads the tars of an export.
 
     python -m pipeline.run export --format webdataset --config FILE.py --output RUN ...
     python -m pip install open_clip_torch webdataset pandas
     python -m benchmarks.open_clip --data RUN/webdataset
 
-Reads every sample twice: with open_clip's `get_wds_dataset`, as `--dataset-type
-webdataset` of its training does, where each text must be the tokens of an alt text; and
-with webdataset, where each granularity must be there as often as the JSON beside it
-says. Needs no other package of this project's. Prints one JSON object.
+Reads every sample twice: with open_clip's `get_wds_dataset`, as its training does with
+`--dataset-type webdataset`, where each text must be the tokens of an alt text; and with
+webdataset, where each granularity must occur as often as the JSON says. Needs no other
+package of this project. Prints one JSON object.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def read_by_open_clip(tars: list[str], n_samples: int) -> dict[str, int]:
-    """Samples of one pass without training, and how many have an alt text's tokens."""
+    """Counts samples of one pass, and those with the tokens of an alt text."""
     import open_clip
     from open_clip_train.data import get_wds_dataset
 
@@ -67,7 +67,7 @@ def read_by_open_clip(tars: list[str], n_samples: int) -> dict[str, int]:
 
 
 def read_by_webdataset(tars: list[str]) -> dict[str, dict[str, int]]:
-    """Granularity to samples that have it as a field, and as one of their JSON."""
+    """Counts, by granularity, samples that have it as a field and in their JSON."""
     fields: dict[str, int] = collections.Counter()
     described: dict[str, int] = collections.Counter()
     for sample in _samples(tars):

@@ -1,10 +1,10 @@
-"""The same crawl and checkpoint through this pipeline and through Data-Juicer.
+"""Runs the same crawl and checkpoint through this pipeline and Data-Juicer.
 
-Both detect languages with fastText's lid.176, score alignment with one small SigLIP
-and remove duplicate images; both have all cores. The drawn crawl is brought into the
-form of each beforehand: tars here, image files and JSON lines there. Data-Juicer lives
-in an environment of its own. Prints JSON: seconds with start-up, pairs/s, and the peak
-memory of all processes together.
+Both detect languages with fastText's lid.176, score alignment with one small SigLIP and
+remove duplicate images; both use all cores. The drawn crawl is first written in the
+form of each: tars for this pipeline, image files and JSON lines for Data-Juicer, which
+needs an environment of its own. Prints JSON: seconds with start-up, pairs/s, and the
+peak memory of all processes together.
 
     python -m venv PEER
     PEER/bin/pip install torchvision==0.29.2 py-data-juicer==1.6.1 imagededup aiohttp
@@ -58,7 +58,7 @@ process:
 
 
 def draw_crawl(folder: pathlib.Path, n_pairs: int) -> int:
-    """Draws tars, and the same pairs as files; returns how many can be read."""
+    """Draws tars and the same pairs as files; returns the number of readable pairs."""
     command = [sys.executable, "-m", "pipeline.scenes", "--output", str(folder)]
     numbers = ["--n-pairs", str(n_pairs), "--rng-seed", "0"]
     subprocess.run([*command, *numbers], check=True, cwd=ROOT)
@@ -79,10 +79,10 @@ def draw_crawl(folder: pathlib.Path, n_pairs: int) -> int:
     return n_readable
 
 
-def measured(
+def measure(
     command: list[str], environment: Mapping[str, str] = os.environ
 ) -> dict[str, float]:
-    """Seconds and peak GiB of a command with all its children."""
+    """Measures seconds and peak GiB of a command with all its children."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command,
@@ -118,7 +118,7 @@ def _tree(pid: int) -> list[int]:
 
 
 def _pss_bytes(pid: int) -> int:
-    """Memory of a process; what several share is divided among them."""
+    """Memory of a process; shared memory is divided among its users."""
     try:
         lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -132,7 +132,7 @@ def run_ours(folder: pathlib.Path) -> dict[str, float]:
     base = ["--config", str(recipe), "--output", str(folder / "run")]
     base += ["--input", f"{folder}/crawl/*.tar"]
     stages = [
-        measured([sys.executable, "-m", "pipeline.run", stage, *base])
+        measure([sys.executable, "-m", "pipeline.run", stage, *base])
         for stage in ("score", "select")
     ]
     seconds = sum(stage["s"] for stage in stages)
@@ -153,7 +153,7 @@ def run_peer(folder: pathlib.Path, peer: pathlib.Path) -> dict[str, float]:
         "HF_HOME": str(cache / "huggingface"),
     }
     command = [str(peer / "bin" / "dj-process"), "--config", str(recipe)]
-    return measured(command, environment)
+    return measure(command, environment)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""A small TIPSv2 for photos on two CPU cores, which `benchmarks.photo_training` trains.
+"""A small TIPSv2 for photos on two CPU cores; `benchmarks.photo_training` trains it.
 
-Not from the papers, except for its structure: images of 112 px in 8 x 8 patches. Alt
-text and synthetic captions are human captions of the same photo.
+Only the structure is from the papers. Images of 112 px in 8 x 8 patches; alt texts and
+synthetic captions are human captions of the same photo.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def get_config() -> TrainConfig:
             tokenizer="tokenizer.model",
             batch_size=64,
             granularity_weights={"human": 1.0},
-            # A caption is of the whole photo: crops keep most of it.
+            # A caption describes the whole photo, so crops keep most of it.
             global_crop=CropConfig(size_px=112, min_area=0.5),
             local_crop=CropConfig(size_px=56, min_area=0.1, max_area=0.4),
             n_local_crops=2,
@@ -48,7 +48,7 @@ def get_config() -> TrainConfig:
         run=RunConfig(
             n_steps_per_log=20,
             n_steps_per_checkpoint=1000,
-            # Of the linear probe of masks: 81 classes take long on two cores.
+            # For the linear probe of masks: 81 classes take long on two cores.
             evaluation=EvaluationConfig(n_steps=300),
         ),
     )

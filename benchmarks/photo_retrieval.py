@@ -1,9 +1,9 @@
-"""What does each mode of retrieval find among real photos?
+"""Measures what each mode of retrieval finds among real photos.
 
 Half of the photos of flowers are curated seeds; the other half lies in a pool with
-photos of everything else. The image embeddings are those of a small MobileNet, which
-take the place of an encoder's. Prints a table: how many images each mode keeps, how
-many of them are flowers, and how many of the flowers it finds.
+photos of everything else. The image embeddings come from a small MobileNet in place of
+an encoder. Prints a table: how many images each mode keeps, how many of them are
+flowers, and how many of the flowers it finds.
 
     python -m benchmarks.photo_retrieval --data DATA
 
@@ -51,7 +51,7 @@ MODES: tuple[Retrieval, ...] = (
 
 
 class Embedder:
-    """An image to 1,024 numbers, by a TensorFlow Lite file for 224 x 224 uint8."""
+    """Maps an image to 1,024 numbers, by a TensorFlow Lite file for 224 x 224 uint8."""
 
     def __init__(self, path: pathlib.Path) -> None:
         import tensorflow as tf  # takes seconds
@@ -71,7 +71,7 @@ class Embedder:
 
 
 def photos(pattern: str) -> Iterator[np.ndarray]:
-    """RGB of all images of source shards."""
+    """Yields the RGB pixels of all images of source shards."""
     source = ImageTextSource("photos", pattern, needs_alt_text=False)
     for unit in shards.list_units(source):
         for pair in shards.read_pairs(unit, Limits()):
@@ -79,7 +79,7 @@ def photos(pattern: str) -> Iterator[np.ndarray]:
 
 
 def retrieve(root: str, pool: np.ndarray, seeds: np.ndarray, mode: Retrieval):
-    """Which rows of the pool a mode keeps: bool [n]."""
+    """Returns which rows of the pool a mode keeps: bool [n]."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("flowers", "f/*")
     units, seed_units = (Unit(web, "web/0"),), (Unit(curated, "f/0"),)
     config = CurationConfig(

@@ -1,16 +1,15 @@
-"""Real photos: what a few minutes of training teach, against no training.
+"""Measures what a few minutes of training on real photos teach.
 
     python -m benchmarks.photo_training --data DATA --output DIR
 
 DATA holds `flickr8k/*.tar` (img2dataset tars with `captions` in their JSON),
 `coco-mini`, `cifar10` and `flowers`. A fifth of the photos of Flickr8k, by the hash of
-their keys, is held out. Of each other photo the first caption stands for its alt text
-and the others for synthetic ones. Two arms train on them with the same seed and steps,
-`tipsv2` with all terms and `contrastive` without self-supervision; `untrained` is the
-first before its first step. Masks are those of COCO and, in `named`, those of the
-classes of COCO that the captions name. Run again, training goes on where it stopped,
-and what is measured is not measured again. Prints a table; `DIR/results.json` has all
-numbers.
+their keys, is held out. For every other photo, the first caption serves as its alt text
+and the others as synthetic captions. Two arms train on them with the same seed and
+steps, `tipsv2` with all terms and `contrastive` without self-supervision; `untrained`
+is the first arm before its first step. Masks are those of COCO and, in `named`, those
+of the classes of COCO that the captions name. Run again, it resumes training and
+measures only what is missing. Prints a table; `DIR/results.json` has all numbers.
 """
 
 import argparse
@@ -46,7 +45,7 @@ ARM_TO_SETTINGS: dict[str, tuple[str, ...]] = {
         "self_supervision.patch_weight=0",
     ),
 }
-# Name of the table's column, arm, step; None is the last one.
+# Column of the table, arm, step; None is the last step.
 CHECKPOINTS = (
     ("untrained", "tipsv2", 0),
     ("contrastive", "contrastive", None),
@@ -83,7 +82,7 @@ def main() -> None:
 
 
 def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
-    """Shards of the photos to train on, a tar of the others, masks, a vocabulary."""
+    """Writes training shards, a tar of held-out photos, masks and a vocabulary."""
     found = find_source(f"{data}/flickr8k/*.tar")
     shards = output / "tfrecords"
     shards.mkdir(parents=True, exist_ok=True)
@@ -103,7 +102,7 @@ def prepare(data: pathlib.Path, output: pathlib.Path) -> None:
 def write_named(
     found: readers.Source, captions: Sequence[str], folder: pathlib.Path
 ) -> None:
-    """Photos whose masks show nothing but classes that the captions name often."""
+    """Writes photos whose masks show only classes that the captions name often."""
     text = "\n".join(captions).lower()
     names = [
         name
@@ -124,7 +123,7 @@ def write_named(
 
 
 def train(output: pathlib.Path, arm: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Trains one arm, unless it is trained; gives its last metrics."""
+    """Trains one arm, unless it is trained; returns its last metrics."""
     tokenizer = f"data.tokenizer={output / 'tokenizer.model'}"
     changed = (tokenizer, *settings, *ARM_TO_SETTINGS[arm])
     _call(
@@ -135,10 +134,10 @@ def train(output: pathlib.Path, arm: str, settings: Sequence[str]) -> dict[str, 
 
 
 def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
-    """Column to task and data to numbers; kept in a file as soon as they are there."""
+    """Measures column by task and data; saves each result at once."""
     path = output / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    encoder = None  # one for all, whose models are alike: it compiles once
+    encoder = None  # one for all, since the models are equal: it compiles once
     for name, arm, step in CHECKPOINTS:
         found = find_trained_model(output / arm, step)
         loaded, params = load_encoder(found, make_mesh())
@@ -159,7 +158,7 @@ def measure(data: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Markdown, in per cent."""
+    """Formats results as Markdown, in per cent."""
     columns = [name for name, *_ in CHECKPOINTS]
     name_to_numbers = {name: dict(_numbers(results[name])) for name in columns}
     yield f"| % | {' | '.join(columns)} |"
@@ -189,7 +188,7 @@ def _sample(one: samples.Sample) -> records.Sample:
         height=height,
         alt_text=first,
         captions={"human": tuple(others)},
-        alignment_score=0.0,  # not measured: no encoder of photos is at hand
+        alignment_score=0.0,  # not measured: there is no encoder of photos
         source="flickr8k",
         seeds=(),
     )
@@ -216,7 +215,7 @@ def _call(module: str, *arguments: object) -> None:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     print(f"$ {' '.join(command)}", file=sys.stderr, flush=True)
     if code := subprocess.run(command).returncode:
-        raise SystemExit(code)  # it has said what is wrong
+        raise SystemExit(code)  # it has printed its error
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Real photos through the whole chain: curate, check the ledger, train on the shards.
+"""Runs real photos through everything: curate, check the ledger, train.
 
     python -m benchmarks.photos --data DATA --output DIR
 
 DATA holds `flickr8k/*.tar` (img2dataset tars) and `flowers/*.parquet`. Every tenth
-photo of Flickr8k becomes an evaluation set, the flowers are curated seeds. The
-checkpoints are those of the demo, which know drawn scenes only: what the run shows is
-that real files go through and that every pair is accounted for, not a useful filter.
+photo of Flickr8k becomes an evaluation set; the flowers are curated seeds. The
+checkpoints are those of the demo, which know drawn scenes only. So the run shows that
+real files are processed and every pair is accounted for, not that the filter is useful.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 
 RECIPE = "curation_configs/demo.py"
 EVALUATION_EVERY = 10
-# The tiny SigLIP finds photos alike and misaligned with any text.
+# To the tiny SigLIP, photos look similar and misaligned with any text.
 LOOSE = {
     "selection.alignment.min_score": -1,
     "selection.retrieval.min_similarity": -1,
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def write_tenth(pattern: str, path: pathlib.Path) -> int:
-    """Copies every tenth photo of the tars into one tar; returns how many."""
+    """Copies every tenth photo of the tars into one tar; returns their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     n_photos = 0
     with tarfile.open(path, "w") as out:

@@ -1,9 +1,9 @@
-"""What does the exact cut of `KeepFraction` take on a large pool?
+"""Measures the cost of the exact cut of `KeepFraction` on a large pool.
 
-Draws scores shard by shard, so that no more of them than a shard's are in memory, and
-lets Beam find the cut as `select` does. The same scores are then put together and cut
-by `numpy.partition`, in a process of its own. Prints JSON: times, and the peak of each
-process beyond what it had before.
+Draws scores shard by shard, so that only one shard's scores are in memory, and lets
+Beam find the cut as `select` does. Then another process cuts all of the same scores at
+once with `numpy.partition`. Prints JSON: times, and the growth of each process's peak
+memory.
 
     python -m benchmarks.quantile --rows 100000000
 """
@@ -29,7 +29,7 @@ _KEEP_FRACTION = 0.3  # DataComp
 
 
 def draw(shard: int) -> tuple[str, np.ndarray]:
-    """Scores as SigLIP's: around 0.1, one of a hundred missing."""
+    """Draws scores like SigLIP's: around 0.1, one in a hundred missing."""
     rng = np.random.default_rng(shard)
     scores = rng.normal(0.1, 0.05, _ROWS_PER_SHARD).astype(np.float32)
     scores[rng.integers(100, size=_ROWS_PER_SHARD) == 0] = np.nan
@@ -37,7 +37,7 @@ def draw(shard: int) -> tuple[str, np.ndarray]:
 
 
 def by_beam(n_shards: int) -> float:
-    """The cut that `select` would find."""
+    """Returns the cut that `select` would find."""
     with tempfile.TemporaryDirectory() as folder:
         path = files.join(folder, "cut")
         with beam.Pipeline(FnApiRunner()) as pipeline:
@@ -55,7 +55,7 @@ def _bytes_of(number: float) -> bytes:
 
 
 def by_numpy(n_shards: int) -> float:
-    """The cut with all scores in memory."""
+    """Returns the cut, with all scores in memory."""
     scores = np.concatenate([draw(shard)[1] for shard in range(n_shards)])
     n_keep = -(-len(scores) * 3 // 10)
     measured = scores[~np.isnan(scores)]
@@ -63,7 +63,7 @@ def by_numpy(n_shards: int) -> float:
 
 
 def measure(find: Callable[[int], float], n_shards: int) -> dict[str, float]:
-    """Time, growth of memory and cut, in the process of the caller."""
+    """Returns time, growth of memory and the cut, in the caller's process."""
     before, start_s = _peak_mib(), time.perf_counter()
     cut = find(n_shards)
     time_s = time.perf_counter() - start_s

@@ -1,9 +1,9 @@
-"""The report of a run of a million pairs: time, memory and size.
+"""Measures time, memory and size of the report of a million pairs.
 
     python -m benchmarks.report --output FOLDER [--n-pairs 1000000]
 
 Writes tables as `score` and `select` would, with random scores and without images, and
-makes the page of them.
+builds the page from them.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def synthetic_run(root: str, n_pairs: int) -> tuple[RunFolder, dict]:
-    """A run with all tables that the report reads but captions, and its ledger."""
+    """Writes a run with its ledger and all tables of the report but captions."""
     names = ("web", "evaluation", "seeds")
     web, evaluation, seeds = (ImageTextSource(n, f"/no/{n}/*.tar") for n in names)
     config = CurationConfig(
@@ -99,7 +99,7 @@ def _ledger(counts: np.ndarray) -> dict:
 def _write_shard(
     run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
 ) -> np.ndarray:
-    """Writes what the report reads of one shard, unless it is there."""
+    """Writes the tables of one shard that the report reads, unless they exist."""
     if not files.is_file(run.decisions.path(unit.name)):
         _write_scores(run, unit, chance, n)
         _write_decisions(run, unit, chance, n)
@@ -143,7 +143,7 @@ def _write_scores(
 def _write_decisions(
     run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
 ) -> None:
-    """Outcomes by chance: what they follow from does not matter to the time."""
+    """Writes random outcomes, since their cause does not affect the time."""
     decisions = UnitDecisions(
         unit=unit,
         outcome=chance.integers(0, len(OUTCOMES), n).astype(np.int8),

@@ -1,13 +1,13 @@
-"""How fast are images compared with sets, against a plain product and top-k?
+"""Measures how fast images are compared with sets, against a product and top-k.
 
 `--step nearest` finds the k pool images nearest to each seed; `--step threshold` finds
 the image of the set nearest to each pool image, as decontamination does too.
 
-The plain ones keep all vectors in memory: FAISS's brute force, and NumPy's matrix
-product with `argpartition`. Ours is that step of `select` with its reading of tables,
-its exact order and its merging of shards, through Beam. All take turns in one process
-with all cores, and the best time of each counts. What is found is compared with
-products in double precision. Prints JSON.
+The plain contenders keep all vectors in memory: FAISS's brute force, and NumPy's matrix
+product with `argpartition`. Ours is the step of `select` through Beam, which also reads
+tables, keeps an exact order and merges shards. All take turns in one process with all
+cores, and the best time of each counts. Results are compared with products in double
+precision. Prints JSON.
 
     python -m benchmarks.retrieval                            # 20,000 x 1,000
     python -m benchmarks.retrieval --pool 200000 --seeds 10000
@@ -52,7 +52,7 @@ _QUERIES_PER_BLOCK = 256  # of a product in memory
 
 
 def draw(n: int, dim: int, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """float16 vectors: anywhere for no cluster, else close to a few directions."""
+    """Draws float16 vectors: anywhere without clusters, else near a few directions."""
     vectors = rng.standard_normal((n, dim), dtype=np.float32)
     if n_clusters:
         centers = np.random.default_rng(0).standard_normal((n_clusters, dim))
@@ -61,7 +61,7 @@ def draw(n: int, dim: int, n_clusters: int, rng: np.random.Generator) -> np.ndar
 
 
 def write_run(root: str, pool: np.ndarray, seeds: np.ndarray) -> RunFolder:
-    """A run folder with the tables that `select` reads embeddings from."""
+    """Writes a run folder with the tables from which `select` reads embeddings."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("curated", "c/*")
     starts = range(0, len(pool), _ROWS_PER_SHARD)
     units = tuple(Unit(web, f"web/{start:09d}") for start in starts)
@@ -80,7 +80,7 @@ def write_run(root: str, pool: np.ndarray, seeds: np.ndarray) -> RunFolder:
 
 
 def write_tables(run: RunFolder, unit: Unit, vectors: np.ndarray, first: int) -> None:
-    """Pairs whose sample ids are their numbers, and embeddings."""
+    """Writes pairs whose sample ids are their numbers, and embeddings."""
     numbers = range(first, first + len(vectors))
     pairs = [
         records.Pair(sample_id(i), str(i), "", "", sample_id(i), "jpeg", 1, 1, 1, 0, "")
@@ -97,7 +97,7 @@ def sample_id(number: int) -> bytes:
 
 
 class Nearest:
-    """`nearest`: leaves what each block of seeds has found in files."""
+    """`nearest`: leaves the results of each block of seeds in files."""
 
     def __init__(self, run: RunFolder, k: int) -> None:
         self._run = run
@@ -129,7 +129,7 @@ class Nearest:
         files.write(path, found.tobytes())
 
     def found(self) -> np.ndarray:
-        """Numbers of the k nearest images of each seed, in their order."""
+        """Returns the numbers of the k nearest images of each seed, in order."""
         data = b"".join(map(files.read, files.find(files.join(self._folder, "*"))))
         return np.frombuffer(data, np.int64).reshape(-1, self._retrieval.k)
 
@@ -158,7 +158,7 @@ class Threshold:
         return self._run.similarities(self._run.units[0].source, curated.fingerprint)
 
     def found(self) -> np.ndarray:
-        """Number of the seed nearest to each image of the pool: [n, 1]."""
+        """Returns the number of the seed nearest to each image of the pool: [n, 1]."""
         tables, run = self._tables(), self._run
         n_rows = [count_rows(run, [unit]) for unit in run.units]
         images = [
@@ -180,7 +180,7 @@ def by_faiss(queries: np.ndarray, vectors: np.ndarray, k: int) -> None:
 
 
 def brute_force(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
-    """The k nearest by product in double precision; equal ones by number."""
+    """Returns the k nearest by double-precision product; ties go by number."""
     columns = vectors.T.astype(np.float64)
     return np.concatenate(
         [
@@ -203,7 +203,7 @@ def _top(products: np.ndarray, k: int) -> np.ndarray:
 def measure(
     step: str, pool: np.ndarray, seeds: np.ndarray, k: int, n_repeats: int
 ) -> dict[str, object]:
-    """Lets all take turns, and compares what ours has found."""
+    """Lets all contenders take turns, and checks our results."""
     is_nearest = step == "nearest"
     unit_vectors = [normalize(vectors)[0] for vectors in (seeds, pool)]
     queries, vectors = unit_vectors if is_nearest else unit_vectors[::-1]

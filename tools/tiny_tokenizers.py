@@ -19,7 +19,8 @@ _SEGMENTS = tuple(f"<seg{i:03d}>" for i in range(128))
 def siglip_tokenizer(texts: Iterable[str], n_tokens: int) -> Siglip2Tokenizer:
     """Builds a tokenizer that treats texts as SigLIP 2's does.
 
-    It lower-cases, ends every text with `<eos>` and pads on the right. `n_tokens` is an upper bound on the vocabulary's size.
+    It lower-cases, ends every text with `<eos>` and pads on the right. `n_tokens` is an
+    upper bound on the vocabulary's size.
     """
     vocab, merges = train_bpe((text.lower() for text in texts), n_tokens)
     return Siglip2Tokenizer(

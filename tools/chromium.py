@@ -137,7 +137,7 @@ class Page:
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Page]:
     """Starts a browser with a new profile and yields its page."""
-    command = [executable(), *_FLAGS, f"--user-data-dir={profile}"]
+    command = [executable() or _NAMES[0], *_FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         [*command, "--remote-debugging-port=0", "about:blank"],
         stderr=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """A training run as frozen dataclasses that check themselves.
 
-A wrong value is a `ValueError` that names the field, the value and what was expected.
-Files of configurations are read by `trainer.config_files`.
+A wrong value raises a `ValueError` that names the field, the value and what was
+expected. `trainer.config_files` reads recipes from files.
 """
 
 import dataclasses
@@ -14,10 +14,12 @@ from trainer.evaluation_config import EvaluationConfig, PromptSet
 from trainer.model_config import (
     PAD_ID,
     TIPS_SIZES,
+    ComputeConfig,
     ContrastiveLoss,
     FeedForward,
     HeadConfig,
     ModelConfig,
+    Remat,
     TextConfig,
     TransformerConfig,
     VisionConfig,
@@ -57,19 +59,15 @@ __all__ = [
 
 
 class Optimizer(enum.StrEnum):
+    """The rule that turns gradients into updates."""
+
     ADAMW = "adamw"
     ADAFACTOR = "adafactor"
 
 
-class Remat(enum.StrEnum):
-    """What is computed again in the backward pass instead of being kept."""
-
-    NONE = "none"
-    DOTS = "dots"  # all but the products with parameters
-    FULL = "full"  # all but the inputs of the blocks
-
-
 class PatchLoss(enum.StrEnum):
+    """The patches that the patch loss counts."""
+
     IBOT = "ibot"  # masked patches only (TIPS)
     IBOT_PLUS_PLUS = "ibot++"  # all patches (TIPSv2)
 
@@ -82,7 +80,7 @@ class PatchReduction(enum.StrEnum):
 
 
 class Ema(enum.StrEnum):
-    """What the teacher keeps as an exponential moving average of the student."""
+    """The part of the student of which the teacher is a moving average."""
 
     FULL = "full"  # image encoder and head (TIPS)
     HEAD = "head"  # the head; the encoder is the student's own (TIPSv2)
@@ -90,7 +88,7 @@ class Ema(enum.StrEnum):
 
 
 class InitParts(enum.StrEnum):
-    """What a new run takes from `init_from`."""
+    """The parts that a new run takes from `init_from`."""
 
     ALL = "all"
     TOWERS = "towers"  # both encoders and the temperatures; head and mask token do not
@@ -98,19 +96,21 @@ class InitParts(enum.StrEnum):
 
 
 class AntiCollapse(enum.StrEnum):
-    """What keeps the teacher from giving all images one prototype."""
+    """The way to keep the teacher from assigning one prototype to all images."""
 
     CENTERING = "centering"  # DINO's, of both papers
     SINKHORN = "sinkhorn"  # DINOv2's
 
 
 class Masking(enum.StrEnum):
+    """Which patches are hidden from the student."""
+
     RANDOM = "random"
     BLOCK = "block"  # rectangles, as in BEiT and iBOT
 
 
 class Schedule(enum.StrEnum):
-    """Of the learning rate after its warm-up."""
+    """The learning rate after its warm-up."""
 
     COSINE = "cosine"  # to 0 at the last step
     RSQRT = "rsqrt"  # 1 / sqrt(step)
@@ -118,11 +118,11 @@ class Schedule(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfSupervisionConfig(Settings):
-    """Self-distillation from one global crop to local crops, and of masked patches.
+    """Self-distillation from the global crop to local crops, and masked patches.
 
     Weights, the mask ratio and the losses are the papers' (arXiv:2410.16512, section 3;
-    arXiv:2604.12012). They do not give temperatures, momenta and decays: those are
-    DINO's and iBOT's. Both weights 0 switch everything off.
+    arXiv:2604.12012). The papers do not give temperatures, momenta and decays: those
+    are DINO's and iBOT's. With both weights 0 there is no self-supervision.
     """
 
     distillation_weight: float = 1.0  # of the term of the local crops
@@ -166,32 +166,15 @@ class SelfSupervisionConfig(Settings):
 
     @property
     def is_on(self) -> bool:
+        """Whether any term has a weight."""
         return self.distillation_weight > 0 or self.patch_weight > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig(Settings):
-    """How the step is computed; of no influence on what it computes but rounding."""
-
-    dtype: str = "float32"  # or bfloat16; parameters, softmax and losses are float32
-    remat: Remat = Remat.NONE
-    scan_layers: bool = False  # one compiled block for all layers
-    n_microbatches: int = 1  # the contrastive loss still sees the whole batch
-    n_fsdp: int = 1  # devices that share one copy of parameters and optimizer
-    n_rows_per_chunk: int = 1024  # of the contrastive logits, on each device
-
-    def __post_init__(self):
-        for name in ("n_microbatches", "n_fsdp", "n_rows_per_chunk"):
-            require_positive(self, name)
-        is_known = self.dtype in ("float32", "bfloat16")
-        require(is_known, f"dtype={self.dtype}", "float32 or bfloat16")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class CropConfig(Settings):
-    """The global crop: a random box of the image, resized to a square, and flipped.
+    """A random box of the image, resized to a square, and possibly flipped.
 
-    The papers do not give the ranges. These are DINO's.
+    The papers do not give the ranges. These are DINO's for the global crop.
     """
 
     size_px: int = 224  # side of the square
@@ -222,6 +205,8 @@ class CropConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
+    """Batches, crops and captions."""
+
     tokenizer: str  # sentencepiece model, made by `python -m trainer.tokenizer`
     batch_size: int  # images a step, of all devices and hosts together
     # Granularity to its share of the second CLS token's captions. Where a sample lacks
@@ -263,7 +248,7 @@ class DataConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Settings):
-    """Linear warm-up from 0, a schedule, clipped gradients, decoupled decay."""
+    """Linear warm-up from 0, a schedule, clipped gradients, decoupled weight decay."""
 
     learning_rate: float  # the highest
     n_warmup_steps: int  # from a learning rate of 0, linearly
@@ -288,7 +273,7 @@ class OptimizerConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Settings):
-    """How a run is carried out. Nothing here changes a number that is learned."""
+    """How a run is carried out. Nothing here changes a learned number."""
 
     n_workers: int = 0  # loader processes; 0: threads of this one
     n_threads: int = 2  # per loader process; each makes a whole batch
@@ -323,12 +308,25 @@ class RunConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
+    """A whole training run; `get_config()` of a recipe returns one.
+
+    Fields are overridden on the command line as `--set a.b=value`, and in Python with
+    `dataclasses.replace`, which checks the new value too:
+
+    >>> from trainer.configs import tipsv2_b14
+    >>> config = tipsv2_b14.get_config()
+    >>> dataclasses.replace(config, n_steps=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: n_steps=0: expected more than 0
+    """
+
     model: ModelConfig  # both encoders and the head
     data: DataConfig  # batches, crops and captions
     optimizer: OptimizerConfig
     n_steps: int  # optimizer updates; n_samples_seen = n_steps x data.batch_size
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
-    compute: ComputeConfig = ComputeConfig()
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     # Workdir or export whose parameters a new run starts from, with positions resized
     # to the model's grid; "" starts from scratch. Later it goes on from its own.
     init_from: str = ""
@@ -380,6 +378,6 @@ class TrainConfig(Settings):
         )
 
     def is_checkpoint_due(self, step: int) -> bool:
-        """Whether a run saves and evaluates after a step, whatever happens."""
+        """Whether the run saves and evaluates after this step even if nobody asks."""
         is_regular = step % self.run.n_steps_per_checkpoint == 0
         return step > 0 and (is_regular or step == self.n_steps)

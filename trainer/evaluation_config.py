@@ -1,4 +1,4 @@
-"""What an evaluation may be told. Defaults are the papers' where those are known."""
+"""The settings of an evaluation. Defaults are the papers' where those are known."""
 
 import dataclasses
 import enum
@@ -8,7 +8,7 @@ from trainer.split_names import parse_split
 
 
 class PromptSet(enum.StrEnum):
-    """Sentences around the names of classes, see `zero_shot_classification`."""
+    """Sentences around class names; see `evals.scores.zero_shot_classification`."""
 
     PLAIN = "plain"
     CLIP = "clip"
@@ -17,6 +17,8 @@ class PromptSet(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Settings):
+    """Settings of all tasks; each reads those that it needs."""
+
     # Of images: squares, or the short side in zero-shot segmentation. 0 is the size of
     # the global crops that the checkpoint was trained with.
     size_px: int = 0

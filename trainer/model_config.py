@@ -1,4 +1,4 @@
-"""The model of a training run as frozen dataclasses that check themselves.
+"""The model of a run, and how it is computed, as dataclasses that check themselves.
 
 Recipes import these names from `trainer.config`, which has the other settings.
 """
@@ -21,14 +21,24 @@ class FeedForward(enum.StrEnum):
     SWIGLU = "swiglu"  # hidden width two thirds of `mlp_dim`
 
 
+class Remat(enum.StrEnum):
+    """Values that the backward pass computes again instead of keeping them."""
+
+    NONE = "none"
+    DOTS = "dots"  # all but the products with parameters
+    FULL = "full"  # all but the inputs of the blocks
+
+
 class ContrastiveLoss(enum.StrEnum):
+    """The loss between images and texts."""
+
     INFO_NCE = "info_nce"
     SIGMOID = "sigmoid"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(Settings):
-    """Sizes that both towers have."""
+    """Sizes of one tower; both towers have these."""
 
     width: int  # of a token
     n_layers: int  # blocks of attention and feed-forward
@@ -48,6 +58,8 @@ class TransformerConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(TransformerConfig):
+    """The image encoder: a vision transformer with two CLS tokens."""
+
     feed_forward: FeedForward = FeedForward.GELU
     position_grid: tuple[int, int] = (16, 16)  # learned; resized to the input's
     patch_size_px: int = 14  # side of a patch; crops are multiples of it
@@ -64,6 +76,8 @@ class VisionConfig(TransformerConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig(TransformerConfig):
+    """The text encoder, whose valid tokens are averaged."""
+
     feed_forward: FeedForward = FeedForward.RELU
     vocabulary_size: int = 32_000  # pieces of the tokenizer
     max_tokens: int = 64  # a longer text is cut
@@ -78,7 +92,8 @@ class TextConfig(TransformerConfig):
 class HeadConfig(Settings):
     """The head of self-distillation: an MLP, a narrow unit vector, prototypes.
 
-    Sizes are DINO's: the papers give the number of prototypes of the patch loss alone.
+    The sizes are DINO's. The papers give only the number of prototypes of the patch
+    loss.
     """
 
     n_prototypes: int = 32_768  # outputs
@@ -96,6 +111,8 @@ class HeadConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
+    """Both encoders, the prototype head, and the start of the contrastive loss."""
+
     vision: VisionConfig  # the image encoder
     text: TextConfig  # the text encoder, of the same width
     head: HeadConfig = HeadConfig()
@@ -114,6 +131,24 @@ class ModelConfig(Settings):
         require_positive(self, "initial_temperature")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig(Settings):
+    """How the step is computed. Results change by no more than rounding."""
+
+    dtype: str = "float32"  # or bfloat16; parameters, softmax and losses are float32
+    remat: Remat = Remat.NONE
+    scan_layers: bool = False  # one compiled block for all layers
+    n_microbatches: int = 1  # the contrastive loss still sees the whole batch
+    n_fsdp: int = 1  # devices that share one copy of parameters and optimizer
+    n_rows_per_chunk: int = 1024  # of the contrastive logits, on each device
+
+    def __post_init__(self):
+        for name in ("n_microbatches", "n_fsdp", "n_rows_per_chunk"):
+            require_positive(self, name)
+        is_known = self.dtype in ("float32", "bfloat16")
+        require(is_known, f"dtype={self.dtype}", "float32 or bfloat16")
+
+
 # width, vision layers, heads, MLP, feed-forward, text layers
 TIPS_SIZES = {
     "S/14": (384, 12, 6, 1536, FeedForward.GELU, 12),
@@ -125,10 +160,14 @@ TIPS_SIZES = {
 
 
 def tips_model(size: str, position_grid: tuple[int, int] = (16, 16)) -> ModelConfig:
-    """One of the released sizes: S/14, B/14, L/14, So400m/14 or g/14.
+    """Returns one of the released sizes: S/14, B/14, L/14, So400m/14 or g/14.
 
     The position grid is (16, 16) in TIPS and (32, 32) in TIPSv2. The released code
     gives every text tower 12 layers; the released So400m weights have 27.
+
+    >>> model = tips_model("B/14", position_grid=(32, 32))
+    >>> model.vision.width, model.text.n_layers
+    (768, 12)
     """
     require(size in TIPS_SIZES, f"size={size}", f"one of {', '.join(TIPS_SIZES)}")
     width, n_layers, n_heads, mlp_dim, feed_forward, n_text_layers = TIPS_SIZES[size]

@@ -33,12 +33,14 @@ _JOINED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Sign:
+    """A split that a name speaks of."""
+
     split: str
     is_whole: bool  # the name says nothing else
 
 
 def parse_split(value: object) -> str:
-    """The split that a field names. Raises ValueError when it is none."""
+    """Returns the split that a field names. Raises ValueError if it names none."""
     sign = find_sign(value) if isinstance(value, str) else None
     if sign is None or not sign.is_whole:
         raise ValueError(f"split {str(value)[:99]!r}: expected {', '.join(SPLITS)}")
@@ -46,7 +48,10 @@ def parse_split(value: object) -> str:
 
 
 def find_sign(name: str) -> Sign | None:
-    """What a name without its ending says; None also where it names two splits."""
+    """Returns the split in a name without its ending, or None.
+
+    None also if the name speaks of two splits.
+    """
     low = name.lower()
     if not any(root in low for root in _ROOTS):  # most names, so quickly
         return None
@@ -62,7 +67,7 @@ def find_sign(name: str) -> Sign | None:
 
 
 def has_words(name: str) -> bool:
-    """Whether a name speaks of splits, in whatever way."""
+    """Whether a name speaks of splits in any way."""
     return any(word in SPLITS and word not in ALONE for word in _words(name))
 
 

@@ -27,6 +27,7 @@ from trainer.config import (
 
 
 def get_config() -> TrainConfig:
+    """The small model and the 120 steps of `make demo`."""
     sizes: dict[str, Any] = {"width": 96, "n_heads": 3, "mlp_dim": 384}
     return TrainConfig(
         model=ModelConfig(

@@ -27,6 +27,7 @@ N_STEPS = 496_000
 
 
 def get_config() -> TrainConfig:
+    """TIPS B/14, 496,000 steps at 224 px."""
     return TrainConfig(
         model=tips_model("B/14"),
         data=DataConfig(

@@ -15,6 +15,7 @@ from trainer.configs import tips_g14
 
 
 def get_config() -> TrainConfig:
+    """TIPS g/14, 2,900 steps at 448 px."""
     low = tips_g14.get_config()
     return dataclasses.replace(
         low,

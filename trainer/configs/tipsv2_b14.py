@@ -26,6 +26,7 @@ from trainer.config import (
 
 
 def get_config() -> TrainConfig:
+    """TIPSv2 B/14, 90,000 steps at 224 px."""
     return TrainConfig(
         model=tips_model("B/14", position_grid=(32, 32)),
         data=DataConfig(

@@ -15,6 +15,7 @@ from trainer.configs import tipsv2_g14
 
 
 def get_config() -> TrainConfig:
+    """TIPSv2 g/14, 9,000 steps at 448 px."""
     low = tipsv2_g14.get_config()
     return dataclasses.replace(
         low,

@@ -21,6 +21,7 @@ from trainer.configs import tipsv2_b14
 
 
 def get_config() -> TrainConfig:
+    """TIPSv2 L/14, taught by a frozen TIPSv2 g/14."""
     alone = tipsv2_b14.get_config()
     return dataclasses.replace(
         alone,

@@ -1,14 +1,14 @@
-"""Shards in, batches out: by random access, so that step s is a function of (seed, s).
+"""Shards in, batches out, by random access: step s is a function of (seed, s).
 
-Every epoch of a set is shuffled anew, over all its samples or, to spare an object store
-requests, in blocks of them; several sets take turns by their weights. Position p of the
-endless stream is row p mod B of batch p div B; which sample stands there, which boxes
-are cut from its image, which patches are hidden and which captions it shows depend on
-the seed, the epoch and the sample alone. Batches are therefore the same for any number
-of workers, hosts and restarts.
+Every epoch of a set is shuffled again, over all its samples or, to spare an object
+store requests, in blocks of them. Several sets take turns by their weights. Position p
+of the endless stream is row p mod B of batch p div B. The sample at a position, the
+boxes cut from its image, its hidden patches and its captions depend on the seed, the
+epoch and the sample alone. Batches are therefore the same for any number of workers,
+hosts and restarts.
 
-A record that cannot be used is skipped: another one of its set takes its row, drawn
-from the seed and the position, and the row tells which were skipped.
+A record that cannot be used is skipped: another one of its set, drawn from the seed
+and the position, takes its row, and the row reports which were skipped.
 """
 
 import dataclasses
@@ -51,7 +51,10 @@ class ViewSample:
     patch_size_px: int
 
     def __call__(self, position: int, index: int) -> Batch:
-        """Raises RecordError when too many records in a row are broken."""
+        """Returns one row.
+
+        Raises RecordError if too many records in a row are broken.
+        """
         part = self.shards.part(index)
         skipped: list[int] = []
         while True:
@@ -70,7 +73,10 @@ class ViewSample:
                 return {**row, "skipped": np.array(filled, np.int32)}
 
     def view(self, epoch: int, index: int) -> Batch:
-        """One sample as an epoch shows it. Raises RecordError when it is broken."""
+        """Returns one sample as an epoch shows it.
+
+        Raises RecordError if it is broken.
+        """
         sample = self.shards[index]
         try:
             return self._view(sample, f"{self.rng_seed}:{epoch}")
@@ -91,7 +97,7 @@ class ViewSample:
         }
 
     def _crops(self, sample: Sample, salt: str) -> Batch:
-        """Decodes once, and no larger than the crops need."""
+        """Decodes once, at no more than the resolution that the crops need."""
         config = self.config
         opened = decoder.open_image(sample.image, formats=(sample.image_format,))
         size = opened.size
@@ -133,7 +139,7 @@ class ViewSample:
 def cut_crops(
     image: UInt8[np.ndarray, "h w 3"], chosen: list[crops.Crop], factor: int
 ) -> UInt8[np.ndarray, "crops size size 3"]:
-    """Crops of one size, each written in its place."""
+    """Cuts crops of one size, each written directly to its place."""
     size_px = chosen[0].size_px
     views = np.empty((len(chosen), size_px, size_px, 3), np.uint8)
     for crop, out in zip(chosen, views, strict=True):
@@ -144,10 +150,11 @@ def cut_crops(
 def stream_batches(
     view: ViewSample, run: RunConfig, *, shard_index: int = 0, shard_count: int = 1
 ) -> grain.DatasetIterator[Batch]:
-    """An endless stream of batches, whose state is the position in it.
+    """Returns an endless iterator of batches, whose state is the position in it.
 
-    With `shard_count` processes, that of `shard_index` i reads rows i, i + shard_count
-    and so on of each batch of `batch_size`. The state does not depend on either.
+    With `shard_count` processes, process `shard_index` reads rows `shard_index`,
+    `shard_index + shard_count` and so on of each batch of `batch_size` rows. The state
+    depends on neither. Raises ValueError if the processes cannot share a batch evenly.
     """
     n_rows = view.config.batch_size
     if n_rows % shard_count:
@@ -181,7 +188,7 @@ def stream_batches(
 def _stream_rows(view: ViewSample) -> grain.MapDataset:
     """Rows without end. Sets take turns, evenly, within 1 % of their weights.
 
-    Each set has a seed of its own, or two recipes of one pool would show their
+    Each set has its own seed: otherwise two recipes of one pool would show their
     versions of a sample side by side.
     """
     streams = [
@@ -195,7 +202,7 @@ def _stream_rows(view: ViewSample) -> grain.MapDataset:
 
 
 def _shuffle(part: range, seed: int, config: DataConfig) -> grain.MapDataset[int]:
-    """The samples of a set without end, each epoch in an order of its own."""
+    """The samples of a set without end, each epoch in its own order."""
     samples = grain.MapDataset.range(part.start, part.stop)
     if config.n_records_per_block == 1:
         return samples.seed(seed).shuffle().repeat()
@@ -206,10 +213,9 @@ def _shuffle(part: range, seed: int, config: DataConfig) -> grain.MapDataset[int
 
 
 class SkippedRecords:
-    """Counts the records that were skipped, and warns of each of them once.
+    """Counts the skipped records of this process's rows, and warns once of each.
 
-    Those of the rows that it is given: of this process, where a run has several.
-    `n_shown` and `n_skipped` are those of the steps before.
+    `n_shown` and `n_skipped` are the counts of the steps before.
     """
 
     def __init__(
@@ -227,9 +233,9 @@ class SkippedRecords:
         self._named: set[int] = set()
 
     def count(self, batch: Batch) -> int:
-        """How many were skipped for this batch.
+        """Returns how many records were skipped for this batch.
 
-        Raises RecordError when more than `max_share` of all records were.
+        Raises RecordError if more than `max_share` of all records were skipped.
         """
         skipped = batch["skipped"][batch["skipped"] >= 0].tolist()
         for index in sorted({*skipped} - self._named):
@@ -242,7 +248,7 @@ class SkippedRecords:
         return len(skipped)
 
     def _reason(self, index: int) -> str:
-        """Reads it again: loaders, in other processes, tell its number alone."""
+        """Reads the record again: loaders in other processes report only its number."""
         try:
             self._view.view(0, index)
         except RecordError as error:
@@ -251,7 +257,7 @@ class SkippedRecords:
 
 
 def check_request(shards: Mixture, config: DataConfig) -> None:
-    """Raises ValueError when the shards cannot serve what the configuration asks."""
+    """Raises ValueError if the shards cannot serve the configuration."""
     for name in config.granularity_weights:
         if name not in shards.granularities:
             found = ", ".join(shards.granularities) or "none"

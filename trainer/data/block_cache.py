@@ -1,8 +1,8 @@
 """Records of an object store, read a block at a time and kept for a while.
 
-A request costs as long as the transfer of a megabyte, so records that follow each other
-in a shard come with one of them;
-`trainer.data.block_shuffle` shows those of a few blocks together.
+A request costs as much time as the transfer of a megabyte, so one request brings the
+records that follow each other in a shard. `trainer.data.block_shuffle` shows the
+records of a few blocks together.
 """
 
 import collections
@@ -43,7 +43,10 @@ class RecentValues(Generic[T]):
         return RecentValues, (self._n_kept,)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Raises what `make` raises, after which the next call makes it again."""
+        """Returns the value of a key.
+
+        Raises what `make` raises; the next call tries again.
+        """
         with self._lock:
             is_new = key not in self._values
             future = self._values.setdefault(key, Future())
@@ -64,7 +67,10 @@ class RecentValues(Generic[T]):
 
 
 class BlockReader:
-    """Records of the shards of a folder. Threads may share it; cheap to pickle."""
+    """Reads records of the shards of a folder.
+
+    Threads may share it; cheap to pickle.
+    """
 
     def __init__(self, folder: Folder, n_kept: int):
         self._folder = folder
@@ -72,10 +78,10 @@ class BlockReader:
         self._blocks: RecentValues[bytes] = RecentValues(n_kept)
 
     def record(self, shard: ShardFile, number: int, block: range) -> tuple[bytes, int]:
-        """Record `number` with its checksums, and the payload's length by the index.
+        """Returns record `number` with its checksums, and its payload's indexed length.
 
-        `block` are the numbers of the records of the shard that are read with it.
-        Raises ValueError when the index does not fit, OSError when reading fails.
+        `block` are the numbers of the records that are read with it. Raises ValueError
+        if the index does not fit, OSError if reading fails.
         """
         index = self._indexes.get(shard.name, lambda: self._index(shard.name))
         first, _ = tfrecords.span(shard, *_entry(index, block.start))

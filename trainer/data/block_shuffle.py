@@ -1,9 +1,9 @@
 """The order in which an epoch shows records that are read in blocks.
 
-Blocks are records that follow each other. Those of an epoch are shuffled; then the
-records of each few blocks that have come to follow each other, a window, are shuffled.
-Which record stands at a position is a function of the seed and the position alone, and
-takes the same few operations for any position of any number of records.
+Blocks are records that follow each other. The blocks of an epoch are shuffled; then
+the records of every few adjacent blocks, a window, are shuffled. The record at a
+position is a function of the seed and the position alone, and takes the same few
+operations for any position and any number of records.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _N_SORTED = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class BlockOrder:
-    """Maps a position of the endless stream of a set to the record that is shown."""
+    """Maps a position of the endless stream of a set to the record shown there."""
 
     records: range  # of the set
     n_records_per_block: int  # the last block has what is left
@@ -74,7 +74,7 @@ class _Slots:
 
 
 def _permute(number: int, n: int, salt: str) -> int:
-    """Where a permutation of `n` numbers puts one."""
+    """The place of a number in a permutation of `n` numbers."""
     if n <= _N_SORTED:
         return int(_order(n, salt)[number])
     seed = int(_draw(salt) * 2**32)
@@ -83,7 +83,7 @@ def _permute(number: int, n: int, salt: str) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _order(n: int, salt: str) -> Int[np.ndarray, "n"]:
-    """The same for all records of a window, or of an epoch."""
+    """One permutation, which all records of a window, or of an epoch, share."""
     return many_uniforms(n, salt, b"order").argsort(kind="stable")
 
 

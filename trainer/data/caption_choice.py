@@ -1,8 +1,8 @@
-"""Which two texts a sample shows: one for each CLS token of the image encoder.
+"""Chooses the two texts of a sample: one for each CLS token of the image encoder.
 
-CLS 1 sees the alt text. CLS 2 sees a synthetic caption, of a granularity drawn by
-weight. Without alt text both see the synthetic caption, and without a synthetic
-caption both see the alt text.
+CLS 1 is trained with the alt text. CLS 2 is trained with a synthetic caption, of a
+granularity drawn by weight. Without alt text, both get the synthetic caption; without
+a synthetic caption, both get the alt text.
 """
 
 import bisect
@@ -17,10 +17,11 @@ N_DRAWS = 2  # granularity, one of its captions
 def choose_texts(
     sample: Sample, draws: Sequence[float], granularity_weights: Mapping[str, float]
 ) -> tuple[str, str]:
-    """(alt text, synthetic caption), with stand-ins where one is missing.
+    """Returns (alt text, synthetic caption); each replaces the other if that is
+    missing.
 
-    `draws` are `N_DRAWS` uniform numbers in [0, 1). Raises ValueError when the
-    sample has no text at all.
+    `draws` are `N_DRAWS` uniform numbers in [0, 1). Raises ValueError if the sample has
+    no text at all.
     """
     alt_text = sample.alt_text.strip()
     synthetic_caption = _synthetic_caption(sample, draws, granularity_weights)

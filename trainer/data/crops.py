@@ -1,7 +1,7 @@
-"""Random numbers in, boxes of an image and views of it out. Pure: uint8 to uint8.
+"""Random numbers in, boxes of an image and crops of it out. Pure: uint8 to uint8.
 
-Boxes are drawn from the size of the image alone, so that it can be decoded no larger
-than its views need it.
+Boxes depend only on the draws and the size of the image, so the image can be decoded
+at no more than the resolution that its crops need.
 """
 
 import math
@@ -40,7 +40,13 @@ N_DRAWS = 5  # area, aspect, top, left, flip
 def random_crop(
     height: int, width: int, draws: Sequence[float], config: CropConfig
 ) -> Crop:
-    """`draws` are `N_DRAWS` uniform numbers in [0, 1)."""
+    """Returns a crop of an image of `height` x `width` pixels.
+
+    `draws` are `N_DRAWS` uniform numbers in [0, 1): area, aspect, top, left, flip.
+
+    >>> random_crop(100, 200, [0.5] * 5, CropConfig(size_px=64))
+    Crop(box=Box(top=0, left=34, height=100, width=133), size_px=64, is_flipped=False)
+    """
     box = random_box(height, width, draws[:4], config)
     return Crop(box, config.size_px, draws[4] < config.flip_probability)
 
@@ -51,18 +57,18 @@ def random_crops(
     draws: Float[np.ndarray, "crops 5"],
     config: CropConfig,
 ) -> list[Crop]:
-    """One crop for each row of draws."""
+    """Returns one crop per row of draws."""
     return [random_crop(height, width, row, config) for row in draws.tolist()]
 
 
 def random_box(
     height: int, width: int, draws: Sequence[float], config: CropConfig
 ) -> Box:
-    """A box of uniform area, log-uniform aspect and uniform place.
+    """Returns a box of uniform area, log-uniform aspect and uniform place.
 
-    The aspect is drawn among those with which a box of that area fits into the
-    image, so that one draw is enough: trying again, as others do, favors small
-    boxes of wide images. Where none fits, the box is the largest of the nearest
+    The aspect is drawn among those with which a box of that area fits into the image,
+    so one draw is enough. Drawing again until a box fits, as other code does, favors
+    small boxes of wide images. If no aspect fits, the box is the largest of the nearest
     allowed aspect.
     """
     area = config.min_area + draws[0] * (config.max_area - config.min_area)
@@ -84,9 +90,9 @@ def random_box(
 
 
 def reduction(crops: Sequence[Crop]) -> int:
-    """The largest of 1, 2, 4 and 8 by which no crop has to be enlarged again.
+    """Returns the largest of 1, 2, 4 and 8 at which no crop has to be enlarged again.
 
-    JPEG decodes at these fractions for less, and averages pixels while it does.
+    JPEG decodes faster at these fractions, and averages pixels while it does.
     """
     spare = min(min(crop.box.height, crop.box.width) / crop.size_px for crop in crops)
     return max(factor for factor in (1, 2, 4, 8) if factor <= max(spare, 1))
@@ -98,7 +104,7 @@ def cut(
     factor: int,
     out: UInt8[np.ndarray, "size size c"],
 ) -> None:
-    """Writes a crop to `out`, from an image reduced by `factor`.
+    """Writes a crop to `out`, from an image that was reduced by `factor`.
 
     OpenCV flips 60 times as fast as a copy of a reversed view.
     """
@@ -115,7 +121,7 @@ def resize(
     size_px: int,
     out: UInt8[np.ndarray, "size size c"] | None = None,
 ) -> UInt8[np.ndarray, "size size c"]:
-    """Resizes to a square: halved by means down to twofold, the rest bilinear.
+    """Resizes to a square: halved by means down to twofold, then bilinear.
 
     Up to a factor of 2 the bilinear kernel still touches every pixel, so nothing
     aliases. OpenCV takes 0.05 ms for means of 2 x 2 pixels and for the bilinear step,

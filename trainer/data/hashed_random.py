@@ -1,6 +1,6 @@
-"""Randomness that hangs on identity, not on order.
+"""Random numbers that depend on identity, not on order.
 
-The same draw comes out on every worker, host and restart.
+Every worker, host and restart draws the same numbers.
 """
 
 import hashlib
@@ -10,7 +10,11 @@ from jaxtyping import Float
 
 
 def uniforms(n: int, salt: str, sample_id: bytes) -> tuple[float, ...]:
-    """`n` numbers in [0, 1), at most 8, from a BLAKE2b hash of the arguments."""
+    """Returns `n` numbers in [0, 1), at most 8, from a BLAKE2b hash of all arguments.
+
+    >>> uniforms(2, "crop", b"sample") == uniforms(2, "crop", b"sample")
+    True
+    """
     digest = hashlib.blake2b(f"{salt}:".encode() + sample_id, digest_size=8 * n)
     data = digest.digest()
     words = (data[8 * i : 8 * i + 8] for i in range(n))
@@ -18,7 +22,7 @@ def uniforms(n: int, salt: str, sample_id: bytes) -> tuple[float, ...]:
 
 
 def many_uniforms(n: int, salt: str, sample_id: bytes) -> Float[np.ndarray, "n"]:
-    """Any number of numbers in [0, 1), from SHAKE-128, whose output has no end.
+    """Returns `n` numbers in [0, 1), for any `n`, from SHAKE-128.
 
     NumPy's generators take three times as long to set up, and may change.
     """

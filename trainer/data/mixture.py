@@ -1,4 +1,4 @@
-"""Several exports as one sequence of samples, with the share of each in training."""
+"""Several exports as one sequence of samples, and the share of each in training."""
 
 import bisect
 import copy
@@ -13,16 +13,16 @@ from trainer.data.shards import Shards
 
 
 class Mixture:
-    """The samples of one set after the other, in the order of the sets' names."""
+    """The samples of one set after another, in the order of the sets' names."""
 
     def __init__(
         self,
         name_to_shards: Mapping[str, Shards],
         weights: Mapping[str, float] | None = None,
     ):
-        """Without weights every sample counts alike.
+        """Without weights, all samples of all sets are shown equally often.
 
-        Raises ValueError when the weights are not of these sets.
+        Raises ValueError if the weights do not name these sets.
         """
         names = sorted(name_to_shards)
         if weights and sorted(weights) != names:
@@ -40,7 +40,7 @@ class Mixture:
         self.fingerprint: str = _fingerprint(names, self._sets)
 
     def in_blocks(self, n_records: int, n_kept: int) -> Self:
-        """The same samples, which each set reads as `Shards.in_blocks` says."""
+        """Returns the same samples, which each set reads as `Shards.in_blocks` says."""
         other = copy.copy(self)
         other._sets = [shards.in_blocks(n_records, n_kept) for shards in self._sets]
         return other
@@ -49,17 +49,17 @@ class Mixture:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises RecordError when the record is broken."""
+        """Raises RecordError if the record is broken."""
         shards, part = self._locate(index)
         return shards[index - part.start]
 
     def place(self, index: int) -> str:
-        """Where a sample lies, for people."""
+        """Returns the shard and the number of a record, for messages."""
         shards, part = self._locate(index)
         return shards.place(index - part.start)
 
     def part(self, index: int) -> range:
-        """The samples of the set that a sample belongs to."""
+        """Returns the samples of the set that a sample belongs to."""
         return self._locate(index)[1]
 
     @property
@@ -75,11 +75,11 @@ class Mixture:
 
 
 def open_mixture(folders: Sequence[str], weights: Mapping[str, float]) -> Mixture:
-    """Opens what `--data` was given: `[NAME=]FOLDER`; else the folder is the name.
+    """Opens the folders of `--data`: `[NAME=]FOLDER`; by default the folder is the
+    name.
 
-    A folder may be one of an object store: `gs://BUCKET/RUN/tfrecords`.
-
-    Raises ValueError when a folder is no export, or names and weights do not fit.
+    A folder may be in an object store: `gs://BUCKET/RUN/tfrecords`. Raises ValueError
+    if a folder is no export, or if names and weights do not fit.
     """
     name_to_shards: dict[str, Shards] = {}
     for argument in folders:
@@ -93,7 +93,7 @@ def open_mixture(folders: Sequence[str], weights: Mapping[str, float]) -> Mixtur
 
 
 def _fingerprint(names: Sequence[str], sets: Sequence[Shards]) -> str:
-    """That of a single set is its own, whatever its name."""
+    """A single set keeps its own fingerprint, whatever its name."""
     if len(sets) == 1:
         return sets[0].fingerprint
     contents = [[n, shards.fingerprint] for n, shards in zip(names, sets, strict=True)]

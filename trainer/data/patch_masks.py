@@ -1,4 +1,4 @@
-"""Random numbers in, which patches of an image are hidden from the student out."""
+"""Random numbers in, the patches that are hidden from the student out."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _DRAWS_PER_RECTANGLE = 4  # area, aspect, top, left
 
 
 def n_draws(grid: tuple[int, int]) -> int:
-    """Uniform numbers in [0, 1) that a mask takes."""
+    """Returns how many uniform numbers in [0, 1) a mask takes."""
     return _N_RECTANGLES * _DRAWS_PER_RECTANGLE + grid[0] * grid[1]
 
 
@@ -28,7 +28,13 @@ def draw_mask(
     ratio: float,
     draws: Float[np.ndarray, "draws"],
 ) -> Mask:
-    """Hides exactly round(ratio x patches) patches. Takes `n_draws(grid)` draws."""
+    """Hides exactly round(ratio x patches) patches. Takes `n_draws(grid)` draws.
+
+    >>> draws = np.linspace(0, 1, n_draws((2, 4)), endpoint=False)
+    >>> draw_mask(Masking.RANDOM, (2, 4), 0.75, draws).astype(int)
+    array([[1, 1, 1, 1],
+           [1, 1, 0, 0]])
+    """
     n_hidden = round(ratio * grid[0] * grid[1])
     order, rectangles = np.split(draws, [grid[0] * grid[1]])
     if masking is Masking.RANDOM:
@@ -51,12 +57,12 @@ def block_mask(
     order: Float[np.ndarray, "patches"],
     rectangles: Float[np.ndarray, "rectangles 4"],
 ) -> Mask:
-    """Hides rectangles, and where no more fit single patches, up to the number.
+    """Hides rectangles, then single patches, up to exactly `n_hidden` patches.
 
     Source: BEiT, arXiv:2106.08254, algorithm 1, with DINOv2's bounds: a rectangle
-    covers at most half of the patches, and at most what is still to be hidden, and the
-    rest is filled up at random. Rectangles lie inside the grid, so its middle is hidden
-    more often than its corners.
+    covers at most half of the patches, and at most the number that is still missing;
+    single patches at random make up the rest. Rectangles lie inside the grid, so its
+    middle is hidden more often than its corners.
     """
     mask = np.zeros(grid, bool)
     n_left = n_hidden

@@ -22,6 +22,7 @@ class LocalFolder:
         self._folder = folder
 
     def path(self, name: str) -> str:
+        """The path of a file of the folder."""
         return os.path.join(self._folder, name)
 
     def sizes(self) -> dict[str, int]:
@@ -49,6 +50,7 @@ class RemoteFolder:
         self._files, self._root = _file_system(self._url)
 
     def path(self, name: str) -> str:
+        """The URL of a file of the folder."""
         return f"{self._url}/{name}"
 
     def sizes(self) -> dict[str, int]:

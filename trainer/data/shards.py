@@ -3,10 +3,10 @@
     samples = Shards("RUN/tfrecords")
     samples[17].alt_text
 
-A folder, here or in an object store (`gs://`, `s3://`), holds `manifest.json`, TFRecord
-shards and, beside each, an index with the offset and length of every payload. Sizes are
-compared when it is opened, and both checksums of a record whenever it is read; whole
-shards are compared with the manifest by `trainer.verify`.
+A folder, on a disk or in an object store (`gs://`, `s3://`), holds `manifest.json`,
+TFRecord shards and, for each shard, an index with the offset and length of every
+payload. Opening compares sizes, reading a record compares both of its checksums, and
+`trainer.verify` compares whole shards with the manifest.
 """
 
 import bisect
@@ -44,11 +44,13 @@ class RecordError(ValueError):
 class Shards:
     """A sequence of samples, in the order of the manifest. Cheap to pickle.
 
-    Of a local folder records are read one by one, of an object store in blocks.
+    Records of a local folder are read one by one, those of an object store in blocks.
+    `len(shards)` is the number of samples, and `shards[i]` is a
+    `pipeline.records.Sample`.
     """
 
     def __init__(self, folder: str | pathlib.Path):
-        """Raises ValueError when the folder is no complete export of our schema."""
+        """Raises ValueError if the folder is no complete export of our schema."""
         self._folder = open_folder(str(folder))
         manifest = _read_manifest(self._folder)
         self.granularities: tuple[str, ...] = tuple(manifest["granularities"])
@@ -67,10 +69,10 @@ class Shards:
         self._blocks = BlockReader(self._folder, 1)
 
     def in_blocks(self, n_records: int, n_kept: int) -> Self:
-        """The same samples; each request to an object store brings `n_records`.
+        """Returns the same samples; each request to an object store brings `n_records`.
 
         The last `n_kept` blocks stay in memory. Record i is in block i div `n_records`;
-        a block that spans two shards takes a request to each. A local folder is read
+        a block that spans two shards takes one request to each. A local folder is read
         as before: the system keeps what was read.
         """
         other = copy.copy(self)
@@ -82,22 +84,22 @@ class Shards:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises RecordError when the record is broken."""
+        """Raises RecordError if the record is broken."""
         try:
             return parse_sample(self._payload(index))
         except ValueError as error:
             raise RecordError(f"{self.place(index)}: {error}") from error
 
     def place(self, index: int) -> str:
-        """Where a sample lies, for people."""
+        """Returns the shard and the number of a record, for messages."""
         shard, start = self._locate(index)
         return f"record {index - start} of {self._folder.path(self._files[shard].name)}"
 
     def damages(self) -> Iterator[str]:
-        """Reads all shards; a line for each, and for each record, that is not right.
+        """Reads all shards, and yields one line per difference from the manifest.
 
-        Those are records, indexes that leave out or repeat one, and shards of other
-        bytes than their manifest's, though every record is whole.
+        A difference is a broken record, an index that omits or repeats a record, or a
+        shard whose bytes are not those of the manifest although every record is whole.
         """
         described = _read_manifest(self._folder)["shards"]
         starts = [0, *self._ends[:-1]]
@@ -120,7 +122,7 @@ class Shards:
                 yield str(error)
 
     def _payload(self, index: int) -> bytes:
-        """Raises ValueError when the index does not point at a whole record."""
+        """Raises ValueError if the index does not point at a whole record."""
         number, start = self._locate(index)
         shard, record_number = self._files[number], index - start
         if isinstance(self._folder, LocalFolder):
@@ -131,16 +133,16 @@ class Shards:
         return tfrecords.payload(*self._blocks.record(shard, record_number, block))
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """The shard of a sample, and the first sample in there."""
+        """The shard of a sample, and the number of the first sample in that shard."""
         shard = bisect.bisect_right(self._ends, index)
         return shard, self._ends[shard - 1] if shard else 0
 
 
 def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) -> None:
-    """Raises RecordError when too many of the records drawn were skipped.
+    """Raises RecordError if too many of the records drawn were skipped.
 
-    The first epoch of a set counts as drawn, or so much of it as `_N_BEFORE_SHARE`: of
-    a few records a single one would be a large share.
+    The first epoch of a set counts as drawn, up to `_N_BEFORE_SHARE` records: of a few
+    records, a single one would be a large share.
     """
     n_drawn = max(n_drawn, min(n_records, _N_BEFORE_SHARE))
     if n_skipped > max_share * n_drawn:
@@ -171,7 +173,7 @@ def _read_manifest(folder: Folder) -> dict:
 
 
 def _check_sizes(folder: Folder, shards: Sequence[Mapping]) -> None:
-    """Finds what is cut or missing, from one listing: there may be 10,000 shards."""
+    """Finds shards that are cut or missing from one listing: there may be 10,000."""
     sizes = folder.sizes()
     for shard in shards:
         name, index = shard["name"], shard["name"] + INDEX_SUFFIX
@@ -191,7 +193,7 @@ def _check_sizes(folder: Folder, shards: Sequence[Mapping]) -> None:
 def _local_record(
     folder: LocalFolder, shard: ShardFile, number: int
 ) -> tuple[bytes, int]:
-    """A record with its checksums, and the payload's length by the index."""
+    """A record with its checksums, and its payload's length according to the index."""
     size = _INDEX_ENTRY.size
     entry = _read(folder, shard.name + INDEX_SUFFIX, number * size, size)
     offset, length = _INDEX_ENTRY.unpack(entry)
@@ -218,7 +220,7 @@ def _is_contiguous(folder: Folder, shard: ShardFile) -> bool:
 
 
 def _read(folder: LocalFolder, name: str, start: int, length: int) -> bytes:
-    """Raises ValueError when the file ends before."""
+    """Raises ValueError if the file ends earlier."""
     data = folder.read(name, start, length)
     if len(data) != length:
         raise ValueError(f"{len(data)} bytes at {start}, expected {length}")

@@ -17,10 +17,14 @@ UNKNOWN_ID = 1
 
 
 class Tokenizer:
-    """Maps texts to rows of `max_tokens` ids, cut or padded with 0 on the right."""
+    """Maps texts to int32 rows of `max_tokens` ids, cut or padded with 0 on the right.
+
+    tokenizer = Tokenizer("RUN/tokenizer.model", max_tokens=64)
+    ids = tokenizer(["a red circle", "two green triangles"])  # [2, 64]
+    """
 
     def __init__(self, path: str | pathlib.Path, max_tokens: int):
-        """Raises ValueError when `path` is no model with our conventions."""
+        """Raises ValueError if `path` is no sentencepiece model of our conventions."""
         self._max_tokens = max_tokens
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -37,6 +41,7 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
+        """The number of pieces, which is the number of ids."""
         return self._processor.vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
@@ -49,7 +54,7 @@ class Tokenizer:
 
 
 def check_size(tokenizer: Tokenizer, config: TextConfig) -> None:
-    """Raises ValueError unless the model has one embedding for each piece."""
+    """Raises ValueError unless the model has one embedding per piece."""
     if config.vocabulary_size != tokenizer.vocabulary_size:
         raise ValueError(
             f"model.text.vocabulary_size={config.vocabulary_size}: expected"

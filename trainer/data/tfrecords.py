@@ -1,8 +1,8 @@
-"""What a TFRecord file has around each payload, and whether the bytes are still right.
+"""The bytes around each payload of a TFRecord file, and their checksums.
 
 A record is the length of its payload (8 bytes), the checksum of these 8 bytes, the
-payload, and the checksum of the payload. Both checksums count. They are masked CRC-32C,
-at several GB/s: 5 microseconds for the record of a photo.
+payload, and the checksum of the payload. Both are checked. They are masked CRC-32C,
+computed at several GB/s: 5 microseconds for the record of a photo.
 Source: https://www.tensorflow.org/tutorials/load_data/tfrecord
 """
 
@@ -20,14 +20,16 @@ _LENGTH_BYTES = 8
 
 
 class ShardFile(NamedTuple):
+    """The name and the size of a shard."""
+
     name: str
     n_bytes: int
 
 
 def span(shard: ShardFile, offset: int, length: int) -> tuple[int, int]:
-    """Where a record begins and ends, whose payload has this place by the index.
+    """Returns where a record begins and ends, by the indexed place of its payload.
 
-    Raises ValueError when that is not inside the shard.
+    Raises ValueError if that is not inside the shard.
     """
     if offset < HEADER_BYTES:
         expected = f"expected {HEADER_BYTES} or more"
@@ -40,9 +42,9 @@ def span(shard: ShardFile, offset: int, length: int) -> tuple[int, int]:
 
 
 def payload(record: bytes, length: int) -> bytes:
-    """Of a whole record, whose payload has `length` bytes by the index.
+    """Returns the payload of a whole record, of `length` bytes according to the index.
 
-    Raises ValueError when a checksum is wrong, or the length another.
+    Raises ValueError if a checksum or the length is wrong.
     """
     found, length_checksum = _HEADER.unpack_from(record)
     _check(record[:_LENGTH_BYTES], length_checksum, "its length")

@@ -1,7 +1,7 @@
 """Several processes, on one host or many, as one run.
 
-Each has its own devices and reads its own rows of every batch. What is written once is
-written by the first of them.
+Each process has its own devices and reads its own rows of every batch. The first one
+writes what is written once.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ HELP = (
 def join() -> None:
     """Waits for the other processes. Call it before anything asks for devices.
 
-    Raises ValueError when the environment does not say who they are.
+    Raises ValueError if the environment does not say which processes there are.
     """
     count, number = _read_number(COUNT), _read_number(NUMBER)
     try:
@@ -46,9 +46,9 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def redirect_library_output() -> Iterator[None]:
-    """What libraries below Python print goes to standard error.
+    """Sends what libraries below Python print to standard error.
 
-    Gloo, which connects processes on CPUs, says on standard output that it did so.
+    Gloo, which connects processes on CPUs, reports on standard output that it did.
     """
     sys.stdout.flush()
     output, errors = 1, 2  # file descriptors
@@ -62,7 +62,7 @@ def redirect_library_output() -> Iterator[None]:
 
 
 def _read_number(variable: str) -> int | None:
-    """None if it is not set."""
+    """None if the variable is not set."""
     text = os.environ.get(variable)
     if text is None:
         return None

@@ -1,7 +1,8 @@
-"""Where arrays lie: a mesh of all devices, batches cut over it, parameters by rules.
+"""Where arrays are: a mesh of all devices, and shardings of batches and parameters.
 
-The mesh has the axes `data` and `fsdp`. A batch is cut over both. The devices of one
-row of `fsdp` share one copy of parameters, optimizer and teacher, cut by `RULES`.
+The mesh has the axes `data` and `fsdp`. A batch is sharded over both. The devices of
+one row of `fsdp` share one copy of parameters, optimizer and teacher, sharded by
+`RULES`.
 """
 
 import re
@@ -26,7 +27,10 @@ RULES: Sequence[tuple[str, bool]] = (
 
 
 def make_mesh(n_fsdp: int = 1) -> Mesh:
-    """All devices of all processes; ValueError if `n_fsdp` does not divide them."""
+    """Returns a mesh of all devices of all processes.
+
+    Raises ValueError if `n_fsdp` does not divide their number.
+    """
     devices = np.array(jax.devices())
     if len(devices) % n_fsdp:
         raise ValueError(
@@ -37,7 +41,7 @@ def make_mesh(n_fsdp: int = 1) -> Mesh:
 
 
 def check_batch(mesh: Mesh, batch_size: int, n_microbatches: int = 1) -> None:
-    """Raises ValueError if a batch cannot be cut evenly."""
+    """Raises ValueError if a batch cannot be sharded evenly."""
     n_parts = mesh.size * n_microbatches
     if batch_size % n_parts:
         raise ValueError(
@@ -47,6 +51,7 @@ def check_batch(mesh: Mesh, batch_size: int, n_microbatches: int = 1) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis sharded over all devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -56,7 +61,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh, shapes: Any) -> Any:
-    """A sharding for every array of a state, from its path and shape."""
+    """Returns a sharding for every array of a state, from its path and shape."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
             mesh, _partition_spec(mesh, _join_path(path), leaf.shape)
@@ -66,7 +71,7 @@ def state_sharding(mesh: Mesh, shapes: Any) -> Any:
 
 
 def to_devices(mesh: Mesh, batch: Any) -> Any:
-    """This process's rows of a batch, as part of the global batch on devices."""
+    """Places this process's rows of a batch, a part of the global one, on devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
@@ -78,7 +83,7 @@ def _join_path(path: tuple) -> str:
 
 
 def _partition_spec(mesh: Mesh, path: str, shape: Sequence[int]) -> PartitionSpec:
-    """Cuts the largest axis that comes out even, or none."""
+    """Shards the largest axis that divides evenly, or none."""
     is_cut = next(is_cut for pattern, is_cut in RULES if re.search(pattern, path))
     n_fsdp = mesh.shape["fsdp"]
     even = [axis for axis, size in enumerate(shape) if size % n_fsdp == 0]

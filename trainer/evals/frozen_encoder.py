@@ -1,6 +1,6 @@
 """The frozen encoders: images and texts in, features out, on all devices of a mesh.
 
-Each kind of features is compiled once for each size of images. A batch is cut over the
+Each kind of features is compiled once per size of images. A batch is sharded over the
 devices; the features come back whole, on every process.
 """
 
@@ -28,7 +28,7 @@ _SMALL_BATCH_SIZE = 16  # where patches come back
 
 
 class Encoder:
-    """`params` hold `vision`, and `text` where texts are encoded."""
+    """Encodes with `params`, which hold `vision`, and `text` if texts are encoded."""
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, mesh: Mesh):
         model = config.model
@@ -52,29 +52,29 @@ class Encoder:
     def images(
         self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
     ) -> Float[np.ndarray, "n 2 d"]:
-        """Both CLS tokens."""
+        """Returns both CLS tokens of each image."""
         return self._in_batches(self._encode_cls, params["vision"], images)
 
     def patches(
         self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
     ) -> VisionOutput:
-        """CLS tokens and patches, float16."""
+        """Returns CLS tokens and patches, float16."""
         encode, size = self._encode_patches, _SMALL_BATCH_SIZE
         return self._in_batches(encode, params["vision"], images, size)
 
     def levels(
         self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
     ) -> list[VisionOutput]:
-        """What DPT reads: CLS tokens and patches of four blocks, float16."""
+        """Returns the inputs of DPT: CLS tokens and patches of four blocks, float16."""
         encode, size = self._encode_levels, _SMALL_BATCH_SIZE
         return self._in_batches(encode, params["vision"], images, size)
 
     def values(
         self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
     ) -> Float[np.ndarray, "n gh gw d"]:
-        """Patches by the values of the last block, which zero-shot masks are made of.
+        """Returns patches by the values of the last block, for zero-shot masks.
 
-        In batches of one image a device, since the sizes of photos differ.
+        Encodes one image per device at a time, since the sizes of photos differ.
         """
         size = self._mesh.size
         return self._in_batches(self._encode_values, params["vision"], images, size)
@@ -82,11 +82,15 @@ class Encoder:
     def attention(
         self, params: dict, images: UInt8[np.ndarray, "n h w 3"]
     ) -> Float[np.ndarray, "n heads 2 t"]:
-        """How both CLS tokens of the last block weigh all tokens, CLS tokens first."""
+        """Returns attention weights of both CLS tokens in the last block.
+
+        They cover all tokens, CLS tokens first.
+        """
         encode, size = self._encode_attention, _SMALL_BATCH_SIZE
         return self._in_batches(encode, params["vision"], images, size)
 
     def texts(self, params: dict, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Returns one vector per text, not normalized."""
         ids = self._tokenizer(texts)
         return self._in_batches(self._encode_text, params["text"], ids)
 
@@ -112,7 +116,7 @@ class Encoder:
         rows: np.ndarray,
         size: int = _BATCH_SIZE,
     ) -> Any:
-        """Encodes in batches of one size, so that there is one compilation."""
+        """Encodes in batches of one size, so that each is compiled once."""
         size = -(-size // self._mesh.size) * self._mesh.size
         padding = np.zeros((-len(rows) % size, *rows.shape[1:]), rows.dtype)
         padded = np.concatenate([rows, padding])
@@ -144,5 +148,5 @@ def _attention(
 
 
 def _to_float16(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Normalized features fit, at half the memory."""
+    """Normalized features fit, in half the memory."""
     return x.astype(jnp.float16)

@@ -1,4 +1,4 @@
-"""The tasks on geometry: depth by a linear probe and by DPT, surface normals by DPT."""
+"""The geometry tasks: depth by a linear probe and by DPT, surface normals by DPT."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from trainer.models import dpt
 
 
 def linear_depth(run: Evaluation) -> dict:
-    """Patches joined with CLS 1, with CLS 2, and with their mean."""
+    """Probes patches joined with CLS 1, with CLS 2, and with their mean."""
     views = dense_tasks.DecoderInputs(
         "depth", _by_token, decoders.linear_cells, Sample.depth
     )
@@ -36,7 +36,7 @@ def linear_depth(run: Evaluation) -> dict:
 
 
 def dpt_depth(run: Evaluation) -> dict:
-    """DPT reads CLS 1, as in the released heads."""
+    """Trains or reads a DPT head, which reads CLS 1, as in the released heads."""
     task = dpt_heads.HeadTask(
         kind="depth",
         truth=Sample.depth,
@@ -51,6 +51,7 @@ def dpt_depth(run: Evaluation) -> dict:
 
 
 def dpt_normals(run: Evaluation) -> dict:
+    """Trains or reads a DPT head for surface normals; errors are in degrees."""
     task = dpt_heads.HeadTask(
         kind="normals",
         truth=Sample.normals,
@@ -109,7 +110,7 @@ def _depth_scores(
     predict: dict[str, Callable],
     n_training_images: int,
 ) -> dict:
-    """Of several decoders, in one reading of the test images."""
+    """Scores several decoders in one pass over the test images."""
     found: dict[str, list[errors.Errors]] = {token: [] for token in predict}
 
     def all_of(batch: Any) -> Iterator[tuple]:

@@ -1,7 +1,7 @@
 """The tasks on vectors of whole images: classification and retrieval.
 
-Each gives nested numbers, all shares in [0, 1], for CLS 1, CLS 2 and their mean: the
-papers do not say which of them their tables report.
+Each returns nested numbers, shares in [0, 1], for CLS 1, CLS 2 and their mean: the
+papers do not say which of these their tables report.
 """
 
 import functools
@@ -30,17 +30,22 @@ Labels = Int[np.ndarray, "n"]
 
 
 def knn_classification(run: Evaluation) -> dict:
+    """Classifies test images by votes of their nearest training images."""
     return _train_and_test(run, knn.accuracies)
 
 
 def linear(run: Evaluation) -> dict:
+    """Classifies test images by logistic regression on training images."""
     seed = run.settings.rng_seed
     measure = functools.partial(linear_classification.accuracy, rng_seed=seed)
     return _train_and_test(run, measure)
 
 
 def zero_shot(run: Evaluation) -> dict:
-    """Among all classes that the set names, or else among those that occur."""
+    """Classifies images by the names of all classes of the set.
+
+    Without a list of classes, they are the labels that occur.
+    """
     cls, samples = run.embed(
         run.source.not_of_training("label"), missing="no images with a label"
     )
@@ -59,9 +64,9 @@ def zero_shot(run: Evaluation) -> dict:
 def class_candidates(
     source: Source, labels: Sequence[str]
 ) -> tuple[list[str], Sequence[str]]:
-    """Labels, and the names of all classes, as they stand in sentences.
+    """Returns labels, and the names of all classes, as they are written in sentences.
 
-    Raises SampleError on what is no name, and on a label that is not among the names.
+    Raises SampleError on a class that is no name, and on a label that is no class.
     """
     spoken = [label_names.spoken_name(label) for label in labels]
     listed = [label_names.spoken_name(name) for name in source.classes]
@@ -85,7 +90,7 @@ def class_candidates(
 
 
 def image_text_retrieval(run: Evaluation) -> dict:
-    """Every granularity by itself: names of things match many images, sentences few."""
+    """Scores every granularity by itself: short captions match many images."""
     cls, samples = run.embed(
         run.source.not_of_training("captions"),
         missing="no captions, expected some in KEY.json or KEY.txt, or in a column",
@@ -98,7 +103,7 @@ def image_text_retrieval(run: Evaluation) -> dict:
 
 
 def fine_grained_retrieval(run: Evaluation) -> dict:
-    """Recall@1 in each domain, and the mean of the domains."""
+    """Returns recall@1 in each domain, and the mean over domains."""
     cls, samples = run.embed(_expect_labels(run.source.queries_and_index()))
     domains = sorted({_domain(sample) for sample in samples})
     found = {domain: _fine_grained_of(domain, cls, samples) for domain in domains}
@@ -115,7 +120,7 @@ def fine_grained_retrieval(run: Evaluation) -> dict:
 def _train_and_test(
     run: Evaluation, measure: Callable[[Vectors, Labels, Vectors, Labels], dict]
 ) -> dict:
-    """Training images and test images in one classification."""
+    """Measures test images against training images."""
     train_cls, train = run.embed(
         _expect_labels(run.source.of_split(TRAIN)), "training images"
     )
@@ -143,7 +148,7 @@ def _retrieval_of(
     cls: Float[np.ndarray, "n 2 d"],
     captions: Sequence[tuple[str, ...]],
 ) -> dict:
-    """Among the images that have captions."""
+    """Scores the images that have captions."""
     rows = [row for row, texts in enumerate(captions) if texts]
     texts = [text for row in rows for text in captions[row]]
     counts = [len(captions[row]) for row in rows]
@@ -159,7 +164,7 @@ def _retrieval_of(
 def _fine_grained_of(
     domain: str, cls: Float[np.ndarray, "n 2 d"], samples: Sequence[Sample]
 ) -> dict:
-    """Without images to be searched, each query searches all the others."""
+    """If no images are to be searched, each query searches all the others."""
     is_own = np.array([_domain(sample) == domain for sample in samples])
     is_index = np.array([sample.split == INDEX for sample in samples])
     labels = [sample.label for sample in samples]
@@ -183,7 +188,7 @@ def _domain(sample: Sample) -> str:
 
 
 def _expect_labels(samples: Iterator[Sample]) -> Iterator[Sample]:
-    """The same, up to the first without a label, which is an error."""
+    """Yields the samples; raises SampleError on the first without a label."""
     for sample in samples:
         if sample.label is None:
             raise SampleError(

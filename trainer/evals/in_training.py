@@ -1,8 +1,8 @@
-"""Evaluations of a run at its checkpoints: a by-product, whose failure costs nothing.
+"""Evaluations of a run at its checkpoints. Their failure never costs training.
 
-They come after the checkpoint. One that fails is said on standard error, counted in
-the metrics, and training goes on; those that a step's line lacks are done again when
-the run goes on from that step.
+They run after the checkpoint is saved. A failure is printed on standard error and
+counted in the metrics, and training goes on. Evaluations that the line of a step lacks
+are repeated when the run resumes from that step.
 """
 
 import math
@@ -21,11 +21,11 @@ _SHOWN = 300  # characters of a failure
 
 
 class EvaluationError(ValueError):
-    """Evaluations of a run that failed."""
+    """Evaluations of a run failed."""
 
 
 class Evaluations:
-    """Those that `run.evaluations` names, with the parameters of a step."""
+    """The evaluations of `run.evaluations`, with the parameters of a step."""
 
     def __init__(self, config: TrainConfig, encoder: Encoder):
         self._run = config.run
@@ -45,7 +45,7 @@ class Evaluations:
             log.add(step, found, n_failed=not found)
 
     def check(self) -> None:
-        """Raises EvaluationError when some have failed."""
+        """Raises EvaluationError if any have failed."""
         if self._failures:
             n, last = len(self._failures), self._failures[-1]
             raise EvaluationError(
@@ -69,9 +69,9 @@ class Evaluations:
 def missing_evaluations(
     folder: pathlib.Path, config: TrainConfig, step: int
 ) -> tuple[str, ...]:
-    """The tasks of `config` that the metrics of a checkpoint's step do not have.
+    """Returns the tasks of `config` that a checkpoint's line of metrics lacks.
 
-    Of several processes all read those of the first, and so do the same.
+    With several processes all read the line of the first, and so agree.
     """
     if not config.is_checkpoint_due(step):
         return ()

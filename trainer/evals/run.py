@@ -35,9 +35,9 @@ def run_task(
     *,
     is_shown: bool = False,
 ) -> dict:
-    """One task on one evaluation set: nested numbers.
+    """Runs one task on one evaluation set, and returns nested numbers.
 
-    Shares are in [0, 1], errors in meters or degrees. Raises SampleError when no sample
+    Shares are in [0, 1], errors in meters or degrees. Raises SampleError if no sample
     has what the task needs.
     """
     name, source = find_data(data, settings)
@@ -60,7 +60,7 @@ def run_tasks(
     params: dict,
     settings: EvaluationConfig,
 ) -> dict:
-    """All of task -> data, as flat `task/.../number` for the training log."""
+    """Runs all of {task: data}; returns flat `task/.../number` for the training log."""
     results = {
         task: run_task(task, data, encoder, params, settings)
         for task, data in evaluations.items()
@@ -71,7 +71,7 @@ def run_tasks(
 def check_tasks(
     evaluations: Mapping[str, str], settings: EvaluationConfig, patch_px: int
 ) -> None:
-    """Raises ValueError on an unknown task, data that is not there, or a wrong size."""
+    """Raises ValueError on an unknown task, missing data, or a wrong size."""
     if settings.size_px % patch_px:
         raise ValueError(
             f"size_px={settings.size_px}: expected a multiple of {patch_px}, the"
@@ -86,7 +86,7 @@ def check_tasks(
 
 
 def find_data(data: str, settings: EvaluationConfig) -> tuple[str, readers.Source]:
-    """The name of the recipe, or "", and the evaluation set."""
+    """Returns the evaluation set of `[SET=]PATH`, and SET, or "" without one."""
     name, place = public_sets.split_name(data)
     told = settings.scored_split and parse_split(settings.scored_split)
     preferred = parse_split(public_sets.RECIPES[name].split) if name else ""
@@ -97,14 +97,14 @@ def find_data(data: str, settings: EvaluationConfig) -> tuple[str, readers.Sourc
 
 
 def _n_images(found: Mapping) -> int:
-    """Of tasks with several parts, such as granularities: the largest of them."""
+    """The largest number of images, of a task with parts such as granularities."""
     parts = [part for part in found.values() if isinstance(part, Mapping)]
     found_in = (part.get("n_images") or _n_images(part) for part in parts)
     return max(found_in, default=0)
 
 
 def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers, without those of single classes and of what was left out."""
+    """Numbers, without those of single classes and the account of the data."""
     for name, value in results.items():
         if isinstance(value, Mapping) and name not in ("iou_by_class", "data"):
             yield from _flat(value, f"{prefix}{name}/")
@@ -115,9 +115,9 @@ def _flat(results: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
 def load_encoder(
     found: TrainedModel, mesh: Mesh, *, has_text: bool = True
 ) -> tuple[Encoder, dict]:
-    """Encoders of a checkpoint and their parameters, on all devices of a mesh.
+    """Loads the encoders of a checkpoint to all devices of a mesh.
 
-    Without `has_text` the text encoder is not read. Raises ValueError when it is wanted
+    Without `has_text` the text encoder is not read. Raises ValueError if it is needed
     and the checkpoint has none.
     """
     config = found.config

@@ -1,4 +1,4 @@
-"""The tasks that give every pixel a class: by a decoder, and by names alone."""
+"""The segmentation tasks: every pixel gets a class by a decoder, or by names alone."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,7 @@ from trainer.models import dpt
 
 
 def linear_segmentation(run: Evaluation) -> dict:
+    """Trains a linear probe on patches."""
     masked = _Masks(run, _names(run))
     views = dense_tasks.DecoderInputs(
         "mask", _patches, decoders.linear_cells, masked.cells
@@ -34,7 +35,7 @@ def linear_segmentation(run: Evaluation) -> dict:
 
 
 def dpt_segmentation(run: Evaluation) -> dict:
-    """With a head like the released one for the 150 classes of ADE20K."""
+    """Trains or reads a DPT head, like the released one for ADE20K."""
     masked = _Masks(run, _names(run))
     task = dpt_heads.HeadTask(
         kind="mask",
@@ -47,7 +48,7 @@ def dpt_segmentation(run: Evaluation) -> dict:
 
 
 def zero_shot_segmentation(run: Evaluation) -> dict:
-    """`whole`: one look at the image; `windows`: averaged over windows of it."""
+    """Scores `whole`, one pass over the image, and `windows`, a mean over windows."""
     names = _names(run)
     classes = name_vectors(run, names)
     modes = {"whole": segment_whole, "windows": _segment_windows}
@@ -67,7 +68,7 @@ def zero_shot_segmentation(run: Evaluation) -> dict:
 
 
 def name_vectors(run: Evaluation, names: Sequence[str]) -> Float[np.ndarray, "n d"]:
-    """A vector for each name, from nine sentences with it."""
+    """Returns one vector per name, from nine sentences with it."""
     sentences = prompting.prompts(names, PromptSet.TCL)
     texts = run.embed_texts(sentences).reshape(
         len(names), len(sentences) // len(names), -1
@@ -78,7 +79,7 @@ def name_vectors(run: Evaluation, names: Sequence[str]) -> Float[np.ndarray, "n 
 def segment_whole(
     run: Evaluation, sample: Sample, classes: np.ndarray, shape: tuple[int, int]
 ) -> Int[np.ndarray, "h w"]:
-    """The class of each pixel of an image of `shape`, in one look."""
+    """Returns the class of each pixel of an image of `shape`, from one pass."""
     image = zero_shot.resize_short_side(sample.image(), run.size_px)
     image = zero_shot.round_up_to_patches(image, run.encoder.patch_px)
     (patches,) = run.encoder.values(run.params, image[None])
@@ -101,7 +102,7 @@ def _segment_windows(
 def _score_decoder(
     run: Evaluation, masked: "_Masks", head: dpt_heads.FittedHead
 ) -> dict:
-    """What a decoder of logits scores on the test images."""
+    """Scores a decoder of logits on the test images."""
     n_classes = len(masked.names)
     confusion = np.zeros((n_classes, n_classes), np.int64)
     n_images = 0
@@ -128,7 +129,7 @@ def _names(run: Evaluation) -> tuple[str, ...]:
 
 
 class _Masks:
-    """Masks as classes, and what of them looks as if they were counted otherwise."""
+    """Masks as classes, and signs that their values are counted otherwise."""
 
     def __init__(self, run: Evaluation, names: tuple[str, ...]):
         self.names, self._run = names, run

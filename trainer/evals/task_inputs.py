@@ -1,6 +1,6 @@
-"""What a task has at hand: encoders, an evaluation set, settings; and what it needs.
+"""What a task gets: encoders, an evaluation set, settings; and what a task is.
 
-Images go through the encoder in chunks, so that no more of them are held at a time.
+Images go through the encoder in chunks, which bounds the memory for them.
 """
 
 import dataclasses
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
+    """The inputs of a task."""
+
     encoder: Encoder
     params: dict
     source: Source
@@ -34,6 +36,7 @@ class Evaluation:
 
     @property
     def size_px(self) -> int:
+        """The side of the images, in pixels."""
         return self.settings.size_px or self.encoder.size_px
 
     def show_progress(self, rows: Iterable[T], what: str) -> Iterator[T]:
@@ -43,9 +46,9 @@ class Evaluation:
     def embed(
         self, samples: Iterable[Sample], what: str = "images", missing: str = ""
     ) -> tuple[Float[np.ndarray, "n 2 d"], list[Sample]]:
-        """Both CLS tokens of each image, and the samples without their images.
+        """Returns both CLS tokens of each image, and the samples without their images.
 
-        Without a sample, raises SampleError that says what is `missing`.
+        Raises SampleError, which says what is `missing`, if there is no sample.
         """
         cls: list[np.ndarray] = []
         kept: list[Sample] = []
@@ -59,12 +62,13 @@ class Evaluation:
     def squeeze_images(
         self, samples: Iterable[Sample]
     ) -> UInt8[np.ndarray, "n size size 3"]:
-        """Decoded side by side; that is most of the time with a small encoder."""
+        """Decodes in parallel; with a small encoder decoding takes most of the time."""
         with futures.ThreadPoolExecutor() as pool:
             images = pool.map(lambda sample: sample.to_square(self.size_px), samples)
             return np.stack(list(images))
 
     def embed_texts(self, texts: list[str]) -> Float[np.ndarray, "n d"]:
+        """Returns one vector per text, not normalized."""
         return self.encoder.texts(self.params, texts)
 
 
@@ -83,17 +87,18 @@ class Task:
 
 
 def chunks(samples: Iterable[Sample], size: int = CHUNK) -> Iterator[list[Sample]]:
+    """Yields lists of up to `size` samples."""
     iterator = iter(samples)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk
 
 
 def spool(chunks: Iterable[Any], otherwise: Callable[[], SampleError]) -> Any:
-    """Arrays of many rows, from chunks of them, in files that vanish by themselves.
+    """Joins chunks of many rows into arrays that are mapped from temporary files.
 
-    Each chunk is a tree of arrays; so is what comes back. Patches of a data set are
-    larger than memory: a megabyte an image for a width of 1024 at 448 pixels, in
-    float16. TMPDIR says where the files go. Raises `otherwise` without a chunk.
+    Each chunk is a tree of arrays; so is the result. Patches of a data set are larger
+    than memory: a megabyte per image for a width of 1024 at 448 pixels, in float16.
+    TMPDIR says where the files go. Raises `otherwise` if there is no chunk.
     """
     iterator = iter(chunks)
     first = next(iterator, None)

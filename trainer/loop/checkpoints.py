@@ -1,9 +1,9 @@
 """Checkpoints: parameters, optimizer and data position, written in the background.
 
 Each is a folder `checkpoints/STEP` with the items `params` (all that evaluation and
-export need), `training` (optimizer state and step) and `data` (position in the stream).
-None of it depends on the devices or on the number of processes: a run may go on with
-others. Step 0, the untrained model, is always kept.
+export need), `training` (optimizer state and step) and `data` (position in the
+stream). None of it depends on the devices or on the number of processes: a run may
+resume with others. Step 0, the untrained model, is always kept.
 """
 
 import atexit
@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Use as a context: leaving it ends all writing."""
+    """The checkpoints of one workdir. A context; leaving it waits for all writing."""
 
     def __init__(self, folder: pathlib.Path, n_kept: int):
         kept = checkpoint_managers.AnyPreservationPolicy(
@@ -57,7 +57,7 @@ class Checkpoints:
     def save(self, state: State, batches: grain.DatasetIterator) -> None:
         """Saves under the state's step. Copies first, so the state may be donated.
 
-        Raises CheckpointError when this one or the one before cannot be written.
+        Raises CheckpointError if this checkpoint or the one before cannot be written.
         """
         training = {name: value for name, value in state.items() if name != "params"}
         with self._writing():
@@ -71,7 +71,10 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Until what was saved is complete. Raises CheckpointError as `save` does."""
+        """Waits until the last save is complete.
+
+        Raises CheckpointError as `save` does.
+        """
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -86,10 +89,10 @@ class Checkpoints:
             ) from error
 
     def resume(self, state: State, batches: grain.DatasetIterator) -> State:
-        """The latest state, and `batches` set to go on behind it.
+        """Returns the latest state, and sets `batches` to continue after it.
 
-        Without a checkpoint it is `state`, which is saved as the first one. Raises
-        CheckpointError when the latest one is damaged.
+        Without a checkpoint, returns `state` and saves it as the first one. Raises
+        CheckpointError if the latest checkpoint is damaged.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -119,14 +122,14 @@ class Checkpoints:
 
 
 def find_steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, in order."""
+    """Returns the steps of the finished checkpoints in a folder, in order."""
     if not folder.is_dir():
         return []
     return sorted(ocp.utils.checkpoint_steps(folder))
 
 
 def part_names(folder: pathlib.Path, step: int, item: str) -> set[str]:
-    """Names of what an item of one checkpoint holds."""
+    """Returns the names of the parts of an item of one checkpoint."""
     # The handler itself: around it, Orbax warns of a file that we do not write.
     found = ocp.PyTreeCheckpointHandler().metadata(
         _literal_path(folder) / str(step) / item
@@ -135,9 +138,9 @@ def part_names(folder: pathlib.Path, step: int, item: str) -> set[str]:
 
 
 def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
-    """The parts of an item of one checkpoint that `shapes` has; others are not read.
+    """Reads the parts of an item that `shapes` names; others are not read.
 
-    Raises CheckpointError when a part is not there.
+    Raises CheckpointError if a part is missing.
     """
     path = _literal_path(folder) / str(step) / item
     places = ocp.checkpoint_utils.construct_restore_args(shapes)
@@ -159,10 +162,10 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
 
 @functools.cache
 def _literal_path(folder: pathlib.Path) -> pathlib.Path:
-    """An absolute path of the folder that Orbax does not take for another one.
+    """An absolute path of the folder that Orbax does not read as a pattern.
 
-    It reads brackets and stars as patterns, and TensorStore backslashes as slashes:
-    what was saved in such a folder was never found again.
+    It reads brackets and stars as patterns, and TensorStore reads backslashes as
+    slashes: a checkpoint saved in such a folder was never found again.
     """
     place = folder.absolute()
     if str(place).isprintable() and not set(str(place)) & set("[]*?\\"):
@@ -174,6 +177,6 @@ def _literal_path(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _first_cause(error: Exception) -> str:
-    """What went wrong first, without the listings that the libraries add."""
+    """The first cause, without the listings that the libraries add."""
     first = str(error.__cause__ or error).partition(" [source")[0]
     return textwrap.shorten(first, 300)

@@ -1,10 +1,11 @@
-"""Floating-point operations of a train step, and the peak they are held against.
+"""Floating-point operations of a train step, and the peak of a device.
 
-Counted from the configuration: two for each multiply-add of a matrix product, padded
-tokens included. Element-wise work is left out, and so is what is computed again: the
-rematerialized blocks, each chunk of logits in the backward pass, the second direction
-of InfoNCE, the iterations of Sinkhorn, the first pass over microbatches. So the share
-of the peak is model FLOPs utilization (MFU), and a step that computes less again gains.
+Operations are counted from the configuration: two for each multiply-add of a matrix
+product, padded tokens included. Element-wise work is not counted, nor is anything that
+is computed twice: rematerialized blocks, each chunk of logits in the backward pass,
+the second direction of InfoNCE, the iterations of Sinkhorn, the first pass over
+microbatches. So the share of the peak is model FLOPs utilization (MFU), and a step
+that recomputes less gains.
 Source: Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B.
 """
 
@@ -23,7 +24,7 @@ FORWARD_AND_BACKWARD = 3  # a product, and the gradient to each of its factors
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """The most that a device can do, with the name that goes beside a share of it."""
+    """The peak of a device, and the name that is shown with a share of it."""
 
     name: str
     flops_per_s: float
@@ -53,7 +54,7 @@ PEAKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of training on an image, and what it is held against."""
+    """The cost of training on one image, and the peak that it is compared with."""
 
     flops_per_image: int
     n_devices: int  # of all processes, which share a step
@@ -61,21 +62,24 @@ class Cost:
 
 
 class Forward(NamedTuple):
-    """Operations of the forward pass for each image of a batch."""
+    """Operations of the forward pass per image of a batch."""
 
     trained: int  # with a gradient: the student
     frozen: int  # without: the teacher
 
 
 def step_cost(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Cost:
-    """On the devices of this run; `teacher_model` is that of a frozen teacher."""
+    """Returns the cost on this run's devices.
+
+    `teacher_model` is the model of a frozen teacher.
+    """
     return Cost(
         flops_per_image(config, teacher_model), jax.device_count(), find_peak(config)
     )
 
 
 def find_peak(config: TrainConfig) -> Peak | None:
-    """`run.peak_flops_per_s` if there is one, otherwise by the table."""
+    """Returns `run.peak_flops_per_s` if it is set, otherwise the entry of `PEAKS`."""
     if config.run.peak_flops_per_s:
         return Peak("run.peak_flops_per_s", config.run.peak_flops_per_s)
     return PEAKS.get(jax.devices()[0].device_kind)
@@ -84,7 +88,7 @@ def find_peak(config: TrainConfig) -> Peak | None:
 def flops_per_image(
     config: TrainConfig, teacher_model: ModelConfig | None = None
 ) -> int:
-    """Of a train step, divided by its batch."""
+    """Operations of a train step, divided by its batch."""
     trained, frozen = forward_flops(config, teacher_model)
     return FORWARD_AND_BACKWARD * trained + frozen
 
@@ -92,7 +96,7 @@ def flops_per_image(
 def forward_flops(
     config: TrainConfig, teacher_model: ModelConfig | None = None
 ) -> Forward:
-    """The passes of the train step; a term that is switched off costs nothing."""
+    """Operations of all passes of the train step; a term that is off costs nothing."""
     model, data, ssl = config.model, config.data, config.self_supervision
     taught = teacher_model or model
     size_px, width = data.global_crop.size_px, model.vision.width

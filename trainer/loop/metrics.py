@@ -1,4 +1,4 @@
-"""Measurements of a run: to `metrics.jsonl`, to TensorBoard and to the terminal."""
+"""Measurements of a run, written to `metrics.jsonl`, TensorBoard and the terminal."""
 
 import contextlib
 import json
@@ -29,10 +29,10 @@ class NotFiniteError(ArithmeticError):
 
 
 class TrainingLog:
-    """Writes a line of `metrics.jsonl` and of the display when asked to.
+    """Counts every step, and writes lines of `metrics.jsonl` and of the display.
 
-    Lines of steps after `first_step`, which a killed run left behind, are removed. Of
-    several processes the first alone writes for TensorBoard.
+    Lines of steps after `first_step`, which a killed run left behind, are removed. In a
+    run of several processes only the first writes for TensorBoard.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts what is done inside as waiting for data."""
+        """Counts the time inside as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - start
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """Leaves what is done inside out of the speed."""
+        """Excludes the time inside from the speed."""
         start = time.perf_counter()
         yield
         self._started_s += time.perf_counter() - start
@@ -95,12 +95,10 @@ class TrainingLog:
     ) -> None:
         """Counts a step, and waits for the one before it to end.
 
-        Raises NotFiniteError, which names the samples, if that one's metrics are not
-        finite.
-
-        So at most one step is under way while the next batch is fetched, and a loop
-        that waits for data is a device that does. The first step compiles and is left
-        out of the speed.
+        So at most one step is under way while the next batch is fetched: if the loop
+        waits for data, the device does. The first step compiles, and is excluded from
+        the speed. Raises NotFiniteError, which names the samples, if the metrics of the
+        step before are not finite.
         """
         if self._previous is None:
             jax.block_until_ready(metrics)
@@ -111,11 +109,14 @@ class TrainingLog:
         self._display.advance(step)
 
     def skip(self, n_records: int) -> None:
-        """Counts records of this step's batch that were broken, and replaced."""
+        """Counts records of this step's batch that were broken and replaced."""
         self.n_records_skipped += n_records
 
     def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
-        """Raises NotFiniteError instead of writing what is not a number."""
+        """Writes the line of a step.
+
+        Raises NotFiniteError if a metric is not finite.
+        """
         if self._previous is not None:
             _check_finite(*self._previous)
         line = {**self._counts(step), **_round_values(metrics), **self._speed(step)}
@@ -126,7 +127,7 @@ class TrainingLog:
         self._restart_clock(step)
 
     def add(self, step: int, results: Mapping[str, float], n_failed: int) -> None:
-        """Adds what was evaluated after a step to its line, which is the last one.
+        """Adds the results of evaluations to the line of a step, which is the last one.
 
         `n_failed` evaluations have no result.
         """
@@ -159,7 +160,7 @@ class TrainingLog:
         }
 
     def _utilization(self, images_per_s: float) -> dict[str, float]:
-        """Of one device; no share of a peak that is not known."""
+        """Per device; no share of the peak if the peak is unknown."""
         cost = self._cost
         flops_per_s = images_per_s * cost.flops_per_image / cost.n_devices
         found = {"flops_per_s_per_device": float(f"{flops_per_s:.4g}")}
@@ -178,7 +179,7 @@ def _check_finite(
     metrics: Mapping[str, Float[Array, ""]],
     sample_ids: UInt8[np.ndarray, "b 16"],
 ) -> None:
-    """Raises NotFiniteError, which names what is not finite and the samples."""
+    """Raises NotFiniteError, which names the metrics and the samples."""
     numbers = jax.device_get(dict(metrics))
     wrong = [f"{name} is {x}" for name, x in numbers.items() if not math.isfinite(x)]
     if wrong:
@@ -257,10 +258,10 @@ class _EventFile:
 
 
 class _Lines:
-    """The lines of `metrics.jsonl`, one a step, in order.
+    """The lines of `metrics.jsonl`, one per step, in order.
 
-    Those after `last_step` are dropped, and so is one that was cut while it was
-    written. A killed process leaves the last line as it was or as it is to be.
+    Lines after `last_step` are dropped, and so is one that was cut while it was
+    written. A killed process leaves the last line in its old state or in its new one.
     """
 
     def __init__(self, path: pathlib.Path, last_step: int):
@@ -275,7 +276,7 @@ class _Lines:
         self._start = self._file.seek(0, os.SEEK_END) - n_bytes
 
     def add(self, line: Mapping[str, float]) -> None:
-        """A line behind the last one, or more of it where both are of one step."""
+        """Appends a line, or extends the last one if both are of the same step."""
         if line["step"] == self.last.get("step"):
             line = {**self.last, **line}
             self._file.seek(self._start)
@@ -293,13 +294,13 @@ class _Lines:
 
 
 def find_line(path: pathlib.Path, step: int) -> Mapping[str, Any]:
-    """What is measured of a step; nothing where there is no line of it."""
+    """Returns the measurements of a step; nothing if it has no line."""
     found = (line for _, line in _read_lines(path) if line["step"] == step)
     return next(found, {})
 
 
 def _read_lines(path: pathlib.Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each line with its end, and what it holds. Raises ValueError if it is no JSON."""
+    """Each complete line with its values. Raises ValueError if it is no JSON."""
     texts = path.read_text().splitlines(keepends=True) if path.exists() else []
     lines = []
     for number, text in enumerate(texts, start=1):

@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Use as a context; ask after every step.
+    """Notes SIGTERM. A context; ask after every step.
 
     With several processes JAX itself listens, so that all of them stop at one step.
     """
@@ -19,6 +19,7 @@ class Preemption:
         self._is_alone = jax.process_count() == 1
 
     def is_asked(self, step: int) -> bool:
+        """Whether the run is to stop after this step."""
         if self._is_alone:
             return self._is_asked
         return multihost_utils.reached_preemption_sync_point(step)

@@ -18,7 +18,10 @@ TRACES = "profiles"
 
 
 class Profiler:
-    """Use as a context; ask after every step. Process 0 alone traces."""
+    """Traces steps when asked to. A context; call `after_step` after every step.
+
+    Only process 0 traces.
+    """
 
     def __init__(self, workdir: pathlib.Path, n_steps: int):
         self._request = workdir / REQUEST
@@ -40,7 +43,7 @@ class Profiler:
             self._stop()
 
     def after_step(self, step: int, metrics: object) -> None:
-        """Starts a trace if one is asked for, or ends it with this step.
+        """Starts a trace if one is requested, or ends it with this step.
 
         `metrics` are the step's results, which the end of a trace waits for.
         """

@@ -1,9 +1,9 @@
-"""What a workdir holds beside checkpoints and metrics, so that it explains itself.
+"""The files of a workdir other than checkpoints and metrics: they explain the run.
 
-`config.json`: the resolved configuration, fingerprints of the shards and of the
-tokenizer, and, of a run that went on with other settings, which and after which step.
-`tokenizer.model`: the tokenizer itself. A workdir belongs to one configuration: going
-on with another one is an error.
+`config.json` holds the resolved configuration, fingerprints of the shards and of the
+tokenizer, and, if a run resumed with other settings, which ones and after which step.
+`tokenizer.model` is the tokenizer itself. A workdir belongs to one configuration: to
+resume with another one is an error.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _MAY_DIFFER = ("run", "compute")
 
 
 def metrics_file_name() -> str:
-    """`metrics.jsonl`; other processes of one run measure into files of their own."""
+    """Returns `metrics.jsonl`; all processes but the first write files of their own."""
     number = jax.process_index()
     return f"metrics-{number}.jsonl" if number else METRICS
 
@@ -38,9 +38,9 @@ def claim(
 ) -> None:
     """Makes a workdir for `config`, or checks that it is one already.
 
-    `shards` is the fingerprint of the shards; `step` is the one that a run goes on
-    from. Raises ValueError as `changes` does. All processes of a run check, and one
-    writes.
+    `shards` is the fingerprint of the shards; `step` is the one that the run resumes
+    from. Raises ValueError as `find_changes` does. All processes of a run check, and
+    one writes.
     """
     path = workdir / CONFIG
     contents = _contents(config, shards)
@@ -60,11 +60,11 @@ def claim(
 def find_changes(
     workdir: pathlib.Path, config: TrainConfig, shards: str
 ) -> dict[str, list[object]]:
-    """Which fields of `config` differ from a workdir's: name to old and new value.
+    """Returns the fields of `config` that differ from a workdir's: name to [old, new].
 
-    Those of `run` and `compute`; the place of the tokenizer does not count. Raises
-    ValueError naming the field when the workdir was made with another configuration,
-    other shards or another tokenizer.
+    Only `run` and `compute` may differ; the path of the tokenizer does not count.
+    Raises ValueError, which names the field, if the workdir was made with another
+    configuration, other shards or another tokenizer.
     """
     path = workdir / CONFIG
     old, new = _read(path), _contents(config, shards)
@@ -77,9 +77,9 @@ def find_changes(
 
 
 def load_config(workdir: pathlib.Path) -> TrainConfig:
-    """The configuration of a workdir; its tokenizer is the workdir's own copy.
+    """Reads the configuration of a workdir; its tokenizer is the workdir's own copy.
 
-    Raises ValueError when that is not the one that was trained with.
+    Raises ValueError if that copy is not the tokenizer that was trained with.
     """
     contents = _read(workdir / CONFIG)
     copy, expected = workdir / TOKENIZER, contents["fingerprints"]["tokenizer"]
@@ -90,7 +90,7 @@ def load_config(workdir: pathlib.Path) -> TrainConfig:
 
 
 def shards_fingerprint(workdir: pathlib.Path) -> str:
-    """Of the shards that the model was trained on."""
+    """Reads the fingerprint of the shards that the model was trained on."""
     return _read(workdir / CONFIG)["fingerprints"]["shards"]
 
 
@@ -114,14 +114,14 @@ def _check_same(path: pathlib.Path, old: dict, new: dict) -> None:
 
 
 def _comparable(contents: dict) -> dict:
-    """Without what may differ: `run`, `compute`, and the place of the tokenizer."""
+    """The contents that must not differ: without `run`, `compute`, and paths."""
     config = {k: v for k, v in contents["config"].items() if k not in _MAY_DIFFER}
     config["data"] = {k: v for k, v in config["data"].items() if k != "tokenizer"}
     return {"config": config, "fingerprints": contents["fingerprints"]}
 
 
 def _read(path: pathlib.Path) -> dict:
-    """Fields that a version before this one did not have get their defaults."""
+    """Reads `config.json`; fields that an older version lacked get their defaults."""
     try:
         contents = json.loads(path.read_text())
     except OSError as error:

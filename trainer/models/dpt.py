@@ -2,8 +2,8 @@
 
 Parameters have the paths of the released heads without their first part, `decoder`:
 `dpt/reassemble_blocks/out_projection_0/kernel`, `dpt/convs_0/kernel`,
-`dpt/fusion_blocks_1/PreActResidualConvUnit_0/conv1/kernel`, and the last layer by its
-task. Kernels are (height, width, inputs, outputs).
+`dpt/fusion_blocks_1/PreActResidualConvUnit_0/conv1/kernel`; the last layer is named
+after its task. Kernels are (height, width, inputs, outputs).
 Sources: Ranftl et al. 2021, arXiv:2103.13413; google-deepmind/tips,
 `pytorch/decoders.py`.
 """
@@ -28,6 +28,8 @@ SEGMENTATION = "pixel_segmentation"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DptConfig:
+    """The sizes of a DPT head."""
+
     width: int  # of the encoder
     head: str  # name of the last layer: DEPTH, NORMALS or SEGMENTATION
     n_outputs: int
@@ -40,13 +42,13 @@ class DptConfig:
 
 
 def levels(config: VisionConfig) -> tuple[int, ...]:
-    """The blocks at each quarter of the encoder: 2, 5, 8 and 11 of twelve."""
+    """Returns the blocks at each quarter of the encoder: 2, 5, 8 and 11 of twelve."""
     quarters = range(1, N_LEVELS + 1)
     return tuple(math.ceil(config.n_layers * q / N_LEVELS) - 1 for q in quarters)
 
 
 class DptDecoder(nnx.Module):
-    """A map of `n_outputs` channels, with sides 8 times those of the patch grid."""
+    """Makes a map of `n_outputs` channels; its sides are 8 times those of the grid."""
 
     def __init__(self, config: DptConfig, make: ParamMaker):
         self._head = config.head
@@ -59,6 +61,8 @@ class DptDecoder(nnx.Module):
 
 
 class Dpt(nnx.Module):
+    """Reassembles the four levels, and fuses them from the coarsest to the finest."""
+
     def __init__(self, config: DptConfig, make: ParamMaker):
         channels = config.channels
         self.reassemble_blocks = Reassemble(config, make)
@@ -81,7 +85,7 @@ class Dpt(nnx.Module):
 
 
 class Reassemble(nnx.Module):
-    """Patches that have read CLS 1, at 4, 2, 1 and half times the size of the grid."""
+    """Joins patches with CLS 1; resizes the levels to 4, 2, 1 and 1/2 of the grid."""
 
     def __init__(self, config: DptConfig, make: ParamMaker):
         width = config.width
@@ -128,6 +132,8 @@ class FeatureFusion(nnx.Module):
 
 
 class PreActResidualConvUnit(nnx.Module):
+    """Two convolutions with ReLU before each, and a residual branch around them."""
+
     def __init__(self, channels: int, make: ParamMaker):
         self.conv1 = Conv(3, channels, channels, make, has_bias=False)
         self.conv2 = Conv(3, channels, channels, make, has_bias=False)
@@ -137,7 +143,7 @@ class PreActResidualConvUnit(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A square kernel, with as many zeros around the map as keep its size."""
+    """A square convolution; zeros around the map keep its size."""
 
     def __init__(
         self,
@@ -168,9 +174,9 @@ class Conv(nnx.Module):
 
 
 class Enlarge(nnx.Module):
-    """Every pixel becomes a square of `factor` x `factor`: a transposed convolution.
+    """Turns every pixel into `factor` x `factor` pixels: a transposed convolution.
 
-    The kernel lies as in Flax, turned by 180 degrees against PyTorch's.
+    The kernel is stored as in Flax, rotated by 180 degrees against PyTorch's.
     """
 
     def __init__(self, factor: int, channels: int, make: ParamMaker):
@@ -188,13 +194,13 @@ class Enlarge(nnx.Module):
 
 
 def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Twice the size, bilinear, with corners on corners."""
+    """Doubles the size, bilinear, with corners on corners."""
     rows, columns = (_alignment_weights(side, 2 * side) for side in x.shape[1:3])
     with float32_in_full(x.dtype):
         return jnp.einsum("bhwc,yh,xw->byxc", x, rows, columns)
 
 
 def _alignment_weights(n: int, m: int) -> Float[Array, "m n"]:
-    """Weights of `n` samples in `m`, whose first and last are those of the `n`."""
+    """Weights of `n` samples in `m`; the first and the last are those of the `n`."""
     places = jnp.linspace(0, n - 1, m)
     return jnp.maximum(0, 1 - jnp.abs(places[:, None] - jnp.arange(n)))

@@ -1,11 +1,11 @@
 """The two layers that everything is made of, and how their parameters are made.
 
-Parameters are float32. Every layer computes in the dtype of its input, to which it
-casts them; normalization and softmax compute in float32.
+Parameters are float32. Every layer casts them to the type of its input and computes in
+that; normalization and softmax compute in float32.
 
-Flax's own layers draw keys from a counter that is part of the module. Traced, that
+Flax's own layers draw keys from a counter that is part of the module. Tracing that
 counter makes building the largest model take minutes, and drawing with `jax.random`
-compiles a program for every shape. NumPy draws at once, and the same on all backends.
+compiles one program per shape. NumPy draws at once, and the same on all backends.
 """
 
 import contextlib
@@ -30,10 +30,12 @@ Init = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
 
 
 def normal(std: float) -> Init:
+    """Draws from a normal distribution of mean 0."""
     return lambda rng, shape: np.float32(std) * rng.standard_normal(shape, np.float32)
 
 
 def constant(value: float) -> Init:
+    """Fills with one value."""
     return lambda _, shape: np.full(shape, value, np.float32)
 
 
@@ -41,7 +43,7 @@ ZEROS, ONES = constant(0.0), constant(1.0)
 
 
 class ParamMaker:
-    """Makes parameters in the order of the calls: arrays, or shapes without a seed."""
+    """Makes parameters in the order of the calls; without a seed, only their shapes."""
 
     def __init__(self, rng_seed: int | None):
         self._rng_seed = rng_seed
@@ -55,7 +57,7 @@ class ParamMaker:
         return nnx.Param(jnp.asarray(init(rng, shape)))
 
     def kernel(self, inputs: Shape, outputs: Shape) -> nnx.Param[Array]:
-        """Xavier-uniform, as the matrix from all inputs to all outputs that it is."""
+        """Makes a Xavier-uniform kernel: one matrix from all inputs to all outputs."""
         bound = math.sqrt(6 / (math.prod(inputs) + math.prod(outputs)))
 
         def uniform(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
@@ -65,9 +67,9 @@ class ParamMaker:
 
 
 def float32_in_full(dtype: jnp.dtype) -> AbstractContextManager:
-    """Matrix products of float32 are float32 here, gradients included.
+    """Makes matrix products of float32 exact float32 inside, gradients included.
 
-    Accelerators would round their inputs by default. Other types are left alone.
+    By default, accelerators would round their inputs. Other types are left alone.
     """
     if dtype != jnp.float32:
         return contextlib.nullcontext()
@@ -75,7 +77,7 @@ def float32_in_full(dtype: jnp.dtype) -> AbstractContextManager:
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Rows of length 1; a row of zeros stays zero, with a finite gradient."""
+    """Scales rows to length 1; a row of zeros stays zero, with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
 
 
@@ -87,7 +89,7 @@ def n_matrix_weights(module: nnx.Module) -> int:
 
 
 class Linear(nnx.Module):
-    """Contracts the last axes of its input, and adds a bias.
+    """Contracts the last axes of its input with a kernel, and adds a bias.
 
     The kernel has the shape `inputs + outputs`; it starts Xavier-uniform by default.
     """
@@ -111,7 +113,7 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "..."], out_dtype: DTypeLike | None = None
     ) -> Float[Array, "..."]:
-        """The sums are of `out_dtype`, by default that of the input."""
+        """Sums in `out_dtype`, by default the type of the input."""
         dtype = x.dtype if out_dtype is None else out_dtype
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(dtype)
         # As matrices: the gradient takes a CPU up to 3 times as long otherwise.
@@ -124,6 +126,8 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
+    """Normalizes the last axis to mean 0 and variance 1, then scales and shifts it."""
+
     def __init__(self, width: int, make: ParamMaker):
         self.scale = make(ONES, width)
         self.bias = make(ZEROS, width)

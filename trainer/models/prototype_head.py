@@ -1,8 +1,8 @@
 """The prototype head of self-distillation: tokens in, narrow unit vectors out.
 
-The logits are the cosines of these vectors with the prototypes. No model makes them:
-for all patches of a batch they would be larger than the rest of the step, so the losses
-take both factors and multiply them in chunks.
+The logits are the cosines of these vectors with the prototypes. No model computes
+them: for all patches of a batch they would be larger than the rest of the step, so the
+losses take both factors and multiply them in chunks.
 Source: DINO, Caron et al. 2021, arXiv:2104.14294; two heads as in iBOT, Zhou et al.
 2022, arXiv:2111.07832.
 """
@@ -43,10 +43,12 @@ class PrototypeHeads(nnx.Module):
 
     @property
     def cls_head(self) -> "PrototypeHead":
+        """The head for CLS tokens."""
         return self.shared if self._is_shared else self.cls
 
     @property
     def patch_head(self) -> "PrototypeHead":
+        """The head for patches."""
         return self.shared if self._is_shared else self.patches
 
 
@@ -66,7 +68,7 @@ class PrototypeHead(nnx.Module):
         self.prototypes = Prototypes(config, make)
 
     def __call__(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b bottleneck"]:
-        """Vectors of length 1, rounded from float32 to the type of the layers."""
+        """Returns unit vectors, rounded from float32 to the type of the layers."""
         *hidden, narrow = [getattr(self, f"Dense_{i}") for i in range(self._n_layers)]
         x = tokens.astype(self._dtype)
         for layer in hidden:
@@ -77,15 +79,15 @@ class PrototypeHead(nnx.Module):
 class Prototypes(nnx.Module):
     """The last layer of the head, without a bias.
 
-    Its columns have length 1: DINO's weight normalization with the learned norms, whose
-    training it found to be unstable, left out.
+    Its columns have length 1, as with DINO's weight normalization. The norms are not
+    learned: DINO found their training unstable.
     """
 
     def __init__(self, config: HeadConfig, make: ParamMaker):
         self.kernel = make(_INIT, config.bottleneck_dim, config.n_prototypes)
 
     def __call__(self) -> Float[Array, "bottleneck k"]:
-        """The columns, float32."""
+        """Returns the columns, float32."""
         return l2_normalize(self.kernel[...].T).T
 
 

@@ -1,4 +1,4 @@
-"""The text encoder of TIPS: a transformer whose valid tokens are averaged.
+"""The text encoder of TIPS: a transformer, and the mean of its valid tokens.
 
 Parameters have the paths of the released checkpoints, such as `token_emb/emb_var`.
 Source: google-deepmind/tips, `scenic/models/text.py`.
@@ -19,6 +19,8 @@ MAX_TIMESCALE = 1e4
 
 
 class TextEncoder(nnx.Module):
+    """Maps rows of token ids to one vector per text."""
+
     def __init__(
         self,
         config: TextConfig,
@@ -31,7 +33,8 @@ class TextEncoder(nnx.Module):
         self.text_encoder_norm = LayerNorm(config.width, make)
 
     def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
-        """One float32 vector a text, not normalized. Rows are padded with id 0.
+        """Returns one float32 vector per text, not normalized. Rows are padded with id
+        0.
 
         A text without a token gives zeros.
         """
@@ -45,7 +48,7 @@ class TextEncoder(nnx.Module):
 
 
 class TokenEmbedding(nnx.Module):
-    """A table of vectors; what is looked up is multiplied by sqrt(d)."""
+    """A table of vectors; those looked up are multiplied by sqrt(d)."""
 
     def __init__(self, config: TextConfig, make: ParamMaker):
         # Unit variance after the multiplication; the papers do not give a start.

@@ -1,7 +1,7 @@
 """Pre-norm transformer blocks, shared by both towers.
 
-Modules hold parameters and nothing else: no random state, no dropout. Attributes bear
-the names of the released checkpoints, so that a parameter's path is its key there.
+Modules hold parameters and nothing else: no random state, no dropout. Attributes have
+the names of the released checkpoints, so a parameter's path is its key there.
 """
 
 import math
@@ -35,7 +35,7 @@ class Transformer(nnx.Module):
     """`n_layers` blocks, one after the other.
 
     With `scan_layers` they are compiled once: the parameters, whose paths do not
-    change, are stacked inside the step and a loop of the device goes over the layers.
+    change, are stacked inside the step, and a loop on the device goes over the layers.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Transformer(nnx.Module):
 
     @property
     def blocks(self) -> list["EncoderBlock"]:
+        """The blocks in order."""
         return [getattr(self, f"encoderblock_{i}") for i in range(self._n_layers)]
 
     def __call__(
@@ -75,13 +76,15 @@ class Transformer(nnx.Module):
 
 
 def _rematerialize(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
-    """The same function, with other values kept for its gradient."""
+    """Returns the same function, which keeps other values for its gradient."""
     if remat is Remat.NONE:
         return apply
     return jax.checkpoint(apply, policy=_POLICIES[remat], prevent_cse=prevent_cse)
 
 
 class EncoderBlock(nnx.Module):
+    """Self-attention and a feed-forward network, each in a residual branch."""
+
     def __init__(self, config: TransformerConfig, make: ParamMaker):
         self.LayerNorm_0 = LayerNorm(config.width, make)
         self.MultiHeadDotProductAttention_0 = Attention(config, make)
@@ -98,7 +101,7 @@ class EncoderBlock(nnx.Module):
         return x + self._feed_forward(self.LayerNorm_1(x), is_valid)
 
     def attend_to_self(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """The block if every token attended to itself alone: its value, projected.
+        """The block if every token attended only to itself: its value, projected.
 
         Source: MaskCLIP, Zhou et al. 2022, arXiv:2112.01071.
         """
@@ -109,7 +112,7 @@ class EncoderBlock(nnx.Module):
     def attention(
         self, x: Float[Array, "b t d"], n_queries: int
     ) -> Float[Array, "b heads q t"]:
-        """How the first `n_queries` tokens of the block's input weigh all of them."""
+        """The attention weights of the first `n_queries` tokens of the input."""
         attention = self.MultiHeadDotProductAttention_0
         return attention.weights(self.LayerNorm_0(x), n_queries)
 
@@ -120,7 +123,7 @@ class EncoderBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention in both directions, blind to padded keys."""
+    """Multi-head self-attention in both directions that ignores padded keys."""
 
     def __init__(self, config: TransformerConfig, make: ParamMaker):
         heads = (config.n_heads, config.width // config.n_heads)
@@ -146,7 +149,7 @@ class Attention(nnx.Module):
         n_queries: int | None = None,
         is_valid: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b heads q t"]:
-        """By what the first tokens mix the values of all, float32; rows sum to 1."""
+        """Returns the attention weights of the first tokens, float32; rows sum to 1."""
         query = jnp.swapaxes(self.query(x[:, :n_queries]), 1, 2)
         key = jnp.swapaxes(self.key(x), 1, 2)
         with float32_in_full(x.dtype):

@@ -1,9 +1,9 @@
-"""Both encoders, the temperatures of the contrastive losses, and what trains patches.
+"""Both encoders, the temperatures of the contrastive losses, and the prototype heads.
 
-There is no projection: the embedding of an image is a CLS token, that of a text the
-average of its tokens, and both have the same width. Self-supervision adds the prototype
-heads and the mask token. They stand beside `vision` and `text`, whose parameters are
-what an export holds.
+There is no projection: the embedding of an image is a CLS token, that of a text is the
+mean of its tokens, and both have the same width. Self-supervision adds the prototype
+heads and the mask token. These are stored next to `vision` and `text`, whose
+parameters an export holds.
 """
 
 import math
@@ -20,7 +20,7 @@ from trainer.models.vit import Masked, VisionOutput, VisionTransformer, resize_g
 
 
 class TwoTower(nnx.Module):
-    """`head` and `mask_token` are there with `has_head` only."""
+    """The student. It has `head` and `mask_token` only with `has_head`."""
 
     def __init__(
         self,
@@ -50,22 +50,23 @@ class TwoTower(nnx.Module):
         image: UInt8[Array, "b h w 3"],
         mask: Bool[Array, "b gh gw"] | None = None,
     ) -> VisionOutput:
-        """Patches where `mask` is True are hidden behind the mask token."""
+        """Encodes images; the mask token replaces patches where `mask` is True."""
         masked = None if mask is None else Masked(mask, self.mask_token[...])
         return self.vision(unit_range(image), masked)
 
     def encode_text(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
+        """Encodes rows of token ids; see `TextEncoder`."""
         return self.text(ids)
 
     def temperatures(self) -> dict[str, Float[Array, ""]]:
-        """Divisors of the cosine, by the text that each belongs to."""
+        """Divisors of the cosine, by the kind of text that each belongs to."""
         return {
             "alt_text": jnp.exp(self.log_temperature_alt_text[...]),
             "synthetic_caption": jnp.exp(self.log_temperature_synthetic_caption[...]),
         }
 
     def biases(self) -> dict[str, Float[Array, ""]] | None:
-        """What the sigmoid loss adds to the logits; None with another loss."""
+        """Biases that the sigmoid loss adds to the logits; None with InfoNCE."""
         if not hasattr(self, "bias_alt_text"):
             return None
         return {
@@ -75,18 +76,19 @@ class TwoTower(nnx.Module):
 
 
 class ImageTeacher(nnx.Module):
-    """What a teacher consists of: an image encoder and prototype heads."""
+    """The teacher: an image encoder and prototype heads."""
 
     def __init__(self, config: ModelConfig, make: ParamMaker, compute: ComputeConfig):
         self.vision = VisionTransformer(config.vision, make, compute)
         self.head = PrototypeHeads(config.head, config.vision.width, make, compute)
 
     def encode_image(self, image: UInt8[Array, "b h w 3"]) -> VisionOutput:
+        """Encodes images, none of whose patches are hidden."""
         return self.vision(unit_range(image))
 
 
 def unit_range(image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """Pixels as the image encoder takes them."""
+    """Maps pixels to [0, 1], as the image encoder takes them."""
     return image.astype(jnp.float32) / 255
 
 
@@ -96,30 +98,31 @@ def graph(
     has_head: bool = False,
     compute: ComputeConfig = PLAIN,
 ) -> nnx.GraphDef:
-    """The model without its parameters: `nnx.merge(graph(config), params)`."""
+    """Returns the model without its parameters: `nnx.merge(graph(config), params)`."""
     make = ParamMaker(None)
     return nnx.graphdef(TwoTower(config, make, has_head=has_head, compute=compute))
 
 
 def teacher_graph(config: ModelConfig, compute: ComputeConfig = PLAIN) -> nnx.GraphDef:
-    """The teacher without its parameters, which are `vision` and `head`."""
+    """Returns the teacher without its parameters, which are `vision` and `head`."""
     return nnx.graphdef(ImageTeacher(config, ParamMaker(None), compute))
 
 
 def abstract_params(config: ModelConfig, *, has_head: bool = False) -> dict:
-    """Shapes and types of the parameters, as a nested dictionary."""
+    """Returns shapes and types of the parameters, as a nested dictionary."""
     model = TwoTower(config, ParamMaker(None), has_head=has_head)
     return nnx.to_pure_dict(nnx.state(model))
 
 
 def init_params(config: ModelConfig, rng_seed: int, *, has_head: bool = False) -> dict:
-    """Parameters of an untrained model, as a nested dictionary."""
+    """Returns the parameters of an untrained model, as a nested dictionary."""
     model = TwoTower(config, ParamMaker(rng_seed), has_head=has_head)
     return nnx.to_pure_dict(nnx.state(model))
 
 
 def resize_positions(params: dict, grid: tuple[int, int]) -> dict:
-    """The same parameters with learned positions for `grid`, which is (rows, columns).
+    """Returns the parameters with learned positions for `grid`, which is (rows,
+    columns).
 
     For a phase at a higher resolution: 224 px has a grid of (16, 16), 448 px (32, 32).
     """

@@ -28,13 +28,15 @@ class VisionOutput(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """Patches that are hidden, and what is seen in their place."""
+    """Hidden patches, and the token that replaces them."""
 
     mask: Bool[Array, "b gh gw"]
     token: Float[Array, "d"]
 
 
 class VisionTransformer(nnx.Module):
+    """Maps images to two CLS tokens and a grid of patches."""
+
     def __init__(
         self,
         config: VisionConfig,
@@ -53,7 +55,7 @@ class VisionTransformer(nnx.Module):
     def intermediate(
         self, image: Float[Array, "b h w 3"], layers: Sequence[int]
     ) -> list[VisionOutput]:
-        """What the blocks of these numbers give out, normalized too."""
+        """Returns the outputs of the blocks with these numbers, normalized."""
         tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
         found = []
         for block in self.encoder.transformer.blocks:
@@ -64,21 +66,21 @@ class VisionTransformer(nnx.Module):
     def value_patches(
         self, image: Float[Array, "b h w 3"]
     ) -> Float[Array, "b gh gw d"]:
-        """Patches whose last block takes its own values; they are closer to texts."""
+        """Returns patches by the values of the last block; they are closer to texts."""
         tokens, grid, last = self._before_last(image)
         return self.encoder.output(last.attend_to_self(tokens), grid).patches
 
     def cls_attention(
         self, image: Float[Array, "b h w 3"]
     ) -> Float[Array, "b heads 2 t"]:
-        """How each CLS token of the last block weighs all tokens, CLS tokens first."""
+        """Attention weights of both CLS tokens in the last block, CLS tokens first."""
         tokens, _, last = self._before_last(image)
         return last.attention(tokens, N_CLS_TOKENS)
 
     def _before_last(
         self, image: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b t d"], tuple[int, int], EncoderBlock]:
-        """What goes into the last block, the grid of patches, and the block."""
+        """The input of the last block, the grid of patches, and the block."""
         tokens, grid = self.encoder.embed(image.astype(self._dtype), None)
         *blocks, last = self.encoder.transformer.blocks
         for block in blocks:
@@ -87,6 +89,8 @@ class VisionTransformer(nnx.Module):
 
 
 class Encoder(nnx.Module):
+    """Tokens, the transformer, and the final norm."""
+
     def __init__(self, config: VisionConfig, make: ParamMaker, compute: ComputeConfig):
         self.ToTokenSequence_0 = ToTokenSequence(config, make)
         self.transformer = Transformer(config, make, compute)
@@ -101,7 +105,7 @@ class Encoder(nnx.Module):
     def embed(
         self, image: Float[Array, "b h w 3"], masked: Masked | None
     ) -> tuple[Float[Array, "b t d"], tuple[int, int]]:
-        """What goes into the first block, and the rows and columns of patches."""
+        """Returns the input of the first block, and the rows and columns of patches."""
         grid, cls = self.ToTokenSequence_0(image, masked)
         b, gh, gw, d = grid.shape
         return jnp.concatenate([cls, grid.reshape(b, gh * gw, d)], axis=1), (gh, gw)
@@ -109,18 +113,18 @@ class Encoder(nnx.Module):
     def output(
         self, tokens: Float[Array, "b t d"], grid: tuple[int, int]
     ) -> VisionOutput:
-        """The final norm of what comes out of a block."""
+        """Applies the final norm to the output of a block."""
         tokens = self.encoder_norm(tokens.astype(jnp.float32))
         patches = tokens[:, N_CLS_TOKENS:].reshape(len(tokens), *grid, -1)
         return VisionOutput(tokens[:, :N_CLS_TOKENS], patches)
 
 
 class ToTokenSequence(nnx.Module):
-    """Patches with their learned positions, and CLS tokens, which have none.
+    """Makes patches with their learned positions, and CLS tokens, which have none.
 
-    Both CLS tokens start at zero and hence equal; the first gradient splits them.
-    The mask token replaces patches after the embedding and before the positions, as in
-    DINOv2 (arXiv:2304.07193): a hidden patch still tells where it is.
+    Both CLS tokens start at zero, hence equal; the first gradient separates them. The
+    mask token replaces patches after the embedding and before the positions, as in
+    DINOv2 (arXiv:2304.07193): the model still sees where a hidden patch is.
     """
 
     def __init__(self, config: VisionConfig, make: ParamMaker):
@@ -150,7 +154,7 @@ class ToTokenSequence(nnx.Module):
 def to_patches(
     image: Float[Array, "b h w c"], size: int
 ) -> Float[Array, "b gh gw size size c"]:
-    """Cuts into squares, after padding with zeros to a multiple of `size`."""
+    """Cuts images into squares, padded with zeros to a multiple of `size`."""
     image = pad_to_multiple(image, size)
     b, h, w, c = image.shape
     grid = image.reshape(b, h // size, size, w // size, size, c)
@@ -160,7 +164,7 @@ def to_patches(
 def pad_to_multiple(
     image: Float[Array, "b h w c"], size: int
 ) -> Float[Array, "b h2 w2 c"]:
-    """Zeros around the image up to a multiple of `size`; an odd one at the end."""
+    """Pads with zeros on both sides to a multiple of `size`; an odd one goes last."""
     _, h, w, _ = image.shape
     pads = [(-side % size // 2, -side % size - -side % size // 2) for side in (h, w)]
     return jnp.pad(image, ((0, 0), *pads, (0, 0)))
@@ -169,7 +173,7 @@ def pad_to_multiple(
 def resize_grid(
     positions: Float[Array, "1 gh gw d"], height: int, width: int
 ) -> Float[Array, "1 gh2 gw2 d"]:
-    """Bilinear; averages when it shrinks, as `jax.image.resize` does by default."""
+    """Resizes bilinearly; averages when it shrinks, as `jax.image.resize` does."""
     if positions.shape[1:3] == (height, width):
         return positions
     shape = (1, height, width, positions.shape[-1])

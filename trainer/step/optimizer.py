@@ -15,7 +15,11 @@ _DECAYED = ("kernel", "emb_var")
 def make_optimizer(
     config: OptimizerConfig, n_steps: int
 ) -> optax.GradientTransformation:
-    """Decoupled weight decay: a step takes `learning_rate * weight_decay` off."""
+    """Returns clipping, scaling, decoupled weight decay and the schedule, in this
+    order.
+
+    Weight decay subtracts `learning_rate * weight_decay` times the parameters per step.
+    """
     return optax.chain(
         _freeze_text(config),
         optax.clip_by_global_norm(config.max_gradient_norm),
@@ -27,21 +31,21 @@ def make_optimizer(
 
 
 def _freeze_text(config: OptimizerConfig) -> optax.GradientTransformation:
-    """First, so that what is frozen counts in no norm; last, so that it decays not."""
+    """First, so that frozen parameters enter no norm; last, so that they keep."""
     if not config.is_text_frozen:
         return optax.identity()
     return optax.masked(optax.set_to_zero(), _text_mask)
 
 
 def _text_mask(params: dict) -> dict:
-    """True for the text encoder, for a nested dictionary of parameters."""
+    """True for the parameters of the text encoder."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[0].key == "text", params
     )
 
 
 def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
-    """Linear from 0 to the highest, then a cosine to 0 at `n_steps`, or 1 / sqrt.
+    """Linear from 0 to the highest rate, then a cosine to 0 at `n_steps`, or 1 / sqrt.
 
     The latter is `learning_rate * sqrt(n_warmup_steps / step)`.
     """
@@ -67,14 +71,14 @@ def _reciprocal_square_root(config: OptimizerConfig) -> optax.Schedule:
 
 
 def decay_mask(params: dict) -> dict:
-    """True where weight decay applies, for a nested dictionary of parameters."""
+    """Returns True for parameters that decay, in a nested dictionary like `params`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key in _DECAYED, params
     )
 
 
 def _scale_gradients(config: OptimizerConfig) -> optax.GradientTransformation:
-    """From gradients to updates of about unit size.
+    """Scales gradients to updates of about unit size.
 
     Adafactor here is the variant for vision of Zhai et al. 2022 (arXiv:2106.04560,
     section 3.4): factored second moment, momentum, no scaling by the parameters.

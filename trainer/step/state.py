@@ -1,9 +1,10 @@
-"""What changes from step to step: a plain nested dictionary of arrays.
+"""The training state: a plain nested dictionary of arrays.
 
     {"params": {...}, "teacher": {...}, "centers": {...}, "opt_state": (...), "step": n}
 
-`teacher` is the EMA of what the teacher keeps, and `centers` are those of its logits;
-both are empty without self-supervision. `step` counts the updates done.
+`teacher` holds the moving averages of the student's modules that the teacher keeps,
+`centers` those of its logits; both are empty without self-supervision. `step` counts
+the updates done.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
 ) -> State:
-    """The state before the first step; a function of the configuration alone."""
+    """Returns the state before the first step: a function of `config` alone."""
     ssl = config.self_supervision
     params = two_tower.init_params(config.model, config.rng_seed, has_head=ssl.is_on)
     state = {
@@ -42,18 +43,18 @@ def init_state(
 
 
 def place_on_mesh(state: State, mesh: Mesh) -> State:
-    """The state on the devices of a mesh; each process brings its own part."""
+    """Places a state on the devices of a mesh; each process brings its own part."""
     return jax.tree.map(_place_array, state, sharding.state_sharding(mesh, state))
 
 
 def _place_array(x: Array, place: Sharding) -> Array:
-    """Not `device_put`: over processes it compares all values, one array at a time."""
+    """Not with `device_put`: over processes it compares all values, array by array."""
     values = np.asarray(x)
     return jax.make_array_from_callback(x.shape, place, lambda part: values[part])
 
 
 def abstract_state(state: State) -> State:
-    """Shapes, types and places of a state, which a checkpoint is read into."""
+    """Returns shapes, types and shardings, which a checkpoint is read into."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )

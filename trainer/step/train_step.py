@@ -1,7 +1,7 @@
 """The train step: one jitted function from state and batch to state and metrics.
 
-It makes the gradient of `trainer.step.objective`, and from it the next parameters, the
-next teacher and the next centers. Nothing here is random.
+It takes the gradient of `trainer.step.objective`, and computes the next parameters,
+the next teacher and the next centers from it. Nothing here is random.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ def make_train_step(
     mesh: Mesh | None = None,
     teacher_model: ModelConfig | None = None,
 ) -> TrainStep:
-    """The step donates its state: use the one that it returns.
+    """Returns the jitted step. It donates its state: use the one that it returns.
 
-    `teacher_model` is that of a frozen teacher.
+    `teacher_model` is the model of a frozen teacher.
     """
     objective = Objective(config, mesh, teacher_model)
     ssl = config.self_supervision

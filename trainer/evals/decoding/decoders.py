@@ -1,7 +1,7 @@
-"""Decoders on frozen features: a linear probe, or DPT, and the loop that trains them.
+"""Decoders on frozen features, a linear probe or DPT, and the loop that trains them.
 
-Features go in as an encoder gave them, maps of some channels come out. Nothing here
-knows what the maps mean; losses come from the tasks.
+Features go in as an encoder returned them, maps with some channels come out. Nothing
+here knows what the maps mean; the tasks bring the losses.
 """
 
 import math
@@ -27,32 +27,34 @@ _FINER = 4  # cells of a linear probe along a patch
 
 
 class Decoder(NamedTuple):
-    """`apply(params, features)` gives the maps of a batch."""
+    """Parameters, and a function from them and features to the maps of a batch."""
 
     params: Any
     apply: Callable[[Any, Any], Maps]
 
 
 class Linear(NamedTuple):
+    """A linear layer."""
+
     kernel: Float[Array, "d c"]
     bias: Float[Array, "c"]
 
 
 def linear_cells(n_patches: int) -> int:
-    """The side of a linear probe's map."""
+    """Returns the side of a linear probe's map."""
     return _FINER * n_patches
 
 
 def dpt_cells(n_patches: int) -> int:
-    """The side of DPT's map, whose coarsest level is half the patches, rounded up."""
+    """Returns the side of DPT's map; the coarsest level is half the patches."""
     return 16 * math.ceil(n_patches / 2)
 
 
 def linear(features: tuple[np.ndarray, ...], n_outputs: int, rng_seed: int) -> Decoder:
-    """A linear layer on standardized patches, enlarged four times, as DINOv2's.
+    """Returns a linear layer on standardized patches, enlarged four times, as DINOv2's.
 
     `features` are patches, or patches and the vector of the image that each of them is
-    to be joined with.
+    joined with.
     """
     means, stds = zip(*map(_moments, features), strict=True)
     mean, std = jnp.concatenate(means), jnp.concatenate(stds)
@@ -71,6 +73,7 @@ def linear(features: tuple[np.ndarray, ...], n_outputs: int, rng_seed: int) -> D
 
 
 def dpt(config: DptConfig, rng_seed: int) -> Decoder:
+    """Returns an untrained DPT head."""
     graph, state = nnx.split(DptDecoder(config, ParamMaker(rng_seed)))
 
     def apply(params: dict, batch: list[VisionOutput]) -> Maps:
@@ -88,10 +91,10 @@ def fit(
     settings: EvaluationConfig,
     shown: Callable[[Iterable], Iterator],
 ) -> Decoder:
-    """The decoder, trained with AdamW, a cosine to 0 as schedule.
+    """Trains a decoder with AdamW; the learning rate is a cosine to 0.
 
     Images of a batch are drawn by `settings.rng_seed`, with repetition. `shown` shows
-    how far the loop is.
+    the progress of the loop.
     """
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.n_steps)
     optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
@@ -112,6 +115,7 @@ def fit(
 
 
 def predictor(decoder: Decoder) -> Callable[[Any], np.ndarray]:
+    """Returns a compiled function from features to maps."""
     apply = jax.jit(decoder.apply)
     return lambda batch: jax.device_get(apply(decoder.params, batch))
 

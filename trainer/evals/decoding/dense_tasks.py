@@ -1,7 +1,7 @@
 """What all tasks on patches share: a decoder trained on some images, used on others.
 
-Decoders see images in squares, whole. Their maps are scored at the size of each image,
-to which the tasks enlarge them.
+Decoders see whole images, squeezed into squares. Their maps are scored at the size of
+each image, to which the tasks enlarge them.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ Encode = Callable[[Evaluation, np.ndarray], Any]
 
 @dataclasses.dataclass(frozen=True)
 class DecoderInputs:
-    """What a decoder is shown, and what it has to tell."""
+    """The features that a decoder reads, and the truth that it is to predict."""
 
     kind: str  # of the truth; samples without it are left out
     encode: Encode
@@ -36,18 +36,19 @@ class DecoderInputs:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a decoder learns from: features and truths of the training images."""
+    """Features and truths of the training images."""
 
     features: Any
     truths: np.ndarray
 
     @property
     def n_images(self) -> int:
+        """The number of training images."""
         return len(self.truths)
 
 
 def read_training(run: Evaluation, views: DecoderInputs) -> Training:
-    """Truths at the size of the decoder's map, by the nearest pixel."""
+    """Reads features and truths, at the size of the decoder's map."""
     side = views.n_cells(-(-run.size_px // run.encoder.patch_px))
 
     def rows() -> Iterator[tuple[Any, np.ndarray]]:
@@ -69,6 +70,7 @@ def fit_predictor(
     loss: Callable,
     training: Training,
 ) -> Callable[[Any], Maps]:
+    """Trains a decoder, and returns its compiled function from features to maps."""
     return decoders.predictor(train_decoder(run, decoder, loss, training))
 
 
@@ -78,6 +80,7 @@ def train_decoder(
     loss: Callable,
     training: Training,
 ) -> decoders.Decoder:
+    """Trains a decoder with the settings of the evaluation."""
     shown = functools.partial(run.show_progress, what="training steps")
     return decoders.fit(
         decoder, loss, training.features, training.truths, run.settings, shown
@@ -87,7 +90,7 @@ def train_decoder(
 def predict_maps(
     run: Evaluation, views: DecoderInputs, predict: Callable[[Any], Any]
 ) -> Iterator[tuple[Sample, Any]]:
-    """Test images with their maps."""
+    """Yields test images with their maps. Raises SampleError if there are none."""
     n_images = 0
     samples = run.show_progress(_samples_with_truth(run, views, TEST), "test images")
     for chunk in chunks(samples, _CHUNK):
@@ -100,6 +103,7 @@ def predict_maps(
 
 
 def sizes(run: Evaluation, n_images: int, n_training_images: int) -> dict:
+    """The sizes that every result on patches has."""
     return {
         "n_images": n_images,
         "n_training_images": n_training_images,

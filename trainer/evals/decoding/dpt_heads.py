@@ -16,7 +16,7 @@ from trainer.models.dpt import DptConfig
 
 @dataclasses.dataclass(frozen=True)
 class HeadTask:
-    """What one kind of head tells, and how it learns."""
+    """What one kind of head predicts, and how it learns."""
 
     kind: str  # of the truth
     truth: Callable[[Sample], np.ndarray]
@@ -28,6 +28,8 @@ class HeadTask:
 
 
 class FittedHead(NamedTuple):
+    """A head that is ready to predict."""
+
     views: dense_tasks.DecoderInputs
     predict: Callable[[Any], Any]
     n_training_images: int  # 0 of a head from a file

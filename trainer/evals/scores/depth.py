@@ -1,7 +1,7 @@
 """Depth from maps over bins, its loss and its error, in meters.
 
-Pure functions. The bins are the released heads': 256 from 0.001 to 10 m, whose weights
-are logits without their negative part, moved up by the nearest depth and normalized.
+Pure functions. The bins are the released heads': 256 from 0.001 to 10 m. Their weights
+are logits without the negative part, raised by the nearest depth and normalized.
 Sources: google-deepmind/tips, `pytorch/decoders.py`; AdaBins, arXiv:2011.14141.
 """
 
@@ -23,7 +23,7 @@ _N_LOOKED_AT = 64  # images
 def expected_depth(
     logits: Float[Array, "*cells bins"], limits: Range
 ) -> Float[Array, "*cells"]:
-    """The mean of the bins, weighted."""
+    """Returns the weighted mean of the bins, in meters."""
     weights = jax.nn.relu(logits) + limits[0]
     weights = weights / weights.sum(axis=-1, keepdims=True)
     return weights @ jnp.linspace(*limits, logits.shape[-1])
@@ -49,14 +49,14 @@ def loss(
 def error(
     predicted: Float[np.ndarray, "h w"], truth: Float[np.ndarray, "h w"], limits: Range
 ) -> errors.Errors:
-    """Of the pixels whose true depth is known and within the limits."""
+    """Squared errors of the pixels whose true depth is known and within the limits."""
     is_valid = is_known(truth, limits)
     exact = truth[is_valid].astype(np.float64)
     return errors.summarize(predicted[is_valid] - exact)
 
 
 def doubt_unit(truths: Float[np.ndarray, "n h w"], limits: Range) -> str:
-    """What looks as if depth were in another unit than meters; "" if nothing does."""
+    """Returns signs that depth is in another unit than meters; "" if there are none."""
     some = truths[:: max(1, len(truths) // _N_LOOKED_AT)]
     some = some[np.isfinite(some) & (some > 0)]
     if not some.size:
@@ -72,4 +72,5 @@ def doubt_unit(truths: Float[np.ndarray, "n h w"], limits: Range) -> str:
 
 
 def is_known(truth: Float[np.ndarray, "*p"], limits: Range) -> Bool[np.ndarray, "*p"]:
+    """True where depth is within the limits; False for NaN."""
     return (truth > limits[0]) & (truth <= limits[1])

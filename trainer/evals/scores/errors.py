@@ -1,7 +1,8 @@
 """Root mean square errors of maps, where the truth is known. Pure functions.
 
 Two averages are in use. Depth and normals are scored image by image and averaged, as
-NYUv2's users and Probe3D do (arXiv:2404.08636); the other counts all pixels alike.
+users of NYUv2 and Probe3D do (arXiv:2404.08636); the other one weighs all pixels
+equally.
 """
 
 from collections.abc import Sequence
@@ -12,16 +13,17 @@ from jaxtyping import Float64
 
 
 class Errors(NamedTuple):
-    """Of one image."""
+    """The errors of one image."""
 
     sum_of_squares: float
     n_pixels: int
 
 
 def rmse(images: Sequence[Errors]) -> dict[str, float]:
-    """`rmse`: of each image, averaged; `rmse_over_pixels`: of all pixels at once.
+    """Returns `rmse`, a mean over images, and `rmse_over_pixels`, of all pixels at
+    once.
 
-    Images without a known pixel count nowhere; ValueError when there are no others.
+    Images without a known pixel do not count. Raises ValueError if there are no others.
     """
     known = [one for one in images if one.n_pixels]
     if not known:
@@ -36,7 +38,7 @@ def rmse(images: Sequence[Errors]) -> dict[str, float]:
 
 
 def summarize(errors: Float64[np.ndarray, "n"]) -> Errors:
-    """Raises ValueError unless all are finite."""
+    """Sums up the errors of one image. Raises ValueError unless all are finite."""
     if not np.isfinite(errors).all():
         raise ValueError("predictions are not finite")
     return Errors(float((errors**2).sum()), len(errors))

@@ -1,7 +1,7 @@
 """Fine-grained retrieval: is the nearest image of the same class? By domain.
 
 Pure functions of features. Protocol: UnED, Ypsilantis et al. 2023, arXiv:2309.01858,
-whose recall@1 TIPS reports as the mean of eight domains.
+whose recall@1 TIPS reports as the mean over eight domains.
 """
 
 import jax
@@ -20,10 +20,10 @@ def recall_at_1(
     index: Float[np.ndarray, "n d"],
     index_labels: Int[np.ndarray, "n"],
 ) -> float:
-    """Share of queries whose nearest image of the index has their class.
+    """Returns the share of queries whose nearest image of the index has their class.
 
-    An image of another class that is as near counts as nearer, so that features which
-    tell nothing apart find nothing. A class that the index lacks is not found.
+    An image of another class with the same cosine counts as nearer, so constant
+    features find nothing. A class that the index lacks is not found.
     """
     nowhere = np.full(len(queries), -1)
     return _share(queries, query_labels, index, index_labels, nowhere)

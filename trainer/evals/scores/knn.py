@@ -24,7 +24,7 @@ def accuracies(
     test: Float[np.ndarray, "m d"],
     test_labels: Int[np.ndarray, "m"],
 ) -> dict[str, float]:
-    """Share of test images whose class wins the vote, for each k that `n` allows."""
+    """Returns the share of test images whose class wins the vote, per k."""
     votes = predictions(train, train_labels, test)
     return {
         f"accuracy_k{k}": float((found == test_labels).mean())
@@ -37,10 +37,11 @@ def predictions(
     train_labels: Int[np.ndarray, "n"],
     test: Float[np.ndarray, "m d"],
 ) -> dict[int, Int[np.ndarray, "m"]]:
-    """k to the class of each test image. Labels count from 0.
+    """Returns k to the class of each test image. Labels count from 0.
 
-    Among training images of one cosine the first in order come first; of classes with
-    as many votes the lowest number wins. With fewer images than the lowest k, all vote.
+    Among training images with the same cosine the first ones count; among classes with
+    the same votes the lowest number wins. With fewer images than the lowest k, all
+    vote.
     """
     ks = [k for k in KS if k <= len(train)] or [len(train)]
     cosines, rows = nearest(train, test, ks[-1])
@@ -53,7 +54,7 @@ def predictions(
 def nearest(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], k: int
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
-    """Cosines and rows of the `k` training images nearest to each test image."""
+    """Returns cosines and rows of the `k` training images nearest to a test image."""
     gallery = jnp.asarray(normalize(train), jnp.float32)
     queries = normalize(test).astype(np.float32)
     size = max(1, _N_COSINES // len(train))

@@ -22,12 +22,14 @@ _CHUNK = 4096  # images whose logits are held at a time
 
 
 class Layer(NamedTuple):
+    """A linear classifier."""
+
     kernel: Float[Array, "d classes"]
     bias: Float[Array, "classes"]
 
 
 class Images(NamedTuple):
-    """In chunks; of those that fill up the last chunk the weight is 0."""
+    """Images in chunks; those that fill up the last chunk have the weight 0."""
 
     features: Float[Array, "chunks chunk d"]
     labels: Int[Array, "chunks chunk"]
@@ -41,7 +43,7 @@ def accuracy(
     test_labels: Int[np.ndarray, "m"],
     rng_seed: int = 0,
 ) -> dict[str, float]:
-    """Share of test images classified rightly, and the weight of L2 that was chosen."""
+    """Returns the share of test images classified correctly, and the L2 weight."""
     train, test = standardize(train, test)
     n_classes = int(max(train_labels.max(), test_labels.max())) + 1
     order = np.random.default_rng(rng_seed).permutation(len(train))
@@ -64,7 +66,7 @@ def fit(
     l2: float,
     is_used: np.ndarray | None = None,
 ) -> Layer:
-    """Least mean cross-entropy in nats, plus l2 / 2 times the squared kernel."""
+    """Minimizes mean cross-entropy in nats, plus l2 / 2 times the squared kernel."""
     n, d = features.shape
     weights = np.ones(n) if is_used is None else is_used
     images = Images(*map(_to_chunks, (features, labels, weights / weights.sum())))
@@ -75,7 +77,7 @@ def fit(
 def standardize(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
-    """Both with the mean 0 and the deviation 1 of the training images.
+    """Scales both to mean 0 and deviation 1 of the training images.
 
     Raises ValueError unless all are finite.
     """

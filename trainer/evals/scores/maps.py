@@ -1,4 +1,4 @@
-"""Maps of a few cells to the pixels of an image. Pure functions."""
+"""Maps of a few cells, enlarged to the pixels of an image. Pure functions."""
 
 import cv2
 import numpy as np
@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 def enlarge(
     cells: Float[np.ndarray, "gh gw *c"], shape: tuple[int, int]
 ) -> Float[np.ndarray, "h w *c"]:
-    """Bilinear, with the centers of outer cells half a cell from the edge."""
+    """Resizes bilinearly; centers of outer cells are half a cell from the edge."""
     return cv2.resize(cells, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The value of the pixel that lies under the center of each new one."""
+    """Returns the value of the pixel under the center of each new one."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(shape, values.shape[:2], strict=True)
@@ -24,10 +24,10 @@ def nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def best_class(
     cells: Float[np.ndarray, "gh gw classes"], shape: tuple[int, int]
 ) -> Int[np.ndarray, "h w"]:
-    """The class of each pixel with the highest enlarged value; the first of equals.
+    """Returns each pixel's class of the highest enlarged value; the first of equals.
 
-    Class by class: all of them at the size of a photo would take its memory 150 times.
-    Raises ValueError unless all values are finite.
+    Works class by class: all of them at the size of a photo would take 150 times its
+    memory. Raises ValueError unless all values are finite.
     """
     if not np.isfinite(cells).all():
         raise ValueError("predictions are not finite")

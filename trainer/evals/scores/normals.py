@@ -15,7 +15,7 @@ _SMALLEST = 1e-6  # length of a vector that has a direction
 def loss(
     predicted: Float[Array, "b h w 3"], truth: Float[Array, "b h w 3"]
 ) -> Float[Array, ""]:
-    """One minus the cosine, averaged over known pixels. Vectors have any length."""
+    """One minus the cosine, averaged over known pixels. Vectors may have any length."""
     truth = jnp.nan_to_num(truth)
     lengths = jnp.linalg.norm(truth, axis=-1)
     is_valid = lengths > _SMALLEST
@@ -29,7 +29,7 @@ def loss(
 def error(
     predicted: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]
 ) -> errors.Errors:
-    """Degrees between the two directions, where there is a true one.
+    """Degrees between the two directions, where the true one is known.
 
     A prediction of length 0 is 90 degrees off.
     """
@@ -40,7 +40,7 @@ def error(
 
 
 def is_known(truth: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-    """Where the vector is finite and has a direction."""
+    """True where the vector is finite and has a direction."""
     lengths = np.linalg.norm(truth, axis=-1)
     return (lengths > _SMALLEST) & (lengths < np.inf)  # False for NaN
 

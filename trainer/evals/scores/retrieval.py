@@ -14,7 +14,7 @@ def recalls(
     text_features: Float[np.ndarray, "texts d"],
     text_to_image: Int[np.ndarray, "texts"],
 ) -> dict[str, dict[str, float]]:
-    """Recall at 1, 5, 10. An image is found by any of its texts.
+    """Returns recall at 1, 5 and 10, both ways. Any of its texts finds an image.
 
     `text_to_image[j]` is the image that text j describes.
     """
@@ -33,10 +33,10 @@ def ranks(
     query_ids: Int[np.ndarray, "q"],
     candidate_ids: Int[np.ndarray, "c"],
 ) -> Int[np.ndarray, "q"]:
-    """How many wrong candidates come before the best right one, for each query.
+    """Counts, per query, the wrong candidates that come before the best right one.
 
-    A candidate is right when it has the query's id. A wrong one with the same cosine
-    comes before, so that features which tell nothing apart find nothing.
+    A candidate is right if it has the query's id. A wrong one with the same cosine
+    comes before it, so constant features find nothing.
     """
     queries, candidates = normalize(queries), normalize(candidates)
     found = []

@@ -16,7 +16,7 @@ _MUCH = 0.01  # of all pixels, to be more than the edges of things
 
 
 def class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The classes that masks tell apart, in order of their values; see `first_value`.
+    """Returns the classes of masks, in order of their values; see `first_value`.
 
     Raises ValueError with fewer than 2 classes, or more than a mask can hold.
     """
@@ -26,9 +26,10 @@ def class_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def first_value(names: Sequence[str], told: int = -1) -> int:
-    """The value of the first name in masks, 0 or 1, where -1 is told.
+    """Returns the value of the first name in masks, 0 or 1; `told` decides unless it is
+    -1.
 
-    1, so that 0 is ignored, as in ADE20k, unless the names start with "background",
+    It is 1, and 0 is ignored, as in ADE20k, unless the names start with "background",
     which then is value 0 and a class like others, as in PASCAL VOC.
     """
     return told if told >= 0 else int(names[0] != BACKGROUND)
@@ -37,9 +38,9 @@ def first_value(names: Sequence[str], told: int = -1) -> int:
 def to_classes(
     mask: UInt8[np.ndarray, "h w"], names: Sequence[str], told_first: int = -1
 ) -> Int[np.ndarray, "h w"]:
-    """Numbers of classes, `IGNORED` where a pixel has none.
+    """Returns numbers of classes, `IGNORED` where a pixel has none.
 
-    Raises ValueError naming the first value that is no class.
+    Raises ValueError, which names the first value that is no class.
     """
     first = first_value(names, told_first)
     classes = mask.astype(np.int64) - first
@@ -56,9 +57,9 @@ def to_classes(
 def doubt_first_value(
     pixels: Int[np.ndarray, "classes"], n_unlabeled: int, names: Sequence[str]
 ) -> str:
-    """Why masks that are counted from 1 may be counted from 0; "" without a doubt.
+    """Returns signs that masks counted from 1 are counted from 0; "" if there are none.
 
-    `pixels` are those of each class, `n_unlabeled` those of value 0.
+    `pixels` counts those of each class, `n_unlabeled` those of value 0.
     """
     share = n_unlabeled / max(pixels.sum() + n_unlabeled, 1)
     if pixels[-1] or share < _MUCH:
@@ -73,7 +74,7 @@ def doubt_first_value(
 def confusion(
     predicted: Int[np.ndarray, "h w"], truth: Int[np.ndarray, "h w"], n_classes: int
 ) -> Int[np.ndarray, "classes classes"]:
-    """Pixels by true class (rows) and predicted class, without ignored ones."""
+    """Counts pixels by true class (rows) and predicted class, without ignored ones."""
     is_known = truth != IGNORED
     pairs = truth[is_known] * n_classes + predicted[is_known]
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
@@ -82,7 +83,7 @@ def confusion(
 def ious(
     confusion: Int[np.ndarray, "classes classes"],
 ) -> Float[np.ndarray, "classes"]:
-    """Intersection over union of each class; NaN where the union is empty."""
+    """Returns intersection over union per class; NaN where the union is empty."""
     both = np.diag(confusion).astype(float)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
     return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
@@ -91,9 +92,9 @@ def ious(
 def scores(
     confusion: Int[np.ndarray, "classes classes"], names: Sequence[str]
 ) -> dict[str, object]:
-    """Means and what knowing no image would score.
+    """Returns means, and the scores of chance.
 
-    Raises ValueError when no pixel has a class.
+    Raises ValueError if no pixel has a class.
     """
     if not confusion.sum():
         raise ValueError("no pixel with a class")
@@ -112,9 +113,10 @@ def scores(
 
 
 def baselines(pixels: Int[np.ndarray, "classes"]) -> dict[str, float]:
-    """Mean IoU of classes drawn at random, and of the most frequent class throughout.
+    """Returns the mean IoU of random classes, and of the most frequent class
+    everywhere.
 
-    The first is that of expected counts, over all classes.
+    The first is computed from expected counts, over all classes.
     """
     share = pixels / pixels.sum()
     drawn = 1 / len(pixels)

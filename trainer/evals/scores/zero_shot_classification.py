@@ -42,7 +42,7 @@ PROMPTS: Mapping[PromptSet, tuple[str, ...]] = {
 
 
 def prompts(names: Sequence[str], which: PromptSet) -> list[str]:
-    """Every name in every sentence, name by name."""
+    """Returns every name in every sentence, name by name."""
     spoken = map(label_names.spoken_name, names)
     return [sentence.format(name) for name in spoken for sentence in PROMPTS[which]]
 
@@ -50,7 +50,7 @@ def prompts(names: Sequence[str], which: PromptSet) -> list[str]:
 def class_features(
     prompt_features: Float[np.ndarray, "classes prompts d"],
 ) -> Float[np.ndarray, "classes d"]:
-    """The mean of each class's normalized prompt features, normalized."""
+    """Returns the mean of each class's normalized prompt features, normalized."""
     return normalize(normalize(prompt_features).mean(axis=1))
 
 
@@ -59,10 +59,9 @@ def accuracy(
     class_features: Float[np.ndarray, "classes d"],
     labels: Int[np.ndarray, "n"],
 ) -> float:
-    """Share of images whose own class has the highest cosine of all.
+    """Returns the share of images whose own class has the highest cosine.
 
-    A tie with another class counts as wrong, so that features which tell nothing apart
-    score 0 and not 1.
+    A tie with another class counts as wrong, so constant features score 0, not 1.
     """
     cosines = normalize(image_features) @ normalize(class_features).T
     rows = np.arange(len(labels))

@@ -25,7 +25,7 @@ Window = tuple[slice, slice]
 def resize_short_side(
     image: UInt8[np.ndarray, "h w 3"], size_px: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Bicubic, to a short side of `size_px`; the long side is rounded down."""
+    """Resizes to a short side of `size_px`, bicubic; the long side is rounded down."""
     height, width = image.shape[:2]
     short = min(height, width)
     return _bicubic(image, (height * size_px // short, width * size_px // short))
@@ -34,18 +34,18 @@ def resize_short_side(
 def round_up_to_patches(
     image: UInt8[np.ndarray, "h w 3"], patch_px: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Bicubic, to sides that are multiples of the patch."""
+    """Resizes to sides that are multiples of the patch, bicubic."""
     height, width = (-(-side // patch_px) * patch_px for side in image.shape[:2])
     return _bicubic(image, (height, width))
 
 
 def stride(window_px: int, patch_px: int) -> int:
-    """Three quarters of a window, in whole patches: 336 of 448."""
+    """Returns three quarters of a window, in whole patches: 336 of 448."""
     return max(1, window_px * 3 // 4 // patch_px) * patch_px
 
 
 def windows(shape: tuple[int, int], window_px: int, stride_px: int) -> list[Window]:
-    """Squares that cover an image no smaller than one; the last end at its edges."""
+    """Returns squares that cover an image; the last ones end at its edges."""
     rows, columns = (list(_spans(side, window_px, stride_px)) for side in shape)
     return list(itertools.product(rows, columns))
 
@@ -53,6 +53,7 @@ def windows(shape: tuple[int, int], window_px: int, stride_px: int) -> list[Wind
 def cosines(
     patches: Float[np.ndarray, "gh gw d"], classes: Float[np.ndarray, "classes d"]
 ) -> Float[np.ndarray, "gh gw classes"]:
+    """Returns the cosine of every patch with every class."""
     return (normalize(patches) @ normalize(classes).T).astype(np.float32)
 
 
@@ -61,7 +62,7 @@ def segment(
     classes: Float[np.ndarray, "classes d"],
     shape: tuple[int, int],
 ) -> Int[np.ndarray, "h w"]:
-    """The class of each pixel of an image of `shape` that was encoded whole."""
+    """Returns the class of each pixel of an image of `shape` that was encoded whole."""
     return best_class(cosines(patches, classes), shape)
 
 
@@ -73,7 +74,7 @@ def segment_by_windows(
     resized: tuple[int, int],
     shape: tuple[int, int],
 ) -> Int[np.ndarray, "h w"]:
-    """The same from windows of the image, which was `resized` for that.
+    """Returns the same from windows of the image, which was `resized` for that.
 
     The softmax is over cosines as they are, without a temperature.
     """
@@ -91,7 +92,7 @@ def segment_by_windows(
 def _probabilities(
     cells: Float[Array, "gh gw classes"], shape: tuple[int, int]
 ) -> Float[Array, "h w classes"]:
-    """On a device: windows are all of one size, and these are most of the work."""
+    """On a device: windows all have one size, and these are most of the work."""
     pixels = jax.image.resize(cells, (*shape, cells.shape[-1]), "bilinear")
     return jax.nn.softmax(pixels)
 

@@ -5,16 +5,13 @@ stages, writes what is missing of its own, and returns its counters; a stage tha
 everything there returns none.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.captioning import captioner_handler, failed_captions, flag_stage
-from pipeline.captioning import coverage as captions_coverage
+from pipeline.captioning import failed_captions, flag_stage
 from pipeline.captioning import flag_counts as captions_flagged
 from pipeline.captioning import stage as captioning
-from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.engine import scored_shards
 from pipeline.engine.run_folder import RunFolder
@@ -23,10 +20,8 @@ from pipeline.export import stage as export
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.scoring import stage as scoring
 from pipeline.scoring.encoder_handler import EncoderHandler
-from pipeline.selection import checks, ledger, reference_accounts
+from pipeline.selection import ledger
 from pipeline.selection import stage as selection
-from pipeline.sources import drop_lists, shards
-from pipeline.storage import files
 
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
@@ -108,55 +103,3 @@ STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {
     "caption": caption,
     "export": export_shards,
 }
-
-
-def check(run: RunFolder) -> None:
-    """Raises ValueError on settings that cannot be meant or read."""
-    checks.check_folder(run)
-    checks.check(run)
-    scoring.check(run)
-    if not ledger.is_complete(run):
-        checks.check_scored(run)
-    if not files.is_file(drop_lists.table_path(run.drop_list, run.root)):
-        drop_lists.check(run.drop_list)  # a long list takes minutes to look through
-    prompts.levels(run.config.granularities)
-    for granularity in run.config.granularities:
-        captioner_handler.check(granularity)
-    shards.check_columns(scored_shards.unscored_units(run))
-
-
-def changes(run: RunFolder) -> Iterable[str]:
-    """A line on shards that are not what they were when they were scored."""
-    if changed := scored_shards.changed(run):
-        is_one = len(changed) == 1
-        since = "has changed since it was" if is_one else "have changed since they were"
-        yield (
-            f"{scored_shards.counted(changed)} {since} scored:"
-            f" {scored_shards.paths_of(changed)};"
-            f" `score` and `curate` score {'it' if is_one else 'them'} again"
-        )
-
-
-def not_compared(run: RunFolder) -> Iterable[str]:
-    """A line for each set of which images were left out, once pairs are decided on."""
-    return reference_accounts.warnings(run, read_ledger(run) or {})
-
-
-def doubts(run: RunFolder) -> Iterable[str]:
-    """Lines on settings that may not be meant."""
-    return checks.doubts(run)
-
-
-def read_ledger(run: RunFolder) -> dict[str, Any] | None:
-    """What became of all pairs; None before they are decided on."""
-    return ledger.restore_ledger(run) if ledger.is_complete(run) else None
-
-
-def coverage(run: RunFolder, granularity: Granularity) -> tuple[int, int]:
-    """Numbers of kept pairs that have a caption, and of all kept pairs."""
-    return captions_coverage.coverage(run, granularity, run.units)
-
-
-def flag_counts(run: RunFolder) -> Mapping[str, captions_flagged.FlagCounts]:
-    """Flags by granularity; empty while captions have none."""
-    return captions_flagged.counts(run)

@@ -8,7 +8,7 @@ import contextlib
 import io
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TextIO
 
@@ -126,10 +126,25 @@ def exits(code: int, *errors: type[BaseException]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        _say(error)
-        raise SystemExit(code) from error
+        end(code, error)
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Prints warnings, a line each, where errors go."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def end(code: int, error: BaseException) -> NoReturn:
+    """Ends the program with one line."""
+    _say(error)
+    raise SystemExit(code) from error
 
 
 def _say(error: BaseException) -> None:
-    message = " ".join(str(error).split()) or type(error).__name__
+    """Prints an error as one line; of a traceback in a message its last one."""
+    text = str(error).strip()
+    if isinstance(error, RuntimeError):
+        text = text.rpartition("\n")[2]
+    message = " ".join(text.split()) or type(error).__name__
     print(f"error: {message}", file=sys.stderr)

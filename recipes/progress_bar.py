@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-import rich.console
-import rich.progress
-
 from recipes import interrupts
 
 Row = TypeVar("Row")
@@ -79,6 +76,10 @@ def display(look: Callable[[], Shown]) -> Iterator[None]:
 
 
 def _show_bar(look: Callable[[], Shown], is_over: threading.Event) -> None:
+    # Commands that only look draw no bar, and do without it.
+    import rich.console
+    import rich.progress
+
     columns = (
         rich.progress.BarColumn(),
         rich.progress.TextColumn("{task.description}", markup=False),

@@ -1,94 +1,123 @@
-"""What the words of a command line mean: flags, recipe, Beam's options."""
+"""The words of a command line: one parser for each command, with its own flags.
+
+Nothing here imports Beam or a model, so that help and completion are instant.
+"""
 
 import argparse
-import dataclasses
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
-from pipeline.config.captions import Granularity
-from pipeline.config.curation import CurationConfig, ImageTextSource
-from pipeline.config.recipes import load_config
 from pipeline.export.shard_formats import NAME_TO_FORMAT, TFRECORD
-from pipeline.forecast import costs as forecast_costs
-from pipeline.forecast import from_sample as forecast
-from pipeline.report import find_pairs
-from pipeline.storage.patterns import Patterns
 from recipes import command_line
-from recipes.assignments import override
 
-_FLAG_TO_ROLE = {"input": "sources", "eval": "evaluation_sets", "seeds": "seed_sets"}
+STAGES = ("score", "select", "caption", "export")
 LOOKING = ("status", "show", "find")  # they write nothing that another run could
+# These need no --config: they read the recipe of the run folder.
+RECORDED = (*LOOKING, "report", "forecast", "remove")
+
+_COMMAND_TO_HELP = {
+    "curate": "all four stages, then the report",
+    "score": "measure every pair: what it is, its language, its embedding",
+    "select": "decide which pairs to keep",
+    "caption": "caption the kept images",
+    "export": "write training shards",
+    "report": "write RUN/report/index.html",
+    "forecast": "say what a run will keep and cost, from a sample of it",
+    "remove": "remove captions by name and fingerprint",
+    "status": "say what is there",
+    "show": "say everything that is known of one pair",
+    "find": "list the pairs that fit a question",
+}
+_FLAGS_OF_RUNS = (
+    " Flags that are not listed go to Beam (`--runner`, `--project`, ...): see its"
+    " pages on pipeline options."
+)
+_FLAGS_OF_RECORDED = (
+    " The recipe, inputs and settings are those of RUN/config.json, unless flags"
+    " name others."
+)
+_WITHOUT_VALUE = ("--audit", "-h", "--help", "--version")
 
 
 def parse(
-    arguments: Sequence[str] | None, description: str | None, stages: Iterable[str]
+    arguments: Sequence[str] | None, description: str | None = None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The flags of a command, and those that are left for Beam.
+    """Returns the flags of a command, and the words that are left for Beam.
 
-    `show` comes first if it is meant: what follows it is no flag of Beam.
+    The command may stand anywhere among its flags.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser(description, stages)
-    if words[:1] == ["show"]:
-        parser.add_argument("sample_id", metavar="SAMPLE_ID")
-    return parser.parse_known_args(words)
+    place = _place_of_command(words)
+    if place is not None:
+        words = [words[place], *words[:place], *words[place + 1 :]]
+    parsed, others = make_parser(description).parse_known_args(words)
+    parsed = argparse.Namespace(**_DEFAULTS | vars(parsed))
+    return parsed, others
 
 
-def _parser(description: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:
+def _place_of_command(words: Sequence[str]) -> int | None:
+    """Where the first word stands that is no flag and no value of one."""
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if not word.startswith("-"):
+            return place
+        place += 1 if "=" in word or word in _WITHOUT_VALUE else 2
+    return None
+
+
+def make_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """Returns the parser of all commands, as completion needs it."""
     parser = command_line.Parser(
         script="curate",
         prog="python -m pipeline.run",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = ("curate", *stages, "report", "forecast", "remove", *LOOKING)
-    parser.add_argument(
-        "command",
-        choices=commands,
-        help="all stages and the report, one stage, the report, what a run will keep"
-        " and cost, remove captions, what is there, everything known of one pair, or"
-        " the pairs that are asked for",
+    commands = parser.add_subparsers(
+        dest="command", metavar="command", title="commands", required=True
     )
-    parser.add_argument("--config", required=True, help="recipe: a Python file")
-    parser.add_argument("--output", required=True, help="run folder")
-    parser.add_argument(
-        "--input",
-        metavar="GLOB",
-        action="append",
-        default=[],
-        help="source shards; may be repeated",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="a.b=value",
-        action="append",
-        default=[],
-        help="changes a field of the recipe; may be repeated",
-    )
-    for flag in ("eval", "seeds"):
-        parser.add_argument(
-            f"--{flag}",
-            metavar="NAME=GLOB",
-            action="append",
-            default=[],
-            help=f"{'evaluation' if flag == 'eval' else 'curated seed'} images; may be"
-            " repeated, also for more files of one set",
-        )
-    _add_stages(parser)
-    _add_forecast(parser)
-    _add_looking(parser)
+    for name, text in _COMMAND_TO_HELP.items():
+        is_run = name in ("curate", *STAGES, "forecast")
+        about = _FLAGS_OF_RECORDED if name in RECORDED else ""
+        about += _FLAGS_OF_RUNS if is_run else ""
+        described = f"{text[0].upper()}{text[1:]}.{about}"
+        one = commands.add_parser(name, help=text, description=described)
+        _add_common(one, is_recorded=name in RECORDED)
+        for add in _COMMAND_TO_FLAGS.get(name, ()):
+            add(one)
     return parser
 
 
-def _add_stages(parser: argparse.ArgumentParser) -> None:
-    """Flags of single stages."""
+def _add_common(parser: argparse.ArgumentParser, *, is_recorded: bool) -> None:
+    """Adds the flags that say which run is meant."""
+    parser.add_argument(
+        "--config", required=not is_recorded, default="", help="recipe: a Python file"
+    )
+    parser.add_argument("--output", required=True, help="run folder")
+    _add_repeated(parser, "--input", "GLOB", "source shards; may be repeated")
+    _add_repeated(
+        parser,
+        "--set",
+        "a.b=value",
+        "changes a field of the recipe; may be repeated",
+    )
+    for flag, kind in (("--eval", "evaluation"), ("--seeds", "curated seed")):
+        text = f"{kind} images; may be repeated, also for more files of one set"
+        _add_repeated(parser, flag, "NAME=GLOB", text)
+
+
+def _add_repeated(
+    parser: argparse.ArgumentParser, flag: str, metavar: str, text: str
+) -> None:
+    parser.add_argument(flag, metavar=metavar, action="append", default=[], help=text)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audit",
         action="store_true",
-        help="after select: tells what share of copies of evaluation images is found",
+        help="after select: say what share of copies of evaluation images is found",
     )
     parser.add_argument(
         "--lookalikes",
@@ -96,19 +125,24 @@ def _add_stages(parser: argparse.ArgumentParser) -> None:
         default="",
         help="for --audit: pairs `a`, `b` of different images, by key or encoded",
     )
-    parser.add_argument(
-        "--granularity",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="caption this granularity alone; may be repeated (for remove, a name with"
-        " its fingerprint, as status shows it)",
-    )
+
+
+def _add_granularity(parser: argparse.ArgumentParser) -> None:
+    text = "caption this granularity alone; may be repeated"
+    _add_repeated(parser, "--granularity", "NAME", text)
+
+
+def _add_removed(parser: argparse.ArgumentParser) -> None:
+    text = "captions to remove, as status shows them; may be repeated"
+    _add_repeated(parser, "--granularity", "NAME-FINGERPRINT", text)
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=sorted(NAME_TO_FORMAT),
         default=TFRECORD.name,
-        help="of the shards that export writes (%(default)s)",
+        help="of the training shards (%(default)s)",
     )
 
 
@@ -117,146 +151,76 @@ def _add_forecast(parser: argparse.ArgumentParser) -> None:
         "--forecast-shards",
         metavar="N",
         type=int,
-        default=forecast.N_SHARDS,
-        help="shards of each source that forecast samples (%(default)s)",
+        help="shards of each source that are sampled",
     )
-    keys = ", ".join(field.name for field in dataclasses.fields(forecast_costs.Prices))
     parser.add_argument(
-        "--prices", metavar="FILE.json", default="", help=f"for forecast: {keys}"
+        "--prices",
+        metavar="FILE.json",
+        default="",
+        help="an object of prices; an unknown name is answered with the known ones",
     )
 
 
-def _add_looking(parser: argparse.ArgumentParser) -> None:
-    """The flags of report, show and find."""
+def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="RUN",
         default="",
-        help="for report: compare with that run, or with RUN/decisions/FINGERPRINT",
+        help="compare with that run, or with RUN/decisions/FINGERPRINT",
     )
     parser.add_argument(
         "--pictures",
         metavar="FOLDER",
         default="",
-        help="for report: what an encoder sees, drawn by trainer.pictures (default:"
-        " RUN/pictures, if it is there)",
+        help="what an encoder sees, drawn by trainer.pictures (default: RUN/pictures,"
+        " if it is there)",
     )
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sample_id", metavar="SAMPLE_ID")
     parser.add_argument(
-        "--image", metavar="FILE", default="", help="for show: write the image there"
+        "--image", metavar="FILE", default="", help="write the image there"
     )
+
+
+def _add_find(parser: argparse.ArgumentParser) -> None:
     for flag, meaning in (
-        ("text", "pairs with this in their alt text"),
-        ("reason", "pairs with this outcome"),
-        ("seed", "pairs that this seed set wants"),
+        ("text", "with this in their alt text"),
+        ("reason", "with this outcome"),
+        ("seed", "that this seed set wants"),
     ):
-        parser.add_argument(f"--{flag}", default="", help=f"for find: {meaning}")
-    scores = ", ".join(find_pairs.SCORES)
-    parser.add_argument(
-        "--score",
-        metavar="NAME=LOW:HIGH",
-        action="append",
-        default=[],
-        help=f"for find: pairs with a score in this range: {scores}",
-    )
+        parser.add_argument(f"--{flag}", default="", help=f"pairs {meaning}")
+    text = "pairs with a score in this range, such as alignment_score=0.1:0.2"
+    _add_repeated(parser, "--score", "NAME=LOW:HIGH", text)
     parser.add_argument(
         "--like",
         metavar="IMAGE",
         default="",
-        help="for find: pairs with images nearest to this file or sample id",
+        help="pairs with images nearest to this file or sample id",
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=20, help="for find (%(default)s)"
+        "--limit", metavar="N", type=int, default=20, help="pairs (%(default)s)"
     )
 
 
-def beam_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Options of Beam; raises ValueError on a flag that Beam does not know."""
-    parser = command_line.OneLineParser(
-        add_help=False, allow_abbrev=False, conflict_handler="resolve"
-    )
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)  # how Beam itself reads its flags
-    _, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        raise ValueError(f"{unknown[0]}: expected a flag of --help or of Beam")
-    return PipelineOptions(list(arguments))
-
-
-def configured(command: argparse.Namespace) -> CurationConfig:
-    """The recipe with everything that the command line adds to it."""
-    output = command.output
-    if not output or (os.path.exists(output) and not os.path.isdir(output)):
-        raise ValueError(f"--output {output!r}: expected a folder")
-    if output != output.encode(errors="replace").decode():  # Beam's records are UTF-8
-        raise ValueError(f"--output {output!r}: expected a name in UTF-8")
-    config = load_config(command.config)
-    if command.input:
-        config = dataclasses.replace(config, sources=_sources(config, command.input))
-    config = dataclasses.replace(
-        config,
-        evaluation_sets=_with_sets(config.evaluation_sets, "--eval", command.eval),
-        seed_sets=_with_sets(config.seed_sets, "--seeds", command.seeds),
-    )
-    config = _overridden(config, command)
-    if not config.sources:
-        raise ValueError("sources=(): expected --input GLOB, or sources in the recipe")
-    return config
-
-
-def _overridden(config: CurationConfig, command: argparse.Namespace) -> CurationConfig:
-    """Applies `--set`; raises ValueError where another flag says the same."""
-    changed = override(config, command.set)
-    for flag, role in _FLAG_TO_ROLE.items():
-        is_said = bool(getattr(command, flag))
-        if is_said and _patterns(config, role) != _patterns(changed, role):
-            assignment = next(a for a in command.set if a.strip().startswith(role))
-            raise ValueError(f"--set {assignment}: expected it without --{flag}")
-    return changed
-
-
-def _patterns(config: CurationConfig, role: str) -> list[Patterns]:
-    return [source.pattern for source in getattr(config, role)]
-
-
-def _sources(
-    config: CurationConfig, patterns: Sequence[str]
-) -> tuple[ImageTextSource, ...]:
-    """The source of the recipe, read from elsewhere."""
-    if len(config.sources) > 1:
-        raise ValueError(f"--input {patterns[0]}: expected a recipe with one source")
-    source = config.sources[0] if config.sources else ImageTextSource("web", "")
-    return (_read_from(source, patterns),)
-
-
-def _read_from(source: ImageTextSource, patterns: Sequence[str]) -> ImageTextSource:
-    pattern = patterns[0] if len(patterns) == 1 else tuple(patterns)
-    return dataclasses.replace(source, pattern=pattern)
-
-
-def _with_sets(
-    sets: tuple[ImageTextSource, ...], flag: str, assignments: Sequence[str]
-) -> tuple[ImageTextSource, ...]:
-    """Adds image sets, or reads those of the recipe from elsewhere."""
-    name_to_patterns: dict[str, list[str]] = {}
-    for assignment in assignments:
-        name, _, pattern = assignment.partition("=")
-        if not name or not pattern:
-            raise ValueError(f"{flag} {assignment}: expected NAME=GLOB")
-        name_to_patterns.setdefault(name, []).append(pattern)
-    name_to_set = {image_set.name: image_set for image_set in sets}
-    for name, patterns in name_to_patterns.items():
-        known = name_to_set.get(name, ImageTextSource(name, "", needs_alt_text=False))
-        name_to_set[name] = _read_from(known, patterns)
-    return tuple(name_to_set.values())
-
-
-def granularities_of(
-    config: CurationConfig, names: Sequence[str]
-) -> tuple[Granularity, ...]:
-    name_to_granularity = {g.name: g for g in config.granularities}
-    for name in names:
-        if name not in name_to_granularity:
-            expected = ", ".join(name_to_granularity)
-            raise ValueError(f"--granularity {name}: expected one of {expected}")
-    chosen = dict.fromkeys(names or name_to_granularity)
-    return tuple(name_to_granularity[name] for name in chosen)
+_COMMAND_TO_FLAGS = {
+    "curate": (_add_audit, _add_granularity, _add_format, _add_report),
+    "select": (_add_audit,),
+    "caption": (_add_granularity,),
+    "export": (_add_format,),
+    "report": (_add_report,),
+    "forecast": (_add_forecast,),
+    "remove": (_add_removed,),
+    "show": (_add_show,),
+    "find": (_add_find,),
+}
+# Of flags that a command does not have, so that code may ask for all.
+_DEFAULTS = {
+    "audit": False,
+    "lookalikes": "",
+    "granularity": [],
+    "format": TFRECORD.name,
+    "against": "",
+    "pictures": "",
+}

@@ -4,9 +4,10 @@ import json
 import time
 from collections.abc import Sequence
 
-from pipeline import curate
+from pipeline.captioning import coverage, flag_counts
 from pipeline.engine import progress
 from pipeline.engine.run_folder import RunFolder
+from pipeline.selection import ledger, reference_accounts
 from pipeline.storage import files
 
 
@@ -34,20 +35,20 @@ def print_status(run: RunFolder) -> None:
         print(at_work)
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
-    ledger = curate.read_ledger(run)
-    print(f"selected: {json.dumps(ledger, indent=1) if ledger else 'no'}")
-    for line in curate.not_compared(run):
+    found = ledger.read(run)
+    print(f"selected: {json.dumps(found, indent=1) if found else 'no'}")
+    for line in reference_accounts.warnings(run, found or {}):
         print(line)
-    flag_counts = curate.flag_counts(run)
+    name_to_flags = flag_counts.counts(run)
     for granularity in run.config.granularities:
-        n_captioned, n_kept = curate.coverage(run, granularity)
+        n_captioned, n_kept = coverage.coverage(run, granularity, run.units)
         fingerprint = run.granularity_fingerprint(granularity)
         print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
-        if found := flag_counts.get(granularity.name):
+        if flagged := name_to_flags.get(granularity.name):
             flags = ", ".join(
-                f"{name} {n:,}" for name, n in sorted(found.flag_to_count.items())
+                f"{name} {n:,}" for name, n in sorted(flagged.flag_to_count.items())
             )
-            n_flagged, n_captions = found.n_flagged, found.n_captions
+            n_flagged, n_captions = flagged.n_flagged, flagged.n_captions
             print(f"  flagged: {n_flagged:,} of {n_captions:,} captions", end="")
             print(f" ({flags})" if flags else "")
     current = {run.captions(granularity) for granularity in run.config.granularities}

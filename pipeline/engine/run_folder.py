@@ -78,16 +78,27 @@ class RunFolder:
     compared_by: Descriptor = ENCODER
 
     @classmethod
-    def open(cls, root: str, config: CurationConfig) -> "RunFolder":
+    def open(
+        cls,
+        root: str,
+        config: CurationConfig,
+        known_digests: Mapping[str, str] | None = None,
+    ) -> "RunFolder":
         """Lists the shards and hashes the checkpoints of a recipe.
+
+        Args:
+          known_digests: by checkpoint, of those that need not be there; those that it
+            lacks are hashed.
 
         Raises:
           ValueError: on a glob without a match, a checkpoint that is not there or a
             drop list or another file that cannot be read.
         """
         encoder = config.encoder.checkpoint
-        digests = {encoder: _weights_digest(encoder, revision="")}
-        digests |= _descriptor_digests(config)
+        digests = dict(known_digests or {})
+        if encoder not in digests:
+            digests[encoder] = _weights_digest(encoder, revision="")
+        digests = _descriptor_digests(config) | digests
         imports = {
             granularity.checkpoint: imported_captions.list_files(granularity)
             for granularity in config.granularities

@@ -4,7 +4,7 @@ In: the units of a run and the tables of `score` that are there. Out: the units 
 lack theirs, and errors that name them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine.run_folder import RunFolder
@@ -28,6 +28,17 @@ def changed(run: RunFolder) -> tuple[Unit, ...]:
         if unit.name not in source_to_names[unit.source]
         and unit.shard_name in source_to_shards[unit.source]
     )
+
+
+def describe_changes(run: RunFolder) -> Iterator[str]:
+    """Yields a line on shards that are not what they were when they were scored."""
+    if units := changed(run):
+        is_one = len(units) == 1
+        since = "has changed since it was" if is_one else "have changed since they were"
+        yield (
+            f"{counted(units)} {since} scored: {paths_of(units)};"
+            f" `score` and `curate` score {'it' if is_one else 'them'} again"
+        )
 
 
 def expect_scored(run: RunFolder, fault: str, advice: str) -> None:

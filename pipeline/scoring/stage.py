@@ -28,20 +28,6 @@ from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table
 
 
-def check(run: RunFolder) -> None:
-    """Raises ValueError if the encoder is still needed and cannot be read."""
-    units = (*run.units, *run.evaluation_units, *run.seed_units)
-    source_to_names = {
-        source: run.embeddings(source).unit_names()
-        for source in {unit.source for unit in units}
-    }
-    if all(unit.name in source_to_names[unit.source] for unit in units):
-        return
-    from pipeline.models import encoders  # JAX takes seconds
-
-    encoders.check(run.config.encoder)
-
-
 class Score(beam.PTransform):
     """Writes the tables that units lack, and passes the units on.
 

@@ -12,39 +12,22 @@ from pipeline.config.selection import needs_seeds
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.scored_shards import are_scored
 from pipeline.models import descriptors
-from pipeline.selection import balance, safety
+from pipeline.selection import balance, ledger, safety
 from pipeline.selection.retrieval import keep_curated
-from pipeline.sources.shards import Unit, shard_name_of
-from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
-
-
-def check_folder(run: RunFolder) -> None:
-    """Raises ValueError on a folder that holds the scores of other shards alone.
-
-    A source may be added, and a crawl may grow; but with none of its shards it is the
-    run of another recipe, whose training shards this one would replace.
-    """
-    if any(files.is_file(run.pairs(u.source).path(u.name)) for u in run.units[:1]):
-        return
-    scores = files.join(run.root, "scores")
-    found = {
-        shard_name_of(name)
-        for folder in files.folders(scores)
-        if folder.startswith("pairs-")
-        for name in UnitTables(files.join(scores, folder)).unit_names()
-    }
-    found -= {unit.shard_name for unit in (*run.evaluation_units, *run.seed_units)}
-    if found and found.isdisjoint(unit.shard_name for unit in run.units):
-        raise ValueError(
-            f"--output {run.root}: expected a new folder or one with shards of this"
-            f" recipe, found {len(found)} scored shards of another, such as"
-            f" {min(found)}"
-        )
+from pipeline.sources.shards import Unit
 
 
 def check(run: RunFolder) -> None:
-    """Raises ValueError on settings that cannot be meant."""
+    """Raises ValueError on settings that do not fit the sets, or pairs that are scored.
+
+    Once all pairs are decided on, their tables are not looked at again.
+    """
+    _check_settings(run)
+    if not ledger.is_complete(run):
+        _check_scored(run)
+
+
+def _check_settings(run: RunFolder) -> None:
     selection = run.config.selection
     if selection.evaluation_bounds and not run.evaluation_units:
         is_short = selection.max_evaluation_similarity is not None
@@ -66,7 +49,7 @@ def check(run: RunFolder) -> None:
         names.add(unit.name)
 
 
-def check_scored(run: RunFolder) -> None:
+def _check_scored(run: RunFolder) -> None:
     """Raises ValueError on settings that do not fit the pairs that are scored."""
     safety.check(run)
     if are_scored(run, run.units):

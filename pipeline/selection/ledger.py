@@ -5,6 +5,7 @@ dropped, for all sources together and for each of them.
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -85,6 +86,13 @@ def restore_ledger(run: RunFolder) -> dict:
     data = files.read(_ledger_path(run.decisions.folder))
     files.write(_ledger_path(run.root), data)
     return json.loads(data)
+
+
+def read(run: RunFolder) -> dict[str, Any] | None:
+    """Reads what became of all pairs; None before they are decided on."""
+    if not is_complete(run):
+        return None
+    return json.loads(files.read(_ledger_path(run.decisions.folder)))
 
 
 def _ledger_path(folder: str) -> str:

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import run
-from pipeline.commands.arguments import beam_options
+from pipeline.commands.beam_flags import beam_options
 
 CONFIG = "curation_configs/demo.py"
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pipeline import curate, photos, scenes
-from pipeline.commands import arguments as command_line
+from pipeline import photos, scenes
+from pipeline.commands import arguments, beam_flags, configuration
 from pipeline.config.curation import CurationConfig
 from pipeline.config.recipes import load_config
 from pipeline.records import VERSION
@@ -46,13 +46,13 @@ RECIPE = "curation_configs/demo.py"  # in place of one that the reader writes
 
 
 def pipeline_run(words: Sequence[str]) -> None:
-    command, of_beam = command_line.parse(words, "", curate.STAGES)
-    command_line.beam_options(of_beam)
+    command, of_beam = arguments.parse(words)
+    beam_flags.beam_options(of_beam)
     if not pathlib.Path(ROOT, command.config).is_file():
         command.config = RECIPE
     if command.granularity:
-        command_line.granularities_of(load_config(command.config), ())
-    command_line.configured(command)
+        configuration.granularities_of(load_config(command.config), ())
+    configuration.configured(command)
 
 
 def trainer_train(words: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from pipeline import curate, records
 from pipeline.captioning.caption_scores import TextEncoderHandler
 from pipeline.captioning.flag_counts import FlagCounts, counts, is_complete
 from pipeline.captioning.flag_stage import Flag
-from pipeline.commands.arguments import beam_options
+from pipeline.commands.beam_flags import beam_options
 from pipeline.commands.status import print_status
 from pipeline.config.captions import CaptionQuality, Granularity
 from pipeline.config.curation import EncoderConfig

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import run
+from pipeline.commands import running
 from pipeline.engine import run_lock
 from pipeline.storage import files
 
@@ -223,7 +224,7 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
     def look(stage, *rest):
         seen.append((stage, (tmp_path / "run" / run_lock.NAME).exists()))
 
-    monkeypatch.setattr(run, "_run_stage", look)
+    monkeypatch.setattr(running, "_run_stage", look)
     monkeypatch.setattr(run, "_report", lambda *_: None)
     run.main(arguments(tmp_path, "curate"))
     expected = [(stage, True) for stage in ("score", "select", "caption", "export")]

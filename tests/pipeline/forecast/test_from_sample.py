@@ -26,6 +26,7 @@ from pipeline.forecast.costs import Prices, StageTime
 from pipeline.forecast.stratified_estimates import Interval
 from pipeline.records import VERSION
 from pipeline.selection import integer_counts, rules
+from pipeline.selection import ledger as ledger_module
 from pipeline.selection.duplicates import exact as dedup
 from pipeline.storage import files
 from pipeline.storage.tables import from_table, to_table
@@ -82,7 +83,7 @@ def found(whole, sample) -> forecast.Forecast:
 
 def test_a_sample_leaves_the_ledger_of_the_run_alone(whole, sample):
     assert not pathlib.Path(whole.root, "ledger.json").exists()
-    assert curate.read_ledger(whole) is None
+    assert ledger_module.read(whole) is None
     assert len(sample.decisions.unit_names()) == N_SAMPLED
 
 
@@ -100,7 +101,7 @@ def test_more_shards_than_there_are_is_all(whole):
 def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
     """One in twenty may miss; which shards are sampled hangs on where they lie."""
     curate.select(whole, OPTIONS)
-    ledger = curate.read_ledger(whole)
+    ledger = ledger_module.read(whole)
     outcomes = ledger["dropped"] | {n: ledger[n] for n in ("kept", "unreadable")}
     is_held = {
         name: interval.low <= outcomes[name] <= interval.high
@@ -115,7 +116,7 @@ def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
 def test_a_forecast_from_all_shards_is_the_ledger(whole):
     curate.select(whole, OPTIONS)
     exact = forecast.make_forecast(whole, whole, forecast.measure_sample(whole))
-    ledger = curate.read_ledger(whole)
+    ledger = ledger_module.read(whole)
     kept = ledger["kept"]
     assert exact.outcome_to_count["kept"] == Interval(kept, kept, kept)
     assert exact.name_to_images["short"] == Interval(kept, kept, kept)

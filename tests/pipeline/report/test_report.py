@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.commands import run_record
 from pipeline.config.curation import Limits
 from pipeline.config.selection import KeepFraction, MinScore
 from pipeline.engine.run_folder import RunFolder
@@ -32,7 +33,6 @@ from pipeline.report import (
 from pipeline.report.page_data import N_SAMPLE, read_page_data
 from pipeline.report.run_comparison import OtherRun, compare
 from pipeline.report.sampling import PairLocation, SmallestKeys
-from pipeline.run import _write_config
 from recipes.safe_text import visible
 from tests.support.report_runs import (
     SELECTION,
@@ -346,7 +346,7 @@ def test_another_threshold_changes_decisions_that_are_shown(run, tmp_path):
         ),
     )
     there = select(other)
-    _write_config(other, other.decisions.folder)
+    run_record.write(other, other.decisions.folder)
     folder = other.decisions.folder
     here = ledger_of(run)
     changes = compare(run, OtherRun.open(folder), 3)
@@ -368,7 +368,7 @@ def test_runs_over_moved_shards_are_compared_by_file_name_and_id(tmp_path):
     rows = random_rows(30)
     first = make_run(tmp_path / "a", [rows], keep_all=True)
     second = make_run(tmp_path / "b", [list(reversed(rows[:20]))], keep_all=True)
-    _write_config(second, second.root)
+    run_record.write(second, second.root)
     changes = compare(first, OtherRun.open(second.root), 3)
     n_common, *others = (changes.n_common, changes.n_only_here, changes.n_only_there)
     assert n_common >= 18

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline import curate
 from pipeline import run as command_line
 from pipeline.config.recipes import load_config
+from pipeline.engine import checks as engine_checks
+from pipeline.engine import scored_shards
 from pipeline.engine.run_folder import RunFolder
+from pipeline.selection import checks
 from tests.pipeline.test_run import CONFIG, error_of
 from tests.support.score_tables import Row, write_scores
 
@@ -152,7 +156,7 @@ def test_a_crawl_that_grows_and_new_sets_may_keep_their_folder(tmp_path):
     (tmp_path / "crawl" / "-1.tar").write_bytes(b"")  # the first by name
     run = crawl.open()
     assert len(run.units) == 2
-    command_line.curate.check(run)
+    engine_checks.check(run)
 
 
 def touch(folder: pathlib.Path, *names: str) -> list[str]:
@@ -165,23 +169,23 @@ def touch(folder: pathlib.Path, *names: str) -> list[str]:
 
 def test_shards_that_changed_are_told_with_their_paths(tmp_path):
     crawl = Crawl(tmp_path)
-    assert list(command_line.curate.changes(crawl.open())) == []
+    assert list(scored_shards.describe_changes(crawl.open())) == []
     crawl.score()
-    assert list(command_line.curate.changes(crawl.open())) == []
+    assert list(scored_shards.describe_changes(crawl.open())) == []
     (seeds,) = touch(tmp_path, "seeds")
-    assert list(command_line.curate.changes(crawl.open())) == [
+    assert list(scored_shards.describe_changes(crawl.open())) == [
         f"1 shard has changed since it was scored: {seeds};"
         " `score` and `curate` score it again"
     ]
     pool, evaluation = touch(tmp_path, "crawl", "eval")
     run = crawl.open()
-    assert list(command_line.curate.changes(run)) == [
+    assert list(scored_shards.describe_changes(run)) == [
         f"3 shards have changed since they were scored: {pool}, {evaluation}, ...;"
         " `score` and `curate` score them again"
     ]
-    command_line.curate.check(run)  # it is no run of another recipe
+    engine_checks.check(run)  # it is no run of another recipe
     crawl.score()
-    assert list(command_line.curate.changes(crawl.open())) == []
+    assert list(scored_shards.describe_changes(crawl.open())) == []
 
 
 def test_a_stage_names_the_shards_that_lack_what_it_reads(tmp_path):
@@ -189,21 +193,21 @@ def test_a_stage_names_the_shards_that_lack_what_it_reads(tmp_path):
     run, options = crawl.open(), PipelineOptions([])
     message = r"^3 shards without scores of the present contents: .*, \.\.\.; run `sc"
     with pytest.raises(ValueError, match=message):
-        command_line.curate.select(run, options)
+        curate.select(run, options)
     crawl.score()
     message = r"^1 shard without decisions on the present contents: .*/0\.tar; run `sel"
-    for stage in (command_line.curate.caption, command_line.curate.export_shards):
+    for stage in (curate.caption, command_line.curate.export_shards):
         with pytest.raises(ValueError, match=message):
             stage(run, options)
     touch(tmp_path, "eval")
     message = r"^1 shard without scores of the present contents: .*eval/0\.tar; run `sc"
     with pytest.raises(ValueError, match=message):
-        command_line.curate.select(crawl.open(), options)
+        curate.select(crawl.open(), options)
 
 
 def test_sets_that_nothing_is_done_with_are_told(tmp_path):
     unused = Crawl(tmp_path, "max_evaluation_similarity=None, retrieval=None")
-    assert list(command_line.curate.doubts(unused.open())) == [
+    assert list(checks.doubts(unused.open())) == [
         "evaluation_sets: not compared, as max_evaluation_similarity=None",
         "seed_sets: not searched for, as retrieval=None",
     ]
@@ -212,4 +216,4 @@ def test_sets_that_nothing_is_done_with_are_told(tmp_path):
 def test_the_demo_leaves_no_doubts(tmp_path):
     crawl = Crawl(tmp_path)
     assert load_config(CONFIG).selection.retrieval is not None
-    assert list(command_line.curate.doubts(crawl.open())) == []
+    assert list(checks.doubts(crawl.open())) == []

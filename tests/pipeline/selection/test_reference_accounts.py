@@ -16,7 +16,7 @@ from pipeline.config.selection import (
     SelectionConfig,
 )
 from pipeline.export import manifest
-from pipeline.selection import reference_accounts
+from pipeline.selection import ledger, reference_accounts
 from pipeline.storage import files
 from tests.support.score_tables import Row, make_run, select
 
@@ -203,10 +203,10 @@ def test_a_line_is_short_whatever_the_errors_and_keys_are(tmp_path):
 def test_a_second_run_that_has_nothing_to_do_warns_again(tmp_path):
     sets = {"evaluation": {"birds/1": HALF}}
     run = make_run(str(tmp_path), EVALUATED, {"web/1": [Row(), Row()]}, **sets)
-    assert list(curate.not_compared(run)) == []
+    assert list(reference_accounts.warnings(run, ledger.read(run) or {})) == []
     options = PipelineOptions([])
     assert curate.select(run, options)["dropped_near_evaluation"] == 2
-    (line,) = curate.not_compared(run)
+    (line,) = reference_accounts.warnings(run, ledger.read(run) or {})
     assert line.startswith("birds: 2 of 4 evaluation images cannot be read")
     assert curate.select(run, options) == {}
-    assert list(curate.not_compared(run)) == [line]
+    assert list(reference_accounts.warnings(run, ledger.read(run) or {})) == [line]

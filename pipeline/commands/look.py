@@ -1,0 +1,65 @@
+"""The commands that look: `status`, `show` and `find`.
+
+They write nothing that another run could, and do without Beam, JAX and models, unless
+a file system of Beam or a picture to compare with is asked for.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from pipeline.commands.configuration import check_output, open_run
+from pipeline.commands.recorded_changes import describe_changes
+from pipeline.commands.status import print_status
+from pipeline.engine import checks, scored_shards
+from pipeline.engine.run_folder import RunFolder, check_format
+from pipeline.selection import ledger
+from pipeline.storage import files
+from recipes import command_line
+
+
+def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
+    """Prints what a command sees.
+
+    Raises:
+      ValueError: on flags, a recipe or a run folder that cannot be used.
+    """
+    check_output(command.output)
+    _use_file_system(command, beam_flags)
+    check_format("--output", command.output)
+    run = open_run(command)
+    checks.check(run)
+    command_line.warn(scored_shards.describe_changes(run))
+    if command.command == "find" and ledger.read(run) is None:
+        raise ValueError("decisions are missing: expected `select` to be done before")
+    for line in _lines(run, command):
+        print(line)
+
+
+def _use_file_system(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
+    """Passes flags on to file systems that only Beam knows; there are no others."""
+    places = (command.output, *command.input, *command.eval, *command.seeds)
+    if any("://" in place for place in places):
+        # Two seconds that a run folder on a disk does without.
+        from pipeline.commands.beam_flags import beam_options
+
+        files.use_options(beam_options(beam_flags))
+    elif beam_flags:
+        raise ValueError(
+            f"{beam_flags[0]}: expected a flag of {command.command} --help"
+        )
+
+
+def _lines(run: RunFolder, command: argparse.Namespace) -> Iterable[str]:
+    if command.command == "status":
+        print_status(run)
+        return describe_changes(run, command)
+    if command.command == "show":
+        from pipeline.report import show_pair  # `status` does without pictures
+
+        return show_pair.show(run, command.sample_id, command.image)
+    from pipeline.report import find_pairs
+
+    scores = tuple(map(find_pairs.ScoreRange.parse, command.score))
+    texts = (command.text, command.reason, command.seed)
+    question = find_pairs.Question(*texts, scores)
+    return find_pairs.lines(run, question, command.like, command.limit)

@@ -1,0 +1,160 @@
+"""The commands that run stages, and those that change a run folder.
+
+In: a command with its flags. Out: tables, training shards, the report, the forecast.
+One command at a time is at work in a run folder.
+"""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import curate
+from pipeline.commands import configuration, preflight, run_record, stage_progress
+from pipeline.commands.beam_flags import beam_options
+from pipeline.commands.configuration import WRONG, check_output
+from pipeline.commands.preflight import Plan
+from pipeline.commands.status import remove_captions
+from pipeline.config import prompts
+from pipeline.config.captions import Granularity
+from pipeline.engine import progress, run_lock, scored_shards
+from pipeline.engine.run_folder import RunFolder, check_format
+from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
+from pipeline.models.interfaces import ServiceError
+from pipeline.report import page
+from pipeline.report.run_comparison import OtherRun
+from pipeline.selection import checks, ledger, reference_accounts
+from pipeline.selection.duplicates import audit
+from pipeline.selection.rules import RuleError
+from pipeline.storage import files
+from recipes import interrupts
+from recipes.command_line import FAILED, WRONG_USAGE, exits, warn
+
+
+def _is_news(said: logging.LogRecord) -> bool:
+    """Whether a record of Beam says more than the line that ends a run.
+
+    A traceback through Beam would hide that line.
+    """
+    is_known = isinstance(said.msg, ServiceError | RuleError)
+    error = said.exc_info[1] if said.exc_info else None
+    return not (is_known or isinstance(error, OSError | ValueError))
+
+
+logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
+logging.getLogger().addFilter(lambda said: "apitools not found" not in str(said.msg))
+
+
+def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
+    """Checks everything that can be checked, and then does what a command asks for."""
+    with exits(WRONG_USAGE, *WRONG):
+        options = beam_options(beam_flags)
+        files.use_options(options)
+        check_output(command.output)
+        plan = _make_plan(command, options)
+        preflight.check(plan)
+        warn(scored_shards.describe_changes(plan.run))
+        forecast = _open_forecast(plan, options)
+        if command.command == "report" and ledger.read(plan.run) is None:
+            raise ValueError(
+                "decisions are missing: expected `select` to be done before"
+            )
+    opened = plan.run
+    going_on = interrupts.saying(lambda: progress.goes_on(opened.root))
+    with going_on, _locked(opened, command.command):
+        if n_removed := run_lock.remove_leftovers(opened.root):
+            print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
+        if command.command == "remove":
+            with exits(WRONG_USAGE, ValueError):
+                remove_captions(opened, command.granularity)
+        elif forecast is not None:
+            run_record.write(opened, opened.root)
+            with exits(FAILED, ValueError, RuntimeError):
+                forecast()
+        elif command.command == "report":
+            _report(opened, command.against, command.pictures)
+        else:
+            _run_stages(plan, options)
+
+
+def _make_plan(command: argparse.Namespace, options: PipelineOptions) -> Plan:
+    if command.command in ("report", "remove"):
+        check_format("--output", command.output)
+        return Plan.of(command, configuration.open_run(command))
+    return Plan.of(command, preflight.open_run(command, options))
+
+
+def _open_forecast(plan: Plan, options: PipelineOptions) -> Callable[[], None] | None:
+    """Reads the prices and draws the sample; None of another command."""
+    command = plan.command
+    if command.command != "forecast":
+        return None
+    # With SciPy: only this command pays for its import.
+    from pipeline.commands.forecast import print_forecast
+    from pipeline.forecast.costs import read_prices
+    from pipeline.forecast.from_sample import N_SHARDS, draw_sample
+
+    prices = read_prices(command.prices)
+    n_shards = command.forecast_shards
+    sample = draw_sample(plan.run, N_SHARDS if n_shards is None else n_shards)
+    return lambda: print_forecast(plan.run, sample, options, prices)
+
+
+def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
+    with exits(WRONG_USAGE, *WRONG):
+        return run_lock.acquire(run.root, command)
+
+
+def _run_stages(plan: Plan, options: PipelineOptions) -> None:
+    command, opened = plan.command, plan.run
+    shard_format = NAME_TO_FORMAT[command.format]
+    run_record.write(opened, opened.root)
+    stages = tuple(curate.STAGES) if command.command == "curate" else plan.stages
+    doubts = checks.doubts(opened) if "select" in stages else ()
+    warn(filter(None, (*map(prompts.doubt, plan.granularities), *doubts)))
+    with exits(FAILED, ValueError, RuntimeError):  # the latter of a worker
+        for stage in stages:
+            _run_stage(stage, opened, options, plan.granularities, shard_format)
+    if "export" in stages:
+        print(f"shards: {shard_format.path(opened.root)}")
+    if command.audit:
+        with exits(FAILED, ValueError):
+            found = audit.audit(opened, command.lookalikes)
+        audit.write(opened, found)
+        print(found.to_text())
+    if command.command == "curate":
+        _report(opened, command.against, command.pictures)
+
+
+def _run_stage(
+    stage: str,
+    run: RunFolder,
+    options: PipelineOptions,
+    granularities: Sequence[Granularity],
+    shard_format: ShardFormat,
+) -> None:
+    work = stage_progress.work_of(stage, run, granularities, shard_format)
+    with progress.watch(run.root, stage, work) as watched:
+        if stage == "caption":
+            counters = curate.caption(run, options, granularities)
+        elif stage == "export":
+            counters = curate.export_shards(run, options, shard_format)
+        else:
+            counters = curate.STAGES[stage](run, options)
+    if stage_progress.has_work(counters):
+        watched.record(counters, stage_progress.n_rows(stage, counters))
+    if stage == "select":
+        run_record.write(run, run.decisions.folder)
+        warn(reference_accounts.warnings(run, ledger.read(run) or {}))
+    print(f"{stage}: {stage_progress.describe(counters)}", flush=True)
+
+
+def _report(run: RunFolder, against: str, pictures: str) -> None:
+    """Writes the report of decisions, whose ledger becomes that of the run again."""
+    other = OtherRun.open(against) if against else None
+    counts = ledger.restore_ledger(run)
+    with exits(FAILED, ValueError):
+        print(f"report: {page.write(run, counts, other, pictures)}")

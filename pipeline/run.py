@@ -8,6 +8,7 @@ the configuration is wrong, or another run is at work in the run folder. `status
 `show` and `find` may look on meanwhile.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ command_line.begin(__name__)
 # XLA and Beam's workers say a lot that is of no use to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+logging.getLogger().addFilter(lambda said: "apitools not found" not in str(said.msg))
 
 from pipeline.commands.arguments import LOOKING, parse
 from pipeline.commands.configuration import WRONG, configured

@@ -45,7 +45,6 @@ def _is_news(said: logging.LogRecord) -> bool:
 
 
 logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
-logging.getLogger().addFilter(lambda said: "apitools not found" not in str(said.msg))
 
 
 def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ nearest evaluation and seed images.
 
 import dataclasses
 import itertools
+import typing
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,13 +18,18 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, Drop, Language, Pair
 from pipeline.report.sampling import PairLocation
 from pipeline.selection.rules import count_words
-from pipeline.selection.search import index_builder, reference_sets
-from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
 from pipeline.selection.unit_decisions import open_unit
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
 from pipeline.storage.tables import Row, UnitTables, from_table
+
+if typing.TYPE_CHECKING:
+    from pipeline.selection.search.reference_sets import (
+        IndexFiles,
+        NearestImages,
+        ReferenceSet,
+    )
 
 UNDECIDED = "undecided"  # the outcome before `select`
 
@@ -59,12 +65,16 @@ class PairFacts:
 class References:
     """The evaluation and seed images of a run, opened for search."""
 
-    evaluation: Sequence[ReferenceSet] = ()
-    seeds: Sequence[ReferenceSet] = ()
+    evaluation: Sequence["ReferenceSet"] = ()
+    seeds: Sequence["ReferenceSet"] = ()
 
     @classmethod
     def open(cls, run: RunFolder) -> "References":
         """Opens the sets that `select` compares with; builds missing indexes."""
+        # FAISS: only what searches pays for its import.
+        from pipeline.selection.search import index_builder
+        from pipeline.selection.search.reference_sets import ReferenceSet
+
         selection = run.config.selection
         evaluation: tuple[IndexFiles, ...] = ()
         seeds: tuple[IndexFiles, ...] = ()
@@ -170,6 +180,8 @@ def _find_matches(
     both = (*references.evaluation, *references.seeds)
     if not both:
         return [(None, None)] * len(rows)
+    from pipeline.selection.search import reference_sets  # FAISS, as above
+
     found = reference_sets.find_nearest(both, run, open_unit(unit, run), rows)
     n = len(references.evaluation)
     halves = (
@@ -182,9 +194,7 @@ def _find_matches(
     return list(zip(evaluation, seeds, strict=True))
 
 
-def _best_matches(
-    nearest: reference_sets.NearestImages, n_rows: int
-) -> list[Match | None]:
+def _best_matches(nearest: "NearestImages", n_rows: int) -> list[Match | None]:
     if not nearest.sets:
         return [None] * n_rows
     names = nearest.best_names(np.arange(n_rows))

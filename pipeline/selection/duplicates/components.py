@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import scipy.sparse
-from scipy.sparse import csgraph
 
 from pipeline.selection.search import exact_search
 from pipeline.selection.search.embeddings import normalize
@@ -99,6 +97,10 @@ def similar_pairs(
 def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
     """Number of the component of each node."""
     ones = np.ones(len(pairs), np.int8)
+    # Half a second that commands with nothing to merge do without.
+    import scipy.sparse
+    from scipy.sparse import csgraph
+
     graph = scipy.sparse.coo_array((ones, pairs.T), (n_nodes, n_nodes))
     return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
 

@@ -225,7 +225,7 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
         seen.append((stage, (tmp_path / "run" / run_lock.NAME).exists()))
 
     monkeypatch.setattr(running, "_run_stage", look)
-    monkeypatch.setattr(run, "_report", lambda *_: None)
+    monkeypatch.setattr(running, "_report", lambda *_: None)
     run.main(arguments(tmp_path, "curate"))
     expected = [(stage, True) for stage in ("score", "select", "caption", "export")]
     assert seen == expected

@@ -196,7 +196,7 @@ def test_a_stage_names_the_shards_that_lack_what_it_reads(tmp_path):
         curate.select(run, options)
     crawl.score()
     message = r"^1 shard without decisions on the present contents: .*/0\.tar; run `sel"
-    for stage in (curate.caption, command_line.curate.export_shards):
+    for stage in (curate.caption, curate.export_shards):
         with pytest.raises(ValueError, match=message):
             stage(run, options)
     touch(tmp_path, "eval")

@@ -1,4 +1,4 @@
-"""What the documentation says is true: commands, code, fields, links."""
+"""The documentation is true: its commands, code, fields, paths and links."""
 
 import argparse
 import ast
@@ -24,7 +24,7 @@ from trainer import config_files, evaluate, export, tokenizer, train
 from trainer.config import TrainConfig
 from trainer.evaluation_config import EvaluationConfig
 
-# Not ours; what they are told is not read.
+# Programs of others, whose arguments are not checked.
 OTHERS = (
     ".",
     "cat",
@@ -38,8 +38,8 @@ OTHERS = (
     "pre-commit",
     "wget",
 )
-COMPLETE = ("README.md", "own_photos.md", "recipes.md")  # no command is cut short
-# What a command that is cut short leaves to the reader.
+COMPLETE = ("README.md", "own_photos.md", "recipes.md")  # their commands are whole
+# Flags that a shortened command leaves to the reader.
 CURATION = ("--config", "FILE.py", "--output", "RUN", "--input", "CRAWL/*.tar")
 TRAINING = ("--config", "trainer/configs/demo.py", "--data", "RUN", "--workdir", "DIR")
 RECIPE = "curation_configs/demo.py"  # in place of one that the reader writes
@@ -81,7 +81,7 @@ READERS = {
 
 
 def read(words: Sequence[str]) -> None:
-    """Raises ValueError, or exits, if a command cannot be meant."""
+    """Raises ValueError, or exits, if a command is wrong."""
     program, *rest = words
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
@@ -101,7 +101,7 @@ def read(words: Sequence[str]) -> None:
 
 
 def _find_flags(module: str, arguments: Sequence[str]) -> None:
-    """Of tools, benchmarks and other programs, whose parsers are within them."""
+    """Checks the flags of tools and benchmarks, whose parsers are inside functions."""
     found = importlib.util.find_spec(module)
     assert found is not None, module
     assert found.origin is not None, module
@@ -112,7 +112,7 @@ def _find_flags(module: str, arguments: Sequence[str]) -> None:
 
 
 def _with_the_rest(words: Sequence[str]) -> list[str]:
-    """A command that is cut short, with what it takes for granted."""
+    """Completes a shortened command with the usual flags."""
     given = [word for word in words if word != "..."]
     module = given[2] if given[1:2] == ["-m"] else ""
     usual = {"pipeline.run": CURATION, "trainer.train": TRAINING}.get(module, ())

@@ -12,12 +12,12 @@ import sys
 import traceback
 from typing import Any, TypeVar
 
+from recipes.import_hints import PACKAGES, import_hint
 from recipes.validation import one_line
 
 T = TypeVar("T")
 
 _ROOT = pathlib.Path(__file__).parents[1]  # of the packages, with the recipes in them
-_PACKAGES = ("pipeline", "recipes", "trainer")
 _MAX_MESSAGE_CHARS = 300
 
 
@@ -69,8 +69,10 @@ def _located(error: BaseException, file: str) -> str:
         lines, message = [error.lineno], error.msg
     elif isinstance(error, _NoRecipeError) or _is_check(error, frames[-1].filename):
         name = ""
-    place = f"line {lines[-1]}: " if lines else ""
-    return place + one_line(name + message, _MAX_MESSAGE_CHARS)
+    if not lines:
+        return one_line(name + message, _MAX_MESSAGE_CHARS)
+    hint = import_hint(error, file, lines[-1] or 0)
+    return f"line {lines[-1]}: " + one_line(name + message, _MAX_MESSAGE_CHARS) + hint
 
 
 def _message(error: BaseException) -> str:
@@ -82,5 +84,5 @@ def _message(error: BaseException) -> str:
 
 def _is_check(error: BaseException, raised_in: str) -> bool:
     """Whether a check of a setting says what is wrong, and needs no name of a type."""
-    ours = tuple(str(_ROOT / package) + os.sep for package in _PACKAGES)
+    ours = tuple(str(_ROOT / package) + os.sep for package in PACKAGES)
     return type(error) is ValueError and raised_in.startswith(ours)

@@ -37,6 +37,18 @@ BROKEN = {
         "class Own(Exception):\n    def __str__(self):\n        1 / 0\nraise Own\n",
         "line 4: Own: its message cannot be shown",
     ),
+    "moved": (
+        "from pipeline.config import (\n    Granularity,\n    Limits,\n)\n",
+        "; Granularity is in pipeline.config.captions; Limits is in pipeline.images.",
+    ),
+    "moved_module": (
+        "from pipeline.filters import FewWords, NoSuchRule\n",
+        "'pipeline.filters'; FewWords is in pipeline.selection.rules",
+    ),
+    "moved_settings": (
+        "from trainer.step import OptimizerConfig\n",
+        "OptimizerConfig is in trainer.config",
+    ),
     "unshown": (
         "from pipeline.selection.rules import FewWords\n"
         "class Own:\n    def __repr__(self):\n        1 / 0\n"

@@ -1,4 +1,4 @@
-"""Flags that several commands of the trainer have."""
+"""Flags that several commands of the trainer share."""
 
 import argparse
 import pathlib

@@ -3,10 +3,11 @@
     python -m trainer.evaluate --checkpoint WORKDIR --task NAME --data [SET=]PATH \\
         [--set a=value]...
 
-The tasks are those of the papers, on frozen encoders; `docs/evaluation.md` says what
-each needs and how it is scored. Whatever uses one vector of an image is reported for
-CLS 1, for CLS 2 and for their mean. Images are squeezed into a square whole, since
-cutting would take away what captions speak of; zero-shot segmentation keeps their form.
+The tasks are the papers', on frozen encoders, or your own as MODULE:NAME;
+`docs/evaluation.md` says what each needs and how it is scored. Tasks that use one
+vector per image report CLS 1, CLS 2 and their mean. Whole images are squeezed into a
+square, since a crop would cut away what captions describe; zero-shot segmentation keeps
+their aspect.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(flags: argparse.Namespace) -> dict:
-    """What is printed. Ends the program when something is wrong."""
+    """Returns the numbers to print. Ends the program if something is wrong."""
     with command_line.exits(command_line.WRONG_USAGE, ValueError):
         if flags.distributed:
             processes.join()

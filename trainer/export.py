@@ -2,8 +2,8 @@
 
     python -m trainer.export --checkpoint DIR --format hf|scenic|pytorch --output DIR
 
-The folder is complete or not there: weights, sizes, tokenizer and a model card. The
-model is the student of a workdir; an export may be converted to another format too.
+The folder is complete or does not exist: weights, sizes, tokenizer and a model card.
+The model is the student of a workdir; an export can be converted to another format.
 """
 
 import pathlib

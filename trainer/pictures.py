@@ -3,9 +3,9 @@
     python -m trainer.pictures --checkpoint WORKDIR --data [SET=]PATH --output FOLDER \\
         [--class-names NAME NAME ...] [--set a=value]...
 
-Of each photo: patch features as colors, zero-shot segmentation where names of classes
-are known, its nearest neighbors, and the attention of both CLS tokens. Photos are
-drawn by the hash of their keys, so the same command draws the same ones.
+For each photo: patch features as colors, zero-shot segmentation if names of classes are
+known, its nearest neighbors, and the attention of both CLS tokens. Photos are drawn by
+the hash of their keys, so the same command draws the same ones.
 """
 
 import argparse
@@ -36,9 +36,9 @@ from trainer.visuals.sheets import to_png
 
 
 def draw_samples(source: Source, n: int) -> list[Sample]:
-    """Up to `n` samples, those of the smallest hash first.
+    """Draws up to `n` samples, smallest hash first.
 
-    Raises SampleError when there is none.
+    Raises SampleError if there is none.
     """
     found = heapq.nsmallest(n, source.samples(), key=_draw)
     if not found:
@@ -49,7 +49,7 @@ def draw_samples(source: Source, n: int) -> list[Sample]:
 def draw_pictures(
     run: Evaluation, searched: Sequence[Sample], n_images: int, names: Sequence[str]
 ) -> Iterator[ImageSection]:
-    """The first `n_images`; without `names` there are no classes to find."""
+    """Draws the first `n_images`; without `names` there are no classes to find."""
     samples = searched[:n_images]
     ways = [views.feature_views(run, samples)]
     if names:
@@ -68,7 +68,7 @@ def draw_pictures(
 def write_pictures(
     output: pathlib.Path, title: str, images: Sequence[ImageSection]
 ) -> None:
-    """All pictures, and index.html with them."""
+    """Writes all pictures, and index.html with them."""
     with atomic_folder.made(output) as folder:
         for image in images:
             for figure in image.figures:
@@ -117,7 +117,7 @@ def _check(flags: argparse.Namespace) -> None:
 def _find_class_names(
     told: Sequence[str] | None, source: Source, *, has_text: bool
 ) -> tuple[str, ...]:
-    """Those of the command, or of the data if there is an encoder of texts."""
+    """The names of the command, or of the data if there is a text encoder."""
     if told:
         return segmentation.class_names(told)
     return (

@@ -31,10 +31,10 @@ MAX_TEXT_BYTES = 1 << 16
 
 
 def train_vocabulary(texts: Iterable[str], vocabulary_size: int) -> bytes:
-    """A sentencepiece model with exactly `vocabulary_size` pieces.
+    """Trains a sentencepiece model with exactly `vocabulary_size` pieces.
 
-    The same texts in the same order give the same bytes. Raises ValueError when the
-    texts hold too few different words for that many pieces; what `texts` raises, too.
+    The same texts in the same order give the same bytes. Raises ValueError if the texts
+    hold too few different words for that many pieces; raises what `texts` raises, too.
     """
     model = io.BytesIO()
     failures: list[RecordError] = []
@@ -60,7 +60,7 @@ def train_vocabulary(texts: Iterable[str], vocabulary_size: int) -> bytes:
 
 
 def _lower_case(texts: Iterable[str], failures: list[RecordError]) -> Iterator[str]:
-    """Notes what stops the texts: sentencepiece makes a RuntimeError of all errors."""
+    """Keeps the error that stops the texts: sentencepiece would hide its kind."""
     try:
         for text in texts:
             yield text.lower()
@@ -70,9 +70,10 @@ def _lower_case(texts: Iterable[str], failures: list[RecordError]) -> Iterator[s
 
 
 def shard_texts(shards: Shards) -> Iterator[str]:
-    """The alt text and all captions of up to `MAX_SAMPLES` evenly spread samples.
+    """Yields the alt text and all captions of up to `MAX_SAMPLES` evenly spread
+    samples.
 
-    Damaged records are left out and named; raises RecordError where they are many.
+    Damaged records are left out and named. Raises RecordError if they are many.
     """
     stride = -(-len(shards) // MAX_SAMPLES)
     indices = range(0, len(shards), stride)
@@ -93,7 +94,7 @@ def shard_texts(shards: Shards) -> Iterator[str]:
 
 
 def _explain(message: str, vocabulary_size: int) -> str:
-    """Sentencepiece's complaint about the vocabulary size in our words."""
+    """Sentencepiece's complaint about the vocabulary size, in our words."""
     largest = re.search(r"set it to a value <= (\d+)", message)
     if largest:
         return (

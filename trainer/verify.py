@@ -1,10 +1,10 @@
-"""Reads training shards from end to end, and names what is not as it was written.
+"""Reads all training shards, and names what differs from how they were written.
 
     python -m trainer.verify --data RUN/tfrecords
 
-Shards are compared with the SHA-256 of their manifest; of those that differ every
-record is read, and the damaged ones are named, a line each. Exit code 0 where all is as
-it was written, 1 where something is not.
+Shards are compared with the SHA-256 of their manifest. Every record of a shard that
+differs is read, and the damaged ones are named, one per line. The exit code is 0 if all
+is as written, and 1 otherwise.
 """
 
 from collections.abc import Sequence

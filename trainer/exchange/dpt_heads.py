@@ -1,12 +1,12 @@
 """DPT heads in the official forms, one file each: Scenic's arrays, or PyTorch's.
 
 Released heads are `NAME_TASK_dpt.zip`: Scenic's arrays, whose keys are the paths of our
-parameters behind `decoder/`. PyTorch's keys are those of its modules. Both files are
-what `numpy.load` reads, and `load_decoder_weights` of google-deepmind/tips takes both.
+parameters after `decoder/`. PyTorch's keys are those of its modules. `numpy.load` reads
+both files, and so does `load_decoder_weights` of google-deepmind/tips.
 
-That reader turns the kernels of transposed convolutions by 180 degrees, whatever the
-form: so PyTorch's file has them as Scenic does, with other axes, and not as a
-`state_dict` would.
+That reader rotates the kernels of transposed convolutions by 180 degrees in both forms:
+so PyTorch's file has them as Scenic does, with other axes, and not as a `state_dict`
+would.
 Source: google-deepmind/tips, `pytorch/decoders.py`.
 """
 
@@ -45,9 +45,9 @@ _TRANSPOSED = ("resize_layers_0/kernel", "resize_layers_1/kernel")
 
 
 def write(path: pathlib.Path, params: Mapping[str, Any]) -> None:
-    """Writes a head; the suffix of the file says in which form, see `check_name`.
+    """Writes a head in the form that the suffix of the file says; see `check_name`.
 
-    The file is complete or not there.
+    The file is complete or does not exist.
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     if path.suffix == SCENIC:
@@ -67,9 +67,9 @@ def write(path: pathlib.Path, params: Mapping[str, Any]) -> None:
 
 
 def read(path: pathlib.Path, config: DptConfig) -> dict:
-    """The parameters of a head, in the tree of our modules.
+    """Reads the parameters of a head, in the tree of our modules.
 
-    Raises ValueError when an array is missing, too much or of another shape.
+    Raises ValueError if an array is missing, unknown or of another shape.
     """
     found = npz.load(path, "a DPT head")
     shapes = _shapes(config)
@@ -125,7 +125,7 @@ def _torch_key(key: str) -> str:
 
 
 def _torch_axes(key: str, n_axes: int) -> tuple[int, ...]:
-    """Where PyTorch's axes come from."""
+    """The axes of an array in the order that PyTorch has them."""
     if n_axes < 4:
         return tuple(reversed(range(n_axes)))
     return (2, 3, 0, 1) if key.endswith(_TRANSPOSED) else (3, 2, 0, 1)

@@ -1,7 +1,7 @@
-"""A model as released files hold it: two towers, one temperature, a mask token.
+"""A model as exported files hold it: two towers, one temperature, a mask token.
 
 Arrays are keyed as in the official Scenic files: a parameter's path below its tower,
-joined with "/", which is the path that it has in our modules.
+joined with "/", which is also its path in our modules.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _TEMPERATURES = ("log_temperature_alt_text", "log_temperature_synthetic_caption"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExportedWeights:
-    """What an export holds; all arrays are float32."""
+    """The contents of an export; all arrays are float32."""
 
     model: ModelConfig
     size_px: int  # side of the images that it is for
@@ -41,7 +41,10 @@ class ExportedWeights:
     mask_token: Float[np.ndarray, "d"]  # zeros where it was not trained
 
     def params(self) -> dict:
-        """In the tree of our modules. Both temperatures are the one that there is."""
+        """Returns the tree of our modules.
+
+        Both temperatures are the one of the export.
+        """
         log_temperature = np.float32(np.log(np.float64(self.temperature)))
         return {
             "vision": traverse_util.unflatten_dict(self.vision, sep="/"),
@@ -50,7 +53,7 @@ class ExportedWeights:
         }
 
     def with_grid(self, side: int) -> "ExportedWeights":
-        """The same model with learned positions for `side` x `side` patches."""
+        """Returns the same model with learned positions for `side` x `side` patches."""
         positions = np.asarray(resize_grid(self.vision[POSITIONS], side, side))
         vision = dataclasses.replace(self.model.vision, position_grid=(side, side))
         return dataclasses.replace(
@@ -63,7 +66,7 @@ class ExportedWeights:
 def from_params(
     params: Mapping[str, Any], model: ModelConfig, size_px: int, step: int
 ) -> ExportedWeights:
-    """Of our own modules; the temperature is the one of the alt texts."""
+    """Converts parameters of our modules; the temperature is that of alt texts."""
     params = jax.tree.map(np.asarray, params)
     return ExportedWeights(
         model=model,
@@ -77,7 +80,7 @@ def from_params(
 
 
 def exported_params(shapes: dict) -> dict:
-    """Of all parameters of a model, those that an export needs."""
+    """Returns the parameters of a model that an export needs."""
     return {
         name: shapes[name]
         for name in (*TOWERS, _TEMPERATURES[0], "mask_token")
@@ -86,7 +89,7 @@ def exported_params(shapes: dict) -> dict:
 
 
 def tower_shapes(model: ModelConfig) -> dict[str, Shapes]:
-    """Tower to the Scenic keys of its arrays and their shapes."""
+    """Returns, for each tower, the Scenic keys of its arrays and their shapes."""
     params = two_tower.abstract_params(model)
     flat = {
         tower: traverse_util.flatten_dict(params[tower], sep="/") for tower in TOWERS
@@ -98,7 +101,7 @@ def tower_shapes(model: ModelConfig) -> dict[str, Shapes]:
 
 
 def released_model(width: int, n_layers: tuple[int, int], side: int) -> ModelConfig:
-    """The released size of a width, with other numbers of vision and text layers.
+    """Returns the released size of a width, with other numbers of layers.
 
     Official files leave the number of heads to their reader. Raises ValueError for a
     width that was not released.
@@ -118,7 +121,10 @@ def released_model(width: int, n_layers: tuple[int, int], side: int) -> ModelCon
 
 
 def count_blocks(keys: Iterable[str], block: str) -> int:
-    """How many of `block.format(0)`, `block.format(1)` ... are prefixes of keys."""
+    """Counts how many of `block.format(0)`, `block.format(1)` ...
+
+    are prefixes of keys.
+    """
     keys = list(keys)
     numbers = itertools.takewhile(
         lambda i: any(key.startswith(block.format(i)) for key in keys),

@@ -1,4 +1,4 @@
-"""The three forms that models are exchanged in, and which of them a path is."""
+"""The three forms that models are exchanged in, and how to recognize them."""
 
 import dataclasses
 import enum
@@ -14,18 +14,20 @@ TOKENIZER = "tokenizer.model"
 
 
 class Format(enum.StrEnum):
+    """The form of an export."""
+
     HF = "hf"  # a folder of Hugging Face's `tipsv2`
     SCENIC = "scenic"  # the official pair of files for JAX
     PYTORCH = "pytorch"  # the official pair of files for PyTorch
 
 
 def is_export(path: pathlib.Path) -> bool:
-    """Whether it is a folder, or the file of a vision tower, that `read` reads."""
+    """Whether `read` reads it: a folder, or the file of a vision tower."""
     return hugging_face.is_folder(path) or npz.is_pair(path)
 
 
 def read(path: pathlib.Path) -> ExportedWeights:
-    """Raises ValueError when something is wrong with it."""
+    """Reads an export. Raises ValueError if something is wrong with it."""
     is_folder = hugging_face.is_folder(path)
     return hugging_face.read(path) if is_folder else npz.read(path)
 
@@ -33,10 +35,10 @@ def read(path: pathlib.Path) -> ExportedWeights:
 def write(
     model: ExportedWeights, form: Format, folder: pathlib.Path, *, gelu: str = "tanh"
 ) -> None:
-    """Writes weights and sizes into a folder that exists; see `check`.
+    """Writes weights and sizes into an existing folder; see `check`.
 
     PyTorch's forms hold the learned positions for the size of the model's images, or
-    those that there are if they are more; Scenic's holds them as they were learned.
+    all of them if there are more; Scenic's holds them as they were learned.
     """
     if form is Format.SCENIC:
         npz.write_scenic(model, folder)
@@ -49,14 +51,14 @@ def write(
 def write_tokenizer(
     path: pathlib.Path, form: Format, folder: pathlib.Path, max_tokens: int
 ) -> None:
-    """Copies a sentencepiece model; Hugging Face has it as `tokenizer.json` besides."""
+    """Copies a sentencepiece model; Hugging Face also gets `tokenizer.json`."""
     shutil.copyfile(path, folder / TOKENIZER)
     if form is Format.HF:
         hugging_face.write_tokenizer(path, folder, max_tokens)
 
 
 def check(model: ExportedWeights, tokenizer: pathlib.Path, form: Format) -> None:
-    """Raises ValueError when the format cannot hold the model, or its tokenizer."""
+    """Raises ValueError if the format cannot hold the model or its tokenizer."""
     rows, columns = model.model.vision.position_grid
     require(
         form is Format.SCENIC or rows == columns,
@@ -69,7 +71,7 @@ def check(model: ExportedWeights, tokenizer: pathlib.Path, form: Format) -> None
 
 
 def with_image_size(model: ExportedWeights, size_px: int) -> ExportedWeights:
-    """The same model for images of another size."""
+    """Returns the same model for images of another size."""
     patch = model.model.vision.patch_size_px
     is_whole = size_px > 0 and size_px % patch == 0
     require(is_whole, f"image size {size_px}", f"a multiple of {patch} px, a patch")

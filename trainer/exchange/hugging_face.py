@@ -1,8 +1,8 @@
-"""A folder of Hugging Face's `tipsv2`: what `AutoModel` of transformers loads.
+"""A folder of Hugging Face's `tipsv2`, which `AutoModel` of transformers loads.
 
-Weights have the names of the released folders: those of the PyTorch files behind
+Weights have the names of the released folders: those of the PyTorch files after
 `vision_encoder.` and `text_encoder.`. The temperature is a field of the configuration.
-The tokenizer is there twice: the sentencepiece model itself, and as `tokenizer.json`.
+The tokenizer is stored twice: the sentencepiece model itself, and `tokenizer.json`.
 """
 
 import json
@@ -36,9 +36,10 @@ _ALIASES = {".mlp.c_fc.": ".mlp.fc1.", ".mlp.c_proj.": ".mlp.fc2."}
 
 
 def write(model: ExportedWeights, folder: pathlib.Path, *, gelu: str = "tanh") -> None:
-    """`model` has as many rows of positions as columns.
+    """Writes weights and configuration; `model` has as many rows of positions as
+    columns.
 
-    `gelu` says with which form transformers computes; see `hugging_face_config.GELUS`.
+    `gelu` is the form that transformers computes with; see `hugging_face_config.GELUS`.
     """
     vision, text = model.model.vision, model.model.text
     towers = {
@@ -58,7 +59,7 @@ def write(model: ExportedWeights, folder: pathlib.Path, *, gelu: str = "tanh") -
 
 
 def write_tokenizer(path: pathlib.Path, folder: pathlib.Path, max_tokens: int) -> None:
-    """Raises ValueError as `tokenizer_json.of_model`."""
+    """Writes the tokenizer's files. Raises ValueError as `convert_tokenizer` does."""
     (folder / "tokenizer.json").write_text(tokenizer_json.convert_tokenizer(path))
     pad, unknown = (piece.text for piece in SentencePieceFile.read(path).pieces[:2])
     config = hugging_face_config.tokenizer_json(pad, unknown, max_tokens)
@@ -66,7 +67,7 @@ def write_tokenizer(path: pathlib.Path, folder: pathlib.Path, max_tokens: int) -
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Whether it has the config.json of a model; a workdir has one of its own."""
+    """Whether it has the config.json of a model; a workdir has another kind."""
     try:
         config = json.loads((path / CONFIG).read_text())
     except (OSError, ValueError):
@@ -75,7 +76,10 @@ def is_folder(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path) -> ExportedWeights:
-    """Raises ValueError when it is of another kind, or a part is missing."""
+    """Reads a folder.
+
+    Raises ValueError if it is of another kind or a part is missing.
+    """
     try:
         values = json.loads((path / CONFIG).read_text())
         described = hugging_face_config.parse_model(values)
@@ -106,7 +110,7 @@ def read(path: pathlib.Path) -> ExportedWeights:
 
 
 def _size_px(path: pathlib.Path, vision: VisionConfig) -> int:
-    """Of the images that the preprocessor makes; without one, that of the positions."""
+    """The size that the preprocessor makes; without one, the size of the positions."""
     for file in (path / _PROCESSOR, path / PREPROCESSOR):
         if not file.exists():
             continue

@@ -1,4 +1,4 @@
-"""The JSON files of a `tipsv2` folder, and what a `config.json` says of a model."""
+"""The JSON files of a `tipsv2` folder, written and read."""
 
 import math
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ _TEMPERATURE = 0.005065968260169029
 
 
 class ModelDescription(NamedTuple):
-    """What a `config.json` says."""
+    """The contents of a `config.json`."""
 
     model: ModelConfig
     temperature: float
@@ -49,7 +49,7 @@ class ModelDescription(NamedTuple):
 
 
 def model_json(model: ExportedWeights, gelu: str) -> dict[str, Any]:
-    """`config.json`; `gelu` is a key of `GELUS`."""
+    """Returns `config.json`; `gelu` is a key of `GELUS`."""
     vision, text = model.model.vision, model.model.text
     return {
         "architectures": ["Tipsv2Model"],
@@ -95,7 +95,7 @@ def _mlp_ratio(vision: VisionConfig) -> float:
 
 
 def preprocessor_json(size_px: int) -> dict[str, Any]:
-    """`preprocessor_config.json`: a square of values in [0, 1]."""
+    """Returns `preprocessor_config.json`: a square of values in [0, 1]."""
     return {
         "image_processor_type": "Tipsv2ImageProcessor",
         "processor_class": "Tipsv2Processor",
@@ -110,7 +110,7 @@ def preprocessor_json(size_px: int) -> dict[str, Any]:
 
 
 def parse_preprocessor(values: Mapping[str, Any]) -> int:
-    """The side of the images; missing fields are those of Tipsv2ImageProcessor.
+    """Returns the side of the images; missing fields are Tipsv2ImageProcessor's.
 
     Raises ValueError for a preparation that is not the trainer's.
     """
@@ -130,7 +130,7 @@ def parse_preprocessor(values: Mapping[str, Any]) -> int:
 
 
 def tokenizer_json(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
-    """`tokenizer_config.json`; `pad` and `unknown` are names of tokens."""
+    """Returns `tokenizer_config.json`; `pad` and `unknown` are names of tokens."""
     return {
         # Tipsv2Tokenizer leaves out what no piece covers; training has <unk> there.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -148,7 +148,7 @@ def tokenizer_json(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
 
 
 def parse_model(values: Mapping[str, Any]) -> ModelDescription:
-    """Raises ValueError when a `config.json` is of a model that we have not."""
+    """Reads a `config.json`. Raises ValueError if we do not have such a model."""
     found = values.get("model_type")
     require(found == "tipsv2", f"model_type={found!r}", "'tipsv2'")
     said = values.get("quantization_config")

@@ -1,7 +1,7 @@
 """The model card: what a model is, what it was trained on, how to load it.
 
-It says what the run recorded and nothing else. No license is chosen here: that is for
-the owner of the weights, and the card says so.
+It states what the run recorded and nothing else. It chooses no license: that is for the
+owner of the weights, and the card says so.
 """
 
 import json
@@ -41,7 +41,7 @@ and normalizes texts with an epsilon of 1e-5 where training has 1e-6.""",
 
 
 def render_card(model: ExportedWeights, form: Format, training: str) -> str:
-    """Markdown with the header that Hugging Face reads."""
+    """Returns Markdown with the header that Hugging Face reads."""
     vision, text = model.model.vision, model.model.text
     rows, columns = vision.position_grid
     return f"""\
@@ -87,7 +87,7 @@ training data in mind, and to write it here.
 
 
 def describe_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
-    """How a workdir's model was trained, from what it recorded."""
+    """Returns how a workdir's model was trained, from what it recorded."""
     data = config.data
     weights = ", ".join(f"{k} {v:g}" for k, v in data.granularity_weights.items())
     values = json.dumps(_shareable_config(config), indent=2)
@@ -110,6 +110,7 @@ def describe_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
 
 
 def describe_import(path: pathlib.Path) -> str:
+    """Returns the same for a model that was only converted."""
     return f"Converted from `{path.name}`, which does not say how it was trained."
 
 
@@ -129,7 +130,7 @@ def _self_supervision(config: TrainConfig) -> str:
 
 
 def _shareable_config(config: TrainConfig) -> Mapping[str, Any]:
-    """Without how the run was carried out, and without places on a machine."""
+    """The configuration without `run` and `compute`, and without local paths."""
     values = to_dict(config)
     del values["run"], values["compute"]
     values["data"]["tokenizer"] = pathlib.Path(config.data.tokenizer).name

@@ -1,8 +1,8 @@
 """The official pairs of files, Scenic's and PyTorch's: `*_vision.npz`, `*_text.npz`.
 
-Both towers lie in one folder, with the tokenizer beside them. Exports add `model.json`:
-the sizes, which the files alone do not tell in full. Without it the model must be one
-of the released sizes.
+Both towers are in one folder, with the tokenizer. Exports add `model.json`: the sizes,
+which the files alone do not give in full. Without it, the model must be one of the
+released sizes.
 """
 
 import json
@@ -39,12 +39,13 @@ _TEMPERATURE_NAMES = (
 
 
 def write_scenic(model: ExportedWeights, folder: pathlib.Path) -> None:
+    """Writes the pair for JAX."""
     temperature = {"temperature_contrastive": model.temperature}
     _write(model, folder, model.vision, model.text | temperature)
 
 
 def write_pytorch(model: ExportedWeights, folder: pathlib.Path) -> None:
-    """`model` has as many rows of positions as columns."""
+    """Writes the pair for PyTorch; `model` has as many rows of positions as columns."""
     vision, text = model.model.vision, model.model.text
     _write(
         model,
@@ -63,7 +64,7 @@ def is_pair(path: pathlib.Path) -> bool:
 def read(path: pathlib.Path) -> ExportedWeights:
     """Reads either pair, from its folder or `NAME_vision.npz`.
 
-    Raises ValueError when a file is missing, broken, or of no model that we know.
+    Raises ValueError if a file is missing, broken, or of no model that we know.
     """
     file = _vision_file(path)
     vision = load(file)
@@ -119,7 +120,7 @@ def _vision_file(path: pathlib.Path) -> pathlib.Path:
 
 
 def load(file: pathlib.Path, what: str = "a tower") -> Arrays:
-    """All arrays of a file, as float32. Raises ValueError when it is broken."""
+    """Reads all arrays of a file, as float32. Raises ValueError if it is broken."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {key: _floats(key, stored[key]) for key in stored.files}
@@ -136,7 +137,7 @@ def _floats(key: str, array: np.ndarray) -> Float[np.ndarray, "..."]:
 
 
 def _temperature(text: Arrays, file: pathlib.Path) -> Any:
-    """Takes it out of the text tower's arrays."""
+    """Takes the temperature out of the text tower's arrays."""
     found = [text.pop(name) for name in _TEMPERATURE_NAMES if name in text]
     if len(found) != 1 or found[0].size != 1 or not found[0].reshape(()) > 0:
         names = " or ".join(_TEMPERATURE_NAMES)
@@ -147,7 +148,7 @@ def _temperature(text: Arrays, file: pathlib.Path) -> Any:
 def _describe(
     file: pathlib.Path, vision: Arrays, text: Arrays
 ) -> tuple[ModelConfig, int, int]:
-    """The model, the size of its images and the step, of an export or from shapes."""
+    """The model, the size of its images and the step, by `model.json` or shapes."""
     path = file.with_name(MODEL)
     if path.exists():
         try:

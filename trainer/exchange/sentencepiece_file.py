@@ -1,7 +1,7 @@
-"""What the file of a sentencepiece model says: its pieces, and how it treats a text.
+"""The file of a sentencepiece model: its pieces, and how it treats a text.
 
-The library has a message class for it, which needs a protobuf of its own release; so
-the few fields that matter are read from the bytes.
+The library's own message class needs a protobuf of its own release, so the few fields
+that matter are read from the bytes.
 Source: google/sentencepiece, `sentencepiece_model.proto`.
 """
 
@@ -20,6 +20,8 @@ Fields = dict[int, list]
 
 
 class Algorithm(enum.IntEnum):
+    """How a vocabulary was trained."""
+
     UNIGRAM = 1
     BPE = 2
     WORD = 3
@@ -27,6 +29,8 @@ class Algorithm(enum.IntEnum):
 
 
 class Kind(enum.IntEnum):
+    """What a piece is for."""
+
     NORMAL = 1
     UNKNOWN = 2
     CONTROL = 3
@@ -36,6 +40,8 @@ class Kind(enum.IntEnum):
 
 
 class Piece(NamedTuple):
+    """One entry of the vocabulary."""
+
     text: str
     score: float
     kind: Kind
@@ -43,7 +49,7 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceFile:
-    """Fields keep their names in the file."""
+    """The fields that matter; they keep their names in the file."""
 
     pieces: tuple[Piece, ...]  # by id
     model_type: Algorithm
@@ -57,7 +63,7 @@ class SentencePieceFile:
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Self:
-        """`path` is a file that sentencepiece itself has read."""
+        """Reads a file that sentencepiece itself has read."""
         fields = _fields(path.read_bytes())
         trainer, normalizer = (
             _fields(fields.get(number, [b""])[-1])
@@ -105,7 +111,7 @@ def _fields(message: bytes) -> Fields:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where it ends."""
+    """A number of seven bits per byte, the lowest first, and where it ends."""
     value = 0
     for shift in itertools.count(0, 7):
         byte = message[at]

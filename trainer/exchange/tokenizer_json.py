@@ -1,8 +1,8 @@
 """A sentencepiece model as the `tokenizer.json` of Hugging Face's tokenizers.
 
-transformers could read the sentencepiece model itself, but needs a protobuf of the
-right version for that. This file it always reads, and so does what is not Python. Ids
-are those of the sentencepiece model, or the model is refused.
+transformers can read the sentencepiece model itself, but needs the right version of
+protobuf for that. It always reads this file, and so do programs that are not Python.
+Ids are those of the sentencepiece model, or the model is refused.
 """
 
 import itertools
@@ -34,9 +34,9 @@ _SAMPLE_PIECES = 40  # in a text of the probe
 
 
 def convert_tokenizer(path: pathlib.Path) -> str:
-    """The JSON of a tokenizer that lower-cases, and then does as the model.
+    """Returns the JSON of a tokenizer that lower-cases, then does what the model does.
 
-    Raises ValueError for a model of which tokenizers cannot give the same ids.
+    Raises ValueError for a model whose ids tokenizers cannot reproduce.
     """
     file = SentencePieceFile.read(path)
     if problem := _find_problem(file):
@@ -58,7 +58,7 @@ def convert_tokenizer(path: pathlib.Path) -> str:
 
 
 def _find_problem(file: SentencePieceFile) -> str:
-    """What tokenizers has no equal of; nothing where there is none."""
+    """A feature that tokenizers lacks; "" if there is none."""
     kinds = {piece.kind for piece in file.pieces}
     is_unigram = file.model_type is Algorithm.UNIGRAM
     if file.model_type is Algorithm.WORD:
@@ -144,7 +144,7 @@ def _split_in_names(file: SentencePieceFile) -> pre_tokenizers.PreTokenizer:
 
 
 def _names(file: SentencePieceFile) -> list[str]:
-    """Of the tokens that no text has."""
+    """The names of tokens that no text contains."""
     return [piece.text for piece in file.pieces if piece.kind is not Kind.NORMAL]
 
 
@@ -157,7 +157,7 @@ def _name_parts(name: str) -> tuple[str, str]:
 def _check_ids(
     path: pathlib.Path, tokenizer: Tokenizer, file: SentencePieceFile
 ) -> None:
-    """Raises ValueError if a text of the probe has other ids than in training."""
+    """Raises ValueError if a text of the probe gets other ids than in training."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     for text in itertools.chain(TEXTS, _probe_texts(file)):
         expected = processor.encode(text.lower())
@@ -166,7 +166,7 @@ def _check_ids(
 
 
 def _probe_texts(file: SentencePieceFile) -> Iterator[str]:
-    """Texts in which every piece occurs, beside its neighbors and beside others."""
+    """Texts with every piece, next to its neighbors and next to others."""
     pieces = [p.text.replace(_SPACE, " ") for p in file.pieces if p.kind is Kind.NORMAL]
     step = 1 + len(pieces) // _SAMPLE_PIECES
     for start in range(0, len(pieces), _SAMPLE_PIECES):

@@ -1,9 +1,9 @@
-"""Scenic's arrays and PyTorch's, both ways.
+"""Scenic's arrays to PyTorch's, and back.
 
-PyTorch stores a linear layer as [out, in] with its inputs and outputs flat, stacks
-queries, keys and values, and stacks both branches of a gated MLP. Its image encoder has
-a position for CLS 1, which is added to it and written here as zeros, and factors of the
-residual branches (LayerScale), which are written as ones. Reading folds both in.
+PyTorch stores a linear layer as [out, in] with flat inputs and outputs, stacks queries,
+keys and values, and stacks both branches of a gated MLP. Its image encoder adds a
+position to CLS 1, which is written here as zeros, and has factors of the residual
+branches (LayerScale), which are written as ones. Reading folds both in.
 Source: google-deepmind/tips, `pytorch/image_encoder.py` and `pytorch/text_encoder.py`.
 """
 
@@ -25,8 +25,8 @@ _ATTENTION = "MultiHeadDotProductAttention_0"
 class _Stack:
     """An array of PyTorch, and the arrays of Scenic that are stacked in it.
 
-    A kernel is transposed, with its outputs, of which the bias beside it tells the
-    number, in front. Everything else is flattened.
+    A kernel is transposed so that its outputs come first; its bias gives their number.
+    Everything else is flattened.
     """
 
     name: str
@@ -99,7 +99,7 @@ _SWIGLU = ("mlp.w12", "mlp.w3")
 def vision_to_torch(
     arrays: Arrays, mask_token: Float[np.ndarray, "d"], config: VisionConfig
 ) -> Arrays:
-    """The state of PyTorch's image encoder, as one flat mapping."""
+    """Returns the state of PyTorch's image encoder, as one flat mapping."""
     width = config.width
     positions = arrays[POSITIONS].reshape(1, -1, width)
     slot = np.zeros((1, 1, width), np.float32)
@@ -135,19 +135,19 @@ def vision_from_torch(
 
 
 def text_to_torch(arrays: Arrays, config: TextConfig) -> Arrays:
-    """The state of PyTorch's text encoder, without the temperature."""
+    """Returns the state of PyTorch's text encoder, without the temperature."""
     table = {"token_embedding.weight": arrays["token_emb/emb_var"]}
     return {**table, **_pack(arrays, config, TEXT)}
 
 
 def text_from_torch(arrays: Arrays, config: TextConfig, shapes: Shapes) -> Arrays:
-    """Scenic's arrays of these `shapes`."""
+    """Returns Scenic's arrays of these `shapes`."""
     table = {"token_emb/emb_var": arrays["token_embedding.weight"]}
     return {**table, **_unpack(arrays, config, TEXT, shapes)}
 
 
 def vision_shapes(config: VisionConfig, shapes: Shapes) -> Shapes:
-    """Those of PyTorch's arrays, from the `shapes` of Scenic's."""
+    """Returns the shapes of PyTorch's arrays, from the `shapes` of Scenic's."""
     width, patch = config.width, config.patch_size_px
     return {
         "cls_token": (1, 1, width),
@@ -162,7 +162,7 @@ def vision_shapes(config: VisionConfig, shapes: Shapes) -> Shapes:
 
 
 def text_shapes(config: TextConfig, shapes: Shapes) -> Shapes:
-    """Those of PyTorch's arrays, from the `shapes` of Scenic's."""
+    """Returns the shapes of PyTorch's arrays, from the `shapes` of Scenic's."""
     return {
         "token_embedding.weight": (config.vocabulary_size, config.width),
         **{stack.name: stack.shape(shapes) for stack in _stacks(config, TEXT)},
@@ -230,7 +230,7 @@ def _layer_scales(config: VisionConfig) -> dict[str, str]:
 
 
 def _fold_layer_scale(arrays: Arrays, config: VisionConfig) -> Arrays:
-    """The same function; factors of one change no bit."""
+    """The same function without LayerScale; factors of one change no bit."""
     folded = dict(arrays)
     for scale, layer in _layer_scales(config).items():
         factors = arrays[scale]

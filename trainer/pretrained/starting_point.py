@@ -31,20 +31,21 @@ _PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class StartingPoint:
-    """The models that `init_from` and `teacher_from` name; None without."""
+    """The models that `init_from` and `teacher_from` name; None if they name none."""
 
     start: TrainedModel | None
     teacher: TrainedModel | None
 
     @property
     def teacher_model(self) -> ModelConfig | None:
+        """The model of the frozen teacher, if there is one."""
         return None if self.teacher is None else self.teacher.config.model
 
 
 def find_starting_point(config: TrainConfig, *, is_new: bool = True) -> StartingPoint:
-    """Raises ValueError when a model is not there or does not fit.
+    """Finds the models of a run. Raises ValueError if one is missing or does not fit.
 
-    A run that is not new goes on from its own checkpoint, whatever it started from.
+    A run that is not new resumes from its own checkpoint, whatever it started from.
     """
     start, frozen = None, None
     if config.init_from and is_new:
@@ -62,7 +63,7 @@ def initial_state(
     mesh: Mesh,
     origins: StartingPoint,
 ) -> State:
-    """The state before the first step, on the devices of a mesh."""
+    """Returns the state before the first step, on the devices of a mesh."""
     state = init_state(config, optimizer)
     if origins.start is not None:
         state = _start_from(state, config, origins.start)
@@ -73,7 +74,7 @@ def initial_state(
 
 
 def _start_from(state: State, config: TrainConfig, start: TrainedModel) -> State:
-    """The same state with what was trained, and positions resized to the grid."""
+    """The same state with the trained parameters, and positions resized to the grid."""
     ssl, grid = config.self_supervision, config.model.vision.position_grid
     shapes = two_tower.abstract_params(start.config.model, has_head=ssl.is_on)
     if config.init_parts is InitParts.TEXT:
@@ -112,7 +113,7 @@ def _check_start(config: TrainConfig, start: TrainedModel) -> None:
 
 
 def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
-    """As nested dictionaries, but for the grid, which may differ."""
+    """Nested dictionaries without the grid, which may differ."""
     values = dataclasses.asdict(model)
     del values["vision"]["position_grid"]
     return values

@@ -1,7 +1,8 @@
-"""A trained model, found by its workdir or its export: to evaluate it, and to go on.
+"""A trained model, found by its workdir or its export: to evaluate it or to start from
+it.
 
-trained = find("WORKDIR")
-params = trained.params(two_tower.abstract_params(trained.config.model))
+    trained = find_trained_model("WORKDIR")
+    params = trained.params(two_tower.abstract_params(trained.config.model))
 """
 
 import dataclasses
@@ -33,18 +34,18 @@ class TrainedModel:
     step: int
 
     def params(self, shapes: dict) -> dict:
-        """The modules of `shapes`; see `two_tower.abstract_params`."""
+        """Reads the modules of `shapes`; see `two_tower.abstract_params`."""
         return self._load("params", shapes)
 
     def module_names(self) -> set[str]:
-        """Names of what `params` can read."""
+        """Returns the names of the modules that `params` can read."""
         folder = self.folder / workdir.CHECKPOINTS
         return checkpoints.part_names(folder, self.step, "params")
 
     def teacher(self) -> tuple[dict, dict]:
-        """Image encoder and head as they taught at this step, and the centers.
+        """Reads image encoder and head as they taught at this step, and the centers.
 
-        Of a student of a frozen teacher they are its own.
+        For the student of a frozen teacher they are its own.
         """
         shapes = two_tower.abstract_params(self.config.model, has_head=True)
         ssl = self.config.self_supervision
@@ -60,7 +61,7 @@ class TrainedModel:
         return {**own, **stored["teacher"]}, stored["centers"]
 
     def exported_weights(self) -> ExportedWeights:
-        """The student, as it is exported."""
+        """Returns the student as it is exported."""
         has_head = self.config.self_supervision.is_on
         shapes = two_tower.abstract_params(self.config.model, has_head=has_head)
         return exported_weights.from_params(
@@ -79,29 +80,32 @@ class TrainedModel:
 class ImportedModel(TrainedModel):
     """An export, ours or another's: both towers, without a head and without a teacher.
 
-    Of its configuration `model`, `data.tokenizer` and the size of the global crop are
-    known; it says that nothing else was trained.
+    Only `model`, `data.tokenizer` and the size of the global crop of its configuration
+    are known; the rest says that nothing else was trained.
     """
 
     model: ExportedWeights
 
     def params(self, shapes: dict) -> dict:
+        """Returns the modules of `shapes`."""
         found = self.model.params()
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in shapes}
 
     def module_names(self) -> set[str]:
+        """Returns the names of the modules of the export."""
         return set(self.model.params())
 
     def exported_weights(self) -> ExportedWeights:
+        """Returns the weights as they were read."""
         return self.model
 
 
 def find_trained_model(
     checkpoint: pathlib.Path, step: int | None = None
 ) -> TrainedModel:
-    """A workdir, one of its checkpoints, or an export; see `formats.read`.
+    """Finds a workdir, one of its checkpoints, or an export; see `formats.read`.
 
-    Of a workdir it is the latest step unless told. Raises ValueError when there is
+    In a workdir it takes the latest step, or `step`. Raises ValueError if there is
     none.
     """
     checkpoint = checkpoint.absolute()

@@ -1,8 +1,8 @@
-"""Whether a trained model and a run mean the same tokens by the same ids.
+"""Whether a trained model and a run give the same tokens the same ids.
 
-The sentencepiece models must have the same bytes, in whatever place. A folder of
-Hugging Face's without one has a `tokenizer.json`, of which the pieces are compared.
-Texts are lower-cased here, so they must have been there.
+The sentencepiece models must have the same bytes. A Hugging Face folder without one has
+a `tokenizer.json`, whose pieces are compared. Texts are lower-cased here, so they must
+have been lower-cased there.
 """
 
 import json
@@ -19,10 +19,10 @@ _JSON, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 def check_same_vocabulary(
     tokenizer: pathlib.Path, folder: pathlib.Path, name: str
 ) -> None:
-    """Raises ValueError when the model in `folder` was trained with another one.
+    """Raises ValueError if the model in `folder` was trained with another vocabulary.
 
-    `name` says what asks for it. Says so on standard error where there is nothing to
-    compare with.
+    `name` is the setting that names the model. Warns on standard error if there is
+    nothing to compare.
     """
     theirs, as_json = folder / workdir.TOKENIZER, folder / _JSON
     if theirs.exists():

@@ -10,7 +10,7 @@ _COLORS = cv2.COLORMAP_INFERNO
 def attention_maps(
     weights: Float[np.ndarray, "heads 2 t"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "2 maps gh gw"]:
-    """Of each CLS token the mean of all heads, then each head, over the patches.
+    """Returns, per CLS token, the mean over heads, then each head, over the patches.
 
     Patches are the last tokens, row by row from the top.
     """
@@ -21,7 +21,7 @@ def attention_maps(
 
 
 def heat_map(weights: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """From black, which is 0, to the largest weight, which is pale yellow."""
+    """Colors weights from black, which is 0, to pale yellow, the largest weight."""
     largest = max(float(weights.max()), np.finfo(np.float32).tiny)
     levels = np.round(255 * weights / largest).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, _COLORS), cv2.COLOR_BGR2RGB)

@@ -16,14 +16,14 @@ _SHADES = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))  # saturation and value, in 
 
 
 class Share(NamedTuple):
-    """How much of a picture a class takes."""
+    """The share of a picture that a class covers."""
 
     number: int
     share: float
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
-    """A color for each class; that of a number does not hang on `n`."""
+    """Returns one color per class; the color of a number does not depend on `n`."""
     colors = [
         colorsys.hsv_to_rgb(number * _TURN % 1, *_SHADES[number % len(_SHADES)])
         for number in range(n)
@@ -34,14 +34,14 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
 def overlay(
     image: RGB, classes: Int[np.ndarray, "h w"], palette: UInt8[np.ndarray, "n 3"]
 ) -> RGB:
-    """The photo under the colors of its pixels' classes; ignored pixels stay."""
+    """Tints a photo by the classes of its pixels; ignored pixels stay."""
     tinted = (1 - OPACITY) * image + OPACITY * palette[classes]
     is_known = (classes != IGNORED)[..., None]
     return np.where(is_known, np.round(tinted), image).astype(np.uint8)
 
 
 def class_shares(classes: Int[np.ndarray, "*pixels"]) -> list[Share]:
-    """The classes that are there, largest first; of equals the lowest number."""
+    """Returns the classes that occur, largest first, then by number."""
     numbers, counts = np.unique(classes[classes != IGNORED], return_counts=True)
     found = [
         Share(int(number), int(count) / classes.size)

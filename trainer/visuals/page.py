@@ -1,7 +1,7 @@
 """The page that shows the pictures: one file, which opens from anywhere.
 
-It loads nothing: the pictures are in it once more. Names of images and classes come
-from elsewhere, and are shown as text.
+It loads nothing: the pictures are embedded in it. Names of images and classes come from
+the data, and are shown as text.
 """
 
 import base64
@@ -48,23 +48,27 @@ _TEMPLATE = """\
 
 
 class Figure(NamedTuple):
+    """A picture, its file name, and its caption."""
+
     file: str
     png: bytes
     says: str
 
     @property
     def address(self) -> str:
+        """The picture as a data URL."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 class ImageSection(NamedTuple):
-    """One image, under its name."""
+    """The pictures of one image, under its name."""
 
     name: str
     figures: Sequence[Figure]
 
 
 def render_page(title: str, images: Sequence[ImageSection]) -> str:
+    """Returns the HTML of the page."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "

@@ -14,7 +14,7 @@ _TAILS = (1, 99)  # percentiles that become 0 and 255: outliers do not dim the r
 
 
 class Basis(NamedTuple):
-    """Directions of most variance, the first first, and the range of values on them."""
+    """Directions of the largest variance, in order, and the range of values on them."""
 
     mean: Float[np.ndarray, "d"]
     vectors: Float[np.ndarray, "d 3"]
@@ -23,10 +23,10 @@ class Basis(NamedTuple):
 
 
 def fit_basis(features: Float[np.ndarray, "n gh gw d"]) -> Basis:
-    """Of all patches of all images. Raises ValueError unless they are finite.
+    """Fits the basis to all patches of all images. Raises ValueError unless all are
+    finite.
 
-    A component could as well point the other way: here its entry of largest size is
-    positive.
+    The sign of a component is arbitrary: here its largest entry is positive.
     """
     if not np.isfinite(features).all():
         raise ValueError("patch features are not finite")
@@ -44,13 +44,14 @@ def fit_basis(features: Float[np.ndarray, "n gh gw d"]) -> Basis:
 def project(
     basis: Basis, features: Float[np.ndarray, "*cells d"]
 ) -> Float[np.ndarray, "*cells 3"]:
+    """Projects features on the components."""
     return (features - basis.mean) @ basis.vectors
 
 
 def to_colors(
     basis: Basis, features: Float[np.ndarray, "*cells d"]
 ) -> UInt8[np.ndarray, "*cells 3"]:
-    """A component without any range is 0."""
+    """Maps components to RGB. A component without any range is 0."""
     spread = np.maximum(basis.high - basis.low, 1e-12)
     shares = (project(basis, features) - basis.low) / spread
     return np.round(255 * shares.clip(0, 1)).astype(np.uint8)

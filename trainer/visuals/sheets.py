@@ -19,14 +19,14 @@ _MAX_LABEL_CHARS = 80
 
 
 class Tile(NamedTuple):
-    """A picture, and what it shows."""
+    """A picture and its label."""
 
     image: RGB
     label: str
 
 
 def fit_to_side(image: RGB, max_side_px: int) -> RGB:
-    """The picture enlarged or reduced until its long side is `max_side_px`."""
+    """Enlarges or reduces a picture until its long side is `max_side_px`."""
     height, width = image.shape[:2]
     scale = max_side_px / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -35,7 +35,7 @@ def fit_to_side(image: RGB, max_side_px: int) -> RGB:
 
 
 def make_sheet(rows: Sequence[Sequence[Tile]]) -> RGB:
-    """Rows of tiles from the left, on white. All columns are as wide as the widest."""
+    """Puts rows of tiles on white. All columns are as wide as the widest tile."""
     tiles = [tile for row in rows for tile in row]
     width = max(tile.image.shape[1] for tile in tiles)
     n_columns = max(map(len, rows))
@@ -56,7 +56,7 @@ def make_sheet(rows: Sequence[Sequence[Tile]]) -> RGB:
 def make_legend(
     entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width_px: int
 ) -> list[Tile]:
-    """Bars of color, each with its name below."""
+    """Returns bars of color, each with its name below."""
     shape = (_LINE_PX // 2, width_px, 3)
     return [
         Tile(np.broadcast_to(color, shape).astype(np.uint8), name)
@@ -65,6 +65,7 @@ def make_legend(
 
 
 def to_png(image: UInt8[np.ndarray, "h w *channels"]) -> bytes:
+    """Encodes a picture as PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "png")
     return file.getvalue()
@@ -73,7 +74,7 @@ def to_png(image: UInt8[np.ndarray, "h w *channels"]) -> bytes:
 def _write(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int
 ) -> None:
-    """As much of a text as fits."""
+    """Writes as much of a text as fits."""
     font = ImageFont.load_default(_FONT_PX)
     shown = visible(text, _MAX_LABEL_CHARS)
     while shown and draw.textlength(shown, font) > width:

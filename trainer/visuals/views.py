@@ -1,4 +1,4 @@
-"""What an encoder sees in photos: one sheet a photo for each way to look.
+"""What an encoder sees in photos: one sheet per photo for each kind of view.
 
 In: an evaluation (encoder, settings) and samples. Out: `View`s, in the order of the
 samples.
@@ -28,13 +28,15 @@ TOKENS = ("CLS 1, alt text", "CLS 2, synthetic")
 
 
 class View(NamedTuple):
+    """A sheet, its kind, and its caption."""
+
     kind: str
     sheet: RGB
     says: str
 
 
 def feature_views(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
-    """Principal components of patches, with one basis for all samples."""
+    """Shows principal components of patches, with one basis for all samples."""
     found = run.encoder.patches(run.params, run.squeeze_images(samples)).patches
     basis = pca_colors.fit_basis(found)
     for sample, patches in zip(samples, found, strict=True):
@@ -52,7 +54,7 @@ def class_views(
     *,
     has_truth: bool,
 ) -> Iterator[View]:
-    """The class of each pixel by its name, beside the mask where one is known."""
+    """Shows the class of each pixel by its name, and the true mask if there is one."""
     classes = name_vectors(run, names)
     palette = overlays.palette(len(names))
     for sample in run.show_progress(samples, "classes"):
@@ -79,7 +81,7 @@ def class_views(
 def neighbor_views(
     run: Evaluation, searched: Sequence[Sample], n_queries: int
 ) -> Iterator[View]:
-    """The first samples, each beside its nearest among all others, by each token."""
+    """Shows the first samples, each with its nearest among all, by each token."""
     cls, _ = run.embed(searched)
     by_token = list(features.by_token(cls).values())[: len(TOKENS)]
     n_nearest = min(_N_NEIGHBORS + 1, len(searched))
@@ -97,7 +99,7 @@ def neighbor_views(
 
 
 def attention_views(run: Evaluation, samples: Sequence[Sample]) -> Iterator[View]:
-    """What both CLS tokens of the last block attend to: all heads, then each."""
+    """Shows the attention of both CLS tokens in the last block, head by head."""
     found = run.encoder.attention(run.params, run.squeeze_images(samples))
     if not np.isfinite(found).all():
         raise ValueError("attention is not finite")
@@ -136,7 +138,7 @@ def _list_shares(shares: Sequence[overlays.Share], names: Sequence[str]) -> str:
 def _others(
     rows: Int[np.ndarray, "k"], cosines: np.ndarray, own: int
 ) -> list[tuple[int, float]]:
-    """The nearest without the query itself, which stands anywhere among equals."""
+    """The nearest without the query itself, which may be anywhere among equals."""
     pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
     return [(row, cosine) for row, cosine in pairs if row != own][:_N_NEIGHBORS]
 

@@ -1,4 +1,4 @@
-"""What lay at an evaluation set, what of it was used, and why the rest was not.
+"""What an evaluation set holds, what of it was used, and why the rest was not.
 
 Found = used + left out, by reason: samples that no task asked for, samples without
 what it needs, and files that are no samples.
@@ -23,37 +23,41 @@ class Account:
         self.begin()
 
     def begin(self) -> None:
-        """A reading, whose counts replace those of the one before."""
+        """Starts a reading, whose counts replace those of the one before."""
         self._unread: collections.Counter[str] = collections.Counter()
         self._by_split: collections.Counter[str] = collections.Counter()
 
     def count_unread(self, reason: str, n: int = 1) -> None:
-        """Something that is no sample."""
+        """Counts something that is no sample."""
         self._unread[reason] += n
 
     def count_read(self, split: str) -> None:
+        """Counts a sample of a split."""
         self._by_split[split] += 1
 
     def mark_asked(self, *splits: str) -> None:
+        """Notes the splits that a task asks for."""
         self._asked.update(splits)
 
     def count_used(self) -> None:
+        """Counts a sample that a task uses."""
         self.n_used += 1
 
     def count_left_out(self, reason: str) -> None:
-        """A sample that was asked for, and cannot be used."""
+        """Counts a sample that was asked for and cannot be used."""
         self._left_out[reason] += 1
 
     def warn(self, text: str) -> None:
-        """Said once, whatever the number of samples."""
+        """Notes a warning, which is printed once."""
         self._warnings[text] = None
 
     @property
     def n_found(self) -> int:
+        """The number of samples and of other things found."""
         return self._by_split.total() + self._unread.total()
 
     def reasons(self) -> dict[str, int]:
-        """Why something was left out, to how much of it."""
+        """Returns the number of things left out, by reason."""
         others = {
             f"split {split}": n
             for split, n in sorted(self._by_split.items())
@@ -62,7 +66,7 @@ class Account:
         return {**dict(self._unread + self._left_out), **others}
 
     def summary(self) -> dict[str, object]:
-        """For the results."""
+        """Returns the counts for the results."""
         found: dict[str, object] = {
             "n_found": self.n_found,
             "n_used": self.n_used,
@@ -76,7 +80,7 @@ class Account:
         return found
 
     def lines(self) -> Iterator[str]:
-        """What the user has to know."""
+        """Yields what the user has to know, line by line."""
         if left := self.summarize_left_out():
             yield left
         if self.split == HASHED:
@@ -90,7 +94,10 @@ class Account:
         yield from self._warnings
 
     def summarize_left_out(self) -> str:
-        """How much was left out; training images that no task asked for go unsaid."""
+        """Returns how much was left out, and why.
+
+        Training images that no task asked for are not reported.
+        """
         reasons = self.reasons()
         reasons.pop("split train", None)
         if not reasons:

@@ -1,4 +1,4 @@
-"""Captions out of the fields of a JSON object or a row, in the forms that sets have."""
+"""Captions from the fields of a JSON object or a row, in the forms that sets use."""
 
 import math
 import re
@@ -15,14 +15,17 @@ _IN_OBJECTS = ("caption", "text", "raw", "sentence", "value")
 
 
 class Captions(NamedTuple):
+    """Captions by granularity, and the number of empty ones."""
+
     by_granularity: Mapping[str, tuple[str, ...]]
     n_empty: int  # texts that were null, or nothing but spaces
 
 
 def parse_captions(fields: Mapping[str, object]) -> Captions:
-    """Texts, lists of them, lists of objects that hold them, or any by granularity.
+    """Reads texts, lists of them, lists of objects with them, or any of these by
+    granularity.
 
-    Raises ValueError on what is no text, naming the field.
+    Raises ValueError, which names the field, on a value that is no text.
     """
     n_empty = 0
     for field in FIELDS:
@@ -47,7 +50,7 @@ def _by_granularity(
 
 
 def _texts(field: str, value: object) -> Iterator[str]:
-    """Without the spaces around them; "" for an empty one."""
+    """Texts without the spaces around them; "" for an empty one."""
     if isinstance(value, list | tuple | np.ndarray):
         for one in value:
             yield _text(field, one)

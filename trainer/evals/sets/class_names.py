@@ -1,4 +1,4 @@
-"""Names of the classes that masks of public data sets hold, in order of their values.
+"""Names of the classes in masks of public data sets, in order of their values.
 
 ADE20K's are the simplified ones of the released TIPS code.
 """

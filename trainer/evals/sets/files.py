@@ -1,4 +1,4 @@
-"""The files of one key, in a tar or a folder, as a sample."""
+"""The files of one key, in a tar or a folder, as one sample."""
 
 import json
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ def read_sample(
     names: Names,
     account: Account,
 ) -> Sample | None:
-    """From files by what they are called behind the key; `fields` is what folders say.
+    """Returns a sample of files, which are keyed by their names without the key.
 
-    `txt` is a caption, `cls` a label, `json` an object of fields. None, with the
-    reason in the account, where there is no image.
+    `txt` is a caption, `cls` a label, `json` an object of fields; `fields` is what
+    folders say. Without an image, returns None and notes the reason in the account.
     """
     texts = {
         end: _text(f"{name}.{end}", contents[end])
@@ -63,12 +63,12 @@ def _parts(contents: Mapping[str, Stored | bytes], account: Account) -> dict[str
 
 
 def _preference(end: str) -> int:
-    """Images first, the most likely photo of them before others."""
+    """Images first, and the most likely photo first among them."""
     return listing.IMAGES.index(end) if end in listing.IMAGES else len(listing.IMAGES)
 
 
 def _is_meant(end: str) -> bool:
-    """A picture or a map of a form that is not read."""
+    """Whether it is a picture or a map in a form that is not read."""
     first, _, last = end.partition(".")
     return first in listing.TRUTHS or (last or first) in listing.UNREAD_IMAGES
 

@@ -1,6 +1,6 @@
 """Folders of images, as samples.
 
-They are [DOMAIN/][SPLIT/]CLASS, or `images` beside folders of masks, depth or normals
+They are [DOMAIN/][SPLIT/]CLASS, or `images` next to folders of masks, depth or normals
 with files of the same names.
 """
 
@@ -28,12 +28,15 @@ _TRUTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
+    """The files of a folder or a glob."""
+
     root: pathlib.Path
     files: list[pathlib.Path]
     names: Names
     is_glob: bool = False
 
     def read(self, account: Account) -> Iterator[Sample]:
+        """Yields samples, and counts files that are none."""
         files = ((str(path.relative_to(self.root)), path) for path in self.inner)
         for key, found in listing.group_by_key(files, account):
             split = splits.split_of_folder(Place(key).folders, self.split_folders)
@@ -47,15 +50,17 @@ class Folders:
                 yield sample
 
     def places(self) -> Iterator[Place]:
+        """Yields where samples are."""
         return (one.place for one in self.read(Account()))
 
     @functools.cached_property
     def split_folders(self) -> Mapping[splits.Folder, str]:
+        """The folders that are splits."""
         return splits.find_split_folders(self.image_folders)
 
     @functools.cached_property
     def image_folders(self) -> set[splits.Folder]:
-        """Those with samples; licenses and lists lie beside them, masks elsewhere."""
+        """The folders with samples: licenses, lists and masks are elsewhere."""
         found = {
             path.relative_to(self.root).parts[:-1]
             for path in self.files
@@ -65,7 +70,7 @@ class Folders:
 
     @functools.cached_property
     def inner(self) -> list[pathlib.Path]:
-        """Files of samples, those of a key side by side."""
+        """The files of samples, those of a key adjacent."""
         kept = [
             path
             for path in self.files
@@ -76,7 +81,7 @@ class Folders:
 
     @functools.cached_property
     def _truths(self) -> Mapping[str, pathlib.Path]:
-        """Files beside `images` by where they would lie among them."""
+        """Files next to `images`, by the names that they would have among them."""
         found = {}
         for path in self.files:
             *folders, name = path.relative_to(self.root).parts
@@ -98,7 +103,7 @@ class Folders:
 
     @functools.cached_property
     def others(self) -> Mapping[str, int]:
-        """How much lies beside the samples, by reason."""
+        """The number of files that belong to no sample, by reason."""
         used = {*self.inner, *self._truths.values()}
         found = collections.Counter(
             f"outside of {IMAGES}"
@@ -114,16 +119,16 @@ class Folders:
         return found
 
     def class_like(self) -> set[str]:
-        """Names of splits that were taken for classes."""
+        """Returns names of splits that were taken for classes."""
         return splits.find_class_like(self.image_folders, self.split_folders)
 
     def _key(self, key: str, found: Mapping[str, pathlib.Path]) -> str:
-        """Of a glob the file that it matched."""
+        """In a glob, the path of the file that it matched."""
         image = next((found[one] for one in listing.IMAGES if one in found), None)
         return str(image.relative_to(self.root)) if self.is_glob and image else key
 
     def _above(self, place: Place) -> list[str]:
-        """Folders that are neither a split nor `images`, from the inside."""
+        """Folders that are neither a split nor `images`, innermost first."""
         parents = [place.folders[:depth] for depth in range(1, len(place.folders) + 1)]
         return [
             parent[-1]

@@ -1,8 +1,8 @@
-"""Names of classes: what a data set says they are, and what is no name.
+"""Names of classes: those that a data set gives, and what is no name.
 
-A set says it in `classes.json` (a list, or an object from folder, WordNet id or number
-to name), `classes.txt` (a name a line, with its number or id before it or without),
-Hugging Face's metadata, ImageNet's `LOC_synset_mapping.txt` or
+A set gives them in `classes.json` (a list, or an object from folder, WordNet id or
+number to name), `classes.txt` (one name per line, with or without its number or id
+before it), Hugging Face's metadata, ImageNet's `LOC_synset_mapping.txt` or
 `imagenet_class_index.json`.
 """
 
@@ -25,7 +25,10 @@ _ID_AND_NAME = re.compile(r"(n\d{8}|\d+)[\s,:]+(\S.*)")
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """`listed` are all classes, in order of their numbers; () if nobody says."""
+    """Names of classes.
+
+    `listed` has all of them, in order of their numbers, or is empty.
+    """
 
     listed: tuple[str, ...] = ()
     by_id: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -36,10 +39,11 @@ class Names:
         return bool(self.listed)
 
     def name_of(self, label: object) -> str | None:
-        """The name of a number, counted from 0, or of an id; else the label itself.
+        """Returns the name of a number, counted from 0, or of an id; else the label
+        itself.
 
-        None without one label, which Hugging Face writes as -1. Raises ValueError on
-        a number without a name.
+        None without a label, which Hugging Face writes as -1. Raises ValueError on a
+        number without a name.
         """
         label = _plain(label)
         if label is None or label == "" or (label == -1 and self.listed):
@@ -62,7 +66,10 @@ class Names:
 
 
 def read(path: pathlib.Path) -> Names:
-    """Of a JSON file. Raises ValueError unless it is a list or an object of names."""
+    """Reads a JSON file.
+
+    Raises ValueError unless it is a list or an object of names.
+    """
     try:
         found = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -80,14 +87,14 @@ def read(path: pathlib.Path) -> Names:
 
 
 def read_told(path: str) -> Names:
-    """Of the setting `classes`; none of ""."""
+    """Reads the file of the setting `classes`; no names if it is ""."""
     if not path:
         return Names()
     return dataclasses.replace(read(pathlib.Path(path)), is_told=True)
 
 
 def find_in(folders: Sequence[pathlib.Path]) -> Names:
-    """What lies in the first of the folders that holds a file of names."""
+    """Reads the names in the first of the folders that has a file of names."""
     for folder in folders:
         for file, reader in FILES.items():
             if (folder / file).is_file():
@@ -96,7 +103,7 @@ def find_in(folders: Sequence[pathlib.Path]) -> Names:
 
 
 def parse_features(features: object, column: str, source: str) -> Names:
-    """Of Hugging Face's description of the columns."""
+    """Returns the names in Hugging Face's description of the columns."""
     feature = features.get(column) if isinstance(features, Mapping) else None
     if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel":
         names = feature.get("names") or ()
@@ -105,12 +112,12 @@ def parse_features(features: object, column: str, source: str) -> Names:
 
 
 def spoken_name(name: str) -> str:
-    """As it stands in a sentence: spaces for underscores, no number or id before it."""
+    """Returns a name as in a sentence: with spaces, and no number or id before it."""
     return " ".join(_BEFORE_A_NAME.sub("", name, count=1).replace("_", " ").split())
 
 
 def find_unnamed(names: Collection[str]) -> list[str]:
-    """Those that are numbers or ids, and no names."""
+    """Returns those that are numbers or ids rather than names."""
     return [name for name in names if not name.strip() or _UNNAMED.fullmatch(name)]
 
 

@@ -1,4 +1,4 @@
-"""Which samples of a set are of which split, once all that tell it are known."""
+"""Which samples of a set belong to which split, once all signs of it are known."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from trainer.split_names import TEST, VALIDATION, find_sign
 
 @dataclasses.dataclass(frozen=True)
 class ScoredSplit:
-    """The split to score: the one that is told, else preferred, else `test`."""
+    """The split to score: the one of a setting, else the preferred one, else `test`."""
 
     told: str = ""
     preferred: str = ""
@@ -22,6 +22,8 @@ USUAL = ScoredSplit()
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
+    """How a set names its splits, and which of them is scored."""
+
     folders: Mapping[Folder, str]  # that are splits
     is_by_stem: bool  # `COCO_val2014_000000000042`
     outer: str | None  # what the name of the set's own folder says
@@ -32,10 +34,11 @@ class Layout:
 
     @property
     def splits(self) -> set[str | None]:
+        """The splits of all samples; None is a sample without one."""
         return set().union(*self.by_domain.values())
 
     def named(self, place: Place) -> str | None:
-        """The split of a sample, as the set names it."""
+        """Returns the split of a sample, as the set names it."""
         found = place.split or splits.split_of_folder(place.folders, self.folders)
         if found is None and self.is_by_stem:
             sign = find_sign(place.stem)
@@ -43,14 +46,14 @@ class Layout:
         return found or self.outer
 
     def role(self, place: Place) -> str | None:
-        """`train`, `test` that is scored, `index`, or another that no task uses."""
+        """Returns `train`, `test` (which is scored), `index`, or an unused split."""
         named = self.named(place)
         if named == self.scored:
             return TEST
         return "unscored test" if named == TEST else named
 
     def check(self, place: str, *, is_by_domain: bool = False) -> None:
-        """Raises SampleError when some samples are of a split and others of none."""
+        """Raises SampleError if some samples belong to a split and others to none."""
         parts = self.by_domain.values() if is_by_domain else [self.splits]
         for part in parts:
             if None in part and len(part) > 1:
@@ -64,7 +67,10 @@ class Layout:
 def survey(
     place: str, places: Iterable[Place], outer: str | None, wanted: ScoredSplit
 ) -> Layout:
-    """Raises SampleError where names contradict each other, or what is told misses."""
+    """Finds how a set names its splits.
+
+    Raises SampleError if names contradict each other, or the setting names no split.
+    """
     kept = _PlaceSurvey()
     for one in places:
         kept.add(one)
@@ -85,7 +91,7 @@ def survey(
 
 
 class _PlaceSurvey:
-    """One place of each folder, split and domain, and what names of files say."""
+    """One place per folder, split and domain, and the splits in names of files."""
 
     def __init__(self) -> None:
         self._places: dict[tuple, Place] = {}
@@ -123,7 +129,7 @@ class _PlaceSurvey:
 
 
 def _choose_scored(place: str, found: set[str | None], wanted: ScoredSplit) -> str:
-    """`test` before `validation`, unless another is wanted."""
+    """`test` before `validation`, unless a setting or a recipe says otherwise."""
     named = sorted(split for split in found if split)
     if wanted.told and wanted.told not in named:
         expected = f"one of {', '.join(named)}" if named else "a set with splits"

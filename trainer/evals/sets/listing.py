@@ -1,4 +1,4 @@
-"""Files of an evaluation set: which there are, and which of them are of one sample."""
+"""The files of an evaluation set, and which of them belong to one sample."""
 
 import collections
 import glob
@@ -27,18 +27,20 @@ UNREAD_IMAGES = ("avif", "heic", "heif", "jp2", "jxl", "pgm", "ppm", "svg", "tga
 
 
 class Listing(NamedTuple):
+    """The files at a place."""
+
     root: pathlib.Path  # what names of splits and classes are below
     files: list[pathlib.Path]
     unread: Mapping[str, int]  # what is no file, by reason
     is_glob: bool = False
 
     def ending(self, *endings: str) -> list[pathlib.Path]:
-        """In any case."""
+        """Returns the files with one of the endings, in upper or lower case."""
         return [path for path in self.files if path.name.lower().endswith(endings)]
 
 
 def list_files(place: str) -> Listing:
-    """Of a folder, with its links, of a file, or of a glob, in order."""
+    """Lists the files of a folder, of a file, or of a glob, in order."""
     path = pathlib.Path(place)
     unread: collections.Counter[str] = collections.Counter()
     if place and path.is_dir():
@@ -54,30 +56,30 @@ def list_files(place: str) -> Listing:
 def group_by_key(
     files: Iterable[tuple[str, T]], account: Account
 ) -> Iterator[tuple[str, dict[str, T]]]:
-    """(key, its files by what their names have behind it), of (name, file) in order.
+    """Yields (key, its files by the rest of their names), from (name, file) in order.
 
-    Names are grouped up to their first dot, as webdataset does. In a group every image
-    has a key of its own, which may have dots; other files go to the longest key that
-    they begin with, or to the only one.
+    Names are grouped up to their first dot, as in webdataset. In a group, every image
+    has its own key, which may have dots; other files go to the longest key that they
+    begin with, or to the only one.
     """
     for start, group in itertools.groupby(files, key=lambda file: _start(file[0])):
         yield from _of_group(start, list(group), account)
 
 
 def is_image(name: str) -> bool:
-    """By its ending; `KEY.seg.png` is none."""
+    """Whether the ending is that of an image; `KEY.seg.png` is none."""
     stem, dot, ending = name.lower().rpartition(".")
     return bool(dot) and ending in IMAGES and not stem.endswith(_ENDS_OF_TRUTHS)
 
 
 def describe_ending(name: str) -> str:
-    """For people: `ending .txt`."""
+    """Returns `ending .txt`, for messages."""
     suffix = pathlib.PurePath(name).suffix.lower()
     return f"ending {suffix[:20]}" if suffix else "without an ending"
 
 
 def parts(path: pathlib.Path, root: pathlib.Path) -> tuple[str, ...]:
-    """The folders of a file below the root, and its name without the ending."""
+    """Returns the folders of a file below the root, and its name without the ending."""
     folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
     return (*folders, path.stem)
 
@@ -85,7 +87,7 @@ def parts(path: pathlib.Path, root: pathlib.Path) -> tuple[str, ...]:
 def _walk(
     folder: str, above: frozenset[str], unread: collections.Counter[str]
 ) -> Iterator[pathlib.Path]:
-    """Links are followed, unless they lead to a folder that they lie in."""
+    """Links are followed, unless they lead to a folder that contains them."""
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             unread["hidden"] += 1
@@ -102,7 +104,7 @@ def _walk(
 
 
 def _literal(pattern: pathlib.Path) -> pathlib.Path:
-    """The folder that all matches of a pattern lie in."""
+    """The folder that contains all matches of a pattern."""
     parts = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
     return pathlib.Path(*parts)
 

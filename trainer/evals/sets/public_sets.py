@@ -1,12 +1,12 @@
 """The evaluation sets of both papers: what they are, and how many images to expect.
 
 `--data NAME=PATH` says that the data at a path are one of them: the number of images is
-then held against the expected one, and the names of classes need no file where they are
-given here. Nothing is downloaded; `source` says where it comes from.
+then compared with the expected one, and names of classes that are given here need no
+file. Nothing is downloaded; `source` says where the data come from.
 
-Counts are those of the reference that `counted_by` names; None where the papers' own
-sources give none. The eight domains of UnED are sets of their own, and so are the four
-readings of zero-shot masks: that makes the twenty of TIPSv2.
+`counted_by` names the reference of a count; it is None where the papers' own sources
+give none. The eight domains of UnED are sets of their own, and so are the four readings
+of zero-shot masks: that makes the twenty of TIPSv2.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from trainer.evals.sets.class_names import ADE20K, VOC
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
+    """One public evaluation set."""
+
     title: str
     tasks: tuple[str, ...]
     split: str  # that is scored
@@ -157,7 +159,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def split_name(data: str) -> tuple[str, str]:
-    """(name, place) of `[NAME=]PLACE`; the name is "" where there is none.
+    """Returns (name, place) of `[NAME=]PLACE`; the name is "" if there is none.
 
     Raises ValueError on a name that is no recipe.
     """
@@ -172,14 +174,14 @@ def split_name(data: str) -> tuple[str, str]:
 
 
 def check_task(name: str, task: str) -> None:
-    """Raises ValueError where the papers do not do this task on the data set."""
+    """Raises ValueError if the papers do not run this task on the data set."""
     if name and task not in RECIPES[name].tasks:
         tasks = ", ".join(RECIPES[name].tasks)
         raise ValueError(f"{name}: expected a task of {tasks}, not {task}")
 
 
 def compare_size(name: str, n_images: int) -> dict[str, object]:
-    """For the results: is it the whole set? None where the size is not known."""
+    """Returns, for the results, whether it is the whole set; None if unknown."""
     recipe = RECIPES[name]
     expected = recipe.n_images
     is_whole = None if expected is None else n_images == expected

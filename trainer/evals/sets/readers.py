@@ -2,7 +2,7 @@
 
 A path is a folder, a file or a glob. Every form gives the same samples. Splits are
 named by folders, by files of samples, by a field `split`, or by TensorFlow Datasets;
-`trainer.evals.sets.splits` says how names are understood.
+`trainer.split_names` says how names are understood.
 """
 
 import collections
@@ -31,20 +31,20 @@ _PURPOSES = ("eval", "evaluation", "evals")
 
 
 class Reader(Protocol):
-    """One form of sets."""
+    """A reader of one form of sets."""
 
     def read(self, account: Account) -> Iterator[Sample]:
-        """Samples as the set tells of them; counts what is none."""
+        """Yields samples as the set describes them; counts what is none."""
         ...
 
     def places(self) -> Iterator[Place]:
-        """Where samples lie, without reading the images."""
+        """Yields where samples are, without reading the images."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """What lies around the samples of a set."""
+    """What else there is at the place of a set."""
 
     unread: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by reason
     split: str | None = None  # that the name of the set's own folder says
@@ -55,7 +55,7 @@ class Around:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An evaluation set that is there; nothing of it is read yet."""
+    """An evaluation set that exists. Nothing of it has been read yet."""
 
     place: str
     reader: Reader
@@ -67,11 +67,12 @@ class Source:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """Raises SampleError where the set contradicts itself."""
+        """How the set names its splits. Raises SampleError if it contradicts itself."""
         places = self.reader.places()
         return layouts.survey(self.place, places, self.around.split, self.wanted)
 
     def samples(self) -> Iterator[Sample]:
+        """Yields all samples, with their role as the split."""
         self.account.begin()
         for reason, n in self.around.unread.items():
             self.account.count_unread(reason, n)
@@ -81,7 +82,7 @@ class Source:
             yield dataclasses.replace(one, split=self.layout.role(one.place))
 
     def check_split(self) -> None:
-        """Raises SampleError unless it is known what to train on, or can be dealt."""
+        """Raises SampleError unless training images are known, or can be dealt."""
         self.layout.check(self.place)
         is_named = self.layout.splits != {None}
         if not is_named and self.around.unclear:
@@ -93,31 +94,31 @@ class Source:
         self.account.split = accounts.NAMED if is_named else accounts.HASHED
 
     def of_split(self, split: str, kind: str = "") -> Iterator[Sample]:
-        """Samples that have this kind of truth; see `Sample.has`.
+        """Yields samples of a split with this kind of truth; see `Sample.has`.
 
-        Where nothing names a split they are dealt out by a hash of their keys.
+        If nothing names a split, samples are dealt to splits by a hash of their keys.
         """
         self.check_split()
         return self._select((split,), kind, is_dealt=True)
 
     def not_of_training(self, kind: str = "") -> Iterator[Sample]:
-        """For tasks that train nothing: all that is not told to be for it."""
+        """Yields all samples but those for training, for tasks that train nothing."""
         self.layout.check(self.place)
         return self._select((TEST, accounts.NONE), kind)
 
     def queries_and_index(self, kind: str = "") -> Iterator[Sample]:
-        """Queries and index."""
+        """Yields queries and the images that they search."""
         self.layout.check(self.place, is_by_domain=True)
         return self._select((TEST, INDEX, accounts.NONE), kind)
 
     def summary(self) -> dict[str, object]:
-        """For the results: what was used, and what was not."""
+        """Returns, for the results, what was used and what was not."""
         is_named = self.account.split == accounts.NAMED
         scored = {"scored_split": self.layout.scored} if is_named else {}
         return self.account.summary() | scored
 
     def no_samples_error(self, message: str) -> SampleError:
-        """A message, which splits there are, and what was left out."""
+        """Returns an error that names the splits that exist and what was left out."""
         named = ", ".join(sorted(split for split in self.layout.splits if split))
         there = f"splits are {named}" if named else ""
         said = (message, there, self.account.summarize_left_out())
@@ -144,10 +145,10 @@ class Source:
 
 
 def find_source(place: str, classes: str = "", wanted: ScoredSplit = USUAL) -> Source:
-    """The set at a place, with the names in the JSON file `classes`.
+    """Finds the set at a place, with the class names of the JSON file `classes`.
 
-    Without that file they are those that the set tells. Raises ValueError when nothing
-    is there.
+    Without that file, the names are those that the set gives. Raises ValueError if
+    there is nothing.
     """
     names = label_names.read_told(classes)
     if place.startswith(tfds.PREFIX):
@@ -198,7 +199,7 @@ def _around(
 
 
 def _names(path: pathlib.Path, root: pathlib.Path) -> splits.Folder:
-    """Of the folders of a file, and its own unless it is an image."""
+    """The folders of a file, and its own name unless it is an image."""
     parts = listing.parts(path, root)
     return parts[:-1] if listing.is_image(path.name) else parts
 
@@ -219,7 +220,7 @@ def _endings(
 
 
 def _lists(path: pathlib.Path) -> bool:
-    """Whether a file that is not read speaks of splits."""
+    """Whether the name or the text of a file that is not read mentions splits."""
     if path.name == "README.md":
         return bool(_SPLIT_IN_README.search(path.read_text(errors="replace")))
     is_text = path.suffix.lower() in _LISTS

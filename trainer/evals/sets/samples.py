@@ -1,7 +1,7 @@
-"""One image of an evaluation set and what is known of it, decoded when asked for.
+"""One image of an evaluation set and what is known of it, decoded on demand.
 
-The sources (see `trainer.evals.sets.readers`) hand over encoded files, or arrays where
-they have those, and the fields of a JSON object or of a row of a table.
+The readers (see `trainer.evals.sets.readers`) pass encoded files, or arrays if they
+have those, and the fields of a JSON object or of a row of a table.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ _MILLIMETERS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Bytes that lie in a file, or in a part of one, until they are asked for."""
+    """Bytes in a file, or in a part of one, that are read on demand."""
 
     path: pathlib.Path
     offset: int = 0
     n_bytes: int = -1  # to the end
 
     def read(self) -> bytes:
+        """Reads the bytes."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.n_bytes)
@@ -48,7 +49,7 @@ class SampleError(ValueError):
 
 @contextlib.contextmanager
 def errors_about(name: str) -> Iterator[None]:
-    """Says of what a value is wrong."""
+    """Turns errors inside into a SampleError that names what they are about."""
     try:
         yield
     except SampleError:
@@ -59,7 +60,7 @@ def errors_about(name: str) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a sample lies in its set, and what that says of it."""
+    """Where a sample is in its set, and what that says of it."""
 
     key: str
     split: str | None = None
@@ -67,15 +68,19 @@ class Place:
 
     @property
     def folders(self) -> tuple[str, ...]:
+        """The folders of the key, outermost first."""
         return tuple(self.key.split("/")[:-1])
 
     @property
     def stem(self) -> str:
+        """The key without its folders."""
         return self.key.rpartition("/")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
+    """An image with its truths, captions, label and split."""
+
     key: str  # within its set
     name: str  # for people
     parts: Mapping[str, Part]  # image, mask, depth, normals
@@ -88,15 +93,17 @@ class Sample:
 
     @property
     def place(self) -> Place:
+        """Where the sample is."""
         return Place(self.key, self.split, self.domain)
 
     def encoded(self, kind: str) -> bytes | np.ndarray:
-        """What was found: a file, or an array."""
+        """Returns a part as it was found: a file, or an array."""
         part = self.parts[kind]
         with errors_about(self.name):
             return part.read() if isinstance(part, Stored) else part
 
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Returns the decoded image, uint8 RGB."""
         part = self.encoded("image")
         if isinstance(part, np.ndarray):
             return np.broadcast_to(part, (*part.shape[:2], 3))  # gray ones too
@@ -104,7 +111,7 @@ class Sample:
             return decoder.decode(part, formats=decoder.FORMATS).rgb
 
     def to_square(self, size_px: int) -> UInt8[np.ndarray, "size size 3"]:
-        """The whole image in a square, as the processor of an export makes it.
+        """Squeezes the whole image into a square, as the processor of an export does.
 
         Bilinear, over as many pixels as one of the square covers.
         """
@@ -112,6 +119,7 @@ class Sample:
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
     def mask(self) -> UInt8[np.ndarray, "h w"]:
+        """Returns the mask. Raises SampleError unless it has one channel of 8 bits."""
         mask = self._truth("mask")
         is_small = mask.min(initial=0) >= 0 and mask.max(initial=0) <= 255
         if mask.ndim != 2 or not is_small:
@@ -119,7 +127,7 @@ class Sample:
         return mask.astype(np.uint8)
 
     def depth(self) -> Float[np.ndarray, "h w"]:
-        """Meters; 0 or NaN where it is unknown. PNGs hold millimeters, in 16 bits."""
+        """Returns meters; 0 or NaN where unknown. PNGs hold millimeters, in 16 bits."""
         depth = self._truth("depth")
         if depth.ndim != 2:
             raise SampleError(f"{self.name}: depth: expected one channel")
@@ -136,7 +144,10 @@ class Sample:
         return depth.astype(np.float32) / (_MILLIMETERS if is_whole else 1)
 
     def normals(self) -> Float[np.ndarray, "h w 3"]:
-        """Zeros or NaN where they are unknown. PNGs hold -1 to 1 as 0 to 255."""
+        """Returns normals; zeros or NaN where unknown.
+
+        PNGs hold -1 to 1 as 0 to 255.
+        """
         normals = self._truth("normals")
         if normals.shape[2:] != (3,):
             raise SampleError(f"{self.name}: normals: expected three channels")
@@ -146,11 +157,11 @@ class Sample:
         return np.where(is_known, normals / np.float32(127.5) - 1, 0)
 
     def without_parts(self) -> "Sample":
-        """What is left to know once the image is encoded."""
+        """Returns the sample without its image and maps, once these are encoded."""
         return dataclasses.replace(self, parts={})
 
     def has(self, kind: str) -> bool:
-        """`label`, `captions`, or a kind of part."""
+        """Whether there is a `label`, `captions`, or a kind of part."""
         if kind == "label":
             return self.label is not None
         return bool(self.captions) if kind == "captions" else kind in self.parts
@@ -178,12 +189,12 @@ def make_sample(
     fields: Mapping[str, Any],
     names: Names,
 ) -> Sample | None:
-    """A sample, or None where there is neither an image nor a caption.
+    """Returns a sample, or None if there is neither an image nor a caption.
 
     `fields`, in any case, may hold captions (see `trainer.evals.sets.captions`),
-    `label`, `domain` and `split`, which is stronger than that of the place; others are
-    left alone. Raises SampleError for captions without an image, and for fields of
-    other types.
+    `label`, `domain` and `split`, which overrides that of the place; others are
+    ignored. Raises SampleError on captions without an image, and on fields of other
+    types.
     """
     fields = {**{key.lower(): value for key, value in fields.items()}, **fields}
     with errors_about(name):
@@ -208,13 +219,13 @@ def make_sample(
 
 
 def deal_split(key: str) -> str:
-    """The split of a sample that has none, by a hash of its key."""
+    """Returns a split for a sample that has none, by a hash of its key."""
     (draw,) = hashed_random.uniforms(1, "evaluation", key.encode(errors="replace"))
     return TEST if draw < _HELD_OUT_SHARE else TRAIN
 
 
 def _array(part: bytes | np.ndarray) -> np.ndarray:
-    """Of a PNG the stored numbers, also where they index a palette."""
+    """The stored numbers of a PNG, also where they index a palette."""
     if isinstance(part, np.ndarray):
         return part[..., 0] if part.ndim == 3 and part.shape[2] == 1 else part
     if part.startswith(b"\x93NUMPY"):

@@ -17,9 +17,9 @@ Folder = tuple[str, ...]
 
 
 def split_of_path(parts: Sequence[str]) -> str | None:
-    """The split of a file of samples, by its folders and its own name.
+    """Returns the split of a file of samples, by its folders and its own name.
 
-    Raises ValueError where they name several.
+    Raises ValueError if they name several.
     """
     found = {sign.split for part in parts if (sign := find_sign(part))}
     is_own = find_sign(parts[-1]) is not None
@@ -29,11 +29,11 @@ def split_of_path(parts: Sequence[str]) -> str | None:
 
 
 def find_split_folders(folders: Collection[Folder]) -> Mapping[Folder, str]:
-    """Which of the folders that images lie in are splits, and of their parents.
+    """Returns which folders of images, and which of their parents, are splits.
 
-    Folders side by side are splits when all of them have such names, or several of
-    them, or one that nothing can be called but a split. `train` beside `bus`, both
-    with images in them, is a class.
+    Adjacent folders are splits if all of them have such names, or several of them, or
+    one that can be nothing else. `train` next to `bus`, both with images in them, is a
+    class.
     """
     children: dict[Folder, set[str]] = defaultdict(set)
     for folder in folders:
@@ -55,7 +55,7 @@ def find_split_folders(folders: Collection[Folder]) -> Mapping[Folder, str]:
 
 
 def find_unclear(paths: Iterable[Folder]) -> list[str]:
-    """Names side by side that all look like splits, and are none that is known."""
+    """Returns adjacent names that all look like splits and are none that is known."""
     children: dict[Folder, set[str]] = defaultdict(set)
     for path in paths:
         for depth, name in enumerate(path):
@@ -71,7 +71,7 @@ def find_unclear(paths: Iterable[Folder]) -> list[str]:
 def find_class_like(
     folders: Iterable[Folder], splits: Mapping[Folder, str]
 ) -> set[str]:
-    """Names of splits that were taken for classes."""
+    """Returns names of splits that were taken for classes."""
     parts = {
         folder[depth]
         for folder in folders
@@ -82,13 +82,13 @@ def find_class_like(
 
 
 def split_of_folder(folder: Folder, splits: Mapping[Folder, str]) -> str | None:
-    """The split that a folder lies in."""
+    """Returns the split that a folder is in."""
     above = (folder[:depth] for depth in range(1, len(folder) + 1))
     return next((splits[one] for one in above if one in splits), None)
 
 
 def _level(names: Collection[str], flat: Collection[str]) -> Mapping[str, str]:
-    """Of folders side by side, those that are splits; `flat` ones hold images."""
+    """Which of adjacent folders are splits; `flat` ones hold images."""
     signs = {name: sign for name in names if (sign := find_sign(name))}
     whole = {name for name, sign in signs.items() if sign.is_whole}
     n_splits = len({sign.split for sign in signs.values()})

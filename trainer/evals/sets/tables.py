@@ -1,4 +1,4 @@
-"""Parquet files, a row a sample; columns by their names or Hugging Face's metadata."""
+"""Parquet files, one sample per row; columns by name or by Hugging Face's metadata."""
 
 import contextlib
 import dataclasses
@@ -39,24 +39,27 @@ _N_ROWS = 64  # of a table, read at a time
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
+    """The Parquet files of a set."""
+
     root: pathlib.Path
     paths: list[pathlib.Path]
     names: Names  # that the set's files or a setting give
 
     def read(self, account: Account) -> Iterator[Sample]:
+        """Yields samples, and counts rows without an image."""
         for path in self.paths:
             with _about_table(path):
                 table = _Table(path, self.root)
                 yield from table.rows(self.names, account)
 
     def places(self) -> Iterator[Place]:
-        """Without the images."""
+        """Yields where samples are, without the images."""
         for path in self.paths:
             with _about_table(path):
                 yield from _Table(path, self.root).places()
 
     def all_names(self) -> Names:
-        """A setting's, those of the first table that tells some, or the set's."""
+        """Returns the names of a setting, else of a table, else of the set."""
         if self.names.is_told:
             return self.names
         for path in self.paths:

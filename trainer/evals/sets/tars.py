@@ -1,6 +1,6 @@
 """Tars of webdataset and img2dataset, as samples.
 
-Only headers and texts are read; images stay where they are until they are asked for.
+Only headers and texts are read; images stay in the tar until they are needed.
 """
 
 import dataclasses
@@ -20,17 +20,21 @@ Member = tuple[str, Stored | bytes]
 
 @dataclasses.dataclass(frozen=True)
 class Tars:
+    """The tars of a set."""
+
     root: pathlib.Path
     paths: list[pathlib.Path]
     names: Names
 
     def read(self, account: Account) -> Iterator[Sample]:
+        """Yields samples, and counts members that are none."""
         for path in self.paths:
             with errors_about(str(path)):
                 split = splits.split_of_path(listing.parts(path, self.root))
                 yield from self._samples(path, split, account)
 
     def places(self) -> Iterator[Place]:
+        """Yields where samples are."""
         return (one.place for one in self.read(Account()))
 
     def _samples(
@@ -63,7 +67,7 @@ def _members(path: pathlib.Path, account: Account) -> Iterator[Member]:
 def _content(
     path: pathlib.Path, tar: tarfile.TarFile, member: tarfile.TarInfo
 ) -> Stored | bytes | None:
-    """A part of the tar; links and sparse members have no such part of their own."""
+    """A part of the tar; links and sparse members have none of their own."""
     is_plain = isinstance(tar.fileobj, io.BufferedReader)  # and not compressed
     if is_plain and member.isreg() and not member.issparse():
         return Stored(path, member.offset_data, member.size)

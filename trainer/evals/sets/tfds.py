@@ -1,6 +1,6 @@
 """Data sets of TensorFlow Datasets, as rows. Nothing is downloaded.
 
-The package is imported when such a set is asked for, and need not be there otherwise.
+The package is imported only if such a set is used, and is optional otherwise.
 """
 
 import dataclasses
@@ -19,21 +19,23 @@ PREFIX = "tfds:"
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A data set that lies on disk."""
+    """A data set on disk."""
 
     place: str
     builder: Any  # tfds.core.DatasetBuilder
 
     def names(self) -> Names:
+        """Returns the names of its labels."""
         label = dict(self.builder.info.features.items()).get("label")
         return Names(tuple(getattr(label, "names", None) or ()), source=self.place)
 
     def reader(self, names: Names) -> "Reader":
+        """Returns a reader of its samples."""
         return Reader(self, names)
 
     @property
     def splits(self) -> Mapping[str, str | None]:
-        """As the set calls them, to what is understood by it."""
+        """The names of its splits, and the split that each is understood as."""
         signs = {name: find_sign(name) for name in self.builder.info.splits}
         return {
             name: sign.split if sign and sign.is_whole else None
@@ -41,7 +43,7 @@ class Prepared:
         }
 
     def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(key, row), in their own order."""
+        """Yields (key, row), in their own order."""
         import tensorflow_datasets as tfds
 
         rows = self.builder.as_dataset(split=split, shuffle_files=False)
@@ -51,12 +53,13 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Samples of the splits that are understood; others are left out, and counted."""
+    """Samples of the splits that are understood; others are counted."""
 
     prepared: Prepared
     names: Names
 
     def read(self, account: Account) -> Iterator[Sample]:
+        """Yields samples, and counts rows without an image."""
         for name, split in self.prepared.splits.items():
             if split is None:
                 n = self.prepared.builder.info.splits[name].num_examples
@@ -65,6 +68,7 @@ class Reader:
                 yield from self._samples(name, split, account)
 
     def places(self) -> Iterator[Place]:
+        """Yields one place per split."""
         for name, split in self.prepared.splits.items():
             if split:
                 yield Place(name, split)
@@ -86,7 +90,7 @@ class Reader:
 
 
 def open_set(place: str) -> Prepared:
-    """`tfds:NAME`, or `tfds:FOLDER` of a set. Raises ValueError if it is not there."""
+    """Opens `tfds:NAME`, or `tfds:FOLDER`. Raises ValueError if it does not exist."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -105,7 +109,7 @@ def open_set(place: str) -> Prepared:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """With strings for bytes, and captions out of the structures they come in."""
+    """Decodes bytes, and takes captions out of the structures that they come in."""
     captions = row.get("captions")
     if isinstance(captions, Mapping):  # COCO's: a sequence of {text, id}
         captions = captions.get("text")

@@ -1,8 +1,8 @@
 """Draws the README's first picture: dropped pairs with their reasons, and kept ones.
 
-    python -m tools.picture --run RUN --web WEB --output docs/images/demo.svg
+    python -m tools.picture --run RUN --output docs/images/demo.svg
 
-RUN and WEB are those of `docs/tour.md`, with the names that they had then. The images
+RUN is a captioned run of the demo's recipe, such as that of `docs/tour.md`. The images
 are embedded, so the picture is one file. Pairs are those with the smallest ids.
 """
 
@@ -48,18 +48,10 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for flag in ("--run", "--web", "--output"):
+    for flag in ("--run", "--output"):
         parser.add_argument(flag, type=pathlib.Path, required=True)
     flags = parser.parse_args()
-    web = flags.web
-    run = open_run(
-        [
-            *("status", "--config", "curation_configs/demo.py"),
-            *("--output", str(flags.run), "--input", f"{web}/crawl/*.tar"),
-            *("--eval", f"scenes={web}/evaluation/*.tar"),
-            *("--seeds", f"scenes={web}/seeds/*.tar"),
-        ]
-    )
+    run = open_run(["status", "--output", str(flags.run)])
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     flags.output.write_text(svg(run))
 

@@ -73,7 +73,7 @@ def test_the_tour_prints_what_it_shows_and_leads_to_an_encoder(folder):
     assert ledger_of(folder / "RUN")["read"] == 300
     assert (folder / "ENCODER" / "model.safetensors").is_file()
     picture = folder / "picture.svg"
-    type_in(f"python -m tools.picture --run RUN --web WEB --output {picture}")
+    type_in(f"python -m tools.picture --run RUN --output {picture}")
     assert picture.read_text().count("<image ") > 5
     assert picture.stat().st_size < 300_000
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = split(found, flags.held_out)
     with (
         command_line.exits(command_line.FAILED, OSError),
-        atomic_folder.made(flags.output) as folder,
+        atomic_folder.create(flags.output) as folder,
     ):
         for part, names in parts.items():
             write_shards(folder / part, flags.images, names, captions)

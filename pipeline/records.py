@@ -174,7 +174,11 @@ class Sample:
 
 
 def content_hash(data: bytes) -> bytes:
-    """BLAKE2b-128 of `data`: 16 bytes."""
+    """BLAKE2b-128 of `data`: 16 bytes.
+
+    >>> content_hash(b"image").hex()
+    'bd8df2a8a9f082951387300becc9be66'
+    """
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -183,6 +187,11 @@ def sample_id(image: bytes, alt_text: bytes) -> bytes:
 
     BLAKE2b-128 over the length of the image (8 bytes, little-endian), the encoded
     image and the alt text as UTF-8.
+
+    >>> sample_id(b"image", b"a dog").hex()
+    '4090f734a6d75a93642c62f79b5bd265'
+    >>> sample_id(b"imagea", b" dog") == sample_id(b"image", b"a dog")
+    False
     """
     digest = hashlib.blake2b(len(image).to_bytes(8, "little"), digest_size=16)
     digest.update(image)
@@ -191,7 +200,24 @@ def sample_id(image: bytes, alt_text: bytes) -> bytes:
 
 
 def to_features(sample: Sample) -> dict[str, list[bytes] | list[float] | list[int]]:
-    """Feature name to values, as a `tf.train.Example` holds them."""
+    """Feature name to values, as a `tf.train.Example` holds them.
+
+    >>> sample = Sample(
+    ...     sample_id=sample_id(b"image", b"a dog"),
+    ...     image=b"image",
+    ...     image_format="jpeg",
+    ...     width=640,
+    ...     height=480,
+    ...     alt_text="a dog",
+    ...     captions={"short": ("A brown dog.",)},
+    ...     alignment_score=0.25,
+    ...     source="web",
+    ...     seeds=(),
+    ... )
+    >>> features = to_features(sample)
+    >>> features["width"], features["captions/short"]
+    ([640], [b'A brown dog.'])
+    """
     captions = {
         CAPTION_PREFIX + name: [text.encode() for text in texts]
         for name, texts in sample.captions.items()
@@ -214,7 +240,11 @@ def parse_sample(payload: bytes) -> Sample:
     """Reads one serialized `tf.train.Example` as `export` writes it.
 
     Raises:
-      ValueError: if the payload is no such record; the message says what is wrong.
+      ValueError: if the payload is not such a record; the message says why.
+
+    >>> parse_sample(b"")
+    Traceback (most recent call last):
+    ValueError: not a training record: KeyError('sample_id')
     """
     try:
         features = parse_example(payload)
@@ -240,12 +270,17 @@ def parse_sample(payload: bytes) -> Sample:
 
 
 def parse_example(payload: bytes) -> dict[str, list]:
-    """Feature name to values of a serialized `tf.train.Example`.
+    r"""Feature name to values of a serialized `tf.train.Example`.
 
     A reader of the protocol buffer wire format in 40 lines: TensorFlow's own takes
     longer to import than a small run takes to train, in every loader process.
-    Raises IndexError or struct.error on truncated input, ValueError on a wire type
-    that the format does not have.
+
+    Raises:
+      IndexError, struct.error: on truncated input.
+      ValueError: on a wire type that the format does not have.
+
+    >>> parse_example(b"\n\x11\n\x0f\n\x05width\x12\x06\x1a\x04\n\x02\x80\x05")
+    {'width': [640]}
     """
     features = {}
     for _, *example in _fields(payload, 0, len(payload)):

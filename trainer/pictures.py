@@ -69,7 +69,7 @@ def write_pictures(
     output: pathlib.Path, title: str, images: Sequence[ImageSection]
 ) -> None:
     """Writes all pictures, and index.html with them."""
-    with atomic_folder.made(output) as folder:
+    with atomic_folder.create(output) as folder:
         for image in images:
             for figure in image.figures:
                 (folder / figure.file).write_bytes(figure.png)

@@ -13,7 +13,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.storage.file_errors import naming
+from pipeline.storage.file_errors import add_path
 from recipes import command_line
 
 command_line.begin(__name__)
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with command_line.exits(command_line.FAILED, RecordError):
             model = train_vocabulary(shard_texts(shards), flags.vocabulary_size)
         flags.output.parent.mkdir(parents=True, exist_ok=True)
-        with naming(flags.output):
+        with add_path(flags.output):
             flags.output.write_bytes(model)
     print(f"{flags.output}: {flags.vocabulary_size} pieces")
 

@@ -62,7 +62,7 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
                 "decisions are missing: expected `select` to be done before"
             )
     opened = plan.run
-    going_on = interrupts.saying(lambda: progress.goes_on(opened.root))
+    going_on = interrupts.saying(lambda: progress.resume_hint(opened.root))
     with going_on, _locked(opened, command.command):
         if n_removed := run_lock.remove_leftovers(opened.root):
             print(f"removed: {n_removed:,} temporary files", file=sys.stderr)

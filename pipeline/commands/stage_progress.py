@@ -107,4 +107,4 @@ def _n_made(to_make: Mapping[UnitTables, set[str]]) -> int:
 
 
 def _n_files(folders: set[str]) -> int:
-    return sum(len(files.listed(f, suffix=".parquet")) for f in folders)
+    return sum(len(files.list_folder(f, suffix=".parquet")) for f in folders)

@@ -27,7 +27,7 @@ from pipeline.demo_web import defects, descriptions, drawn_pair, near_copies
 from pipeline.demo_web.drawn_pair import DrawnPair, Picture, Planted
 from pipeline.demo_web.near_copies import Copy, Transform
 from pipeline.demo_web.scene import Scene
-from pipeline.storage.file_errors import naming
+from pipeline.storage.file_errors import add_path
 
 MAX_PAIRS = 100_000  # of more, some near-copies would be equal to the byte
 
@@ -126,7 +126,7 @@ def write(web: Web, folder: pathlib.Path) -> None:
         truth += _write_crawl_shard(web, shard, folder / "crawl")
     _write_clean_scenes(web, Stream.EVALUATION, web.n_evaluation, folder)
     _write_clean_scenes(web, Stream.SEEDS, web.n_seeds, folder)
-    with naming(folder / "truth.parquet"):
+    with add_path(folder / "truth.parquet"):
         pq.write_table(pa.Table.from_pylist(truth), folder / "truth.parquet")
 
 
@@ -299,7 +299,7 @@ def _write_clean_scenes(
 
 def _write_tar(path: pathlib.Path, members: Members) -> None:
     """Headers hold no time and no user, so equal members make equal tars."""
-    with naming(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with add_path(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
             header = tarfile.TarInfo(name)
             header.size = len(data)

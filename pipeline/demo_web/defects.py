@@ -26,7 +26,7 @@ from pipeline.demo_web.drawn_pair import (
     size_px,
 )
 from pipeline.demo_web.scene import Scene
-from pipeline.demo_web.translations import LANGUAGES, translated
+from pipeline.demo_web.translations import LANGUAGES, translate
 from pipeline.records import KEPT, UNREADABLE, DropReason
 
 PLANTED_TO_OUTCOME: Mapping[Planted, str] = {
@@ -185,7 +185,7 @@ def _mismatched_alt_text(picture: Picture, rng: np.random.Generator) -> DrawnPai
 
 def _other_language(picture: Picture, rng: np.random.Generator) -> DrawnPair:
     language = str(rng.choice(LANGUAGES))
-    text = translated(picture.scene, language)
+    text = translate(picture.scene, language)
     return _with_text(picture, rng, text.encode(), language)
 
 

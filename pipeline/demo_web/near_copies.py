@@ -54,7 +54,7 @@ def near_copy(picture: Picture, copy: Copy, rng: np.random.Generator) -> DrawnPa
     """A changed evaluation image with alt text that is true of it."""
     is_mirrored = copy.transform is Transform.MIRRORED
     scene = drawing.flip(picture.scene) if is_mirrored else picture.scene
-    rgb = transformed(picture.rgb, copy.transform, rng)
+    rgb = apply_transform(picture.rgb, copy.transform, rng)
     return DrawnPair(
         image=encode(rgb, "jpg", copy.quality),
         extension="jpg",
@@ -67,7 +67,7 @@ def near_copy(picture: Picture, copy: Copy, rng: np.random.Generator) -> DrawnPa
     )
 
 
-def transformed(rgb: Rgb, transform: Transform, rng: np.random.Generator) -> Rgb:
+def apply_transform(rgb: Rgb, transform: Transform, rng: np.random.Generator) -> Rgb:
     """The pixels of a near-copy; those of a recompressed image are the same.
 
     A crop keeps the center: the frame of a scene is free of objects, and a crop to a

@@ -187,7 +187,7 @@ _LANGUAGE_TO_WORDING = {
 LANGUAGES = tuple(_LANGUAGE_TO_WORDING)  # ISO 639-1
 
 
-def translated(scene: Scene, language: str) -> str:
+def translate(scene: Scene, language: str) -> str:
     """True alt text of a scene in one of `LANGUAGES`."""
     wording = _LANGUAGE_TO_WORDING[language]
     colors = dict(zip(COLOR_TO_RGB, wording.colors, strict=True))

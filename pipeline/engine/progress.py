@@ -48,7 +48,7 @@ class Rows:
 
     def _paths(self) -> Iterator[str]:
         for folder in self._folders:
-            yield from files.listed(folder, suffix=".parquet")
+            yield from files.list_folder(folder, suffix=".parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def describe(root: str, now_s: float) -> str:
     return f"{figures.state}: {figures.line()} ({max(0, age_s):.0f} s ago)"
 
 
-def goes_on(root: str) -> str:
+def resume_hint(root: str) -> str:
     """What the command that was interrupted goes on with, when it is given again."""
     current = read(root).get("current", {})
     if current.get("state") != "interrupted":

@@ -114,15 +114,15 @@ class RunFolder:
                     f"{granularity.name!r}: expected {digests[name]!r}, that of "
                     f"checkpoint {granularity.checkpoint!r}"
                 )
-        units = _units(config.sources)
+        units = _list_units(config.sources)
         if len(config.sources) > 1:
             patterns.expect_different((unit.uri, unit.source.name) for unit in units)
         return cls(
             root=root.rstrip("/") or "/",  # fingerprints hold what is behind it
             config=config,
             units=units,
-            evaluation_units=_units(config.evaluation_sets),
-            seed_units=_units(config.seed_sets),
+            evaluation_units=_list_units(config.evaluation_sets),
+            seed_units=_list_units(config.seed_sets),
             checkpoint_to_digest=digests,
             glob_to_files=imports,
             drop_list=drop_lists.list_files(config.selection.drop_list),
@@ -212,11 +212,16 @@ class RunFolder:
             *filter(None, (dict(self.path_to_digest),)),
         )
         return fingerprint(
-            "decisions", *selection, keep_all, languages, relative, *self._described
+            "decisions",
+            *selection,
+            keep_all,
+            languages,
+            relative,
+            *self._descriptor_folders,
         )
 
     @property
-    def _described(self) -> list[str]:
+    def _descriptor_folders(self) -> list[str]:
         """Tables of descriptors that decisions hang on, besides the embeddings."""
         sources = (*self.config.sources, *self.config.evaluation_sets)
         return [
@@ -333,5 +338,5 @@ def _digest(path: str) -> str:
         raise ValueError(f"{path}: expected a file to read: {error}") from error
 
 
-def _units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:
+def _list_units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:
     return tuple(unit for source in sources for unit in list_units(source))

@@ -75,7 +75,7 @@ def remove_leftovers(folder: str, clock: Clock = time.time) -> int:
     now_s = clock()
     left = [
         name
-        for name, found in files.below(folder).items()
+        for name, found in files.list_below(folder).items()
         if _is_left(name, age_s=now_s - (found.last_updated_in_seconds or now_s))
     ]
     files.delete(folder, left)

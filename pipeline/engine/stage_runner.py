@@ -41,7 +41,7 @@ def check_paths(options: PipelineOptions, output: str, config: CurationConfig) -
     paths = [
         ("--output", output),
         ("drop_list", config.selection.drop_list),
-        *((one.name, text) for one in sets for text in patterns.texts(one.pattern)),
+        *((one.name, text) for one in sets for text in patterns.as_tuple(one.pattern)),
         *((granularity.name, granularity.checkpoint) for granularity in imports),
     ]
     for name, path in paths:

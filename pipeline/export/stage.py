@@ -309,4 +309,4 @@ def _table_names(
 
 
 def _names(folder: str) -> set[str]:
-    return {path.rsplit("/", 1)[-1] for path in files.listed(folder)}
+    return {path.rsplit("/", 1)[-1] for path in files.list_folder(folder)}

@@ -190,7 +190,7 @@ def _bytes_read(
     }
     found = {}
     for role, image_sets in role_to_sources.items():
-        texts = (text for one in image_sets for text in patterns.texts(one.pattern))
+        texts = (text for one in image_sets for text in patterns.as_tuple(one.pattern))
         size = float(sum(sum(files.sizes(text).values()) for text in texts))
         found[f"score: {role}"] = Interval(size, size, size)
     kept_images = stratified_estimates.estimate_total(design, figures.kept_image_bytes)

@@ -74,7 +74,7 @@ class Chunks:
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Raises ImageError if the file is cut short or does not begin with IHDR."""
-        found = list(_chunks(data))
+        found = list(_split(data))
         first = found[0]
         if first.kind != b"IHDR" or len(first.body) != _HEADER_BYTES:
             raise ImageError(f"PNG: begins with {first.kind!r}, expected IHDR")
@@ -98,7 +98,7 @@ class Chunks:
         if body is None:
             return b""
         packed = body.partition(b"\0")[2][1:]
-        return _unpacked(packed, icc.MAX_PROFILE_BYTES) or icc.UNREADABLE
+        return _unpack(packed, icc.MAX_PROFILE_BYTES) or icc.UNREADABLE
 
     @property
     def has_transparency(self) -> bool:
@@ -112,8 +112,8 @@ class Chunks:
         if transparency is not None:
             kinds = [chunk.kind for chunk in kept]
             at = kinds.index(b"IDAT") if b"IDAT" in kinds else 1
-            kept.insert(at, _encoded(b"tRNS", self._as_pillow_has_it(transparency)))
-        return _written(kept)
+            kept.insert(at, _encode(b"tRNS", self._to_pillow(transparency)))
+        return _join(kept)
 
     @property
     def harmless(self) -> bytes:
@@ -122,12 +122,12 @@ class Chunks:
         kept = []
         for chunk in self.found:
             if chunk.is_critical:
-                kept.append(_encoded(chunk.kind, chunk.body))  # the checksum is right
+                kept.append(_encode(chunk.kind, chunk.body))  # the checksum is right
             elif chunk.kind not in seen and _is_harmless(chunk):
                 kept.append(chunk)
             if chunk.kind != b"tEXt":  # of which there may be several
                 seen.add(chunk.kind)
-        return _written(kept)
+        return _join(kept)
 
     def _body(self, kind: bytes) -> bytes | None:
         """Of the first chunk of that kind with a right checksum."""
@@ -142,12 +142,10 @@ class Chunks:
                 keyword, _, text = chunk.body.partition(b"\0")
                 if keyword in _EXIF_KEYWORDS:
                     is_packed = chunk.kind == b"zTXt"
-                    text = (
-                        _unpacked(text[1:], exif.MAX_HEX_BYTES) if is_packed else text
-                    )
+                    text = _unpack(text[1:], exif.MAX_HEX_BYTES) if is_packed else text
                     yield exif.from_hex(text)
 
-    def _as_pillow_has_it(self, transparency: bytes) -> bytes:
+    def _to_pillow(self, transparency: bytes) -> bytes:
         """Pillow scales gray of 2 and 4 bits, and halves 16-bit color, but not this."""
         depth, color_type = self.header.bit_depth, self.header.color_type
         if color_type == _GRAY and depth in (2, 4):
@@ -167,7 +165,7 @@ def _is_harmless(chunk: Chunk) -> bool:
     return not is_hex and _KIND_TO_N_BYTES[chunk.kind] in (None, len(chunk.body))
 
 
-def _chunks(data: bytes) -> Iterator[Chunk]:
+def _split(data: bytes) -> Iterator[Chunk]:
     at = len(START)
     for _ in range(_MAX_CHUNKS):
         stop = at + 12 + int.from_bytes(data[at : at + 4])
@@ -181,16 +179,16 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
     raise ImageError(f"PNG: expected at most {_MAX_CHUNKS} chunks")
 
 
-def _written(chunks: Sequence[Chunk]) -> bytes:
+def _join(chunks: Sequence[Chunk]) -> bytes:
     return START + b"".join(chunk.data for chunk in chunks)
 
 
-def _encoded(kind: bytes, body: bytes) -> Chunk:
+def _encode(kind: bytes, body: bytes) -> Chunk:
     checksum = zlib.crc32(kind + body).to_bytes(4)
     return Chunk(len(body).to_bytes(4) + kind + body + checksum)
 
 
-def _unpacked(packed: bytes, max_bytes: int) -> bytes:
+def _unpack(packed: bytes, max_bytes: int) -> bytes:
     """Empty if it is damaged or longer."""
     try:
         found = zlib.decompressobj().decompress(packed, max_bytes + 1)

@@ -45,12 +45,28 @@ def decode(
 ) -> Decoded:
     """Decodes one still image; its size is checked before any pixel is decoded.
 
-    Gray, palette and 16-bit images become 8-bit RGB. Orientation and profiles that
-    cannot be read count as none.
+    Gray, palette and 16-bit images become 8-bit RGB. An orientation or a profile that
+    cannot be read is ignored.
+
+    Args:
+      data: the bytes of an image file.
+      limits: bounds on the file in bytes and on the image in pixels.
+      formats: names out of `FORMATS`.
 
     Raises:
       ImageError: if the image is damaged, incomplete, animated, above `limits` or not
         of one of `formats`.
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (4, 2), "red").save(file, "PNG")
+    >>> decoded = decode(file.getvalue())
+    >>> decoded.format, decoded.rgb.shape, decoded.rgb[0, 0].tolist()
+    ('png', (2, 4, 3), [255, 0, 0])
+    >>> decode(b"<html>404</html>")
+    Traceback (most recent call last):
+    pipeline.images.interface.ImageError: HTML page: expected a JPEG, PNG or WebP image
     """
     image = open_image(data, limits, formats)
     return Decoded(image.decode(), image.format)
@@ -63,7 +79,9 @@ def open_image(
     _check(len(data), limits.max_image_bytes, "max_image_bytes")
     name = signatures.name_of(data)
     if name.lower() not in formats:
-        raise ImageError(f"{signatures.described(data)}: expected {_listed(formats)}")
+        raise ImageError(
+            f"{signatures.describe(data)}: expected {_list_formats(formats)}"
+        )
     image = _NAME_TO_OPEN[name](data)
     height, width = image.stored_size
     _check(height * width, limits.max_pixels, "max_pixels")
@@ -76,7 +94,7 @@ def _check(value: int, bound: int, name: str) -> None:
         raise ImageError(f"{value} {unit}: expected at most {name}={bound}")
 
 
-def _listed(formats: Sequence[str]) -> str:
+def _list_formats(formats: Sequence[str]) -> str:
     """As "a JPEG, PNG or WebP image"."""
     names = [name for name in _NAME_TO_OPEN if name.lower() in formats]
     return (

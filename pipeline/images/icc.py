@@ -38,13 +38,13 @@ class Conversion:
         if pixels.ndim == 2:
             return self._of_all_grays[pixels]
         mode = "RGB" if pixels.shape[2] == 3 else "CMYK"
-        return _applied(self.transform, pixels, mode)
+        return _apply(self.transform, pixels, mode)
 
     @functools.cached_property
     def _of_all_grays(self) -> np.ndarray:
         assert self.transform is not None
         ramp = np.arange(256, dtype=np.uint8)[None]
-        return _applied(self.transform, ramp, "L")[0]
+        return _apply(self.transform, ramp, "L")[0]
 
 
 UNREADABLE = b"?"  # stands for a profile of which parts are missing
@@ -88,7 +88,7 @@ def _is_srgb(found: Conversion, space: Space) -> bool:
     return bool(np.abs(found(pixels).astype(int) - same).max() <= _TOLERANCE)
 
 
-def _applied(
+def _apply(
     transform: ImageCms.ImageCmsTransform, pixels: np.ndarray, mode: str
 ) -> np.ndarray:
     image = Image.fromarray(pixels) if mode != "CMYK" else _inks(pixels)

@@ -86,7 +86,7 @@ class Jpeg(ImageFile):
     @property
     def _is_decodable(self) -> bool:
         try:
-            self._decoded(self._mended, {})
+            self._decode(self._mended, {})
         except ValueError:
             return False
         return True
@@ -102,11 +102,11 @@ class Jpeg(ImageFile):
         failure: Exception | None = None
         for data in self._attempts():
             try:
-                return self._decoded(data, options)
+                return self._decode(data, options)
             except ValueError as error:
                 failure = error
                 if "subsampling level" in str(error):  # TurboJPEG knows the usual ones
-                    return self._by_pillow()
+                    return self._decode_by_pillow()
         assert failure is not None  # something was tried
         raise image_error("JPEG", failure) from failure
 
@@ -120,30 +120,32 @@ class Jpeg(ImageFile):
         if segments.has_fill:
             yield segments.rewritten(with_fill=False)
 
-    def _decoded(self, data: bytes, options: dict[str, Any]) -> np.ndarray:
+    def _decode(self, data: bytes, options: dict[str, Any]) -> np.ndarray:
         """Raises ValueError if libjpeg-turbo warns."""
         if self._space == "CMYK":
             inks = simplejpeg.decode_jpeg(data, "CMYK", **options)
-            return self._of_inks(~inks if self.segments.is_adobe else inks)
+            return self._convert_inks(~inks if self.segments.is_adobe else inks)
         convert = self._convert
         if convert.changes and self._space == "L":
             return convert(simplejpeg.decode_jpeg(data, "GRAY", **options)[..., 0])
         rgb = simplejpeg.decode_jpeg(data, "RGB", **options)
         return convert(rgb) if convert.changes else rgb
 
-    def _by_pillow(self) -> np.ndarray:
+    def _decode_by_pillow(self) -> np.ndarray:
         """Any subsampling; damage between the first and the last block goes unseen."""
         try:
             image = JpegImagePlugin.JpegImageFile(io.BytesIO(self._mended))
             if image.mode == "CMYK":
                 inverted = np.asarray(image)  # whatever the file says
-                return self._of_inks(inverted if self.segments.is_adobe else ~inverted)
+                return self._convert_inks(
+                    inverted if self.segments.is_adobe else ~inverted
+                )
             rgb = np.asarray(image.convert("RGB"))
         except ERRORS as error:
             raise image_error("JPEG", error) from error
         return self._convert(rgb) if self._convert.changes else rgb
 
-    def _of_inks(self, inks: np.ndarray) -> np.ndarray:
+    def _convert_inks(self, inks: np.ndarray) -> np.ndarray:
         """By the profile, or else as browsers and libjpeg-turbo have them."""
         if self._convert.changes:
             return self._convert(inks)

@@ -69,7 +69,7 @@ class Segments:
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Raises ImageError without a frame and a scan, or with too many scans."""
-        head = _segments(data, to_end=False)
+        head = _split(data, to_end=False)
         frame = next((s for s in head if s.marker in _FRAMES), None)
         if frame is None or head[-1].marker != _SOS or len(frame.body) < 6:
             raise ImageError("JPEG: expected a frame and a scan")
@@ -87,7 +87,7 @@ class Segments:
 
         Reading them takes a twentieth of the time of decoding, so it is put off.
         """
-        return _segments(self.data, to_end=True)
+        return _split(self.data, to_end=True)
 
     def expect_few_scans(self) -> None:
         n_scans = sum(segment.marker == _SOS for segment in self.found)
@@ -97,12 +97,12 @@ class Segments:
     @property
     def exif(self) -> bytes | None:
         """The first block; the thumbnail in it may have one of its own."""
-        return next(self._starting(_APP1, _EXIF), None)
+        return next(self._bodies(_APP1, _EXIF), None)
 
     @property
     def profile(self) -> bytes:
         """An ICC profile, which may lie in several segments; empty without one."""
-        parts = {body[12]: body for body in self._starting(_APP2, _ICC) if body[13:]}
+        parts = {body[12]: body for body in self._bodies(_APP2, _ICC) if body[13:]}
         if not parts:
             return b""
         is_whole = sorted(parts) == list(range(1, parts[min(parts)][13] + 1))
@@ -111,7 +111,7 @@ class Segments:
 
     @property
     def xmp(self) -> bytes:
-        return b"".join(self._starting(_APP1, _XMP))
+        return b"".join(self._bodies(_APP1, _XMP))
 
     @property
     def is_adobe(self) -> bool:
@@ -158,7 +158,7 @@ class Segments:
             parts.append(self._scan(segment, with_fill=with_fill))
         return b"".join(parts)
 
-    def _starting(self, marker: int, start: bytes) -> Iterator[bytes]:
+    def _bodies(self, marker: int, start: bytes) -> Iterator[bytes]:
         for segment in self.head:
             if segment.marker == marker and segment.body.startswith(start):
                 yield segment.body
@@ -215,7 +215,7 @@ def _is_of_pixels(segment: Segment) -> bool:
     return _is_jfif(segment) or _is_adobe(segment)
 
 
-def _segments(data: bytes, *, to_end: bool) -> list[Segment]:
+def _split(data: bytes, *, to_end: bool) -> list[Segment]:
     """Up to the end of the image, or the header of its first scan.
 
     Raises ImageError if that is missing.

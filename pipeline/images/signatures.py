@@ -46,7 +46,7 @@ def name_of(data: bytes) -> str:
     return next((name for form, name in _SIGNATURES if form.match(data)), "")
 
 
-def described(data: bytes) -> str:
+def describe(data: bytes) -> str:
     """What a file is, for a message."""
     if name := name_of(data):
         return f"{name} image"

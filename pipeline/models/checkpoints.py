@@ -54,12 +54,12 @@ def resolve_checkpoint(name_or_folder: str, revision: str = "") -> Path:
     """
     folder = Path(name_or_folder).expanduser()
     if not folder.is_dir():
-        folder = _downloaded(name_or_folder, revision)
+        folder = _download(name_or_folder, revision)
     weight_files(folder)
     return folder
 
 
-def _downloaded(hub_id: str, revision: str) -> Path:
+def _download(hub_id: str, revision: str) -> Path:
     problem = ValueError(
         f"checkpoint={hub_id!r}: expected a folder with config.json and "
         f"{SINGLE_FILE}, or the id of a Hugging Face repository that can be reached"

@@ -127,7 +127,7 @@ class Perceptual:
     def prepare(self, rgb: np.ndarray) -> np.ndarray:
         """The vector itself: float32 [dim], of length one."""
         gray = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-        small = _resized(gray, _SMALL_PX)
+        small = _resize(gray, _SMALL_PX)
         weight = _MAX_DETAIL_WEIGHT * likeness_to_document(small)
         parts = (gradients(gray), 1 - weight), (details(small), weight)
         return np.concatenate(
@@ -148,11 +148,11 @@ def gradients(gray: np.ndarray, n_cells: int = _N_CELLS) -> np.ndarray:
     edge counts for more than a weak one, but does not drown all others. What noise
     makes is cut off, and one constant more makes all flat pictures alike.
     """
-    levels = _resized(gray, n_cells + 2).astype(np.float32)
+    levels = _resize(gray, n_cells + 2).astype(np.float32)
     across = levels[1:-1, 2:] - levels[1:-1, :-2]
     down = levels[2:, 1:-1] - levels[:-2, 1:-1]
     both = np.concatenate([across.ravel(), down.ravel()])
-    return np.append(_rooted(both, noise=2), np.float32(_FLATNESS))
+    return np.append(_signed_roots(both, noise=2), np.float32(_FLATNESS))
 
 
 def details(small: np.ndarray) -> np.ndarray:
@@ -168,10 +168,10 @@ def details(small: np.ndarray) -> np.ndarray:
     Returns:
       float32 [257]; the last is a constant, as of `gradients`.
     """
-    cells = _halved(_halved(small.astype(np.float32)))
-    row, column = _blurred(cells, (_WINDOW, 1)), _blurred(cells, (1, _WINDOW))
-    own = cells - row - column + _blurred(cells, (_WINDOW, _WINDOW))
-    signed = _rooted(own, noise=1).reshape(-1, _N_DETAILS) * _signs()
+    cells = _halve(_halve(small.astype(np.float32)))
+    row, column = _blur(cells, (_WINDOW, 1)), _blur(cells, (1, _WINDOW))
+    own = cells - row - column + _blur(cells, (_WINDOW, _WINDOW))
+    signed = _signed_roots(own, noise=1).reshape(-1, _N_DETAILS) * _signs()
     return np.append(signed.sum(axis=0), np.float32(_FLATNESS))
 
 
@@ -188,9 +188,9 @@ def likeness_to_document(small: np.ndarray) -> float:
     histogram = cv2.calcHist([small], [0], None, [256], [0, 256])
     ground = np.convolve(histogram.ravel(), np.ones(5)).max() / small.size
     levels = small.astype(np.float32)
-    half = _halved(levels)
-    quarter = _halved(half)
-    shapes = _power(quarter) - _power(_halved(_halved(quarter)))
+    half = _halve(levels)
+    quarter = _halve(half)
+    shapes = _power(quarter) - _power(_halve(_halve(quarter)))
     strokes = _power(levels) - _power(half)
     is_on_ground = _ramp(ground, 0.5, 0.65) * _ramp(float(np.ptp(small)), 32, 64)
     return max(is_on_ground, _ramp(strokes / (shapes + 4), 0.7, 1.1))
@@ -205,20 +205,20 @@ def _ramp(value: float, low: float, high: float) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _rooted(values: np.ndarray, noise: float) -> np.ndarray:
+def _signed_roots(values: np.ndarray, noise: float) -> np.ndarray:
     """Roots that keep the sign; differences of `noise` gray levels count as none."""
     return np.sign(values) * np.sqrt(np.maximum(np.abs(values) - noise, 0))
 
 
-def _resized(gray: np.ndarray, side_px: int) -> np.ndarray:
+def _resize(gray: np.ndarray, side_px: int) -> np.ndarray:
     return cv2.resize(gray, (side_px, side_px), interpolation=cv2.INTER_AREA)
 
 
-def _halved(levels: np.ndarray) -> np.ndarray:
-    return _resized(levels, len(levels) // 2)
+def _halve(levels: np.ndarray) -> np.ndarray:
+    return _resize(levels, len(levels) // 2)
 
 
-def _blurred(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _blur(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.blur(cells, size, borderType=cv2.BORDER_REFLECT_101)
 
 

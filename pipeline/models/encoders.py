@@ -103,7 +103,7 @@ class TwoTowerEncoder:
         return self.preparation.size_px
 
     def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
-        return self.preparation.resized(rgb)
+        return self.preparation.resize(rgb)
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
         self.preparation.check_batch(images)
@@ -226,7 +226,7 @@ def _embed_images(
     images: jax.Array,
 ) -> jax.Array:
     model = nnx.merge(graph, params)
-    return unit_rows(model.embed_images(preparation.normalized(images)))
+    return unit_rows(model.embed_images(preparation.normalize(images)))
 
 
 def _embed_token_ids(

@@ -161,7 +161,7 @@ class AnswerCache(NamedTuple):
     keys: jax.Array  # [l, q, n_kv_heads, head_dim, t]
     values: jax.Array  # [l, q, n_kv_heads, t, head_dim]
 
-    def updated(self, layer: int, new: KeysValues, slot: jax.Array) -> "AnswerCache":
+    def write(self, layer: int, new: KeysValues, slot: jax.Array) -> "AnswerCache":
         keys = jax.lax.dynamic_update_slice(
             self.keys, new.keys[None], (layer, 0, 0, 0, slot)
         )
@@ -360,7 +360,7 @@ class Gemma(nnx.Module):
         )
         here = turns(token.positions, self.config.head_dim, self.config.rope_theta)
         for i, layer in enumerate(self.layers):
-            answer = answer.updated(i, layer.keys_values(x, here), slot)
+            answer = answer.write(i, layer.keys_values(x, here), slot)
             written = (answer.of_layer(i), past.answer_tokens)
             x = layer(x, token, here, [(past.prefix[i], past.prefix_tokens), written])
         return x, answer

@@ -241,7 +241,7 @@ class HuggingFaceCaptioner:
                 max_new_tokens=granularity.max_new_tokens,
                 logits_processor=LogitsProcessorList([choice]),
             )
-        ids, logprobs = choice.chosen()
+        ids, logprobs = choice.result()
         return list(map(self._caption, ids, logprobs))
 
     def _inputs(self, rows: Sequence[_Row]) -> Any:
@@ -249,7 +249,7 @@ class HuggingFaceCaptioner:
         if self.processor.chat_template is None:
             return self.processor(
                 images=[[row.image] * _n_images(row.prompt) for row in rows],
-                text=[self._with_marks(row.prompt) for row in rows],
+                text=[self._add_marks(row.prompt) for row in rows],
                 padding=True,
                 return_tensors="pt",
             )
@@ -263,7 +263,7 @@ class HuggingFaceCaptioner:
             processor_kwargs={"padding": True},
         )
 
-    def _with_marks(self, prompt: str) -> str:
+    def _add_marks(self, prompt: str) -> str:
         """A prompt with the processor's own marks for its images."""
         mark = getattr(self.processor, "image_token", "")
         texts = around_images(prompt)
@@ -326,7 +326,7 @@ class _Choice(LogitsProcessor):
         self._steps.append((ids, scores.log_softmax(-1).gather(-1, ids)))
         return torch.full_like(scores, -torch.inf).scatter(-1, ids, 0)
 
-    def chosen(self) -> tuple[np.ndarray, np.ndarray]:
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and their log-probabilities before all warping, `[b, t]`."""
         ids, logprobs = zip(*self._steps, strict=True)
         return torch.cat(ids, 1).cpu().numpy(), torch.cat(logprobs, 1).cpu().numpy()

@@ -49,7 +49,7 @@ class ImagePreparation(Preprocessor):
                 f"image_size {config.image_size}"
             )
 
-    def resized(self, rgb: np.ndarray) -> np.ndarray:
+    def resize(self, rgb: np.ndarray) -> np.ndarray:
         """uint8 `[h, w, 3]` to uint8 `[size_px, size_px, 3]`, antialiased."""
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
             raise ValueError(
@@ -58,13 +58,13 @@ class ImagePreparation(Preprocessor):
         square = (self.size_px, self.size_px)
         return np.asarray(Image.fromarray(rgb).resize(square, self.resampling))
 
-    def normalized(self, images: jax.Array) -> jax.Array:
+    def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 `[b, s, s, 3]` to float32, as the vision tower expects."""
         scaled = images.astype(jnp.float32) / self.divisor
         return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
     def check_batch(self, images: np.ndarray) -> None:
-        """Raises ValueError unless `images` is a stack of `resized` images."""
+        """Raises ValueError unless `images` is a stack of resized images."""
         expected = (self.size_px, self.size_px, 3)
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise ValueError(

@@ -114,7 +114,7 @@ class PaliGemma(nnx.Module):
         words = self.language_model.embed(answer_ids[:, :-1], self.dtype)
         hidden, _ = self.language_model(
             jnp.concatenate([x, words], axis=1),
-            joined(tokens, answer_tokens(n_prefix, n_answer - 1)),
+            join_tokens(tokens, answer_tokens(n_prefix, n_answer - 1)),
         )
         later = jnp.broadcast_to(
             x.shape[1] + jnp.arange(n_answer - 1), (b, n_answer - 1)
@@ -143,10 +143,10 @@ class PaliGemma(nnx.Module):
     ) -> Past:
         """What answers of `n_tokens` read, `n_samples` an image; none is written."""
         cache, tokens = prefix
-        n_prefix = _repeated(self._n_prefix(features, prompt), n_samples)
+        n_prefix = _repeat_rows(self._n_prefix(features, prompt), n_samples)
         return Past(
             cache,
-            Tokens(*(_repeated(part, n_samples) for part in tokens)),
+            Tokens(*(_repeat_rows(part, n_samples) for part in tokens)),
             self.language_model.empty_answer(len(n_prefix), n_tokens, self.dtype),
             answer_tokens(n_prefix, n_tokens),
         )
@@ -173,7 +173,7 @@ def answer_tokens(n_prefix: jax.Array, n_answer: int) -> Tokens:
     return Tokens(positions, is_prefix=~is_true, is_valid=is_true)
 
 
-def joined(first: Tokens, second: Tokens) -> Tokens:
+def join_tokens(first: Tokens, second: Tokens) -> Tokens:
     pairs = zip(first, second, strict=True)
     return Tokens(*(jnp.concatenate(pair, axis=1) for pair in pairs))
 
@@ -225,7 +225,7 @@ def generate(
     n_read = max(max_new_tokens - 1, 1)  # the last token is not read
     past = model.past(features, prompt, (prefix, tokens), n, n_read)
     choose = functools.partial(
-        _extended, keys=keys.reshape(b * n, 2), end_id=end_id, sampling=sampling
+        _append_token, keys=keys.reshape(b * n, 2), end_id=end_id, sampling=sampling
     )
 
     def step(progress: _Progress) -> _Progress:
@@ -240,10 +240,10 @@ def generate(
         has_room = progress.n_steps < max_new_tokens
         return has_room & ~progress.answer.has_ended.all()
 
-    empty = _start_answer(~_repeated(is_row, n), max_new_tokens)
+    empty = _start_answer(~_repeat_rows(is_row, n), max_new_tokens)
     none = jnp.zeros(b * n, jnp.int32)
     start = _Progress(jnp.int32(0), empty, none, past.answer)
-    first = choose(start, _repeated(logits, n))
+    first = choose(start, _repeat_rows(logits, n))
     return jax.lax.while_loop(is_unfinished, step, first).answer
 
 
@@ -256,12 +256,12 @@ def _start_answer(has_ended: jax.Array, max_new_tokens: int) -> Answer:
     )
 
 
-def _repeated(x: jax.Array, n: int) -> jax.Array:
+def _repeat_rows(x: jax.Array, n: int) -> jax.Array:
     """`[b, ...]` to `[b * n, ...]`, each row `n` times."""
     return x if n == 1 else jnp.repeat(x, n, axis=0)
 
 
-def _extended(
+def _append_token(
     progress: _Progress,
     logits: jax.Array,
     *,
@@ -294,7 +294,7 @@ def next_tokens(
     """
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    scaled = likeliest(logits / sampling.temperature, sampling.top_p)
+    scaled = keep_likeliest(logits / sampling.temperature, sampling.top_p)
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(
         jax.random.wrap_key_data(keys, impl="threefry2x32"), step
     )
@@ -302,7 +302,7 @@ def next_tokens(
     return jnp.argmax(scaled + noise, axis=-1).astype(jnp.int32)
 
 
-def likeliest(logits: jax.Array, top_p: float) -> jax.Array:
+def keep_likeliest(logits: jax.Array, top_p: float) -> jax.Array:
     """Minus infinity in place of all but the tokens that `top_p` keeps."""
     if top_p == 1:
         return logits

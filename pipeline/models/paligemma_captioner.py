@@ -156,7 +156,7 @@ class PaliGemmaCaptioner:
         )
 
     def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
-        return self.preparation.resized(rgb)
+        return self.preparation.resize(rgb)
 
     def encode(self, images: Sequence[np.ndarray]) -> ImageFeatures:
         """uint8 `[s, s, 3]` prepared images to features."""
@@ -286,7 +286,7 @@ def _encode(
     params: nnx.State,
     images: jax.Array,
 ) -> jax.Array:
-    return nnx.merge(graph, params).image_features(preparation.normalized(images))
+    return nnx.merge(graph, params).image_features(preparation.normalize(images))
 
 
 def _answer(

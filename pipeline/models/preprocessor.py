@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from PIL import Image
 
+from recipes.json_file import read_object
+
 ALONE, MERGED = "preprocessor_config.json", "processor_config.json"
 
 _EVERYWHERE: Mapping[str, Any] = {
@@ -97,23 +99,13 @@ class Preprocessor:
 def _settings(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     """Those in the file of the whole processor come first, as in transformers."""
     merged, alone = folder / MERGED, folder / ALONE
-    if merged.exists() and "image_processor" in (whole := _json(merged)):
+    if merged.exists() and "image_processor" in (whole := read_object(merged)):
         return merged, whole["image_processor"]
-    return (alone, _json(alone)) if alone.exists() else None
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected an object of JSON")
-    return values
+    return (alone, read_object(alone)) if alone.exists() else None
 
 
 def _with_defaults(settings: Any, model_type: str | None) -> Mapping[str, Any]:
-    _expect(isinstance(settings, dict), f"{_shown(settings)}", "an object of JSON")
+    _expect(isinstance(settings, dict), f"{_shown(settings)}", "a JSON object")
     usual = _MODEL_TYPE_TO_CLASS.get(model_type or "", "SiglipImageProcessor")
     older = settings.get("feature_extractor_type") or usual
     name = str(settings.get("image_processor_type") or older)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from pipeline.models.checkpoints import FLOATS, SINGLE_FILE, weight_files
 from pipeline.models.checkpoints import resolve_checkpoint as resolve_checkpoint
 from pipeline.models.checkpoints import weights_digest as weights_digest
+from recipes.json_file import read_object
 
 Module = TypeVar("Module", bound=nnx.Module)
 Config = TypeVar("Config", bound=PretrainedConfig)
@@ -48,17 +49,7 @@ def model_type_of(folder: Path) -> str | None:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"checkpoint={str(folder)!r}: expected config.json in it")
-    return _config(path).get("model_type")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected an object of JSON")
-    return values
+    return read_object(path).get("model_type")
 
 
 def load_config(folder: Path, kind: type[Config]) -> Config:
@@ -69,7 +60,7 @@ def load_config(folder: Path, kind: type[Config]) -> Config:
             f"checkpoint={str(folder)!r} has model_type={model_type!r}: "
             f"expected {kind.model_type!r}"
         )
-    values = _config(folder / "config.json")
+    values = read_object(folder / "config.json")
     for part in (values, *values.values()):
         if isinstance(part, dict) and (said := part.get("quantization_config")):
             raise ValueError(
@@ -141,7 +132,7 @@ def check_module(
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     flat = nnx.to_flat_state(abstract)
-    name_to_place = {_joined(path): (path, variable) for path, variable in flat}
+    name_to_place = {_join_path(path): (path, variable) for path, variable in flat}
     shapes = {name: tuple(leaf.shape) for name, (_, leaf) in name_to_place.items()}
     stored = {entry.name: entry for entry in _entries(folder)}
     if _HEAD in stored and _HEAD not in shapes:
@@ -160,7 +151,7 @@ def check_module(
 def save_params(params: nnx.State, folder: Path, dtype: DTypeLike) -> None:
     """Writes `model.safetensors` with the names that files on the Hub have."""
     flat = {
-        _stored_name(_joined(path)): np.asarray(leaf[...], dtype)
+        _stored_name(_join_path(path)): np.asarray(leaf[...], dtype)
         for path, leaf in nnx.to_flat_state(params)
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +173,7 @@ def parameter_name(stored: str) -> str | None:
     return _MLP_OF_TIPSV2.sub(lambda m: f"{m[1]}.{_FC_OF_TIPSV2[m[2]]}.", name)
 
 
-def _joined(path: tuple[str | int, ...]) -> str:
+def _join_path(path: tuple[str | int, ...]) -> str:
     return ".".join(map(str, path))
 
 
@@ -200,7 +191,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     pages that were read through it, and a tensor is there twice while it is placed.
     """
     for entry in sorted(_entries(folder), key=lambda e: -math.prod(e.shape)):
-        with _opened(entry.file) as file:
+        with _open(entry.file) as file:
             yield entry.name, file.get_tensor(entry.stored_name)
 
 
@@ -227,7 +218,7 @@ def _entries(folder: Path) -> list[_Entry]:
 
 
 def _entries_of(path: Path) -> Iterator[_Entry]:
-    with _opened(path) as file:
+    with _open(path) as file:
         for stored in file.keys():  # noqa: SIM118 (it is no mapping)
             if (name := parameter_name(stored)) is not None:
                 part = file.get_slice(stored)
@@ -244,7 +235,7 @@ def _are_equal(one: _Entry, other: _Entry) -> bool:
     if one.shape != other.shape:
         return False
     n_rows = one.shape[0]
-    with _opened(one.file) as first, _opened(other.file) as second:
+    with _open(one.file) as first, _open(other.file) as second:
         pair = (first.get_slice(one.stored_name), second.get_slice(other.stored_name))
         parts = (
             slice(start, min(start + _ROWS_A_PART, n_rows))
@@ -253,7 +244,7 @@ def _are_equal(one: _Entry, other: _Entry) -> bool:
         return all(np.array_equal(pair[0][part], pair[1][part]) for part in parts)
 
 
-def _opened(path: Path) -> safetensors.safe_open:
+def _open(path: Path) -> safetensors.safe_open:
     try:
         return safetensors.safe_open(path, "numpy")
     except safetensors.SafetensorError as error:

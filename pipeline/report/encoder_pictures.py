@@ -26,7 +26,7 @@ class EncoderPicture(NamedTuple):
 
 def find(folder: str) -> tuple[str, ...]:
     """Returns paths of the first `N_PICTURES` PNG files by name."""
-    return tuple(sorted(files.listed(folder, suffix=".png")))[:N_PICTURES]
+    return tuple(sorted(files.list_folder(folder, suffix=".png")))[:N_PICTURES]
 
 
 def read_pictures(folder: str, limits: Limits) -> list[EncoderPicture]:

@@ -45,7 +45,7 @@ def read(path: pathlib.Path) -> list[Entry]:
     Raises:
       ValueError: on what cannot be read, with the line, or the entry in JSON.
     """
-    text = _decoded(path.read_bytes())
+    text = _decode(path.read_bytes())
     if path.suffix.lower() == ".json":
         rows = _json_rows(text)
     elif path.suffix.lower() == ".jsonl":
@@ -55,13 +55,13 @@ def read(path: pathlib.Path) -> list[Entry]:
         rows = _csv_rows(text)
     entries = []
     for place, row in rows:
-        with _placed(place):
-            entries.append(_entry(row))
+        with _add_place(place):
+            entries.append(_parse_entry(row))
     return entries
 
 
 @contextlib.contextmanager
-def _placed(place: str) -> Iterator[None]:
+def _add_place(place: str) -> Iterator[None]:
     """Names the place in a ValueError, of which one short line stays."""
     try:
         yield
@@ -70,19 +70,19 @@ def _placed(place: str) -> Iterator[None]:
         raise ValueError(f"{place}: {message}") from error
 
 
-def _decoded(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         before = data[: error.start].decode(encoding, errors="replace")
-        with _placed(_line_after(before)):
+        with _add_place(_line_after(before)):
             raise ValueError(
                 f"not {encoding.removesuffix('-sig')}: expected a file in UTF-8, or in"
                 " UTF-16 with a byte order mark"
             ) from error
     before, null, _ = text.partition("\0")
-    with _placed(_line_after(before)):
+    with _add_place(_line_after(before)):
         if null:
             raise ValueError("a null character: expected a text file in UTF-8")
     return text
@@ -96,10 +96,10 @@ def _csv_rows(text: str) -> _Rows:
     """Separated by what makes the first row a header."""
     separator = next((s for s in _SEPARATORS if _is_header(text, s)), _SEPARATORS[0])
     header: list[str] | None = None
-    for place, fields in _records(text, separator):
-        with _placed(place):
+    for place, fields in _read_records(text, separator):
+        with _add_place(place):
             if header is None:
-                header = _header(fields)
+                header = _parse_header(fields)
             elif any(fields):  # a row of nothing but separators says nothing
                 _check_record(fields, header, separator)
                 yield place, dict(zip(header, fields, strict=True))
@@ -107,23 +107,23 @@ def _csv_rows(text: str) -> _Rows:
 
 def _is_header(text: str, separator: str) -> bool:
     try:
-        _, fields = next(_records(text, separator), ("", []))
-        return bool(_header(fields))
+        _, fields = next(_read_records(text, separator), ("", []))
+        return bool(_parse_header(fields))
     except ValueError:
         return False
 
 
-def _header(fields: Sequence[str]) -> list[str]:
+def _parse_header(fields: Sequence[str]) -> list[str]:
     """Names of columns; ValueError without the two that are needed, or twice one."""
     names = [field.casefold() for field in fields]
     for usual in (_NAME_COLUMNS, _CAPTION_COLUMNS):
-        found = _first(names, usual)
+        found = _find_first(names, usual)
         if names.count(found) > 1:
             raise ValueError(f"{', '.join(fields)}: expected one column {found}")
     return names
 
 
-def _records(text: str, separator: str) -> Iterator[tuple[str, list[str]]]:
+def _read_records(text: str, separator: str) -> Iterator[tuple[str, list[str]]]:
     """Yields where a record begins, and its fields; blank lines are none."""
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -201,17 +201,17 @@ class _ExtraDataError(ValueError):
 def _loads(text: str, line: int = 0) -> Any:
     """What JSON says; `line` is the number of a line that stands alone."""
     try:
-        return json.loads(text, object_pairs_hook=unrepeated)
+        return json.loads(text, object_pairs_hook=object_without_repeats)
     except json.JSONDecodeError as error:
         kind = _ExtraDataError if error.msg == "Extra data" and not line else ValueError
         place = f"line {line or error.lineno}"
         raise kind(f"{place}: not JSON: {error.msg}: column {error.colno}") from error
     except (RecursionError, ValueError) as error:
-        with _placed(f"line {line}" if line else "JSON"):
+        with _add_place(f"line {line}" if line else "JSON"):
             raise ValueError(str(error)) from error
 
 
-def unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def object_without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; ValueError if a key would replace another unseen."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -221,14 +221,14 @@ def unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _entry(row: Any) -> Entry:
+def _parse_entry(row: Any) -> Entry:
     if not isinstance(row, Mapping):
         raise ValueError(f"{shown(row)}: expected an object")
     columns = {name.strip().casefold(): value for name, value in row.items()}
-    name = columns[_first(columns, _NAME_COLUMNS)]
-    value = columns[_first(columns, _CAPTION_COLUMNS)]
+    name = columns[_find_first(columns, _NAME_COLUMNS)]
+    value = columns[_find_first(columns, _CAPTION_COLUMNS)]
     texts = [
-        t for t in (value if isinstance(value, list) else [value]) if not _is_no(t)
+        t for t in (value if isinstance(value, list) else [value]) if not _is_missing(t)
     ]
     is_named = isinstance(name, str) and name.strip()
     if not is_named or not all(isinstance(text, str) for text in texts):
@@ -241,7 +241,7 @@ def _entry(row: Any) -> Entry:
     return Entry(name.strip(), tuple(text for text in stripped if text))
 
 
-def _is_no(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     """Whether it stands for a text that is missing: null, or the NaN of pandas."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -252,7 +252,7 @@ def _check_text(text: str) -> None:
         raise ValueError(f"{shown(text)}: expected text of whole characters")
 
 
-def _first(names: Any, usual: Sequence[str]) -> str:
+def _find_first(names: Any, usual: Sequence[str]) -> str:
     """The first of the usual names that is there."""
     for name in usual:
         if name in names:

@@ -65,10 +65,10 @@ class Columns:
             role.find(parquet, getattr(source, role.field)) for role in _ROLES
         )
         if not image:
-            raise _missing(_IMAGE, parquet.schema_arrow)
+            raise _missing_error(_IMAGE, parquet.schema_arrow)
         if source.needs_alt_text and not alt_text:
-            raise _missing(_ALT_TEXT, parquet.schema_arrow)
-        return cls(image, alt_text, key, _recorded(parquet))
+            raise _missing_error(_ALT_TEXT, parquet.schema_arrow)
+        return cls(image, alt_text, key, _find_recorded(parquet))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Role:
         schema = parquet.schema_arrow
         if named and named not in schema.names:
             raise ShardError(
-                f"{self.field}={named!r}: expected one of {_shown(schema)}"
+                f"{self.field}={named!r}: expected one of {_list_fields(schema)}"
             )
         name = named or _first_of(schema.names, self.usual_names)
         if name:
@@ -111,7 +111,7 @@ def plain_type(column_type: pa.DataType) -> pa.DataType:
     Texts become bytes: Arrow would stop at the first that is no UTF-8.
     """
     types = pa.types
-    column_type = _unpacked(column_type)
+    column_type = _value_type(column_type)
     if _is_text(column_type) or _is_bytes(column_type):
         return pa.large_binary()
     if types.is_map(column_type):
@@ -124,13 +124,13 @@ def plain_type(column_type: pa.DataType) -> pa.DataType:
     return column_type
 
 
-def _unpacked(column_type: pa.DataType) -> pa.DataType:
+def _value_type(column_type: pa.DataType) -> pa.DataType:
     """The type of the values of a dictionary, of runs or of an extension."""
     types = pa.types
     if types.is_dictionary(column_type) or types.is_run_end_encoded(column_type):
-        return _unpacked(column_type.value_type)
+        return _value_type(column_type.value_type)
     if isinstance(column_type, pa.BaseExtensionType):
-        return _unpacked(column_type.storage_type)
+        return _value_type(column_type.storage_type)
     return column_type
 
 
@@ -161,10 +161,10 @@ def _is_null(column_type: pa.DataType) -> bool:
 
 def _is_image(column_type: pa.DataType) -> bool:
     """Bytes, or a struct with `bytes` as Hugging Face writes it; a text is a path."""
-    column_type = _unpacked(column_type)
+    column_type = _value_type(column_type)
     if pa.types.is_struct(column_type):
         index = column_type.get_field_index("bytes")
-        return index >= 0 and _is_bytes(_unpacked(column_type.field(index).type))
+        return index >= 0 and _is_bytes(_value_type(column_type.field(index).type))
     return _is_bytes(column_type)
 
 
@@ -214,7 +214,7 @@ _ROBOTS = _Role("", recorded.ROBOTS_NAMES, _is_robots, "texts or lists of them")
 _ANYTHING = _Role("", (), lambda column_type: True, "")
 
 
-def _recorded(parquet: pq.ParquetFile) -> tuple[str, ...]:
+def _find_recorded(parquet: pq.ParquetFile) -> tuple[str, ...]:
     """Columns with what a crawler recorded; all of them, since all may opt out."""
     found = [
         field.name
@@ -263,14 +263,14 @@ def _is_empty(parquet: pq.ParquetFile, name: str) -> bool:
     return bool(pc.all(pc.is_null(values, nan_is_null=True)).as_py())
 
 
-def _missing(role: _Role, schema: pa.Schema) -> ShardError:
+def _missing_error(role: _Role, schema: pa.Schema) -> ShardError:
     usual = ", ".join(role.usual_names)
     return ShardError(
         f"no column for {role.field}: expected it named, or one of {usual}; found"
-        f" {_shown(schema)}"
+        f" {_list_fields(schema)}"
     )
 
 
-def _shown(schema: pa.Schema) -> str:
+def _list_fields(schema: pa.Schema) -> str:
     fields = ", ".join(f"{field.name}: {field.type}" for field in schema)
     return one_line(fields, _MAX_LIST_CHARS)

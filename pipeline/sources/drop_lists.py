@@ -47,14 +47,14 @@ class DropList:
 
     def __init__(self, entries: np.ndarray) -> None:
         """`entries` are digests, ascending."""
-        self._entries = entries
+        self._digests = entries
 
     @classmethod
     def load(cls, list_files: Iterable[ListFile]) -> "DropList":
         """Reads the files again; ValueError on a line that says nothing clear."""
         digests = bytearray()
         for list_file in list_files:
-            for kind, value in _entries(list_file.uri):
+            for kind, value in _read_entries(list_file.uri):
                 digests += _digest(kind, value)
         return cls(np.unique(np.frombuffer(digests, _DIGEST_DTYPE)))
 
@@ -67,7 +67,7 @@ class DropList:
 
     def to_bytes(self) -> bytes:
         """The table that `open` opens."""
-        return self._entries.tobytes()
+        return self._digests.tobytes()
 
     def kinds_of(self, pairs: pa.Table) -> np.ndarray:
         """Kind of the first entry that names each pair, "" if none does: str `[n]`.
@@ -84,10 +84,10 @@ class DropList:
 
     def _has(self, digests: Sequence[bytes]) -> np.ndarray:
         wanted = np.frombuffer(b"".join(digests), _DIGEST_DTYPE)
-        if not len(self._entries):
+        if not len(self._digests):
             return np.zeros(len(wanted), dtype=bool)
-        position = np.searchsorted(self._entries, wanted)
-        return self._entries[position.clip(max=len(self._entries) - 1)] == wanted
+        position = np.searchsorted(self._digests, wanted)
+        return self._digests[position.clip(max=len(self._digests) - 1)] == wanted
 
 
 def list_files(pattern: str) -> tuple[ListFile, ...]:
@@ -99,7 +99,7 @@ def list_files(pattern: str) -> tuple[ListFile, ...]:
     if not pattern:
         return ()
     try:
-        uris = patterns.matched(pattern, "files")
+        uris = patterns.find(pattern, "files")
     except ValueError as error:
         raise ValueError(f"drop_list={error}") from error
     return tuple(ListFile(uri, _contents_digest(uri)) for uri in uris)
@@ -108,7 +108,7 @@ def list_files(pattern: str) -> tuple[ListFile, ...]:
 def check(list_files: Iterable[ListFile]) -> None:
     """Raises ValueError on a line that is no entry; names file and line."""
     for list_file in list_files:
-        for _ in _entries(list_file.uri):
+        for _ in _read_entries(list_file.uri):
             pass
 
 
@@ -147,9 +147,9 @@ def _contents_digest(uri: str) -> str:
     return digest.hexdigest()
 
 
-def _entries(uri: str) -> Iterator[tuple[str, str]]:
+def _read_entries(uri: str) -> Iterator[tuple[str, str]]:
     """Yields kind and value of each line, in the form in which they are compared."""
-    for number, line in enumerate(_lines(uri), start=1):
+    for number, line in enumerate(_read_lines(uri), start=1):
         try:
             text = line.decode("utf-8-sig").strip()
             if text and not text.startswith("#"):
@@ -162,7 +162,7 @@ def _entries(uri: str) -> Iterator[tuple[str, str]]:
             ) from error
 
 
-def _lines(uri: str) -> Iterator[bytes]:
+def _read_lines(uri: str) -> Iterator[bytes]:
     with files.open_for_reading(uri) as file:
         for line in file:
             yield from line.splitlines()
@@ -170,7 +170,7 @@ def _lines(uri: str) -> Iterator[bytes]:
 
 def _parse(text: str) -> tuple[str, str]:
     """Raises ValueError on what is no entry."""
-    address, _ = _address(text)
+    address, _ = _normalize_address(text)
     if address:
         return "url", address
     match = _OTHER.fullmatch(text)
@@ -184,21 +184,21 @@ def _parse(text: str) -> tuple[str, str]:
 
 def _names_by_kind(pairs: pa.Table) -> Iterator[tuple[str, list[Sequence[str]]]]:
     """Yields each of KINDS with the values that would name each pair."""
-    addresses = [_recorded_address(url) for url in pairs["url"].to_pylist()]
+    addresses = [_clean_address(url) for url in pairs["url"].to_pylist()]
     yield "url", [(address,) if address else () for address, _ in addresses]
     yield "host", [_with_parents(host) for _, host in addresses]
     for kind in ("image_hash", "sample_id"):
         yield kind, [(value.hex(),) for value in pairs[kind].to_pylist()]
 
 
-def _recorded_address(url: str) -> tuple[str, str]:
-    """`_address` of what a crawl recorded: white space in it, or no scheme."""
+def _clean_address(url: str) -> tuple[str, str]:
+    """Normalizes an address of a crawl, which may have white space or no scheme."""
     url = re.sub(r"\s", "%20", url.strip())
-    address = _address(url)
-    return address if address[0] else _address("http://" + url.lstrip("/"))
+    address = _normalize_address(url)
+    return address if address[0] else _normalize_address("http://" + url.lstrip("/"))
 
 
-def _address(url: str) -> tuple[str, str]:
+def _normalize_address(url: str) -> tuple[str, str]:
     """A URL in the form in which it is compared, and its host; "" if it is none.
 
     Scheme, fragment, user and the case of the host do not count: a list that says

@@ -42,7 +42,7 @@ def list_files(granularity: Granularity) -> tuple[ImportedFile, ...]:
       ValueError: if its glob matches nothing, or a file of another kind.
     """
     try:
-        uris = patterns.matched(granularity.checkpoint, "files of captions")
+        uris = patterns.find(granularity.checkpoint, "files of captions")
     except ValueError as error:
         raise _error(granularity, str(error)) from error
     for uri in uris:

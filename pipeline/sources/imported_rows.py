@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.sources import caption_files
+from pipeline.sources.caption_files import object_without_repeats
 from pipeline.sources.parquet import open_parquet
 from recipes.validation import one_line, shown
 
@@ -263,7 +263,8 @@ def json_rows(file: typing.BinaryIO) -> _Rows:
 def _parse_object(line: bytes) -> dict[str, Any] | ValueError:
     try:
         row = json.loads(
-            line.decode("utf-8-sig"), object_pairs_hook=caption_files.unrepeated
+            line.decode("utf-8-sig"),
+            object_pairs_hook=object_without_repeats,
         )
     except UnicodeDecodeError as error:
         return ValueError(f"not UTF-8: {error.reason} at byte {error.start}")

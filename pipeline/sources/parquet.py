@@ -56,15 +56,15 @@ def read_pairs(
     with open_parquet(file) as parquet:
         columns = Columns.find(parquet, source)
         for first, batch in _read_batches(parquet, columns.names):
-            for row, parts in enumerate(_parts(batch, columns), first):
+            for row, parts in enumerate(_read_parts(batch, columns), first):
                 key, image, alt_text, recorded = parts
                 yield Parts(
                     key=_label(key) or str(row),
-                    image=_member(_image_bytes(image), row),
-                    alt_text=_member(_text(alt_text), row),
+                    image=_make_member(_image_bytes(image), row),
+                    alt_text=_make_member(_text(alt_text), row),
                     recorded=Recorded.of(recorded),
                     offset=row,
-                    absence=_path(image),
+                    absence=_describe_path(image),
                 ).to_pair(source, limits)
 
 
@@ -76,7 +76,7 @@ def read_images(
     with open_parquet(file) as parquet:
         column = Columns.find(parquet, source).image
         for first, batch in _read_batches(parquet, [column], chosen):
-            for row, image in enumerate(_values(batch, column), first):
+            for row, image in enumerate(_to_python(batch, column), first):
                 if row in chosen:
                     yield _image_bytes(image) or b""
 
@@ -114,20 +114,20 @@ def _rows_per_batch(row_group: pq.RowGroupMetaData) -> int:
     return max(1, min(_MAX_ROWS_PER_BATCH, _MAX_BATCH_BYTES // n_bytes))
 
 
-def _parts(
+def _read_parts(
     batch: pa.RecordBatch, columns: Columns
 ) -> Iterator[tuple[object, object, object, dict[str, object]]]:
     """Key, image, alt text and what else was recorded of each row."""
-    main = [_values(batch, name) for name in (columns.key, columns.image)]
-    main.append(_values(batch, columns.alt_text))
+    main = [_to_python(batch, name) for name in (columns.key, columns.image)]
+    main.append(_to_python(batch, columns.alt_text))
     records: list[dict[str, object]] = [{} for _ in range(len(batch))]
     for name in columns.recorded:
-        for record, value in zip(records, _values(batch, name), strict=True):
-            record[name] = _decoded(value)
+        for record, value in zip(records, _to_python(batch, name), strict=True):
+            record[name] = _decode(value)
     yield from zip(*main, records, strict=True)
 
 
-def _values(batch: pa.RecordBatch, column: str) -> list:
+def _to_python(batch: pa.RecordBatch, column: str) -> list:
     """Values of Python, with bytes in place of texts; None where there are none."""
     if not column:
         return [None] * len(batch)
@@ -140,16 +140,16 @@ def _values(batch: pa.RecordBatch, column: str) -> list:
         raise ShardError(f"column {column!r}: {error}") from error
 
 
-def _decoded(value: object) -> object:
+def _decode(value: object) -> object:
     """A value with texts in place of bytes."""
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, list):
-        return [_decoded(item) for item in value]
+        return [_decode(item) for item in value]
     if isinstance(value, tuple):  # of a map
-        return tuple(map(_decoded, value))
+        return tuple(map(_decode, value))
     if isinstance(value, dict):
-        return {name: _decoded(item) for name, item in value.items()}
+        return {name: _decode(item) for name, item in value.items()}
     return value
 
 
@@ -158,7 +158,7 @@ def _label(key: object) -> str:
     if isinstance(key, float) and key.is_integer():
         return str(int(key))
     is_missing = key is None or key != key
-    return "" if is_missing else str(_decoded(key))
+    return "" if is_missing else str(_decode(key))
 
 
 def _image_bytes(image: object) -> bytes | None:
@@ -166,7 +166,7 @@ def _image_bytes(image: object) -> bytes | None:
     return value if isinstance(value, bytes) else None
 
 
-def _path(image: object) -> str:
+def _describe_path(image: object) -> str:
     """Says where an image lies that is not in the file."""
     path = image.get("path") if isinstance(image, dict) else None
     if not isinstance(path, bytes) or not path:
@@ -188,5 +188,5 @@ def _is_text(value: bytes | None) -> bool:
     return bool(value and value.strip(b" \t\r\n\0"))
 
 
-def _member(value: bytes | None, row: int) -> Member | None:
+def _make_member(value: bytes | None, row: int) -> Member | None:
     return None if value is None else Member("", row, len(value), value)

@@ -47,7 +47,7 @@ class Parts:
         """The pair, with the first thing that is wrong with it."""
         text, text_error = self._alt_text(limits)
         if not text and not text_error and source.needs_alt_text:
-            text_error = self._no("alt text")
+            text_error = self._describe_absence("alt text")
         recorded = self.recorded
         return RawPair(
             key=self.key,
@@ -64,11 +64,11 @@ class Parts:
 
     def _image_error(self, limits: Limits) -> str:
         if self.image is None:
-            return self._no("image")
+            return self._describe_absence("image")
         if self.image.error:
             return self.image.error
         if self.image.size == 0:
-            return _because("empty image", self.recorded.failure)
+            return _add_reason("empty image", self.recorded.failure)
         if self.image.size > limits.max_image_bytes:
             bound = f"max_image_bytes={limits.max_image_bytes}"
             return f"image of {self.image.size} bytes: expected at most {bound}"
@@ -91,11 +91,11 @@ class Parts:
             place = f"{error.reason} at byte {error.start}"
             return data, f"alt text is not {error.encoding.upper()}: {place}"
 
-    def _no(self, part: str) -> str:
-        return _because(f"no {part}", self.recorded.failure or self.absence)
+    def _describe_absence(self, part: str) -> str:
+        return _add_reason(f"no {part}", self.recorded.failure or self.absence)
 
 
-def _because(what: str, reason: str) -> str:
+def _add_reason(what: str, reason: str) -> str:
     return f"{what}: {reason}" if reason else what
 
 

@@ -100,17 +100,17 @@ def _fields(record: object) -> Iterator[tuple[str, object]]:
     """Plain name and value of fields with one of NAMES, also of nested ones."""
     if not isinstance(record, dict):
         return
-    for name, plain in _looked_for(tuple(record)):
+    for name, plain in _known_names(tuple(record)):
         value = record[name]
         yield plain, value
         if plain in NESTED_NAMES:
-            for inner, nested in _items(_parsed(value)):
+            for inner, nested in _items(_parse(value)):
                 if (plain_inner := plain_name(inner)) in NAMES:
                     yield plain_inner, nested
 
 
 @functools.lru_cache(maxsize=256)  # all records of a shard have the same fields
-def _looked_for(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _known_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Those of NAMES among the names of fields, as they are there and plain."""
     plain = ((name, plain_name(name)) for name in names)
     return tuple(both for both in plain if both[1] in NAMES)
@@ -143,7 +143,7 @@ def _is_pair(item: object) -> TypeGuard[tuple[str, object]]:
     return isinstance(item[0], str)
 
 
-def _parsed(value: object) -> object:
+def _parse(value: object) -> object:
     """The object that a text holds; other values as they are."""
     if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
         return value
@@ -165,13 +165,13 @@ def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
     for name, item in _items(value):
         plain = plain_name(name)
         if plain in names:
-            yield {plain: item} if plain in _FLAG_NAMES else _parsed(item)
+            yield {plain: item} if plain in _FLAG_NAMES else _parse(item)
         elif plain in NESTED_NAMES:
-            yield from _directives(_parsed(item), ROBOTS_NAMES)
+            yield from _directives(_parse(item), ROBOTS_NAMES)
         elif _may_nest_directives(item):
-            yield from _directives(_parsed(item), _SURE_ROBOTS_NAMES)
+            yield from _directives(_parse(item), _SURE_ROBOTS_NAMES)
     if isinstance(value, dict) and names != _DIRECTIVE_NAMES:
-        yield from _of_named_value(value, names)
+        yield from _named_values(value, names)
     if isinstance(value, list):
         for item in value:
             if not _is_pair(item):
@@ -181,7 +181,7 @@ def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
         yield from _ROBOTS_META.findall(value)
 
 
-def _of_named_value(header: dict, names: tuple[str, ...]) -> Iterator[object]:
+def _named_values(header: dict, names: tuple[str, ...]) -> Iterator[object]:
     """Of `{"name": "X-Robots-Tag", "value": "noai"}`, whatever the fields are."""
     rest = [item for item in header.values() if plain_name(item) not in names]
     if len(rest) < len(header):

@@ -68,16 +68,16 @@ def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
       ValueError: if the glob matches nothing, or files that are no shards.
     """
     try:
-        uris = patterns.matched(source.pattern, "shards")
+        uris = patterns.find(source.pattern, "shards")
     except ValueError as error:
         raise ValueError(f"{source.name}={error}") from error
     for uri in uris:
         if not uri.endswith((".tar", ".parquet")):
             raise ValueError(
-                f"{source.name}={' '.join(patterns.texts(source.pattern))}: expected"
+                f"{source.name}={' '.join(patterns.as_tuple(source.pattern))}: expected"
                 f" .tar or .parquet files only, but it matches {uri}"
             )
-    each = map(files.marks, patterns.texts(source.pattern))
+    each = map(files.marks, patterns.as_tuple(source.pattern))
     uri_to_mark = {uri: mark for marks in each for uri, mark in marks.items()}
     return tuple(Unit(source, uri, uri_to_mark[uri]) for uri in uris)
 
@@ -118,8 +118,23 @@ def _column_error(unit: Unit) -> str:
 def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
     """Reads every pair of a shard in its order; nothing is decoded yet.
 
-    A shard that is not there or damaged ends in one pair with the error. Failures that
-    another attempt may cure, such as of a network, are raised.
+    A shard that is missing or damaged ends in one pair with the error.
+
+    Raises:
+      OSError: on a failure that another attempt may cure, such as of a network.
+
+    >>> import io, os, tarfile, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "00000.tar")
+    >>> with tarfile.open(path, "w") as tar:
+    ...     for name, data in (("0.jpg", b"..."), ("0.txt", b"a dog"), ("1.txt", b"?")):
+    ...         member = tarfile.TarInfo(name)
+    ...         member.size = len(data)
+    ...         tar.addfile(member, io.BytesIO(data))
+    >>> for pair in read_pairs(Unit(ImageTextSource("web", path), path), Limits()):
+    ...     print([pair.key, pair.text, pair.error])
+    ['0', 'a dog', '']
+    ['1', '?', 'no image']
     """
     read = tar_pairs.read_pairs if _is_tar(unit) else parquet.read_pairs
     try:

@@ -48,7 +48,7 @@ class _Part(typing.NamedTuple):  # made four times as fast as a frozen dataclass
 
     @classmethod
     def of(cls, member: Member) -> "_Part":
-        key, extension = _split(member.name)
+        key, extension = _split_name(member.name)
         return cls(member, key, extension, *_EXTENSION_TO_KIND.get(extension, ()))
 
     @property
@@ -78,7 +78,7 @@ def read_pairs(
     }
 
     def max_bytes(name: str) -> int:
-        kind, _ = _EXTENSION_TO_KIND.get(_split(name)[1], ("", 0))
+        kind, _ = _EXTENSION_TO_KIND.get(_split_name(name)[1], ("", 0))
         return kind_to_max_bytes.get(kind, 0)
 
     required = {"image", "alt_text"} if source.needs_alt_text else {"image"}
@@ -88,7 +88,7 @@ def read_pairs(
             if joined is None:
                 joined = _join_halves(file, required)
             whole = joined.get(_place(group), group)
-            group = [_with_data(file, part, max_bytes) for part in whole]
+            group = [_read_data(file, part, max_bytes) for part in whole]
         if group:
             yield _parts(group).to_pair(source, limits)
 
@@ -104,7 +104,9 @@ def _groups(members: Iterable[Member], required: Collection[str]) -> Iterator[_G
         for part in map(_Part.of, members):
             if not part.extension:
                 continue
-            if group and (part.key != group[0].key or _has(group, part.member.name)):
+            if group and (
+                part.key != group[0].key or _has_name(group, part.member.name)
+            ):
                 yield group
                 group = []
             if part.kind or len(group) < _MAX_MEMBERS:
@@ -117,14 +119,14 @@ def _groups(members: Iterable[Member], required: Collection[str]) -> Iterator[_G
         yield group
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split_name(name: str) -> tuple[str, str]:
     """As webdataset does: the key ends at the first dot of the base name."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension.lower() if stem else ""
 
 
-def _has(group: _Group, name: str) -> bool:
+def _has_name(group: _Group, name: str) -> bool:
     return any(part.member.name == name for part in group)
 
 
@@ -152,7 +154,7 @@ def _join_halves(
             if _is_complete(group, required):
                 continue
             first = key_to_first.get(group[0].key, [])
-            if not first or any(_has(first, part.member.name) for part in group):
+            if not first or any(_has_name(first, part.member.name) for part in group):
                 joined[_place(group)] = key_to_first[group[0].key] = list(group)
             else:
                 joined[_place(group)] = []
@@ -164,7 +166,7 @@ def _join_halves(
     return joined
 
 
-def _with_data(
+def _read_data(
     file: typing.BinaryIO, part: _Part, max_bytes: Callable[[str], int]
 ) -> _Part:
     member = part.member
@@ -189,7 +191,7 @@ def _parts(group: _Group) -> Parts:
         alt_text=alt_text,
         recorded=_recorded(metadata),
         offset=image.offset if image else 0,
-        absence="" if is_all else _held(group),
+        absence="" if is_all else _describe_members(group),
         left_out=() if is_all else _left_out(group, taken),
     )
 
@@ -209,7 +211,7 @@ def _recorded(metadata: Member | None) -> Recorded:
     return Recorded.of_json(metadata.data)
 
 
-def _held(group: _Group) -> str:
+def _describe_members(group: _Group) -> str:
     """Names the members of a key if some are not known."""
     if all(part.kind for part in group):
         return ""

@@ -94,11 +94,11 @@ def read_members(
     while (header := _next_header(file)) is not None:
         end = header.end
         if header.kind in _REGULAR_FILES:
-            yield _member(file, header, _text(header.name), max_bytes)
+            yield _read_member(file, header, _text(header.name), max_bytes)
         elif header.kind in _LINKS:
             if name_to_headers is None:
                 name_to_headers = _link_targets(file)
-            yield _linked(file, header, name_to_headers, max_bytes)
+            yield _follow_link(file, header, name_to_headers, max_bytes)
         elif header.kind == _SPARSE:
             name = _text(header.name)
             yield Member(name, header.offset, header.size, None, _SPARSE_ERROR)
@@ -111,7 +111,7 @@ def read_data(file: typing.BinaryIO, member: Member) -> Member:
     return dataclasses.replace(member, data=_read(file, member.size))
 
 
-def _member(
+def _read_member(
     file: typing.BinaryIO, header: _Header, name: str, max_bytes: Callable[[str], int]
 ) -> Member:
     """Of a file that stands at the data."""
@@ -119,7 +119,7 @@ def _member(
     return Member(name, header.offset, header.size, data)
 
 
-def _linked(
+def _follow_link(
     file: typing.BinaryIO,
     link: _Header,
     name_to_headers: dict[str, list[_Header]],
@@ -140,16 +140,16 @@ def _linked(
         error = f"link to {shown!r}: expected a member of the same tar"
         return Member(name, link.offset, 0, None, error)
     file.seek(header.offset)
-    return _member(file, header, name, max_bytes)
+    return _read_member(file, header, name, max_bytes)
 
 
 def _target(link: _Header) -> str:
     """Name of the member that a link names; a symbolic one counts from its folder."""
     folder = posixpath.dirname(link.name) if link.kind == _SYMBOLIC_LINK else b""
-    return _normal(posixpath.join(folder, link.target))
+    return _normalize(posixpath.join(folder, link.target))
 
 
-def _normal(name: bytes) -> str:
+def _normalize(name: bytes) -> str:
     return _text(posixpath.normpath(name))
 
 
@@ -162,7 +162,7 @@ def _link_targets(file: typing.BinaryIO) -> dict[str, list[_Header]]:
             header = _next_header(file)
             if header is None:
                 break
-            name_to_headers.setdefault(_normal(header.name), []).append(header)
+            name_to_headers.setdefault(_normalize(header.name), []).append(header)
             file.seek(header.end)
     except TarError:
         pass  # the one who reads on comes there too
@@ -187,8 +187,8 @@ def _next_header(file: typing.BinaryIO) -> _Header | None:
             file.seek(header.end)
             continue
         if header.kind == _SPARSE and block[482]:
-            header = _behind_sparse_map(file, header)
-        return _overridden(header, overrides)
+            header = _skip_sparse_map(file, header)
+        return _apply_overrides(header, overrides)
     if not is_end:
         raise TarError(f"tar cut off at byte {file.tell()}: expected an end mark")
     return None
@@ -233,16 +233,16 @@ def _number(field: bytes, start: int) -> int:
         value = int(text, 8)
     else:
         raise TarError(f"tar damaged at byte {start}: {field!r} in a header")
-    return _checked_size(value, start)
+    return _check_size(value, start)
 
 
-def _checked_size(value: int, start: int) -> int:
+def _check_size(value: int, start: int) -> int:
     if value > _MAX_MEMBER_BYTES:
         raise TarError(f"tar damaged at byte {start}: a member of {value} bytes")
     return value
 
 
-def _behind_sparse_map(file: typing.BinaryIO, header: _Header) -> _Header:
+def _skip_sparse_map(file: typing.BinaryIO, header: _Header) -> _Header:
     """GNU's list of holes goes on in blocks before the data."""
     while _read(file, _BLOCK_BYTES)[504]:
         pass
@@ -275,7 +275,7 @@ def _pax_records(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
         position = end
 
 
-def _overridden(header: _Header, overrides: dict[bytes, bytes]) -> _Header:
+def _apply_overrides(header: _Header, overrides: dict[bytes, bytes]) -> _Header:
     if not overrides:
         return header
     size = overrides.get(b"size", b"%d" % header.size)
@@ -286,7 +286,7 @@ def _overridden(header: _Header, overrides: dict[bytes, bytes]) -> _Header:
     return dataclasses.replace(
         header,
         name=overrides.get(_SPARSE_NAME, overrides.get(b"path", header.name)),
-        size=0 if header.kind in _WITHOUT_DATA else _checked_size(int(size), start),
+        size=0 if header.kind in _WITHOUT_DATA else _check_size(int(size), start),
         kind=_SPARSE if is_sparse else header.kind,
         target=overrides.get(b"linkpath", header.target),
     )

@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-from pipeline.storage.file_errors import naming
+from pipeline.storage.file_errors import add_path
 from recipes import interrupts
 
 
@@ -17,13 +17,13 @@ def check(output: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def made(output: pathlib.Path) -> Iterator[pathlib.Path]:
+def create(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to fill, which is `output` after the block, unless that fails."""
     output.parent.mkdir(parents=True, exist_ok=True)
     made_in = tempfile.TemporaryDirectory(
         prefix=f".{output.name}.", dir=output.parent, ignore_cleanup_errors=True
     )
-    with naming(output), made_in as temporary, interrupts.tidied(made_in.cleanup):
+    with add_path(output), made_in as temporary, interrupts.tidied(made_in.cleanup):
         folder = pathlib.Path(temporary) / output.name
         folder.mkdir()
         yield folder

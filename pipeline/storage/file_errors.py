@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def add_path(path: str | os.PathLike[str]) -> Iterator[None]:
     """An OSError of the block that names no file names this one."""
     try:
         yield

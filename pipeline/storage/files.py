@@ -20,9 +20,9 @@ import typing
 from collections.abc import Iterable
 
 from pipeline.storage import file_systems
-from pipeline.storage.file_errors import naming
+from pipeline.storage.file_errors import add_path
 from pipeline.storage.file_systems import FileFacts, file_system_of, scheme
-from pipeline.storage.retries import retried
+from pipeline.storage.retries import retry
 from pipeline.storage.timeouts import call_with_timeout, reader
 from pipeline.storage.timeouts import write as write_within
 
@@ -60,7 +60,7 @@ def find(pattern: str) -> tuple[str, ...]:
     return tuple(sorted(path for path in found if not os.path.isdir(path)))
 
 
-@retried
+@retry
 def sizes(pattern: str) -> dict[str, int]:
     """Path to bytes of the files that match a pattern.
 
@@ -73,20 +73,20 @@ def sizes(pattern: str) -> dict[str, int]:
     return {found.path: found.size_in_bytes for found in matches}
 
 
-def listed(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
+def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
     """Path to bytes of the files in a folder that are named so.
 
     {} if the folder is not there.
     """
     return {
         found.path: found.size_in_bytes
-        for name, found in below(folder, prefix).items()
+        for name, found in list_below(folder, prefix).items()
         if "/" not in name and name.endswith(suffix)
     }
 
 
-@retried
-def below(folder: str, prefix: str = "") -> dict[str, FileFacts]:
+@retry
+def list_below(folder: str, prefix: str = "") -> dict[str, FileFacts]:
     """Name, such as `a/b`, to facts of all files in a folder and its folders."""
     place = _with_slash(folder)
     found = call_with_timeout(
@@ -96,7 +96,7 @@ def below(folder: str, prefix: str = "") -> dict[str, FileFacts]:
     return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
 
 
-@retried
+@retry
 def marks(pattern: str) -> dict[str, str]:
     """Path to `mark` of the files that match a pattern, of a store from one listing."""
     if not is_remote(pattern) and "**" not in pattern:
@@ -105,7 +105,7 @@ def marks(pattern: str) -> dict[str, str]:
     return {found.path: _mark(found) for found in matches}
 
 
-@retried
+@retry
 def mark(path: str) -> str:
     """Tells what a file holds from what it held before: its size and when it changed.
 
@@ -139,7 +139,7 @@ def _with_slash(folder: str) -> str:
 
 def folders(parent: str) -> frozenset[str]:
     """Names of the folders that hold a file; on object stores no others are there."""
-    parts = (name.split("/") for name in below(parent))
+    parts = (name.split("/") for name in list_below(parent))
     return frozenset(names[0] for names in parts if len(names) == 2)
 
 
@@ -153,25 +153,25 @@ def join(folder: str, *names: str) -> str:
     return file_system_of(folder).join(folder, *names)
 
 
-@retried
+@retry
 def is_file(path: str) -> bool:
     """Whether a file is there."""
     return _exists(path) and not os.path.isdir(path)
 
 
-@retried
+@retry
 def updated_s(path: str) -> float:
     """Unix time of the last change; 0 where the file system tells none."""
     return _metadata(path).last_updated_in_seconds or 0.0
 
 
-@retried
+@retry
 def checksum(path: str) -> str:
     """What the file system has to tell the contents of a file from others."""
     return call_with_timeout(path, lambda: file_system_of(path).checksum(path))
 
 
-@retried
+@retry
 def open_for_reading(path: str) -> typing.BinaryIO:
     """A seekable binary file; compressed files are not unpacked.
 
@@ -204,7 +204,7 @@ def local_copy(path: str) -> str:
     return copy
 
 
-@retried
+@retry
 def write(path: str, data: bytes) -> None:
     """Writes a file so that readers see all of it or nothing.
 
@@ -245,7 +245,7 @@ def create(path: str, data: bytes) -> bool:
         return False
     _make_folder(split(path)[0])
     try:
-        with naming(path), open(path, "xb") as file:
+        with add_path(path), open(path, "xb") as file:
             _write_or_remove(file, data)
     except FileExistsError:
         return False
@@ -268,7 +268,7 @@ def delete(folder: str, names: Iterable[str]) -> None:
     Raises:
       ValueError: if a name leads out of the folder.
     """
-    _delete([join(folder, _inside(folder, name)) for name in names])
+    _delete([join(folder, _expect_inside(folder, name)) for name in names])
 
 
 def delete_folder(parent: str, name: str) -> None:
@@ -277,12 +277,12 @@ def delete_folder(parent: str, name: str) -> None:
     Raises:
       ValueError: if the name leads out of its parent.
     """
-    path = join(parent, _inside(parent, name))
+    path = join(parent, _expect_inside(parent, name))
     # A slash tells object stores that a folder is meant; a disk would keep the folder.
     _delete([path + "/" if is_remote(path) else path])
 
 
-def _inside(folder: str, name: str) -> str:
+def _expect_inside(folder: str, name: str) -> str:
     if {"", ".", ".."} & set(name.split("/")):
         raise ValueError(f"{name!r}: expected the name of a file inside {folder}")
     return name

@@ -12,12 +12,12 @@ from pipeline.storage import files
 Patterns = str | tuple[str, ...]
 
 
-def texts(patterns: Patterns) -> tuple[str, ...]:
+def as_tuple(patterns: Patterns) -> tuple[str, ...]:
     """Each of the patterns."""
     return (patterns,) if isinstance(patterns, str) else patterns
 
 
-def matched(patterns: Patterns, kind: str) -> tuple[str, ...]:
+def find(patterns: Patterns, kind: str) -> tuple[str, ...]:
     """The files that the patterns match, sorted.
 
     Args:
@@ -27,8 +27,8 @@ def matched(patterns: Patterns, kind: str) -> tuple[str, ...]:
       ValueError: if a pattern matches nothing, or what another one matches, or if it is
         the name of what it does not match.
     """
-    each = texts(patterns)
-    found = [(path, text) for text in each for path in _matched(text, kind)]
+    each = as_tuple(patterns)
+    found = [(path, text) for text in each for path in _find_one(text, kind)]
     if len(each) > 1:
         expect_different(found)
     return tuple(sorted(path for path, _ in found))
@@ -45,7 +45,7 @@ def expect_different(named: Iterable[tuple[str, str]]) -> None:
         place_to_name[place] = name
 
 
-def _matched(pattern: str, kind: str) -> tuple[str, ...]:
+def _find_one(pattern: str, kind: str) -> tuple[str, ...]:
     found = files.find(pattern)
     named = set(files.find(_as_name(pattern))) if "[" in pattern else set()
     if not found:

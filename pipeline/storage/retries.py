@@ -31,7 +31,7 @@ _PASSING = {
 }
 
 
-def retried(function: Callable[P, Result]) -> Callable[P, Result]:
+def retry(function: Callable[P, Result]) -> Callable[P, Result]:
     """For calls that do no harm when they are made twice."""
 
     @functools.wraps(function)

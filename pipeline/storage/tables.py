@@ -72,7 +72,7 @@ class UnitTables:
         """Units whose table is there."""
         return frozenset(
             files.split(path)[1].removesuffix(".parquet")
-            for path in files.listed(self.folder, suffix=".parquet")
+            for path in files.list_folder(self.folder, suffix=".parquet")
         )
 
     def sizes(self, unit_names: Iterable[str]) -> np.ndarray:
@@ -81,7 +81,7 @@ class UnitTables:
         Raises:
           KeyError: if a unit has no table.
         """
-        path_to_size = files.listed(self.folder, suffix=".parquet")
+        path_to_size = files.list_folder(self.folder, suffix=".parquet")
         sizes = [path_to_size[self.path(name)] for name in unit_names]
         return np.array(sizes, np.int64)
 

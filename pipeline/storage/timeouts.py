@@ -14,8 +14,8 @@ import typing
 from collections.abc import Callable
 from concurrent import futures
 
-from pipeline.storage.file_errors import naming
-from pipeline.storage.retries import retried
+from pipeline.storage.file_errors import add_path
+from pipeline.storage.retries import retry
 
 if typing.TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -40,7 +40,7 @@ def call_with_timeout(
 
     def call() -> None:
         try:
-            with naming(what):
+            with add_path(what):
                 outcome.set_result(function(*args, **kwargs))
         except BaseException as error:  # handed to the caller, which raises it
             outcome.set_exception(error)
@@ -98,7 +98,7 @@ class _Reader(io.RawIOBase):
         view[: len(data)] = data
         return len(data)
 
-    @retried
+    @retry
     def _read_at(self, position: int, n_bytes: int) -> bytes:
         """A read that fails may have moved the position, and lost what it had."""
         self._file.seek(position)
@@ -113,5 +113,5 @@ class _Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            retried(call_with_timeout)(self._path, self._file.close)
+            retry(call_with_timeout)(self._path, self._file.close)
         super().close()

@@ -111,13 +111,13 @@ def test_a_folder_is_a_place_and_no_pattern(store, name):
     place = files.join(folder, name)
     for path in ("x", "y.parquet", "in/x"):
         files.write(files.join(place, path), b"own")
-    assert files.listed(place, suffix=".parquet") == {f"{place}/y.parquet": 3}
-    assert files.listed(place, prefix="x") == {f"{place}/x": 3}
+    assert files.list_folder(place, suffix=".parquet") == {f"{place}/y.parquet": 3}
+    assert files.list_folder(place, prefix="x") == {f"{place}/x": 3}
     assert files.folders(place) == {"in"}
     files.delete(place, ["x"])
-    assert files.below(place).keys() == {"y.parquet", "in/x"}
+    assert files.list_below(place).keys() == {"y.parquet", "in/x"}
     files.delete_folder(folder, name)
-    assert files.below(folder).keys() == {"a1/x"}
+    assert files.list_below(folder).keys() == {"a1/x"}
     files.write(files.join(place, "x"), b"own")
     assert files.find(f"{glob.escape(place)}/*") == (f"{place}/x",)
 

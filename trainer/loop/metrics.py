@@ -19,7 +19,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pipeline.records import VERSION
-from pipeline.storage.file_errors import naming
+from pipeline.storage.file_errors import add_path
 from trainer.distributed.processes import is_first
 from trainer.loop.flops import Cost
 
@@ -283,7 +283,7 @@ class _Lines:
         else:
             self._start = self._file.seek(0, os.SEEK_END)
         self.last = line
-        with naming(self._file.name):
+        with add_path(self._file.name):
             text = json.dumps({**line, "version": VERSION})
             self._file.write(text.encode() + b"\n")
             self._file.truncate()

@@ -5,12 +5,12 @@ a `tokenizer.json`, whose pieces are compared. Texts are lower-cased here, so th
 have been lower-cased there.
 """
 
-import json
 import pathlib
 import sys
 
 import sentencepiece
 
+from recipes.json_file import read_object
 from trainer.loop import workdir
 
 _JSON, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -43,18 +43,8 @@ def check_same_vocabulary(
             f"{tokenizer}, expected the same"
         )
     settings = folder / _SETTINGS
-    if settings.exists() and not _read_json(settings).get("do_lower_case", True):
+    if settings.exists() and not read_object(settings).get("do_lower_case", True):
         raise ValueError(f"{settings}: do_lower_case=false, expected true as here")
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}, expected JSON") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object")
-    return values
 
 
 def _read_own_pieces(path: pathlib.Path) -> dict[str, int]:
@@ -64,7 +54,7 @@ def _read_own_pieces(path: pathlib.Path) -> dict[str, int]:
 
 def _read_pieces(path: pathlib.Path) -> dict[str, int]:
     """Piece to id. Raises ValueError when it is no tokenizer.json."""
-    values = _read_json(path)
+    values = read_object(path)
     try:
         vocab = values["model"]["vocab"]
         if isinstance(vocab, list):  # of a unigram model: pieces and their scores

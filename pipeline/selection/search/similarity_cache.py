@@ -26,7 +26,7 @@ def read(
     """
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
-    for path in sorted(files.listed(tables.folder, prefix=f"{unit_name}.")):
+    for path in sorted(files.list_folder(tables.folder, prefix=f"{unit_name}.")):
         with files.open_for_reading(path) as file:
             table = pq.read_table(file)
         row = table["row"].to_numpy()

@@ -31,7 +31,7 @@ def test_alt_text_of_a_mirrored_copy_is_that_of_the_mirrored_scene(picture, rng)
     ],
 )
 def test_transforms_change_the_area_as_they_should(transform, low, high, picture, rng):
-    rgb = near_copies.transformed(picture.rgb, transform, rng)
+    rgb = near_copies.apply_transform(picture.rgb, transform, rng)
     assert low <= rgb.size / picture.rgb.size <= high
 
 

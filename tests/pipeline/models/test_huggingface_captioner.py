@@ -140,7 +140,7 @@ def test_tokens_are_drawn_by_their_probability():
     # A temperature of 2 takes the square away.
     scores = torch.log(torch.tensor(probabilities**2)).repeat(n_rows, 1)
     left = choice(torch.zeros((n_rows, 1), dtype=torch.long), scores)
-    ids, logprobs = choice.chosen()
+    ids, logprobs = choice.result()
     shares = np.bincount(ids[:, 0]) / n_rows
     np.testing.assert_allclose(shares, probabilities, atol=0.03)
     np.testing.assert_array_equal(left.argmax(-1), ids[:, 0])

@@ -29,7 +29,7 @@ def test_pixels_equal_those_of_hugging_face(
     rgb = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     folder = write(tmp_path, resample)
     preparation = ImagePreparation.load(folder)
-    ours = preparation.normalized(preparation.resized(rgb)[None])
+    ours = preparation.normalize(preparation.resize(rgb)[None])
     processor = SiglipImageProcessorPil.from_pretrained(folder)
     (theirs,) = processor(images=rgb, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(ours[0], theirs.transpose(1, 2, 0), atol=1e-6)
@@ -38,7 +38,7 @@ def test_pixels_equal_those_of_hugging_face(
 def test_pixels_stay_in_the_unit_range_if_nothing_is_to_be_normalized(tmp_path: Path):
     preparation = ImagePreparation.load(write(tmp_path, do_normalize=False))
     rgb = np.random.default_rng(0).integers(0, 256, (1, 24, 24, 3), np.uint8)
-    np.testing.assert_allclose(preparation.normalized(rgb), rgb / 255, atol=1e-7)
+    np.testing.assert_allclose(preparation.normalize(rgb), rgb / 255, atol=1e-7)
 
 
 def without(folder: Path, *fields: str) -> Path:
@@ -88,7 +88,7 @@ def test_other_fields_are_honored(tmp_path: Path, changes: dict[str, object]):
 def assert_pixels_equal(folder: Path, processor: SiglipImageProcessorPil) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (97, 31, 3), np.uint8)
     preparation = ImagePreparation.load(folder)
-    ours = preparation.normalized(preparation.resized(rgb)[None])
+    ours = preparation.normalize(preparation.resize(rgb)[None])
     (theirs,) = processor(images=rgb, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(ours[0], theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-5)
 
@@ -178,7 +178,7 @@ def test_a_preprocessor_that_is_no_json_is_named(tmp_path: Path, text: str):
 )
 def test_anything_but_uint8_rgb_is_refused(tmp_path: Path, image: np.ndarray):
     with pytest.raises(ValueError, match=r"expected uint8 \[height, width, 3\]"):
-        ImagePreparation.load(write(tmp_path)).resized(image)
+        ImagePreparation.load(write(tmp_path)).resize(image)
 
 
 def test_a_batch_of_another_size_is_refused(tmp_path: Path):

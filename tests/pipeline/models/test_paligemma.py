@@ -15,7 +15,7 @@ from pipeline.models.paligemma import (
     Prompt,
     answer_tokens,
     generate,
-    joined,
+    join_tokens,
 )
 from tests.support import tiny_checkpoints
 
@@ -97,7 +97,7 @@ def image_keys(
     words = model.language_model.embed(answer_ids, x.dtype)
     answer = answer_tokens(features.shape[1] + prompt.n_tokens, answer_ids.shape[1])
     _, cache = model.language_model(
-        jnp.concatenate([x, words], axis=1), joined(prefix, answer)
+        jnp.concatenate([x, words], axis=1), join_tokens(prefix, answer)
     )
     return jnp.stack([layer.keys[..., 0] for layer in cache[:2]])
 

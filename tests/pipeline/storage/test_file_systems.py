@@ -13,7 +13,7 @@ from pipeline.storage import files, tables
 folder = sys.argv[1]
 files.write(f"{folder}/a/b", b"1")
 assert files.read(f"{folder}/a/b") == b"1"
-assert list(files.below(folder)) == ["a/b"]
+assert list(files.list_below(folder)) == ["a/b"]
 assert files.find(f"{folder}/*/b") and files.mark(f"{folder}/a/b")
 files.delete(folder, ["a/b"])
 assert not {"apache_beam", "jax"} & sys.modules.keys()

@@ -87,8 +87,8 @@ def test_listings_and_deletions_know_no_patterns(tmp_path, name):
         for path in ("x", "in/x"):
             (tmp_path / folder / path).write_bytes(b"1")
     place = f"{tmp_path}/{name}"
-    assert files.listed(place) == {f"{place}/x": 1}
-    assert files.below(place).keys() == {"x", "in/x"}
+    assert files.list_folder(place) == {f"{place}/x": 1}
+    assert files.list_below(place).keys() == {"x", "in/x"}
     assert files.folders(place) == {"in"}
     others = {k: v for k, v in bytes_of(tmp_path).items() if not k.startswith(name)}
     files.delete(place, ["x"])
@@ -115,7 +115,7 @@ def test_a_pattern_may_name_an_odd_folder(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "0.tar").touch()
     pattern = glob.escape(f"{tmp_path}/{name}") + "/*.tar"
-    assert patterns.matched(pattern, "shards") == (f"{tmp_path}/{name}/0.tar",)
+    assert patterns.find(pattern, "shards") == (f"{tmp_path}/{name}/0.tar",)
 
 
 def test_links_hidden_files_and_the_working_directory_are_matched(
@@ -151,7 +151,7 @@ def test_a_pattern_without_a_match_says_what_is_there(
     (tmp_path / there).mkdir()
     (tmp_path / there / "0.tar").touch()
     with pytest.raises(ValueError, match=expected):
-        patterns.matched(f"{tmp_path}/{pattern}", "shards")
+        patterns.find(f"{tmp_path}/{pattern}", "shards")
 
 
 def test_a_pattern_that_is_also_a_name_is_refused(tmp_path):
@@ -159,7 +159,7 @@ def test_a_pattern_that_is_also_a_name_is_refused(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.tar").touch()
     with pytest.raises(ValueError, match="a pattern or a name, but it matches"):
-        patterns.matched(f"{tmp_path}/crawl[1]/*.tar", "shards")
+        patterns.find(f"{tmp_path}/crawl[1]/*.tar", "shards")
 
 
 # Flags that come twice

@@ -108,7 +108,7 @@ def test_a_folder_that_is_made_at_the_second_try(tmp_path, monkeypatch):
 def test_what_stays_what_it_is_is_raised_at_once(error):
     calls = []
 
-    @retries.retried
+    @retries.retry
     def call():
         calls.append(1)
         raise error
@@ -122,7 +122,7 @@ def test_what_stays_what_it_is_is_raised_at_once(error):
 def test_an_error_that_beam_holds_is_seen():
     errors = iter([BeamIOError("Match operation failed", {"p": PASSING})])
 
-    @retries.retried
+    @retries.retry
     def call():
         for error in errors:
             raise error

@@ -14,7 +14,7 @@ from flax import nnx
 from pipeline.config.captions import Granularity
 from pipeline.models.encoders import SiglipEncoder
 from pipeline.models.image_preparation import ImagePreparation
-from pipeline.models.paligemma import PaliGemma, Prompt, likeliest
+from pipeline.models.paligemma import PaliGemma, Prompt, keep_likeliest
 from pipeline.models.paligemma_captioner import PaliGemmaCheckpoint, PromptTokens
 from pipeline.models.weights import load_config, load_module
 from tests.support import goldens, tiny_checkpoints
@@ -98,7 +98,7 @@ def test_first_logits_equal_hugging_face(paligemma: Path, question: Question):
 
     @jax.jit
     def first_logits(images: jax.Array) -> jax.Array:
-        features = model.image_features(preparation.normalized(images))
+        features = model.image_features(preparation.normalize(images))
         prompt = Prompt(ids, np.array(list(map(len, prompt_ids))))
         return model.prefill(features, prompt)[0]
 
@@ -112,7 +112,7 @@ def test_nucleus_keeps_what_hugging_face_keeps():
     for top_p in (0.05, 0.5, 0.9, 0.999):
         warper = transformers.TopPLogitsWarper(top_p)
         expected = warper(None, torch.tensor(logits)).numpy()
-        np.testing.assert_array_equal(likeliest(logits, top_p), expected)
+        np.testing.assert_array_equal(keep_likeliest(logits, top_p), expected)
 
 
 def test_folders_written_by_hugging_face_are_read(paligemma: Path, tmp_path: Path):

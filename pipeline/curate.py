@@ -1,8 +1,8 @@
 """The method: score, select, caption, export.
 
-Each stage is one Beam pipeline over the units of a run. It reads tables of earlier
-stages, writes what is missing of its own, and returns its counters; a stage that finds
-everything there returns none.
+Each stage is one Beam pipeline over the units of a run. It reads the tables of earlier
+stages, writes those of its own that are missing, and returns its counters. A stage that
+has nothing to do returns none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from pipeline.selection import stage as selection
 
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
-    """Measures every pair: what it is, its language, its embedding."""
+    """Measures every pair: its image and text, its language, its embedding."""
     changed = scored_shards.changed(run)
     handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
@@ -38,7 +38,7 @@ def score(run: RunFolder, options: PipelineOptions) -> Counters:
 
 
 def select(run: RunFolder, options: PipelineOptions) -> Counters:
-    """Decides which pairs to keep, from measurements and thresholds alone."""
+    """Decides which pairs to keep, from scores and thresholds alone."""
     if ledger.is_complete(run):
         ledger.restore_ledger(run)
         return {}
@@ -48,7 +48,7 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
 
 
 def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
-    """`select` of a part of a run, which keeps its own ledger."""
+    """Selects from a sample of a run, with a ledger of its own."""
     if ledger.is_complete(sample):
         return {}
     transform = selection.Select(sample, is_sample=True)
@@ -60,10 +60,10 @@ def caption(
     options: PipelineOptions,
     granularities: Sequence[Granularity] | None = None,
 ) -> Counters:
-    """Captions the kept images that have no caption yet, and flags the doubtful.
+    """Captions the kept images that have no caption yet, and flags doubtful ones.
 
     Raises:
-      ValueError: if a granularity has no caption for any of them.
+      ValueError: if a granularity has not a single caption.
     """
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
@@ -78,7 +78,7 @@ def caption(
 
 
 def flag(run: RunFolder, options: PipelineOptions) -> Counters:
-    """Says what is doubtful about captions, and drops none."""
+    """Flags doubtful captions; drops none."""
     if not run.config.granularities or captions_flagged.is_complete(run):
         return {}
     return run_stage(run, run.units, flag_stage.STAGE, flag_stage.Flag(run), options)
@@ -87,7 +87,7 @@ def flag(run: RunFolder, options: PipelineOptions) -> Counters:
 def export_shards(
     run: RunFolder, options: PipelineOptions, shard_format: ShardFormat = TFRECORD
 ) -> Counters:
-    """Writes the training shards of kept images with their captions."""
+    """Writes the training shards of the kept images with their captions."""
     scored_shards.expect_decided(run)
     flagged = flag(run, options)
     if export.is_complete(run, shard_format):

@@ -1,8 +1,8 @@
-"""What models say of synthetic captions: their language, their alignment score.
+"""Measures synthetic captions: their language and their alignment score.
 
-In: units with captions. Out: beside each table of captions a table of each measure, row
-by row alike. Tables of captions never change, so neither do these: only captions that
-are new run a model, and thresholds run none.
+In: units with captions. Out: for each table of captions a table of each measure, with
+the same rows. Tables of captions never change, and so neither do these: models run on
+new captions alone, and a new threshold runs no model.
 """
 
 import collections
@@ -27,13 +27,13 @@ from pipeline.models.interfaces import Encoder
 from pipeline.records import FinishReason, Language, SyntheticCaption
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, from_table, to_table
+from pipeline.storage.tables import UnitTables, from_table, from_vector_column, to_table
 
 STAGE = "flag"
 
 
 class TextEncoderHandler(ModelHandler[str, np.ndarray, Encoder]):
-    """The text side of a recipe's encoder: rows of length 1."""
+    """The text side of a recipe's encoder: texts to unit vectors, float32 [n, d]."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(max_batch_size=config.batch_size)
@@ -55,7 +55,7 @@ class TextEncoderHandler(ModelHandler[str, np.ndarray, Encoder]):
 
 @dataclasses.dataclass(frozen=True)
 class ScoredCaption:
-    """A caption and what models say of it."""
+    """A caption with its measures."""
 
     row: SyntheticCaption
     language: Language
@@ -64,7 +64,7 @@ class ScoredCaption:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionScores:
-    """Where captions of one granularity lie, and what models say of them."""
+    """The tables of captions of one granularity, and of their measures."""
 
     granularity: Granularity
     folder: str
@@ -88,7 +88,7 @@ class CaptionScores:
     def by_key(
         self, unit: Unit, captions: CaptionTables
     ) -> dict[Key, list[ScoredCaption]]:
-        """Captions by sample index; without those that failed."""
+        """The captions of each image and prompt, by sample; without failed ones."""
         found: dict[Key, dict[int, ScoredCaption]] = collections.defaultdict(dict)
         for name in captions.names(unit):
             for scored in self._scored(unit, captions, name):
@@ -114,7 +114,7 @@ class CaptionScores:
 
 
 class MeasureCaptions(beam.DoFn):
-    """Writes the measures that captions of a unit lack, and passes the unit on.
+    """Writes the missing measures of captions of a unit, and passes the unit on.
 
     Counters: `texts_detected` and `texts_encoded`.
     """
@@ -144,23 +144,23 @@ class MeasureCaptions(beam.DoFn):
     def process(self, unit: Unit) -> Iterator[Unit]:
         for scores in self._scores:
             captions = self._captions[scores.granularity]
-            for name in _missing(scores.languages, captions.names(unit)):
+            for name in _find_missing(scores.languages, captions.names(unit)):
                 self._write_languages(scores.languages, captions, name)
             alignment = scores.source_to_alignment.get(unit.source.name)
             if alignment is not None:
-                for name in _missing(alignment, captions.names(unit)):
+                for name in _find_missing(alignment, captions.names(unit)):
                     self._write_alignment(unit, alignment, captions, name)
         yield unit
 
     def _write_languages(
         self, languages: UnitTables, captions: CaptionTables, name: str
     ) -> None:
-        """A failed caption has no language."""
+        """Writes the languages of a table; a failed caption has none."""
         load = functools.partial(language.detector, self._detector_name)
         self._detector = self._shared_detector.acquire(load)
         rows = from_table(captions.tables.read(name), SyntheticCaption)
         found = [language.UNKNOWN] * len(rows)
-        numbers = _captioned(rows)
+        numbers = _find_captions(rows)
         texts = [rows[number].text for number in numbers]
         for number, answer in zip(numbers, self._detector.detect(texts), strict=True):
             found[number] = answer
@@ -174,11 +174,11 @@ class MeasureCaptions(beam.DoFn):
         captions: CaptionTables,
         name: str,
     ) -> None:
-        """float32 cosines; NaN for a failed caption."""
+        """Writes the cosines of a table, float32; NaN for a failed caption."""
         self._encoder = self._shared_encoder.acquire(self._handler.load_model)
         rows = from_table(captions.tables.read(name), SyntheticCaption)
         scores = np.full(len(rows), np.nan, np.float32)
-        numbers = _captioned(rows)
+        numbers = _find_captions(rows)
         if numbers:
             texts = [rows[number].text for number in numbers]
             embedded = self._handler.run_inference(texts, self._encoder)
@@ -190,7 +190,7 @@ class MeasureCaptions(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """The image embeddings that `score` left."""
+    """The image embeddings that `score` wrote."""
 
     source_to_pairs: Mapping[str, UnitTables]
     source_to_embeddings: Mapping[str, UnitTables]
@@ -203,26 +203,25 @@ class _Images:
         )
 
     def embeddings(self, unit: Unit, image_hashes: Iterable[bytes]) -> np.ndarray:
-        """float32 `[n, d]`; NaN for an image that the shard no longer holds."""
+        """Embeddings, float32 `[n, d]`; NaN if the shard no longer holds the image."""
         pairs = self.source_to_pairs[unit.source.name]
         hashes = pairs.read(unit.name, ["image_hash"])["image_hash"].to_pylist()
         hash_to_row = {image_hash: row for row, image_hash in enumerate(hashes)}
         table = self.source_to_embeddings[unit.source.name].read(
             unit.name, ["embedding"]
         )
-        flat = table["embedding"].combine_chunks().flatten().to_numpy()
-        width = table.schema.field("embedding").type.list_size
-        absent = np.full((1, width), np.nan, np.float32)
-        vectors = np.concatenate([flat.reshape(len(hashes), width), absent])
+        vectors = from_vector_column(table["embedding"].combine_chunks())
+        absent = np.full((1, vectors.shape[1]), np.nan, np.float32)
+        vectors = np.concatenate([vectors, absent])
         rows = [hash_to_row.get(image_hash, -1) for image_hash in image_hashes]
         return vectors[rows].astype(np.float32)
 
 
-def _missing(tables: UnitTables, names: Iterable[str]) -> list[str]:
+def _find_missing(tables: UnitTables, names: Iterable[str]) -> list[str]:
     return [name for name in names if not files.is_file(tables.path(name))]
 
 
-def _captioned(rows: Sequence[SyntheticCaption]) -> list[int]:
-    """Numbers of the rows that hold a caption and no error."""
+def _find_captions(rows: Sequence[SyntheticCaption]) -> list[int]:
+    """The numbers of the rows that hold a caption, not an error."""
     is_caption = [row.finish_reason != FinishReason.ERROR for row in rows]
     return np.flatnonzero(is_caption).tolist()

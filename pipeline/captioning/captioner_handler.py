@@ -1,7 +1,8 @@
-"""A captioner as Beam's model handler: batches of images in, rows of captions out.
+"""Runs a captioner, of the project or of your own, as Beam's model handler.
 
-What fails costs its own caption and no other. All chance hangs on identity: seed,
-image, granularity and number of the sample.
+In: batches of prepared images. Out: rows of captions. A caption that fails costs no
+other caption. Randomness depends on identities alone: seed, image, granularity and
+number of the sample.
 """
 
 import dataclasses
@@ -19,8 +20,7 @@ from pipeline.models.interfaces import Caption, Captioner, ServiceError
 from pipeline.records import SyntheticCaption
 from pipeline.sources import imported_captions
 
-# Modules of captioners are imported when one is asked for: they take seconds, and some
-# need an extra of setup.py.
+# Modules of captioners are imported on use: they take seconds, and some need an extra.
 _NAME_TO_MODULE = {
     "gemini": "pipeline.captioning.gemini",
     "huggingface": "pipeline.models.huggingface_captioner",
@@ -32,7 +32,7 @@ _METHODS = ("load", "prepare_image", "encode", "caption")  # of a class of one's
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTarget:
-    """A granularity, and where its captions go."""
+    """A granularity, and the folder of its captions."""
 
     granularity: Granularity
     fingerprint: str
@@ -41,14 +41,14 @@ class CaptionTarget:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedImage:
-    """One image as the captioner wants it, with the prompt of each granularity."""
+    """One image, prepared for the captioner, with the prompt of each granularity."""
 
     image_hash: bytes
     pixels: np.ndarray
     prompts: tuple[str, ...]  # one per target
 
     def alone(self, i: int) -> "PreparedImage":
-        """The same image with its `i`-th prompt only."""
+        """The same image with only its `i`-th prompt."""
         return dataclasses.replace(self, prompts=self.prompts[i : i + 1])
 
 
@@ -57,10 +57,10 @@ Answers = tuple[Rows | ServiceError, ...]  # of one image, one per target
 
 
 class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
-    """A captioner; `inference_args["targets"]` says which captions to make."""
+    """A captioner; `inference_args["targets"]` lists the captions to make."""
 
     def __init__(self, granularity: Granularity) -> None:
-        """The captioner of `granularity`, which others of the same model may use."""
+        """Takes the granularity that names the model; others of it may be targets."""
         super().__init__()
         self.granularity = granularity
 
@@ -73,11 +73,11 @@ class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
         model: Captioner,
         inference_args: dict[str, Any] | None = None,
     ) -> list[Answers]:
-        """Captions of each image, those of every granularity from one encoding.
+        """Captions each image for every target, from one encoding of the image.
 
-        A ValueError costs no more than the captions that raise it: the batch is halved
-        down to one caption, which becomes a row with the error. Any other exception is
-        the machine's fault and not the image's, so it stops the unit.
+        A ValueError costs only the captions that raise it: the batch is halved down to
+        one caption, which becomes a row with the error. Any other exception is not the
+        image's fault and stops the unit.
         """
         targets: tuple[CaptionTarget, ...] = (inference_args or {})["targets"]
         try:
@@ -181,10 +181,10 @@ def _captions(
 
 
 def sampling_keys(target: CaptionTarget, image_hashes: Sequence[bytes]) -> np.ndarray:
-    """uint32 `[n_images, n_samples, 2]`: what the chance of every caption hangs on.
+    """Random keys of captions: uint32 `[n_images, n_samples, 2]`.
 
-    A hash of seed, image, granularity and sample index: the same on every worker,
-    in every order and beside any other image.
+    Each is a hash of seed, image, granularity and sample index, so it is the same on
+    every worker, in every order and in every batch.
     """
     decoding = target.granularity.decoding
     keys = [
@@ -224,6 +224,6 @@ def _rows(image_hash: bytes, prompt: str, captions: Sequence[Caption]) -> Rows:
 
 
 def failed_row(image_hash: bytes, prompt: str, error: ValueError) -> SyntheticCaption:
-    """The row of a caption that cannot be made."""
+    """The row of a caption that failed; its text is the error."""
     (row,) = _rows(image_hash, prompt, [Caption.failed(str(error))])
     return row

@@ -1,7 +1,8 @@
-"""Which kept pairs have captions.
+"""The captions of kept pairs, and how many pairs have one.
 
-In: the tables of pairs, decisions and captions. Out: kept pairs of a unit with the
-captions that are there, and counts of them.
+In: the tables of pairs, decisions and captions. Out: the captions of the kept pairs of
+a unit, and counts of them. Imports neither Beam nor a model, so that `status` can use
+it.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from pipeline.storage.tables import UnitTables
 
 @dataclasses.dataclass(frozen=True)
 class CaptionInputs:
-    """The tables of the stages before, small enough to travel to every worker."""
+    """The tables of earlier stages, small enough to travel to every worker."""
 
     source_to_pairs: Mapping[str, UnitTables]
     decisions: UnitTables
@@ -49,7 +50,7 @@ class CaptionInputs:
     def captions(
         self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
     ) -> list[dict[str, tuple[str, ...]]]:
-        """Granularity to captions of each pair, with those that are there."""
+        """The captions of each pair that exist, by granularity."""
         texts = {name: found.texts(unit) for name, found in tables.items()}
         return captions_of(pairs, self.granularities, texts)
 
@@ -57,7 +58,7 @@ class CaptionInputs:
 def coverage(
     run: RunFolder, granularity: Granularity, units: Iterable[Unit]
 ) -> tuple[int, int]:
-    """Numbers of kept pairs of the units with a caption, and of all kept pairs.
+    """The number of kept pairs with a caption, and the number of all kept pairs.
 
     Units without decisions have no kept pairs yet.
     """

@@ -1,6 +1,6 @@
-"""Granularities without a single caption: a fault of the settings, not of the images.
+"""Finds granularities without a single caption, a fault of settings and not of images.
 
-In: the captions of a run. Out: an error that names the most frequent reason.
+In: the captions of a run. Out: an error with the most frequent reason.
 """
 
 import collections
@@ -22,14 +22,14 @@ _MAX_ERROR_CHARS = 200
 
 
 def check(run: RunFolder, granularities: Iterable[Granularity]) -> None:
-    """Raises ValueError if every caption of a granularity failed, or none was found."""
+    """Raises ValueError on a granularity whose captions all failed or are missing."""
     problems = [_problem(run, granularity) for granularity in granularities]
     if any(problems):
         raise ValueError("; ".join(filter(None, problems)))
 
 
 def _problem(run: RunFolder, granularity: Granularity) -> str:
-    """Why a granularity has no caption; "" if it has one, or lacks none."""
+    """Why a granularity has no caption; "" if it has one, or needs none."""
     tables = CaptionTables.open(run.captions(granularity))
     names = [name for unit in run.units for name in tables.names(unit)]
     if granularity.captioner == "imported":
@@ -47,7 +47,7 @@ def _problem(run: RunFolder, granularity: Granularity) -> str:
 
 
 def _errors(tables: UnitTables, names: Iterable[str]) -> collections.Counter[str]:
-    """How often which error occurs; none if there is any caption."""
+    """The number of captions with each error; empty if any caption succeeded."""
     errors: collections.Counter[str] = collections.Counter()
     for name in names:
         reasons = tables.read(name, ["finish_reason"])["finish_reason"]
@@ -58,7 +58,7 @@ def _errors(tables: UnitTables, names: Iterable[str]) -> collections.Counter[str
 
 
 def _unmatched(run: RunFolder, granularity: Granularity) -> str:
-    """What the receipt of an import says of kept images that found no text."""
+    """Why an import has no caption for the kept images, from its receipt."""
     outcomes = (run.decisions.read(u.name, ["outcome"])["outcome"] for u in run.units)
     if not any(pc.any(pc.equal(found, KEPT)).as_py() for found in outcomes):
         return ""

@@ -1,6 +1,7 @@
-"""How many captions are flagged, once all of them have been looked at.
+"""Counts flagged captions, once all captions of a run are checked.
 
-In: the table of flags. Out: counts by granularity and flag.
+In: the tables of flags. Out: counts by granularity and flag. Imports neither Beam nor a
+model, so that `status` can use it.
 """
 
 import collections
@@ -11,21 +12,21 @@ from pipeline.engine.run_folder import RunFolder
 
 
 def is_complete(run: RunFolder) -> bool:
-    """Whether all captions that are there have their flags; reads listings only."""
+    """Whether all existing captions are flagged; lists folders, and reads no table."""
     return run.flags.unit_names() >= {unit.name for unit in run.units}
 
 
 @dataclasses.dataclass(frozen=True)
 class FlagCounts:
-    """What is flagged of one granularity."""
+    """How many captions of one granularity are flagged."""
 
     n_captions: int
     n_flagged: int
     flag_to_count: Mapping[str, int]
 
 
-def counts(run: RunFolder) -> dict[str, FlagCounts]:
-    """Granularity to counts; empty unless all captions have their flags."""
+def count_flags(run: RunFolder) -> dict[str, FlagCounts]:
+    """Counts flags by granularity; empty unless all captions are flagged."""
     if not run.config.granularities or not is_complete(run):
         return {}
     tables = run.flags

@@ -1,9 +1,9 @@
-"""Flags the captions of the kept images; drops none.
+"""Flags doubtful captions of the kept images; drops none.
 
-In: units whose decisions and captions are there. Out: a table of `FlaggedCaption` for
-each unit, one row a caption of a kept pair: pairs in the order of the unit, then
-granularities as the recipe lists them, then samples. `export` says which flags drop a
-caption, so thresholds change without captioning again.
+In: units with decisions and captions. Out: for each unit a table of `FlaggedCaption`,
+one row per caption of a kept pair, ordered by pairs of the unit, granularities of the
+recipe and samples. Flags drop a caption only at `export`, so a new threshold captions
+nothing again.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from pipeline.captioning.caption_scores import (
 from pipeline.captioning.flags import (
     CaptionFacts,
     flags_of,
-    normalized,
+    normalize_text,
     repetition,
     words,
 )
@@ -42,8 +42,8 @@ Text = tuple[str, bytes]  # granularity, hash of the normalized text
 class Flag(beam.PTransform):
     """Measures captions, flags them, and passes the units on.
 
-    Counters: `captions_checked`, `captions_flagged` and one a flag, `flagged_*`;
-    `texts_detected` and `texts_encoded`, which are new to the models.
+    Counters: `captions_checked`, `captions_flagged` and one per flag, `flagged_*`;
+    `texts_detected` and `texts_encoded`, the texts that models had not seen before.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class _PairCaption:
 
     @property
     def text(self) -> Text:
-        text = normalized(self.scored.row.text)
+        text = normalize_text(self.scored.row.text)
         return self.granularity.name, content_hash(text.encode())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-    """The tables of the stages before, small enough to travel to every worker."""
+    """The tables of earlier stages, small enough to travel to every worker."""
 
     source_to_pairs: Mapping[str, UnitTables]
     decisions: UnitTables
@@ -149,7 +149,7 @@ class _Inputs:
 
 
 class _ReadTexts(beam.DoFn):
-    """Yields the texts of a unit, each with its image."""
+    """Yields (text, image hash) of each caption of a unit."""
 
     def __init__(self, inputs: _Inputs) -> None:
         self._inputs = inputs
@@ -160,7 +160,7 @@ class _ReadTexts(beam.DoFn):
 
     def process(self, unit: Unit) -> Iterator[tuple[Text, bytes]]:
         for caption in self._inputs.captions(unit, self._tables):
-            if normalized(caption.scored.row.text):  # else its flag is EMPTY
+            if normalize_text(caption.scored.row.text):  # else its flag is EMPTY
                 yield caption.text, caption.pair.image_hash
 
 
@@ -170,7 +170,7 @@ def _is_frequent(text_and_n_images: tuple[Text, int], max_identical: int) -> boo
 
 
 class _FlagUnit(beam.DoFn):
-    """Writes the flags of a unit unless they are there."""
+    """Writes the flags of a unit unless they exist."""
 
     def __init__(
         self, inputs: _Inputs, quality: CaptionQuality, flags: UnitTables
@@ -192,7 +192,7 @@ class _FlagUnit(beam.DoFn):
                 for caption in self._inputs.captions(unit, self._tables)
             ]
             self._flags.write(unit.name, to_table(rows, FlaggedCaption))
-            _count_flags(rows)
+            _count_rows(rows)
         yield unit
 
     def _row(self, caption: _PairCaption, n_images: int) -> FlaggedCaption:
@@ -209,21 +209,21 @@ class _FlagUnit(beam.DoFn):
             language=scored.language,
             alignment_score=scored.alignment_score,
         )
-        said = words(row.text)
+        word_list = words(row.text)
         return FlaggedCaption(
             sample_id=caption.pair.sample_id,
             granularity=caption.granularity.name,
             sample_index=row.sample_index,
             flags=tuple(map(str, flags_of(facts, self._quality))),
-            n_words=len(said),
-            repetition=repetition(said),
+            n_words=len(word_list),
+            repetition=repetition(word_list),
             language=scored.language.code,
             language_probability=scored.language.probability,
             alignment_score=scored.alignment_score,
         )
 
 
-def _count_flags(rows: list[FlaggedCaption]) -> None:
+def _count_rows(rows: list[FlaggedCaption]) -> None:
     add_to_counter(STAGE, "captions_checked", len(rows))
     add_to_counter(STAGE, "captions_flagged", sum(bool(row.flags) for row in rows))
     for flag in (flag for row in rows for flag in row.flags):

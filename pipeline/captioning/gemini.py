@@ -1,9 +1,9 @@
 """Gemini as a captioner, through Beam's own handler. Needs the extra [gemini].
 
-In: images and prompts. Out: captions, errors that are about the content of a request as
-captions that failed, and other errors as `ServiceError`: those of the service, and
-those of the settings, under which thoughts leave no token for the answer. Retries, and
-waiting for a service that has too much to do, are Beam's `GeminiModelHandler`.
+In: images and prompts. Out: captions. An error about the content of a request becomes a
+failed caption. Any other becomes a `ServiceError`: of the service, or of settings under
+which thinking leaves no token for the answer. Retries, and waiting for a busy service,
+are up to Beam's `GeminiModelHandler`.
 
 Credentials come from the environment: GOOGLE_API_KEY or GEMINI_API_KEY, else
 GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION with Google's default credentials.
@@ -33,9 +33,9 @@ from pipeline.records import FinishReason
 
 _MAX_SIDE_PX = 1024
 _JPEG_QUALITY = 95
-_TIMEOUT_MS = 120_000  # of one request; there is none otherwise
+_TIMEOUT_MS = 120_000  # of one request; by default there is no limit
 _MAX_TEMPERATURE = 2.0  # of the API
-_MAX_CUT = 4  # answers that thoughts cut off, before a granularity has a whole one
+_MAX_CUT = 4  # answers cut off by thinking, before a granularity has a whole one
 _UNUSED_FIELDS = ("revision", "dtype", "n_model_shards")
 _VARIABLES = (
     "GOOGLE_API_KEY",
@@ -44,7 +44,7 @@ _VARIABLES = (
     "GOOGLE_CLOUD_LOCATION",
 )
 
-# A connection that is lost or too slow: the client's, and its credentials'.
+# A lost or slow connection, of the client or of its credentials.
 _TRANSPORT_ERRORS = (httpx2.TransportError, requests.RequestException)
 
 _FINISHED = {
@@ -52,7 +52,7 @@ _FINISHED = {
     types.FinishReason.MAX_TOKENS: FinishReason.LENGTH,
 }
 _CONTENT_CODES = (400, 413, 422)  # invalid, too large, cannot be processed
-# What a 400 says of the caller and not of the image.
+# Errors 400 about the caller, not about the image.
 _CALLER_STATUSES = ("FAILED_PRECONDITION",)
 _CALLER_REASONS = ("API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED")
 
@@ -60,8 +60,8 @@ _CALLER_REASONS = ("API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKE
 def check(granularity: Granularity) -> None:
     """Raises ValueError if the model cannot be asked.
 
-    Counts the tokens of a word, which costs nothing, to see that credentials and model
-    are right. A service that cannot be reached is no error yet.
+    Asks for the number of tokens of a word, which is free, to check credentials and
+    model. A service that cannot be reached is no error yet.
     """
     for name in _UNUSED_FIELDS:
         value, default = getattr(granularity, name), getattr(Granularity, name)
@@ -87,7 +87,11 @@ def check(granularity: Granularity) -> None:
 
 
 def load(granularity: Granularity) -> "GeminiCaptioner":
-    """Raises ValueError without credentials."""
+    """Opens a client of the model of a granularity.
+
+    Raises:
+      ValueError: if the environment has no credentials.
+    """
     handler = _handler(granularity.checkpoint)
     return GeminiCaptioner(
         batch_size=granularity.batch_size,
@@ -99,15 +103,15 @@ def load(granularity: Granularity) -> "GeminiCaptioner":
 
 @dataclasses.dataclass(frozen=True)
 class _CutOff:
-    """An answer that thoughts left too few tokens for, or none."""
+    """An answer for which thinking left too few tokens, or none."""
 
-    caption: Caption  # what there is of it, or that it failed
-    error: ServiceError  # what to set
+    caption: Caption  # what there is of it, or a failed one
+    error: ServiceError  # says what to set
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GeminiCaptioner:
-    """A Gemini; made by `load`. Asks for `batch_size` captions at a time."""
+    """A Gemini model, opened by `load`; asks for `batch_size` captions at a time."""
 
     batch_size: int
     resampling: Image.Resampling
@@ -119,7 +123,7 @@ class GeminiCaptioner:
     )
 
     def prepare_image(self, rgb: np.ndarray) -> np.ndarray:
-        """A JPEG of at most `_MAX_SIDE_PX`, as uint8 `[n_bytes]`."""
+        """uint8 `[h, w, 3]` to a JPEG of at most 1024 x 1024, uint8 `[n_bytes]`."""
         height, width, _ = rgb.shape
         scale = _MAX_SIDE_PX / max(height, width)
         if scale < 1:
@@ -129,6 +133,9 @@ class GeminiCaptioner:
         return np.frombuffer(jpeg, np.uint8)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[bytes]:
+        """The bytes of the JPEGs of `prepare_image`."""
+        """The bytes of the JPEGs of `prepare_image`."""
+        """The bytes of the JPEGs of `prepare_image`."""
         return [image.tobytes() for image in images]
 
     def caption(
@@ -138,23 +145,23 @@ class GeminiCaptioner:
         granularity: Granularity,
         keys: np.ndarray,
     ) -> list[tuple[Caption, ...] | ServiceError]:
-        """One request a caption: not every model gives several answers to one."""
+        """Sends one request per caption, as not every model gives several answers."""
         n_samples = granularity.decoding.n_samples
         contents = map(_contents, features, prompts)
         repeated = [content for content in contents for _ in range(n_samples)]
         options = [_options(granularity, int(key[0])) for row in keys for key in row]
         with futures.ThreadPoolExecutor(self.batch_size) as executor:
             replies = list(executor.map(self._answer, repeated, options))
-        answers = list(self._judged(replies, granularity))
+        answers = list(self._resolve(replies, granularity))
         starts = range(0, len(answers), n_samples)
         return [_samples(answers[i : i + n_samples]) for i in starts]
 
-    def _judged(
+    def _resolve(
         self, replies: Sequence[Caption | _CutOff | ServiceError], asked: Granularity
     ) -> Iterator[Caption | ServiceError]:
-        """Answers that are cut off stop a run while there is no other.
+        """Yields captions; a run stops if the first answers are all cut off.
 
-        One among whole ones is its image's own.
+        A cut answer among whole ones is the fault of its image.
         """
         if any(isinstance(reply, Caption) and reply.is_made for reply in replies):
             self.answered.add(asked)
@@ -211,7 +218,7 @@ def _generate(
     client: genai.Client,
     inference_args: dict[str, Any],
 ) -> types.GenerateContentResponse:
-    """One request; what Beam should try again is an error that it tries again."""
+    """Sends one request; turns errors of the connection into ones that Beam retries."""
     (contents,) = batch
     try:
         return client.models.generate_content(
@@ -224,7 +231,7 @@ def _generate(
 
 
 def _contents(jpeg: bytes, prompt: str) -> list[Any]:
-    """The texts of a prompt, with the image between them."""
+    """The parts of a request: the texts of a prompt around the image."""
     image = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
     first, *rest = prompts.around_images(prompt)
     parts = [types.Part.from_text(text=first)]
@@ -246,10 +253,10 @@ def _options(granularity: Granularity, key: int) -> types.GenerateContentConfig:
 
 
 def _thinking(model: str) -> types.ThinkingConfig | None:
-    """As little as a model can do with: thoughts count as new tokens, and cost.
+    """As little thinking as a model allows, since it counts as new tokens, and costs.
 
     Source: ai.google.dev/gemini-api/docs/thinking. Models that are not listed there
-    decide themselves.
+    decide for themselves.
     """
     if "gemini-2.5-flash" in model:
         return types.ThinkingConfig(thinking_budget=0)
@@ -263,7 +270,7 @@ def _http_options() -> types.HttpOptions:
 
 
 def _is_of_content(error: errors.APIError) -> bool:
-    """Whether another try would end alike, and another image need not."""
+    """Whether an error is about the content of a request, and would occur again."""
     is_of_caller = error.status in _CALLER_STATUSES or any(
         reason in str(error.details) for reason in _CALLER_REASONS
     )
@@ -291,7 +298,7 @@ def _caption(response: types.GenerateContentResponse) -> Caption:
 
 
 def _is_cut_by_thoughts(response: types.GenerateContentResponse) -> bool:
-    """Whether the limit of new tokens left no text, or less than there are thoughts."""
+    """Whether the answer was cut with no text, or with less text than thinking."""
     candidate = next(iter(response.candidates or ()), None)
     if not candidate or candidate.finish_reason != types.FinishReason.MAX_TOKENS:
         return False
@@ -309,7 +316,7 @@ def _text(candidate: types.Candidate) -> str:
 def _samples(
     answers: Sequence[Caption | ServiceError],
 ) -> tuple[Caption, ...] | ServiceError:
-    """All samples of an image, or the error that one of them met."""
+    """All samples of an image, or the first error among them."""
     captions = tuple(answer for answer in answers if isinstance(answer, Caption))
     missing = (answer for answer in answers if isinstance(answer, ServiceError))
     return next(missing, captions)

@@ -1,8 +1,8 @@
-"""Captions made elsewhere, brought to the kept images that they name.
+"""Imports captions made elsewhere, for the kept images that they name.
 
-In: the units of a run, and files of captions. Out: a table for each unit with captions
-of its kept images that had none, the units again, and beside the tables what the import
-left out and its receipt. Ids and texts cross the shuffle, images do not.
+In: the units of a run, and files of captions. Out: for each unit a table of captions of
+its kept images that had none; the units again; lists of rows that were not imported,
+and a receipt. Ids and texts cross the shuffle, images do not.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _NO_PROMPT = prompt_hash("")
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)
 class Row:
-    """A row that is left out, or some texts of it."""
+    """A row that was not imported, as a whole or in part."""
 
     file: str
     row: int
@@ -45,7 +45,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)
 class PlacedText:
-    """A text with its place in all files, which are ordered by their contents."""
+    """A text with its position in all files, which are ordered by their digests."""
 
     file_number: int
     text: ImportedText
@@ -53,7 +53,7 @@ class PlacedText:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeptImage:
-    """A kept pair that texts may name."""
+    """A kept image that texts may name."""
 
     unit_name: str
     number: int  # among the kept pairs of its unit
@@ -63,7 +63,7 @@ class KeptImage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """Texts for a kept image that had none."""
+    """Texts for a kept image without captions."""
 
     number: int  # among the kept pairs of its unit
     image_hash: bytes
@@ -72,7 +72,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class _Import:
-    """What workers need to know: files to read, tables to read and to write."""
+    """The files to import, and the tables to read and to write."""
 
     folder: str
     imported: tuple[imported_captions.ImportedFile, ...]
@@ -101,14 +101,14 @@ class _Import:
 class ImportCaptions(beam.PTransform):
     """Gives kept images the texts that name them, and passes the units on.
 
-    Of several texts with one key and sample index the first row counts, in the file
-    with the smallest digest. Where pairs of a unit share an image and are named apart,
-    the first pair counts.
+    Of several texts with the same key and sample index, the first row of the file with
+    the smallest digest counts. If pairs of a unit share an image but not a key, the
+    first pair counts.
 
-    Counters: `captions_written`, `units_skipped` of units that lack nothing that is
-    there, and of rows that are left out, wholly or in part: `captions_unmatched` name
-    no kept image, `captions_repeated` come after another of the same key and sample
-    index, `captions_unreadable` have an error.
+    Counters: `captions_written`; `units_skipped`, for which there is no new text; and
+    rows that were not imported as a whole or in part: `captions_unmatched` name no kept
+    image, `captions_repeated` follow another row of the same key and sample index,
+    `captions_unreadable` have an error.
     """
 
     def __init__(self, run: RunFolder, granularity: Granularity) -> None:
@@ -145,12 +145,12 @@ class ImportCaptions(beam.PTransform):
             read.unreadable,
             matched.unmatched,
             matched.repeated,
-        ) | "Put rows together" >> beam.Flatten()
+        ) | "Flatten rows" >> beam.Flatten()
         self._finish(done, left_out)
         return done
 
     def _finish(self, done: beam.PCollection, left_out: beam.PCollection) -> None:
-        """Writes the receipt when all tables are there."""
+        """Writes the receipt when all tables are written."""
         n_units = done | "Count units" >> beam.combiners.Count.Globally()
         counts = left_out | "Count rows" >> beam.combiners.Count.PerKey()
         listed = left_out | "List rows" >> beam.combiners.Top.SmallestPerKey(MAX_LISTED)
@@ -169,7 +169,7 @@ class ImportCaptions(beam.PTransform):
 
 
 def is_complete(run: RunFolder, granularity: Granularity) -> bool:
-    """Whether all decisions of this configuration have been met with all files."""
+    """Whether all files were imported for the present decisions."""
     path = files.join(run.captions(granularity), RECEIPT_NAME)
     if not files.is_file(path):
         return False
@@ -186,7 +186,7 @@ def write_receipt(
     counts: Mapping[str, int],
     listed: Mapping[str, Sequence[Row]],
 ) -> None:
-    """Lists what is left out, then says that the import is complete."""
+    """Lists the rows that were not imported, then marks the import as complete."""
     n_rows = {kind: counts.get(kind, 0) for kind in LEFT_OUT}
     for kind, n in n_rows.items():
         rows = sorted(listed.get(kind, ()))
@@ -201,7 +201,7 @@ def write_receipt(
 
 
 class _ReadFile(beam.DoFn):
-    """Yields the texts of a file by key, and apart the rows that cannot be read."""
+    """Yields the texts of a file by key, and rows that cannot be read apart."""
 
     def __init__(self, job: _Import) -> None:
         self._import = job
@@ -220,7 +220,7 @@ class _ReadFile(beam.DoFn):
 
 
 class _NameKeptImages(beam.DoFn):
-    """Yields the kept images of a unit by what texts call them."""
+    """Yields the kept images of a unit by the key that texts name them by."""
 
     def __init__(self, job: _Import) -> None:
         self._import = job
@@ -244,7 +244,7 @@ class _NameKeptImages(beam.DoFn):
 
 
 class _Match(beam.DoFn):
-    """Yields texts for images that have none by unit, and apart what is left out."""
+    """Yields (unit name, texts for an image), and rows that are not imported apart."""
 
     def __init__(self, job: _Import) -> None:
         self._import = job
@@ -276,7 +276,7 @@ class _Match(beam.DoFn):
     def _left_out(
         self, kind: str, key: bytes, texts: Sequence[PlacedText]
     ) -> Iterator[TaggedOutput]:
-        """Each row once, however many texts it has."""
+        """Yields each row once, however many of its texts are not imported."""
         name, value = self._import.key_name, self._import.shown(key)
         places = dict.fromkeys(
             (placed.file_number, placed.text.row) for placed in texts
@@ -287,7 +287,7 @@ class _Match(beam.DoFn):
 
 
 class _WriteUnit(beam.DoFn):
-    """Writes what was found for a unit, and yields the unit."""
+    """Writes the imported captions of a unit, and yields the unit."""
 
     def __init__(self, job: _Import) -> None:
         self._tables = CaptionTables(UnitTables(job.folder), {})
@@ -305,7 +305,7 @@ class _WriteUnit(beam.DoFn):
 
 
 def caption_rows(found: Iterable[Found]) -> list[SyntheticCaption]:
-    """In the order of the unit and of sample indexes; the first of an image counts."""
+    """Rows ordered by unit and sample; the first finding of an image counts."""
     hash_to_found: dict[bytes, Found] = {}
     for one in sorted(found, key=lambda one: one.number):
         hash_to_found.setdefault(one.image_hash, one)

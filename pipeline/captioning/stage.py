@@ -1,8 +1,8 @@
-"""Stage 3, caption: synthetic captions of the kept images, at any granularity.
+"""Captions the kept images, at any granularity.
 
-In: units whose pairs and decisions are there. Out: for each unit and granularity a
-table with captions of the kept images that had none, and the units again. What has a
-caption is not captioned again, and no model is loaded if nothing is missing.
+In: units with pairs and decisions. Out: for each unit and granularity a table of
+captions of the kept images that had none, and the units again. An image is captioned
+once, and no model is loaded if no caption is missing.
 """
 
 import collections
@@ -44,7 +44,7 @@ from pipeline.storage.prefetch import map_ahead
 
 
 def describe(run: RunFolder, granularity: Granularity) -> None:
-    """Writes beside the captions what made them."""
+    """Writes `granularity.json` beside the captions: what made them."""
     path = files.join(run.captions(granularity), "granularity.json")
     model: dict[str, Any] = {"model_digest": run.model_digest(granularity)}
     if granularity.captioner == "imported":
@@ -55,11 +55,11 @@ def describe(run: RunFolder, granularity: Granularity) -> None:
 
 
 class Caption(beam.PTransform):
-    """Captions what the kept images of the units lack, and passes the units on.
+    """Writes the missing captions of kept images, and passes the units on.
 
-    Counters: `captions_written`, `captions_failed`, `images_encoded`,
-    `captions_waiting` for a caption that their prompt names and that failed, and
-    `units_skipped` of units that lack nothing (all once a model).
+    Counters: `captions_written`; `captions_failed`; `images_encoded`;
+    `captions_waiting`, whose prompt names a caption that failed; and `units_skipped`,
+    which lack no caption. Each model counts images and units again.
     """
 
     def __init__(
@@ -87,8 +87,11 @@ class Caption(beam.PTransform):
         self._workers = run.config.caption_workers
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
-        """One pass over all units a model, after those whose captions it needs; the
-        shuffle lets one finish before the next. Imports need none and come first."""
+        """Makes one pass over all units per model, in the order of their prompts.
+
+        A shuffle ends each pass before the next, whose prompts may name its captions.
+        Imports need no model and come first.
+        """
         for name, import_captions in self._imports.items():
             units = units | f"Import {name}" >> import_captions
         for group in self._passes():
@@ -103,32 +106,32 @@ class Caption(beam.PTransform):
         return units
 
     def _caption_unit(self, group: tuple[CaptionTarget, ...]) -> "_CaptionUnit":
-        model = _model_of(group)
+        model = _find_model(group)
         checks = self._model_to_checks[model.checkpoint, model.revision]
         return _CaptionUnit(self._inputs, group, self._make_handler(model), checks)
 
     def _passes(self) -> list[tuple[CaptionTarget, ...]]:
-        """What one model can caption at a time, in an order that prompts allow."""
+        """The targets of each pass: of one model, after those that prompts name."""
         groups: dict[tuple, list[CaptionTarget]] = collections.defaultdict(list)
         for number, level in enumerate(prompts.levels(self._inputs.granularities)):
             for target in self._targets:
                 if target.granularity in level:
-                    model = _model_of([target])
+                    model = _find_model([target])
                     key = dataclasses.replace(model, batch_size=1)
                     groups[number, key].append(target)
         return list(map(tuple, groups.values()))
 
 
 def _worker_checks(run: RunFolder, granularity: Granularity) -> WorkerChecks:
-    """Of a model that is asked over a network a worker needs no weights."""
+    """What a worker checks before it captions; only models with weights have them."""
     has_weights = granularity.captioner in ("paligemma", "huggingface")
     checkpoint = granularity.checkpoint if has_weights else ""
     digest = run.model_digest(granularity)
     return WorkerChecks.of(checkpoint, digest, granularity.revision)
 
 
-def _model_of(targets: Sequence[CaptionTarget]) -> Granularity:
-    """What tells which model to load: a granularity without what it asks of it."""
+def _find_model(targets: Sequence[CaptionTarget]) -> Granularity:
+    """The granularities' model: a granularity without prompt, name and decoding."""
     first = targets[0].granularity
     return dataclasses.replace(
         first,
@@ -143,7 +146,7 @@ def _model_of(targets: Sequence[CaptionTarget]) -> Granularity:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """A kept image, and the prompts that it lacks captions of."""
+    """A kept image, and the targets and prompts of its missing captions."""
 
     pair: Pair
     targets: tuple[CaptionTarget, ...]
@@ -151,7 +154,7 @@ class _Request:
 
 
 class _CaptionUnit(beam.DoFn):
-    """Writes the captions that one model can add to a unit."""
+    """Writes the missing captions of a unit that one model makes."""
 
     def __init__(
         self,
@@ -181,7 +184,7 @@ class _CaptionUnit(beam.DoFn):
         yield unit
 
     def _requests(self, unit: Unit) -> list[_Request]:
-        """In the order of the unit; what comes twice is asked for once."""
+        """The missing captions in the order of the unit, each once."""
         pairs = self._inputs.kept_pairs(unit)
         captions = self._upstream_captions(unit, pairs)
         names = [target.granularity.name for target in self._targets]
@@ -205,7 +208,7 @@ class _CaptionUnit(beam.DoFn):
     def _upstream_captions(
         self, unit: Unit, pairs: Sequence[Pair]
     ) -> Sequence[Mapping[str, Sequence[str]]]:
-        """What prompts may name; most name nothing, and then nothing is read."""
+        """The captions that prompts may name; reads nothing if no prompt names any."""
         if any(prompts.upstream(target.granularity.prompt) for target in self._targets):
             return self._inputs.captions(unit, pairs, self._tables)
         return [{}] * len(pairs)
@@ -216,7 +219,7 @@ class _CaptionUnit(beam.DoFn):
             for target, rows in self._rows(unit, requests):
                 key = (rows[0].image_hash, rows[0].prompt_hash)
                 key_to_rows[target.granularity.name, key] = rows
-        except ServiceError:  # what was answered before is paid for
+        except ServiceError:  # earlier answers are paid for
             self._add(unit, requests, key_to_rows)
             raise
         self._add(unit, requests, key_to_rows)
@@ -227,7 +230,7 @@ class _CaptionUnit(beam.DoFn):
         requests: Sequence[_Request],
         key_to_rows: Mapping[tuple[str, Key], Rows],
     ) -> None:
-        """Writes what there is, in the order of the requests."""
+        """Writes the rows that were answered, in the order of the requests."""
         for target in self._targets:
             name = target.granularity.name
             ordered = [
@@ -248,12 +251,14 @@ class _CaptionUnit(beam.DoFn):
     def _rows(
         self, unit: Unit, requests: Sequence[_Request]
     ) -> Iterator[tuple[CaptionTarget, Rows]]:
-        """Batches hold images that lack the same granularities, so that none is made
-        for an image that has it."""
+        """Yields rows per target, from batches of images that lack the same targets.
+
+        So no caption is made for an image that has it.
+        """
         self._checks.before_load()
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
         waiting = collections.defaultdict(list)
-        for request, image in self._prepared(unit, requests, captioner):
+        for request, image in self._prepare(unit, requests, captioner):
             targets, image_hash = request.targets, request.pair.image_hash
             if isinstance(image, images.ImageError):
                 for one, prompt in zip(targets, request.prompts, strict=True):
@@ -261,14 +266,14 @@ class _CaptionUnit(beam.DoFn):
                 continue
             waiting[targets].append(PreparedImage(image_hash, image, request.prompts))
             if len(waiting[targets]) >= captioner.batch_size:
-                yield from self._captioned(captioner, waiting.pop(targets), targets)
+                yield from self._caption(captioner, waiting.pop(targets), targets)
         for targets, batch in waiting.items():
-            yield from self._captioned(captioner, batch, targets)
+            yield from self._caption(captioner, batch, targets)
 
-    def _prepared(
+    def _prepare(
         self, unit: Unit, requests: Sequence[_Request], captioner: Captioner
     ) -> Iterator[tuple[_Request, np.ndarray | images.ImageError]]:
-        """Works one batch ahead of the model."""
+        """Decodes and prepares images, one batch ahead of the model."""
 
         def prepare(
             item: tuple[_Request, bytes],
@@ -286,13 +291,13 @@ class _CaptionUnit(beam.DoFn):
             prepare, items, captioner.batch_size, lambda item: len(item[1])
         )
 
-    def _captioned(
+    def _caption(
         self,
         captioner: Captioner,
         batch: Sequence[PreparedImage],
         targets: tuple[CaptionTarget, ...],
     ) -> Iterator[tuple[CaptionTarget, Rows]]:
-        """Raises the first ServiceError, after the rows of all that has an answer."""
+        """Yields the rows of all answers, then raises the first ServiceError."""
         add_to_counter(STAGE, "images_encoded", len(batch))
         errors = []
         for row in self._handler.run_inference(batch, captioner, {"targets": targets}):
@@ -306,7 +311,7 @@ class _CaptionUnit(beam.DoFn):
 
 
 class _NoModel:
-    """What `Shared` holds while one model makes room for the next."""
+    """Held by `Shared` while one model is freed for the next."""
 
 
 def _load_alone(handler: CaptionerHandler) -> Captioner:

@@ -39,7 +39,7 @@ def print_status(run: RunFolder) -> None:
     print(f"selected: {json.dumps(found, indent=1) if found else 'no'}")
     for line in reference_accounts.warnings(run, found or {}):
         print(line)
-    name_to_flags = flag_counts.counts(run)
+    name_to_flags = flag_counts.count_flags(run)
     for granularity in run.config.granularities:
         n_captioned, n_kept = coverage.coverage(run, granularity, run.units)
         fingerprint = run.granularity_fingerprint(granularity)

@@ -1,7 +1,7 @@
-"""What describes an export: the manifest, the receipts of shards, their file names.
+"""The manifest of an export, the receipts of shards, and their file names.
 
-Nothing in them tells when or where they were written: the same samples give the same
-bytes.
+In: summaries of units and receipts of shards. Out: JSON that says nothing about when or
+where it was written, so that the same samples give the same bytes.
 """
 
 import collections
@@ -30,7 +30,7 @@ _SHARD_FIELDS = ("name", "n_samples", "n_bytes", "sha256")
 
 
 class HasFingerprint(Protocol):
-    """A shard that is planned or written."""
+    """A planned or written shard."""
 
     @property
     def name(self) -> str: ...
@@ -41,7 +41,7 @@ class HasFingerprint(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """Says that a shard is complete; lies beside it as JSON."""
+    """Marks a shard as complete; stored beside it as JSON."""
 
     name: str
     fingerprint: str
@@ -52,14 +52,14 @@ class Receipt:
 
 @dataclasses.dataclass(frozen=True)
 class UnitSummary:
-    """What plan and manifest need to know of one unit."""
+    """The facts of one unit that the plan and the manifest need."""
 
     unit: Unit
     table_names: Mapping[str, Sequence[str]]  # granularity to its caption tables
     outcome_to_count: Mapping[str, int]
     n_without_granularity: Mapping[str, int]  # of the kept
-    n_samples: int  # that are exported
-    digest: str  # of all that their records say
+    n_samples: int  # exported
+    digest: str  # of the contents of their records
     # Granularity to what is not exported: "captions", and how many have each flag.
     dropped_captions: Mapping[str, Mapping[str, int]] = dataclasses.field(
         default_factory=dict
@@ -67,7 +67,7 @@ class UnitSummary:
 
 
 def header(run: RunFolder) -> dict[str, Any]:
-    """The part of a manifest that is known before any shard is written."""
+    """The part of a manifest that is known before a shard is written."""
     granularities = run.config.granularities
     decided = read_json(files.join(run.decisions.folder, LEDGER_NAME))
     flags = run.flags_fingerprint if run.config.export.drop_caption_flags else None
@@ -90,11 +90,11 @@ def complete(
     summaries: Sequence[UnitSummary],
     receipts: Iterable[Receipt],
 ) -> dict[str, Any]:
-    """The manifest of shards that are all there.
+    """The manifest, once all shards are written.
 
-    `n_without_granularity` counts kept samples, also those that are not exported
-    because a granularity that they need is among the missing. `dropped_captions` of a
-    granularity counts captions, and a caption with two flags under both.
+    `n_without_granularity` counts kept samples, including those that are not exported
+    as they lack a required granularity. `dropped_captions` counts captions by
+    granularity; a caption with two flags counts under both.
     """
     shards = sorted(receipts, key=lambda receipt: receipt.name)
     names = [(summary.unit, summary.table_names) for summary in summaries]
@@ -111,7 +111,7 @@ def complete(
             for name in header["granularities"]
         },
         "dropped_captions": {
-            name: _added_up(summary.dropped_captions[name] for summary in summaries)
+            name: _add_up(summary.dropped_captions[name] for summary in summaries)
             for name in header["granularities"]
         },
         "shards": [
@@ -133,7 +133,7 @@ def _ledger(summaries: Iterable[UnitSummary]) -> dict[str, Any]:
     }
 
 
-def _added_up(name_to_counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _add_up(name_to_counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     counts: collections.Counter[str] = collections.Counter()
     for found in name_to_counts:
         counts.update(found)
@@ -144,7 +144,7 @@ def inputs_fingerprint(
     header: dict[str, Any],
     table_names: Iterable[tuple[Unit, Mapping[str, Sequence[str]]]],
 ) -> str:
-    """Of all that an export reads: the name of a table tells what is in it."""
+    """The fingerprint of all inputs of an export, from the names of their tables."""
     parts = ("captions", "decisions", "flags")
     fingerprints = {part: header["fingerprints"][part] for part in parts}
     units = [(unit.source.name, unit.name, names) for unit, names in table_names]
@@ -153,11 +153,11 @@ def inputs_fingerprint(
 
 
 def shards_fingerprint(shards: Iterable[HasFingerprint]) -> str:
-    """Of the bytes of all shards."""
+    """The fingerprint of the bytes of all shards."""
     return fingerprint("shards", sorted((s.name, s.fingerprint) for s in shards))
 
 
 def file_names(shard_names: Iterable[str]) -> set[str]:
-    """Names of all files that shards consist of."""
+    """The names of all files of shards."""
     suffixes = ("", INDEX_SUFFIX, RECEIPT_SUFFIX)
     return {name + suffix for name in shard_names for suffix in suffixes}

@@ -1,4 +1,4 @@
-"""Kept pairs and their captions to training samples.
+"""Joins the tables of kept pairs to training samples.
 
 In: the tables of a unit and the bytes of its images. Out: `records.Sample`s in the
 order of the unit, with images that every decoder reads as `score` did.
@@ -29,7 +29,7 @@ DecidedPair = tuple[Pair, Decision, float]  # with the alignment score
 
 @dataclasses.dataclass(frozen=True)
 class SampleTables:
-    """Where the tables lie that samples are joined from."""
+    """The tables that samples are joined from."""
 
     source_to_pairs: Mapping[str, UnitTables]
     source_to_embeddings: Mapping[str, UnitTables]
@@ -50,14 +50,14 @@ class SampleTables:
         )
 
     def open_captions(self) -> dict[Granularity, CaptionTables]:
-        """Granularity to its captions, by name; lists one folder each."""
+        """The tables of captions by granularity; lists one folder for each."""
         return {
             granularity: CaptionTables.open(folder)
             for granularity, folder in self.granularity_to_folder.items()
         }
 
     def decided_pairs(self, unit: Unit) -> list[DecidedPair]:
-        """All pairs of a unit in its order."""
+        """All pairs of a unit with their decisions, in the order of the unit."""
         pairs = self.source_to_pairs[unit.source.name].read(unit.name)
         embeddings = self.source_to_embeddings[unit.source.name]
         scores = embeddings.read(unit.name, ["alignment_score"])
@@ -72,11 +72,11 @@ class SampleTables:
 
 @dataclasses.dataclass(frozen=True)
 class DroppedFlags:
-    """The flags that keep a caption out of the shards, and where they are told."""
+    """The flags that keep a caption out of the shards, and the tables of flags."""
 
     names: frozenset[str]
     granularities: tuple[str, ...]
-    tables: UnitTables | None  # None if no flag does: then none is read
+    tables: UnitTables | None  # None if no flag does, and then none is read
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
@@ -85,15 +85,15 @@ class DroppedFlags:
         return cls(names, granularities, run.flags if names else None)
 
     def read(self, unit: Unit) -> list[FlaggedCaption]:
-        """All captions of the unit's kept pairs; none if no flag matters."""
+        """The flags of all captions of a unit; empty if no flag keeps captions out."""
         if self.tables is None:
             return []
         return from_table(self.tables.read(unit.name), FlaggedCaption)
 
-    def left(
+    def without_dropped(
         self, kept: list[tuple[Pair, Sample]], rows: Iterable[FlaggedCaption]
     ) -> list[tuple[Pair, Sample]]:
-        """The kept samples of a unit without the captions that stay out."""
+        """The kept samples of a unit, without the captions that are kept out."""
         if not self.names:
             return kept
         flagged: dict[tuple[bytes, str], dict[int, tuple[str, ...]]]
@@ -107,7 +107,7 @@ class DroppedFlags:
         sample: Sample,
         flagged: Mapping[tuple[bytes, str], Mapping[int, tuple[str, ...]]],
     ) -> Sample:
-        """A granularity of which no caption is left is absent."""
+        """Removes flagged captions, and granularities without any caption left."""
         left = {}
         for name, texts in sample.captions.items():
             index_to_flags = flagged[sample.sample_id, name]
@@ -118,8 +118,7 @@ class DroppedFlags:
         return dataclasses.replace(sample, captions=captions)
 
     def counts(self, rows: Iterable[FlaggedCaption]) -> dict[str, dict[str, int]]:
-        """Granularity to numbers of `captions` that stay out, and of those with a
-        flag."""
+        """Counts the captions kept out by granularity: `captions`, and each flag."""
         names = ("captions", *sorted(self.names))
         found = {name: dict.fromkeys(names, 0) for name in self.granularities}
         for row in rows:
@@ -134,9 +133,9 @@ def kept_samples(
     decided_pairs: Sequence[DecidedPair],
     tables: Mapping[Granularity, CaptionTables],
 ) -> list[tuple[Pair, Sample]]:
-    """The kept pairs as samples whose image is still to be read.
+    """The kept pairs as samples without images.
 
-    A granularity of which an image has no caption is absent from its sample.
+    A sample lacks the granularities of which its image has no caption.
     """
     kept = [row for row in decided_pairs if row[1].outcome == KEPT]
     name_to_texts = {g.name: captions.texts(unit) for g, captions in tables.items()}
@@ -166,10 +165,10 @@ def kept_samples(
 def with_image(
     sample: Sample, data: bytes, export: ExportConfig, limits: Limits
 ) -> Sample:
-    """The sample with its image, resized if its short side is over `max_side_px`.
+    """The sample with its image, resized if the short side is over `max_side_px`.
 
-    An image that needs no resizing keeps its bytes, but for what some decoder would
-    stumble over (see `ImageFile.plain_bytes`). One that decoders disagree on is stored
+    An image that is not resized keeps its bytes, except for parts that some decoders
+    misread (see `ImageFile.plain_bytes`). An image that decoders disagree on is stored
     as it was scored: upright, in sRGB, on white.
     """
     opened = images.open_image(data, limits)
@@ -181,14 +180,14 @@ def with_image(
     if scale < 1:
         size_px = (round(sample.width * scale), round(sample.height * scale))
         rgb = cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
-    image, image_format = _encoded(rgb, export.jpeg_quality)
+    image, image_format = _encode(rgb, export.jpeg_quality)
     height, width, _ = rgb.shape
     return dataclasses.replace(
         sample, image=image, image_format=image_format, width=width, height=height
     )
 
 
-def _encoded(rgb: np.ndarray, jpeg_quality: int) -> tuple[bytes, str]:
+def _encode(rgb: np.ndarray, jpeg_quality: int) -> tuple[bytes, str]:
     """A JPEG, or a PNG where a side is longer than a JPEG's may be."""
     if max(rgb.shape) > _MAX_JPEG_SIDE_PX:
         _, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))

@@ -1,4 +1,4 @@
-"""The kinds of training shards: where they lie in a run folder and who writes them."""
+"""The formats of training shards: their folders, their suffixes and their writers."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +12,13 @@ from pipeline.storage import files
 
 @dataclasses.dataclass(frozen=True)
 class ShardFormat:
-    """One kind of shard."""
+    """One format of shards."""
 
     name: str
     folder: str  # in the run folder
     suffix: str
-    # Writes samples, of which captions of these granularities are expected, to a file
-    # of this machine and returns where each one lies in it.
+    # Writes samples to a local file, with captions of these granularities; returns the
+    # offset and length of each in it.
     write_local: Callable[[str, Iterable[Sample], Sequence[str]], np.ndarray]
 
     def path(self, run_folder: str) -> str:

@@ -1,9 +1,9 @@
-"""Stage 4, export: training shards of the kept images and their captions.
+"""Exports the training shards of the kept images and their captions.
 
-In: units whose scores, decisions and captions are there. Out, in one folder: shards of
-contiguous source order, each with an index of its payloads and a receipt, and last of
-all the manifest. A shard's bytes depend on its samples and on the export configuration
-alone; a shard whose receipt fits is not written again.
+In: units with scores, decisions and captions. Out, in one folder: shards in the order
+of the sources, each with an index and a receipt, and at the end the manifest. The bytes
+of a shard depend only on its samples and the export settings; a shard with a valid
+receipt is not written again.
 """
 
 import collections
@@ -43,7 +43,7 @@ _N_IMAGES_AHEAD = 32
 
 
 class Export(beam.PTransform):
-    """Writes the training shards of a run, and gives the path of their manifest.
+    """Writes the training shards of a run; yields the path of their manifest.
 
     Counters: `samples_written`, `shards_written`, `shards_skipped`.
     """
@@ -85,7 +85,7 @@ class Export(beam.PTransform):
 
 
 def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
-    """Whether an export would change nothing; reads the manifest and listings only."""
+    """Whether an export would change nothing; reads the manifest and lists folders."""
     folder = shard_format.path(run.root)
     written = read_json(files.join(folder, manifest.NAME))
     if written is None:
@@ -99,7 +99,7 @@ def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Samples `start` to `stop` of what a unit exports."""
+    """Samples `start` to `stop` of the exported samples of a unit."""
 
     unit: Unit
     start: int
@@ -108,7 +108,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class ShardPlan:
-    """One output file: its samples, and the fingerprint of its bytes."""
+    """One shard: its samples, and the fingerprint of its bytes."""
 
     name: str
     fingerprint: str
@@ -120,7 +120,7 @@ def plan_shards(
     export: ExportConfig,
     shard_format: ShardFormat = TFRECORD,
 ) -> list[ShardPlan]:
-    """Cuts the samples of all units, by source and path, into full shards."""
+    """Divides the samples of all units, by source and path, into full shards."""
     n_per_shard, n_before = export.samples_per_shard, 0
     shards = collections.defaultdict(list)
     for summary in sorted(summaries, key=lambda s: (s.unit.source.name, s.unit.uri)):
@@ -148,7 +148,7 @@ def _shard_fingerprint(parts: Sequence[tuple[Slice, str]], export: ExportConfig)
 
 
 class _SummarizeUnit(beam.DoFn):
-    """Reads what the records of a unit will say, without its images."""
+    """Summarizes the samples of a unit, without their images."""
 
     def __init__(self, tables: SampleTables, export: ExportConfig) -> None:
         self._tables = tables
@@ -162,8 +162,8 @@ class _SummarizeUnit(beam.DoFn):
         pairs = self._tables.decided_pairs(unit)
         kept = kept_samples(unit, pairs, self._captions)
         flagged = self._tables.flags.read(unit)
-        kept = self._tables.flags.left(kept, flagged)
-        exported = _exported(kept, self._export)
+        kept = self._tables.flags.without_dropped(kept, flagged)
+        exported = _find_exported(kept, self._export)
         digest = hashlib.blake2b(digest_size=16)
         for _, sample in exported:
             digest.update(repr(sample).encode())
@@ -181,7 +181,7 @@ class _SummarizeUnit(beam.DoFn):
         )
 
 
-def _exported(
+def _find_exported(
     kept: Iterable[tuple[Pair, Sample]], export: ExportConfig
 ) -> list[tuple[Pair, Sample]]:
     required = set(export.required_granularities)
@@ -196,7 +196,7 @@ def _plan(
     folder: str,
     shard_format: ShardFormat,
 ) -> list[ShardPlan]:
-    """Plans the shards, and removes what does not belong to the plan."""
+    """Plans the shards, and removes files that are not of the plan."""
     shards = plan_shards(summaries, export, shard_format)
     _remove_stale(folder, shards)
     return shards
@@ -205,8 +205,8 @@ def _plan(
 def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
     """Removes a manifest of other shards, then those shards, then their indexes.
 
-    In this order, so that at no moment a manifest names a shard that is not there, or
-    a shard lacks its index. What a killed run left half-written goes as well.
+    In this order a manifest never names a missing shard, and a shard never lacks its
+    index. Half-written files of a killed run are removed too.
     """
     path = files.join(folder, manifest.NAME)
     written = read_json(path)
@@ -220,7 +220,7 @@ def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
 
 
 class _WriteShard(beam.DoFn):
-    """Writes a shard unless it is there: the index, the records, then the receipt."""
+    """Writes a shard unless it exists: its index, its records, then its receipt."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class _WriteShard(beam.DoFn):
         yield receipt
 
     def _receipt(self, shard: ShardPlan) -> Receipt | None:
-        """None if the shard is not there, or is another one of the same name."""
+        """The receipt of a shard; None if it is missing, or of another plan."""
         path = files.join(self._folder, shard.name)
         stored = read_json(path + manifest.RECEIPT_SUFFIX)
         if stored is None or stored["fingerprint"] != shard.fingerprint:
@@ -279,8 +279,8 @@ class _WriteShard(beam.DoFn):
             pairs = self._tables.decided_pairs(piece.unit)
             kept = kept_samples(piece.unit, pairs, self._captions)
             flagged = self._tables.flags.read(piece.unit)
-            kept = self._tables.flags.left(kept, flagged)
-            exported = _exported(kept, self._export)[piece.start : piece.stop]
+            kept = self._tables.flags.without_dropped(kept, flagged)
+            exported = _find_exported(kept, self._export)[piece.start : piece.stop]
             encoded = sources.read_images(piece.unit, [pair for pair, _ in exported])
             samples = [sample for _, sample in exported]
             items = zip(samples, encoded, strict=True)

@@ -1,4 +1,7 @@
-"""TFRecord files with an index."""
+"""Writes TFRecord files, with an index of their payloads.
+
+In: samples. Out: a file of `tf.train.Example`s, and where each of them lies in it.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,14 +17,12 @@ _FOOTER_BYTES = 4  # behind it: its CRC
 def write_local(
     path: str, samples: Iterable[Sample], granularities: Sequence[str] = ()
 ) -> np.ndarray:
-    """Writes a file of this machine; returns its index, `INDEX_DTYPE` `[n]`.
+    """Writes a local file; returns its index, `INDEX_DTYPE` `[n]`.
 
-    A record without a caption of one of `granularities` lacks that feature.
-
-    TensorFlow's writer, as Beam's takes the CRC with whatever package is installed, at
-    worst one of pure Python.
+    A record without a caption of one of `granularities` lacks that feature. The writer
+    is TensorFlow's, as Beam's may fall back on a checksum in pure Python.
     """
-    import tensorflow as tf  # takes seconds, which only writers should pay
+    import tensorflow as tf  # takes seconds to import
 
     del granularities  # readers find features by name
     index, position = [], 0

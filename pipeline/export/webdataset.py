@@ -1,9 +1,9 @@
-"""WebDataset tars: samples as files that share the part of their name before a dot.
+"""Writes WebDataset tars, in which the files of a sample share a key before the dot.
 
-A sample is `<sample_id>.jpg` with the image, whichever format it has, as img2dataset
-names them; `<sample_id>.txt` with the alt text, one `<sample_id>.<granularity>.txt` for
-each granularity with its first caption, and `<sample_id>.json` with what is left. All
-samples have the same members: loaders take the columns of a whole set from its first
+A sample has `<sample_id>.jpg` with the image (in any format, as img2dataset names
+them), `<sample_id>.txt` with the alt text, `<sample_id>.<granularity>.txt` with the
+first caption of each granularity, and `<sample_id>.json` with everything else. All
+samples have the same files, as loaders take the columns of a set from its first
 samples. Source: the format of github.com/webdataset.
 """
 
@@ -20,9 +20,9 @@ from pipeline.records import INDEX_DTYPE, Sample
 def write_local(
     path: str, samples: Iterable[Sample], granularities: Sequence[str]
 ) -> np.ndarray:
-    """Writes a tar of this machine; returns its index, `INDEX_DTYPE` `[n]`.
+    """Writes a local tar; returns its index, `INDEX_DTYPE` `[n]`.
 
-    An entry is where the headers and files of a sample begin, and their length.
+    An entry is the offset of the first header of a sample, and the length of its files.
     """
     index = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -39,9 +39,15 @@ def write_local(
 def members(
     sample: Sample, granularities: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of one sample.
+    """Yields the names and contents of the files of one sample.
 
-    That of a granularity is empty where the sample has no caption of it.
+    The file of a granularity is empty if the sample has no caption of it.
+
+    >>> from pipeline.records import Sample
+    >>> texts = {"short": ("A cat.",)}
+    >>> sample = Sample(b"\\1", b"...", "jpeg", 2, 2, "cat", texts, 0.3, "web", ())
+    >>> dict(members(sample, ["short", "long"]))["01.short.txt"]
+    b'A cat.'
     """
     key = sample.sample_id.hex()
     yield f"{key}.jpg", sample.image

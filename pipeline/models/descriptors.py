@@ -20,6 +20,7 @@ from pipeline.config.duplicates import (
     PerceptualDescriptor,
     TorchDescriptor,
 )
+from pipeline.storage.tables import to_vector_column
 
 _N_CELLS = 10  # of gradients, along each side
 _FLATNESS = 4.0  # as much as a difference of 16 gray levels in one cell
@@ -249,9 +250,7 @@ class DescriptorTable:
         vectors = np.zeros((n_rows, self._image_descriptor.dim), np.float16)
         for row, vector in self._row_to_vector.items():
             vectors[row] = vector
-        flat = pa.array(vectors.ravel())
-        column = pa.FixedSizeListArray.from_arrays(flat, self._image_descriptor.dim)
-        return pa.table({"embedding": column})
+        return pa.table({"embedding": to_vector_column(vectors)})
 
     def _describe_pending(self) -> None:
         if self._pending:

@@ -162,7 +162,7 @@ def _sets(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": visible(name),
             "n_read": counts["read"],
             "n_compared": counts["compared"],
-            "not_compared": reference_accounts.described(role, counts)
+            "not_compared": reference_accounts.describe_missing(role, counts)
             if counts["compared"] < counts["read"]
             else "",
         }

@@ -23,7 +23,7 @@ from pipeline.scoring.encoder_handler import Embedded, EncoderHandler, PreparedP
 from pipeline.sources import shards
 from pipeline.sources.shards import RawPair, Unit
 from pipeline.storage.prefetch import map_ahead
-from pipeline.storage.tables import to_table
+from pipeline.storage.tables import to_table, to_vector_column
 
 STAGE = "score"
 
@@ -208,6 +208,5 @@ class UnitScores:
         for row, embedded in self._row_to_embedded.items():
             embeddings[row] = embedded.embedding
             scores[row] = embedded.alignment_score
-        flat = pa.array(embeddings.ravel())
-        column = pa.FixedSizeListArray.from_arrays(flat, width)
+        column = to_vector_column(embeddings)
         return pa.table({"embedding": column, "alignment_score": scores})

@@ -1,4 +1,7 @@
-"""The alignment filter of `select`: an absolute bound, or a share of the pool.
+"""The alignment filter: keeps pairs whose text describes their image.
+
+In: decisions and alignment scores. Out: the decisions, with the pairs dropped that
+score below an absolute bound, or below the best share of the pool.
 
 The transform maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
@@ -26,10 +29,10 @@ CUTS_NAME = "alignment_cuts.json"
 class FilterAlignment(beam.PTransform):
     """Drops pairs whose text does not describe their image.
 
-    A pair without a score fails. `KeepFraction` counts all contested pairs of all
-    units, or of all those of a source, also those without a score, and rounds the
-    number to keep up; pairs as good as the last one to keep are kept too. The cuts are
-    written to `alignment_cuts.json` in `folder`, that of the decisions.
+    A pair without a score is dropped. `KeepFraction` takes a share of all droppable
+    pairs, or of those of each source, with or without a score, and rounds the number to
+    keep up. Pairs that tie with the last one to keep are kept too. The cuts are written
+    to `alignment_cuts.json` in `folder`, the folder of the decisions.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class FilterAlignment(beam.PTransform):
 
 
 class RecordCuts(beam.PTransform):
-    """Finds the cut of each group, and writes all down before one is used.
+    """Finds the cut of each group, and writes them down before any is used.
 
     Maps PCollection[UnitDecisions] to one dictionary, group to cut.
     """
@@ -86,7 +89,7 @@ class RecordCuts(beam.PTransform):
 
 
 def write_cuts(group_to_cut: dict[str, Cut], path: str) -> dict[str, Cut]:
-    """Leaves the cuts in a file and passes them on."""
+    """Writes the cuts to a file, and returns them."""
     content = json.dumps(quantiles.to_json(group_to_cut), indent=2) + "\n"
     files.write(path, content.encode())
     return group_to_cut
@@ -98,7 +101,7 @@ def filter_by_cut(
     share: KeepFraction,
     group_to_cut: Mapping[str, Cut],
 ) -> UnitDecisions:
-    """Drops alignment scores below the cut of their group."""
+    """Drops pairs whose alignment score is below the cut of their group."""
     cut = group_to_cut[_group_of(decisions, share)].score
     return filter_alignment(decisions, run, cut)
 
@@ -106,7 +109,7 @@ def filter_by_cut(
 def filter_alignment(
     decisions: UnitDecisions, run: RunFolder, cut: float
 ) -> UnitDecisions:
-    """Drops alignment scores below `cut`, and pairs without one."""
+    """Drops pairs whose alignment score is below `cut`, and pairs without a score."""
     rows = decisions.droppable_rows
     scores = read_scores(decisions, run, rows)
     fails = ~(scores >= cut)
@@ -122,7 +125,7 @@ def filter_alignment(
 def droppable_scores(
     decisions: UnitDecisions, run: RunFolder, share: KeepFraction
 ) -> tuple[str, np.ndarray]:
-    """Group and alignment scores of the contested pairs, float32."""
+    """The group of a unit, and the alignment scores of its droppable pairs, float32."""
     scores = read_scores(decisions, run, decisions.droppable_rows)
     return _group_of(decisions, share), scores.astype(np.float32)
 
@@ -134,7 +137,7 @@ def _group_of(decisions: UnitDecisions, share: KeepFraction) -> str:
 def read_scores(
     decisions: UnitDecisions, run: RunFolder, rows: np.ndarray
 ) -> np.ndarray:
-    """Alignment scores of some pairs, float64; NaN where there is none."""
+    """Alignment scores of some pairs: cosines, float64; NaN where there is none."""
     tables = run.embeddings(decisions.unit.source)
     scores = read_rows(tables, decisions, rows, "alignment_score")
     return scores["alignment_score"].to_numpy().astype(np.float64)

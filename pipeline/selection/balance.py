@@ -1,10 +1,10 @@
-"""Balance: of images of which there are too many, as many as a recipe wants.
+"""Balance: thins out what the pool has too much of.
 
 A cap divides the pool into groups by nearest seed, cluster or concept, and counts them
-over all shards. A pair of a group of `count` pairs stays with probability
-min(1, max_count / count); of several groups each may let it stay, as in MetaCLIP
-(arXiv:2309.16671, algorithm 1): 1 - prod(1 - p). Chance hangs on the sample id and
-`rng_seed`. The transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
+over all shards. A pair in a group of `count` pairs is kept with probability p = min(1,
+max_count / count), a pair in several groups with 1 - prod(1 - p), as in MetaCLIP
+(arXiv:2309.16671, algorithm 1). The draw depends on the sample id and `rng_seed` alone.
+The transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from pipeline.storage import files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grouped:
-    """UnitDecisions, and the groups of their contested pairs."""
+    """Decisions, and the groups of their droppable pairs."""
 
     decisions: UnitDecisions
     row: np.ndarray  # int64 [m]; a pair may have several groups, or none
@@ -39,10 +39,10 @@ class Grouped:
 
 
 class Balance(beam.PTransform):
-    """Applies caps one after the other, each to what the one before has left.
+    """Applies caps one after the other, each to the pairs that the others have kept.
 
-    `seeds` are the sets that have a cap. The run lists its units: they name the files
-    of centroids.
+    `seeds` are the seed sets of `CapPerSeed`. `run` must list its units, which enter
+    the names of the files of centroids.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Balance(beam.PTransform):
     def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         run = self._run.without_units()
         for i, cap in enumerate(self._caps):
-            grouped = self._grouped(decisions, i, cap)
+            grouped = self._group(decisions, i, cap)
             counts = AsSingleton(
                 grouped
                 | f"Count groups, cap {i}" >> beam.Map(lambda g: Counts.of(g.group))
@@ -67,7 +67,7 @@ class Balance(beam.PTransform):
             )
         return decisions
 
-    def _grouped(
+    def _group(
         self, decisions: beam.PCollection[UnitDecisions], i: int, cap: Cap
     ) -> beam.PCollection[Grouped]:
         run = self._run.without_units()
@@ -90,7 +90,7 @@ class Balance(beam.PTransform):
 
 
 def _record_path(run: RunFolder, i: int) -> str:
-    """Where the account of a cap's centroids lies; the cap itself has no part in it."""
+    """The path of the record of a cap's centroids, which `max_count` does not enter."""
     selection = run.config.selection
     training = dataclasses.replace(selection.balance[i], max_count=1)
     caps = (*selection.balance[:i], training)
@@ -137,7 +137,7 @@ class GroupByCluster(kmeans.DoFnWithCentroids):
 
 
 class GroupByConcept(beam.DoFn):
-    """Groups pairs by the concepts that their alt text names; read once a worker."""
+    """Groups pairs by the concepts in their alt text; a worker reads the list once."""
 
     def __init__(self, run: RunFolder, path: str) -> None:
         self._run = run
@@ -162,8 +162,8 @@ class GroupByConcept(beam.DoFn):
 def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDecisions:
     """Drops pairs whose draw is not below their probability.
 
-    The value of the decision is the probability, the threshold the draw, in [0, 1), and
-    the detail the smallest of the pair's groups.
+    The value of a decision is the probability, the threshold the draw in [0, 1), and
+    the detail the smallest group of the pair.
     """
     decisions = grouped.decisions
     rows = decisions.droppable_rows
@@ -184,7 +184,7 @@ def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDeci
 
 
 def probabilities(grouped: Grouped, max_count: int, counts: Counts) -> np.ndarray:
-    """Of every pair of the unit to stay: float64 [n], NaN for one without a group."""
+    """The probability to keep each pair of a unit: float64 [n]; NaN without a group."""
     share = np.minimum(1, max_count / counts.count_of(grouped.group))
     n_pairs = len(grouped.decisions.outcome)
     loss = np.ones(n_pairs)
@@ -195,7 +195,7 @@ def probabilities(grouped: Grouped, max_count: int, counts: Counts) -> np.ndarra
 
 
 def _smallest_groups(grouped: Grouped, counts: Counts, rows: np.ndarray) -> list[str]:
-    """Names of the groups, of equally small ones the first; pairs may have none."""
+    """The name of the smallest group of each row; of equal ones, the first."""
     count = counts.count_of(grouped.group)
     order = np.lexsort((-np.arange(len(count)), -count))  # takes its last key first
     groups = grouped.row[order].tolist(), grouped.group[order].tolist()
@@ -205,7 +205,7 @@ def _smallest_groups(grouped: Grouped, counts: Counts, rows: np.ndarray) -> list
 
 
 def check(run: RunFolder) -> None:
-    """Raises ValueError on a cap without its seed sets or with a list that is none."""
+    """Raises ValueError on a cap without its seed sets or its list of concepts."""
     for cap in run.config.selection.balance:
         if isinstance(cap, CapPerSeed) and not run.seed_units:
             raise ValueError(f"balance={cap}: expected seed sets")

@@ -1,6 +1,6 @@
 """Checks of a recipe against what its run folder holds already, before any work.
 
-They look at tables of `score` that are there; what only `score` can tell is found out
+They read the tables that `score` has written so far. What is not scored yet is checked
 later, by the step that needs it.
 """
 
@@ -62,7 +62,7 @@ def _check_scored(run: RunFolder) -> None:
 
 
 def doubts(run: RunFolder) -> Iterator[str]:
-    """Yields a line for each kind of image sets that `select` does nothing with."""
+    """Yields a line for each role of image sets that `select` does not use."""
     selection = run.config.selection
     if run.evaluation_units and not selection.evaluation_bounds:
         yield "evaluation_sets: not compared, as max_evaluation_similarity=None"

@@ -1,9 +1,13 @@
 """Concepts that alt texts name: words and phrases of a list.
 
-In: a text file with one concept a line, as a visual dictionary or the titles of an
-encyclopedia. Out: for a text the numbers of the concepts that occur in it, word for
-word. Case and punctuation do not count; each character of a script without spaces is a
-word.
+In: a text file with one concept per line, such as a visual dictionary or the titles of
+an encyclopedia. Out: for each text, the numbers of the concepts that occur in it word
+for word. Case and punctuation are ignored; in scripts without spaces each character is
+a word.
+
+>>> concepts = Concepts(["dog", "polar bear", "bear"])
+>>> [concepts.names[number] for number in concepts.find("Polar bear, with a dog!")]
+['dog', 'polar bear', 'bear']
 """
 
 import re
@@ -13,14 +17,14 @@ from pipeline.selection.rules import SPACELESS
 from pipeline.storage import files
 
 _WORD = re.compile(f"[{SPACELESS}]|[^\\W_{SPACELESS}]+")
-_BEGINNING = -1  # in place of a number: some concept goes on from here
+_BEGINNING = -1  # in place of a number: the beginning of a longer concept
 
 
 class Concepts:
-    """Concepts by number, and a search that looks at each word of a text once or so."""
+    """A list of concepts, and a search whose time does not grow with the list."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Names that have the same words are one concept; a name has some."""
+        """Names with the same words are one concept; each has at least one word."""
         self.names: list[str] = []
         self._phrase_to_number: dict[str, int] = {}
         for name in names:
@@ -28,7 +32,11 @@ class Concepts:
 
     @classmethod
     def load(cls, path: str) -> "Concepts":
-        """Reads a list; ValueError on a line without a word and on an empty list."""
+        """Reads a list of concepts.
+
+        Raises:
+          ValueError: on a line without a word, or if there is no line.
+        """
         lines = _lines(path)
         for number, line in enumerate(lines, start=1):
             if line and not _words(line):
@@ -39,13 +47,13 @@ class Concepts:
         return concepts
 
     def find(self, text: str) -> list[int]:
-        """Numbers of the concepts that occur in a text, ascending."""
+        """The numbers of the concepts that occur in a text, ascending."""
         words = _words(text)
         found = {n for start in range(len(words)) for n in self._at(words, start)}
         return sorted(found - {_BEGINNING})
 
     def _at(self, words: Sequence[str], start: int) -> Iterator[int]:
-        """Yields concepts that begin with that word, as long as some can go on."""
+        """Yields the concepts that begin at a word, while a longer one is possible."""
         phrase, end = words[start], start + 1
         while (number := self._phrase_to_number.get(phrase)) is not None:
             yield number

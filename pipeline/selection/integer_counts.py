@@ -1,6 +1,6 @@
-"""Counts of whole numbers over a pool, added up alike in any order of work.
+"""Counts of integers over a pool, the same in any order of work.
 
-In: numbers as arrays, a part of the pool at a time. Out: how often each of them occurs.
+In: arrays of integers, one part of the pool at a time. Out: how often each occurs.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ PEAK_BYTES = _BLOCKS_IN_MEMORY * (2 * BYTES + 8 + BYTES + 8)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Counts:
-    """Numbers that occur, and how often."""
+    """The numbers that occur, and how often each does."""
 
     number: np.ndarray  # int64 [n], ascending
     count: np.ndarray  # int64 [n], at least 1
 
     @classmethod
     def of(cls, numbers: np.ndarray) -> "Counts":
-        """Of whole numbers in any order."""
+        """Counts integers, in any order."""
         return cls(*np.unique(numbers.astype(np.int64), return_counts=True))
 
     def count_of(self, numbers: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ class Counts:
 
 
 def sum_counts(blocks: Sequence[Counts]) -> Counts:
-    """Adds counts up by number; no block gives an empty tally."""
+    """Adds up counts by number; the sum of no blocks is empty."""
     empty = np.empty(0, np.int64)
     numbers = np.concatenate([empty, *(block.number for block in blocks)])
     counts = np.concatenate([empty, *(block.count for block in blocks)])
@@ -48,7 +48,7 @@ def sum_counts(blocks: Sequence[Counts]) -> Counts:
 
 
 class SumCounts(beam.CombineFn):
-    """`sum_counts` in any order. In memory at most 300 bytes a number that occurs."""
+    """`sum_counts` in any order, in at most 300 bytes of memory per number."""
 
     def create_accumulator(self) -> list[Counts]:
         return []

@@ -37,9 +37,10 @@ class FilterLanguage(beam.PTransform):
 def filter_language(
     decisions: UnitDecisions, run: RunFolder, languages: KeepLanguages
 ) -> UnitDecisions:
-    """Drops by the detected language; short text only as its own policy says.
+    """Drops pairs by the detected language of their alt text.
 
-    The detail of a decision is the language found, the value its probability.
+    The detail of a decision is the language, its value the probability of the language.
+    Short texts are decided on by `languages.short_text` alone, if it is set.
     """
     rows = decisions.droppable_rows
     if languages.short_text is not None:

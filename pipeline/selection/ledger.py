@@ -35,7 +35,7 @@ def count_unit(
 
 
 def make_ledger(source_to_counts: dict[str, np.ndarray]) -> dict:
-    """What became of the pairs: of all together, and under "sources" of each source.
+    """The ledger of all pairs together and, under "sources", of each source.
 
     Raises:
       ValueError: if pairs that were read have no decision or more than one.
@@ -62,7 +62,7 @@ def _ledger_of(name: str, counts: np.ndarray) -> dict:
 
 
 def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
-    """Writes the ledger into the folders, of the run and of its decisions."""
+    """Writes the ledger into folders: that of the run and that of its decisions."""
     ledger = {**ledger, "version": records.VERSION}
     data = (json.dumps(ledger, indent=2) + "\n").encode()
     for folder in folders:
@@ -71,7 +71,7 @@ def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
 
 
 def is_complete(run: RunFolder) -> bool:
-    """Whether all decisions of this configuration and their ledger are there."""
+    """Whether the run has all decisions of its recipe, and their ledger."""
     decisions = run.decisions
     names = {unit.name for unit in run.units}
     has_ledger = files.is_file(_ledger_path(decisions.folder))
@@ -79,9 +79,9 @@ def is_complete(run: RunFolder) -> bool:
 
 
 def restore_ledger(run: RunFolder) -> dict:
-    """Makes the ledger of complete decisions that of the run again; returns it.
+    """Copies the ledger of complete decisions to the run folder again; returns it.
 
-    Another configuration may have left its own ledger there in between.
+    Another recipe may have left its own ledger there in the meantime.
     """
     data = files.read(_ledger_path(run.decisions.folder))
     files.write(_ledger_path(run.root), data)

@@ -1,10 +1,10 @@
-"""The score from which on a share of a pool is kept, exactly and in little memory.
+"""Exact quantiles of the scores of a pool, in little memory.
 
-In: float32 scores, a part of the pool at a time; NaN is no score. Out: the cut of every
-group of the pool. A score becomes a whole number of 32 bits that is ordered as scores
-are. The first look at the pool counts the upper halves of these numbers and finds in
-which of them the cut lies, the second counts the lower halves there: 65,536 counts at
-most, however large the pool is.
+In: float32 scores, one part of the pool at a time; NaN is no score. Out: for each group
+of the pool the score from which on a share of it is kept. Scores become integers of 32
+bits in the same order. A first pass over the pool counts the upper halves of the
+integers and finds the half that holds the cut; a second pass counts the lower halves
+within it. That is at most 65,536 counts, however large the pool is.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ _N_COSINE_HALVES = 2 * 8 * 2**7
 class Cut:
     """The lowest score to keep in a group, and what it means for the group.
 
-    The n-th best score, where n is `keep_fraction` of all, rounded up, also of those
-    without a score, which rank below all others. Scores as good as the cut are kept
-    too. Without any score the cut is NaN.
+    It is the n-th best score, where n is `keep_fraction` of all pairs, rounded up.
+    Pairs without a score are counted and rank last. Scores equal to the cut are kept
+    too. The cut of a group without any score is NaN.
     """
 
     score: float
@@ -44,11 +44,11 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class BucketOfCut:
-    """Where the cut of a group lies: what the first look at the pool finds."""
+    """The upper half that holds the cut of a group, found by the first pass."""
 
     upper_half: int
-    n_below: int  # how many of the scores in this upper half are worse than the cut
-    n_above: int  # scores in upper halves that are better
+    n_below: int  # scores in this upper half that are below the cut
+    n_above: int  # scores in higher upper halves
     n_contested: int
     n_without_score: int
 
@@ -56,7 +56,7 @@ class BucketOfCut:
 class FindCuts(beam.PTransform):
     """Maps a collection of parts of the pool to (group, Cut).
 
-    `read` gives the group of a part and its scores, and is called twice for each.
+    `read` returns the group and the scores of a part. It is called twice per part.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ def _with_cut(
 def count_upper_halves(
     part: Any, read: Callable[[Any], tuple[str, np.ndarray]]
 ) -> tuple[str, Counts]:
-    """The group of a part and what its scores add to the first look."""
+    """The group of a part, and the counts of its scores for the first pass."""
     group, scores = read(part)
     has_score = ~np.isnan(scores)
     halves = np.full(len(scores), _NO_SCORE)
@@ -112,7 +112,7 @@ def count_lower_halves(
     read: Callable[[Any], tuple[str, np.ndarray]],
     group_to_bucket: Mapping[str, BucketOfCut],
 ) -> tuple[str, Counts]:
-    """The group of a part and what its scores add to the second look."""
+    """The group of a part, and the counts of its scores for the second pass."""
     group, scores = read(part)
     keys = to_keys(scores[~np.isnan(scores)])
     inside = keys[keys >> _HALF == group_to_bucket[group].upper_half]
@@ -133,9 +133,10 @@ def to_score(key: int) -> float:
 
 
 def find_bucket(upper: Counts, keep_fraction: float) -> BucketOfCut:
-    """The upper half of the n-th best score.
+    """Finds the upper half of the n-th best score.
 
-    The fraction is taken as written: 0.55 of 20 is 11, whatever floats make of it.
+    The fraction is taken as it is written: 0.55 of 20 is 11, although the float nearest
+    to 0.55 is a little larger.
     """
     is_score = upper.number != _NO_SCORE
     halves, counts = upper.number[is_score], upper.count[is_score]
@@ -153,7 +154,7 @@ def find_bucket(upper: Counts, keep_fraction: float) -> BucketOfCut:
 
 
 def find_cut(lower: Counts, bucket: BucketOfCut) -> Cut:
-    """The n-th best score, of those in the upper half where it lies."""
+    """Finds the n-th best score among those in its upper half."""
     n_contested, n_without = bucket.n_contested, bucket.n_without_score
     if bucket.upper_half == _NO_SCORE:
         return Cut(math.nan, n_contested, n_without, 0)
@@ -177,7 +178,7 @@ def shuffle_bytes(n_scores: float) -> float:
 
 
 def to_json(group_to_cut: Mapping[str, Cut]) -> dict[str, dict]:
-    """By group; a cut that is NaN becomes None."""
+    """The cuts by group as plain JSON values; NaN becomes None."""
     return {
         group: dataclasses.asdict(cut)
         | {"score": None if math.isnan(cut.score) else cut.score}

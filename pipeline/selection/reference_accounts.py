@@ -1,8 +1,8 @@
-"""What the pool is compared with: which evaluation and seed images count, and why not.
+"""Accounts of evaluation and seed sets: which images the pool is compared with.
 
-In: the scored images of the sets. Out: their part of the ledger, where for each set
-read = compared + the sum of `not_compared`; a file that names each image left out, and
-lines that warn of them.
+In: the scored images of the sets. Out: their part of the ledger, in which read =
+compared + the sum of `not_compared` for each set; a file that names each image that
+nothing is compared with, and why; and lines that warn of such images.
 """
 
 import collections
@@ -28,7 +28,9 @@ UNUSED = "no step of the recipe compares with them"
 
 _ROLE_TO_NAME = {"evaluation": "evaluation_sets", "seeds": "seed_sets"}
 _ROLE_TO_IMAGES = {"evaluation": "evaluation images", "seeds": "seed images"}
-_VARIES = re.compile(r"b'[^']*'|b\"[^\"]*\"|\d+")  # from image to image
+_VARIES = re.compile(
+    r"b'[^']*'|b\"[^\"]*\"|\d+"
+)  # from image to image, in an error, in an error
 _MAX_REASON_CHARS = 100
 _N_REASONS = 20  # in the ledger; all others are one
 _N_SHOWN = 3  # reasons and keys in a line
@@ -36,18 +38,18 @@ _N_SHOWN = 3  # reasons and keys in a line
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """An image of a set that nothing is compared with."""
+    """An image of a set that nothing is compared with, and the reason."""
 
     role: str
     set_name: str
     shard: str
-    key: str  # "" stands for all that cannot be read of a shard
+    key: str  # "" stands for the part of a shard that cannot be read
     error: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Set:
-    """The images of one set."""
+    """The account of one set."""
 
     role: str
     name: str
@@ -58,7 +60,7 @@ class _Set:
 
     def to_json(self) -> dict[str, Any]:
         n_left_out = len(self.left_out) + self.n_unused
-        reasons = _grouped([one.error for one in self.left_out])
+        reasons = _group_errors([one.error for one in self.left_out])
         if self.n_unused:
             reasons[UNUSED] = self.n_unused
         return {
@@ -73,13 +75,13 @@ class _Set:
         }
 
 
-def account(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Counts the images of all sets by role and set; names those left out in a file.
+def make_accounts(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Counts the images of all sets by role and set; lists the others in a file.
 
     Raises:
-      ValueError: if a larger share of a set is left out than the recipe allows.
+      ValueError: if more of a set is not compared than the recipe allows.
     """
-    sets = list(_sets(run))
+    sets = list(_read_sets(run))
     for one in sets:
         _expect_enough(one, run.config.selection.max_unreadable_reference_share)
     lines = [
@@ -96,15 +98,15 @@ def account(run: RunFolder) -> dict[str, dict[str, Any]]:
 
 
 def warnings(run: RunFolder, ledger: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a line for each set of which something was not compared."""
+    """Yields a line for each set with images that were not compared."""
     for role in SET_ROLES:
         for name, counts in ledger.get(role, {}).items():
             if counts["not_compared"] and UNUSED not in counts["not_compared"]:
-                yield f"{name}: {described(role, counts)}; all in {_path(run)}"
+                yield f"{name}: {describe_missing(role, counts)}; all in {_path(run)}"
 
 
-def described(role: str, counts: Mapping[str, Any]) -> str:
-    """What was not compared of a set, and why."""
+def describe_missing(role: str, counts: Mapping[str, Any]) -> str:
+    """How many images of a set were not compared, and why, in one line."""
     n_left_out, n_unreadable = counts["read"] - counts["compared"], counts["unreadable"]
     cannot = "cannot be read and were not compared"
     if n_unreadable < n_left_out:
@@ -126,7 +128,7 @@ def _path(run: RunFolder) -> str:
     return files.join(run.decisions.folder, FILE_NAME)
 
 
-def _sets(run: RunFolder) -> Iterator[_Set]:
+def _read_sets(run: RunFolder) -> Iterator[_Set]:
     descriptors = _descriptors(run.config.selection)
     role_to_units = zip(SET_ROLES, (run.evaluation_units, run.seed_units), strict=True)
     for role, units in role_to_units:
@@ -138,7 +140,7 @@ def _sets(run: RunFolder) -> Iterator[_Set]:
 
 
 def _descriptors(selection: SelectionConfig) -> dict[str, tuple[Descriptor, ...]]:
-    """By what images are compared with the sets of a role; by nothing if none is."""
+    """The descriptors by which images are compared with the sets of each role."""
     bounds = selection.evaluation_bounds
     is_searched = selection.retrieval or needs_seeds(selection.balance)
     by_bounds = tuple(bound.descriptor for bound in bounds)
@@ -153,7 +155,7 @@ def _read_set(
     units: Sequence[Unit],
     descriptors: Sequence[Descriptor],
 ) -> _Set:
-    """Reads one shard at a time, and of readable images whether they have a vector."""
+    """Counts the images of a set, shard by shard, and those without a vector."""
     n_read = n_unreadable = 0
     left_out: list[LeftOut] = []
     for unit in units:
@@ -184,12 +186,12 @@ def _expect_enough(one: _Set, max_share: float) -> None:
         expected = f"{bound} of it at most to be left out"
     else:
         return
-    name, told = _ROLE_TO_NAME[one.role], described(one.role, one.to_json())
+    name, told = _ROLE_TO_NAME[one.role], describe_missing(one.role, one.to_json())
     raise ValueError(f"{name}={one.name}: expected {expected}: {told}")
 
 
-def _grouped(errors: Sequence[str]) -> dict[str, int]:
-    """How often each kind of error occurs, the most frequent first."""
+def _group_errors(errors: Sequence[str]) -> dict[str, int]:
+    """The number of errors of each kind, the most frequent kind first."""
     kinds = (visible(_VARIES.sub("...", e), _MAX_REASON_CHARS) for e in errors)
     counts = collections.Counter(kinds)
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_N_REASONS]

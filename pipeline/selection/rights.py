@@ -1,4 +1,4 @@
-"""What must not be used: owners' opt-outs, and the entries of a drop list.
+"""Pairs that must not be used: owners' opt-outs and the entries of a drop list.
 
 The transform maps PCollection[UnitDecisions] to PCollection[UnitDecisions]. It comes
 before all other steps of `select`, and also drops pairs of sources with `keep_all`.
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 import pyarrow.compute as pc
-from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
+from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows
@@ -46,7 +46,7 @@ class DropForbidden(beam.PTransform):
 def drop_opt_outs(
     decisions: UnitDecisions, run: RunFolder, directives: Sequence[str]
 ) -> UnitDecisions:
-    """Drops pairs with one of the directives, which becomes the detail."""
+    """Drops pairs that have one of the directives; the detail names it."""
     rows = decisions.kept_rows
     table = read_rows(run.pairs(decisions.unit.source), decisions, rows, "robots")
     robots = table["robots"].combine_chunks().dictionary_encode()
@@ -59,22 +59,22 @@ def drop_opt_outs(
 def drop_listed(
     decisions: UnitDecisions, run: RunFolder, listed: DropList
 ) -> UnitDecisions:
-    """Drops pairs that an entry names, whose kind becomes the detail.
+    """Drops pairs that an entry of the list names; the detail is the kind of entry.
 
-    Counts those `without_url`, which no address of the list can name.
+    Counts pairs `without_url`, which no address of the list can match.
     """
     rows = decisions.kept_rows
     columns = ("url", "image_hash", "sample_id")
     pairs = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
     without_url = int(pc.sum(pc.equal(pairs["url"], "")).as_py() or 0)
-    Metrics.counter("select", "without_url").inc(without_url)
+    add_to_counter("select", "without_url", without_url)
     kinds = listed.kinds_of(pairs)
     is_out = kinds != ""
     return decisions.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])
 
 
 class _LookUp(beam.DoFn):
-    """Drops what is listed; the table is opened once a worker."""
+    """Drops the listed pairs; each worker opens the table once."""
 
     def __init__(self, run: RunFolder, table: str) -> None:
         self._run = dataclasses.replace(run, drop_list=())

@@ -1,8 +1,18 @@
-"""Drop rules on single pairs, and the language filter.
+"""Drop rules on single pairs.
 
-Rules are values: a recipe lists them, and each is a function of one pair. Language is
-decided on whole columns. All transforms map PCollection[UnitDecisions] to
-PCollection[UnitDecisions].
+A rule is a frozen dataclass that maps a pair to a `Drop`, or to None to keep the pair.
+A recipe lists rules, those of this module and its own. The transform maps
+PCollection[UnitDecisions] to PCollection[UnitDecisions].
+
+>>> from pipeline.records import Pair
+>>> fields = dict.fromkeys(Pair.__dataclass_fields__, 0)
+>>> pair = Pair(**{**fields, "alt_text": "IMG_0042.JPG", "width": 400, "height": 90})
+>>> FewWords(min_words=2)(pair)
+Drop(reason=<DropReason.FEW_WORDS: 'few_words'>, value=1, threshold=2, detail='')
+>>> BoilerplateAltText()(pair).detail
+'file_name'
+>>> SmallImage(min_side_px=64)(pair) is None
+True
 """
 
 import dataclasses
@@ -21,10 +31,10 @@ from pipeline.storage.tables import from_table
 from recipes.settings import Settings
 from recipes.validation import expect, one_line, shown
 
-# Alt text that consists of this and of nothing else says nothing about its image. Each
-# pattern must match the whole text, whatever its case. They match 381 of 22,261 alt
-# texts of web pages, LAION-400M and Conceptual Captions (184 + 19 file names, 123
-# generic words, 22 placeholders), and none of 100,329 human captions in 7 languages.
+# Alt text that is nothing but one of these says nothing about its image. A pattern must
+# match the whole text, in any case. They match 381 of 22,261 alt texts of web pages,
+# LAION-400M and Conceptual Captions (184 + 19 file names, 123 generic words, 22
+# placeholders), and none of 100,329 human captions in 7 languages.
 BOILERPLATE_PATTERNS = (
     r"(?P<file_name>\S+\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg))",
     r"(?P<camera_name>(?:img|dsc[fn]?|cimg)[-_ ]?\d{3,}\S*|p\d{7}|gopr\d{4}"
@@ -65,7 +75,7 @@ _WORD = re.compile(f"[{SPACELESS}]|[^\\s{SPACELESS}]+")
 
 @dataclasses.dataclass(frozen=True)
 class FewWords(Settings):
-    """Drops alt text of fewer than `min_words` words, as `count_words` has them."""
+    """Drops alt text of fewer than `min_words` words, counted by `count_words`."""
 
     min_words: int
 
@@ -84,7 +94,7 @@ class BoilerplateAltText(Settings):
     """Drops alt text that matches a pattern as a whole: file names, prices, counters.
 
     The detail of the decision is the name of the group around the pattern, if it has
-    one. Case and white space around the text do not count.
+    one. Case and surrounding white space are ignored.
     """
 
     # Regular expressions; the default's were measured on 22,261 alt texts.
@@ -108,7 +118,7 @@ class BoilerplateAltText(Settings):
 class SmallImage(Settings):
     """Drops images whose short side has fewer than `min_side_px` pixels.
 
-    Where their size before the crawler's resizing was recorded, that one counts.
+    If the size before the crawler's resizing was recorded, that size counts.
     """
 
     min_side_px: int
@@ -127,7 +137,7 @@ class SmallImage(Settings):
 class ExtremeAspect(Settings):
     """Drops images whose long side is more than `max_aspect` times the short one.
 
-    Where their size before the crawler's resizing was recorded, that one counts.
+    If the size before the crawler's resizing was recorded, that size counts.
     """
 
     max_aspect: float
@@ -144,27 +154,30 @@ class ExtremeAspect(Settings):
 
 
 def count_words(text: str) -> int:
-    """Words between white space.
+    """The number of words of a text.
 
-    Each character of a script that has no spaces counts as one, or a whole sentence of
-    Chinese would be one word.
+    Words are separated by white space. In scripts without spaces, such as Chinese, each
+    character counts as a word.
+
+    >>> count_words("a red square"), count_words("红色的 square")
+    (3, 4)
     """
     return len(text.split()) if text.isascii() else len(_WORD.findall(text))
 
 
 def first_drop(rules: Iterable[DropRule], pair: Pair) -> Drop | None:
-    """What the first rule that drops the pair says."""
+    """The drop of the first rule that drops the pair; None if none does."""
     return next(filter(None, (_try(rule, pair) for rule in rules)), None)
 
 
 class RuleError(RuntimeError):
-    """A drop rule, which users write too, that fails or gives something else."""
+    """A drop rule, of a user perhaps, that raised or returned something else."""
 
 
 def _try(rule: DropRule, pair: Pair) -> Drop | None:
     try:
         drop = rule(pair)
-    except Exception as error:
+    except Exception as error:  # users write rules, which may raise anything
         text = one_line(f"{type(error).__name__}: {error}", 200)
         raise RuleError(f"drop rule {shown(rule)} failed: {text}") from error
     is_drop = isinstance(drop, Drop) and drop.reason in list(DropReason)
@@ -184,7 +197,7 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 def apply_rules(
     decisions: UnitDecisions, run: RunFolder, rules: tuple[DropRule, ...]
 ) -> UnitDecisions:
-    """Tries the rules on the contested pairs of one unit."""
+    """Tries the rules on the droppable pairs of one unit."""
     rows = decisions.droppable_rows
     table = read_rows(run.pairs(decisions.unit.source), decisions, rows)
     found = [first_drop(rules, pair) for pair in from_table(table, Pair)]

@@ -1,11 +1,10 @@
-"""Images that must not be used because of what they show.
+"""Unsafe images, which must not be used because of what they show.
 
 In: a linear head on the image embeddings of the run's encoder, an `.npz` file with
-`weight`, one number a dimension, and `bias`, one number. For an embedding x of length
-one the probability of an unsafe image is sigmoid(weight . x + bias). Any classifier of
-that form can be written so: a logistic regression on embeddings, or the difference of
-the embeddings of two texts. The transform maps PCollection[UnitDecisions] to
-PCollection[UnitDecisions].
+`weight` [d] and `bias`, one number. For an embedding x of length one, the probability
+of an unsafe image is sigmoid(weight . x + bias). A logistic regression on embeddings
+has this form, and so has the difference of the embeddings of two texts. The transform
+maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -33,7 +32,11 @@ class LinearHead:
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """Raises ValueError on a file that holds no such head."""
+        """Reads a head from an `.npz` file.
+
+        Raises:
+          ValueError: if the file does not hold one.
+        """
         try:
             with np.load(io.BytesIO(files.read(path)), allow_pickle=False) as arrays:
                 weight = np.asarray(arrays["weight"], np.float64)
@@ -51,13 +54,13 @@ class LinearHead:
         return cls(weight.ravel(), bias.item())
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Of n unit vectors: float32 [n], whichever vectors are asked for together."""
+        """Probabilities of unit vectors [n, d]: float32 [n], the same in any batch."""
         logits = np.einsum("nd,d->n", vectors.astype(np.float64), self.weight)
         return (1 / (1 + np.exp(-(logits + self.bias).clip(-700, 700)))).astype("f4")
 
 
 class DropUnsafe(beam.PTransform):
-    """Drops unsafe images, also of `keep_all` sources.
+    """Drops unsafe images, including those of `keep_all` sources.
 
     Raises ValueError when applied if the file holds no head.
     """
@@ -72,7 +75,7 @@ class DropUnsafe(beam.PTransform):
             return decisions
         head = LinearHead.load(self._safety.head)
         bound = self._safety.max_probability
-        return decisions | "Judge images" >> beam.Map(
+        return decisions | "Drop above bound" >> beam.Map(
             drop_unsafe, self._run, head, bound
         )
 
@@ -80,7 +83,7 @@ class DropUnsafe(beam.PTransform):
 def drop_unsafe(
     decisions: UnitDecisions, run: RunFolder, head: LinearHead, max_probability: float
 ) -> UnitDecisions:
-    """Drops pairs of a higher probability, and those without an embedding."""
+    """Drops pairs above `max_probability`, and pairs without an embedding."""
     rows = decisions.kept_rows
     probabilities = np.full(len(rows), np.nan)
     embedded, vectors = read_vectors(run, decisions, rows)
@@ -98,9 +101,9 @@ def drop_unsafe(
 
 
 def check(run: RunFolder) -> None:
-    """Raises ValueError on a file that holds no head for the run's embeddings.
+    """Raises ValueError if the file holds no head for the embeddings of the run.
 
-    Their width is known once a shard of the pool has them.
+    Their width is known once the first shard of the pool is scored.
     """
     safety = run.config.selection.safety
     if safety is None:
@@ -109,7 +112,7 @@ def check(run: RunFolder) -> None:
     n_expected = embedding_dim(run)
     if n_expected is not None and n_found != n_expected:
         raise ValueError(
-            f"head={safety.head!r}: {n_found} weights, expected {n_expected}, one a"
+            f"head={safety.head!r}: {n_found} weights, expected {n_expected}, one per"
             " dimension of the embeddings"
         )
 

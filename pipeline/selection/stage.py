@@ -1,18 +1,18 @@
-"""2 select: one decision on every pair, from its scores and the configuration.
+"""The steps of `select`, in their order: one decision on every pair.
 
 In: the tables that `score` wrote. Out: a table of decisions for every unit, and the
-ledger. No model runs and no image crosses a shuffle; embeddings do only to compare the
-images of the pool with one another.
+ledger. No model runs, and no image crosses a shuffle. Embeddings cross one only where
+the images of the pool are compared with one another.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from pipeline.config.selection import DropRule, SelectionConfig, needs_seeds
+from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection import (
@@ -48,13 +48,13 @@ STAGE = "select"
 class Select(beam.PTransform):
     """Maps PCollection[Unit] to the ledger, one dictionary.
 
-    Writes `run.decisions` and `RUN/ledger.json`, which a sample of a run leaves alone.
-    Units that have decisions are counted from their tables and not searched again.
+    Writes `run.decisions` and `RUN/ledger.json`; a sample of a run does not touch the
+    latter. Units that have decisions are counted from their tables, not searched again.
 
     Raises:
-      ValueError: when applied, on settings that contradict each other and on an
-        evaluation or seed set that is empty, embedded in another width, or of which
-        more cannot be compared than the recipe allows.
+      ValueError: when applied, on contradictory settings, and on an evaluation or seed
+        set that is empty, has embeddings of another width, or has more unreadable
+        images than the recipe allows.
     """
 
     def __init__(self, run: RunFolder, *, is_sample: bool = False) -> None:
@@ -68,13 +68,13 @@ class Select(beam.PTransform):
         safety.check(self._run)
         selection = self._run.config.selection
         tables = self._run.decisions
-        sets = reference_accounts.account(self._run)
+        sets = reference_accounts.make_accounts(self._run)
         bounds, seeds = build_indexes(self._run)
         run = self._run.without_units()
         filtered = (
             units
             | "Read pairs" >> beam.Map(open_unit, run)
-            | "Drop what must not be used"
+            | "Drop forbidden pairs"
             >> rights.DropForbidden(run, selection.opt_out_directives)
             | "Apply rules" >> ApplyRules(run, selection.drop_rules)
             | "Keep languages" >> language.FilterLanguage(run, selection.language)
@@ -93,13 +93,13 @@ class Select(beam.PTransform):
             rest = rest | "Compare embeddings" >> compare
         decided = rest | "Write decisions" >> beam.ParDo(WriteDecisions(run, tables))
         read = units | "Count pairs" >> beam.Map(ledger.count_pairs, run)
-        counts = (read, finished, decided) | "Put counts together" >> beam.Flatten()
+        counts = (read, finished, decided) | "Flatten counts" >> beam.Flatten()
         root = () if self._is_sample else (self._run.root,)
         return counts | "Add up" >> WriteLedger(sets, *root, tables.folder)
 
 
 class ApplyRules(beam.PTransform):
-    """Drops what a rule drops; the first rule that does so names the reason."""
+    """Drops the pairs that some rule drops, for the reason of the first one."""
 
     def __init__(self, run: RunFolder, drop_rules: tuple[DropRule, ...]) -> None:
         super().__init__()
@@ -115,9 +115,9 @@ class ApplyRules(beam.PTransform):
 
 
 class WriteLedger(beam.PTransform):
-    """Adds up the counts, checks them and writes the ledger.
+    """Adds up the counts, checks them, and writes the ledger into `folders`.
 
-    `sets` are what it says of evaluation and seed sets.
+    `sets` is the part of the ledger on evaluation and seed sets.
     """
 
     def __init__(self, sets: Mapping[str, Any], *folders: str) -> None:
@@ -174,7 +174,7 @@ class CompareEmbeddings(beam.PTransform):
 
 
 def is_global(selection: SelectionConfig) -> bool:
-    """Whether what is kept of a unit hangs on the other units."""
+    """Whether the decisions on a unit depend on the other units."""
     steps = (pool.component_rules(selection), selection.balance)
     return any(steps) or keep_curated.is_global(selection.retrieval)
 
@@ -182,7 +182,7 @@ def is_global(selection: SelectionConfig) -> bool:
 def build_indexes(
     run: RunFolder,
 ) -> tuple[tuple[EvaluationBound, ...], tuple[IndexFiles, ...]]:
-    """The indexes of the evaluation sets and of the seed sets that are needed."""
+    """Builds the indexes of the evaluation sets and of the seed sets that steps use."""
     selection = run.config.selection
     evaluation = tuple(
         (bound, _evaluation_index(run.comparing(bound.descriptor)))
@@ -208,22 +208,21 @@ def _evaluation_index(run: RunFolder) -> tuple[IndexFiles, ...]:
 
 
 class SkipFinished(beam.DoFn):
-    """Yields decisions that are still to write, and the counts of finished units.
+    """Yields the decisions that are still to write, and the counts of finished units.
 
-    Tags each unit once: another look later could see a table that a failed attempt of
-    this very run has written.
+    Looks for each table only once: a second look could find a table that a failed
+    attempt of the same run has written.
     """
 
     def __init__(self, tables: UnitTables) -> None:
         self._tables = tables
-        self._skipped = Metrics.counter(STAGE, "units_skipped")
 
     def process(
         self, decisions: UnitDecisions
     ) -> Iterator[UnitDecisions | TaggedOutput[Literal["finished"], SourceCounts]]:
         unit = decisions.unit
         if files.is_file(self._tables.path(unit.name)):
-            self._skipped.inc()
+            add_to_counter(STAGE, "units_skipped")
             table = self._tables.read(unit.name, columns=["outcome"])
             yield TaggedOutput(
                 "finished", ledger.count_unit(unit, outcomes=outcome_counts(table))
@@ -247,5 +246,5 @@ class WriteDecisions(beam.DoFn):
         for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True):
             is_reason = isinstance(outcome, DropReason)
             name = f"dropped_{outcome}" if is_reason else outcome
-            Metrics.counter(STAGE, name).inc(n)
+            add_to_counter(STAGE, name, n)
         yield ledger.count_unit(unit, outcomes=counts)

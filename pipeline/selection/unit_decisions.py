@@ -1,7 +1,7 @@
-"""What `select` has decided so far on the pairs of one unit.
+"""The decisions on the pairs of one unit, while `select` makes them.
 
-The element between the steps of `select`: one object a source shard, arrays with one
-entry a pair. Steps never change it, they return a new one.
+The element between the steps of `select`: one object per source shard, with arrays of
+one entry per pair. Steps never change it; they return a new one.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class UnitDecisions:
         return self.kept_rows[:0] if self.unit.source.keep_all else self.kept_rows
 
     def is_dropped_for(self, reason: DropReason) -> np.ndarray:
-        """bool, one a pair."""
+        """Whether each pair has been dropped for a reason: bool [n]."""
         return self.outcome == _OUTCOME_TO_CODE[reason]
 
     def drop(
@@ -59,7 +59,10 @@ class UnitDecisions:
         threshold: np.ndarray | float = np.nan,
         detail: np.ndarray | list[str] | str = "",
     ) -> "UnitDecisions":
-        """Drops `rows`; the measures are one for all or one a row."""
+        """The same decisions with `rows` dropped.
+
+        `value`, `threshold` and `detail` are one for all rows, or one per row.
+        """
         return dataclasses.replace(
             self,
             outcome=_put(self.outcome, rows, _OUTCOME_TO_CODE[reason]),
@@ -69,15 +72,15 @@ class UnitDecisions:
         )
 
     def with_seeds(self, rows: np.ndarray, seeds: np.ndarray) -> "UnitDecisions":
-        """Records which seed sets want `rows`: one tuple of names a row."""
+        """The same decisions, with the names of the seed sets that want each row."""
         return dataclasses.replace(self, seeds=_put(self.seeds, rows, seeds))
 
     def counts(self) -> np.ndarray:
-        """How many pairs have each of OUTCOMES."""
+        """The number of pairs with each of OUTCOMES: int64 [len(OUTCOMES)]."""
         return np.bincount(self.outcome, minlength=len(OUTCOMES))
 
     def to_table(self, sample_ids: pa.ChunkedArray) -> pa.Table:
-        """Rows of `records.Decision`."""
+        """The decisions as a table of `records.Decision`."""
         columns = {
             "sample_id": sample_ids,
             "outcome": pa.array(OUTCOMES, pa.string()).take(pa.array(self.outcome)),
@@ -90,7 +93,10 @@ class UnitDecisions:
 
 
 def open_unit(unit: Unit, run: RunFolder) -> UnitDecisions:
-    """Keeps every pair that `score` could read; the others have their error."""
+    """Keeps every pair that `score` could read; the others are unreadable.
+
+    The detail of an unreadable pair is its error.
+    """
     table = run.pairs(unit.source).read(unit.name, columns=["error"])
     errors = to_objects(table["error"])
     n_pairs = len(errors)
@@ -105,7 +111,7 @@ def open_unit(unit: Unit, run: RunFolder) -> UnitDecisions:
 
 
 def outcome_counts(decisions: pa.Table) -> np.ndarray:
-    """`UnitDecisions.counts` of a table of decisions."""
+    """`UnitDecisions.counts`, from a table of decisions."""
     codes = pc.index_in(decisions["outcome"], pa.array(OUTCOMES, pa.string()))
     return np.bincount(codes.to_numpy(), minlength=len(OUTCOMES))
 
@@ -113,7 +119,7 @@ def outcome_counts(decisions: pa.Table) -> np.ndarray:
 def read_rows(
     tables: UnitTables, decisions: UnitDecisions, rows: np.ndarray, *columns: str
 ) -> pa.Table:
-    """Some rows of a table that has one row a pair.
+    """Reads some rows of a table that has one row per pair.
 
     Raises:
       ValueError: if the table has another number of rows than the unit has pairs.
@@ -124,10 +130,10 @@ def read_rows(
 
 
 def expect_rows(path: str, n_rows: int, decisions: UnitDecisions) -> None:
-    """Raises ValueError unless a table has one row a pair."""
+    """Raises ValueError unless a table has one row per pair."""
     n_pairs = len(decisions.outcome)
     if n_rows != n_pairs:
-        raise ValueError(f"{path}: {n_rows} rows, expected {n_pairs}, one a pair")
+        raise ValueError(f"{path}: {n_rows} rows, expected {n_pairs}, one per pair")
 
 
 def to_objects(column: pa.ChunkedArray) -> np.ndarray:
@@ -136,7 +142,11 @@ def to_objects(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def to_words(column: pa.ChunkedArray) -> np.ndarray:
-    """Hashes of 16 bytes as uint64 [n, 2] that compare as the bytes do."""
+    """Hashes of 16 bytes as uint64 [n, 2], in the order of the bytes.
+
+    Raises:
+      ValueError: if a hash has another length.
+    """
     data = b"".join(column.to_pylist())
     words = np.frombuffer(data, dtype=">u8").reshape(-1, _HASH_WORDS)
     if len(words) != len(column):
@@ -145,7 +155,7 @@ def to_words(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def to_hex(words: np.ndarray) -> str:
-    """A hash of two words, uint64 [2], as 32 hexadecimal digits."""
+    """One hash of `to_words`, uint64 [2], as 32 hexadecimal digits."""
     return words.astype(">u8").tobytes().hex()
 
 

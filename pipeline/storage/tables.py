@@ -59,6 +59,24 @@ def _values(column: pa.ChunkedArray) -> list:
     return [tuple(v) for v in values] if pa.types.is_list(column.type) else values
 
 
+def to_vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """The rows of a matrix, [n, d], as a column of n vectors."""
+    numbers = pa.array(vectors.ravel())
+    return pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1])
+
+
+def from_vector_column(column: pa.FixedSizeListArray) -> np.ndarray:
+    """A column of n vectors of d numbers as a matrix, [n, d]."""
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), column.type.list_size)
+
+
+def read_vector_dim(path: str, column: str = "embedding") -> int:
+    """How many numbers a vector of a table has, from its schema alone."""
+    with files.open_for_reading(path) as file:
+        return pq.read_schema(file).field(column).type.list_size
+
+
 @dataclasses.dataclass(frozen=True)
 class UnitTables:
     """One Parquet table a unit of work, in one folder named by a fingerprint."""

@@ -1,9 +1,9 @@
-"""What a run would find of near-copies of its evaluation images, and what wrongly.
+"""Audits a recipe's bounds: which near-copies of evaluation images they would find.
 
 In: a run that is scored and selected. Copies are made in memory, described by the run's
 descriptors and searched in its evaluation indexes. Out: recall by kind of copy and
-bound, and how many pairs of look-alikes would be called near-duplicates. Neither
-scores nor decisions change.
+bound, and the share of look-alikes that would wrongly be called near-duplicates.
+Neither scores nor decisions change.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ _IMAGES_PER_BATCH = 32
 
 @dataclasses.dataclass(frozen=True)
 class DescriptorAudit:
-    """Similarities that one descriptor gives."""
+    """The similarities of copies and look-alikes by one descriptor."""
 
     descriptor: Descriptor
     bounds: tuple[float, ...]  # of the recipe
@@ -52,17 +52,17 @@ class DescriptorAudit:
         return tuple(sorted({*THRESHOLDS, *self.bounds}))
 
     def recall(self, name: str, threshold: float) -> float:
-        """Share of the copies that the threshold finds."""
+        """The share of the copies of one kind above a threshold."""
         return float(np.mean(self.copy_to_similarity[name] > threshold))
 
-    def called(self, threshold: float) -> float | None:
-        """Share of the look-alikes that the threshold calls near-duplicates."""
+    def share_called(self, threshold: float) -> float | None:
+        """The share of the look-alikes above a threshold; None without look-alikes."""
         if not len(self.lookalikes):
             return None
         return float(np.mean(self.lookalikes > threshold))
 
     def precision(self, threshold: float) -> float | None:
-        """Copies of all kinds among them and the look-alikes that are called."""
+        """The share of copies among the copies and look-alikes above a threshold."""
         similarity = np.concatenate(list(self.copy_to_similarity.values()))
         n_found = np.sum(similarity > threshold)
         n_all = n_found + np.sum(self.lookalikes > threshold)
@@ -74,7 +74,7 @@ class DescriptorAudit:
             "bounds": self.bounds,
             "thresholds": self.thresholds,
             "recall": table,
-            "lookalikes_called": [self.called(t) for t in self.thresholds],
+            "lookalikes_called": [self.share_called(t) for t in self.thresholds],
             "precision": [self.precision(t) for t in self.thresholds],
         }
 
@@ -82,7 +82,7 @@ class DescriptorAudit:
         return [self.recall(name, threshold) for threshold in self.thresholds]
 
     def to_text(self) -> str:
-        """A table; the bounds of the recipe have a star."""
+        """A table of recall by threshold; the recipe's bounds have a star."""
         heads = [f"{t:g}{'*' * (t in self.bounds)}" for t in self.thresholds]
         rows = [(name, self._row(name)) for name in self.copy_to_similarity]
         lines = [f"{self.descriptor.name:18}" + "".join(f"{head:>7}" for head in heads)]
@@ -91,14 +91,14 @@ class DescriptorAudit:
             for name, row in rows
         ]
         if len(self.lookalikes):
-            called = "".join(f"{self.called(t):7.3f}" for t in self.thresholds)
+            called = "".join(f"{self.share_called(t):7.3f}" for t in self.thresholds)
             lines.append(f"{'look-alikes':18}{called}")
         return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What all descriptors of a run say."""
+    """The audits of all descriptors of a run."""
 
     n_images: int
     n_lookalikes: int
@@ -135,7 +135,7 @@ def check(run: RunFolder) -> None:
 
 
 def check_lookalikes(path: str) -> None:
-    """Raises ValueError if it is no Parquet file with columns `a` and `b`."""
+    """Raises ValueError unless the file is Parquet with columns `a` and `b`."""
     if not path:
         return
     try:
@@ -154,8 +154,12 @@ def check_lookalikes(path: str) -> None:
 
 
 def audit(run: RunFolder, lookalikes: str = "", n_images: int = N_IMAGES) -> Audit:
-    """Audits a run whose evaluation images are scored."""
-    originals = list(_originals(run, n_images))
+    """Audits a run whose evaluation images are scored.
+
+    `lookalikes` is the path of a Parquet file with pairs of different images in columns
+    `a` and `b`: keys of the run, or encoded images.
+    """
+    originals = list(_read_originals(run, n_images))
     pairs = _Lookalikes.read(run, lookalikes)
     found = tuple(
         _audit_descriptor(run, descriptor, bounds, originals, pairs)
@@ -166,7 +170,7 @@ def audit(run: RunFolder, lookalikes: str = "", n_images: int = N_IMAGES) -> Aud
         n_lookalikes=len(pairs.a),
         n_unknown=pairs.n_unknown,
         by_descriptor=found,
-        copy_to_found=_found_by_any(found, run.config.selection.evaluation_bounds),
+        copy_to_found=_find_by_any(found, run.config.selection.evaluation_bounds),
     )
 
 
@@ -199,7 +203,7 @@ def _audit_descriptor(
     sets = tuple(map(ReferenceSet.open, paths))
     copies = {
         name: nearest_similarity(
-            sets, _described(image_descriptor, map(copy, originals))
+            sets, _describe(image_descriptor, map(copy, originals))
         )
         for name, copy in NAME_TO_COPY.items()
     }
@@ -208,14 +212,14 @@ def _audit_descriptor(
 
 
 def nearest_similarity(sets: Sequence[ReferenceSet], vectors: np.ndarray) -> np.ndarray:
-    """Similarity of each vector with the nearest image of all sets."""
+    """The cosine of each vector with the nearest image of all sets: float32 [n]."""
     return np.max([nearest_set.nearest(vectors)[0] for nearest_set in sets], axis=0)
 
 
-def _described(
+def _describe(
     image_descriptor: ImageDescriptor, pixels: Iterator[np.ndarray]
 ) -> np.ndarray:
-    """Unit vectors of images, as the index holds those of the run."""
+    """Unit vectors of images, rounded like those of the index."""
     vectors, prepared = [np.empty((0, image_descriptor.dim), np.float16)], []
     for rgb in pixels:
         prepared.append(image_descriptor.prepare(rgb))
@@ -227,10 +231,10 @@ def _described(
     return normalize(np.concatenate(vectors))[0]
 
 
-def _found_by_any(
+def _find_by_any(
     audits: Sequence[DescriptorAudit], bounds: Sequence[Resemblance]
 ) -> dict[str, float]:
-    """Share of the copies above any of the bounds."""
+    """The share of the copies of each kind that are above any of the bounds."""
     by = {found.descriptor: found.copy_to_similarity for found in audits}
     return {
         name: float(
@@ -243,8 +247,8 @@ def _found_by_any(
     }
 
 
-def _originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
-    """Pixels of the readable evaluation images of the smallest hash."""
+def _read_originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
+    """Yields the pixels of the readable evaluation images with the smallest hashes."""
     entries = [
         (unit, pair)
         for unit in run.evaluation_units
@@ -263,7 +267,7 @@ def _originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class _Lookalikes:
-    """Pairs of different images: pixels, or places in the tables of the run."""
+    """Pairs of different images: pixels, or rows in the tables of the run."""
 
     a: Sequence
     b: Sequence
@@ -271,7 +275,7 @@ class _Lookalikes:
 
     @classmethod
     def read(cls, run: RunFolder, path: str) -> Self:
-        """Pairs by key that the run has not scored are counted as unknown."""
+        """Reads pairs; counts those that the run has not scored as unknown."""
         if not path:
             return cls((), (), 0)
         with files.open_for_reading(path) as file:
@@ -283,7 +287,7 @@ class _Lookalikes:
                 tuple(_pixels(run, data) for data in pair) for pair in pairs
             ]
         else:
-            key_to_place = _places(run, {key for pair in pairs for key in pair})
+            key_to_place = _find_rows(run, {key for pair in pairs for key in pair})
             found = [tuple(key_to_place.get(key) for key in pair) for pair in pairs]
         known = list(filter(_is_whole, found))
         a, b = zip(*known, strict=True) if known else ((), ())
@@ -292,14 +296,15 @@ class _Lookalikes:
     def vectors(
         self, run: RunFolder, image_descriptor: ImageDescriptor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors of the first and of the second images."""
+        """Unit vectors of the first and of the second image of each pair."""
         if self.a and isinstance(self.a[0], np.ndarray):
             a, b = (
-                _described(image_descriptor, iter(side)) for side in (self.a, self.b)
+                _describe(image_descriptor, iter(side)) for side in (self.a, self.b)
             )
         else:
             a, b = (
-                _stored(run, image_descriptor.dim, side) for side in (self.a, self.b)
+                _read_vectors(run, image_descriptor.dim, side)
+                for side in (self.a, self.b)
             )
         return a, b
 
@@ -318,8 +323,8 @@ def _pixels(run: RunFolder, data: bytes) -> np.ndarray | None:
         return None
 
 
-def _places(run: RunFolder, keys: set[str]) -> dict[str, _Place]:
-    """Key to its first readable place in the pool or an evaluation set."""
+def _find_rows(run: RunFolder, keys: set[str]) -> dict[str, _Place]:
+    """Key to the first readable row with it, in the pool or an evaluation set."""
     found: dict[str, _Place] = {}
     for unit in (*run.units, *run.evaluation_units):
         table = run.pairs(unit.source).read(unit.name, columns=["key", "error"])
@@ -330,8 +335,8 @@ def _places(run: RunFolder, keys: set[str]) -> dict[str, _Place]:
     return found
 
 
-def _stored(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
-    """Unit vectors of images that the run has described."""
+def _read_vectors(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
+    """Unit vectors of images from the tables of the run."""
     vectors = np.empty((len(places), dim), np.float32)
     units = np.array([unit.name for unit, _ in places])
     for unit in {unit.name: unit for unit, _ in places}.values():

@@ -1,8 +1,8 @@
-"""Connected components of near-duplicates, found cell by cell and put together.
+"""Connected components of near-duplicates, found cell by cell and then merged.
 
-In: the images of each cell with their vectors. Out: for each unit the images that are
-not kept, and those that stand for them. The outcome does not hang on the order of work:
-similarities are taken in double precision, and ties are broken by sample id.
+In: the images of each cell with their vectors. Out: for each unit, the images to drop
+and the images kept in their place. The outcome does not depend on the order of work:
+similarities are computed in double precision, and ties are broken by sample id.
 """
 
 import dataclasses
@@ -11,45 +11,45 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.selection.search import exact_search
 from pipeline.selection.search.embeddings import normalize
+from pipeline.selection.search.exact_search import cosines
 from pipeline.selection.unit_decisions import to_hex
 
 _PRODUCTS_PER_BLOCK = 2**23  # 32 MB of float32, and as many places at worst
-_SLACK = 1e-4  # what a product in single precision may be off, and far more
+_SLACK = 1e-4  # far above the rounding of a product in single precision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Members:
-    """Images of one unit that one cell compares."""
+    """The images of one unit in one cell."""
 
     unit_name: str
     row: np.ndarray  # int64 [n]
     sample_id: np.ndarray  # uint64 [n, 2]
-    is_anchor: np.ndarray  # bool [n], dropped already, with all that is linked to it
+    is_anchor: np.ndarray  # bool [n], dropped already; drops its whole component
     embedding: np.ndarray  # float16 [n, d], as stored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SimilarityEdges:
-    """Images with a near-duplicate, each as often as cells and descriptors find it."""
+    """Images with a near-duplicate, once per cell and descriptor that finds one."""
 
     unit_names: tuple[str, ...]
     unit: np.ndarray  # int64 [n], position in unit_names
     row: np.ndarray  # int64 [n]
     sample_id: np.ndarray  # uint64 [n, 2]
     is_anchor: np.ndarray  # bool [n]
-    component: np.ndarray  # int64 [n], of the images that were compared with it
-    similarity: np.ndarray  # float32 [n], with the most similar of these
+    component: np.ndarray  # int64 [n], within its cell
+    similarity: np.ndarray  # float32 [n], with the most similar image of it
     by: np.ndarray  # int64 [n], number of the descriptor
 
 
 def find_edges(
     members: Iterable[Members], by: int, max_similarity: float
 ) -> Iterator[SimilarityEdges]:
-    """Yields what is linked in one cell, if anything is.
+    """Yields the images of one cell that have a near-duplicate there, if any has.
 
-    Of an image and k near-duplicates it tells k + 1 entries and not all pairs.
+    An image with k near-duplicates gives k + 1 entries, not one for each pair.
     """
     blocks = sorted(members, key=lambda block: block.unit_name)
     vectors, _ = normalize(np.concatenate([block.embedding for block in blocks]))
@@ -76,10 +76,10 @@ def find_edges(
 def similar_pairs(
     vectors: np.ndarray, max_similarity: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of unit vectors of more than that cosine: int64 [n, 2], float32 [n].
+    """Pairs of unit vectors whose cosine is above `max_similarity`.
 
-    The first of a pair comes before the second. Block by block: memory has a bound
-    unless nearly all are similar.
+    Returns positions, int64 [n, 2], the smaller one first, and cosines, float32 [n].
+    Works block by block, so that memory is bounded unless nearly all pairs are similar.
     """
     pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
     n_rows = max(1, _PRODUCTS_PER_BLOCK // max(len(vectors), 1))
@@ -87,7 +87,7 @@ def similar_pairs(
         products = vectors[start : start + n_rows] @ vectors[start:].T
         first, second = np.nonzero(products > max_similarity - _SLACK)
         candidates = np.stack([first, second], axis=1)[first < second] + start
-        similarity = exact_search.cosines(vectors, vectors, *candidates.T)
+        similarity = cosines(vectors, vectors, *candidates.T)
         is_similar = similarity > max_similarity
         pairs.append(candidates[is_similar])
         similarities.append(similarity[is_similar])
@@ -95,7 +95,7 @@ def similar_pairs(
 
 
 def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
-    """Number of the component of each node."""
+    """The component of each node, as a number."""
     ones = np.ones(len(pairs), np.int8)
     # Half a second that commands with nothing to merge do without.
     import scipy.sparse
@@ -106,9 +106,9 @@ def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
 
 
 def merge_components(blocks: Sequence[SimilarityEdges]) -> SimilarityEdges:
-    """Every linked image once, in the component that all blocks make up.
+    """Merges the components of all blocks; each image occurs once in the result.
 
-    Of several similarities that of the first descriptor counts, and the largest.
+    Of several similarities of an image, the largest of its first descriptor is kept.
     """
     if not blocks:
         return _no_edges()
@@ -162,7 +162,7 @@ def _take(edges: SimilarityEdges, places: np.ndarray) -> SimilarityEdges:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Rows of one unit that are near-duplicates of an image that stands for them."""
+    """Rows of one unit that are near-duplicates of an image that is kept."""
 
     row: np.ndarray  # int64 [n]
     kept_id: np.ndarray  # uint64 [n, 2]
@@ -171,10 +171,10 @@ class Duplicates:
 
 
 def sort_by_component(edges: SimilarityEdges) -> tuple[SimilarityEdges, np.ndarray]:
-    """Linked images sorted by component, and the place of the first of each.
+    """Sorts images by component; returns them and where each component starts.
 
-    First come anchors, then the smallest sample id, of equal ones the first by name of
-    the unit and row.
+    Within a component anchors come first, then images by sample id, name of the unit
+    and row.
     """
     order = np.lexsort(
         (
@@ -192,10 +192,10 @@ def sort_by_component(edges: SimilarityEdges) -> tuple[SimilarityEdges, np.ndarr
 def find_duplicates(
     edges: SimilarityEdges, *, of_anchors: bool
 ) -> Iterator[tuple[str, Duplicates]]:
-    """Yields (unit name, what is not kept of it).
+    """Yields (unit name, duplicates to drop).
 
-    All but the first of each component; with `of_anchors` all but the anchors of those
-    that have one, and nothing of the others.
+    These are all images of a component but the first. With `of_anchors` they are all
+    images but the anchors of the components that have an anchor.
     """
     edges, starts = sort_by_component(edges)
     sizes = np.diff(np.append(starts, len(edges.row)))
@@ -219,7 +219,7 @@ def find_duplicates(
 
 
 def component_sizes(edges: SimilarityEdges, alarm_size: int) -> dict:
-    """What sizes the components have; `giants` are those of at least `alarm_size`."""
+    """Counts components by size, and lists those of at least `alarm_size` images."""
     edges, starts = sort_by_component(edges)
     sizes = np.diff(np.append(starts, len(edges.row)))
     values, counts = np.unique(sizes, return_counts=True)
@@ -238,5 +238,5 @@ def component_sizes(edges: SimilarityEdges, alarm_size: int) -> dict:
 
 
 def cosine_to_distance(max_similarity: float) -> float:
-    """The distance of two unit vectors of that cosine."""
+    """The Euclidean distance of two unit vectors, from their cosine."""
     return math.sqrt(max(0.0, 2 - 2 * max_similarity))

@@ -1,4 +1,4 @@
-"""Near-duplicates of evaluation images, which no pool may keep.
+"""Near-duplicates of evaluation images, which must not be trained on.
 
 In: decisions on pairs and the indexes of the evaluation sets. Out: the decisions, with
 the pairs dropped that are too similar to an evaluation image. The transform maps
@@ -22,9 +22,9 @@ EvaluationBound = tuple[Resemblance, tuple[IndexFiles, ...]]
 
 
 class DropNearEvaluation(beam.PTransform):
-    """Drops images that resemble an evaluation image, also of `keep_all` sources.
+    """Drops images that resemble an evaluation image, in `keep_all` sources too.
 
-    Each bound comes with the sets as its descriptor sees them.
+    Each bound comes with the indexes of its descriptor.
     """
 
     def __init__(self, run: RunFolder, bounds: Sequence[EvaluationBound]) -> None:
@@ -55,10 +55,10 @@ def drop_near_evaluation(
     max_similarity: float,
     by: str = "",
 ) -> UnitDecisions:
-    """Drops pairs more similar than that to some evaluation image, and names it.
+    """Drops pairs whose cosine with some evaluation image is above `max_similarity`.
 
-    An image without an embedding is dropped as well: nobody can tell. `by` ends the
-    detail.
+    The detail is the nearest evaluation image, followed by `by`. An image without an
+    embedding is dropped as well, as it might be a copy.
     """
     rows = decisions.kept_rows
     nearest = search(rows)

@@ -1,4 +1,4 @@
-"""Exact duplicates within the pool, and near-duplicates of evaluation images.
+"""Exact duplicates: of all pairs with the same image bytes, one is kept.
 
 All transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
@@ -11,10 +11,16 @@ import numpy as np
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_hex, to_words
+from pipeline.selection.unit_decisions import (
+    UnitDecisions,
+    read_rows,
+    to_hex,
+    to_words,
+)
+from pipeline.selection.unit_join import join_by_unit
 
-# Groups of the shuffle, by image hash. The outcome does not depend on their number: it
-# bounds the memory of one group, 5.4 GB for 10^10 pairs (138 bytes each).
+# Groups of the shuffle, by image hash. Their number does not change the outcome, but
+# bounds the memory of one group: 5.4 GB for 10^10 pairs (138 bytes each).
 N_PARTITIONS = 256
 
 # Bytes per pair of `Identities` (row, image hash, sample id) and of `Repeats`.
@@ -27,7 +33,7 @@ _PEAK_BYTES = _IDENTITY_BYTES + (8 + 8) + 8 + (16 + 16) + (16 + 16 + 8 + 2)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Identities:
-    """Identities of n pairs of one unit; hashes as two big-endian numbers each."""
+    """Identities of n pairs of one unit, as hashes of two words each."""
 
     unit_name: str
     uri: str
@@ -38,7 +44,7 @@ class Identities:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeats:
-    """Rows of one unit that repeat an image, and the ids of the pairs that stay."""
+    """Rows of one unit that repeat an image, and the ids of the pairs that are kept."""
 
     row: np.ndarray  # int64 [n]
     kept_id: np.ndarray  # uint64 [n, 2]
@@ -47,8 +53,8 @@ class Repeats:
 class DropExactDuplicates(beam.PTransform):
     """Keeps one pair of all that have the same image bytes.
 
-    Equal sample ids imply equal images. The pair with the smallest sample id stays, of
-    equal ones the first by unit path and row. Only contested pairs compete.
+    Equal sample ids imply equal images. The pair with the smallest sample id is kept;
+    of equal ids, the first by path of the unit and row. Only droppable pairs take part.
     """
 
     def __init__(self, run: RunFolder, is_on: bool) -> None:
@@ -62,23 +68,17 @@ class DropExactDuplicates(beam.PTransform):
         repeats = (
             decisions
             | "Spread by image hash" >> beam.FlatMap(spread_identities, self._run)
-            | "Bring equal images together" >> beam.GroupByKey()
+            | "Group by image hash" >> beam.GroupByKey()
             | "Find repeats" >> beam.FlatMapTuple(find_repeats)
         )
-        unit_to_decisions = decisions | "Key by unit" >> beam.Map(
-            lambda decisions: (decisions.unit.name, decisions)
-        )
-        return (
-            {"decisions": unit_to_decisions, "repeats": repeats}
-            | "Bring repeats to their unit" >> beam.CoGroupByKey()
-            | "Drop repeats" >> beam.MapTuple(drop_repeats)
-        )
+        joined = join_by_unit(decisions, repeats, "repeats")
+        return joined | "Drop repeats" >> beam.MapTuple(drop_repeats)
 
 
 def spread_identities(
     decisions: UnitDecisions, run: RunFolder
 ) -> Iterator[tuple[int, Identities]]:
-    """Yields (partition, identities) of the contested pairs of a unit."""
+    """Yields (partition, identities) of the droppable pairs of a unit."""
     rows = decisions.droppable_rows
     columns = ("image_hash", "sample_id")
     table = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
@@ -102,7 +102,7 @@ def spread_identities(
 def find_repeats(
     partition: int, blocks: Iterable[Identities]
 ) -> Iterator[tuple[str, Repeats]]:
-    """Yields (unit name, repeats) of the pairs that do not stay."""
+    """Yields (unit name, repeats) of the pairs that are not kept."""
     del partition
     blocks = sorted(blocks, key=lambda block: block.uri)
     unit = np.repeat(np.arange(len(blocks)), [len(block.row) for block in blocks])
@@ -134,11 +134,9 @@ def shuffle_bytes(n_pairs: float, n_repeats: float) -> float:
     return _IDENTITY_BYTES * n_pairs + _REPEAT_BYTES * n_repeats
 
 
-def drop_repeats(unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisions:
-    """Drops the repeats of one unit; their detail is the hexadecimal id that stays."""
-    del unit_name
-    (decisions,) = grouped["decisions"]
-    for repeats in grouped["repeats"]:
+def drop_repeats(decisions: UnitDecisions, found: Iterable[Repeats]) -> UnitDecisions:
+    """Drops the repeats of one unit; the detail is the sample id of the pair kept."""
+    for repeats in found:
         details = [to_hex(words) for words in repeats.kept_id]
         reason = DropReason.EXACT_DUPLICATE
         decisions = decisions.drop(repeats.row, reason, detail=details)

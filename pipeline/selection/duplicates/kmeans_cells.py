@@ -1,7 +1,7 @@
-"""Which cells of the pool an image is compared in.
+"""The cells of the pool in which an image is compared with others.
 
-A cell is what is nearest to one of the centroids of k-means. In: unit vectors. Out:
-pairs of image and cell, of which one is the image's own.
+A cell holds the images that are nearest to one centroid of k-means. In: unit vectors
+and centroids. Out: pairs of image and cell, one of which is the image's own cell.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ _SLACK = 1e-4  # of distances in single precision
 def find_cells(
     vectors: np.ndarray, centroids: np.ndarray, reach: float, max_per_image: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Entries of images into cells: number of the image, and of the cell.
+    """Assigns images to cells; returns numbers of images and of cells, int64 [m] each.
 
-    An image enters its own cell and those whose border is at most `reach / 2` away. The
-    way from an image to another at most `reach` away crosses the border between their
-    cells, so one of the two is that near to it: they meet. At most `max_per_image`
-    cells, those of the nearest borders.
+    An image enters its own cell, and each cell whose border is at most `reach / 2`
+    away. Two images at most `reach` apart meet in a cell: the line between them crosses
+    the border of their cells, so one of them is at most `reach / 2` from it. An image
+    enters at most `max_per_image` cells, those with the nearest borders.
     """
     images, cells = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     n_rows = max(1, _PRODUCTS_PER_BLOCK // max(len(centroids), 1))
@@ -35,10 +35,10 @@ def find_cells(
 
 
 def border_distances(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """How far each image is from the border of each cell with its own: [n, c].
+    """The distance of each image from the border of its cell with each cell: [n, c].
 
-    The border of two cells is the plane of what is equally near to both centroids. Zero
-    for the cell of the image itself.
+    The border of two cells is the plane of the points that are equally near to both
+    centroids. The distance is zero for the image's own cell.
     """
     products = vectors @ centroids.T
     own = products.argmax(axis=1)

@@ -1,9 +1,9 @@
-"""Near-duplicates that images of the pool are of one another.
+"""Near-duplicates within the pool.
 
-The pool is cut into cells by k-means, the images of a cell are compared with one
-another, and what is linked makes up components. Embeddings cross the shuffle here, as
-they are stored, and nowhere else. All transforms map PCollection[UnitDecisions] to
-PCollection[UnitDecisions].
+K-means divides the pool into cells, and the images of a cell are compared with one
+another. Similar images make up components, of which one image is kept. Only here do
+embeddings cross a shuffle, as they are stored. The transforms map
+PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
@@ -35,19 +35,25 @@ from pipeline.selection.duplicates.components import (
 from pipeline.selection.duplicates.kmeans_cells import find_cells
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import normalize, read_embeddings
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_hex, to_words
+from pipeline.selection.unit_decisions import (
+    UnitDecisions,
+    read_rows,
+    to_hex,
+    to_words,
+)
+from pipeline.selection.unit_join import join_by_unit
 from pipeline.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How components are made and what becomes of them."""
+    """How components are found, and what is dropped of them."""
 
     by: tuple[Resemblance, ...]
     cells: Cells
     alarm_size: int
     reason: DropReason
-    of_anchors: bool  # only what is linked to a dropped image goes, of any source
+    of_anchors: bool  # drops the components of dropped images alone, in any source
 
     @classmethod
     def of_pool(cls, config: PoolDuplicates) -> "Rule":
@@ -63,7 +69,7 @@ class Rule:
 
 
 def component_rules(selection: SelectionConfig) -> tuple[Rule, ...]:
-    """In the order of their steps."""
+    """The rules of a recipe, in the order of their steps."""
     rules = []
     evaluation, pool = selection.evaluation_duplicates, selection.pool_duplicates
     if evaluation and evaluation.whole_component:
@@ -74,9 +80,9 @@ def component_rules(selection: SelectionConfig) -> tuple[Rule, ...]:
 
 
 class DropLinked(beam.PTransform):
-    """Drops the images of components by one rule, and writes what sizes these have.
+    """Drops images of components by one rule, and writes the sizes of components.
 
-    `run` lists its units: they name the files of centroids.
+    `run` must list its units, which enter the names of the files of centroids.
     """
 
     def __init__(self, run: RunFolder, rule: Rule) -> None:
@@ -92,21 +98,17 @@ class DropLinked(beam.PTransform):
             by
             | "Take all edges" >> beam.Flatten()
             | "Collect edges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Make components" >> beam.FlatMap(resolve, rule, path)
+            | "Merge components" >> beam.FlatMap(resolve, rule, path)
         )
-        unit_to_decisions = decisions | "Key by unit" >> beam.Map(
-            lambda decisions: (decisions.unit.name, decisions)
-        )
-        return (
-            {"decisions": unit_to_decisions, "duplicates": duplicates}
-            | "Bring duplicates to their unit" >> beam.CoGroupByKey()
-            | "Drop duplicates" >> beam.MapTuple(functools.partial(drop, rule))
+        joined = join_by_unit(decisions, duplicates, "duplicates")
+        return joined | "Drop duplicates" >> beam.MapTuple(
+            functools.partial(drop, rule)
         )
 
     def _find_edges(
         self, decisions: beam.PCollection[UnitDecisions], number: int
     ) -> beam.PCollection[SimilarityEdges]:
-        """What one descriptor links."""
+        """The similar images by one descriptor."""
         rule, resemblance = self._rule, self._rule.by[number]
         name = resemblance.descriptor.name
         record = record_path(self._run, resemblance, rule)
@@ -132,9 +134,9 @@ class DropLinked(beam.PTransform):
 
 
 def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
-    """Where the account of the centroids lies; named by what determines them.
+    """The path of the record of the centroids, named by what determines them.
 
-    No bound has a part in it, but those of the steps before.
+    Bounds on similarity do not enter it, except those of earlier steps.
     """
     selection = dataclasses.replace(
         run.config.selection,
@@ -154,14 +156,14 @@ def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
 
 
 def make_all_droppable(decisions: UnitDecisions) -> UnitDecisions:
-    """The same with all kept rows contested."""
+    """The same decisions, with all kept rows droppable."""
     source = dataclasses.replace(decisions.unit.source, keep_all=False)
     unit = dataclasses.replace(decisions.unit, source=source)
     return dataclasses.replace(decisions, unit=unit)
 
 
 class AssignToCells(kmeans.DoFnWithCentroids):
-    """Yields (cell, its images of one unit)."""
+    """Yields (cell, images of one unit in it)."""
 
     def __init__(self, run: RunFolder, rule: Rule, resemblance: Resemblance) -> None:
         super().__init__()
@@ -191,10 +193,10 @@ class AssignToCells(kmeans.DoFnWithCentroids):
 def read_members(
     decisions: UnitDecisions, run: RunFolder, *, of_anchors: bool
 ) -> Members:
-    """The images of a unit that are compared.
+    """Reads the images of a unit that are compared.
 
-    For the pool those that are still contested; with anchors all that are kept or were
-    found near an evaluation image.
+    Within the pool these are the droppable ones. With anchors they are all kept images,
+    and those that were dropped as near an evaluation image.
     """
     is_anchor = decisions.is_dropped_for(DropReason.NEAR_EVALUATION)
     is_anchor &= ~np.isnan(decisions.value)
@@ -224,9 +226,9 @@ def _take(members: Members, places: np.ndarray) -> Members:
 def resolve(
     blocks: Sequence[SimilarityEdges], rule: Rule, path: str
 ) -> Iterator[tuple[str, Duplicates]]:
-    """Writes the sizes of all components; yields (unit name, what is not kept of it).
+    """Writes the sizes of all components; yields (unit name, duplicates to drop).
 
-    On one worker: about 200 bytes an image that is linked to another.
+    Runs on one worker, with about 200 bytes for each image that has a near-duplicate.
     """
     edges = components.merge_components(blocks)
     found = components.component_sizes(edges, rule.alarm_size)
@@ -239,14 +241,14 @@ def resolve(
     yield from components.find_duplicates(edges, of_anchors=rule.of_anchors)
 
 
-def drop(rule: Rule, unit_name: str, grouped: dict[str, Iterable]) -> UnitDecisions:
-    """Drops the duplicates of one unit; the detail names the image that they are of."""
-    del unit_name
-    (decisions,) = grouped["decisions"]
+def drop(
+    rule: Rule, decisions: UnitDecisions, duplicates: Iterable[Duplicates]
+) -> UnitDecisions:
+    """Drops the duplicates of one unit; the detail names the image that stays."""
     bounds = np.array([resemblance.max_similarity for resemblance in rule.by])
     names = [resemblance.descriptor.name for resemblance in rule.by]
     before = "component of " if rule.of_anchors else ""
-    for found in grouped["duplicates"]:
+    for found in duplicates:
         ids = map(to_hex, found.kept_id)
         details = [
             f"{before}{kept_id} by {names[by]}"

@@ -1,6 +1,6 @@
-"""Near-copies of a photo as the web makes them, to audit what a run would find.
+"""Near-copies of a photo of the kinds found on the web, for an audit of bounds.
 
-In: RGB pixels. Out: RGB pixels. Nothing is left to chance.
+In: RGB pixels, uint8 [h, w, 3]. Out: RGB pixels of a copy. Nothing is random.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,43 +18,53 @@ _DEGREES = 5
 
 
 def crop(rgb: np.ndarray, area: float) -> np.ndarray:
-    """The middle of a picture: that share of its area."""
+    """The center of an image, with a share of its area in (0, 1]."""
     height, width = (max(1, round(n * area**0.5)) for n in rgb.shape[:2])
     top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
     return rgb[top : top + height, left : left + width]
 
 
 def halve(rgb: np.ndarray) -> np.ndarray:
+    """Halves both sides."""
+    """Halves both sides."""
     size_px = (max(1, rgb.shape[1] // 2), max(1, rgb.shape[0] // 2))
     return cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
 
 
 def recompress(rgb: np.ndarray) -> np.ndarray:
+    """Encodes as a JPEG of low quality, and decodes it."""
+    """Encodes as a JPEG of low quality, and decodes it."""
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), _JPEG_QUALITY)
     return simplejpeg.decode_jpeg(data)
 
 
 def blur(rgb: np.ndarray) -> np.ndarray:
+    """Blurs with a Gaussian of 1 % of the short side."""
+    """Blurs with a Gaussian of 1 % of the short side."""
     return cv2.GaussianBlur(rgb, (0, 0), max(0.5, _BLUR * min(rgb.shape[:2])))
 
 
 def warm_colors(rgb: np.ndarray) -> np.ndarray:
+    """Shifts colors towards red."""
+    """Shifts colors towards red."""
     return np.clip(rgb * _WARMER, 0, 255).astype(np.uint8)
 
 
 def mirror(rgb: np.ndarray) -> np.ndarray:
+    """Swaps left and right."""
+    """Swaps left and right."""
     return cv2.flip(rgb, 1)
 
 
 def rotate(rgb: np.ndarray) -> np.ndarray:
-    """Turned about the middle; the corners that come in are black."""
+    """Rotates about the center; the corners become black."""
     height, width = rgb.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), _DEGREES, 1)
     return cv2.warpAffine(rgb, matrix, (width, height))
 
 
 def add_text(rgb: np.ndarray) -> np.ndarray:
-    """White letters over most of the width."""
+    """Writes white letters over most of the width."""
     height, width = rgb.shape[:2]
     thickness = max(1, width // 60)
     font = cv2.FONT_HERSHEY_SIMPLEX
@@ -64,7 +74,7 @@ def add_text(rgb: np.ndarray) -> np.ndarray:
 
 
 def add_border(rgb: np.ndarray) -> np.ndarray:
-    """A white frame."""
+    """Adds a white frame."""
     side = max(1, round(_BORDER * min(rgb.shape[:2])))
     sides = (side, side, side, side)
     return cv2.copyMakeBorder(rgb, *sides, cv2.BORDER_CONSTANT, value=(255,) * 3)

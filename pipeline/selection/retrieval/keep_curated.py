@@ -1,8 +1,12 @@
-"""Retrieval of pool images that resemble curated seeds: 2c of `select`."""
+"""Retrieval: keeps the images of the pool that resemble curated seeds.
+
+In: decisions and the indexes of the seed sets. Out: the decisions, in which each kept
+pair names the seed sets that it is a hit of. The mode is a value of the recipe.
+"""
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -21,10 +25,11 @@ from pipeline.selection.search import search_steps
 from pipeline.selection.search.embeddings import count_rows
 from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
 from pipeline.selection.unit_decisions import UnitDecisions
+from pipeline.selection.unit_join import join_by_unit
 
 
 class KeepCurated(beam.PTransform):
-    """Keeps what some seed set wants, and records all sets that want it.
+    """Keeps the hits of some seed set, and records all sets that they are hits of.
 
     Maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
     """
@@ -61,7 +66,7 @@ class KeepCurated(beam.PTransform):
 
 
 def is_global(retrieval: Retrieval | None) -> bool:
-    """Whether what is kept of a unit hangs on the other units."""
+    """Whether the images kept of a unit depend on the other units."""
     return isinstance(retrieval, NearestToSeeds | SeededClusters)
 
 
@@ -81,7 +86,7 @@ def check(run: RunFolder) -> None:
 
 
 def check_pool(run: RunFolder) -> None:
-    """Raises ValueError if there are fewer images than a seed or k-means asks for."""
+    """Raises ValueError if the pool has fewer images than k or k-means needs."""
     match run.config.selection.retrieval:
         case NearestToSeeds() as retrieval:
             names = {unit.source.name for unit in run.seed_units}
@@ -104,13 +109,16 @@ def keep_near_seeds(
     search: Callable[[np.ndarray], NearestImages],
     min_similarity: float,
 ) -> UnitDecisions:
-    """Drops pairs less similar than that to every seed; the nearest one is named."""
+    """Drops pairs whose cosine with every seed is below `min_similarity`.
+
+    The detail of a drop is the nearest seed.
+    """
     rows = decisions.droppable_rows
     found = search(rows)
-    is_wanted = found.similarity >= min_similarity
-    fails = np.flatnonzero(~is_wanted.any(axis=0))
+    is_hit = found.similarity >= min_similarity
+    fails = np.flatnonzero(~is_hit.any(axis=0))
     names = [reference_set.name for reference_set in found.sets]
-    return decisions.with_seeds(rows, names_of(is_wanted, names)).drop(
+    return decisions.with_seeds(rows, names_of(is_hit, names)).drop(
         rows[fails],
         DropReason.FAR_FROM_SEEDS,
         value=found.best_similarity[fails],
@@ -122,35 +130,29 @@ def keep_near_seeds(
 def _keep_hits(
     found: tuple[beam.PCollection, beam.PCollection], detail: str
 ) -> beam.PCollection[UnitDecisions]:
-    decisions, hits = found
-    unit_to_decisions = decisions | "Key decisions by unit" >> beam.Map(
-        lambda decisions: (decisions.unit.name, decisions)
-    )
-    return (
-        {"decisions": unit_to_decisions, "hits": hits}
-        | "Bring wanted images to their unit" >> beam.CoGroupByKey()
-        | "Take units" >> beam.Values()
-        | "Keep wanted images" >> beam.Map(keep_hits, detail)
+    joined = join_by_unit(*found, "hits")
+    return joined | "Keep hits" >> beam.MapTuple(
+        functools.partial(keep_hits, detail=detail)
     )
 
 
-def keep_hits(grouped: dict[str, Iterable], detail: str) -> UnitDecisions:
-    """Drops the pairs of one unit that no seed set wants."""
-    (decisions,) = grouped["decisions"]
-    hits: list[SeedHits] = list(grouped["hits"])
+def keep_hits(
+    decisions: UnitDecisions, hits: Sequence[SeedHits], detail: str
+) -> UnitDecisions:
+    """Drops the pairs of one unit that are a hit of no seed set."""
     rows = decisions.droppable_rows
     names = sorted({hit.set_name for hit in hits})
-    is_wanted = np.zeros((len(names), len(decisions.outcome)), dtype=bool)
+    is_hit = np.zeros((len(names), len(decisions.outcome)), dtype=bool)
     for hit in hits:
-        is_wanted[names.index(hit.set_name), hit.row] = True
-    is_wanted = is_wanted[:, rows]
-    fails = rows[~is_wanted.any(axis=0)]
-    return decisions.with_seeds(rows, names_of(is_wanted, names)).drop(
+        is_hit[names.index(hit.set_name), hit.row] = True
+    is_hit = is_hit[:, rows]
+    fails = rows[~is_hit.any(axis=0)]
+    return decisions.with_seeds(rows, names_of(is_hit, names)).drop(
         fails, DropReason.FAR_FROM_SEEDS, detail=detail
     )
 
 
-def names_of(is_wanted: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """For each column of `is_wanted` [s, n], the names of its true rows as a tuple."""
-    wanted = (tuple(itertools.compress(names, column)) for column in is_wanted.T)
-    return np.fromiter(wanted, dtype=object, count=is_wanted.shape[1])
+def names_of(is_hit: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """For each column of `is_hit` [s, n], the names of its true rows as a tuple."""
+    hits = (tuple(itertools.compress(names, column)) for column in is_hit.T)
+    return np.fromiter(hits, dtype=object, count=is_hit.shape[1])

@@ -1,7 +1,8 @@
-"""Retrieval of the pool images nearest to every curated seed, exactly.
+"""Retrieval of the k images of the pool nearest to each curated seed, exactly.
 
-Each shard finds its own nearest images of every seed, and these compete: k images a
-seed and shard cross the shuffle, and no embedding.
+In: decisions and the indexes of the seed sets. Out: the decisions, and the hits of each
+set. Each shard proposes its k images nearest to each seed, and the best of all shards
+are kept. Only ids cross the shuffle, no embedding.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 SEEDS_PER_BLOCK = 4096  # with 512 dimensions 8 MB; a block of FAISS, a key of Beam
 
 BlockKey = tuple[str, int]  # name of the set, number of its first seed
-Floors = dict[BlockKey, np.ndarray]  # what a product with each seed must reach
+Floors = dict[
+    BlockKey, np.ndarray
+]  # the cosine that an image must reach for each seed of a block
 
 
 def find_nearest(
@@ -37,9 +40,9 @@ def find_nearest(
     sets: tuple[IndexFiles, ...],
     retrieval: NearestToSeeds,
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """UnitDecisions and what the sets want: (unit name, SeedHits).
+    """Returns the decisions, and the hits of the sets as (unit name, SeedHits).
 
-    Images without an embedding are dropped from the decisions.
+    Images without an embedding are dropped.
     """
     decided, candidates = decisions | "Search pool images" >> beam.ParDo(
         ProposeNearest(run, sets, retrieval)
@@ -47,14 +50,14 @@ def find_nearest(
     hits = (
         candidates
         | "Merge nearest" >> beam.CombinePerKey(TopKPerGroup())
-        | "Send nearest home"
+        | "Name units of nearest"
         >> beam.FlatMapTuple(lambda key, won: hits_by_unit(key[0], won))
     )
     return decided, hits
 
 
 class ProposeNearest(search_steps.DoFnWithSets):
-    """Enters the nearest images of one unit into the competition of every seed."""
+    """Proposes the images of one unit that are nearest to each seed."""
 
     def __init__(
         self, run: RunFolder, sets: tuple[IndexFiles, ...], retrieval: NearestToSeeds
@@ -97,10 +100,13 @@ class ProposeNearest(search_steps.DoFnWithSets):
 def with_embedding(
     decisions: UnitDecisions, run: RunFolder
 ) -> tuple[UnitDecisions, np.ndarray, np.ndarray]:
-    """Drops contested pairs without an embedding; rows and vectors of the others."""
-    contested = decisions.droppable_rows
-    rows, vectors = read_vectors(run, decisions, contested)
-    without = np.setdiff1d(contested, rows, assume_unique=True)
+    """Drops droppable pairs without an embedding.
+
+    Returns the decisions, and the rows and unit vectors of the other droppable pairs.
+    """
+    droppable = decisions.droppable_rows
+    rows, vectors = read_vectors(run, decisions, droppable)
+    without = np.setdiff1d(droppable, rows, assume_unique=True)
     reason = DropReason.FAR_FROM_SEEDS
     return decisions.drop(without, reason, detail="no embedding"), rows, vectors
 

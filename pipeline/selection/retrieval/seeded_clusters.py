@@ -1,4 +1,8 @@
-"""Retrieval of pool images from the clusters in which enough curated seeds lie."""
+"""Retrieval of images of the pool from the clusters that hold enough curated seeds.
+
+In: decisions, and the indexes of the seed sets. Out: the decisions, and the hits of
+each set: a sample of the clusters of k-means in which `min_seeds` of its seeds lie.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -25,10 +29,12 @@ from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 from pipeline.storage import files
 
-CLUSTERS_PER_BLOCK = 64  # a key of Beam: at most 64 * `max_per_cluster` in memory
+CLUSTERS_PER_BLOCK = 64  # in one key of Beam: at most 64 * `max_per_cluster` images
 
 
-SetToCounts = Mapping[str, np.ndarray]  # seeds of a set in each cluster
+SetToCounts = Mapping[
+    str, np.ndarray
+]  # seed set to its number of seeds in each cluster
 
 
 def draw(
@@ -37,10 +43,10 @@ def draw(
     sets: tuple[IndexFiles, ...],
     clusters: SeededClusters,
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """UnitDecisions and what the sets want: (unit name, SeedHits).
+    """Returns the decisions, and the hits of the sets as (unit name, SeedHits).
 
-    Images of clusters with few seeds, and without an embedding, are dropped from the
-    decisions. `run` lists its units: they name the file of centroids.
+    Images of clusters with few seeds, and images without an embedding, are dropped.
+    `run` must list its units, which enter the name of the file of centroids.
     """
     record, run = record_path(run, clusters), run.without_units()
     path = AsSingleton(
@@ -58,17 +64,17 @@ def draw(
         candidates
         | "Draw from clusters" >> beam.CombinePerKey(TopKPerGroup())
         | "Take drawn images" >> beam.Values()
-        | "Enter for sets" >> beam.FlatMap(propose_for_sets, clusters, set_to_counts)
+        | "Propose for sets" >> beam.FlatMap(propose_for_sets, clusters, set_to_counts)
         | "Draw for sets" >> beam.CombinePerKey(TopKPerGroup())
-        | "Send drawn home" >> beam.FlatMapTuple(hits_by_unit)
+        | "Name units of drawn images" >> beam.FlatMapTuple(hits_by_unit)
     )
     return decided, hits
 
 
 def record_path(run: RunFolder, clusters: SeededClusters) -> str:
-    """Where the account of the centroids lies; named by what determines them.
+    """The path of the record of the centroids, named by what determines them.
 
-    Neither the seeds nor the number of images to draw have a part in it.
+    Neither the seeds nor the number of images to draw enter it.
     """
     training = dataclasses.replace(
         clusters, min_seeds=1, max_per_cluster=1, max_per_set=1
@@ -81,7 +87,7 @@ def record_path(run: RunFolder, clusters: SeededClusters) -> str:
 
 
 class CountSeeds(kmeans.DoFnWithCentroids):
-    """Yields the name of a set and its number of seeds in each cluster."""
+    """Yields (name of a set, its number of seeds in each cluster)."""
 
     def process(self, paths: IndexFiles, path: str) -> Iterator[tuple[str, np.ndarray]]:
         seeds = ReferenceSet.open(paths).index
@@ -94,7 +100,7 @@ class CountSeeds(kmeans.DoFnWithCentroids):
 
 
 def n_by_cluster(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
-    """How many vectors are nearest to each centroid."""
+    """The number of vectors nearest to each centroid: int64 [n_clusters]."""
     n_clusters = centroids.index.ntotal
     if not n_clusters:
         return np.zeros(0, np.int64)
@@ -104,7 +110,7 @@ def n_by_cluster(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
 
 
 class ProposeFromClusters(kmeans.DoFnWithCentroids):
-    """Enters images of one unit into the draw of their clusters."""
+    """Proposes images of one unit for the samples of their clusters."""
 
     def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
         super().__init__()
@@ -129,13 +135,13 @@ class ProposeFromClusters(kmeans.DoFnWithCentroids):
         )
         if not is_seeded.any():
             return
-        candidates = self._entrants(decisions, rows[is_seeded], cluster[is_seeded])
+        candidates = self._propose(decisions, rows[is_seeded], cluster[is_seeded])
         block = candidates.group // CLUSTERS_PER_BLOCK
         for key in np.unique(block).tolist():
             mine = candidates.take(np.flatnonzero(block == key))
             yield TaggedOutput("candidates", (key, top_k([mine])))
 
-    def _entrants(
+    def _propose(
         self, decisions: UnitDecisions, rows: np.ndarray, cluster: np.ndarray
     ) -> Candidates:
         tables = self._run.pairs(decisions.unit.source)
@@ -154,7 +160,7 @@ class ProposeFromClusters(kmeans.DoFnWithCentroids):
 def propose_for_sets(
     drawn: Candidates, clusters: SeededClusters, set_to_counts: SetToCounts
 ) -> Iterator[tuple[str, Candidates]]:
-    """Yields (set name, images of its clusters), which compete for the set's places."""
+    """Yields (set name, images of its clusters), of which the set keeps some."""
     for set_name, counts in sorted(set_to_counts.items()):
         mine = np.flatnonzero(counts[drawn.group] >= clusters.min_seeds)
         if len(mine):

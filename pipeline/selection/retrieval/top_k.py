@@ -1,7 +1,7 @@
-"""Competition of pool images for places, decided alike in any order of work.
+"""The k best images of each group over all shards, the same in any order of work.
 
-In: what each unit enters, as arrays. Out: for each unit the rows that have won, and the
-seed set that wants them.
+In: candidates of each unit, as arrays. Out: for each unit, the rows among the k best of
+their group, and the seed set that they are hits of.
 """
 
 import dataclasses
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
-_BLOCKS_IN_MEMORY = 16  # that a worker collects before it looks for the top_k
+_BLOCKS_IN_MEMORY = 16  # that a worker collects before it ranks them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidates:
-    """Images that compete for the `n_places` of each group.
+    """Images that are ranked within groups, of which the first `n_places` are kept.
 
-    The smallest rank wins. Of equal ones the smallest sample id does, and of equal ids
-    the first by name of the unit and row.
+    The smallest `rank` comes first; then the smallest sample id, then the first by name
+    of the unit and row.
     """
 
     n_places: int
@@ -40,12 +40,12 @@ class Candidates:
         sample_id: np.ndarray,
         row: np.ndarray,
     ) -> "Candidates":
-        """Those of one unit."""
+        """The candidates of one unit."""
         unit = np.zeros(len(row), np.int64)
         return cls(n_places, (unit_name,), group, rank, sample_id, unit, row)
 
     def take(self, places: np.ndarray) -> "Candidates":
-        """Some of them, in the order of `places`."""
+        """Some of the candidates, in the order of `places`."""
         used, unit = np.unique(self.unit[places], return_inverse=True)
         return dataclasses.replace(
             self,
@@ -59,8 +59,8 @@ class Candidates:
 
 
 def top_k(blocks: Sequence[Candidates]) -> Candidates:
-    """Those that have a place in their group, by group and rank."""
-    everyone = _together(blocks)
+    """The first `n_places` candidates of each group, by group and rank."""
+    everyone = _concatenate(blocks)
     order = np.lexsort(  # takes its last key first
         (
             everyone.row,
@@ -76,7 +76,7 @@ def top_k(blocks: Sequence[Candidates]) -> Candidates:
     return everyone.take(order[place_in_group < everyone.n_places])
 
 
-def _together(blocks: Sequence[Candidates]) -> Candidates:
+def _concatenate(blocks: Sequence[Candidates]) -> Candidates:
     names = sorted({name for block in blocks for name in block.unit_names})
     name_to_unit = {name: unit for unit, name in enumerate(names)}
     units = [
@@ -97,7 +97,7 @@ def _together(blocks: Sequence[Candidates]) -> Candidates:
 
 
 class TopKPerGroup(beam.CombineFn):
-    """`top_k` of blocks of candidates that have the same number of places."""
+    """`top_k` over blocks of candidates with the same `n_places`."""
 
     def create_accumulator(self) -> list[Candidates]:
         return []
@@ -126,13 +126,13 @@ class TopKPerGroup(beam.CombineFn):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeedHits:
-    """Rows of one unit that a seed set wants."""
+    """Rows of one unit that are hits of a seed set."""
 
     set_name: str
     row: np.ndarray  # int64, ascending
 
 
 def hits_by_unit(set_name: str, won: Candidates) -> Iterator[tuple[str, SeedHits]]:
-    """Yields (unit name, what the set wants of it)."""
+    """Yields (unit name, hits of a seed set in it)."""
     for unit, unit_name in enumerate(won.unit_names):
         yield unit_name, SeedHits(set_name, np.unique(won.row[won.unit == unit]))

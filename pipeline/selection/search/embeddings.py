@@ -1,19 +1,19 @@
 """Image embeddings as `score` stored them, and as unit vectors.
 
-In: the tables of embeddings of a unit. Out: matrices with one row per pair, of the rows
-that are asked for and have an embedding.
+In: the table of embeddings of a unit, and rows of it. Out: a matrix of the vectors of
+these rows, without those that have no embedding.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.unit_decisions import UnitDecisions, expect_rows
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import from_vector_column, read_vector_dim
 
 ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 
@@ -21,7 +21,7 @@ ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 def read_vectors(
     run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` with an embedding, and their vectors: float32, of length one."""
+    """The rows that have an embedding, and their unit vectors: float32 [n, d]."""
     found = read_blocks(run, decisions, rows)
     return _with_direction(rows, ((place, *normalize(e)) for place, e in found))
 
@@ -29,7 +29,7 @@ def read_vectors(
 def read_embeddings(
     run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` with an embedding, and these as they are stored."""
+    """The rows that have an embedding, and these as they are stored: float16 [n, d]."""
     found = read_blocks(run, decisions, rows)
     return _with_direction(rows, ((place, e, normalize(e)[1]) for place, e in found))
 
@@ -37,7 +37,7 @@ def read_embeddings(
 def _with_direction(
     rows: np.ndarray, found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts parts together: places in `rows`, vectors, and which have a direction."""
+    """Concatenates parts of (positions in `rows`, vectors, whether they are valid)."""
     parts = [(rows[place[has]], vectors[has]) for place, vectors, has in found]
     parts = parts or [(rows[:0], np.empty((0, 0), np.float16))]
     with_embedding, matrices = map(np.concatenate, zip(*parts, strict=True))
@@ -45,7 +45,12 @@ def _with_direction(
 
 
 def normalize(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as float32 of length one, and which rows have a direction."""
+    """Scales rows to length one; returns them, float32, and which rows could be.
+
+    >>> normalize(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    (array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32), array([ True, False]))
+    """
     vectors = embeddings.astype(np.float32)
     length = np.linalg.norm(vectors, axis=1)
     has_direction = np.isfinite(length) & (length > 0)
@@ -54,7 +59,7 @@ def normalize(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def count_rows(run: RunFolder, units: Iterable[Unit]) -> int:
-    """Rows of the tables of pairs, readable or not."""
+    """The number of pairs in units, readable or not."""
     return sum(_n_rows(run.pairs(unit.source).path(unit.name)) for unit in units)
 
 
@@ -64,15 +69,18 @@ def _n_rows(path: str) -> int:
 
 
 def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
-    """The vectors of all pairs of a unit, as they are stored."""
+    """The vectors of all pairs of a unit, as they are stored: float16 [n, d]."""
     table = run.vectors(unit.source).read(unit.name, columns=["embedding"])
-    return _to_matrix(table["embedding"].combine_chunks())
+    return from_vector_column(table["embedding"].combine_chunks())
 
 
 def read_blocks(
     run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields places in `rows`, which ascend, and the embeddings of these pairs."""
+    """Yields positions in `rows`, which must ascend, and the embeddings of these rows.
+
+    Reads the table block by block, so a large shard does not fill the memory.
+    """
     path = run.vectors(decisions.unit.source).path(decisions.unit.name)
     with files.open_for_reading(path) as file:
         parquet = pq.ParquetFile(file)
@@ -81,24 +89,18 @@ def read_blocks(
         for batch in parquet.iter_batches(ROWS_PER_SEARCH, columns=["embedding"]):
             start, end = np.searchsorted(rows, [first_row, first_row + len(batch)])
             if start < end:
-                matrix = _to_matrix(batch.column("embedding"))
+                matrix = from_vector_column(batch.column("embedding"))
                 yield np.arange(start, end), matrix[rows[start:end] - first_row]
             first_row += len(batch)
 
 
-def _to_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), column.type.list_size)
-
-
 def stored_dim(run: RunFolder, unit: Unit) -> int:
     """The width of the embeddings that a unit has, from the schema of their table."""
-    with files.open_for_reading(run.vectors(unit.source).path(unit.name)) as file:
-        return pq.read_schema(file).field("embedding").type.list_size
+    return read_vector_dim(run.vectors(unit.source).path(unit.name))
 
 
 def embedding_dim(run: RunFolder) -> int | None:
-    """Numbers of an image embedding; None while the first shard has none."""
+    """The width of image embeddings; None while the first shard has none."""
     unit = run.units[0]
     path = run.embeddings(unit.source).path(unit.name)
     return stored_dim(run, unit) if files.is_file(path) else None

@@ -1,20 +1,21 @@
-"""The nearest of some unit vectors by a plain search, exact and the same everywhere.
+"""Exact nearest neighbors among unit vectors, the same on every machine.
 
-FAISS's products of single precision hang on the order of summation, which differs with
-the size of the call. So they only propose, with a bound on their rounding; products in
-double precision, rounded to single, decide.
+In: queries and vectors. Out: cosines and positions. FAISS's products in single
+precision depend on the order of summation, which changes with the size of a call. So
+FAISS only proposes candidates, within a bound on its rounding; cosines in double
+precision, rounded to single, decide.
 """
 
 import faiss
 import numpy as np
 
-_N_MORE = 2  # candidates beyond k, to see where rounding cannot matter any more
+_N_MORE = 2  # candidates beyond k, to see whether rounding can matter
 _PAIRS_PER_BLOCK = 256  # 1 MB in double precision at 512 dimensions: stays in a cache
 _PRODUCTS_PER_BLOCK = 2**21  # 8 MB
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity and position of the vector nearest to each query; the first of equals.
+    """Cosine and position of the vector nearest to each query; the first of equals.
 
     Args:
       queries: unit vectors, float32 [n, d].
@@ -29,7 +30,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.nd
 def best(
     query: np.ndarray, place: np.ndarray, similarity: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the pairs of each query, the most similar, of equal ones the first place."""
+    """The most similar pair of each query; of equal ones, the first position."""
     order = np.lexsort((place, -similarity, query))
     _, first = np.unique(query[order], return_index=True)
     return similarity[order[first]], place[order[first]]
@@ -38,16 +39,17 @@ def best(
 def candidates(
     queries: np.ndarray, vectors: np.ndarray, k: int, floor: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Query, vector and similarity of pairs: of each query at least its k nearest.
+    """Pairs of query and vector, with at least the k nearest vectors of each query.
 
-    All are unit vectors. FAISS proposes pairs in single precision; where its rounding
-    could hide one of the nearest, all that are as near count. Similarities are then
-    taken in double precision and rounded to float32, so that they do not depend on
-    which vectors share a call.
+    Returns the positions of queries and of vectors, and cosines, one per pair. FAISS
+    proposes pairs in single precision; where its rounding could hide one of the
+    nearest, all vectors that are as near are returned. Cosines are then computed in
+    double precision and rounded to float32, so they do not depend on which vectors
+    share a call.
 
-    Of many calls with one `floor`, float32 [n] and -inf at first, each gives only what
-    may be among the k nearest of all: `floor` rises to what k vectors of one call have
-    reached. A call that is repeated does not raise it further.
+    Several calls may share one `floor`, float32 [n], -inf at first: each then returns
+    only what may be among the k nearest of all calls, and raises `floor` to the cosine
+    that k of its vectors reach. Repeating a call does not raise it further.
     """
     n_proposed = min(k + _N_MORE, len(vectors))
     products, proposed = faiss.knn(
@@ -72,10 +74,10 @@ def candidates(
 
 
 def _rounding(dim: int) -> float:
-    """Bound on the error of a float32 product of two unit vectors, of any order.
+    """A bound on the error of a float32 product of two unit vectors, in any order.
 
-    It holds what rounding the exact product to float32 changes as well. Source: Higham,
-    Accuracy and Stability of Numerical Algorithms, section 3.1.
+    It includes the rounding of the exact product to float32. Source: Higham, Accuracy
+    and Stability of Numerical Algorithms, section 3.1.
     """
     n, unit_roundoff = dim + 2, 2.0**-24
     return n * unit_roundoff / (1 - n * unit_roundoff)
@@ -88,12 +90,12 @@ def _keep(mask: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 def _as_near(
     queries: np.ndarray, vectors: np.ndarray, bound: np.ndarray, chosen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of the chosen queries whose product reaches the bound of the query."""
+    """Pairs of the chosen queries whose product reaches the bound of their query."""
     found = [(chosen[:0], chosen[:0])]
     n_queries = max(1, _PRODUCTS_PER_BLOCK // len(vectors))
     for start in range(0, len(chosen), n_queries):
         mine = chosen[start : start + n_queries]
-        # Another order of summation than that of FAISS: rounds to another side.
+        # NumPy sums in another order than FAISS, so its rounding adds up.
         slack = 2 * _rounding(vectors.shape[1])
         is_near = queries[mine] @ vectors.T >= bound[mine, None] - slack
         query, place = np.nonzero(is_near)
@@ -105,7 +107,15 @@ def _as_near(
 def cosines(
     queries: np.ndarray, vectors: np.ndarray, query: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
-    """Of the pairs (query[i], place[i]), in double precision: float32."""
+    """Cosines of the pairs (query[i], place[i]) of unit vectors: float32, in [-1, 1].
+
+    Computed in double precision, so that they do not depend on which pairs share a
+    call.
+
+    >>> vectors = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    >>> cosines(vectors, vectors, np.array([0, 0]), np.array([0, 1]))
+    array([1. , 0.6], dtype=float32)
+    """
     similarity = np.empty(len(query), np.float32)
     for start in range(0, len(query), _PAIRS_PER_BLOCK):
         mine = slice(start, start + _PAIRS_PER_BLOCK)

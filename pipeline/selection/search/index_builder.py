@@ -42,11 +42,12 @@ def build(
 ) -> tuple[IndexFiles, ...]:
     """Builds the indexes of the sets that `units` belong to, unless they are there.
 
-    Sets of more than `max_exact` images get inverted lists; None: no set does.
+    Sets of more than `max_exact` images get inverted lists; with None, no set does.
+    `role` is the name of the sets in the recipe, for errors.
 
     Raises:
       ValueError: if a set has no readable image, or embeddings of another width than
-        the pool's; `role` is the name of the sets in the configuration.
+        the pool's.
     """
     by_name = sorted(units, key=lambda unit: (unit.source.name, unit.uri))
     found = []
@@ -67,12 +68,12 @@ def _build_set(
     paths = IndexFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
     if files.is_file(paths.index_path):
         return paths
-    keys, vectors = _distinct(*_read_set(role, run, units))
+    keys, vectors = _drop_repeats(*_read_set(role, run, units))
     if is_exact:
         index: faiss.Index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
     else:
-        index, recall = inverted_lists.build(vectors, _queries(run, vectors))
+        index, recall = inverted_lists.build(vectors, _sample_queries(run, vectors))
         logging.warning("%s: searched by inverted lists: %s", role, recall)
         files.write(files.join(folder, f"{stem}.json"), recall.to_bytes())
     tables.write(stem, pa.table({"key": pa.array(keys, pa.string())}))
@@ -80,8 +81,8 @@ def _build_set(
     return paths
 
 
-def _queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
-    """Some vectors of the pool, those of the set where the pool has none."""
+def _sample_queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
+    """A sample of the vectors of the pool; vectors of the set if the pool has none."""
     units = sorted(run.units, key=lambda unit: content_hash(unit.shard_name.encode()))
     found = [vectors[:0]]
     for unit in units[:_N_SAMPLED_UNITS]:
@@ -99,7 +100,7 @@ def _fingerprint(kind: str, run: RunFolder, units: tuple[Unit, ...]) -> str:
 def _read_set(
     name: str, run: RunFolder, units: tuple[Unit, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and unit vectors of the readable images of a set, by key."""
+    """Keys and unit vectors of the readable images of a set, sorted by key."""
     tables = [_read_reference_unit(run, unit) for unit in units]
     dim = stored_dim(run, run.units[0] if run.units else units[0])
     for _, embeddings in tables:
@@ -118,8 +119,10 @@ def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.nda
     return to_objects(keys["key"]), read_matrix(run, unit)
 
 
-def _distinct(keys: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without the images that have the vector of an earlier one."""
+def _drop_repeats(
+    keys: np.ndarray, vectors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drops images that have the same vector as an earlier one."""
     as_bytes = vectors.view(np.dtype((np.void, vectors.itemsize * vectors.shape[1])))
     _, first = np.unique(as_bytes, return_index=True)
     first.sort()

@@ -1,8 +1,8 @@
-"""Indexes of sets that are too large to be compared with image by image.
+"""Indexes of sets that are too large for an exact search.
 
-In: the unit vectors of a set, and vectors to search with. Out: an index with inverted
-lists, one for each cluster of the set, that looks into the nearest lists only. How many
-is found out by comparing with an exact search, and the recall is written down.
+In: the unit vectors of a set, and queries. Out: an index with inverted lists, one for
+each cluster of the set, which searches only the nearest lists; and its recall. The
+number of lists to search is chosen by comparison with an exact search of the queries.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 _MIN_RECALL = 0.99
 _N_ITERATIONS = 10
 _RNG_SEED = 0
-_MIN_PER_LIST = 39  # below it FAISS warns that k-means has too little to go by
+_MIN_PER_LIST = 39  # with fewer FAISS warns that k-means has too little data
 _ROUNDING = 1e-5  # of a product of two unit vectors in single precision
 
 
@@ -35,9 +35,9 @@ class Recall:
 
 
 def build(vectors: np.ndarray, queries: np.ndarray) -> tuple[faiss.Index, Recall]:
-    """An index that finds the nearest vector for nearly all of the queries.
+    """Builds an index that finds the nearest vector of at least 99 % of the queries.
 
-    Searches as few lists as a recall of 0.99 takes; all of them, if it takes all.
+    It searches as few lists as this recall takes, or all lists.
     """
     n_lists = min(int(4 * math.sqrt(len(vectors))), len(vectors) // _MIN_PER_LIST)
     index = _train(vectors, max(n_lists, 1))
@@ -60,7 +60,7 @@ def _train(vectors: np.ndarray, n_lists: int) -> faiss.IndexIVFFlat:
 def _search_enough_lists(
     index: faiss.IndexIVFFlat, vectors: np.ndarray, queries: np.ndarray
 ) -> Recall:
-    """Sets how many lists are searched, and tells what that finds."""
+    """Sets the number of lists to search; returns the recall."""
     exact, _ = faiss.knn(queries, vectors, 1, metric=faiss.METRIC_INNER_PRODUCT)
     index.nprobe = 1
     while (recall := _recall(index, exact, queries)) < _MIN_RECALL:

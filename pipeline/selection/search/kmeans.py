@@ -1,8 +1,8 @@
-"""K-means of the pool's image embeddings, by cosine, distributed over its shards.
+"""K-means of the pool's image embeddings, by cosine, distributed over shards.
 
-Lloyd's iterations over a sample of the pool that hangs on the sample ids. Sums are of
-whole numbers, so the centroids have the same bytes in any order of work. Centroids are
-files in RUN/clusters, named by a checksum of what is in them.
+In: decisions on pairs. Out: the path of a file of centroids in RUN/clusters, named by a
+checksum of its contents. Lloyd's iterations run over a sample of the pool, drawn by
+sample ids. Sums are of integers, so centroids have the same bytes in any order of work.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from pipeline.storage import files
 Training = SeededClusters | Cells  # how many centroids to train, and how
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
-_N_SPARE_PROPOSALS = 50  # too few by lot: once in 10^18 pools
+_N_SPARE_PROPOSALS = 50  # fewer than wanted: once in 10^18 pools
 _BLOCKS_IN_MEMORY = 16  # that a worker collects before it adds them up
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
 _N_GROUPS = 16  # of units, each added up by a worker before one finishes
@@ -43,8 +43,8 @@ _N_GROUPS = 16  # of units, each added up by a worker before one finishes
 class TrainCentroids(beam.PTransform):
     """Maps PCollection[UnitDecisions] to the path of a file of centroids.
 
-    The centroids of an earlier run over the same pool are taken instead, if `record`,
-    the path of the account of them, is there.
+    If the file `record` exists, it names the centroids of an earlier run over the same
+    pool, which are used again.
     """
 
     def __init__(self, run: RunFolder, clusters: Training, record: str) -> None:
@@ -58,7 +58,7 @@ class TrainCentroids(beam.PTransform):
     ) -> beam.PCollection[str]:
         if files.is_file(self._record):
             found = read_recorded_centroids(self._record)
-            return decisions.pipeline | "Take centroids" >> beam.Create([found])
+            return decisions.pipeline | "Use recorded centroids" >> beam.Create([found])
         folder = files.join(self._run.root, "clusters")
         n_pool = AsSingleton(
             decisions
@@ -91,7 +91,7 @@ class TrainCentroids(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proposals:
-    """Images that offer themselves as centroids; those of the smallest hash are."""
+    """Proposed first centroids; those with the smallest hashes are chosen."""
 
     hash: np.ndarray  # float64 [n], ascending
     vector: np.ndarray  # float32 [n, d], of length one
@@ -100,7 +100,7 @@ class Proposals:
 def propose(
     decisions: UnitDecisions, run: RunFolder, clusters: Training, n_pool: int
 ) -> Proposals:
-    """Twice as many of the pool as there are centroids, and some for chance."""
+    """Proposes images of a unit: over the pool, more than twice the centroids."""
     share = (2 * clusters.n_clusters + _N_SPARE_PROPOSALS) / max(n_pool, 1)
     hashes, vectors = _sample(decisions, run, f"centroid {clusters.rng_seed}", share)
     return first_proposals([Proposals(hashes, vectors)], clusters.n_clusters)
@@ -109,7 +109,7 @@ def propose(
 def _sample(
     decisions: UnitDecisions, run: RunFolder, salt: str, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes below `share` and vectors of contested pairs of a unit."""
+    """Hashes below `share`, and unit vectors, of droppable pairs of a unit."""
     rows = decisions.droppable_rows
     ids = read_rows(run.pairs(decisions.unit.source), decisions, rows, "sample_id")
     hashes = unit_hashes(ids["sample_id"].to_pylist(), salt)
@@ -119,7 +119,7 @@ def _sample(
 
 
 def first_proposals(blocks: Sequence[Proposals], n: int) -> Proposals:
-    """The `n` of the smallest hash, by hash; equal ids count once."""
+    """The `n` proposals with the smallest hashes, by hash; equal ids count once."""
     blocks = [block for block in blocks if len(block.hash)] or list(blocks[:1])
     if not blocks:
         return Proposals(np.empty(0), np.empty((0, 0), np.float32))
@@ -130,7 +130,7 @@ def first_proposals(blocks: Sequence[Proposals], n: int) -> Proposals:
 
 
 class ChooseFirst(beam.CombineFn):
-    """The vectors of `first_proposals`, in any order: n vectors in memory."""
+    """The vectors of `first_proposals`, in any order of work."""
 
     def __init__(self, n_clusters: int) -> None:
         self._n_clusters = n_clusters
@@ -154,7 +154,7 @@ class ChooseFirst(beam.CombineFn):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sums:
-    """What the sample adds to some clusters."""
+    """Sums of sampled vectors by cluster."""
 
     cluster: np.ndarray  # int64 [n], ascending
     count: np.ndarray  # int64 [n]
@@ -162,14 +162,14 @@ class Sums:
 
 
 class DoFnWithCentroids(beam.DoFn):
-    """A step that gets a file of centroids, shared by the threads of a worker."""
+    """A DoFn that opens a file of centroids once per worker, for all threads."""
 
     def __init__(self) -> None:
         self._shared = Shared()
         self._launcher = search_steps.this_process()
 
     def centroids(self, path: str) -> ReferenceSet:
-        """The centroids as a set whose images have no keys."""
+        """The centroids, as a reference set without keys."""
         search_steps.limit_threads(self._launcher)
         return self._shared.acquire(lambda: open_centroids(path), tag=path)
 
@@ -177,7 +177,7 @@ class DoFnWithCentroids(beam.DoFn):
 class Assign(DoFnWithCentroids):
     """Adds up the sampled images of one unit by their nearest centroid.
 
-    Yields the sums, also of nothing, with the number of the unit's group.
+    Yields (group of the unit, sums), even if no image of the unit is in the sample.
     """
 
     def __init__(self, run: RunFolder, clusters: Training) -> None:
@@ -197,26 +197,26 @@ class Assign(DoFnWithCentroids):
 
 
 def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
-    """The cluster of each vector; of equally near ones the first."""
+    """The nearest centroid of each unit vector, int64 [n]; of equal ones, the first."""
     starts = range(0, len(vectors), ROWS_PER_SEARCH)
     found = [centroids.nearest(vectors[i : i + ROWS_PER_SEARCH])[1] for i in starts]
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def group_number(unit_name: str) -> int:
-    """Number of the group whose sums a unit is added to."""
+    """The group of units that a unit is added up with."""
     (share,) = unit_hashes([unit_name.encode()], "group")
     return int(share * _N_GROUPS)
 
 
 def sum_by_cluster(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
-    """Vectors added up by cluster."""
+    """Adds up vectors by cluster, in fixed point."""
     fixed = np.rint(vectors.astype(np.float64) * _FIXED_POINT).astype(np.int64)
     return add_sums([Sums(cluster, np.ones(len(cluster), np.int64), fixed)])
 
 
 def add_sums(blocks: Sequence[Sums]) -> Sums:
-    """Adds blocks up by cluster, exactly; at least one block, which may be empty."""
+    """Adds up blocks by cluster, exactly; there must be a block, perhaps empty."""
     blocks = [block for block in blocks if len(block.cluster)] or list(blocks[:1])
     cluster = np.concatenate([block.cluster for block in blocks])
     order = np.argsort(cluster, kind="stable")
@@ -229,24 +229,24 @@ def add_sums(blocks: Sequence[Sums]) -> Sums:
 
 
 class AddAllSums(beam.PTransform):
-    """Maps PCollection[tuple[int, Sums]] to all in one, by way of the groups.
+    """Maps PCollection[tuple[int, Sums]] to one sum, through the sums of groups.
 
-    `with_fanout` does the same, but its Flatten never ends on FnApiRunner where another
-    reader of the same collection waits for the result: that runner lets a Flatten end
-    after all readers of what it is made of.
+    `with_fanout` does the same, but deadlocks on FnApiRunner when another reader of the
+    same collection waits for the result: that runner ends a Flatten only after all
+    readers of its inputs.
     """
 
     def expand(self, sums: beam.PCollection[tuple[int, Sums]]) -> beam.PCollection:
         return (
             sums
             | "Add by group" >> beam.CombinePerKey(AddSums())
-            | "Take groups" >> beam.Values()
+            | "Drop keys of groups" >> beam.Values()
             | "Add groups" >> beam.CombineGlobally(AddSums()).without_defaults()
         )
 
 
 class AddSums(beam.CombineFn):
-    """`add_sums` in any order. In memory 8 bytes a coordinate."""
+    """`add_sums` in any order, with 8 bytes of memory per coordinate."""
 
     def create_accumulator(self) -> list[Sums]:
         return []
@@ -270,7 +270,7 @@ class AddSums(beam.CombineFn):
 
 
 def move_centroids(sums: Sums, path: str, folder: str) -> str:
-    """Writes the centroids of what was added up; the path of their file."""
+    """Writes the centroids that follow from sums; returns the path of their file."""
     if not len(sums.cluster):
         return path
     index = reference_sets.open_index(path)
@@ -280,10 +280,10 @@ def move_centroids(sums: Sums, path: str, folder: str) -> str:
 
 
 def new_centroids(centroids: np.ndarray, sums: Sums) -> np.ndarray:
-    """The direction of the mean of every cluster: float32 [n, d], of length one.
+    """The direction of the mean of each cluster: unit vectors, float32 [n, d].
 
-    An empty cluster takes one half of the largest, as in FAISS: both centroids start
-    next to the old one, and the count is halved.
+    An empty cluster takes half of the largest one, as in FAISS: both centroids are
+    placed next to the old one, and the count is halved.
     """
     count = np.zeros(len(centroids), np.int64)
     count[sums.cluster] = sums.count
@@ -303,7 +303,7 @@ def new_centroids(centroids: np.ndarray, sums: Sums) -> np.ndarray:
 
 
 def write_centroids(vectors: np.ndarray, folder: str) -> str:
-    """Writes an index of the vectors, named by its checksum; its path."""
+    """Writes an index of vectors, named by its checksum; returns its path."""
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     data = faiss.serialize_index(index).tobytes()
@@ -320,7 +320,7 @@ def open_centroids(path: str) -> ReferenceSet:
 
 
 def record_centroids(path: str, record: str) -> str:
-    """Says in the file `record` which centroids are the last; their path."""
+    """Writes the name of the final centroids to `record`; returns their path."""
     checksum = _checksum(files.read(path))
     account = {"file": path.rsplit("/", 1)[-1], "blake2b": checksum}
     files.write(record, json.dumps(account).encode() + b"\n")
@@ -328,10 +328,10 @@ def record_centroids(path: str, record: str) -> str:
 
 
 def read_recorded_centroids(record: str) -> str:
-    """The path of the centroids that a record names.
+    """Returns the path of the centroids that a record names.
 
     Raises:
-      ValueError: if they are not what was written.
+      ValueError: if the file has another checksum than the record.
     """
     account = json.loads(files.read(record))
     path = files.join(record.rsplit("/", 1)[0], account["file"])

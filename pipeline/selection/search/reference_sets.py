@@ -1,9 +1,9 @@
-"""Nearest images of evaluation and seed sets, by indexes that are mapped into memory.
+"""The nearest images of evaluation and seed sets, from indexes mapped into memory.
 
-Every set has two files under RUN/indexes, named by what determines them: a FAISS index
-of its image embeddings and a table of their keys. The launcher builds them, workers
-open them. Indexes are flat, and so exact, up to a size that a recipe sets; beyond it
-they have inverted lists, and a third file with the recall that was measured.
+In: decisions on pairs and the files of indexes, which `index_builder` made. Out: the
+nearest image of each set for each pair. Indexes are flat, and so exact, up to a size
+that a recipe sets; larger ones have inverted lists, and a file with their measured
+recall.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from pipeline.selection.search.embeddings import expect_dim, normalize, read_blo
 from pipeline.selection.unit_decisions import UnitDecisions, to_objects
 from pipeline.storage import files
 
-_N_CANDIDATES = 4  # images of inverted lists that may be the nearest, up to rounding
+_N_CANDIDATES = 4  # of inverted lists, any of which may be the nearest, up to rounding
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexFiles:
-    """Where the index and the keys of one evaluation or seed set lie."""
+    """The files of one evaluation or seed set: its index and its keys."""
 
     set_name: str
     index_path: str
@@ -51,24 +51,24 @@ class ReferenceSet:
 
     @functools.cached_property
     def vectors(self) -> np.ndarray:
-        """Of the images, in the order of `keys`: float32 [m, d], memory of the index.
+        """The vectors of a flat index, in the order of `keys`: float32 [m, d].
 
-        Only a flat index has them so.
+        A view of the index's memory, not a copy.
         """
         assert isinstance(self.index, faiss.IndexFlat)
         n, dim = self.index.ntotal, self.index.d
         return faiss.rev_swig_ptr(self.index.get_xb(), n * dim).reshape(n, dim)
 
     def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Similarity and position of the image nearest to each of n unit vectors.
+        """Cosine and position of the image nearest to each of n unit vectors.
 
-        Of equally similar images the first by key is the nearest. Inverted lists are
-        exact about those images only that they find.
+        Of equally similar images, the first by key counts. Inverted lists may miss the
+        nearest image; the cosine of the image that they find is exact.
         """
         if isinstance(self.index, faiss.IndexFlat):
             return exact_search.nearest(queries, self.vectors)
         _, images = self.index.search(queries, min(_N_CANDIDATES, self.index.ntotal))
-        # The lists may hold fewer: the best one stands in for what is missing.
+        # The lists may hold fewer images: repeat the best one.
         images = np.where(images < 0, images[:, :1].clip(0), images)
         query = np.repeat(np.arange(len(queries)), images.shape[1])
         image = images.ravel()
@@ -79,7 +79,7 @@ class ReferenceSet:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NearestImages:
-    """The nearest image of each of s sets, for n queries.
+    """The nearest image in each of s sets, for n queries.
 
     Similarities are cosines in [-1, 1]; NaN for a query without an embedding.
     """
@@ -90,13 +90,13 @@ class NearestImages:
 
     @property
     def best_similarity(self) -> np.ndarray:
-        """Over all sets: float64 [n]."""
+        """The cosine with the nearest image of all sets: float64 [n]."""
         return self.similarity.max(axis=0)
 
     def best_names(self, queries: np.ndarray) -> list[str]:
         """`<set>:<key>` of the nearest image of all sets, for some queries.
 
-        The first of equally similar ones, by set.
+        Of equally similar images, that of the first set counts.
         """
         similarity = self.similarity[:, queries]
         best = similarity.argmax(axis=0)
@@ -115,7 +115,10 @@ def find_nearest(
     decisions: UnitDecisions,
     rows: np.ndarray,
 ) -> NearestImages:
-    """Compares some pairs of a unit with the sets, unless that was done before."""
+    """Compares some pairs of a unit with the sets, and stores the similarities.
+
+    Similarities that are stored already are not computed again.
+    """
     tables = [run.similarities(decisions.unit.source, one.fingerprint) for one in sets]
     name, n_pairs = decisions.unit.name, len(decisions.outcome)
     known = [similarity_cache.read(each, name, n_pairs) for each in tables]
@@ -137,7 +140,7 @@ def _search(
     decisions: UnitDecisions,
     missing: Sequence[np.ndarray],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Similarity and image of the rows that miss them, for each set.
+    """Similarity and nearest image of the rows that each set is missing.
 
     Embeddings are read once for all sets.
     """

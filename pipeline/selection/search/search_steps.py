@@ -1,7 +1,7 @@
 """Beam steps that search evaluation and seed sets.
 
-In: where the indexes of the sets lie. Out: steps that open them once per worker and
-search in one thread per process.
+In: the files of the indexes. Out: DoFns that open them once per worker, and search with
+one thread per process.
 """
 
 import functools
@@ -24,7 +24,7 @@ from pipeline.selection.unit_decisions import UnitDecisions
 
 
 class DoFnWithSets(beam.DoFn):
-    """A step that has the sets at its hand, shared by the threads of a worker."""
+    """A DoFn that opens the sets once per worker, for all of its threads."""
 
     def __init__(self, sets: tuple[IndexFiles, ...]) -> None:
         self._paths = sets
@@ -35,13 +35,13 @@ class DoFnWithSets(beam.DoFn):
         self._opened = self._shared.acquire(lambda: _OpenSets(self._paths))
 
     def sets(self) -> Sequence[ReferenceSet]:
-        """To call in `process`, in the thread that searches."""
+        """The sets; to be called in `process`, by the thread that searches."""
         limit_threads(self._launcher)
         return self._opened.sets
 
 
 class Search(DoFnWithSets):
-    """Lets `decide` decide on decisions with a search of the sets at its hand.
+    """Lets `decide` drop pairs by their nearest images in the sets.
 
     `decide` gets the decisions and a function from rows to `NearestImages`. Maps
     PCollection[UnitDecisions] to PCollection[UnitDecisions].
@@ -65,17 +65,17 @@ class Search(DoFnWithSets):
 
 
 class _OpenSets:
-    """What the threads of a worker share; Beam holds it by a weak reference."""
+    """The sets that threads of a worker share. Beam holds it by a weak reference."""
 
     def __init__(self, paths: tuple[IndexFiles, ...]) -> None:
         self.sets = tuple(map(ReferenceSet.open, paths))
 
 
 def limit_threads(launcher: tuple[str, int]) -> None:
-    """Leaves one thread to each worker process: there is one a core.
+    """Limits FAISS to one thread in worker processes, of which each core has one.
 
-    `launcher` is `this_process` where the step was made. To call in the thread that
-    searches: OpenMP keeps this setting by thread.
+    `launcher` is `this_process` of the launcher. To be called by the thread that
+    searches, as OpenMP keeps this setting per thread.
     """
     if this_process() != launcher:
         faiss.omp_set_num_threads(1)

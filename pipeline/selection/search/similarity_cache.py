@@ -1,8 +1,8 @@
-"""Similarity of pool images to a set, measured once and kept.
+"""Similarities of images of the pool to a set, computed once and stored.
 
-A unit has any number of tables `<unit>.<digest of the rows in it>.parquet`, none of
-which is ever changed. A selection that compares more images adds a table with those, so
-that another threshold searches only for what was never searched for.
+A unit has any number of tables `<unit>.<digest of the rows in it>.parquet`, which never
+change. A selection that compares more images adds a table with those images, so another
+threshold only searches for images that were never compared.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ def read(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarity and position of the nearest image, for every pair of a unit.
 
-    The similarity is a float32 cosine, NaN for a pair without an embedding.
+    Similarities are cosines, float32, NaN for a pair without an embedding. Positions
+    are UNKNOWN for a pair that was never compared.
     """
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
@@ -42,7 +43,7 @@ def add(
     similarity: np.ndarray,
     image: np.ndarray,
 ) -> None:
-    """Keeps what was measured of some rows, which `read` did not know."""
+    """Stores the similarities of rows that `read` did not know."""
     columns = {
         "row": rows.astype(np.int32),
         "similarity": similarity.astype(np.float32),

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import curate, records
 from pipeline.captioning.caption_scores import TextEncoderHandler
-from pipeline.captioning.flag_counts import FlagCounts, counts, is_complete
+from pipeline.captioning.flag_counts import FlagCounts, count_flags, is_complete
 from pipeline.captioning.flag_stage import Flag
 from pipeline.commands.beam_flags import beam_options
 from pipeline.commands.status import print_status
@@ -384,11 +384,11 @@ def test_alignment_is_the_cosine_of_the_caption_and_the_stored_image(tmp_path):
 
 def test_status_counts_flags_by_granularity(tmp_path, capsys):
     run_folder = two_units(tmp_path)
-    assert counts(run_folder) == {}
+    assert count_flags(run_folder) == {}
     print_status(run_folder)
     assert "flagged" not in capsys.readouterr().out
     flag(run_folder)
-    assert counts(run_folder) == {
+    assert count_flags(run_folder) == {
         "short": FlagCounts(5, 1, {"length": 1}),
         "long": FlagCounts(3, 2, {"equals_other": 1, "language": 1}),
     }

@@ -11,7 +11,7 @@ from pipeline.captioning.flags import (
     FLAG_TO_RULE,
     CaptionFacts,
     flags_of,
-    normalized,
+    normalize_text,
     repetition,
     words,
 )
@@ -200,15 +200,15 @@ def test_words_have_no_punctuation_around_them():
 
 @given(st.text(), st.sampled_from(["", ".", " ", "\t", "!?", " ...\n", "。"]))
 def test_case_spacing_and_an_end_do_not_matter(text, end):
-    assert normalized(text + end) == normalized(text)
-    assert normalized("  ".join(text.split(" "))) == normalized(text)
-    assert normalized(text.casefold()) == normalized(text)
-    assert normalized(normalized(text)) == normalized(text)
+    assert normalize_text(text + end) == normalize_text(text)
+    assert normalize_text("  ".join(text.split(" "))) == normalize_text(text)
+    assert normalize_text(text.casefold()) == normalize_text(text)
+    assert normalize_text(normalize_text(text)) == normalize_text(text)
 
 
 def test_other_words_matter():
-    assert normalized("a dog") != normalized("dog")
-    assert normalized("no. 1") != normalized("no 1")
+    assert normalize_text("a dog") != normalize_text("dog")
+    assert normalize_text("no. 1") != normalize_text("no 1")
 
 
 @pytest.mark.parametrize(

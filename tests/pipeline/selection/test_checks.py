@@ -94,7 +94,7 @@ def test_a_head_for_another_encoder_is_refused(capsys, tmp_path):
     crawl = Crawl(tmp_path, f"safety=SafetyHead('{tmp_path}/head.npz', 0.5)")
     crawl.score()
     error = error_of(capsys, "select", *crawl.flags)
-    assert "head.npz': 3 weights, expected 2, one a dimension" in error
+    assert "head.npz': 3 weights, expected 2, one per dimension" in error
 
 
 @pytest.mark.parametrize(

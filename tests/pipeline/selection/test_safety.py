@@ -95,7 +95,7 @@ def test_a_file_that_is_no_head_is_one_clear_error(tmp_path, data):
 def test_a_head_for_another_encoder_is_an_error_before_any_work(tmp_path):
     config = SelectionConfig(safety=SafetyHead(write_head(tmp_path, [1, 2, 3]), 0.5))
     run = make_run(str(tmp_path / "run"), config, {"web/1": [Row()]})
-    with pytest.raises(ValueError, match="3 weights, expected 2, one a dimension"):
+    with pytest.raises(ValueError, match="3 weights, expected 2, one per dimension"):
         select(run)
     not_scored = dataclasses.replace(run, root=str(tmp_path / "new"))
     safety.check(not_scored)  # nobody can know yet

@@ -326,7 +326,7 @@ def test_a_score_table_of_other_rows_is_an_error(tmp_path):
     unit, other = run.units[0], run.units[1]
     languages = run.languages(unit.source)
     languages.write(unit.name, languages.read(other.name))
-    with pytest.raises(Exception, match="5 rows, expected 6, one a pair"):
+    with pytest.raises(Exception, match="5 rows, expected 6, one per pair"):
         select(run)
 
 

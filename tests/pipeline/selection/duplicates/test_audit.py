@@ -80,7 +80,7 @@ def test_lookalikes_come_by_key_or_encoded(scored, tmp_path, is_encoded):
     (by_perceptual,) = found.by_descriptor
     np.testing.assert_allclose(by_perceptual.lookalikes[1], 1, atol=1e-3)
     assert by_perceptual.lookalikes[0] < 0.5
-    assert by_perceptual.called(0.8) == 0.5
+    assert by_perceptual.share_called(0.8) == 0.5
     n_found = sum(np.sum(s > 0.8) for s in by_perceptual.copy_to_similarity.values())
     assert by_perceptual.precision(0.8) == n_found / (n_found + 1)
     assert by_perceptual.precision(0.9999) is None or n_found

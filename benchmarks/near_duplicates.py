@@ -204,7 +204,7 @@ def print_cells(vectors: np.ndarray) -> None:
         numbers = (n_clusters, max_per_image)
         shares = (len(image) / len(vectors), n_compared / n_all, is_met.mean())
         rows.append([*map(str, numbers), *(f"{share:.3f}" for share in shares)])
-    heads = ["cells", "at most an image", "cells an image", "compared", "recall"]
+    heads = ["cells", "`max_per_image`", "cells per image", "compared", "recall"]
     print_table(heads, rows)
     print(f"\n{len(pairs)} pairs above {CELL_BOUND} of {len(vectors)} images")
 
@@ -222,7 +222,7 @@ def main() -> None:
         [name, str(m.vectors.shape[1]), f"{m.us:.0f}", *m.cells(m.threshold)]
         for name, m in found.items()
     ]
-    print_table(["descriptor", "numbers", "us an image", *heads], rows)
+    print_table(["descriptor", "numbers", "µs per image", *heads], rows)
     print_table(heads, [found[OURS].cells(threshold) for threshold in THRESHOLDS])
     variants = unit_rows([Perceptual().prepare(rgb) for rgb in data.variants])
     print_cells(np.concatenate([found[OURS].vectors, variants]))

@@ -39,7 +39,11 @@ API = {
     "images": ("Image decoder", ("pipeline/images/decoder.py",)),
     "trainer_config": (
         "Training recipes",
-        ("trainer/config.py", "trainer/evaluation_config.py"),
+        (
+            "trainer/config.py",
+            "trainer/model_config.py",
+            "trainer/evaluation_config.py",
+        ),
     ),
     "losses": (
         "Losses",

@@ -1,6 +1,6 @@
-"""Cloud Storage over HTTP on this machine: as much of its JSON API as Beam asks for.
+"""Cloud Storage over HTTP on this machine: the part of its JSON API that Beam uses.
 
-Objects live in memory. `STORAGE_EMULATOR_HOST` leads Google's client here.
+Objects are in memory. `STORAGE_EMULATOR_HOST` makes Google's client use the server.
 """
 
 import base64
@@ -12,12 +12,14 @@ import threading
 import urllib.parse
 import zlib
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
 import google_crc32c
 import pytest
 from apache_beam.internal.gcp import auth
+
+from tests.support.local_server import LocalServer
 
 _OBJECT = re.compile(r"(?:/download)?/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")
 _OBJECTS = re.compile(r"(?:/upload)?/storage/v1/b/(?P<bucket>[^/]+)/o")
@@ -60,7 +62,7 @@ class Reply:
         return cls(200, json.dumps(content).encode(), {"Content-Type": "text/json"})
 
 
-class FakeGcs:
+class FakeGcs(LocalServer):
     """Keeps objects by bucket and name, and counts requests by method and verb."""
 
     def __init__(self) -> None:
@@ -68,19 +70,7 @@ class FakeGcs:
         self.requests: list[Request] = []
         self._uploads: dict[str, tuple[tuple[str, str], bytearray]] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,)).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
 
     def lead_beam_here(self, patch: pytest.MonkeyPatch) -> None:
         """Without credentials, which it would look for on the network."""

@@ -7,8 +7,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.support.local_server import LocalServer
 
 Body = Mapping[str, Any]
 
@@ -18,7 +20,7 @@ SLOW_S = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the server says: a status and JSON, or any text."""
+    """A status and JSON, or any text."""
 
     status: int
     content: Any
@@ -52,8 +54,8 @@ def jpeg_of(body: Body) -> bytes:
     return base64.urlsafe_b64decode(image["data"])
 
 
-class FakeGemini:
-    """Answers a prompt by `answer(body, n_before)`: how often it was asked already."""
+class FakeGemini(LocalServer):
+    """Answers by `answer(body, n_before)`; `n_before` counts equal prompts before."""
 
     def __init__(self, answer: Callable[[Body, int], Any]) -> None:
         self.answer = answer
@@ -63,19 +65,7 @@ class FakeGemini:
         self.headers: list[Mapping[str, str]] = []
         self._prompt_to_n: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,)).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
 
     def reply(self, path: str, body: Body, headers: Mapping[str, str]) -> Any:
         with self._lock:

@@ -413,7 +413,7 @@ def _parquet(rng: Rng, folder: Path) -> Mutant:
     kinds = list(odd)
     kind = kinds[rng.integers(len(kinds))]
     changed, n_pairs = odd[kind]
-    is_plain = kind == "one large image many times"  # a schema would tell of its kind
+    is_plain = kind == "one large image many times"  # a schema would give its kind away
     data = _parquet_of(changed, store_schema=not is_plain, row_group_size=64)
     return Mutant(kind, "parquet", data, n_pairs)
 

@@ -57,7 +57,7 @@ def planted(config):
 
 
 def _embeddings(config):
-    """Of words that one color's sentences have alone, its direction."""
+    """Embeddings: a word that only one color's sentences have gets its direction."""
     read = Tokenizer(config.data.tokenizer, config.model.text.max_tokens)
     used = {
         name: set(read(prompting.prompts([name], PromptSet.TCL)).ravel().tolist())

@@ -1,4 +1,4 @@
-"""Small runs with images to look at, scores by hand and decisions by `select`."""
+"""Small runs with real images, scores by hand and decisions by `select`."""
 
 import dataclasses
 import io
@@ -44,8 +44,8 @@ SELECTION = SelectionConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """One pair as `score` would have seen it."""
+class ScoredRow:
+    """One pair with its scores."""
 
     alt_text: str = "a red circle on a field"
     color: tuple[int, int, int] = (200, 60, 40)
@@ -59,7 +59,7 @@ class Seen:
     key: str = ""
 
 
-def random_rows(n: int) -> list[Seen]:
+def random_rows(n: int) -> list[ScoredRow]:
     """Pairs that meet every step of SELECTION, and some share their image."""
     chance = np.random.default_rng(7)
     words = ("a", "red", "circle", "of", "glass", "IMG_2031.jpg", "field")
@@ -67,7 +67,7 @@ def random_rows(n: int) -> list[Seen]:
     for _ in range(n):
         n_words = int(chance.integers(1, 6))
         rows.append(
-            Seen(
+            ScoredRow(
                 alt_text=" ".join(chance.choice(words, n_words)),
                 color=(*chance.integers(0, 6, 2).tolist(), 0),
                 size=(int(chance.integers(4, 50)), 12),
@@ -83,7 +83,7 @@ def random_rows(n: int) -> list[Seen]:
 
 def make_run(
     root: Path,
-    shards: Sequence[Sequence[Seen]],
+    shards: Sequence[Sequence[ScoredRow]],
     *,
     selection: SelectionConfig = SELECTION,
     keep_all: bool = False,
@@ -96,8 +96,8 @@ def make_run(
     """
     roles = {
         "crawl": shards,
-        "evaluation": [[Seen(key="wren", angle=0.0, color=(0, 200, 0))]],
-        "seeds": [[Seen(key="rose", angle=0.7, color=(0, 0, 200))]],
+        "evaluation": [[ScoredRow(key="wren", angle=0.0, color=(0, 200, 0))]],
+        "seeds": [[ScoredRow(key="rose", angle=0.7, color=(0, 0, 200))]],
     }
     sources = {
         role: curation.ImageTextSource(role, str(root / role / "*.tar"))
@@ -138,7 +138,7 @@ def _keep(run: RunFolder) -> None:
 
 
 def ledger_of(run: RunFolder) -> dict:
-    """What became of the pairs."""
+    """The ledger of a decided run."""
     return ledgers.restore_ledger(run)
 
 
@@ -148,7 +148,7 @@ def write_page(run: RunFolder, against: str = "") -> Path:
     return Path(page.write(run, ledger_of(run), other))
 
 
-def _write_shard(path: Path, rows: Sequence[Seen]) -> None:
+def _write_shard(path: Path, rows: Sequence[ScoredRow]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, row in enumerate(rows):
@@ -158,11 +158,11 @@ def _write_shard(path: Path, rows: Sequence[Seen]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-def _image(row: Seen) -> bytes:
+def _image(row: ScoredRow) -> bytes:
     return b"no image" if row.error else encoded(row.color, row.size)
 
 
-def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[Seen]) -> None:
+def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[ScoredRow]) -> None:
     with tarfile.open(unit.uri) as tar:
         offsets = [member.offset_data for member in tar.getmembers()]
     pairs = [
@@ -180,7 +180,7 @@ def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[Seen]) -> None:
     run.embeddings(unit.source).write(unit.name, table)
 
 
-def _pair(number: int, row: Seen, offset: int) -> records.Pair:
+def _pair(number: int, row: ScoredRow, offset: int) -> records.Pair:
     data = _image(row)
     text = "" if row.error else row.alt_text
     return records.Pair(

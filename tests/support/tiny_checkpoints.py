@@ -148,7 +148,7 @@ def _randomized(
 
 
 def random_images(n: int, rng_seed: int = 0) -> np.ndarray:
-    """uint8 `[n, s, s, 3]` of coarse squares: noise would look alike to the model."""
+    """uint8 `[n, s, s, 3]` of coarse squares; a model cannot tell noise apart."""
     rng = np.random.default_rng(rng_seed)
     coarse = rng.integers(0, 256, (n, 4, 4, 3), np.uint8)
     side = VISION["image_size"] // 4

@@ -59,8 +59,8 @@ def plain_rows(n_rows: int, first: int = 0) -> list[Row]:
 
 
 def write_shard(path: Path, rows: Iterable[Row]) -> None:
-    """An img2dataset tar; its time hangs on what it holds, so a shard that is written
-    again is the same one."""
+    """Writes an img2dataset tar; its time depends on its bytes, so that a shard that is
+    written again is the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, row in enumerate(rows):
@@ -187,7 +187,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def outputs_of(folder: Path) -> dict[str, bytes]:
-    """`bytes_of` a run folder, without the files that tell a time."""
+    """`bytes_of` a run folder, without the files that hold times."""
     return {
         name: data
         for name, data in bytes_of(folder).items()
@@ -196,7 +196,7 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
 
 
 class FakeCaptioner:
-    """Says the prompt and the mean color; logs in `calls` what it is asked for."""
+    """Writes the prompt and the mean color; logs its calls in `calls`."""
 
     batch_size = 4
     image_size_px = 1
@@ -237,7 +237,7 @@ class FakeCaptioner:
 
 
 class FakeHandler(CaptionerHandler):
-    """Loads a FakeCaptioner. Of the class, as Beam copies handlers: what is logged."""
+    """Loads a FakeCaptioner; the class has the log, as Beam copies handlers."""
 
     calls: ClassVar[list[tuple]] = []
     refuses: ClassVar[Callable[[str], bool]] = staticmethod(lambda text: False)

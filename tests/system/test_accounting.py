@@ -64,7 +64,7 @@ class Item:
 
     @property
     def sample_id(self) -> bytes:
-        """Of what is kept; in Parquet also a large image, as it is in memory."""
+        """The id of the stored bytes; Parquet keeps a large image too."""
         stored = self.alt_text or b""
         text = stored.replace(b"\0", b"").strip()
         return sample_id(self.image or b"", text if len(stored) <= 100 else b"")
@@ -72,7 +72,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A shard; of a damaged one `left` is the fraction that is there."""
+    """A shard; `left` is the fraction that a damaged one still has."""
 
     is_tar: bool
     items: tuple[Item, ...]
@@ -86,7 +86,7 @@ class Shard:
 
     @property
     def sample_ids(self) -> list[bytes]:
-        """Of all pairs of the undamaged shard, in its order."""
+        """The ids of all pairs of the undamaged shard, in its order."""
         if not self.is_tar:
             return [item.sample_id for item in self.items]
         return [

@@ -128,7 +128,7 @@ def texts_of_tests() -> str:
     return "\n".join(f" {' '.join(words)} " for words in rows if len(words) > 1)
 
 
-def test_a_test_names_every_message():
+def test_every_message_is_named_by_a_test():
     found = list(messages())
     assert len(found) > 200
     unnamed = [m for m in found if m.text not in EXCUSED and not m.is_tested()]
@@ -136,7 +136,7 @@ def test_a_test_names_every_message():
     assert {m.text for m in found} >= EXCUSED.keys()
 
 
-def test_a_test_names_every_setting_with_a_bound():
+def test_every_setting_with_a_bound_is_named_by_a_test():
     found = list(settings())
     assert len(found) > 100
     unnamed = [

@@ -140,7 +140,7 @@ def kill_at_random(
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(N_PARTS))
 @pytest.mark.parametrize("stage", small_run.STAGES)
-def test_no_kill_changes_a_byte_or_makes_a_unit_again(small, tmp_path, stage, part):
+def test_a_kill_changes_no_byte_and_repeats_no_unit(small, tmp_path, stage, part):
     output, rng = tmp_path / "run", np.random.default_rng(part)
     without_stage(small, output, stage)
     tally: Counter[str] = Counter()
@@ -167,7 +167,7 @@ def test_no_kill_changes_a_byte_or_makes_a_unit_again(small, tmp_path, stage, pa
 
 
 @pytest.mark.parametrize(("share", "is_stopped"), [(0.03, False), (0.3, True)])
-def test_score_goes_on_where_a_failing_file_system_stopped_it(
+def test_score_resumes_after_a_failing_file_system(
     tmp_path, monkeypatch, share, is_stopped
 ):
     monkeypatch.setattr(retries, "DELAY_S", 0.0)
@@ -205,7 +205,9 @@ def is_scored(failing: RunFolder) -> bool:
 
 
 @pytest.mark.slow
-def test_a_file_system_that_fails_one_call_in_a_hundred(small, tmp_path):
+def test_a_file_system_that_fails_one_call_in_a_hundred_changes_no_byte(
+    small, tmp_path
+):
     """Its calls fail in all stages; they are made again."""
     quiet = tmp_path / "quiet"
     assert finished(started(small, "curate", f"{PREFIX}{quiet}", prefix=PREFIX)) == 0
@@ -263,7 +265,7 @@ def test_a_file_system_that_hangs_ends_the_run_with_one_line(small, tmp_path):
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """An empty file system of 16 KiB that lies in memory."""
+    """An empty file system of 16 KiB in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount(folder, "size=16k", "-t", "tmpfs")

@@ -27,7 +27,7 @@ N_CHUNKS, N_PER_CHUNK = 20, 250
 
 
 def write_mutants(numbers: range, root: Path) -> dict[str, Mutant]:
-    """File name to mutant, in a folder of shards; beside it one that is to stay."""
+    """Returns file name to mutant, written next to one file that must stay."""
     for folder in ("crawl", "outside", "cwd"):
         (root / folder).mkdir()
     (root / "outside" / "file").write_bytes(b"as it was")

@@ -117,7 +117,7 @@ def stages_of(run: RunFolder) -> tuple[beam.PTransform, ...]:
     return score, Caption(run, run.config.granularities), Flag(run), Export(run)
 
 
-def test_only_the_steps_with_a_model_ask_for_more_than_any_worker(run):
+def test_only_steps_with_a_model_ask_for_resources(run):
     found = name_to_hints(graph(run, *stages_of(run)))
     score, caption = "Stage 0/Score shards", "Stage 1/Caption short and long"
     own = {name for name in found if not name.startswith((score, caption))}
@@ -130,12 +130,12 @@ def test_only_the_steps_with_a_model_ask_for_more_than_any_worker(run):
     assert found[caption] == {min_ram: b"16000000000", accelerator: GPU.encode()}
 
 
-def test_a_runner_of_this_machine_takes_it_as_it_is(run):
+def test_local_runners_accept_resource_hints(run):
     stage = Caption(run, run.config.granularities, tiny_run.FakeHandler)
     assert tiny_run.run_stage(stage, run.units)["captions_written"] == 4
 
 
-def test_the_machines_of_the_models_change_no_result(run):
+def test_resources_of_model_steps_change_no_result(run):
     before = CurationConfig(run.config.encoder, run.config.selection)
     after = dataclasses.replace(before, caption_workers=Resources(16, GPU))
     assert repr(after) == repr(before)  # which a manifest keeps
@@ -196,7 +196,7 @@ def test_dataflow_builds_a_job_of_every_stage(run, tmp_path, monkeypatch):
 
 
 def expect_containers(graph: proto.Pipeline) -> None:
-    """Of our image, and with our code staged beside it."""
+    """Expects steps to run in the given image, with the code staged next to it."""
     steps = graph.components.transforms.values()
     names = {s.environment_id for s in steps if s.spec.urn == PAR_DO}
     assert names

@@ -36,7 +36,7 @@ def error_of(capsys, *arguments: str) -> str:
     return line
 
 
-def test_a_command_without_pairs_is_told_where_they_come_from(capsys, tmp_path):
+def test_a_command_without_pairs_says_which_flag_names_them(capsys, tmp_path):
     base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
     expected = "sources=(): expected --input GLOB, or sources in the recipe"
     assert error_of(capsys, *base) == f"error: {expected}"
@@ -65,7 +65,7 @@ def test_an_audit_needs_bounds(tmp_path):
         audit.check(made.__class__(**vars(made) | {"evaluation_units": made.units}))
 
 
-def test_files_that_must_not_be_read_are_named(tmp_path, monkeypatch):
+def test_files_without_permission_are_named(tmp_path, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", path)
 
@@ -78,14 +78,14 @@ def test_files_that_must_not_be_read_are_named(tmp_path, monkeypatch):
         drop_lists.list_files(f"{tmp_path}/*.jsonl")
 
 
-def test_a_list_of_concepts_is_text(tmp_path):
+def test_a_list_of_concepts_must_be_text(tmp_path):
     path = tmp_path / "concepts.txt"
     path.write_bytes(b"dog\n\xff\n")
     with pytest.raises(ValueError, match=r"concepts=.*: expected UTF-8: 'utf-8' codec"):
         concepts.Concepts.load(str(path))
 
 
-def test_centroids_that_were_changed_are_not_used(tmp_path):
+def test_changed_centroids_are_refused(tmp_path):
     path, record = tmp_path / "centroids", tmp_path / "record.json"
     path.write_bytes(b"as they were")
     kmeans.record_centroids(str(path), str(record))
@@ -94,19 +94,19 @@ def test_centroids_that_were_changed_are_not_used(tmp_path):
         kmeans.read_recorded_centroids(str(record))
 
 
-def test_an_unknown_detector_is_told_the_known_ones():
+def test_an_unknown_detector_is_refused_with_the_known_ones():
     expected = "language_detector='lid': expected fasttext or langdetect"
     with pytest.raises(ValueError, match=expected):
         language.detector("lid")
 
 
-def test_a_pair_that_is_not_there_is_named(tmp_path):
+def test_a_missing_pair_is_named(tmp_path):
     made = make_run(tmp_path, {"0": plain_rows(1)})
     with pytest.raises(ValueError, match="0000: expected the id of a scored pair"):
         show_pair.find_locations(made, bytes(16))
 
 
-def test_a_source_shard_that_is_gone_is_named(tmp_path):
+def test_a_missing_source_shard_is_named(tmp_path):
     rows = plain_rows(1)
     made = make_run(tmp_path, {"0": rows})
     sample_id = records.sample_id(rows[0].image, rows[0].alt_text.encode())
@@ -116,7 +116,7 @@ def test_a_source_shard_that_is_gone_is_named(tmp_path):
         show_pair.read_image_at(made, place)
 
 
-def test_a_run_whose_decisions_are_gone_is_no_other_run(tmp_path):
+def test_a_run_without_decisions_cannot_be_compared_with(tmp_path):
     said = {"format_version": FORMAT_VERSION, "decisions": "ab", "config": {}}
     (tmp_path / "config.json").write_text(json.dumps(said))
     with pytest.raises(ValueError, match=r"--against .*: expected decisions in .*ab"):
@@ -129,12 +129,12 @@ def test_hashes_of_another_length_are_an_error():
 
 
 @pytest.mark.parametrize("prompt", ["describe {", "describe }"])
-def test_a_template_that_is_not_closed_is_named(prompt):
+def test_an_unclosed_template_is_named(prompt):
     with pytest.raises(ValueError, match=r"prompt '.*': .*; expected \{alt_text\}"):
         prompts.upstream(prompt)
 
 
-def test_rotations_that_are_not_written_here_are_refused():
+def test_unsupported_rotary_embeddings_are_refused():
     found = paligemma_config("gemma").text_config
     found.rope_parameters = found.rope_parameters | {"rope_type": "linear"}
     with pytest.raises(ValueError, match="rope_type='linear': expected 'default'"):

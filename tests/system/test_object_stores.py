@@ -74,7 +74,7 @@ def folder(store: Store, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("n_bytes", [1, LARGE])
-def test_what_is_written_is_read_and_listed(folder, n_bytes):
+def test_written_files_are_read_and_listed(folder, n_bytes):
     path, data = files.join(folder, "a", "b.bin"), os.urandom(n_bytes)
     assert not files.is_file(path)
     files.write(path, data)
@@ -88,7 +88,7 @@ def test_what_is_written_is_read_and_listed(folder, n_bytes):
         assert file.read(7) == data[n_bytes // 2 :][:7]
 
 
-def test_listings_of_many_pages_are_whole(folder):
+def test_listings_of_many_pages_are_complete(folder):
     paths = [files.join(folder, f"{i:03d}") for i in range(30)]
     for path in paths:
         files.write(path, b"x")
@@ -104,7 +104,7 @@ def test_a_folder_is_removed_and_its_neighbor_stays(folder):
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a#%41", "a b"])
-def test_a_folder_is_a_place_and_no_pattern(store, name):
+def test_a_folder_name_is_not_read_as_a_pattern(store, name):
     folder = f"{store.bucket}/odd-{name.encode().hex()}"
     neighbor = files.join(folder, "a1", "x")
     files.write(neighbor, b"other")
@@ -122,7 +122,7 @@ def test_a_folder_is_a_place_and_no_pattern(store, name):
     assert files.find(f"{glob.escape(place)}/*") == (f"{place}/x",)
 
 
-def test_what_is_not_there_is_a_missing_file_or_shard(folder):
+def test_missing_objects_are_reported_as_missing_files_and_shards(folder):
     with pytest.raises(FileNotFoundError):
         files.read(files.join(folder, "none"))
     unit = Unit(ImageTextSource("web", ""), files.join(folder, "none.tar"))
@@ -130,7 +130,7 @@ def test_what_is_not_there_is_a_missing_file_or_shard(folder):
     assert "shard cannot be opened" in pair.error
 
 
-def test_two_runs_refuse_each_other_and_a_dead_one_is_followed(folder, monkeypatch):
+def test_a_second_run_is_refused_until_the_first_is_dead(folder, monkeypatch):
     monkeypatch.setattr(run_lock, "_SETTLE_S", 0.1)
     path = files.join(folder, run_lock.NAME)
     with run_lock.acquire(folder, "score"):
@@ -151,7 +151,7 @@ def test_leftovers_are_removed(folder):
     assert not files.is_file(left)
 
 
-def test_an_index_made_anew_is_copied_anew(folder):
+def test_a_rebuilt_index_is_copied_again(folder):
     path = files.join(folder, "set.faiss")
     contents = [b"one", b"two"]
     copies = []
@@ -174,7 +174,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_in_the_store_writes_what_one_on_a_disk_does(store, disk, capsys):
+def test_a_run_in_an_object_store_writes_the_same_bytes_as_on_a_disk(
+    store, disk, capsys
+):
     """Its tables have other names, which hash the paths of shards; its records not."""
     files.use_options(PipelineOptions(list(store.flags)))  # `disk` has used others
     web, output = f"{store.bucket}/web", f"{store.bucket}/run"

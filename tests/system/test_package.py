@@ -33,7 +33,7 @@ SCRIPTS = {"curate": run.main, "tips-train": train.main}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tells_the_version(capsys, name):
+def test_every_command_prints_the_version(capsys, name):
     with pytest.raises(SystemExit) as stopped:
         COMMANDS[name](["--version"])
     assert stopped.value.code == 0
@@ -41,7 +41,7 @@ def test_every_command_tells_the_version(capsys, name):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_goes_by_its_name_and_completes_words(capsys, monkeypatch, name):
+def test_a_script_has_its_own_name_and_completes_words(capsys, monkeypatch, name):
     monkeypatch.setattr("sys.argv", [f"/usr/bin/{name}"])
     texts = []
     for flag in (["--help"], ["--print-completion", "bash"]):
@@ -90,7 +90,7 @@ def test_the_version_changes_no_fingerprint(monkeypatch):
     assert fingerprints() == before
 
 
-def test_the_ledger_tells_the_version(tmp_path):
+def test_the_ledger_has_the_version(tmp_path):
     ledger = ledgers.make_ledger({})
     ledgers.write_ledger(ledger, (str(tmp_path),))
     written = (tmp_path / "ledger.json").read_text()
@@ -141,7 +141,7 @@ def _run(*command: object, cwd: pathlib.Path | None = None) -> str:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_types_recipes_and_checkpoints(installed):
+def test_the_wheel_includes_types_recipes_and_checkpoints(installed):
     (wheel,) = installed.glob("*.whl")
     assert f"-{records.VERSION}-" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())

@@ -11,7 +11,7 @@ import pytest
 from pipeline import run as command_line
 from pipeline.commands import run_record
 from tests.pipeline.report.test_report_commands import CHECKPOINT, RECIPE
-from tests.support.report_runs import Seen, make_run
+from tests.support.report_runs import ScoredRow, make_run
 
 HEAVY = ("apache_beam", "jax", "flax", "tensorflow", "transformers", "torch", "faiss")
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("looking")
     path = root / "recipe.py"
     path.write_text(f"ROOT = {str(root)!r}\nCHECKPOINT = {CHECKPOINT!r}\n{RECIPE}")
-    rows = [Seen(), Seen("a gray wall")]
+    rows = [ScoredRow(), ScoredRow("a gray wall")]
     make_run(root, [rows], keep_all=True, checkpoint=CHECKPOINT)
     run = command_line.open_run(["status", *flags(root)])
     run_record.write(run, run.root)

@@ -1,4 +1,4 @@
-"""What a sample of a tiny run says of the whole of it."""
+"""Forecasts of a tiny run from a sample of its shards."""
 
 import dataclasses
 import json
@@ -87,19 +87,19 @@ def test_a_sample_leaves_the_ledger_of_the_run_alone(whole, sample):
     assert len(sample.decisions.unit_names()) == N_SAMPLED
 
 
-def test_the_sample_hangs_on_names_and_not_on_their_order(whole, sample):
+def test_the_sample_depends_on_names_of_shards_and_not_on_their_order(whole, sample):
     assert len(sample.units) == N_SAMPLED
     backwards = dataclasses.replace(whole, units=whole.units[::-1])
     assert set(forecast.draw_sample(backwards, N_SAMPLED).units) == set(sample.units)
     assert set(forecast.draw_sample(whole, N_SAMPLED + 1).units) > set(sample.units)
 
 
-def test_more_shards_than_there_are_is_all(whole):
+def test_a_sample_larger_than_the_run_is_the_whole_run(whole):
     assert forecast.draw_sample(whole, 99).units == whole.units
 
 
 def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
-    """One in twenty may miss; which shards are sampled hangs on where they lie."""
+    """One in twenty may miss; which shards are sampled depends on their paths."""
     curate.select(whole, OPTIONS)
     ledger = ledger_module.read(whole)
     outcomes = ledger["dropped"] | {n: ledger[n] for n in ("kept", "unreadable")}
@@ -124,14 +124,14 @@ def test_a_forecast_from_all_shards_is_the_ledger(whole):
     assert written == sum(files.sizes(f"{whole.decisions.folder}/*.parquet").values())
 
 
-def test_the_bytes_read_are_those_of_the_files(whole, found):
+def test_bytes_read_are_the_sizes_of_the_files(whole, found):
     size = sum(pathlib.Path(unit.uri).stat().st_size for unit in whole.units)
     assert found.bytes_read["score: sources"] == Interval(size, size, size)
     kept_images = found.bytes_read["export: kept images"]
     assert found.bytes_read["caption: kept images"] == kept_images  # one model
 
 
-def test_captions_that_are_there_tell_the_bytes_of_the_others(whole, sample, shards):
+def test_existing_captions_give_the_bytes_of_missing_ones(whole, sample, shards):
     before = forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
     assert before.not_measured[0] == "captions/short: no caption in the sample yet"
     write_captions(sample, shards, [SHORT])
@@ -188,7 +188,7 @@ def test_without_prices_the_lines_of_costs_name_the_flag(found):
     assert "exact_duplicate: a lower bound" in text
 
 
-def test_times_are_remembered_while_they_are_of_the_same_tables(sample, found):
+def test_times_are_read_again_while_tables_are_the_same(sample, found):
     path = files.join(sample.root, "forecast.json")
     with forecast_costs.Stopwatch() as watch:
         pass
@@ -300,9 +300,7 @@ def test_one_shard_is_refused(capsys, base):
         (None, "No such file or directory"),
     ],
 )
-def test_prices_that_cannot_be_meant_are_refused(
-    capsys, tmp_path, base, prices, expected
-):
+def test_wrong_prices_are_refused(capsys, tmp_path, base, prices, expected):
     path = tmp_path / "prices.json"
     if prices is not None:
         path.write_text(prices)

@@ -26,7 +26,7 @@ def test_a_total_is_at_least_what_was_seen():
     assert found.low == 90
 
 
-def test_all_shards_leave_nothing_to_estimate():
+def test_a_sample_of_all_shards_has_no_interval():
     design = Design(np.array([0, 0, 1]), np.array([2, 1]))
     parts, wholes = np.array([3, 0, 4]), np.array([5, 6, 9])
     assert stratified_estimates.estimate_share(design, parts, wholes) == Interval(
@@ -37,7 +37,7 @@ def test_all_shards_leave_nothing_to_estimate():
     )
 
 
-def test_what_was_not_seen_may_still_be_there():
+def test_an_outcome_without_a_sampled_pair_has_an_interval():
     nothing, wholes = np.zeros(5), np.full(5, 100)
     share = stratified_estimates.estimate_share(TWO_STRATA, nothing, wholes)
     # Clopper-Pearson of 0 in 500 of 1,000: the sample counts twice.
@@ -69,7 +69,7 @@ def drawn(rng: np.random.Generator, stratum: np.ndarray, n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("mean", "n_sampled"), [(0.4, 8), (0.4, 40), (0.03, 20)])
-def test_intervals_cover_as_often_as_they_say(mean, n_sampled):
+def test_intervals_cover_the_truth_as_often_as_stated(mean, n_sampled):
     rng = np.random.default_rng(0)
     stratum, wholes, parts = populations(rng, mean)
     truths = (parts.sum() / wholes.sum(), parts.sum(), parts.sum())

@@ -1,4 +1,4 @@
-"""The report: what the page says of runs that were made by hand."""
+"""The page of the report, of runs made by hand."""
 
 import base64
 import collections
@@ -36,7 +36,7 @@ from pipeline.report.sampling import PairLocation, SmallestKeys
 from recipes.safe_text import visible
 from tests.support.report_runs import (
     SELECTION,
-    Seen,
+    ScoredRow,
     ledger_of,
     make_run,
     random_rows,
@@ -87,7 +87,7 @@ def parsed(text: str) -> Parser:
 
 
 def page_data(text: str) -> dict:
-    """What the script of a page starts from."""
+    """The data of the script of a page."""
     found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
     assert found
     return json.loads(found[1])
@@ -114,7 +114,7 @@ def test_the_funnel_is_the_ledger(run, text):
     assert min(ledger["kept"], *_planted(ledger)) > 0
 
 
-def test_what_the_pool_was_compared_with_is_told(run, text):
+def test_the_page_says_what_the_pool_was_compared_with(run, text):
     names = re.findall(r'<h3 id="sets">.*?</table>', text, re.S)
     assert all(f"<bdi>{n}</bdi>" in names[0] for n in ("evaluation", "seeds"))
     assert "were not compared" not in text
@@ -130,7 +130,7 @@ def test_what_the_pool_was_compared_with_is_told(run, text):
     assert "<cut off>" not in Path(written).read_text()
 
 
-def test_the_page_tells_the_version(text):
+def test_the_page_shows_the_version(text):
     assert f"<footer><p>Version {VERSION}, decisions " in text
 
 
@@ -152,7 +152,7 @@ def test_every_reason_shows_dropped_pairs_with_pictures(run, text):
             assert "data:image/jpeg;base64," in shown
 
 
-def test_the_page_is_made_again_byte_for_byte(run, text):
+def test_the_same_tables_give_the_same_page_byte_for_byte(run, text):
     assert write_page(run).read_text() == text
 
 
@@ -163,7 +163,7 @@ def test_further_pictures_are_in_the_order_of_their_locations(text):
     assert keys == sorted(keys)
 
 
-def test_the_page_names_all_that_runs_in_it(text):
+def test_the_policy_names_every_script_and_style(text):
     parser = parsed(text)
     policy = next(m["content"] for m in parser.named("meta") if "http-equiv" in m)
     assert policy is not None
@@ -173,7 +173,7 @@ def test_the_page_names_all_that_runs_in_it(text):
         assert policy.count(f"{tag}-src 'sha256-") == 1
 
 
-def test_nothing_points_out_of_the_page(text):
+def test_the_page_has_no_external_address(text):
     parser = parsed(text)
     for _, attributes in parser.elements:
         assert not any(name.startswith("on") for name in attributes)
@@ -183,7 +183,7 @@ def test_nothing_points_out_of_the_page(text):
             assert address.startswith(("#", "data:")), address
 
 
-def test_pictures_and_charts_have_words_for_screen_readers(text):
+def test_pictures_and_charts_have_text_for_screen_readers(text):
     parser = parsed(text)
     images = parser.named("img")
     assert images
@@ -199,10 +199,15 @@ def test_pictures_and_charts_have_words_for_screen_readers(text):
 
 def test_hostile_text_stays_text(tmp_path):
     rows = [
-        Seen(alt_text=f"red circle {nasty}", url="javascript:alert(1)", key=nasty[:50])
+        ScoredRow(
+            alt_text=f"red circle {nasty}", url="javascript:alert(1)", key=nasty[:50]
+        )
         for nasty in HOSTILE
     ]
-    error = [Seen(error=HOSTILE[0]), Seen(score=0.0, alt_text=f"blue {HOSTILE[1]}")]
+    error = [
+        ScoredRow(error=HOSTILE[0]),
+        ScoredRow(score=0.0, alt_text=f"blue {HOSTILE[1]}"),
+    ]
     text = write_page(make_run(tmp_path, [rows + error], keep_all=True)).read_text()
     parser = parsed(text)
     assert len(parser.named("script")) == 2
@@ -259,7 +264,7 @@ def test_the_steps_in_the_page_decide_as_select_did(run, text):
     assert len(decided) == data["n_readable"]
 
 
-def test_what_a_step_cannot_repeat_is_unknown_to_pairs_that_did_not_reach_it(run):
+def test_a_step_that_cannot_be_repeated_is_unknown_to_pairs_before_it(run):
     data = read_page_data(run, ledger_of(run))
     later = [
         dataclasses.replace(
@@ -277,7 +282,7 @@ def test_what_a_step_cannot_repeat_is_unknown_to_pairs_that_did_not_reach_it(run
     assert names == expected
 
 
-def test_a_quantile_is_a_step_with_its_fraction(tmp_path):
+def test_a_quantile_is_a_step_with_its_fraction_as_a_threshold(tmp_path):
     selection = dataclasses.replace(SELECTION, alignment=KeepFraction(0.5))
     text = write_page(
         make_run(tmp_path, [random_rows(60)], selection=selection, keep_all=True)
@@ -302,7 +307,7 @@ def test_the_largest_sample_of_hostile_texts_leaves_room_for_pictures(run):
     assert len(page._script_json(script_data).encode()) < 12e6
 
 
-def test_a_picture_is_small_whatever_it_shows():
+def test_a_thumbnail_is_small_whatever_it_shows():
     noise = np.random.default_rng(0).integers(0, 255, (400, 300, 3), np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, "PNG")
@@ -314,7 +319,7 @@ def test_a_picture_is_small_whatever_it_shows():
 
 def test_a_run_without_a_readable_pair_has_a_page(tmp_path):
     text = write_page(
-        make_run(tmp_path, [[Seen(error="empty image")]], keep_all=True)
+        make_run(tmp_path, [[ScoredRow(error="empty image")]], keep_all=True)
     ).read_text()
     assert "1 pairs read" in text.replace("\n", " ")
 
@@ -337,7 +342,7 @@ def read_whole_sample(run: RunFolder) -> list:
         return list(read_page_data(run, ledger_of(run)).sample)
 
 
-def test_another_threshold_changes_decisions_that_are_shown(run, tmp_path):
+def test_decisions_that_another_threshold_changes_are_shown(run, tmp_path):
     other = dataclasses.replace(
         run,
         config=dataclasses.replace(
@@ -382,7 +387,7 @@ def test_a_folder_without_decisions_is_refused(tmp_path):
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 20), st.data())
 @settings(max_examples=30, deadline=None)
-def test_the_smallest_keys_stay_in_any_order_of_units(keys, n, data):
+def test_the_smallest_keys_are_collected_in_any_order_of_units(keys, n, data):
     every = sorted((key, i % 3, i) for i, key in enumerate(keys))
     order = data.draw(st.permutations(range(3)))
     smallest = SmallestKeys(n)

@@ -13,7 +13,7 @@ from pipeline.engine.run_folder import RunFolder
 from tests.pipeline.report.test_report import HOSTILE
 from tests.support.report_runs import (
     SELECTION,
-    Seen,
+    ScoredRow,
     ledger_of,
     make_run,
     random_rows,
@@ -52,7 +52,7 @@ def run(tmp_path_factory) -> RunFolder:
 
 @pytest.fixture
 def opened(page, run) -> Page:
-    """The page of the run, opened anew."""
+    """The page of the run, opened again."""
     page.resize(1280)
     page.said.clear()
     page.open(write_page(run))
@@ -86,7 +86,7 @@ def counts_of(run: RunFolder, **changes) -> dict[str, int]:
     return ledger["dropped"] | {"kept": kept, "unreadable": unreadable}
 
 
-def test_it_loads_from_a_disk_without_a_word_in_the_console(opened):
+def test_the_page_loads_from_a_disk_with_an_empty_console(opened):
     assert opened.said == []
     assert opened.run("document.querySelectorAll('.warning:not(.hidden)').length") == 0
 
@@ -227,7 +227,7 @@ def test_the_layout_fits_its_window(opened, width, is_dark):
 
 def test_hostile_text_runs_nothing(page, tmp_path):
     rows = [
-        Seen(
+        ScoredRow(
             alt_text=f"red circle {nasty}",
             color=(number, 0, 0),
             url="javascript:alert(1)",
@@ -235,7 +235,9 @@ def test_hostile_text_runs_nothing(page, tmp_path):
         )
         for number, nasty in enumerate(HOSTILE)
     ]
-    run = make_run(tmp_path / "<b onclick=alert(1)>", [rows, [Seen(error=HOSTILE[0])]])
+    run = make_run(
+        tmp_path / "<b onclick=alert(1)>", [rows, [ScoredRow(error=HOSTILE[0])]]
+    )
     page.said.clear()
     page.open(write_page(run))
     set_knob(page, ALIGNMENT, 0.9, kind="number")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline import run as command_line
 from pipeline.report import encoder_pictures
-from tests.support.report_runs import Seen, make_run
+from tests.support.report_runs import ScoredRow, make_run
 
 CHECKPOINT = "curation_configs/checkpoints/tiny-siglip"
 RECIPE = """
@@ -36,7 +36,7 @@ def command(tmp_path) -> list[str]:
     """Flags of a run over drawn pairs that are scored and decided on."""
     path = tmp_path / "recipe.py"
     path.write_text(f"ROOT = {str(tmp_path)!r}\nCHECKPOINT = {CHECKPOINT!r}\n{RECIPE}")
-    rows = [Seen(), Seen("a gray wall")]
+    rows = [ScoredRow(), ScoredRow("a gray wall")]
     make_run(tmp_path, [rows], keep_all=True, checkpoint=CHECKPOINT)
     return ["--config", str(path), "--output", str(tmp_path / "run")]
 
@@ -91,7 +91,7 @@ def test_find_and_show_print_what_is_known(capsys, command, tmp_path):
     assert not (tmp_path / "run/lock.json").exists()
 
 
-def test_what_cannot_be_meant_is_named(capsys, command, tmp_path):
+def test_contradictory_flags_are_named(capsys, command, tmp_path):
     undecided = [*command, "--set", "selection.alignment.min_score=0.9"]
     expected = "expected `select` to be done before"
     assert expected in error_of(capsys, "report", *undecided)
@@ -105,7 +105,7 @@ def test_what_cannot_be_meant_is_named(capsys, command, tmp_path):
     )
 
 
-def test_status_says_what_another_command_is_at(capsys, command, tmp_path):
+def test_status_shows_the_progress_of_another_command(capsys, command, tmp_path):
     figures = {
         "stage": "score",
         "state": "running",

@@ -1,4 +1,4 @@
-"""`show` and `find`: what they say of runs that were made by hand."""
+"""`show` and `find`, over runs made by hand."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from pipeline.report.find_pairs import Question, ScoreRange, find
 from pipeline.report.pair_facts import PairFacts
 from pipeline.report.sampling import PairLocation
 from pipeline.storage.tables import from_table
-from tests.support.report_runs import SELECTION, Seen, make_run, random_rows
+from tests.support.report_runs import SELECTION, ScoredRow, make_run, random_rows
 from tests.support.tiny_run import (
     SHORT,
     bytes_of,
@@ -29,11 +29,11 @@ from tests.support.tiny_run import make_run as make_captioned_run
 @pytest.fixture(scope="module")
 def curated(tmp_path_factory) -> RunFolder:
     rows = [
-        Seen("a Green bottle of glass", angle=0.7, color=(1, 2, 3)),
-        Seen("a gray wall", score=0.1, url="https://example.org/wall"),
-        Seen("ein roter Kreis", code="de"),
-        Seen("a green \u202efield\x1b[2J", angle=0.5),
-        Seen(error="truncated"),
+        ScoredRow("a Green bottle of glass", angle=0.7, color=(1, 2, 3)),
+        ScoredRow("a gray wall", score=0.1, url="https://example.org/wall"),
+        ScoredRow("ein roter Kreis", code="de"),
+        ScoredRow("a green \u202efield\x1b[2J", angle=0.5),
+        ScoredRow(error="truncated"),
     ]
     return make_run(tmp_path_factory.mktemp("lookup"), [rows[:3], rows[3:]])
 
@@ -47,7 +47,7 @@ def found(run: RunFolder, **question) -> list[str]:
     return [one.alt_text for one in find(run, Question(**question))]
 
 
-def test_show_tells_scores_decision_and_place(curated):
+def test_show_prints_scores_decision_and_location(curated):
     lines = list(show_pair.show(curated, ids_of(curated)[1], ""))
     said = {line[:22].strip(): line[23:] for line in lines}
     assert said["alt text"] == "a gray wall"
@@ -58,7 +58,7 @@ def test_show_tells_scores_decision_and_place(curated):
     assert said["image"].startswith("24 x 16 png")
 
 
-def test_show_writes_the_image_as_it_lies_in_its_shard(curated, tmp_path):
+def test_show_writes_the_image_unchanged_from_its_shard(curated, tmp_path):
     path = tmp_path / "image.png"
     list(show_pair.show(curated, ids_of(curated)[0], str(path)))
     assert path.read_bytes() == encoded((1, 2, 3), (24, 16))
@@ -79,7 +79,7 @@ def test_an_id_of_no_pair_is_refused(curated, text):
 
 
 @pytest.mark.slow  # it writes shards, for which TensorFlow has to be loaded
-def test_show_goes_to_the_training_record_also_if_some_are_left_out(tmp_path):
+def test_show_finds_the_training_record_even_if_some_pairs_are_not_exported(tmp_path):
     rows = plain_rows(6)
     rows[1] = dataclasses.replace(rows[1], outcome="language")
     captioned = [rows[0], *rows[3:]]  # of rows[2] there is no caption
@@ -128,12 +128,12 @@ def test_find_by_text_reason_score_and_seed(curated):
     assert found(curated, text="green", reason="unreadable") == []
 
 
-def test_a_line_hides_nothing_and_moves_nothing(curated):
+def test_a_line_of_find_has_no_hidden_characters(curated):
     lines = list(find_pairs.lines(curated, Question(text="field"), "", 5))
     assert lines[0].endswith("a green [U+202E]field[U+001B][2J")
 
 
-def test_find_by_likeness_is_brute_force(tmp_path, monkeypatch):
+def test_find_by_similarity_agrees_with_brute_force(tmp_path, monkeypatch):
     made = make_run(tmp_path, [random_rows(40), random_rows(25)], keep_all=True)
     query = np.array([np.cos(0.4), np.sin(0.4)], np.float32)
     monkeypatch.setattr(find_pairs, "_embed", lambda run, image: query)
@@ -164,8 +164,8 @@ def test_a_wrong_reason_is_named():
         Question(reason="dull")
 
 
-def test_pairs_that_are_not_decided_on_can_be_shown(tmp_path):
-    made = make_run(tmp_path, [[Seen()]], keep_all=True)
+def test_undecided_pairs_can_be_shown(tmp_path):
+    made = make_run(tmp_path, [[ScoredRow()]], keep_all=True)
     other = dataclasses.replace(SELECTION, drop_exact_duplicates=False)
     config = dataclasses.replace(made.config, selection=other)
     undecided = dataclasses.replace(made, config=config)

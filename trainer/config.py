@@ -75,7 +75,7 @@ class PatchLoss(enum.StrEnum):
 class PatchReduction(enum.StrEnum):
     """How the patches of iBOT++ are averaged; the paper does not say."""
 
-    MEAN = "mean"  # over all patches alike
+    MEAN = "mean"  # over all patches
     SEPARATE = "separate"  # masked and visible ones apart, then weighted
 
 
@@ -129,7 +129,9 @@ class SelfSupervisionConfig(Settings):
     patch_weight: float = 2.0  # of the term of the patches
     patch_loss: PatchLoss = PatchLoss.IBOT_PLUS_PLUS  # which patches count
     patch_reduction: PatchReduction = PatchReduction.MEAN
-    visible_weight: float = 1.0  # of visible patches beside masked ones, SEPARATE only
+    visible_weight: float = (
+        1.0  # of visible patches; that of masked ones is 1; SEPARATE only
+    )
     mask_ratio: float = 0.75  # 0: the student's patches are those of the whole view
     masking: Masking = Masking.RANDOM  # which patches are hidden
     ema: Ema = Ema.HEAD
@@ -328,7 +330,7 @@ class TrainConfig(Settings):
     self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     # Workdir or export whose parameters a new run starts from, with positions resized
-    # to the model's grid; "" starts from scratch. Later it goes on from its own.
+    # to the model's grid; "" starts from scratch. Later the run resumes from its own.
     init_from: str = ""
     init_parts: InitParts = InitParts.ALL
     # Workdir of the teacher, with self_supervision.ema=frozen.

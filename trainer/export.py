@@ -34,7 +34,7 @@ def export(
     *,
     gelu: str,
 ) -> None:
-    """Writes a folder beside `output`, and gives it that name when it is complete."""
+    """Writes a temporary folder, which becomes `output` when it is complete."""
     with atomic_folder.create(output) as folder:
         formats.write(model, form, folder, gelu=gelu)
         tokenizer = pathlib.Path(found.config.data.tokenizer)

@@ -231,8 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _describe_next(folder: pathlib.Path) -> str:
     steps = find_steps(folder / workdir.CHECKPOINTS)
     if not steps:
-        return "the same command begins anew, as there is no checkpoint yet"
-    return f"the same command goes on behind step {steps[-1]}, the last checkpoint"
+        return "the same command starts over, as there is no checkpoint yet"
+    return f"the same command resumes after step {steps[-1]}, the last checkpoint"
 
 
 def _parser() -> command_line.Parser:
@@ -240,7 +240,7 @@ def _parser() -> command_line.Parser:
         prog="python -m trainer.train",
         script="tips-train",
         description="Trains an image encoder and a text encoder on training shards."
-        " Run again, it goes on where it stopped.",
+        " Run again, it resumes where it stopped.",
     )
     parser.add_argument(
         "--config",

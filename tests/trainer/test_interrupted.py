@@ -50,7 +50,7 @@ def test_training_says_from_which_step_it_goes_on(flags, tmp_path, n_workers):
     wait_for(process, workdir, 2)
     line = interrupted(process)
     step = max(checkpoints.find_steps(workdir / "checkpoints"))
-    expected = f"the same command goes on behind step {step}, the last checkpoint"
+    expected = f"the same command resumes after step {step}, the last checkpoint"
     assert line == f"interrupted: {expected}"
 
 

@@ -36,7 +36,7 @@ from trainer.data.text_tokenizer import Tokenizer
 # (b, crops, h, w, 3); mask: bool (b, rows, columns) of patches, True = hidden.
 Batch = Mapping[str, np.ndarray]
 
-MAX_SKIPPED = 7  # in a row; more are no accident
+MAX_SKIPPED = 7  # in a row; more are not by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,7 @@ def stream_batches(
         processes = None
     shards = view.shards.in_blocks(
         view.config.n_records_per_block,
-        # Each thread is in a window of its own, and one of them goes on to the next.
+        # Each thread reads its own window, and one of them starts the next.
         (run.n_threads + 1) * view.config.n_blocks_per_window,
     )
     elastic = grain.experimental.ElasticIterator(

@@ -15,8 +15,8 @@ from jaxtyping import Int
 
 from trainer.data.hashed_random import many_uniforms, uniforms
 
-# Up to here a permutation is sorted and kept. Grain's needs no memory, but takes 0.1 to
-# 5 ms where there are fewer than a thousand numbers.
+# Up to this size a permutation is sorted and kept. Grain's needs no memory, but takes
+# 0.1 to 5 ms for fewer than a thousand numbers.
 _N_SORTED = 2**14
 
 
@@ -25,7 +25,7 @@ class BlockOrder:
     """Maps a position of the endless stream of a set to the record shown there."""
 
     records: range  # of the set
-    n_records_per_block: int  # the last block has what is left
+    n_records_per_block: int  # the last block has the rest
     n_blocks_per_window: int
     rng_seed: int
 

@@ -61,7 +61,7 @@ class Shards:
         if not len(self):
             raise ValueError(f"{folder}: 0 samples, expected at least one")
         contents = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-        # Equal for equal bytes: a run may only go on with what it began with.
+        # Equal for equal bytes: a run may only resume with the shards it started with.
         self.fingerprint: str = hashlib.sha256(
             json.dumps(contents).encode()
         ).hexdigest()

@@ -40,7 +40,7 @@ class Evaluations:
             found: Mapping[str, float] = {}
             try:
                 found = self._measure(task, params)
-            except Exception as error:  # whatever it is, it costs no training
+            except Exception as error:  # of any kind: it must not cost training
                 self._fail(f"evaluation {task} of step {step} failed: {_line(error)}")
             log.add(step, found, n_failed=not found)
 

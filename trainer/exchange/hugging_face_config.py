@@ -13,10 +13,10 @@ from trainer.models.layers import LAYER_NORM_EPSILON
 # folders name the second.
 GELUS = {"tanh": "gelu_pytorch_tanh", "exact": "gelu"}
 _BILINEAR = 2  # Pillow's number of the filter
-# Fields of a preprocessor that do not change what comes out.
+# Fields of a preprocessor that do not change its output.
 _NOT_OF_PIXELS = ("image_processor_type", "processor_class", "do_convert_rgb", "size")
 
-# What transformers assumes where a file says nothing: the sizes of B/14.
+# The defaults of transformers: the sizes of B/14.
 _VISION_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -136,12 +136,12 @@ def tokenizer_json(pad: str, unknown: str, max_tokens: int) -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "Tipsv2Processor",
         "model_input_names": ["input_ids", "attention_mask"],
-        # Tipsv2Processor cuts and pads to its own 64 unless this is said.
+        # Without this, Tipsv2Processor cuts and pads to its own 64.
         "max_length": max_tokens,
         "model_max_length": max_tokens,
         "pad_token": pad,
         "padding_side": "right",
-        # What a text spells as "<pad>" is no padding.
+        # "<pad>" in a text is text, not padding.
         "split_special_tokens": True,
         "unk_token": unknown,
     }

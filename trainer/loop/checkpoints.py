@@ -82,7 +82,7 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax raises just that for what it cannot write
+        except Exception as error:  # Orbax raises plain Exception if it cannot write
             raise CheckpointError(
                 f"{self._folder.absolute()}: {_first_cause(error)}; the same command"
                 " goes on from the latest checkpoint"
@@ -100,7 +100,7 @@ class Checkpoints:
             return state
         try:
             restored = self._restore(step, abstract_state(state))
-        except Exception as error:  # Orbax raises just that for a damaged array
+        except Exception as error:  # Orbax raises plain Exception for a damaged array
             raise CheckpointError(
                 f"{self._folder.absolute() / str(step)}: {_first_cause(error)};"
                 " expected a whole checkpoint, remove the folder to go on from the one"
@@ -152,7 +152,7 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
             ),
         )
     for name, leaf in jax.tree_util.tree_leaves_with_path(found):
-        # What is not there stays as it was asked for.
+        # A missing part stays an abstract array.
         if isinstance(leaf, jax.ShapeDtypeStruct):
             key = jax.tree_util.keystr(name, simple=True, separator="/")
             place = folder.absolute() / str(step) / item

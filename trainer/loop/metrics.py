@@ -46,7 +46,7 @@ class TrainingLog:
     ):
         self._lines = _Lines(path, first_step)
         last = self._lines.last
-        # A run that goes on has written the last line at its checkpoint.
+        # A run that resumes has written its last line at the checkpoint.
         self.n_records_skipped: int = last.get("n_records_skipped", 0)
         self._n_evaluations_failed: int = last.get("n_evaluations_failed", 0)
         self._events = _EventFile(path.parent, first_step) if is_first() else None

@@ -23,7 +23,7 @@ TOKENIZER = "tokenizer.model"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 
-# What a run may go on with otherwise: it changes no more than rounding.
+# May change when a run resumes: results differ by no more than rounding.
 _MAY_DIFFER = ("run", "compute")
 
 

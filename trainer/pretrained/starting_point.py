@@ -20,9 +20,9 @@ from trainer.pretrained.trained_model import TrainedModel, find_trained_model
 from trainer.step import teacher
 from trainer.step.state import State, init_state, place_on_mesh
 
-# Parameters that self-supervision alone has.
+# Parameters that only self-supervision has.
 _OF_PATCHES = {"head", "mask_token"}
-# What must be alike, of the fields of ModelConfig; all of them without an entry.
+# Fields of ModelConfig that must be equal; without an entry, all of them.
 _PARTS = {
     InitParts.TOWERS: ("vision", "text", "contrastive_loss"),
     InitParts.TEXT: ("text",),

@@ -32,7 +32,7 @@ def check_same_vocabulary(
         theirs, is_same = as_json, _read_pieces(as_json) == _read_own_pieces(tokenizer)
     else:
         print(
-            f"warning: {name}: no {workdir.TOKENIZER} beside it, so nobody knows"
+            f"warning: {name}: no {workdir.TOKENIZER} next to it, so it is unknown"
             f" whether data.tokenizer={tokenizer} is its own",
             file=sys.stderr,
         )

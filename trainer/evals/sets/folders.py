@@ -17,7 +17,7 @@ from trainer.evals.sets.label_names import FILES, Names
 from trainer.evals.sets.samples import Place, Sample, Stored
 
 IMAGES = "images"
-# Folders beside `images`, with files of the same names.
+# Folders next to `images`, with files of the same names.
 _TRUTHS = {
     "masks": "mask",
     "annotations": "mask",

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from trainer.split_names import ALONE, find_sign, has_words
 
-# Folders that may as well be classes beside others: a vehicle, a room.
+# Folders that may be classes among others: a vehicle, a room.
 _THINGS = ("train", *ALONE)
 _WITHIN = re.compile(r"train|val|test")  # a longer word: `minitrain`, `Testdaten`
 

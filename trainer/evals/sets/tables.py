@@ -182,7 +182,7 @@ class _Table:
         return found if len(found) == 1 else []
 
     def _part(self, columns: Sequence[str], row: Mapping[str, Any]) -> Part | None:
-        """Bytes, a struct that holds them, or the path of a file beside the table."""
+        """Bytes, a struct that holds them, or the path of a file next to the table."""
         column = next((name for name in columns if row[name] is not None), None)
         if column is None:
             return None

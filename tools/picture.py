@@ -2,8 +2,8 @@
 
     python -m tools.picture --run RUN --output docs/images/demo.svg
 
-RUN is a captioned run of the demo's recipe, such as that of `docs/tour.md`. The images
-are embedded, so the picture is one file. Pairs are those with the smallest ids.
+RUN is a captioned run of the demo's recipe, such as that of `make demo`. The images are
+embedded, so the picture is one file. Pairs are those with the smallest ids.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import html
 import io
 import pathlib
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from PIL import Image
@@ -122,6 +123,8 @@ def _image(run: RunFolder, one: PairFacts, left: int, top: int) -> str:
 
 
 def _wrapped(left: int, top: int, text: str, width: int, n_lines: int) -> Iterator[str]:
+    is_wide = any(unicodedata.east_asian_width(c) in "WF" for c in text)
+    width = width // 2 if is_wide else width
     lines = textwrap.wrap(text, width, max_lines=n_lines, placeholder=" ...")
     for number, line in enumerate(lines):
         yield _text(left, top + number * _LINE, line)

@@ -73,6 +73,7 @@ class CaptionScores:
 
     @classmethod
     def of(cls, run: RunFolder, granularity: Granularity) -> Self:
+        """The tables of a granularity of a run."""
         is_measured = run.config.caption_quality.measure_alignment
         return cls(
             granularity=granularity,

@@ -29,21 +29,25 @@ class CaptionInputs:
 
     @classmethod
     def of(cls, run: RunFolder) -> "CaptionInputs":
+        """The tables of a run."""
         source_to_pairs = {s.name: run.pairs(s) for s in run.config.sources}
         folders = {g: run.captions(g) for g in run.config.granularities}
         return cls(source_to_pairs, run.decisions, folders, run.config.limits)
 
     @property
     def granularities(self) -> tuple[Granularity, ...]:
+        """The granularities of the recipe, in its order."""
         return tuple(self.granularity_to_folder)
 
     def open_captions(self) -> dict[str, CaptionTables]:
+        """The tables of captions by granularity; lists one folder for each."""
         return {
             granularity.name: CaptionTables.open(folder)
             for granularity, folder in self.granularity_to_folder.items()
         }
 
     def kept_pairs(self, unit: Unit) -> list[Pair]:
+        """The kept pairs of a unit, in its order."""
         pairs = self.source_to_pairs[unit.source.name]
         return read_kept_pairs(pairs, self.decisions, unit)
 

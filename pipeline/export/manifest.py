@@ -33,10 +33,12 @@ class HasFingerprint(Protocol):
     """A planned or written shard."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The file name."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """The identity of the bytes."""
 
 
 @dataclasses.dataclass(frozen=True)

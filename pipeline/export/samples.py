@@ -39,6 +39,7 @@ class SampleTables:
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
+        """The tables of a run."""
         sources = run.config.sources
         granularities = sorted(run.config.granularities, key=lambda g: g.name)
         return cls(
@@ -80,6 +81,7 @@ class DroppedFlags:
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
+        """The flags that the recipe of a run drops."""
         names = frozenset(run.config.export.drop_caption_flags)
         granularities = tuple(g.name for g in run.config.granularities)
         return cls(names, granularities, run.flags if names else None)

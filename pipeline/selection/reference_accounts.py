@@ -186,8 +186,8 @@ def _expect_enough(one: _Set, max_share: float) -> None:
         expected = f"{bound} of it at most to be left out"
     else:
         return
-    name, told = _ROLE_TO_NAME[one.role], describe_missing(one.role, one.to_json())
-    raise ValueError(f"{name}={one.name}: expected {expected}: {told}")
+    name, missing = _ROLE_TO_NAME[one.role], describe_missing(one.role, one.to_json())
+    raise ValueError(f"{name}={one.name}: expected {expected}: {missing}")
 
 
 def _group_errors(errors: Sequence[str]) -> dict[str, int]:

@@ -49,6 +49,7 @@ class DescriptorAudit:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
+        """THRESHOLDS and the bounds of the recipe, ascending."""
         return tuple(sorted({*THRESHOLDS, *self.bounds}))
 
     def recall(self, name: str, threshold: float) -> float:
@@ -69,6 +70,7 @@ class DescriptorAudit:
         return float(n_found / n_all) if len(self.lookalikes) and n_all else None
 
     def to_json(self) -> dict:
+        """Recall and precision by threshold, as plain JSON values."""
         table = {name: self._row(name) for name in self.copy_to_similarity}
         return {
             "bounds": self.bounds,
@@ -107,6 +109,7 @@ class Audit:
     copy_to_found: Mapping[str, float]  # by any bound on evaluation images
 
     def to_json(self) -> dict:
+        """The audit as plain JSON values, for `RUN/audit.json`."""
         return {
             "images": self.n_images,
             "lookalikes": self.n_lookalikes,
@@ -118,6 +121,7 @@ class Audit:
         }
 
     def to_text(self) -> str:
+        """The audit as the tables that the command prints."""
         tables = [found.to_text() for found in self.by_descriptor]
         copies = f"audit: copies of {self.n_images} evaluation images, share found"
         pairs = f"{self.n_lookalikes} pairs of look-alikes, {self.n_unknown} unknown"

@@ -57,6 +57,7 @@ class Rule:
 
     @classmethod
     def of_pool(cls, config: PoolDuplicates) -> "Rule":
+        """The rule for near-duplicates within the pool."""
         settings = (config.by, config.cells, config.alarm_size)
         return cls(*settings, DropReason.NEAR_DUPLICATE, of_anchors=False)
 
@@ -64,6 +65,7 @@ class Rule:
     def of_evaluation(
         cls, by: tuple[Resemblance, ...], config: EvaluationDuplicates
     ) -> "Rule":
+        """The rule for components with a near-duplicate of an evaluation image."""
         settings = (by, config.cells, config.alarm_size)
         return cls(*settings, DropReason.NEAR_EVALUATION, of_anchors=True)
 

@@ -161,7 +161,7 @@ def test_captions_that_failed_and_pairs_that_are_dropped_have_no_row(tmp_path):
     assert (row.sample_index, row.flags) == (1, ())
 
 
-def test_a_prompt_that_is_filled_in_is_told_when_it_comes_back(tmp_path):
+def test_a_repeated_prompt_is_flagged_as_it_was_filled_in(tmp_path):
     rows = plain_rows(2)  # with the alt texts "text 0" and "text 1"
     again = Granularity("again", "tiny", "say {alt_text} with {caption:short}")
     run_folder = make_run(tmp_path, {"a": rows}, granularities=(SHORT, again))
@@ -325,7 +325,7 @@ def test_new_captions_alone_are_measured(tmp_path):
     assert counters["captions_checked"] == 9
 
 
-def test_what_flags_hang_on_gives_them_another_folder(tmp_path):
+def test_all_that_flags_depend_on_names_their_folder(tmp_path):
     run_folder = two_units(tmp_path)
     config = run_folder.config
     changed = [

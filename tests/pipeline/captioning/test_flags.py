@@ -225,7 +225,7 @@ def test_other_words_matter():
         ({"min_alignment_score": 3, "measure_alignment": True}, "a cosine"),
     ],
 )
-def test_a_threshold_that_cannot_be_meant_is_refused(changes, expected):
+def test_an_invalid_threshold_is_refused(changes, expected):
     with pytest.raises(ValueError, match=expected):
         CaptionQuality(**changes)
 

@@ -151,7 +151,7 @@ def test_thoughts_are_no_part_of_a_caption(server):
     assert ask_one().text == "a red square"
 
 
-def test_a_caption_that_is_cut_says_so(server):
+def test_a_caption_that_is_cut_is_marked(server):
     server.answer = lambda body, n: said("a red", "MAX_TOKENS")
     assert (ask_one().text, ask_one().finish_reason) == ("a red", "length")
     assert math.isnan(ask_one().mean_logprob)  # as the server states none

@@ -454,9 +454,7 @@ def arguments(tmp_path, crawl, names=("human",), **fields):
     ]
 
 
-def test_the_command_imports_once_and_then_says_that_nothing_is_to_do(
-    tmp_path, crawl, capsys
-):
+def test_the_command_imports_once_and_then_has_nothing_to_do(tmp_path, crawl, capsys):
     rows = plain_rows(3)
     write_lines(tmp_path, *lines_for(rows[:2]), {"image_hash": "0" * 32, "text": "t"})
     command = arguments(tmp_path, crawl)

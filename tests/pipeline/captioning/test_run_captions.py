@@ -120,7 +120,7 @@ def test_a_bad_checkpoint_is_refused_before_any_work(
         ("n_model_shards=0", "n_model_shards=0: expected at least 1"),
     ],
 )
-def test_a_granularity_that_cannot_be_meant_is_refused(
+def test_contradictory_settings_of_a_granularity_are_refused(
     capsys, tmp_path, base, setting, expected
 ):
     error = error_of(capsys, "curate", *base, "--set", f"granularities.1.{setting}")

@@ -156,7 +156,7 @@ def test_shards_are_full_and_follow_the_order_of_the_sources(tmp_path):
         assert shard["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_the_manifest_says_what_was_read_kept_and_written(tmp_path):
+def test_the_manifest_counts_what_was_read_kept_and_written(tmp_path):
     dropped = dataclasses.replace(plain_rows(1, 50)[0], outcome=DropReason.LANGUAGE)
     unreadable = Row(b"", outcome=records.UNREADABLE)
     rows = [*plain_rows(3), dropped, unreadable]
@@ -675,7 +675,7 @@ def test_other_flags_to_drop_make_an_export_incomplete(tmp_path):
     assert bytes_of(TFRECORD.path(run.root)) == before
 
 
-def test_an_export_hangs_on_its_thresholds_of_quality(tmp_path):
+def test_an_export_depends_on_its_thresholds_of_quality(tmp_path):
     run = flagged_run(tmp_path, ("no_end",))
     export(run)
     quality = CaptionQuality(max_repetition=0.5)

@@ -117,7 +117,7 @@ def test_a_head_for_another_encoder_is_refused(capsys, tmp_path):
         ),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(capsys, tmp_path, changes, expected):
+def test_contradictory_settings_are_refused(capsys, tmp_path, changes, expected):
     crawl = Crawl(tmp_path, changes)
     error = error_of(capsys, "curate", *crawl.flags)
     assert expected in error
@@ -167,7 +167,7 @@ def touch(folder: pathlib.Path, *names: str) -> list[str]:
     return list(map(str, paths))
 
 
-def test_shards_that_changed_are_told_with_their_paths(tmp_path):
+def test_changed_shards_are_reported_with_their_paths(tmp_path):
     crawl = Crawl(tmp_path)
     assert list(scored_shards.describe_changes(crawl.open())) == []
     crawl.score()
@@ -205,7 +205,7 @@ def test_a_stage_names_the_shards_that_lack_what_it_reads(tmp_path):
         curate.select(crawl.open(), options)
 
 
-def test_sets_that_nothing_is_done_with_are_told(tmp_path):
+def test_unused_sets_are_reported(tmp_path):
     unused = Crawl(tmp_path, "max_evaluation_similarity=None, retrieval=None")
     assert list(checks.doubts(unused.open())) == [
         "evaluation_sets: not compared, as max_evaluation_similarity=None",

@@ -72,7 +72,7 @@ def test_a_file_has_one_concept_a_line_and_repeats_count_once(tmp_path):
         (b"\xff", "expected UTF-8"),
     ],
 )
-def test_a_list_that_says_nothing_is_an_error(tmp_path, data, message):
+def test_an_empty_list_is_an_error(tmp_path, data, message):
     (tmp_path / "c.txt").write_bytes(data)
     with pytest.raises(ValueError, match=message):
         Concepts.load(str(tmp_path / "c.txt"))

@@ -131,7 +131,7 @@ def test_every_group_has_its_own_cut():
 # Tallies
 
 
-def test_tallies_add_up_alike_in_any_order():
+def test_counts_add_up_to_the_same_in_any_order():
     rng = np.random.default_rng(0)
     numbers = rng.integers(-1, 50, 1000)
     combine = SumCounts()

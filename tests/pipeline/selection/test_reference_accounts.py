@@ -88,7 +88,7 @@ def test_a_set_that_is_read_whole_is_no_warning(tmp_path):
     )
 
 
-def test_sets_of_several_shards_are_told_apart(tmp_path):
+def test_sets_of_several_shards_are_counted_separately(tmp_path):
     sets = {"birds/1": HALF, "birds/2": [WHOLE], "apes/1": [WHOLE, NOT_AN_IMAGE]}
     run, ledger = sets_of(tmp_path, evaluation=sets)
     found = {

@@ -199,7 +199,7 @@ def test_the_contents_of_a_list_name_the_decisions_and_its_file_names_do_not(tmp
     assert again.decisions_fingerprint == one
 
 
-def test_the_table_of_a_list_is_made_once_and_says_what_the_list_says(tmp_path):
+def test_the_table_of_a_list_is_made_once_and_holds_its_entries(tmp_path):
     files = listed(tmp_path, "host:a.org", "https://b.org/1", "host:a.org")
     path = drop_lists.build(files, str(tmp_path / "run"))
     assert os.path.getsize(path) == 2 * 16

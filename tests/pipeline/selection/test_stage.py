@@ -378,12 +378,12 @@ def plain_account(shards, alignment) -> dict[tuple[str, int], tuple[str, tuple]]
     kept_whole = {place for place in rows if place[0] == "city/1"}
     outcome = {place: _first_failure(row) for place, row in rows.items()}
     outcome |= {p: "unreadable" if rows[p].error else "" for p in kept_whole}
-    contested = [p for p in rows if not outcome[p] and p not in kept_whole]
-    cut = _cut([rows[p].score for p in contested], alignment)
-    for place in contested:
+    droppable = [p for p in rows if not outcome[p] and p not in kept_whole]
+    cut = _cut([rows[p].score for p in droppable], alignment)
+    for place in droppable:
         if alignment is not None and not rows[place].score >= cut:
             outcome[place] = "low_alignment"
-    for place in _repeats({p: rows[p] for p in contested if not outcome[p]}):
+    for place in _repeats({p: rows[p] for p in droppable if not outcome[p]}):
         outcome[place] = "exact_duplicate"
     seeds = dict.fromkeys(rows, ())
     for place in (p for p in rows if not outcome[p]):

@@ -147,7 +147,7 @@ def test_look_alikes_of_another_form_are_refused(tmp_path):
         ),
     ],
 )
-def test_flags_that_cannot_be_meant_exit_with_2(tmp_path, capsys, flags, message):
+def test_contradictory_flags_exit_with_2(tmp_path, capsys, flags, message):
     write_shard(tmp_path / "1.tar", (PICTURES[0], b"a text"))
     recipe = ["--config", "curation_configs/demo.py", "--output", str(tmp_path / "run")]
     command = [*flags, *recipe, "--input", str(tmp_path / "*.tar")]

@@ -164,7 +164,7 @@ def test_of_equal_ids_the_first_by_name_of_the_unit_and_row_stays():
     assert set(dropped(block)) == {("u", 2), ("v", 0)}
 
 
-def test_the_first_descriptor_and_the_largest_similarity_are_told():
+def test_the_first_descriptor_and_the_largest_similarity_are_kept():
     blocks = [
         links(("u", 0, 1, 0, 0.99), ("u", 1, 2, 0, 0.99), by=1),
         links(("u", 0, 1, 0, 0.7), ("u", 1, 2, 0, 0.7)),

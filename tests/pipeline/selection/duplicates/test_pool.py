@@ -123,7 +123,7 @@ def test_one_of_each_component_stays_as_in_brute_force(tmp_path):
 
 
 @pytest.mark.slow
-def test_decisions_do_not_hang_on_shards_or_their_order(tmp_path):
+def test_decisions_do_not_depend_on_shards_or_their_order(tmp_path):
     rows = random_rows(60)
     found = []
     for name, shards in (("one", split(rows, 1)), ("ten", split(rows, 10))):
@@ -291,7 +291,7 @@ def test_settings_that_are_not_used_have_no_part_in_names():
         ),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(make, message):
+def test_contradictory_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -195,7 +195,7 @@ def test_sources_to_keep_whole_take_no_place(tmp_path):
     assert kept_with_seeds(found) == {"city/1": [()], "web/1": [("flowers", "trees")]}
 
 
-def test_a_shard_without_contested_pairs_is_decided_too(tmp_path):
+def test_a_shard_without_droppable_pairs_is_decided_on(tmp_path):
     shards = {"web/1": [], "web/2": [Row(error="x")], "web/3": [Row()]}
     found = decided(tmp_path, shards, NearestToSeeds(k=1))
     assert kept_with_seeds(found) == {

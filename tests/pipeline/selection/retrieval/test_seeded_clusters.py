@@ -265,7 +265,7 @@ def test_centroids_are_made_once_for_all_caps_and_checked(tmp_path):
         ({"max_per_set": 2}, "max_per_cluster=3: expected at most max_per_set=2"),
     ],
 )
-def test_a_draw_that_cannot_be_meant_is_an_error(change, message):
+def test_contradictory_settings_of_clusters_are_an_error(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(FEW, **change)
 

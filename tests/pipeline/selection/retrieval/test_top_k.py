@@ -2,7 +2,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.retrieval import top_k
 from pipeline.selection.retrieval.top_k import Candidates, TopKPerGroup
 
@@ -89,15 +88,3 @@ def test_what_a_set_wants_goes_to_its_unit_once():
         "b": [3, 7],
     }
     assert {want.set_name for want in found.values()} == {"flowers"}
-
-
-def test_hashes_hang_on_the_id_and_the_salt_alone():
-    ids = [bytes([i]) * 16 for i in range(200)]
-    hashes = unit_hashes(ids, "a")
-    backwards = unit_hashes(ids[::-1], "a")
-    np.testing.assert_array_equal(hashes, backwards[::-1])
-    assert not np.isin(hashes, unit_hashes(ids, "b")).any()
-    assert (hashes >= 0).all()
-    assert (hashes < 1).all()
-    assert abs(hashes.mean() - 0.5) < 0.1
-    assert len(unit_hashes([], "a")) == 0

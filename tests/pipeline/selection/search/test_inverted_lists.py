@@ -24,7 +24,7 @@ def vectors(n: int, dim: int = 16, rng_seed: int = 0) -> np.ndarray:
     return normalize(rng.standard_normal((n, dim)))[0]
 
 
-def test_enough_lists_are_searched_for_the_recall_that_is_told():
+def test_enough_lists_are_searched_for_the_recall():
     images, queries = vectors(4000), vectors(300, rng_seed=1)
     index, recall = inverted_lists.build(images, queries)
     exact, _ = faiss.knn(queries, images, 1, metric=faiss.METRIC_INNER_PRODUCT)

@@ -70,6 +70,7 @@ class StageTime:
 
     @property
     def cpu_s_per_pair(self) -> float:
+        """Mean CPU seconds of one pair."""
         return self.cpu_s / self.n_pairs
 
 

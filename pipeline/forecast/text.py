@@ -93,7 +93,7 @@ def _costs(stage_to_time: Mapping[str, StageTime], costs: Costs) -> Iterator[str
         each_ms = 1000 * stage_to_time[stage].cpu_s_per_pair
         hours = _format(costs.cpu_hours[stage], "{:,.3g} h".format)
         of = "kept pair" if stage == "export" else "pair"
-        yield f"CPU of {stage}: {each_ms:,.3g} ms a {of}, {hours}"
+        yield f"CPU of {stage}: {each_ms:,.3g} ms per {of}, {hours}"
     if costs.gpu_hours is not None:
         yield f"GPU of caption: {_format(costs.gpu_hours, '{:,.3g} h'.format)}"
     for name, money in costs.money.items():

@@ -9,7 +9,7 @@ path, and caption, captions, text. In JSON a caption may be a list of texts; in 
 photo may have several rows.
 
 Writes DATA/crawl/*.tar, as img2dataset would, and DATA/held_out/*.tar for evaluations:
-which photos are held out hangs on their names. `KEY.txt` is the first caption of a
+which photos are held out depends on their names. `KEY.txt` is the first caption of a
 photo, `KEY.json` has all of them, and the file name as `url`.
 """
 
@@ -35,6 +35,7 @@ Captions = Mapping[str, Sequence[str]]  # file name to texts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Packs a folder; exits with one line if the command or a file is wrong."""
     flags = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         _check(flags)

@@ -1,8 +1,8 @@
 """The contract between the stages, and between the pipeline and the trainer.
 
 Rows of the tables that the stages exchange, the reasons to drop a pair, and the
-features of a training record. Standard library and NumPy only: the trainer imports
-this module and nothing else of the pipeline.
+features of a training record. Standard library and NumPy only, so that every loader
+process of the trainer can import it.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-# Of pipeline and trainer; setup.py reads it here. It stands beside results, and no
-# fingerprint and no table contains it.
+# The version of pipeline and trainer, which setup.py reads here. It is written next to
+# results; no fingerprint and no table contains it.
 VERSION = "0.2.0"
 SCHEMA_VERSION = 1  # of the training records and their manifest
 
 KEPT = "kept"
 UNREADABLE = "unreadable"
 
-# One entry a record: where its payload lies in the TFRecord file.
+# One entry per record: where its payload lies in the TFRecord file.
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8")])
 
 CAPTION_PREFIX = "captions/"
@@ -101,7 +101,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Language:
-    """What a detector says of one alt text; `code` is "" when it cannot tell."""
+    """The detected language of one text; `code` is "" when it is unclear."""
 
     code: str  # ISO 639-1 where one exists
     probability: float  # in [0, 1]
@@ -119,7 +119,7 @@ class Drop:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """What `select` decided on one input pair."""
+    """The decision of `select` on one input pair."""
 
     sample_id: bytes
     outcome: str  # KEPT, UNREADABLE or a DropReason
@@ -144,7 +144,7 @@ class SyntheticCaption:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FlaggedCaption:
-    """What is doubtful about one caption of a kept pair, with what was measured."""
+    """Doubts about one caption of a kept pair, and the measures behind them."""
 
     sample_id: bytes
     granularity: str
@@ -152,7 +152,7 @@ class FlaggedCaption:
     flags: tuple[str, ...]  # of CaptionFlag, in its order; empty if nothing is doubtful
     n_words: int
     repetition: float  # share of its word sequences that it has said before
-    language: str  # ISO 639-1 where one exists; "" when the detector cannot tell
+    language: str  # ISO 639-1 where one exists; "" when it is unclear
     language_probability: float
     alignment_score: float | None  # cosine with the image; None if not measured
 

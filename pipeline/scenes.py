@@ -21,14 +21,14 @@ from recipes import interrupts, progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws a web; exits with 2 and one line if the command cannot be meant."""
+    """Draws a web; exits with 2 and one line if the command is wrong."""
     command = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, OSError, ValueError):
         web = crawl.Web(command.n_pairs, command.rng_seed)
         crawl.clear(command.output)
     with (
         command_line.exits(command_line.FAILED, OSError),
-        interrupts.saying(lambda: "the same command draws all of it anew"),
+        interrupts.saying(lambda: "the same command draws all of it again"),
         progress_bar.watch(
             "scenes", web.n_shards + 2, lambda: len(list(command.output.rglob("*.tar")))
         ),

@@ -41,7 +41,7 @@ Members = Iterable[tuple[str, bytes]]  # name and data
 
 
 class Stream(enum.IntEnum):
-    """What random numbers are for; each pair has a generator of its own."""
+    """Streams of random numbers; each pair has its own generator."""
 
     PLAN = 0
     CRAWL = 1
@@ -51,7 +51,7 @@ class Stream(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """What a pair of the crawl is to be: the `rank`-th of its kind, from 0."""
+    """The plan of one pair of the crawl: the `rank`-th of its kind, from 0."""
 
     planted: Planted
     rank: int
@@ -79,7 +79,7 @@ class Web:
 
     @functools.cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """What is planted where. The first pair is clean: duplicates repeat others."""
+        """The plan of each pair. The first pair is clean: duplicates repeat others."""
         slots = _slots_in_order(self.n_pairs)
         order = self.rng(Stream.PLAN).permutation(self.n_pairs)
         slots = [slots[i] for i in order.tolist()]
@@ -171,7 +171,7 @@ def pair_members(key: str, pair: DrawnPair) -> list[tuple[str, bytes]]:
 
 
 def truth_row(key: str, pair: DrawnPair) -> dict[str, str]:
-    """What is true of a pair; captions are those of the image, "" if off topic."""
+    """The truth about a pair; captions are of the image, "" if off topic."""
     captions = dict.fromkeys(("short", "medium", "detailed"), "")
     if pair.scene is not None:
         captions = descriptions.captions(pair.scene)
@@ -251,7 +251,7 @@ def _metadata(
     size_px: tuple[int, int],
     alt_text: bytes | None,
 ) -> dict[str, object]:
-    """What img2dataset writes of a pair."""
+    """The metadata of a pair, as img2dataset writes it."""
     width, height = size_px
     caption = None if alt_text is None else alt_text.decode(errors="replace")
     return {

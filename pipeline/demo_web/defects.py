@@ -1,4 +1,4 @@
-"""What is planted in the drawn crawl: for each kind of defect, one pair that has it.
+"""Defects planted in the drawn crawl: for each kind, one pair that has it.
 
 In: a picture of a scene and a numpy `Generator`. Out: an encoded image, its alt text
 and what is true of them. Nothing here reads or writes a file.

@@ -1,4 +1,4 @@
-"""What can truly be said of a drawn scene, from one noun to a full description.
+"""True descriptions of a drawn scene, from one noun to a full text.
 
 In: a `Scene`. Out: its captions at three granularities and alt text as a web page might
 have it. The grammar is small and regular: objects come largest first, by visible area,
@@ -102,7 +102,7 @@ def _detailed(scene: Scene, objects: list[SceneObject], relations: list[str]) ->
 
 
 def _relation(scene: Scene, layout: Layout, largest: int, other: int) -> str:
-    """Of another object to the largest: over it, or on the side where it mostly is."""
+    """Where another object is to the largest: over it, or on the side it mostly is."""
     if layout.overlaps[largest][other]:
         return "overlapping"
     dx = scene.objects[other].cx - scene.objects[largest].cx

@@ -19,7 +19,7 @@ Rgb = drawing.Image  # uint8 [h, w, 3]
 
 
 class Planted(enum.StrEnum):
-    """What is wrong, or unusual, with a pair of the crawl."""
+    """The defect, or oddity, of a pair of the crawl."""
 
     NONE = "none"
     MISMATCHED_ALT_TEXT = "mismatched_alt_text"

@@ -1,4 +1,4 @@
-"""What is in a drawn scene, in nine languages other than English.
+"""Descriptions of a drawn scene in nine languages other than English.
 
 In: a `Scene` and a language. Out: one or two sentences on its two largest objects
 and its background. Each language has a wording in which no word depends on the gender

@@ -1,11 +1,11 @@
-"""The captions of one granularity, which grow: reading, adding, listing.
+"""The growing captions of one granularity: reading, adding, listing.
 
 A shard has any number of tables `<name>.<digest of what they caption>.parquet`, none of
 which is ever changed. A selection that grows adds a table with the new images.
 
-Captions that a model wrote hang on image and prompt alone, so their tables are named by
-the shard, whatever it holds, and are paid for once. Imported captions hang on what the
-shard calls its images as well, so theirs are named like the tables of its scores.
+Captions that a model wrote depend only on image and prompt, so their tables are named
+by the shard, whatever it holds, and are paid for once. Imported captions also depend on
+what the shard calls its images, so theirs are named like the tables of its scores.
 """
 
 import collections
@@ -27,7 +27,7 @@ Key = tuple[bytes, bytes]  # image hash, prompt hash
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTables:
-    """Tables of `SyntheticCaption`, one folder a granularity, listed once."""
+    """Tables of `SyntheticCaption`, one folder per granularity, listed once."""
 
     tables: UnitTables
     name_to_tables: Mapping[str, Sequence[str]]
@@ -42,12 +42,12 @@ class CaptionTables:
         return cls(tables, dict(name_to_tables))
 
     def names(self, unit: Unit) -> tuple[str, ...]:
-        """Names of a unit's tables, sorted; they tell what is in them."""
+        """Names of a unit's tables, sorted; they identify what is in them."""
         by_name = self.name_to_tables
         return (*by_name.get(unit.shard_name, ()), *by_name.get(unit.name, ()))
 
     def keys(self, unit: Unit) -> frozenset[Key]:
-        """What a unit has rows of, be they captions or errors."""
+        """Image and prompt hashes of all rows of a unit, captions and errors."""
         columns = ["image_hash", "prompt_hash"]
         tables = (self.tables.read(name, columns) for name in self.names(unit))
         return frozenset(
@@ -69,6 +69,7 @@ class CaptionTables:
         }
 
     def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
+        """All rows of a unit, table by table."""
         for name in self.names(unit):
             yield from from_table(self.tables.read(name), SyntheticCaption)
 

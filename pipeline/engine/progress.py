@@ -1,4 +1,4 @@
-"""How far the stages of a run are, told on the screen and in RUN/progress.json.
+"""Progress of the stages of a run, on the screen and in RUN/progress.json.
 
 In: how many tables a stage makes, and where they appear. Out: figures for people, for
 `status` in another terminal, for the report and for other programs.
@@ -53,7 +53,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a stage makes: `n_total` tables, of which `count_done` are there.
+    """The work of a stage: `n_total` tables, of which `count_done()` are there.
 
     Tables of other source shards lie in the same folders and may be counted as well.
     """
@@ -111,7 +111,7 @@ def describe(root: str, now_s: float) -> str:
 
 
 def resume_hint(root: str) -> str:
-    """What the command that was interrupted goes on with, when it is given again."""
+    """The line of an interrupted command: where the same command goes on."""
     current = read(root).get("current", {})
     if current.get("state") != "interrupted":
         return "the same command goes on with what is there"

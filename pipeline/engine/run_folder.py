@@ -1,4 +1,4 @@
-"""Where everything of one run lies, and the fingerprints that name it.
+"""The layout of a run folder, and the fingerprints that name its tables.
 
 A fingerprint hashes what determines a table: the part of the configuration it depends
 on, the identity of the model, and the fingerprints of the tables it is made from.
@@ -131,11 +131,11 @@ class RunFolder:
 
     @property
     def all_units(self) -> tuple[Unit, ...]:
-        """Those of the pool and those of the sets that it is compared with."""
+        """Units of the pool and of the sets that it is compared with."""
         return (*self.units, *self.evaluation_units, *self.seed_units)
 
     def without_units(self) -> "RunFolder":
-        """What workers need: its size does not grow with the number of units."""
+        """A copy for workers, whose size does not grow with the number of units."""
         return dataclasses.replace(self, units=(), evaluation_units=(), seed_units=())
 
     def comparing(self, descriptor: Descriptor) -> "RunFolder":
@@ -162,7 +162,7 @@ class RunFolder:
         return self._scores("embedding", fingerprint(*parts, *token))
 
     def similarities(self, source: ImageTextSource, set_fingerprint: str) -> UnitTables:
-        """What `similarities` keeps of the comparisons with one set."""
+        """Stored similarities to the images of one set (see `similarity_cache`)."""
         vectors = self.vectors(source).folder.removeprefix(self.root)
         return self._scores("similarity", fingerprint(vectors, set_fingerprint))
 
@@ -222,7 +222,7 @@ class RunFolder:
 
     @property
     def _descriptor_folders(self) -> list[str]:
-        """Tables of descriptors that decisions hang on, besides the embeddings."""
+        """Folders of descriptor tables that decisions depend on, but embeddings."""
         sources = (*self.config.sources, *self.config.evaluation_sets)
         return [
             self.descriptions(source, descriptor).folder.removeprefix(self.root)
@@ -247,7 +247,7 @@ class RunFolder:
         return self.checkpoint_to_digest[_model_name(granularity)]
 
     def caption_languages(self, granularity: Granularity) -> UnitTables:
-        """Rows of `records.Language`; a table for each one of captions, named alike."""
+        """Rows of `records.Language`; one table per table of captions, of its name."""
         detector = self.config.language_detector
         parts = (detector, self.granularity_fingerprint(granularity))
         return self._scores("caption_language", fingerprint("language", *parts))
@@ -255,7 +255,7 @@ class RunFolder:
     def caption_alignment(
         self, source: ImageTextSource, granularity: Granularity
     ) -> UnitTables:
-        """`alignment_score`; a table for each one of captions, named alike."""
+        """`alignment_score`; one table per table of captions, of its name."""
         embeddings = self.embeddings(source).folder.removeprefix(self.root)
         parts = (embeddings, self.granularity_fingerprint(granularity))
         return self._scores("caption_alignment", fingerprint("alignment", *parts))
@@ -267,7 +267,7 @@ class RunFolder:
 
     @property
     def flags_fingerprint(self) -> str:
-        """The name of a table of captions tells what is in it."""
+        """Covers the names of caption tables, which identify what is in them."""
         granularities = self.config.granularities
         tables = [CaptionTables.open(self.captions(g)) for g in granularities]
         units = sorted(

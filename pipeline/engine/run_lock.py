@@ -39,7 +39,7 @@ class LockedError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """What a lock says of the run that holds it; times are Unix times."""
+    """The run that holds a lock, as the lock says; times are Unix times."""
 
     host: str
     pid: int

@@ -74,7 +74,7 @@ def _shortened(path: str) -> str:
 
 
 def unscored_units(run: RunFolder) -> list[Unit]:
-    """Those whose pairs are not in the run folder yet."""
+    """Units whose pairs are not in the run folder yet."""
     units = (*run.units, *run.evaluation_units, *run.seed_units)
     source_to_names = _scored_names(run, units)
     return [unit for unit in units if unit.name not in source_to_names[unit.source]]

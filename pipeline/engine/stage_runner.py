@@ -69,14 +69,14 @@ def run_stage(
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(stage))
     totals: collections.Counter[str] = collections.Counter()
-    for counter in found["counters"]:  # one a step, and steps share names
-        # A portable runner tells one of two results; 0 or nothing is None to Beam.
+    for counter in found["counters"]:  # one per step, and steps share names
+        # A portable runner gives one of two results; 0 or nothing is None to Beam.
         totals[counter.key.metric.name] += counter.result or 0
     return totals
 
 
 def _name(options: PipelineOptions) -> str:
-    """As Beam itself reads it: of any case, with or without its last word."""
+    """The runner as Beam reads it: in any case, with or without "Runner"."""
     name = options.view_as(StandardOptions).runner or ""
     return name.rpartition(".")[2].lower().removesuffix("runner")
 

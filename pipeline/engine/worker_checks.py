@@ -1,4 +1,4 @@
-"""What a worker needs to do the launcher's work: its code and its model.
+"""Checks that a worker has the code and the model of the launcher.
 
 A worker on another machine may hold older code, lack a checkpoint or hold another one.
 It says so in one line when it starts, or before it loads the model, rather than write
@@ -24,7 +24,7 @@ class WorkerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class WorkerChecks:
-    """Made by the launcher and checked by every other process."""
+    """The identity of code and model; made by the launcher, checked by the others."""
 
     launcher: tuple[str, int]
     code: str
@@ -40,7 +40,7 @@ class WorkerChecks:
         return cls(this_process(), code, checkpoint, revision, digest, is_folder)
 
     def at_start(self) -> None:
-        """To call in `setup`: downloads nothing.
+        """Checks code and folder, in `setup`; downloads nothing.
 
         Raises:
           WorkerError: on other code than the launcher's, or a folder that is not there.
@@ -50,7 +50,7 @@ class WorkerChecks:
         if code_digest() != self.code:
             raise _error(
                 f"code={code_digest()!r}: expected the launcher's {self.code!r}; build"
-                " the container anew or start with --setup_file"
+                " the container again or start with --setup_file"
             )
         if self.checkpoint and self.is_folder:
             try:
@@ -59,7 +59,7 @@ class WorkerChecks:
                 raise _error(str(error)) from error
 
     def before_load(self) -> None:
-        """To call before the model is loaded.
+        """Checks the checkpoint, before the model is loaded.
 
         Raises:
           WorkerError: on a checkpoint that cannot be read or is not the launcher's.

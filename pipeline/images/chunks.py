@@ -33,14 +33,18 @@ _EXIF_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1")
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
+    """One chunk of a PNG."""
+
     data: bytes  # with length, kind and checksum
 
     @property
     def kind(self) -> bytes:
+        """Four letters, such as `IDAT`."""
         return self.data[4:8]
 
     @property
     def body(self) -> bytes:
+        """The data without length, kind and checksum."""
         return self.data[8:-4]
 
     @property
@@ -55,7 +59,7 @@ class Chunk:
 
 
 class Header(NamedTuple):
-    """What IHDR tells."""
+    """The fields of IHDR that matter here."""
 
     width: int
     height: int
@@ -82,12 +86,13 @@ class Chunks:
 
     @property
     def n_frames(self) -> int:
+        """Frames of an animation; 1 without one."""
         animation = self._body(b"acTL")
         return int.from_bytes(animation[:4]) if animation else 1
 
     @property
     def exif(self) -> bytes | None:
-        """Of its own chunk, or of a text as ImageMagick wrote it."""
+        """The EXIF block of its own chunk, or of a text as ImageMagick wrote it."""
         block = self._body(b"eXIf")
         return block if block is not None else next(self._exif_texts(), None)
 
@@ -102,6 +107,7 @@ class Chunks:
 
     @property
     def has_transparency(self) -> bool:
+        """Whether a chunk names a transparent color."""
         return self._body(b"tRNS") is not None
 
     @property
@@ -130,7 +136,7 @@ class Chunks:
         return _join(kept)
 
     def _body(self, kind: bytes) -> bytes | None:
-        """Of the first chunk of that kind with a right checksum."""
+        """The body of the first chunk of that kind with a right checksum."""
         for chunk in self.found:
             if chunk.kind == kind and chunk.is_sound:
                 return chunk.body

@@ -95,7 +95,7 @@ def _check(value: int, bound: int, name: str) -> None:
 
 
 def _list_formats(formats: Sequence[str]) -> str:
-    """As "a JPEG, PNG or WebP image"."""
+    """Names formats as in "a JPEG, PNG or WebP image"."""
     names = [name for name in _NAME_TO_OPEN if name.lower() in formats]
     return (
         "a " + " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) + " image"

@@ -18,7 +18,7 @@ _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*[2-8]")
 
 
 def orientation(block: bytes) -> int:
-    """1 to 8; 1 if the block does not tell, 0 if it cannot be read."""
+    """The orientation, 1 to 8: 1 if the block has none, 0 if it cannot be read."""
     if match := _PREFIX.match(block):
         block = block[match.end() :]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
@@ -45,7 +45,7 @@ def _find(entries: bytes, order: str) -> int:
 
 
 def turns(xmp: bytes) -> bool:
-    """Whether XMP tells an orientation, which some readers honor; `decode` does not."""
+    """Whether XMP has an orientation, which some readers honor; `decode` does not."""
     return _XMP_ORIENTATION.search(xmp) is not None
 
 

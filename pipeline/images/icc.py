@@ -53,7 +53,7 @@ _UNUSABLE = Conversion(is_usable=False)
 
 
 def conversion(profile: bytes, space: Space) -> Conversion:
-    """What a profile does to pixels of a color space; it is empty if there is none."""
+    """The conversion by a profile, which is empty if there is none."""
     return _conversion(profile, space) if profile else NONE
 
 

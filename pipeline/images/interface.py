@@ -1,4 +1,4 @@
-"""What the formats have in common: a file whose header was read, and its pixels."""
+"""The interface of all formats: a file whose header was read, and its pixels."""
 
 import abc
 import dataclasses
@@ -12,6 +12,7 @@ class ImageError(ValueError):
 
 
 def expect_still(n_frames: int) -> None:
+    """Raises ImageError unless there is one frame."""
     if n_frames != 1:
         raise ImageError(f"{n_frames} frames: expected a still image")
 
@@ -26,7 +27,7 @@ class ImageFile(abc.ABC):
     """One still image whose pixels are not decoded yet.
 
     `stored_size` is (height, width) as the pixels lie in the file. `orientation` is
-    EXIF's, 1 to 8; 0 where the file tells one that cannot be read, which counts as 1.
+    EXIF's, 1 to 8; 0 where the file has one that cannot be read, which counts as 1.
     """
 
     format: str  # "jpeg", "png", "webp" ...
@@ -56,7 +57,7 @@ class ImageFile(abc.ABC):
 
     @abc.abstractmethod
     def plain_bytes(self) -> bytes | None:
-        """The file as all usual decoders read it alike and without complaint.
+        """The file as all usual decoders read it equally and without complaint.
 
         It is `data` where that is so already, or a file of the same pixels that lacks
         what they stumble over; None where the pixels themselves are not plain.

@@ -146,7 +146,7 @@ class Jpeg(ImageFile):
         return self._convert(rgb) if self._convert.changes else rgb
 
     def _convert_inks(self, inks: np.ndarray) -> np.ndarray:
-        """By the profile, or else as browsers and libjpeg-turbo have them."""
+        """Converts by the profile, or else as browsers and libjpeg-turbo do."""
         if self._convert.changes:
             return self._convert(inks)
         light = ~inks

@@ -51,7 +51,7 @@ def _high_bytes(image: Image.Image) -> Image.Image:
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """Of 16-bit gray with alpha Pillow makes RGB of three equal channels."""
+    """The gray channel; Pillow makes RGBA of 16-bit gray with alpha."""
     return image.getchannel(0) if image.mode == "RGBA" else image.convert("L")
 
 

@@ -1,7 +1,7 @@
 """PNG files: the pixels, decoded by Pillow.
 
 Pillow is shown the chunks that pixels are made of and no others: it would refuse a file
-for the size of a text or the checksum of a date. Of chunks that tell of color only the
+for the size of a text or the checksum of a date. Of the chunks about color only the
 ICC profile counts; gAMA, cHRM and cICP do not, nor do they for Pillow, OpenCV and
 TensorFlow.
 """

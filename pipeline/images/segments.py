@@ -1,4 +1,4 @@
-"""The segments of a JPEG: found, told apart, and written again without their slips.
+"""The segments of a JPEG: found, classified, and written again without their slips.
 
 Slips cost no pixel, but libjpeg warns of them as it warns of damage: the scan headers
 of some phones, an unknown revision of JFIF or transform of Adobe's, bytes between
@@ -74,7 +74,7 @@ class Segments:
         if frame is None or head[-1].marker != _SOS or len(frame.body) < 6:
             raise ImageError("JPEG: expected a frame and a scan")
         height, width, n_components = struct.unpack_from(">HHB", frame.body, 1)
-        if not height * width:  # some scanners tell the height behind the scan
+        if not height * width:  # some scanners write the height behind the scan
             raise ImageError(f"JPEG: {width} x {height} pixels in its header")
         segments = cls(data, head, Frame(frame.marker, height, width, n_components))
         if frame.marker not in _FULL_SCANS:
@@ -90,6 +90,7 @@ class Segments:
         return _split(self.data, to_end=True)
 
     def expect_few_scans(self) -> None:
+        """Raises ImageError if decoding would take too many passes."""
         n_scans = sum(segment.marker == _SOS for segment in self.found)
         if n_scans > _MAX_SCANS:
             raise ImageError(f"{n_scans} scans: expected at most {_MAX_SCANS}")
@@ -111,6 +112,7 @@ class Segments:
 
     @property
     def xmp(self) -> bytes:
+        """All XMP packets; empty without one."""
         return b"".join(self._bodies(_APP1, _XMP))
 
     @property
@@ -201,7 +203,7 @@ def _is_adobe(segment: Segment) -> bool:
 
 
 def _is_odd(segment: Segment) -> bool:
-    """Whether a header is cut short, or an index tells of images behind this one."""
+    """Whether a header is cut short, or an index names images behind this one."""
     marker, body = segment.marker, segment.body
     if marker == _APP0:
         return body.startswith(_JFIF[:-1]) and not _is_jfif(segment)
@@ -211,12 +213,12 @@ def _is_odd(segment: Segment) -> bool:
 
 
 def _is_of_pixels(segment: Segment) -> bool:
-    """Whether metadata tells what the components are."""
+    """Whether metadata says what the components are."""
     return _is_jfif(segment) or _is_adobe(segment)
 
 
 def _split(data: bytes, *, to_end: bool) -> list[Segment]:
-    """Up to the end of the image, or the header of its first scan.
+    """The segments up to the end of the image, or the header of its first scan.
 
     Raises ImageError if that is missing.
     """

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes."""
+"""The format of a file by its first bytes."""
 
 import re
 
@@ -47,7 +47,7 @@ def name_of(data: bytes) -> str:
 
 
 def describe(data: bytes) -> str:
-    """What a file is, for a message."""
+    """Describes a file for a message, such as "PDF document"."""
     if name := name_of(data):
         return f"{name} image"
     start = data[:_TEXT_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -38,7 +38,7 @@ _SIDE_FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelIdentity:
-    """What determines a model's outputs; the digest covers image preparation too."""
+    """The identity of a model's outputs; the digest covers image preparation too."""
 
     checkpoint: str
     digest: str

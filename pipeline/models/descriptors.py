@@ -147,7 +147,7 @@ def gradients(gray: np.ndarray, n_cells: int = _N_CELLS) -> np.ndarray:
 
     Central differences in both directions, each with the root of its size: a strong
     edge counts for more than a weak one, but does not drown all others. What noise
-    makes is cut off, and one constant more makes all flat pictures alike.
+    makes is cut off, and one constant more makes all flat pictures equal.
     """
     levels = _resize(gray, n_cells + 2).astype(np.float32)
     across = levels[1:-1, 2:] - levels[1:-1, :-2]
@@ -157,7 +157,7 @@ def gradients(gray: np.ndarray, n_cells: int = _N_CELLS) -> np.ndarray:
 
 
 def details(small: np.ndarray) -> np.ndarray:
-    """What neither the rows nor the columns around a cell explain.
+    """Details of a picture that neither rows nor columns around a cell explain.
 
     Taking off the means of the rows and of the columns of a window removes margins,
     lines and columns of text, rules and axes, wherever they lie. Sums of four cells
@@ -263,7 +263,7 @@ class DescriptorTable:
 def unit_vectors(
     image_descriptor: ImageDescriptor, prepared: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """What a table keeps of prepared images: float16 [n, dim], of length one."""
+    """Vectors of prepared images, as a table keeps them: float16 [n, dim], unit."""
     vectors = image_descriptor.describe(np.stack(prepared)).astype(np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(length > 0, length, 1)).astype(np.float16)

@@ -36,7 +36,7 @@ from pipeline.models.layers import (
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """What the forward pass needs; `windows[i]` is None if layer `i` sees all."""
+    """Settings of the forward pass; `windows[i]` is None if layer `i` sees all."""
 
     vocab_size: int
     width: int
@@ -204,7 +204,7 @@ class Turns(NamedTuple):
 
 
 def turns(positions: jax.Array, head_dim: int, theta: float) -> Turns:
-    """Those of `[b, t]` positions, for all layers: XLA would make them anew in each."""
+    """Turns of `[b, t]` positions, for all layers: XLA would repeat them in each."""
     half = head_dim // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
@@ -276,7 +276,7 @@ class GemmaAttention(nnx.Module):
 
 
 class Past(NamedTuple):
-    """What answer tokens read: `q` rows, of which `q / b` share a row of the prefix."""
+    """The past of answer tokens: `q` rows, `q / b` of them per row of the prefix."""
 
     prefix: Cache
     prefix_tokens: Tokens  # [q, s]

@@ -89,7 +89,7 @@ class _Checkpoint:
 
 
 def _read(auto: Any, folder: Path) -> Any:
-    """What an Auto class finds in a folder, if its code is that of transformers."""
+    """The object of an Auto class in a folder, if its code is in transformers."""
     try:
         return auto.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -301,7 +301,7 @@ def _content(row: _Row) -> list[dict[str, Any]]:
 class _Choice(LogitsProcessor):
     """Chooses the next token of every row, and leaves no other to choose.
 
-    Draws by the Gumbel-max trick, with a generator a row: what a row draws depends on
+    Draws by the Gumbel-max trick, with one generator per row: a row's draw depends on
     its key and its own scores alone.
     """
 

@@ -1,4 +1,4 @@
-"""What the pipeline asks of models, and what they answer; none of them is imported.
+"""The interfaces of models and their answers; imports no model.
 
 JAX and transformers take seconds to import, and most commands run no model.
 """
@@ -15,7 +15,7 @@ from pipeline.records import FinishReason
 
 
 class Encoder(Protocol):
-    """What the pipeline asks of an encoder."""
+    """The interface of an encoder."""
 
     @property
     def identity(self) -> ModelIdentity: ...
@@ -65,7 +65,7 @@ class ServiceError(RuntimeError):
 
 
 class Captioner(Protocol):
-    """What the pipeline asks of a captioner."""
+    """The interface of a captioner."""
 
     @property
     def batch_size(self) -> int:
@@ -84,11 +84,11 @@ class Captioner(Protocol):
         granularity: Granularity,
         keys: np.ndarray,
     ) -> Sequence[tuple[Caption, ...] | ServiceError]:
-        """For every image its prompt's captions, `granularity.decoding.n_samples`.
+        """Captions of every image for its prompt, `granularity.decoding.n_samples`.
 
         A ServiceError in their place leaves the image without a row and stops the run,
         which asks again when it goes on; the other answers are kept.
 
         Args:
-          keys: uint32 `[n_images, n_samples, 2]`; all chance hangs on them.
+          keys: uint32 `[n_images, n_samples, 2]`; all randomness depends on them.
         """

@@ -22,7 +22,7 @@ _RNG_SEED = 0  # any will do, but all workers need the same
 
 
 class Detector(Protocol):
-    """What the pipeline asks of a language detector."""
+    """The interface of a language detector."""
 
     def detect(self, texts: Sequence[str]) -> list[Language]:
         """The most probable language of each text."""

@@ -141,7 +141,7 @@ class PaliGemma(nnx.Module):
         n_samples: int,
         n_tokens: int,
     ) -> Past:
-        """What answers of `n_tokens` read, `n_samples` an image; none is written."""
+        """An empty past for answers of `n_tokens`, `n_samples` per image."""
         cache, tokens = prefix
         n_prefix = _repeat_rows(self._n_prefix(features, prompt), n_samples)
         return Past(
@@ -154,7 +154,7 @@ class PaliGemma(nnx.Module):
     def decode(
         self, token_ids: jax.Array, past: Past, slot: jax.Array
     ) -> tuple[jax.Array, AnswerCache]:
-        """Reads one token a row, `[q]`, into `slot`; gives the next one's logits."""
+        """Reads one token per row, `[q]`, into `slot`; gives the next one's logits."""
         x = self.language_model.embed(token_ids[:, None], self.dtype)
         hidden, answer = self.language_model.read_token(x, past, slot)
         return self.language_model.logits(hidden[:, 0]), answer
@@ -174,6 +174,7 @@ def answer_tokens(n_prefix: jax.Array, n_answer: int) -> Tokens:
 
 
 def join_tokens(first: Tokens, second: Tokens) -> Tokens:
+    """The tokens of both, one after the other in each row."""
     pairs = zip(first, second, strict=True)
     return Tokens(*(jnp.concatenate(pair, axis=1) for pair in pairs))
 

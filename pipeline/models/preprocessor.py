@@ -1,4 +1,4 @@
-"""What a checkpoint's files say of how its images are prepared.
+"""How a checkpoint's images are prepared, according to its files.
 
 In: a folder. Out: a resize to a square and a linear map of its values. A field that is
 missing has the value that transformers assumes; one that cannot be done so is refused.
@@ -97,7 +97,7 @@ class Preprocessor:
 
 
 def _settings(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """Those in the file of the whole processor come first, as in transformers."""
+    """Settings; the file of the whole processor comes first, as in transformers."""
     merged, alone = folder / MERGED, folder / ALONE
     if merged.exists() and "image_processor" in (whole := read_object(merged)):
         return merged, whole["image_processor"]

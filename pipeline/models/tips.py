@@ -154,7 +154,7 @@ class VisionTower(nnx.Module):
         return self.norm(x.astype(jnp.float32))
 
     def _positions(self, n_rows: int, n_columns: int) -> tuple[jax.Array, jax.Array]:
-        """Of CLS 1, and of the patches, bilinear between the learned ones."""
+        """Positions of CLS and patches, the latter bilinear between learned ones."""
         learned = self.pos_embed[...].astype(jnp.float32)
         side, width = math.isqrt(learned.shape[1] - 1), learned.shape[-1]
         grid = learned[:, 1:].reshape(1, side, side, width)

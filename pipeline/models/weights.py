@@ -45,7 +45,7 @@ _ROWS_A_PART = 1 << 14  # of a token table, some 100 MB
 
 
 def model_type_of(folder: Path) -> str | None:
-    """What kind of model a checkpoint says that it is."""
+    """The `model_type` in a checkpoint's config.json; None if it has none."""
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"checkpoint={str(folder)!r}: expected config.json in it")

@@ -17,7 +17,7 @@ from pipeline.models.interfaces import Encoder
 
 @dataclasses.dataclass(frozen=True)
 class PreparedPair:
-    """A readable pair as an encoder wants it."""
+    """A readable pair, prepared for an encoder."""
 
     pixels: np.ndarray  # uint8 [s, s, 3]
     alt_text: str  # may be empty
@@ -25,7 +25,7 @@ class PreparedPair:
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """What an encoder says of one pair."""
+    """The image embedding and the alignment score of one pair."""
 
     embedding: np.ndarray  # of the image: float32 [d], of length 1
     alignment_score: float  # cosine of image and alt text; NaN without alt text

@@ -1,4 +1,4 @@
-"""What a run reads: shards of image-text pairs, caption files, drop lists.
+"""The inputs of a run: shards of image-text pairs, caption files, drop lists.
 
 In: tars and Parquet files of many makers, under limits. Out: one `RawPair` per pair in
 the order of its shard, with its error if it cannot be read; imported captions; the

@@ -1,4 +1,4 @@
-"""Files of captions as people have them: CSV, JSON lines and JSON, to names and texts.
+"""Caption files that people write: CSV, JSON lines and JSON, to names and texts.
 
 In: a file in UTF-8, or in UTF-16 with a byte order mark. Out: the file name and the
 texts of each entry, none where it has no caption. What could mean two things is a
@@ -199,7 +199,7 @@ class _ExtraDataError(ValueError):
 
 
 def _loads(text: str, line: int = 0) -> Any:
-    """What JSON says; `line` is the number of a line that stands alone."""
+    """Parses JSON; `line` is the number of a line that is parsed by itself."""
     try:
         return json.loads(text, object_pairs_hook=object_without_repeats)
     except json.JSONDecodeError as error:

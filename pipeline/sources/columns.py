@@ -73,7 +73,7 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class _Role:
-    """What a column can be used for."""
+    """A use of a column: its usual names and types."""
 
     field: str  # of `ImageTextSource`, which names such a column
     usual_names: Sequence[str]

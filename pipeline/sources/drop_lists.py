@@ -132,7 +132,7 @@ def table_path(list_files: Iterable[ListFile], root: str) -> str:
 
 
 def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
-    """What the files hold, whatever they are called."""
+    """Digests of what the files hold, sorted; their names do not matter."""
     return sorted(list_file.digest for list_file in list_files)
 
 

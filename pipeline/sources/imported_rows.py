@@ -188,6 +188,8 @@ def _expect_one(found: Sequence[str], expected: str, names: Sequence[str]) -> st
 
 
 def parquet_columns(schema: pa.Schema) -> Columns:
+    """The columns of a Parquet file; ValueError if one is missing or ambiguous."""
+
     def is_usable(role: str, name: str) -> bool:
         kind = _value_type(schema.field(name).type)
         if role == "sample_index":
@@ -201,6 +203,7 @@ def parquet_columns(schema: pa.Schema) -> Columns:
 
 
 def json_columns(file: typing.BinaryIO) -> Columns | None:
+    """The columns of JSON lines by their first rows; None if there are no rows."""
     names: dict[str, None] = {}  # a set that keeps its order
     n_found = 0
     for _, row in json_rows(file):

@@ -48,7 +48,7 @@ def open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
 def read_pairs(
     file: typing.BinaryIO, source: ImageTextSource, limits: Limits
 ) -> Iterator[RawPair]:
-    """One pair a row.
+    """Reads one pair per row.
 
     Raises:
       ShardError: where the file is damaged, or if it lacks columns.

@@ -33,7 +33,7 @@ class RawPair:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What a shard holds of one pair."""
+    """The parts of one pair that a shard holds."""
 
     key: str
     image: Member | None

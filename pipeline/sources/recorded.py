@@ -1,7 +1,7 @@
-"""What a crawler recorded beside a pair: address, directives, failure, original size.
+"""A crawler's record of a pair: address, directives, failure, original size.
 
 In: a JSON object, or the columns of a row, by the names that img2dataset, LAION and
-Hugging Face sets use, whatever their case and separators. Out: one `Recorded` a pair.
+Hugging Face sets use, whatever their case and separators. Out: one `Recorded` per pair.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ _MAX_SIDE_PX = 1 << 31
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recorded:
-    """What is known of a pair besides image and text."""
+    """The record of one pair, besides image and text."""
 
     url: str = ""
     robots: str = ""  # directives of its owner
@@ -56,7 +56,7 @@ class Recorded:
 
     @classmethod
     def of(cls, record: object) -> "Recorded":
-        """Of an object as JSON has it, at best a dict."""
+        """Reads a value of JSON, which should be a dict."""
         fields: dict[str, object] = {}
         for name, value in _fields(record):
             if value is not None and value != "":
@@ -72,7 +72,7 @@ class Recorded:
 
     @classmethod
     def of_json(cls, data: bytes) -> "Recorded":
-        """Of the text of an object; what cannot be read may hold an opt-out."""
+        """Reads the text of an object; an unreadable one counts as an opt-out."""
         try:
             encoding = json.detect_encoding(data)
             return cls.of(json.loads(data.decode(encoding, errors="replace")))
@@ -111,7 +111,7 @@ def _fields(record: object) -> Iterator[tuple[str, object]]:
 
 @functools.lru_cache(maxsize=256)  # all records of a shard have the same fields
 def _known_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Those of NAMES among the names of fields, as they are there and plain."""
+    """The names of fields that are in NAMES, each as it is written and plain."""
     plain = ((name, plain_name(name)) for name in names)
     return tuple(both for both in plain if both[1] in NAMES)
 
@@ -124,7 +124,7 @@ def _may_opt_out(record: object, fields: Mapping[str, object]) -> bool:
 
 
 def _may_nest_directives(value: object) -> bool:
-    """Whether it is an object, or the text of one that tells of robots."""
+    """Whether it is an object, or the text of one that mentions robots."""
     if isinstance(value, str):
         return value.startswith(("{", "[")) and "robots" in value.lower()
     return type(value) in (dict, list)
@@ -182,7 +182,7 @@ def _directives(value: object, names: tuple[str, ...]) -> Iterator[object]:
 
 
 def _named_values(header: dict, names: tuple[str, ...]) -> Iterator[object]:
-    """Of `{"name": "X-Robots-Tag", "value": "noai"}`, whatever the fields are."""
+    """Values of `{"name": "X-Robots-Tag", "value": "noai"}`, by any field names."""
     rest = [item for item in header.values() if plain_name(item) not in names]
     if len(rest) < len(header):
         yield rest
@@ -200,7 +200,7 @@ def _first_text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:
 
 
 def _failure(fields: Mapping[str, object]) -> str:
-    """As img2dataset says it: status and error message."""
+    """Status and error message, as img2dataset records them."""
     status, message = (fields.get(name, "") for name in _FAILURE_NAMES)
     if status == "success":
         return ""
@@ -215,7 +215,7 @@ def _size_px(fields: Mapping[str, object]) -> tuple[int, int]:
 
 
 def _side_px(value: object) -> int:
-    """0 for what is no length: null, NaN, a text, a number below 1."""
+    """A side in pixels; 0 for null, NaN, a text or a number below 1."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(value) if 1 <= value <= _MAX_SIDE_PX else 0

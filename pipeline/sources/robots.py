@@ -1,8 +1,8 @@
 """Directives of owners for robots: how they are recorded, and which are opt-outs.
 
 In: a value of `X-Robots-Tag` as crawlers, CSV, JSON and pandas leave it: a text, a
-list, flags, headers. Out: one text a pair, and the opt-out in it. In doubt the owner is
-right: what is not understood is an opt-out.
+list, flags, headers. Out: one text per pair, and the opt-out in it. In doubt the owner
+is right: a directive that is not understood is an opt-out.
 """
 
 import functools

@@ -99,7 +99,7 @@ def check_columns(units: Sequence[Unit]) -> None:
 
 
 def _column_error(unit: Unit) -> str:
-    """What is wrong with the columns; "" of a damaged shard, which scoring counts."""
+    """The error of the columns; "" for a damaged shard, which scoring counts."""
     try:
         with (
             files.open_for_reading(unit.uri) as file,

@@ -53,7 +53,7 @@ class _Part(typing.NamedTuple):  # made four times as fast as a frozen dataclass
 
     @property
     def is_image(self) -> bool:
-        """Also of what is no image of a pair, such as `KEY.seg.png`."""
+        """Whether it is any image, also one such as `KEY.seg.png`."""
         last = self.extension.rpartition(".")[2]
         return last in _KIND_TO_EXTENSIONS["image"]
 
@@ -120,7 +120,7 @@ def _groups(members: Iterable[Member], required: Collection[str]) -> Iterator[_G
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """As webdataset does: the key ends at the first dot of the base name."""
+    """Splits as webdataset does: a key ends at the first dot of the base name."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension.lower() if stem else ""
@@ -176,7 +176,7 @@ def _read_data(
 
 
 def _parts(group: _Group) -> Parts:
-    """Takes the members that make the pair, and tells of the others."""
+    """Takes the members that make the pair, and names the others."""
     taken: dict[str, _Part] = {}
     for part in group:
         if part.kind and part.rank < taken.get(part.kind, _WORST).rank:

@@ -114,7 +114,7 @@ def read_data(file: typing.BinaryIO, member: Member) -> Member:
 def _read_member(
     file: typing.BinaryIO, header: _Header, name: str, max_bytes: Callable[[str], int]
 ) -> Member:
-    """Of a file that stands at the data."""
+    """Reads a member; the file is at its data."""
     data = _read(file, header.size) if header.size <= max_bytes(name) else None
     return Member(name, header.offset, header.size, data)
 
@@ -250,7 +250,7 @@ def _skip_sparse_map(file: typing.BinaryIO, header: _Header) -> _Header:
 
 
 def _read_overrides(file: typing.BinaryIO, header: _Header) -> dict[bytes, bytes]:
-    """What a GNU or pax header says of the member behind it."""
+    """Reads the fields that a GNU or pax header sets for the next member."""
     if header.size > _MAX_LONG_HEADER_BYTES:
         raise TarError(
             f"tar damaged at byte {header.offset}: a header of {header.size} bytes"

@@ -19,7 +19,7 @@ _SCHEME = re.compile(r"(?P<scheme>[a-zA-Z][-a-zA-Z0-9+.]*)://.*")
 
 
 class FileFacts(typing.Protocol):
-    """What a listing says about one file."""
+    """Facts that a listing has about one file."""
 
     @property
     def path(self) -> str: ...
@@ -35,11 +35,14 @@ class FileFacts(typing.Protocol):
 class FileSystem(typing.Protocol):
     """The calls that `files` makes; each raises OSError when it fails."""
 
-    def join(self, folder: str, *names: str) -> str: ...
+    def join(self, folder: str, *names: str) -> str:
+        """`folder/name/...`."""
 
-    def split(self, path: str) -> tuple[str, str]: ...
+    def split(self, path: str) -> tuple[str, str]:
+        """The folder of a path and the name in it."""
 
-    def match(self, pattern: str) -> list[FileFacts]: ...
+    def match(self, pattern: str) -> list[FileFacts]:
+        """Files that a pattern matches; `**` is any number of folders."""
 
     def list_below(self, folder: str, prefix: str) -> list[FileFacts]:
         """Files in a folder, which ends with a slash, and in its folders.
@@ -47,19 +50,26 @@ class FileSystem(typing.Protocol):
         Names that do not begin with `prefix` may be among them.
         """
 
-    def metadata(self, path: str) -> FileFacts: ...
+    def metadata(self, path: str) -> FileFacts:
+        """Facts about one file; an error if it is missing."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
 
-    def checksum(self, path: str) -> str: ...
+    def checksum(self, path: str) -> str:
+        """A text that differs when the contents do, as far as the system knows."""
 
-    def open(self, path: str) -> typing.BinaryIO: ...
+    def open(self, path: str) -> typing.BinaryIO:
+        """A seekable file to read from, not decompressed."""
 
-    def create(self, path: str) -> typing.BinaryIO: ...
+    def create(self, path: str) -> typing.BinaryIO:
+        """A new file to write to, not compressed."""
 
-    def rename(self, source: str, destination: str) -> None: ...
+    def rename(self, source: str, destination: str) -> None:
+        """Moves a file, over another one if it is there."""
 
-    def make_folder(self, folder: str) -> None: ...
+    def make_folder(self, folder: str) -> None:
+        """Makes a folder and its parents; an error if it is there."""
 
     def delete(self, paths: list[str]) -> None:
         """Deletes files, or folders with all that is in them."""
@@ -93,6 +103,8 @@ class _LocalFile:
 
 
 class _LocalDisks:
+    """The disks of this machine, by the standard library."""
+
     def join(self, folder: str, *names: str) -> str:
         return os.path.join(folder, *names)
 
@@ -141,6 +153,8 @@ class _LocalDisks:
 
 
 class _BeamFileSystem:
+    """The file system that Beam has for a scheme."""
+
     def __init__(self, path: str) -> None:
         from apache_beam.io.aws import s3io
         from apache_beam.io.filesystems import FileSystems

@@ -107,7 +107,7 @@ def marks(pattern: str) -> dict[str, str]:
 
 @retry
 def mark(path: str) -> str:
-    """Tells what a file holds from what it held before: its size and when it changed.
+    """A version mark of a file, its size and when it changed; differs if they do.
 
     "" if there is no such file.
     """
@@ -125,7 +125,7 @@ def _exists(path: str) -> bool:
 
 
 def _mark(found: FileFacts) -> str:
-    """S3 tells a time to the second for one object, and more finely in a listing."""
+    """S3 gives a time to the second for one object, and more finely in a listing."""
     changed_s = found.last_updated_in_seconds or 0.0
     if is_remote(found.path):
         changed_s = int(changed_s)
@@ -133,7 +133,7 @@ def _mark(found: FileFacts) -> str:
 
 
 def _with_slash(folder: str) -> str:
-    """As listings have it: `a/` is no beginning of `ab/c`."""
+    """A prefix for listings: `a/` is not a prefix of `ab/c`."""
     return folder.rstrip("/") + "/"
 
 
@@ -161,13 +161,13 @@ def is_file(path: str) -> bool:
 
 @retry
 def updated_s(path: str) -> float:
-    """Unix time of the last change; 0 where the file system tells none."""
+    """Unix time of the last change; 0 where the file system gives none."""
     return _metadata(path).last_updated_in_seconds or 0.0
 
 
 @retry
 def checksum(path: str) -> str:
-    """What the file system has to tell the contents of a file from others."""
+    """A text that differs when the contents do, as far as the file system knows."""
     return call_with_timeout(path, lambda: file_system_of(path).checksum(path))
 
 
@@ -238,8 +238,8 @@ def publish(local: str, path: str) -> tuple[int, str]:
 def create(path: str, data: bytes) -> bool:
     """Creates a file; False if it is there.
 
-    Of many writers one is told True. Always False on object stores, where Beam cannot
-    tell who was first.
+    Of many writers only one gets True. Always False on object stores, where Beam does
+    not know who was first.
     """
     if is_remote(path):
         return False
@@ -278,7 +278,7 @@ def delete_folder(parent: str, name: str) -> None:
       ValueError: if the name leads out of its parent.
     """
     path = join(parent, _expect_inside(parent, name))
-    # A slash tells object stores that a folder is meant; a disk would keep the folder.
+    # A slash means a folder to object stores; on a disk the folder would stay.
     _delete([path + "/" if is_remote(path) else path])
 
 

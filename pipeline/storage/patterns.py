@@ -1,6 +1,6 @@
-"""Patterns that a user gives for files, and what a user may have meant by one.
+"""Patterns of files that a user gives, and hints about mistaken ones.
 
-What is given is a text, or several of them: `--input a --input b`.
+A user gives one text, or several: `--input a --input b`.
 """
 
 import glob
@@ -60,7 +60,7 @@ def _find_one(pattern: str, kind: str) -> tuple[str, ...]:
 
 
 def _hint(pattern: str, is_name: bool) -> str:
-    """What may have been meant by a pattern that matches nothing."""
+    """A hint about a pattern that matches nothing."""
     folder, _, rest = pattern.rpartition("/")
     if os.path.isdir(pattern):
         return f"; this is a folder, {glob.escape(pattern.rstrip('/'))}/* are its files"

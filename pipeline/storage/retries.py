@@ -1,4 +1,4 @@
-"""Calls of file systems that are made again when another moment may answer them."""
+"""Retries of file system calls whose errors may pass."""
 
 import errno
 import functools
@@ -32,7 +32,7 @@ _PASSING = {
 
 
 def retry(function: Callable[P, Result]) -> Callable[P, Result]:
-    """For calls that do no harm when they are made twice."""
+    """Decorates a call that may safely be made twice: retries passing errors."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:

@@ -79,11 +79,12 @@ def read_vector_dim(path: str, column: str = "embedding") -> int:
 
 @dataclasses.dataclass(frozen=True)
 class UnitTables:
-    """One Parquet table a unit of work, in one folder named by a fingerprint."""
+    """One Parquet table per unit of work, in one folder named by a fingerprint."""
 
     folder: str
 
     def path(self, unit_name: str) -> str:
+        """Where the table of a unit lies."""
         return files.join(self.folder, f"{unit_name}.parquet")
 
     def unit_names(self) -> frozenset[str]:
@@ -104,10 +105,12 @@ class UnitTables:
         return np.array(sizes, np.int64)
 
     def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads the table of a unit; `columns` None reads all."""
         with files.open_for_reading(self.path(unit_name)) as file:
             return pq.read_table(file, columns=columns)
 
     def write(self, unit_name: str, table: pa.Table) -> None:
+        """Writes the table of a unit: all of it, or nothing."""
         buffer = io.BytesIO()
         # A dictionary of embeddings makes them seven times slower to read.
         texts = [f.name for f in table.schema if pa.types.is_string(f.type)]

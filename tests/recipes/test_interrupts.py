@@ -45,7 +45,7 @@ def interrupted(
 def test_a_web_that_is_being_drawn(tmp_path):
     process = started("pipeline.scenes", "--output", tmp_path, "--n-pairs", 100_000)
     *_, line = interrupted(process, lambda: list(tmp_path.glob("crawl/*")))
-    assert line == "interrupted: the same command draws all of it anew"
+    assert line == "interrupted: the same command draws all of it again"
     assert process.returncode == 130
 
 

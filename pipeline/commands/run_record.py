@@ -28,6 +28,7 @@ _MODULES = (
     "pipeline.selection.rules",
 )
 _MAX_CHARS = 200  # of an error
+_OF_RECIPE = "<run_path>"  # the module of classes that a recipe's file defines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,8 @@ def _parse(content: Mapping[str, Any]) -> RunRecord:
 
 def _find_class(name: str, name_to_module: Mapping[str, str]) -> type | None:
     known = name_to_module.get(name)
+    if known == _OF_RECIPE:
+        raise ValueError(f"{name} is a class of the recipe's own file")
     for module in [known] if known else _MODULES:
         try:
             found = getattr(importlib.import_module(module), name, None)

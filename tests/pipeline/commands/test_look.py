@@ -167,6 +167,12 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
             "BoilerplateAltText is in no_such_module, not found",
         ),
         (
+            lambda text: text.replace(
+                '"FewWords": "pipeline.selection.rules"', '"FewWords": "<run_path>"'
+            ),
+            "FewWords is a class of the recipe's own file",
+        ),
+        (
             lambda text: text.replace("FewWords", "Shouting"),
             "expected 'class': a known one",
         ),

@@ -126,7 +126,8 @@ def _with_fields(
     name_to_assignments: Mapping[str, list[_Assignment]],
     place: tuple[str, ...],
 ) -> Any:
-    hints = type_hints(type(value))
+    kind: type = type(value)
+    hints = type_hints(kind)
     known = [field.name for field in dataclasses.fields(value)]
     new = {}
     for name, mine in name_to_assignments.items():

@@ -1,4 +1,4 @@
-"""Habits of all commands: a flag once, one line for an error, a reader that goes away.
+"""What all commands share: flags given once, one-line errors, readers that go away.
 
 The exit codes: 0 done, 1 failed, 2 the command or what it names is wrong, 130 Ctrl-C.
 """
@@ -19,7 +19,7 @@ WRONG_USAGE = 2  # the command, the configuration or what they point to is wrong
 
 
 def begin(module: str) -> None:
-    """To call with `__name__` before the slow imports of a program."""
+    """Prepares a program; call it with `__name__` before slow imports."""
     interrupts.begin(module)
     if interrupts.is_program(module) and sys.excepthook is not _excepthook:
         sys.stdout, sys.stderr = map(_lasting, (sys.stdout, sys.stderr))
@@ -29,7 +29,7 @@ def begin(module: str) -> None:
 class _Output(io.FileIO):
     """Standard output or error, which may lose its reader, as in `status | head -1`.
 
-    A full disk is an error once: what is left in buffers then finds no place either.
+    A full disk is reported once: what is left in buffers is then dropped.
     """
 
     is_lost = False
@@ -48,8 +48,8 @@ class _Output(io.FileIO):
 
 
 def _lasting(stream: TextIO) -> TextIO:
-    """The stream, without errors for a reader that is gone or odd characters."""
-    if stream is None:  # closed by who started the program
+    """Returns a stream that survives a lost reader and characters it cannot encode."""
+    if stream is None:  # closed by the parent process
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(stream.fileno(), "wb", closefd=False)),
@@ -62,7 +62,7 @@ def _lasting(stream: TextIO) -> TextIO:
 def _excepthook(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """What no command expects of a file system is one line, too."""
+    """Prints errors of file systems and memory as one line, and others in full."""
     if isinstance(error, OSError | MemoryError):
         _say(error)
     else:
@@ -70,7 +70,7 @@ def _excepthook(
 
 
 class _StoreOnce(argparse.Action):
-    """Keeps the value of a flag; a second one would replace it unseen."""
+    """Stores the value of a flag, and refuses a second one."""
 
     def __call__(
         self,
@@ -94,9 +94,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class Parser(OneLineParser):
-    """One whose flags come once, and mean what they say in full.
+    """A parser whose flags may be given once and may not be abbreviated.
 
-    `script` is what `pip install` calls the program, if it has a name of its own.
+    `script` is the name that `pip install` gives the program, if any.
     """
 
     stored: set[str]  # destinations of flags that this command has given
@@ -111,7 +111,7 @@ class Parser(OneLineParser):
         self.register("action", "store", _StoreOnce)
         self.add_argument("--version", action="version", version=VERSION)
         if is_script:
-            import shtab  # nobody else completes words
+            import shtab  # only installed programs complete words
 
             shtab.add_argument_to(self)
 

@@ -1,9 +1,9 @@
-"""Ctrl-C: one line that says what the same command goes on with, and exit code 130.
+"""Ctrl-C: one line that says how the same command continues, and exit code 130.
 
-A program calls `begin` before its slow imports. From then on Ctrl-C ends it where it
-stands, rather than raise KeyboardInterrupt, which libraries catch, log and turn into
-other errors; a second Ctrl-C does not even wait for what is tidied up. All commands
-write a file as a whole or not at all, so there is little to tidy.
+A program calls `begin` before its slow imports. From then on Ctrl-C ends it at
+once instead of raising KeyboardInterrupt, which libraries catch, log and turn into
+other errors. A second Ctrl-C skips the cleanup. All commands write a file as a whole or
+not at all, so there is little to clean up.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGINT  # as shells have it
 SCRIPTS = ("curate", "tips-train")  # what `pip install` calls programs
-_SHOW_CURSOR = "\x1b[?25h\n"  # which a bar of progress hides
+_SHOW_CURSOR = "\x1b[?25h\n"  # hidden by a progress bar
 
 _before_end: list[Callable[[], object]] = []
 _says: list[Callable[[], str]] = [
@@ -25,21 +25,21 @@ _says: list[Callable[[], str]] = [
 
 
 def is_program(module: str) -> bool:
-    """Whether a module of that `__name__` is what the process was started for."""
+    """Whether the process was started to run the module of that `__name__`."""
     name = os.path.basename(sys.argv[0]) if sys.argv else ""
     return module == "__main__" or name in SCRIPTS
 
 
 def begin(module: str) -> None:
-    """From here on Ctrl-C ends the program that this module is, if it is one.
+    """Makes Ctrl-C end the program from here on, if this module is the program.
 
-    Processes that it starts leave Ctrl-C to it.
+    Child processes ignore Ctrl-C and leave it to their parent.
     """
     if module == "__mp_main__":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     elif is_program(module):
         signal.signal(signal.SIGINT, _end)
-        # A process of Python's removes what processes share, and would warn of it.
+        # Python's resource tracker cleans up shared objects, and would warn about them.
         sys.warnoptions.append("ignore:resource_tracker")
 
 
@@ -55,7 +55,7 @@ def tidied(tidy: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def saying(what_goes_on: Callable[[], str]) -> Iterator[None]:
-    """Inside the block, this is what is said of the same command after Ctrl-C."""
+    """Sets what Ctrl-C says about continuing, inside the block."""
     _says.append(what_goes_on)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Recipes as files: what the `get_config()` of a Python file returns.
+"""Recipes as files: loads what the `get_config()` of a Python file returns.
 
-A recipe is a program of its user's. Whatever is wrong with it is a ValueError of one
-line, which says where.
+A recipe is a user's program. Anything wrong with it becomes a ValueError of one line
+that says where.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _MAX_MESSAGE_CHARS = 300
 
 
 def load(path: str | pathlib.Path, kind: type[T], folder: str) -> T:
-    """The configuration, a `kind`, that the recipe in a Python file returns.
+    """Returns the configuration, a `kind`, that the recipe in a Python file makes.
 
-    Recipes in `folder`, which come with this project, are found where it is installed.
+    Recipes in `folder` come with this project and are found where it is installed.
 
     Raises:
       ValueError: one line that says what is wrong with the file, and where.
@@ -35,7 +35,9 @@ def load(path: str | pathlib.Path, kind: type[T], folder: str) -> T:
     if not os.path.isfile(file):
         raise ValueError(f"--config {path}: expected a Python file with get_config()")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a command prints is its own
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # standard output belongs to the command
             config = _result(str(file))
     except KeyboardInterrupt:
         raise
@@ -57,11 +59,11 @@ def _result(file: str) -> Any:
 
 
 class _NoRecipeError(ValueError):
-    """A file that defines something else."""
+    """A file without `get_config()`."""
 
 
 def _located(error: BaseException, file: str) -> str:
-    """What went wrong, after the line of the recipe where it did."""
+    """Returns what went wrong, after the line of the recipe where it happened."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     name, message = f"{type(error).__name__}: ", _message(error)
@@ -78,11 +80,11 @@ def _located(error: BaseException, file: str) -> str:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # of the user's own class
+    except Exception:  # of a class that the user wrote
         return "its message cannot be shown"
 
 
 def _is_check(error: BaseException, raised_in: str) -> bool:
-    """Whether a check of a setting says what is wrong, and needs no name of a type."""
+    """Whether one of our checks raised the error: its message needs no type name."""
     ours = tuple(str(_ROOT / package) + os.sep for package in PACKAGES)
     return type(error) is ValueError and raised_in.startswith(ours)

@@ -1,9 +1,9 @@
 """Settings: dataclasses of a recipe whose types are checked before their ranges.
 
-A text is a sequence of letters, True is 1 and NaN is a float: what has the wrong type
+A str is a sequence of letters, True is 1 and NaN is a float: a value of the wrong type
 often works, and means something else. So each value must have the type of its field.
-Numbers of NumPy become Python's, lists become tuples, and values of an enum members of
-it; all else is a ValueError that names field, value and what was expected.
+NumPy numbers become Python numbers, lists become tuples, and values of an enum become
+its members; anything else is a ValueError that names field, value and expectation.
 """
 
 import collections.abc
@@ -23,7 +23,10 @@ from recipes.validation import expect, one_line, shown
 
 
 class Settings:
-    """Base of frozen dataclasses in recipes; checks types, then `__post_init__`."""
+    """Base class of the frozen dataclasses in recipes.
+
+    Types are checked first, then ranges in `__post_init__`.
+    """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -58,19 +61,19 @@ def check_types(config: Any) -> None:
     """Gives the fields of a dataclass the types that they are annotated with.
 
     Raises:
-      ValueError: on a value that cannot be meant.
+      ValueError: on a value of another type.
     """
     kind: type = type(config)
     for name, hint in type_hints(kind).items():
         value = getattr(config, name)
         typed = as_type(hint, value, name)
         if typed is not value:
-            object.__setattr__(config, name, typed)  # it is frozen, and being made
+            object.__setattr__(config, name, typed)  # frozen, but still being made
 
 
 @functools.cache
 def type_hints(kind: type) -> Mapping[str, Any]:
-    """Field to its type; none of annotations that name what is not there any more."""
+    """Maps each field to its type; {} if an annotation names something unknown."""
     try:
         hints = typing.get_type_hints(kind)
     except NameError:  # annotations as texts, in a recipe
@@ -79,9 +82,9 @@ def type_hints(kind: type) -> Mapping[str, Any]:
 
 
 def as_type(hint: Any, value: Any, name: str) -> Any:
-    """The value as a type of annotations has it; ValueError if it is none.
+    """Converts a value to an annotated type, or raises ValueError.
 
-    `name` is what the error calls it. A type that is not known here takes anything.
+    `name` is what the error calls it. A type that is not known here takes any value.
     """
     value = value.item() if isinstance(value, np.generic) else value
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
@@ -132,7 +135,7 @@ def _as_tuple(items: tuple, value: Any, name: str) -> tuple:
 
 
 def _a_tuple(items: tuple, value: Any) -> str:
-    """How to write a tuple of what may be one of its items."""
+    """Shows how to write a tuple, for a value that may be one of its items."""
     try:
         one = as_type(items[0], value, "")
     except ValueError:
@@ -157,7 +160,7 @@ def _is(kind: Any, value: Any) -> bool:
         return callable(value) and not isinstance(value, type)
     try:
         return isinstance(value, kind)
-    except TypeError:  # a type of annotations alone, such as Any
+    except TypeError:  # only an annotation, such as Any
         return True
 
 
@@ -177,7 +180,7 @@ _NAMES = {
 
 
 def described(hint: Any) -> str:
-    """What a type of annotations wants, in words."""
+    """Describes an annotated type in words."""
     if hint in _NAMES:
         return _NAMES[hint]
     if isinstance(hint, enum.EnumType):

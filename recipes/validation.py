@@ -1,17 +1,17 @@
-"""Checks of settings, each of which names the value and what was expected."""
+"""Checks of settings; each error names the value and what was expected."""
 
 import re
 from collections.abc import Sequence
 
-# For fields that no fingerprint contains while they have their default, so that runs
-# that were there before the field keep their names.
+# For fields that enter a fingerprint only with a value other than their default, so
+# that older runs keep the names of their tables.
 ADDED_LATER = {"added_later": True}
 
 _MAX_SHOWN_CHARS = 120
 
 
 def shown(value: object) -> str:
-    """A value for a message."""
+    """Returns the `repr` of a value on one line, cut to a length."""
     try:
         text = repr(value)
     except Exception:  # of a user's own class
@@ -20,7 +20,7 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str, max_chars: int) -> str:
-    """The text without line breaks, cut where it is longer."""
+    """Returns the text without line breaks, cut to a length."""
     text = " ".join(text.split())
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from pipeline.commands import run_record
+from pipeline.commands.arguments import RECORDED
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.config.recipes import load_config
@@ -60,6 +61,9 @@ def configured(command: argparse.Namespace) -> CurationConfig:
     check_output(command.output)
     if command.config:
         config = load_config(command.config)
+        has_places = command.input or command.eval or command.seeds
+        if command.command in RECORDED and not has_places:
+            config = _with_recorded_sets(config, command.output)
     else:
         config = run_record.read(command.output).config
     if command.input:
@@ -73,6 +77,16 @@ def configured(command: argparse.Namespace) -> CurationConfig:
     if not config.sources:
         raise ValueError("sources=(): expected --input GLOB, or sources in the recipe")
     return config
+
+
+def _with_recorded_sets(config: CurationConfig, output: str) -> CurationConfig:
+    """Adds the sources and sets of the run that is there, where a recipe has none."""
+    try:
+        recorded = run_record.read(output).config
+    except ValueError:  # another version made it, or nothing is there yet
+        return config
+    roles = [role for role in _FLAG_TO_ROLE.values() if not getattr(config, role)]
+    return dataclasses.replace(config, **{r: getattr(recorded, r) for r in roles})
 
 
 def _overridden(config: CurationConfig, command: argparse.Namespace) -> CurationConfig:

@@ -32,9 +32,7 @@ _MAX_SIDE_PX = 168
 _QUALITIES = (75, 50, 25, 10)
 _UNITS_AHEAD = 4
 
-ReferenceOfPair = tuple[
-    str, PairLocation
-]  # `<set>:<key>` of a reference image, and the pair that it is near.
+# `<set>:<key>` of a reference image, and the pair that it is near.
 ReferenceOfPair = tuple[str, PairLocation]
 
 

@@ -56,7 +56,7 @@ def test_a_script_has_its_own_name_and_completes_words(capsys, monkeypatch, name
 
 def test_a_module_completes_nothing(capsys):
     with pytest.raises(SystemExit):
-        parse(["--help"], "", ())
+        parse(["--help"], "")
     usage = capsys.readouterr().out
     assert usage.startswith("usage: python -m pipeline.run")
     assert "--print-completion" not in usage

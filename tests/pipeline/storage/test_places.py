@@ -190,7 +190,7 @@ def test_one_pattern_stays_a_text(root):
     ("flags", "expected"),
     [
         (["--format=tfrecord"] * 2, "--format tfrecord: expected the flag once"),
-        (["--limit=20"] * 2, "--limit 20: expected the flag once"),
+        (["--against=b"] * 2, "--against b: expected the flag once"),
         (["--output=b"], "--output b: expected the flag once"),
         (["--config=b"], "--config b: expected the flag once"),
         (

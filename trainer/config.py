@@ -76,7 +76,7 @@ class PatchReduction(enum.StrEnum):
     """How the patches of iBOT++ are averaged; the paper does not say."""
 
     MEAN = "mean"  # over all patches
-    SEPARATE = "separate"  # masked and visible ones apart, then weighted
+    SEPARATE = "separate"  # masked and visible ones separately, then weighted
 
 
 class Ema(enum.StrEnum):
@@ -135,9 +135,9 @@ class SelfSupervisionConfig(Settings):
     mask_ratio: float = 0.75  # 0: the student's patches are those of the whole view
     masking: Masking = Masking.RANDOM  # which patches are hidden
     ema: Ema = Ema.HEAD
-    # CLS 1 of the student's global crop meets the teacher's too. With an EMA teacher
-    # that compares a view with itself; with a frozen one it is distillation, of which
-    # the papers do not give the form.
+    # CLS 1 of the student's global crop is compared with the teacher's too. With an EMA
+    # teacher that compares a view with itself; with a frozen one it is distillation,
+    # whose form the papers do not give.
     is_global_crop_distilled: bool = False
     ema_decay: float = 0.994  # at the first step; cosine to the last
     final_ema_decay: float = 0.996  # at the last step
@@ -147,7 +147,7 @@ class SelfSupervisionConfig(Settings):
     initial_teacher_temperature: float = 0.04  # at the first step of its warm-up
     teacher_temperature: float = 0.07  # after its warm-up
     n_teacher_warmup_steps: int = 0  # from the initial teacher temperature, linearly
-    n_tokens_per_chunk: int = 32  # of each image, through the prototypes at a time
+    n_tokens_per_chunk: int = 32  # of each image, through the prototypes at once
 
     def __post_init__(self):
         for name in ("distillation_weight", "patch_weight", "visible_weight"):
@@ -210,25 +210,25 @@ class DataConfig(Settings):
     """Batches, crops and captions."""
 
     tokenizer: str  # sentencepiece model, made by `python -m trainer.tokenizer`
-    batch_size: int  # images a step, of all devices and hosts together
-    # Granularity to its share of the second CLS token's captions. Where a sample lacks
-    # a granularity the others share its part; {} trains both tokens on alt text.
+    batch_size: int  # images per step, of all devices and hosts together
+    # Granularity to its share of the second CLS token's captions. If a sample lacks a
+    # granularity, the others take its share; {} trains both tokens on alt text.
     granularity_weights: Mapping[str, float]
     global_crop: CropConfig = CropConfig()
-    # Never flipped: the papers flip the global crop alone.
+    # Never flipped: the papers flip only the global crop.
     local_crop: CropConfig = CropConfig(
         size_px=98, min_area=0.05, max_area=0.4, flip_probability=0.0
     )
-    n_local_crops: int = 6  # of an image; 6 is of TIPS
-    # Name of a set, as `--data` gives it, to its share of the samples shown. {} shows
-    # the samples of all sets equally often.
+    n_local_crops: int = 6  # per image; 6 is from TIPS
+    # Name of a set, as `--data` gives it, to its share of the samples shown. With {},
+    # the samples of all sets are shown equally often.
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    # 1 shuffles an epoch over all samples. More read that many samples which follow
-    # each other with one request to an object store, and shuffle the blocks, then the
-    # samples of `n_blocks_per_window` of them at a time. Each loader process keeps the
+    # With 1, an epoch is shuffled over all samples. With more, one request to an object
+    # store reads that many adjacent samples, a block; the blocks are shuffled, then the
+    # samples of `n_blocks_per_window` blocks at a time. Each loader process keeps the
     # blocks of a window or two in memory, and fetches all of them.
     n_records_per_block: int = 1
-    n_blocks_per_window: int = 16  # as above; of no effect with single records
+    n_blocks_per_window: int = 16  # see above; no effect with single records
 
     def __post_init__(self):
         require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
@@ -280,14 +280,14 @@ class RunConfig(Settings):
     n_workers: int = 0  # loader processes; 0: threads of this one
     n_threads: int = 2  # per loader process; each makes a whole batch
     n_steps_per_log: int = 50  # between lines of metrics.jsonl
-    n_steps_per_checkpoint: int = 1000  # and the evaluations
+    n_steps_per_checkpoint: int = 1000  # and per evaluation
     n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
     n_profiled_steps: int = 5  # in a trace, see `trainer.loop.profiler`
-    # Of the records drawn; where more are damaged, the run stops.
+    # Of the records drawn; if more are damaged, the run stops.
     max_skipped_share: float = 0.2
-    # Of one device, which the speed is held against; 0: see `trainer.loop.flops.PEAKS`.
+    # Peak of one device, for the MFU; 0: the entry of `trainer.loop.flops.PEAKS`.
     peak_flops_per_s: float = 0.0
-    # Task to its data (see `trainer.evaluate`), done at every checkpoint.
+    # Task to its data (see `trainer.evaluate`), run at every checkpoint.
     evaluations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Settings of these evaluations.
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)

@@ -24,12 +24,12 @@ class EvaluationConfig(Settings):
     size_px: int = 0
     prompts: PromptSet = PromptSet.PLAIN  # zero-shot classification
     # JSON list of the names of classes, or an object from folder, number or WordNet id
-    # to name; "": what the data say.
+    # to name; "": those of the data.
     classes: str = ""
     scored_split: str = ""  # such as "validation"; "": test, or validation without one
     # The value of the first name in masks: 0 or 1; -1: 1, or 0 of a "background".
     masks_from: int = -1
-    # The next eight are of decoders: linear probes of segmentation and depth, and DPT.
+    # The next ones are for decoders: linear probes of segmentation and depth, and DPT.
     n_steps: int = 1000  # of their training
     batch_size: int = 16  # of their training
     learning_rate: float = 1e-3  # AdamW's highest, then cosine to 0
@@ -39,7 +39,7 @@ class EvaluationConfig(Settings):
     dpt_to: str = ""  # file for the one that is trained: .zip Scenic's, .npz PyTorch's
     min_depth_m: float = 0.001  # of the bins of depth, meters
     max_depth_m: float = 10.0  # of the bins of depth, meters
-    rng_seed: int = 0  # of what is drawn in training
+    rng_seed: int = 0  # of the images drawn in training
 
     def __post_init__(self):
         for name in ("n_steps", "batch_size", "learning_rate", "dpt_channels"):

@@ -10,7 +10,7 @@ import typing
 from recipes.settings import Settings
 from recipes.validation import require, require_positive
 
-PAD_ID = 0  # token id that fills up rows of text
+PAD_ID = 0  # token id that pads rows of text
 
 
 class FeedForward(enum.StrEnum):
@@ -98,9 +98,9 @@ class HeadConfig(Settings):
 
     n_prototypes: int = 32_768  # outputs
     hidden_dim: int = 2048  # of the MLP
-    n_layers: int = 3  # of the MLP, the bottleneck among them
+    n_layers: int = 3  # of the MLP, including the bottleneck
     bottleneck_dim: int = 256  # width of the unit vector
-    # By CLS token and patches: as the figure of TIPSv2 draws it, and as the 42 % of
+    # Between CLS token and patches, as the figure of TIPSv2 shows, and as the 42 % of
     # parameters that its teacher saves imply.
     is_shared: bool = True
 
@@ -116,7 +116,7 @@ class ModelConfig(Settings):
     vision: VisionConfig  # the image encoder
     text: TextConfig  # the text encoder, of the same width
     head: HeadConfig = HeadConfig()
-    # CLIP's start; both temperatures are learned from there, without a bound.
+    # CLIP's; both temperatures are learned from there, without a bound.
     initial_temperature: float = 0.07
     # InfoNCE is the papers'; the sigmoid loss is SigLIP's (arXiv:2303.15343).
     contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE

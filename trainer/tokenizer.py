@@ -24,9 +24,9 @@ from trainer.config import PAD_ID, RunConfig
 from trainer.data.shards import RecordError, Shards, check_share
 from trainer.data.text_tokenizer import UNKNOWN_ID
 
-# A vocabulary does not improve with more text than this, and reading on costs time.
+# A vocabulary does not improve with more text than this, and reading costs time.
 MAX_SAMPLES = 1_000_000
-# Longer texts are left out by sentencepiece, whose own limit is 4,192.
+# Sentencepiece leaves out longer texts; its own limit is 4,192.
 MAX_TEXT_BYTES = 1 << 16
 
 

@@ -8,7 +8,6 @@ records of a few blocks together.
 import collections
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -35,7 +34,7 @@ class RecentValues(Generic[T]):
     def __init__(self, n_kept: int):
         self._n_kept = n_kept
         self._lock = threading.Lock()
-        self._values: collections.OrderedDict[Hashable, Future[T]] = (
+        self._slots: collections.OrderedDict[Hashable, _Slot[T]] = (
             collections.OrderedDict()
         )
 
@@ -48,22 +47,22 @@ class RecentValues(Generic[T]):
         Raises what `make` raises; the next call tries again.
         """
         with self._lock:
-            is_new = key not in self._values
-            future = self._values.setdefault(key, Future())
-            self._values.move_to_end(key)
-            if len(self._values) > self._n_kept:
-                self._values.popitem(last=False)
-        if is_new:
-            self._make(key, future, make)
-        return future.result()
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+            if len(self._slots) > self._n_kept:
+                self._slots.popitem(last=False)
+        with slot.lock:  # others who want this value wait for it
+            if not slot.values:
+                slot.values.append(make())
+            return slot.values[0]
 
-    def _make(self, key: Hashable, future: Future[T], make: Callable[[], T]) -> None:
-        try:
-            future.set_result(make())
-        except BaseException as error:  # whatever it is, all who wait raise it
-            with self._lock:
-                self._values.pop(key, None)
-            future.set_exception(error)
+
+class _Slot(Generic[T]):
+    """Room for one value, empty until it is made."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.values: list[T] = []
 
 
 class BlockReader:

@@ -78,15 +78,9 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # Orbax raises plain Exception if it cannot write
-            raise CheckpointError(
-                f"{self._folder.absolute()}: {_first_cause(error)}; the same command"
-                " goes on from the latest checkpoint"
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        remedy = "the same command goes on from the latest checkpoint"
+        return _explain(self._folder, remedy)
 
     def resume(self, state: State, batches: grain.DatasetIterator) -> State:
         """Returns the latest state, and sets `batches` to continue after it.
@@ -98,14 +92,12 @@ class Checkpoints:
         if step is None:
             self.save(state, batches)
             return state
-        try:
+        remedy = (
+            "expected a whole checkpoint, remove the folder to go on from the one"
+            " before"
+        )
+        with _explain(self._folder / str(step), remedy):
             restored = self._restore(step, abstract_state(state))
-        except Exception as error:  # Orbax raises plain Exception for a damaged array
-            raise CheckpointError(
-                f"{self._folder.absolute() / str(step)}: {_first_cause(error)};"
-                " expected a whole checkpoint, remove the folder to go on from the one"
-                " before"
-            ) from error
         batches.set_state(restored["data"])
         return {"params": restored["params"], **restored["training"]}
 
@@ -158,6 +150,16 @@ def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:
             place = folder.absolute() / str(step) / item
             raise CheckpointError(f"{place}: expected {key} in it")
     return found
+
+
+@contextlib.contextmanager
+def _explain(path: pathlib.Path, remedy: str) -> Iterator[None]:
+    """Turns whatever Orbax raises into a CheckpointError of one line."""
+    try:
+        yield
+    except Exception as error:  # Orbax raises plain Exception, and errors of others
+        reason = _first_cause(error)
+        raise CheckpointError(f"{path.absolute()}: {reason}; {remedy}") from error
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from trainer.config import ComputeConfig
 
 LAYER_NORM_EPSILON = 1e-6
-PLAIN = ComputeConfig()  # where nothing else is asked for
+PLAIN = ComputeConfig()  # the default
 
 Shape = tuple[int, ...]
 Init = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
@@ -116,7 +116,7 @@ class Linear(nnx.Module):
         """Sums in `out_dtype`, by default the type of the input."""
         dtype = x.dtype if out_dtype is None else out_dtype
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(dtype)
-        # As matrices: the gradient takes a CPU up to 3 times as long otherwise.
+        # As matrices: otherwise the gradient takes up to 3 times as long on a CPU.
         kernel = kernel.reshape(-1, bias.size)
         rows = x.reshape(-1, len(kernel))
         with float32_in_full(x.dtype):

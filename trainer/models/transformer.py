@@ -135,8 +135,8 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
     ) -> Float[Array, "b t d"]:
-        # Heads before tokens: on a CPU, `jax.nn.dot_product_attention`, which takes
-        # them behind, needs 1.5 times as long.
+        # Heads before tokens: `jax.nn.dot_product_attention`, which takes them after
+        # tokens, needs 1.5 times as long on a CPU.
         value = jnp.swapaxes(self.value(x), 1, 2)
         weights = self.weights(x, is_valid=is_valid).astype(value.dtype)
         with float32_in_full(x.dtype):

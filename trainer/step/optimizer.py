@@ -31,7 +31,7 @@ def make_optimizer(
 
 
 def _freeze_text(config: OptimizerConfig) -> optax.GradientTransformation:
-    """First, so that frozen parameters enter no norm; last, so that they keep."""
+    """First, so that frozen parameters enter no norm; last, so they do not decay."""
     if not config.is_text_frozen:
         return optax.identity()
     return optax.masked(optax.set_to_zero(), _text_mask)

@@ -285,6 +285,12 @@ def test_the_tree_of_the_readme_names_every_package_and_nothing_else():
     assert packages - paths == {"trainer/configs/"}
 
 
+def test_the_readme_is_short_and_its_pictures_are_small():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+    pictures = [*(ROOT / "docs/images").iterdir()]
+    assert max(path.stat().st_size for path in pictures) < 300_000
+
+
 def test_the_citation_names_the_version():
     assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
 

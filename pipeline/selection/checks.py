@@ -18,16 +18,17 @@ from pipeline.sources.shards import Unit
 
 
 def check(run: RunFolder) -> None:
-    """Raises ValueError on settings that do not fit the sets, or pairs that are scored.
+    """Raises ValueError on settings that fit neither the sets nor the scored pairs.
 
-    Once all pairs are decided on, their tables are not looked at again.
+    The tables of a run whose pairs are all decided on are not read again.
     """
-    _check_settings(run)
+    check_settings(run)
     if not ledger.is_complete(run):
         _check_scored(run)
 
 
-def _check_settings(run: RunFolder) -> None:
+def check_settings(run: RunFolder) -> None:
+    """Raises ValueError on settings that contradict one another or the sets."""
     selection = run.config.selection
     if selection.evaluation_bounds and not run.evaluation_units:
         is_short = selection.max_evaluation_similarity is not None
@@ -50,7 +51,7 @@ def _check_settings(run: RunFolder) -> None:
 
 
 def _check_scored(run: RunFolder) -> None:
-    """Raises ValueError on settings that do not fit the pairs that are scored."""
+    """Raises ValueError on settings that do not fit the scored pairs."""
     safety.check(run)
     if are_scored(run, run.units):
         keep_curated.check_pool(run)

@@ -63,7 +63,7 @@ class Select(beam.PTransform):
         self._is_sample = is_sample
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[dict]:
-        checks.check(self._run)
+        checks.check_settings(self._run)
         keep_curated.check_pool(self._run)
         safety.check(self._run)
         selection = self._run.config.selection

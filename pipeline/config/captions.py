@@ -17,12 +17,12 @@ _OWN_CAPTIONER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 class Decoding(Settings):
     """How a captioner chooses tokens: the most likely one, or one drawn by chance.
 
-    Chance hangs on the image, the granularity and `rng_seed` alone.
+    Chance depends on the image, the granularity and `rng_seed` alone.
     """
 
     temperature: float = 0.0  # 0 takes the most likely token
     top_p: float = 1.0  # draws from the likeliest tokens that have this probability
-    n_samples: int = 1  # captions an image
+    n_samples: int = 1  # captions per image
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -30,7 +30,7 @@ class Decoding(Settings):
         expect(0 < self.top_p <= 1, "top_p", self.top_p, "0 < probability <= 1")
         expect(self.n_samples >= 1, "n_samples", self.n_samples, "at least 1")
         is_alike = self.n_samples > 1 and self.temperature == 0
-        expected = "1, as temperature=0 makes all samples alike"
+        expected = "1, as temperature=0 makes all samples equal"
         expect(not is_alike, "n_samples", self.n_samples, expected)
 
 
@@ -78,24 +78,24 @@ class Granularity(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class CaptionQuality(Settings):
-    """From where on a synthetic caption is flagged; None switches a flag off.
+    """When a synthetic caption is flagged; None switches a flag off.
 
-    Nothing here makes a caption again, or drops one: `drop_caption_flags` does.
+    Nothing here makes a caption again or drops one; `drop_caption_flags` drops.
     """
 
     # Share of four-word sequences that occurred before. The most in 10,854 captions by
     # people is 0.16 (2,205 of photos, 8,649 Conceptual Captions), as in the demo's own.
     max_repetition: float = 0.2
-    # Images beside its own that have the same caption of a granularity: what fits a
-    # hundred others says little of one, and so few texts are that frequent that every
-    # worker can hold them.
+    # Other images that have the same caption of a granularity. A caption that fits a
+    # hundred others says little about one, and so few texts are that frequent that
+    # every worker can hold them.
     max_identical: int = 100
-    languages: tuple[str, ...] = ("en",)  # that of TIPS's texts
+    languages: tuple[str, ...] = ("en",)  # the language of TIPS's texts
     # More likely than all others together. fastText is then wrong about 0.3 % of 2,205
     # English captions cut to one, two or three words, and about none of them whole.
     min_foreign_probability: float = 0.5
-    min_mean_logprob: float | None = None  # nats; differs from captioner to captioner
-    measure_alignment: bool = False  # with the recipe's encoder: one text a caption
+    min_mean_logprob: float | None = None  # nats; differs between captioners
+    measure_alignment: bool = False  # with the recipe's encoder: one text per caption
     min_alignment_score: float | None = None  # cosine; differs between encoders
 
     def __post_init__(self) -> None:

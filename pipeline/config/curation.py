@@ -34,8 +34,8 @@ class ImageTextSource(Settings):
     image_column: str = ""  # encoded images, or Hugging Face's struct of them
     alt_text_column: str = ""  # texts
     key_column: str = ""  # the source's own name of a pair
-    needs_alt_text: bool = True  # a pair without alt text is unreadable
-    keep_all: bool = False  # nothing is dropped but opt-outs and evaluation images
+    needs_alt_text: bool = True  # then a pair without alt text is unreadable
+    keep_all: bool = False  # only opt-outs and evaluation images are dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +45,15 @@ class EncoderConfig(Settings):
     checkpoint: str  # folder or Hugging Face id
     batch_size: int = 64  # pairs that are embedded at a time
     dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is for accelerators
-    # Which of the two image vectors of a TIPS checkpoint, by the texts that it was
-    # trained against: scores are of alt texts. SigLIP has one.
+    # Which of a TIPS checkpoint's two image vectors, named by the texts that it was
+    # trained on: scores compare alt texts. SigLIP has one vector.
     cls_token: Literal["alt_text", "synthetic_caption"] = "alt_text"
 
     def __post_init__(self) -> None:
         expect(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
 
 
-# What a flag needs to be set at all.
+# Flags that exist only with a threshold.
 _FLAG_TO_THRESHOLD = {
     CaptionFlag.LOW_LOGPROB: "min_mean_logprob",
     CaptionFlag.LOW_ALIGNMENT: "min_alignment_score",
@@ -85,7 +85,7 @@ class ExportConfig(Settings):
 class Resources(Settings):
     """What a worker needs for the model of a stage, where the runner makes workers.
 
-    Runners of this machine take it as it is.
+    Local runners ignore it.
     """
 
     min_ram_gb: int = 0  # 0 leaves it to the runner
@@ -114,12 +114,12 @@ class CurationConfig(Settings):
     sources: tuple[ImageTextSource, ...] = ()
     evaluation_sets: tuple[ImageTextSource, ...] = ()
     seed_sets: tuple[ImageTextSource, ...] = ()
-    # Of alt texts and captions; fastText is the faster and the better of the two.
+    # For alt texts and captions; fastText is the faster and the better of the two.
     language_detector: Literal["fasttext", "langdetect"] = "fasttext"
     limits: Limits = DEFAULT_LIMITS
     caption_quality: CaptionQuality = dataclasses.field(default=CaptionQuality())
     export: ExportConfig = ExportConfig()
-    # Where the models run; left out of what names results, which it does not change.
+    # Where the models run; no part of fingerprints, as it changes no result.
     score_workers: Resources = dataclasses.field(default=Resources(), repr=False)
     caption_workers: Resources = dataclasses.field(default=Resources(), repr=False)
 

@@ -102,7 +102,7 @@ class EvaluationDuplicates(Settings):
     by: tuple[Resemblance, ...]
     whole_component: bool = False
     cells: Cells = Cells()  # for `whole_component`
-    alarm_size: int = 100  # images in a component that is told about
+    alarm_size: int = 100  # images in a component that is reported
 
     def __post_init__(self) -> None:
         _check_resemblances(self.by)
@@ -118,7 +118,7 @@ class PoolDuplicates(Settings):
 
     by: tuple[Resemblance, ...]
     cells: Cells = Cells()
-    alarm_size: int = 100  # images in a component that is told about
+    alarm_size: int = 100  # images in a component that is reported
 
     def __post_init__(self) -> None:
         _check_resemblances(self.by)

@@ -1,4 +1,4 @@
-"""Codes of the languages that each detector tells apart: ISO 639-1, or else its own."""
+"""Codes of the languages that each detector knows: ISO 639-1, or its own."""
 
 from collections.abc import Iterable
 

@@ -4,8 +4,8 @@
 
 `{alt_text}` is the alt text of the pair, `{caption:NAME}` its first caption of the
 granularity NAME. `{alt_text:200}` stops at a word within the first 200 characters.
-`{image}` says where the image goes, for captioners that can be told; others, and
-templates without it, have it first. `{{` and `}}` are braces.
+`{image}` says where the image goes, for captioners that support it; otherwise the
+image comes first. `{{` and `}}` are braces.
 """
 
 import functools
@@ -36,12 +36,12 @@ _TASKS = (
 _PRETRAINED_ONLY = re.compile(r"(cap|describe|question) [a-z]{2,3}\b.*|ocr")
 
 
-@functools.cache  # asked for every image
+@functools.cache  # called for every image
 def upstream(template: str) -> tuple[str, ...]:
     """Names of the granularities whose captions a template needs.
 
     Raises:
-      ValueError: on a field that there is not, naming those that there are.
+      ValueError: on an unknown field; it names the known ones.
     """
     return tuple(form for name, form in _fields(template) if name == "caption")
 
@@ -51,7 +51,7 @@ def has_image(template: str) -> bool:
 
 
 def filled(template: str, alt_text: str, captions: Mapping[str, str]) -> str:
-    """The prompt of one pair; KeyError if a caption that it needs is not there."""
+    """Returns the prompt of one pair; KeyError if it lacks a caption."""
     alt_text = alt_text.replace("\0", "")
     parts = []
     for literal, name, form, _ in string.Formatter().parse(template):
@@ -112,7 +112,7 @@ def levels(granularities: Sequence[Granularity]) -> list[list[Granularity]]:
 def doubt(granularity: Granularity) -> str | None:
     """Why a published checkpoint may not know a prompt; None if nothing is known.
 
-    PaliGemma's families are told by the names of their repositories: `-pt-` is
+    PaliGemma's families are recognized by the names of their repositories: `-pt-` is
     pretrained on all tasks, `-mix-` is tuned on some of them, `-ft-` on one.
     """
     if granularity.captioner != "paligemma":

@@ -111,7 +111,7 @@ class NearestToSeeds(Settings):
             expect(k >= 1, f"set_to_k[{name!r}]", k, "at least 1")
 
     def k_of(self, set_name: str) -> int:
-        """Images that each seed of that set wants."""
+        """Returns how many images each seed of that set keeps."""
         return self.set_to_k.get(set_name, self.k)
 
 
@@ -119,7 +119,7 @@ class NearestToSeeds(Settings):
 class SeededClusters(Settings):
     """Keeps images of the clusters of the pool that enough seeds of a set lie in.
 
-    Which images of a cluster is left to chance, which hangs on the sample id and
+    Which images of a cluster is left to chance, which depends on the sample id and
     `rng_seed`. The first four defaults are DINOv2's, for about a billion images
     (arXiv:2304.07193, appendix A). TIPS publishes no number.
     """
@@ -171,7 +171,7 @@ class CapPerCluster(Settings):
         self.training()
 
     def training(self) -> SeededClusters:
-        """How the clusters are found."""
+        """Returns how the clusters are found."""
         return SeededClusters(
             n_clusters=self.n_clusters,
             n_iterations=self.n_iterations,
@@ -224,7 +224,7 @@ class SafetyHead(Settings):
 
 
 def needs_seeds(caps: tuple[Cap, ...]) -> bool:
-    """Whether seeds are searched for."""
+    """Whether a cap searches for seeds."""
     return any(isinstance(cap, CapPerSeed) for cap in caps)
 
 
@@ -296,14 +296,14 @@ class SelectionConfig(Settings):
 
     @property
     def named_files(self) -> tuple[str, ...]:
-        """Files whose contents are a part of the settings."""
+        """Returns the files whose contents are part of the settings."""
         heads = (self.safety.head,) if self.safety else ()
         lists = (cap.concepts for cap in self.balance if isinstance(cap, CapPerConcept))
         return (*heads, *lists)
 
     @property
     def evaluation_bounds(self) -> tuple[Resemblance, ...]:
-        """What makes a near-duplicate of an evaluation image, in the order tried."""
+        """Returns the bounds on similarity to evaluation images, in the order tried."""
         similarity = self.max_evaluation_similarity
         duplicates = self.evaluation_duplicates
         by = duplicates.by if duplicates else ()
@@ -311,12 +311,12 @@ class SelectionConfig(Settings):
 
     @property
     def pool_bounds(self) -> tuple[Resemblance, ...]:
-        """What makes near-duplicates within the pool."""
+        """Returns the bounds on similarity within the pool."""
         return self.pool_duplicates.by if self.pool_duplicates else ()
 
     @property
     def descriptors(self) -> tuple[Descriptor, ...]:
-        """Those that `score` computes besides the embeddings, by name."""
+        """Returns the descriptors that `score` computes besides the embeddings."""
         found = {r.descriptor for r in (*self.evaluation_bounds, *self.pool_bounds)}
         asked = (d for d in found if d != ENCODER)
         return tuple(sorted(asked, key=lambda descriptor: descriptor.name))

@@ -115,7 +115,7 @@ def test_a_bad_checkpoint_is_refused_before_any_work(
         ("captioner=gpt:Writer", "'gpt:Writer': expected a module 'gpt' to import"),
         (
             "decoding.n_samples=2",
-            "expected 1, as temperature=0 makes all samples alike",
+            "expected 1, as temperature=0 makes all samples equal",
         ),
         ("n_model_shards=0", "n_model_shards=0: expected at least 1"),
     ],

@@ -13,6 +13,7 @@ import traceback
 from typing import Any, TypeVar
 
 from recipes.import_hints import PACKAGES, import_hint
+from recipes.user_code import UserCodeError, call
 from recipes.validation import one_line
 
 T = TypeVar("T")
@@ -35,14 +36,11 @@ def load(path: str | pathlib.Path, kind: type[T], folder: str) -> T:
     if not os.path.isfile(file):
         raise ValueError(f"--config {path}: expected a Python file with get_config()")
     try:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # standard output belongs to the command
-            config = _result(str(file))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # such as SystemExit: a recipe may raise anything
-        raise ValueError(f"--config {path}: {_located(error, str(file))}") from error
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the command
+            config = call(_result, str(file))
+    except UserCodeError as error:
+        message = _located(error.raised, str(file))
+        raise ValueError(f"--config {path}: {message}") from error.raised
     if not isinstance(config, kind):
         found, expected = type(config).__name__, kind.__name__
         raise ValueError(
@@ -79,8 +77,8 @@ def _located(error: BaseException, file: str) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception:  # of a class that the user wrote
+        return call(str, error)
+    except UserCodeError:
         return "its message cannot be shown"
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from recipes.user_code import UserCodeError, call
+
 # For fields that enter a fingerprint only with a value other than their default, so
 # that older runs keep the names of their tables.
 ADDED_LATER = {"added_later": True}
@@ -13,8 +15,8 @@ _MAX_SHOWN_CHARS = 120
 def shown(value: object) -> str:
     """Returns the `repr` of a value on one line, cut to a length."""
     try:
-        text = repr(value)
-    except Exception:  # of a user's own class
+        text = call(repr, value)
+    except UserCodeError:
         text = f"a {type(value).__name__}"
     return one_line(text, _MAX_SHOWN_CHARS)
 

@@ -29,6 +29,7 @@ from pipeline.records import Drop, DropReason, Pair
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage.tables import from_table
 from recipes.settings import Settings
+from recipes.user_code import UserCodeError, call
 from recipes.validation import expect, one_line, shown
 
 # Alt text that is nothing but one of these says nothing about its image. A pattern must
@@ -176,10 +177,10 @@ class RuleError(RuntimeError):
 
 def _try(rule: DropRule, pair: Pair) -> Drop | None:
     try:
-        drop = rule(pair)
-    except Exception as error:  # users write rules, which may raise anything
-        text = one_line(f"{type(error).__name__}: {error}", 200)
-        raise RuleError(f"drop rule {shown(rule)} failed: {text}") from error
+        drop = call(rule, pair)
+    except UserCodeError as error:
+        text = one_line(f"{type(error.raised).__name__}: {error.raised}", 200)
+        raise RuleError(f"drop rule {shown(rule)} failed: {text}") from error.raised
     is_drop = isinstance(drop, Drop) and drop.reason in list(DropReason)
     if not is_drop and drop is not None:
         raise RuleError(

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 
+from recipes.user_code import UserCodeError, call
 from trainer.config import TrainConfig
 from trainer.evals.frozen_encoder import Encoder
 from trainer.evals.run import run_tasks
@@ -39,9 +40,10 @@ class Evaluations:
         for task in tasks:
             found: Mapping[str, float] = {}
             try:
-                found = self._measure(task, params)
-            except Exception as error:  # of any kind: it must not cost training
-                self._fail(f"evaluation {task} of step {step} failed: {_line(error)}")
+                found = call(self._measure, task, params)
+            except UserCodeError as error:  # it must not cost the training
+                line = _line(error.raised)
+                self._fail(f"evaluation {task} of step {step} failed: {line}")
             log.add(step, found, n_failed=not found)
 
     def check(self) -> None:

@@ -53,6 +53,10 @@ API = {
     "recipes": ("Recipes as files", ("recipes",)),
 }
 
+_API_PURPOSE = """\
+Look up signatures, shapes, units and errors of the public names, as the code has them.
+[Configuration](../configuration.md) explains each field of a recipe."""
+
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Replaces the pages of `docs/` by those of the whole repository."""
@@ -73,7 +77,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def api_page(name: str) -> str:
     """Markdown that mkdocstrings expands to the reference of some modules."""
     title, paths = API[name]
-    parts = [f"# {title}: code reference"]
+    parts = [f"# {title}: code reference", _API_PURPOSE]
     parts += [f"::: {module}" for path in paths for module in _modules(ROOT / path)]
     return "\n\n".join(parts)
 

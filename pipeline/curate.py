@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.captioning import failed_captions, flag_stage
 from pipeline.captioning import flag_counts as captions_flagged
 from pipeline.captioning import stage as captioning
+from pipeline.captioning.coverage import find_incomplete
 from pipeline.config.captions import Granularity
 from pipeline.engine import scored_shards
 from pipeline.engine.run_folder import RunFolder
@@ -27,6 +28,9 @@ from pipeline.selection import stage as selection
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: its image and text, its language, its embedding."""
     changed = scored_shards.changed(run)
+    if scoring.is_complete(run):
+        scoring.remove_outdated(run, changed)
+        return {}
     handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
     counters = run_stage(run, run.all_units, scoring.STAGE, stage, options)
@@ -69,6 +73,8 @@ def caption(
     if not wanted:
         return {}
     scored_shards.expect_decided(run)
+    if not find_incomplete(run, wanted):
+        return flag(run, options)
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted)

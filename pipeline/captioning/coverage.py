@@ -17,6 +17,8 @@ from pipeline.records import Pair
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables
 
+_MAX_COUNTED = 1_000  # shards
+
 
 @dataclasses.dataclass(frozen=True)
 class CaptionInputs:
@@ -59,21 +61,58 @@ class CaptionInputs:
         return captions_of(pairs, self.granularities, texts)
 
 
-def coverage(
-    run: RunFolder, granularity: Granularity, units: Iterable[Unit]
-) -> tuple[int, int]:
-    """The number of kept pairs with a caption, and the number of all kept pairs.
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """How many kept pairs there are, and how many have captions."""
+
+    n_kept: int
+    name_to_n_captioned: Mapping[str, int]  # by granularity
+
+    def counts(self, name: str) -> tuple[int, int]:
+        """The number of pairs with captions of a granularity, and of all kept pairs."""
+        return self.name_to_n_captioned[name], self.n_kept
+
+    def is_complete(self, name: str) -> bool:
+        """Whether pairs are kept, and each has captions of a granularity."""
+        return 0 < self.n_kept == self.name_to_n_captioned[name]
+
+
+def count_captioned(run: RunFolder) -> Coverage:
+    """Counts the kept pairs of a run, and those with captions.
 
     Units without decisions have no kept pairs yet.
     """
     inputs = CaptionInputs.of(run)
     tables = inputs.open_captions()
     decided = inputs.decisions.unit_names()
-    n_captioned = n_kept = 0
-    for unit in units:
+    name_to_n = dict.fromkeys(tables, 0)
+    n_kept = 0
+    for unit in run.units:
         if unit.name in decided:
             pairs = inputs.kept_pairs(unit)
-            captions = inputs.captions(unit, pairs, tables)
-            n_captioned += sum(granularity.name in found for found in captions)
             n_kept += len(pairs)
-    return n_captioned, n_kept
+            for captions in inputs.captions(unit, pairs, tables):
+                for name in captions:
+                    name_to_n[name] += 1
+    return Coverage(n_kept, name_to_n)
+
+
+def find_incomplete(
+    run: RunFolder, granularities: Iterable[Granularity]
+) -> list[Granularity]:
+    """Finds the granularities that `caption` may have work for.
+
+    Before `select`, for imported captions and for very many shards, where counting
+    takes longer than a pass that finds nothing to do, that is all of them.
+    """
+    granularities = list(granularities)
+    decided = run.decisions.unit_names()
+    is_decided = all(unit.name in decided for unit in run.units)
+    if not is_decided or len(run.units) > _MAX_COUNTED:
+        return granularities
+    coverage = count_captioned(run)
+    return [
+        one
+        for one in granularities
+        if one.captioner == "imported" or not coverage.is_complete(one.name)
+    ]

@@ -4,7 +4,8 @@ import json
 import time
 from collections.abc import Sequence
 
-from pipeline.captioning import coverage, flag_counts
+from pipeline.captioning import flag_counts
+from pipeline.captioning.coverage import count_captioned
 from pipeline.engine import progress
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import ledger, reference_accounts
@@ -40,8 +41,9 @@ def print_status(run: RunFolder) -> None:
     for line in reference_accounts.warnings(run, found or {}):
         print(line)
     name_to_flags = flag_counts.count_flags(run)
+    coverage = count_captioned(run)
     for granularity in run.config.granularities:
-        n_captioned, n_kept = coverage.coverage(run, granularity, run.units)
+        n_captioned, n_kept = coverage.counts(granularity.name)
         fingerprint = run.granularity_fingerprint(granularity)
         print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
         if flagged := name_to_flags.get(granularity.name):

@@ -6,6 +6,7 @@ order, and the units again. One pass over a shard makes the missing tables and n
 others; a pair that cannot be read gets its rows too.
 """
 
+import collections
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
@@ -75,6 +76,19 @@ def _tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
             tables = run.descriptions(source, descriptor)
             source_to_tables[source][descriptor] = tables
     return source_to_tables
+
+
+def is_complete(run: RunFolder) -> bool:
+    """Whether no unit lacks a table; lists the folders of tables."""
+    source_to_names: dict[ImageTextSource, set[str]] = collections.defaultdict(set)
+    for unit in run.all_units:
+        source_to_names[unit.source].add(unit.name)
+    return all(
+        names <= tables.unit_names()
+        for source, measure_to_tables in _tables_by_source(run).items()
+        if (names := source_to_names[source])
+        for tables in measure_to_tables.values()
+    )
 
 
 def remove_outdated(run: RunFolder, changed: Iterable[Unit]) -> None:

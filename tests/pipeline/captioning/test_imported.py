@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import run as command_line
 from pipeline.captioning import imported
-from pipeline.captioning.coverage import coverage
+from pipeline.captioning.coverage import count_captioned
 from pipeline.captioning.stage import Caption, describe
 from pipeline.commands import stage_progress
 from pipeline.config.captions import Granularity
@@ -128,7 +128,7 @@ def test_kept_images_get_their_texts_in_the_order_of_the_unit(tmp_path):
         )
         for i in (0, 2, 3)
     ]
-    assert coverage(run, human_of(run), run.units) == (3, 3)
+    assert count_captioned(run).counts(human_of(run).name) == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.captioning import failed_captions
 from pipeline.captioning.captioner_handler import check
-from pipeline.captioning.coverage import coverage
+from pipeline.captioning.coverage import count_captioned
 from pipeline.captioning.stage import Caption
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
@@ -180,7 +180,7 @@ def test_an_image_that_comes_twice_in_a_unit_is_captioned_once(tmp_path):
     run = make_run(tmp_path, {"a": [row, dataclasses.replace(row, alt_text="again")]})
     assert caption(run)["images_encoded"] == 1
     assert texts_of(run, SHORT, run.units[0]) == ["cap en 1 2 3"]
-    assert coverage(run, SHORT, run.units) == (2, 2)
+    assert count_captioned(run).counts(SHORT.name) == (2, 2)
 
 
 def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
@@ -204,7 +204,7 @@ def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
     texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0])
     assert len(texts) == 63
     assert failed.image_hash not in {image_hash for image_hash, _ in texts}
-    assert coverage(run, SHORT, run.units) == (63, 64)
+    assert count_captioned(run).counts(SHORT.name) == (63, 64)
     assert caption(run) == {"units_skipped": 1}
 
 
@@ -295,9 +295,9 @@ def test_models_of_several_checkpoints_run_one_after_the_other(
 def test_coverage_counts_no_unit_that_is_not_decided(tmp_path):
     run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(2, first=10)})
     caption(run, run.units[:1])
-    assert coverage(run, SHORT, run.units) == (3, 5)
+    assert count_captioned(run).counts(SHORT.name) == (3, 5)
     Path(run.decisions.path(run.units[1].name)).unlink()
-    assert coverage(run, SHORT, run.units) == (3, 3)
+    assert count_captioned(run).counts(SHORT.name) == (3, 3)
 
 
 def test_a_missing_torch_is_named(monkeypatch):

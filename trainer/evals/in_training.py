@@ -82,6 +82,6 @@ def missing_evaluations(
     return tuple(task for task in config.run.evaluations if task not in measured)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     found = " ".join(str(error).split())
     return textwrap.shorten(found, _SHOWN) or type(error).__name__

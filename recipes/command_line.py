@@ -8,7 +8,7 @@ import contextlib
 import io
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TextIO
 
@@ -18,12 +18,17 @@ FAILED = 1  # the run failed
 WRONG_USAGE = 2  # the command, the configuration or what they point to is wrong
 
 
-def begin(module: str) -> None:
-    """Prepares a program; call it with `__name__` before slow imports."""
+def begin(module: str, make_parser: Callable[[], "Parser"] | None = None) -> None:
+    """Prepares a program; call it with `__name__` before slow imports.
+
+    With a parser, `--help` and wrong flags end the program here.
+    """
     interrupts.begin(module)
     if interrupts.is_program(module) and sys.excepthook is not _excepthook:
         sys.stdout, sys.stderr = map(_lasting, (sys.stdout, sys.stderr))
         sys.excepthook = _excepthook
+    if make_parser and interrupts.is_program(module):
+        make_parser().parse_args()
 
 
 class _Output(io.FileIO):

@@ -17,24 +17,23 @@ import sys
 from collections.abc import Sequence
 
 from recipes import command_line
+from trainer.command_line import evaluate_parser
 
-command_line.begin(__name__)
+command_line.begin(__name__, evaluate_parser)
 
 from pipeline.records import VERSION
 from trainer import config_files
-from trainer.command_line import add_checkpoint_flags
 from trainer.distributed import processes
 from trainer.distributed.sharding import make_mesh
 from trainer.evals.run import check_tasks, load_encoder, run_task
-from trainer.evals.sets import public_sets
 from trainer.evals.sets.samples import SampleError
-from trainer.evals.tasks import TASKS, find_task
+from trainer.evals.tasks import find_task
 from trainer.pretrained.trained_model import find_trained_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module."""
-    flags = _parser().parse_args(arguments)
+    flags = evaluate_parser().parse_args(arguments)
     with (
         processes.redirect_library_output()
         if flags.distributed
@@ -67,38 +66,6 @@ def _measure(flags: argparse.Namespace) -> dict:
         )
     found_by = {"task": flags.task, "step": found.step, "version": VERSION}
     return found_by | results
-
-
-def _parser() -> command_line.Parser:
-    parser = command_line.Parser(
-        prog="python -m trainer.evaluate",
-        description="Measures a checkpoint; prints one JSON object.",
-    )
-    add_checkpoint_flags(parser)
-    parser.add_argument(
-        "--task",
-        required=True,
-        metavar="NAME",
-        help=f"one of {', '.join(TASKS)}; or MODULE:NAME, a task of your own",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="[SET=]PATH",
-        help="folder, file or glob of tars, Parquet files or images, or tfds:NAME; SET"
-        f" says which public data set it is: {', '.join(public_sets.RECIPES)}",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a=value",
-        help="changes a field of trainer.evaluation_config.EvaluationConfig, which is"
-        " run.evaluation of the checkpoint's configuration; may be repeated",
-    )
-    parser.add_argument("--distributed", action="store_true", help=processes.HELP)
-    return parser
 
 
 if __name__ == "__main__":

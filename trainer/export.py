@@ -10,15 +10,14 @@ import pathlib
 from collections.abc import Sequence
 
 from recipes import command_line
+from trainer.command_line import export_parser
 
-command_line.begin(__name__)
+command_line.begin(__name__, export_parser)
 
 from pipeline.storage import atomic_folder
-from trainer.command_line import add_checkpoint_flags
 from trainer.exchange import formats, model_card
 from trainer.exchange.exported_weights import ExportedWeights
 from trainer.exchange.formats import Format
-from trainer.exchange.hugging_face_config import GELUS
 from trainer.pretrained.trained_model import (
     ImportedModel,
     TrainedModel,
@@ -59,7 +58,7 @@ def _find_tokenizer(found: TrainedModel) -> pathlib.Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module."""
-    flags = _parser().parse_args(arguments)
+    flags = export_parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         atomic_folder.check(flags.output)
         found = find_trained_model(flags.checkpoint, flags.step)
@@ -72,36 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.exits(command_line.FAILED, OSError):
         export(found, model, form, flags.output, gelu=flags.gelu)
     print(f"{flags.output}: {form}, step {found.step}")
-
-
-def _parser() -> command_line.Parser:
-    parser = command_line.Parser(
-        prog="python -m trainer.export",
-        description="Writes a trained model for other programs.",
-    )
-    add_checkpoint_flags(parser)
-    parser.add_argument("--format", required=True, choices=[*map(str, Format)])
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="the folder that is made",
-    )
-    parser.add_argument(
-        "--image-size-px",
-        type=int,
-        metavar="N",
-        help="side of the images that the export is for (default: of training)",
-    )
-    parser.add_argument(
-        "--gelu",
-        choices=list(GELUS),
-        default="tanh",
-        help="with which GELU transformers computes: tanh, as in training, or exact, as"
-        " released folders say (default: %(default)s; hf only)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from recipes import command_line
+from trainer.command_line import pictures_parser
 
-command_line.begin(__name__)
+command_line.begin(__name__, pictures_parser)
 
 from pipeline.storage import atomic_folder
 from recipes.safe_text import visible
 from recipes.validation import require
 from trainer import config_files
-from trainer.command_line import add_checkpoint_flags
 from trainer.data import hashed_random
 from trainer.distributed.sharding import make_mesh
 from trainer.evals.run import check_tasks, find_data, load_encoder
@@ -83,7 +83,7 @@ def _draw(sample: Sample) -> tuple[float, str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module."""
-    flags = _parser().parse_args(arguments)
+    flags = pictures_parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         _check(flags)
         found = find_trained_model(flags.checkpoint, flags.step)
@@ -123,55 +123,6 @@ def _find_class_names(
     return (
         segmentation.class_names(source.classes) if source.classes and has_text else ()
     )
-
-
-def _parser() -> command_line.Parser:
-    parser = command_line.Parser(
-        prog="python -m trainer.pictures",
-        description="Draws what a checkpoint sees in photos.",
-    )
-    add_checkpoint_flags(parser)
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="[SET=]PATH",
-        help="as for trainer.evaluate: folder, file or glob of tars, Parquet files or"
-        " images",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=pathlib.Path,
-        metavar="FOLDER",
-        help="the folder that is made; RUN/pictures is shown in the report of a run",
-    )
-    parser.add_argument(
-        "--class-names",
-        nargs="+",
-        metavar="NAME",
-        help="classes to find by their names (default: those of the data, if it has"
-        " some)",
-    )
-    parser.add_argument(
-        "--n-images", type=int, default=8, metavar="N", help="drawn (%(default)s)"
-    )
-    parser.add_argument(
-        "--n-searched",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="among which neighbors are found (%(default)s)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a=value",
-        help="changes a field of trainer.evaluation_config.EvaluationConfig, such as"
-        " size_px or classes; may be repeated",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import textwrap
 from collections.abc import Sequence
 
 from recipes import command_line, interrupts
+from trainer.command_line import train_parser
 
-command_line.begin(__name__)
+command_line.begin(__name__, train_parser)
 
 import grain
 import jax
@@ -212,7 +213,7 @@ def _describe_finished(job: Job) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module."""
-    flags = _parser().parse_args(arguments)
+    flags = train_parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         if flags.distributed:
             processes.join()
@@ -233,50 +234,6 @@ def _describe_next(folder: pathlib.Path) -> str:
     if not steps:
         return "the same command starts over, as there is no checkpoint yet"
     return f"the same command resumes after step {steps[-1]}, the last checkpoint"
-
-
-def _parser() -> command_line.Parser:
-    parser = command_line.Parser(
-        prog="python -m trainer.train",
-        script="tips-train",
-        description="Trains an image encoder and a text encoder on training shards."
-        " Run again, it resumes where it stopped.",
-    )
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE.py",
-        help="a Python file with get_config(), such as trainer/configs/demo.py",
-    )
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="[NAME=]RUN/tfrecords",
-        help="folder with manifest.json, shards and indexes; may be repeated, for a"
-        " mixture with the weights of data.mixture",
-    )
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="where checkpoints and metrics go; made if it does not exist",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a.b=value",
-        help="changes a field of the configuration; may be repeated",
-    )
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help=processes.HELP,
-    )
-    return parser
 
 
 if __name__ == "__main__":

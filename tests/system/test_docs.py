@@ -20,7 +20,7 @@ from pipeline.records import VERSION
 from tests.support.docs_commands import PAGES, ROOT, blocks, commands
 from tests.system.test_error_messages import GAP, text_of
 from tools import config_reference
-from trainer import config_files, evaluate, export, tokenizer, train
+from trainer import command_line, config_files, tokenizer
 from trainer.config import TrainConfig
 from trainer.evaluation_config import EvaluationConfig
 
@@ -56,12 +56,12 @@ def pipeline_run(words: Sequence[str]) -> None:
 
 
 def trainer_train(words: Sequence[str]) -> None:
-    flags = train._parser().parse_args(words)
+    flags = command_line.train_parser().parse_args(words)
     config_files.load(flags.config, flags.overrides)
 
 
 def trainer_evaluate(words: Sequence[str]) -> None:
-    flags = evaluate._parser().parse_args(words)
+    flags = command_line.evaluate_parser().parse_args(words)
     config_files.changed(EvaluationConfig(), flags.overrides)
 
 
@@ -75,7 +75,7 @@ READERS = {
     "pipeline.scenes": parsed(scenes._parser),
     "trainer.train": trainer_train,
     "trainer.evaluate": trainer_evaluate,
-    "trainer.export": parsed(export._parser),
+    "trainer.export": parsed(command_line.export_parser),
     "trainer.tokenizer": parsed(tokenizer._parser),
 }
 

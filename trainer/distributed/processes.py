@@ -11,16 +11,7 @@ from collections.abc import Iterator
 
 import jax
 
-ADDRESS = "JAX_COORDINATOR_ADDRESS"
-COUNT = "JAX_NUM_PROCESSES"
-NUMBER = "JAX_PROCESS_ID"
-
-HELP = (
-    "one process of several: each runs this command, with a workdir that all of them"
-    " see. They find each other by themselves on TPU pods and under Slurm; elsewhere"
-    f" {ADDRESS} (HOST:PORT of the first process, the same for all), {COUNT} and"
-    f" {NUMBER} (0, 1 and so on) in the environment say how"
-)
+from trainer.command_line import ADDRESS, COUNT, NUMBER
 
 
 def join() -> None:

@@ -104,7 +104,7 @@ def test_a_photo_may_have_several_captions(tmp_path, folder, name, content):
     captions.write_text(content)
     pack(folder, captions, tmp_path / "data", "--held-out", "0")
     assert pairs_of(tmp_path / "data" / "crawl") == {"0.png": "one"}
-    (sample,) = readers.find(str(tmp_path / "data" / "crawl")).samples()
+    (sample,) = readers.find_source(str(tmp_path / "data" / "crawl")).samples()
     assert sample.captions == {"caption": ("one", "two")}
 
 

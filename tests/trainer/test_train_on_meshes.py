@@ -28,7 +28,7 @@ def placed(n_fsdp, factor):
     layer = {"kernel": rng.normal(size=(24, 32)), "bias": rng.normal(size=8)}
     params = {"layer": {k: np.float32(v * factor) for k, v in layer.items()}}
     whole = {"params": params, "opt_state": (params,), "step": np.int32(3 * factor)}
-    return state.placed(whole, sharding.make_mesh(n_fsdp))
+    return state.place_on_mesh(whole, sharding.make_mesh(n_fsdp))
 
 folder, position = pathlib.Path(sys.argv[1]), Position()
 before = placed(1, 1)

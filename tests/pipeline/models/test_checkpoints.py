@@ -27,7 +27,7 @@ def test_an_id_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch):
     def unreachable(hub_id: str, **_: object) -> str:
         raise LocalEntryNotFoundError(hub_id)
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(ValueError, match="checkpoint='google/paligemma': expected"):
         checkpoints.resolve_checkpoint("google/paligemma")
 
@@ -38,7 +38,7 @@ def test_an_id_resolves_to_its_snapshot(
     def snapshot(hub_id: str, **_: object) -> str:
         return str(siglip_folder) if hub_id == "google/siglip" else ""
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert checkpoints.resolve_checkpoint("google/siglip") == siglip_folder
 
 

@@ -324,7 +324,7 @@ def test_an_export_of_any_format_with_another_vocabulary_is_refused(
             assert not capsys.readouterr().err
         else:
             find_starting_point(from_start(tiny, start, vocabulary=other_vocabulary))
-            assert "no tokenizer.model beside it" in capsys.readouterr().err
+            assert "no tokenizer.model next to" in capsys.readouterr().err
 
 
 def test_the_same_vocabulary_in_another_place_needs_no_word(

@@ -50,9 +50,27 @@ def parse(
     place = _place_of_command(words)
     if place is not None:
         words = [words[place], *words[:place], *words[place + 1 :]]
-    parsed, others = make_parser(description).parse_known_args(words)
+    parser = make_parser(description)
+    parsed, others = parser.parse_known_args(words)
+    for word in others:
+        flag = word.partition("=")[0]
+        if owners := _commands_with(parser, flag):
+            names = " or ".join(owners)
+            parser.error(f"{flag}: expected {names}, not {parsed.command}")
     parsed = argparse.Namespace(**_DEFAULTS | vars(parsed))
     return parsed, others
+
+
+def _commands_with(parser: argparse.ArgumentParser, flag: str) -> list[str]:
+    """The commands that have a flag."""
+    (commands,) = (
+        action.choices
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return [
+        name for name, one in commands.items() if flag in one._option_string_actions
+    ]
 
 
 def _place_of_command(words: Sequence[str]) -> int | None:

@@ -126,7 +126,7 @@ def test_a_run_folder_that_is_read_only_can_be_looked_at(folder, capsys):
     ("words", "expected"),
     [
         (["--runner", "DirectRunner"], "--runner: expected a flag of status --help"),
-        (["--image", "x.jpg"], "--image: expected a flag of status --help"),
+        (["--image", "x.jpg"], "--image: expected show, not status"),
         (["--set", "selektion.x=1"], "no field 'selektion' (nearest: selection)"),
         (["--output", "x"], "--output x: expected the flag once"),
     ],

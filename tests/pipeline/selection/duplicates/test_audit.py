@@ -139,7 +139,7 @@ def test_look_alikes_of_another_form_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["score", "--audit"], "--audit: expected a flag of --help or of Beam"),
+        (["score", "--audit"], "--audit: expected curate or select, not score"),
         pytest.param(
             ["select", "--lookalikes", "x"],
             "--lookalikes x: expected --audit with it",

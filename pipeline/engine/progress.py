@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.engine import run_lock
 from pipeline.records import VERSION
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
@@ -101,12 +102,18 @@ def read(root: str) -> dict[str, Any]:
 
 
 def describe(root: str, now_s: float) -> str:
-    """One line on the stage at work, or on the last one; "" before there is any."""
+    """One line on the stage at work, or on the last one; "" before there is any.
+
+    A killed run leaves a stage "running"; without a live run it is called stopped.
+    """
     current = read(root).get("current")
     if current is None:
         return ""
     age_s = now_s - current.pop("updated_s")
     figures = Figures(**current)
+    if figures.state == "running" and not run_lock.is_held(root, lambda: now_s):
+        done = f"{figures.stage}: {figures.n_done} of {figures.n_total}"
+        return f"stopped: {done}; the same command resumes"
     return f"{figures.state}: {figures.line()} ({max(0, age_s):.0f} s ago)"
 
 

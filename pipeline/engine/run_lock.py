@@ -67,6 +67,12 @@ def acquire(
     return _hold(path, own, clock)
 
 
+def is_held(folder: str, clock: Clock = time.time) -> bool:
+    """Whether a run is at work in the folder: there is a lock, and its holder lives."""
+    holder = _read(files.join(folder, NAME))
+    return holder is not None and not _is_gone(holder, clock())
+
+
 def remove_leftovers(folder: str, clock: Clock = time.time) -> int:
     """Removes temporary files of killed writers; returns their number.
 
@@ -110,14 +116,22 @@ def _take_over(path: str, own: Holder, now_s: float) -> None:
 
 
 def _expect_gone(path: str, holder: Holder, now_s: float) -> None:
-    age_s = max(0.0, now_s - holder.renewed_s)
-    is_dead = holder.host == socket.gethostname() and not _is_alive(holder.pid)
-    if age_s < _EXPIRY_S and not is_dead:
+    if not _is_gone(holder, now_s):
+        age_s = _age_s(holder, now_s)
         raise LockedError(
             f"{path}: expected no other run, but {holder.command!r} of pid"
             f" {holder.pid} on {holder.host} showed life {age_s:.0f} s ago; if it is"
             f" gone, remove this file or wait {_EXPIRY_S - age_s:.0f} s"
         )
+
+
+def _is_gone(holder: Holder, now_s: float) -> bool:
+    is_dead = holder.host == socket.gethostname() and not _is_alive(holder.pid)
+    return is_dead or _age_s(holder, now_s) >= _EXPIRY_S
+
+
+def _age_s(holder: Holder, now_s: float) -> float:
+    return max(0.0, now_s - holder.renewed_s)
 
 
 @contextlib.contextmanager

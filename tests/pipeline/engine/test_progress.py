@@ -1,12 +1,14 @@
 """How far a stage is: figures on the screen and in RUN/progress.json."""
 
 import json
+import socket
+import subprocess
 import time
 
 import pyarrow as pa
 import pytest
 
-from pipeline.engine import progress
+from pipeline.engine import progress, run_lock
 from pipeline.engine.progress import Rows, Watch, Work, watch
 from pipeline.storage.tables import UnitTables
 
@@ -80,5 +82,31 @@ def test_what_a_stage_took_stays_until_it_has_work_again(tmp_path, tables):
 def test_another_program_is_told_in_one_line(tmp_path, tables):
     assert progress.describe(str(tmp_path), 0.0) == ""
     Watch(str(tmp_path), "score", work_on(tables, 2)).look()
-    line = progress.describe(str(tmp_path), time.time() + 5)
+    with run_lock.acquire(str(tmp_path), "curate"):
+        line = progress.describe(str(tmp_path), time.time() + 5)
     assert line.startswith("running: score: 0 of 2 after 0 s (5 s ago)")
+
+
+@pytest.mark.parametrize(
+    ("host", "renewed_s", "expected"),
+    [
+        (socket.gethostname(), 100, "stopped: score: 0 of 2; the same command resumes"),
+        ("elsewhere", 100, "running: score: 0 of 2 after "),
+        ("elsewhere", -100, "stopped: score: 0 of 2; the same command resumes"),
+    ],
+)
+def test_a_stage_of_a_run_that_is_gone_is_stopped(
+    tmp_path, tables, host, renewed_s, expected
+):
+    Watch(str(tmp_path), "score", work_on(tables, 2)).look()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    holder = run_lock.Holder(host, ended.pid, "curate", 0.0, float(renewed_s))
+    (tmp_path / run_lock.NAME).write_bytes(run_lock._to_json(holder))
+    assert progress.describe(str(tmp_path), 101.0).startswith(expected)
+
+
+def test_a_stage_that_is_done_stays_done_without_a_lock(tmp_path, tables):
+    with watch(str(tmp_path), "score", work_on(tables, 1)):
+        pass
+    assert progress.describe(str(tmp_path), time.time()).startswith("done: score: ")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import run as command_line
+from pipeline.engine import run_lock
 from pipeline.report import encoder_pictures
 from tests.support.report_runs import ScoredRow, make_run
 
@@ -120,7 +121,11 @@ def test_status_shows_the_progress_of_another_command(capsys, command, tmp_path)
     }
     path = tmp_path / "run/progress.json"
     path.write_text(json.dumps({"current": figures}))
-    command_line.main(["status", *command])
+    with run_lock.acquire(str(tmp_path / "run"), "curate"):
+        command_line.main(["status", *command])
     line = capsys.readouterr().out.splitlines()[0]
     expected = "running: score: 3 of 9 after 4 s, 1,200 rows, 300.0/s, 8 s left, 2"
     assert line.startswith(expected)
+    command_line.main(["status", *command])
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "stopped: score: 3 of 9; the same command resumes"

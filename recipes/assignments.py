@@ -11,6 +11,7 @@ dict. `docs/settings.md` has examples.
 import ast
 import collections.abc
 import dataclasses
+import re
 import typing
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,9 +39,10 @@ class _Assignment:
     @classmethod
     def parse(cls, typed: str) -> "_Assignment":
         path, equals, text = typed.partition("=")
-        if not equals:
+        names = tuple(name.strip() for name in path.split("."))
+        if not equals or not all(names):
             raise ValueError(f"--set {one_line(typed, _MAX_CHARS)}: expected a.b=value")
-        return cls(tuple(name.strip() for name in path.split(".")), text, typed)
+        return cls(names, text, typed)
 
     def error(self, message: object) -> ValueError:
         return ValueError(f"--set {one_line(self.typed, _MAX_CHARS)}: {message}")
@@ -187,8 +189,13 @@ def read_value(text: str, hint: Any, name: str) -> Any:
             continue
         except ValueError as error:
             errors.append(error)
-    if any(map(_is_code, members_of(hint))) and not text.startswith(_BRACKETS):
+    members, has_brackets = members_of(hint), text.strip().startswith(_BRACKETS)
+    if any(map(_has_function, members)) or (
+        any(map(_is_code, members)) and not has_brackets
+    ):
         raise ValueError("this field is set in a recipe, or through its own fields")
+    if has_brackets and any(map(_has_parts, members)) and not _is_literal(text):
+        raise ValueError(f"{name}={shown(text)}: expected {_literal_described(text)}")
     raise errors[0]
 
 
@@ -230,6 +237,24 @@ def _literal(text: str) -> Any:
         raise _OtherError from error
 
 
+def _is_literal(text: str) -> bool:
+    try:
+        _literal(text)
+    except _OtherError:
+        return False
+    return True
+
+
+def _literal_described(text: str) -> str:
+    """Shows how to write what begins with a bracket, with the first key of a dict."""
+    text = text.strip()
+    if text.startswith("{"):
+        key = re.match(r"""\{\s*['"]?(\w{1,30})""", text)
+        name = key[1] if key else "name"
+        return f"a dict with texts in quotes, such as {{'{name}': 'a/b'}}"
+    return "a list with texts in quotes, such as ['a/b', 'c']"
+
+
 class _Words(ast.NodeTransformer):
     """Words inside brackets: `[en, de]`, `{short: 1}`."""
 
@@ -241,9 +266,22 @@ def _is_mapping(hint: Any) -> bool:
     return typing.get_origin(hint) is collections.abc.Mapping
 
 
+def _has_parts(hint: Any) -> bool:
+    return is_group(hint) or _is_mapping(hint) or typing.get_origin(hint) is tuple
+
+
 def _is_code(hint: Any) -> bool:
-    """Whether a value is an object that only a recipe can make."""
-    if is_group(hint) or typing.get_origin(hint) is collections.abc.Callable:
-        return True
+    """Whether a value is an object that only a recipe or a dict can make."""
+    return is_group(hint) or _has_function(hint) or any(map(_is_code, _items(hint)))
+
+
+def _has_function(hint: Any) -> bool:
+    """Whether a value is or holds a function, which only a recipe can make."""
+    is_function = typing.get_origin(hint) is collections.abc.Callable
+    return is_function or any(map(_has_function, _items(hint)))
+
+
+def _items(hint: Any) -> list[Any]:
+    """The types that items of a tuple may have."""
     items = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
-    return any(map(_is_code, (m for item in items for m in members_of(item))))
+    return [member for item in items for member in members_of(item)]

@@ -191,7 +191,8 @@ def described(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple of {described(arguments[0])}"
     if origin is collections.abc.Mapping:
-        return f"a dict of {' to '.join(map(described, arguments))}"
+        names = (a.__name__ if a in _NAMES else described(a) for a in arguments)
+        return f"a dict of {' to '.join(names)}"
     if origin is collections.abc.Callable:
         return "a function of one pair, as an instance"
     return f"{hint.__name__}(...)" if isinstance(hint, type) else str(hint)

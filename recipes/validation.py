@@ -51,8 +51,13 @@ def expect_cosine(name: str, value: float) -> None:
     expect(-1 <= value <= 1, name, value, "a cosine in [-1, 1]")
 
 
+def expect_name(field: str, name: str) -> None:
+    is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
+    expect(is_valid, field, name, "a name of letters, digits, _ and -")
+
+
 def expect_names(kind: str, names: Sequence[str]) -> None:
-    for name in names:
-        is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
-        expect(is_valid, kind, name, "a name of letters, digits, _ and -")
+    """Raises ValueError unless the items of a tuple have valid names that differ."""
+    for index, name in enumerate(names):
+        expect_name(f"{kind}.{index}.name", name)
     expect(len(set(names)) == len(names), kind, tuple(names), "names that differ")

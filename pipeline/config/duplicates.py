@@ -7,7 +7,7 @@ of their vectors is above a bound. Several descriptors are combined by "any".
 import dataclasses
 
 from recipes.settings import Settings
-from recipes.validation import expect, expect_cosine, expect_names
+from recipes.validation import expect, expect_cosine, expect_name, expect_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TorchDescriptor(Settings):
     batch_size: int = 32  # images that are described at a time
 
     def __post_init__(self) -> None:
-        expect_names("name", [self.name])
+        expect_name("name", self.name)
         taken = ("encoder", "perceptual")
         expect(self.name not in taken, "name", self.name, "one of its own")
         for field in ("size_px", "batch_size"):

@@ -202,7 +202,7 @@ def is_of(hint: Any, value: Any) -> bool:
         (lambda: ShortText("kept", 1), "policy='kept': expected 'keep' or 'drop' or"),
         (
             lambda: NearestToSeeds(set_to_k=(("a", 1),)),
-            "set_to_k=(('a', 1),): expected a dict of str, a text in quotes to int",
+            "set_to_k=(('a', 1),): expected a dict of str to int",
         ),
         (
             lambda: NearestToSeeds(set_to_k={"a": 1.5}),

@@ -17,6 +17,7 @@ from pipeline.commands import arguments, beam_flags, configuration
 from pipeline.config.curation import CurationConfig
 from pipeline.config.recipes import load_config
 from pipeline.records import VERSION
+from recipes.assignments import override
 from tests.support.docs_commands import PAGES, ROOT, blocks, commands
 from tests.system.test_error_messages import GAP, text_of
 from tools import config_reference
@@ -176,6 +177,27 @@ ssh HOST --command 'cd x && python -m trainer.train --data D'
 def test_python_is_python(page):
     for number, block in enumerate(blocks(page, "python")):
         compile(block, f"{page.name}, block {number}", "exec")
+
+
+def assignments_of_the_page_on_settings() -> list[str]:
+    spans = re.findall(r"`([^`]*)`", (ROOT / "docs" / "settings.md").read_text())
+    recipes = CurationConfig, TrainConfig
+    names = "|".join(
+        field.name for kind in recipes for field in dataclasses.fields(kind)
+    )
+    return [s.strip('"') for s in spans if re.match(rf'"?({names})(\.\w+)*=', s)]
+
+
+@pytest.mark.parametrize("assignment", assignments_of_the_page_on_settings())
+def test_the_page_on_settings_shows_what_is_accepted(assignment):
+    name = re.split(r"[.=]", assignment)[0]
+    if name in {field.name for field in dataclasses.fields(CurationConfig)}:
+        config = load_config("curation_configs/demo.py")
+        assert override(config, [assignment]) != config
+    else:
+        config = config_files.load("trainer/configs/demo.py", [])
+        changed = config_files.load("trainer/configs/demo.py", [assignment])
+        assert changed != config
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

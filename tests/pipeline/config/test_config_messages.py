@@ -163,7 +163,7 @@ def test_a_value_out_of_bounds_is_named_with_them(kind, fields, message):
     [
         (
             {"granularities": (Granularity("a b", "x"),)},
-            "granularities='a b': expected a name of letters, digits, _ and -",
+            "granularities.0.name='a b': expected a name of letters, digits, _ and -",
         ),
         (
             {"sources": (ImageTextSource("a", "x"), ImageTextSource("a", "y"))},

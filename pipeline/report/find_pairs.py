@@ -57,6 +57,8 @@ class ScoreRange:
         if not colon or name not in SCORES:
             expected = f"NAME=LOW:HIGH with a name of {', '.join(SCORES)}"
             raise ValueError(f"--score {text}: expected {expected}")
+        if not found.low <= found.high:
+            raise ValueError(f"--score {text}: expected LOW at most HIGH")
         return found
 
 
@@ -107,8 +109,11 @@ def lines(run: RunFolder, question: Question, like: str, limit: int) -> Iterator
       limit: Maximum number of lines.
 
     Raises:
-      ValueError: if there is no such image.
+      ValueError: if there is no such image or seed set, or `limit` is below 1.
     """
+    if limit < 1:
+        raise ValueError(f"--limit {limit}: expected at least 1")
+    _check_seed(run, question.seed)
     if like:
         image = show_pair.read_image(run, like)
         found = iter(find_nearest(run, question, image, limit))
@@ -116,6 +121,13 @@ def lines(run: RunFolder, question: Question, like: str, limit: int) -> Iterator
         found = itertools.islice(find(run, question), limit)
     for one in found:
         yield one.to_line()
+
+
+def _check_seed(run: RunFolder, seed: str) -> None:
+    names = dict.fromkeys(unit.source.name for unit in run.seed_units)
+    if seed and seed not in names:
+        expected = f"one of {', '.join(names)}" if names else "a run with seed sets"
+        raise ValueError(f"--seed {seed}: expected {expected}")
 
 
 def find(run: RunFolder, question: Question) -> Iterator[FoundPair]:

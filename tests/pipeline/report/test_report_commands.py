@@ -104,6 +104,7 @@ def test_contradictory_flags_are_named(capsys, command, tmp_path):
     assert "expected NAME=LOW:HIGH" in error_of(
         capsys, "find", *command, "--score", "size"
     )
+    assert "--limit -1: expected" in error_of(capsys, "find", *command, "--limit", "-1")
 
 
 def test_status_shows_the_progress_of_another_command(capsys, command, tmp_path):

@@ -159,6 +159,28 @@ def test_a_wrong_range_is_named(text):
         ScoreRange.parse(text)
 
 
+@pytest.mark.parametrize("text", ["alignment_score=0.9:0.1", "value=nan:1"])
+def test_an_empty_range_is_named(text):
+    with pytest.raises(ValueError, match=f"{text}: expected LOW at most HIGH"):
+        ScoreRange.parse(text)
+
+
+def test_an_unknown_seed_set_is_named(curated):
+    assert len(list(find_pairs.lines(curated, Question(seed="seeds"), "", 5))) == 2
+    with pytest.raises(ValueError, match="--seed rose: expected one of seeds"):
+        list(find_pairs.lines(curated, Question(seed="rose"), "", 5))
+    without = dataclasses.replace(curated, seed_units=())
+    with pytest.raises(ValueError, match="--seed rose: expected a run with seed sets"):
+        list(find_pairs.lines(without, Question(seed="rose"), "", 5))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+@pytest.mark.parametrize("like", ["", "image.png"])
+def test_a_limit_below_one_is_named(curated, limit, like):
+    with pytest.raises(ValueError, match=f"--limit {limit}: expected at least 1"):
+        list(find_pairs.lines(curated, Question(), like, limit))
+
+
 def test_a_wrong_reason_is_named():
     with pytest.raises(ValueError, match="--reason dull: expected one of kept"):
         Question(reason="dull")

@@ -26,6 +26,7 @@ from trainer.data.text_tokenizer import UNKNOWN_ID
 
 # A vocabulary does not improve with more text than this, and reading costs time.
 MAX_SAMPLES = 1_000_000
+MIN_SIZE = 3  # padding, unknown, and one piece of text
 # Sentencepiece leaves out longer texts; its own limit is 4,192.
 MAX_TEXT_BYTES = 1 << 16
 
@@ -33,9 +34,11 @@ MAX_TEXT_BYTES = 1 << 16
 def train_vocabulary(texts: Iterable[str], vocabulary_size: int) -> bytes:
     """Trains a sentencepiece model with exactly `vocabulary_size` pieces.
 
-    The same texts in the same order give the same bytes. Raises ValueError if the texts
-    hold too few different words for that many pieces; raises what `texts` raises, too.
+    The same texts in the same order give the same bytes. Raises ValueError if the size
+    is below `MIN_SIZE`, or if the texts hold too few different words for that many
+    pieces; raises what `texts` raises, too.
     """
+    _check_size(vocabulary_size)
     model = io.BytesIO()
     failures: list[RecordError] = []
     try:
@@ -57,6 +60,13 @@ def train_vocabulary(texts: Iterable[str], vocabulary_size: int) -> bytes:
             raise failures[0] from error
         raise ValueError(_explain(str(error), vocabulary_size)) from error
     return model.getvalue()
+
+
+def _check_size(vocabulary_size: int) -> None:
+    if vocabulary_size < MIN_SIZE:
+        raise ValueError(
+            f"--vocabulary-size={vocabulary_size}: expected at least {MIN_SIZE}"
+        )
 
 
 def _lower_case(texts: Iterable[str], failures: list[RecordError]) -> Iterator[str]:
@@ -114,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module."""
     flags: argparse.Namespace = _parser().parse_args(arguments)
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
+        _check_size(flags.vocabulary_size)  # before any file is read
         shards = Shards(flags.data)
         with command_line.exits(command_line.FAILED, RecordError):
             model = train_vocabulary(shard_texts(shards), flags.vocabulary_size)

@@ -26,6 +26,16 @@ def test_a_size_below_the_number_of_letters_is_told_that_number():
         tokenizer.train_vocabulary(["a few words", "and a few more"], 3)
 
 
+@pytest.mark.parametrize("size", ["-3", "0", "2"])
+def test_a_size_that_no_vocabulary_has_is_refused_first(tmp_path, capsys, size):
+    arguments = ["--data", str(tmp_path / "none"), "--output", str(tmp_path / "x")]
+    with pytest.raises(SystemExit) as exit_info:
+        tokenizer.main([*arguments, "--vocabulary-size", size])
+    assert exit_info.value.code == 2
+    expected = f"error: --vocabulary-size={size}: expected at least 3\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
     arguments = ["--data", str(tmp_path / "none"), "--output", str(tmp_path / "x")]
     with pytest.raises(SystemExit) as exit_info:

@@ -26,6 +26,8 @@ METRICS = "metrics.jsonl"
 # May change when a run resumes: results differ by no more than rounding.
 _MAY_DIFFER = ("run", "compute")
 
+_EARLIER = "; a workdir that an earlier version wrote must be trained again"
+
 
 def metrics_file_name() -> str:
     """Returns `metrics.jsonl`; all processes but the first write files of their own."""
@@ -134,7 +136,7 @@ def _read(path: pathlib.Path) -> dict:
     try:
         config = from_dict(TrainConfig, contents["config"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}{_EARLIER}") from error
     return contents | {"config": to_dict(config)}
 
 

@@ -73,6 +73,22 @@ def test_a_folder_of_something_else_is_refused(tmp_path, tiny, contents, message
         workdir.claim(tmp_path, tiny, "f00")
 
 
+def test_a_workdir_of_an_earlier_version_must_be_trained_again(tmp_path, tiny):
+    workdir.claim(tmp_path, tiny, "f00")
+    path = tmp_path / "config.json"
+    contents = json.loads(path.read_text())
+    contents["config"]["optimiser"] = contents["config"].pop("optimizer")
+    path.write_text(json.dumps(contents))
+    with pytest.raises(
+        ValueError, match=r"config\.json: no field 'optimiser' "
+    ) as error:
+        workdir.load_config(tmp_path)
+    assert str(error.value).endswith("earlier version wrote must be trained again")
+    assert len(str(error.value).removeprefix(str(path))) < 250
+    with pytest.raises(ValueError, match="earlier version wrote"):
+        workdir.claim(tmp_path, tiny, "f00")
+
+
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json: No such file .* a workdir"):
         workdir.load_config(tmp_path)

@@ -103,7 +103,9 @@ def _open_forecast(plan: Plan, options: PipelineOptions) -> Callable[[], None] |
 
 
 def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
-    with exits(WRONG_USAGE, *WRONG):
+    # A folder that may not be written to is a failed run, not a wrong command.
+    wrong = (error for error in WRONG if error is not PermissionError)
+    with exits(WRONG_USAGE, *wrong):
         return run_lock.acquire(run.root, command)
 
 

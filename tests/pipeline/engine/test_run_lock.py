@@ -1,8 +1,10 @@
 """One run at a time in a run folder, also after crashes, and no leftovers of them."""
 
+import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -232,6 +234,21 @@ def test_a_run_holds_the_lock_over_its_stages_and_removes_leftovers(
     assert "removed: 1 temporary files\n" in capsys.readouterr().err
     assert list(folder.iterdir()) == []
     assert not (tmp_path / "run" / run_lock.NAME).exists()
+
+
+@pytest.mark.parametrize("command", ["curate", "remove"])
+def test_a_folder_that_may_not_be_written_to_fails_the_run(
+    tmp_path, capsys, monkeypatch, command
+):
+    def refuse(path, data):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(files, "create", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        run.main(arguments(tmp_path, command))
+    assert stopped.value.code == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"error: .*Permission denied: '.*/run/lock\.json'", error)
 
 
 # Leftovers

@@ -20,7 +20,7 @@ _SHOW_CURSOR = "\x1b[?25h\n"  # hidden by a progress bar
 
 _before_end: list[Callable[[], object]] = []
 _says: list[Callable[[], str]] = [
-    lambda: "nothing was written, the same command begins anew"
+    lambda: "nothing was written, the same command starts over"
 ]
 
 

@@ -115,11 +115,11 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _find_class_names(
-    told: Sequence[str] | None, source: Source, *, has_text: bool
+    given: Sequence[str] | None, source: Source, *, has_text: bool
 ) -> tuple[str, ...]:
     """The names of the command, or of the data if there is a text encoder."""
-    if told:
-        return segmentation.class_names(told)
+    if given:
+        return segmentation.class_names(given)
     return (
         segmentation.class_names(source.classes) if source.classes and has_text else ()
     )

@@ -147,7 +147,7 @@ class RunFolder:
         return self._scores("pairs", self._pairs_fingerprint(source))
 
     def languages(self, source: ImageTextSource) -> UnitTables:
-        """Rows of `records.Language`, one a row of `pairs`."""
+        """Rows of `records.Language`, one per row of `pairs`."""
         detector = self.config.language_detector
         parts = ("language", detector, self._pairs_fingerprint(source))
         return self._scores("language", fingerprint(*parts))
@@ -185,7 +185,7 @@ class RunFolder:
 
     @property
     def decisions(self) -> UnitTables:
-        """Rows of `records.Decision`, one a row of `pairs`."""
+        """Rows of `records.Decision`, one per row of `pairs`."""
         return UnitTables(
             files.join(self.root, "decisions", self.decisions_fingerprint)
         )

@@ -1,6 +1,6 @@
 """Descriptors: what maps an image to the vector that near-duplicates are found by.
 
-In: RGB pixels. Out: float16 rows of a table of `embedding`, one a row of `pairs`.
+In: RGB pixels. Out: float16 rows of a table of `embedding`, one per row of `pairs`.
 """
 
 import dataclasses

@@ -55,7 +55,7 @@ def test_a_program_that_only_begins(tmp_path):
     lines = interrupted(process, lambda: time.monotonic() - begun_s > 0.5)
     if process.returncode == 130:  # else it was faster
         assert lines == [
-            "interrupted: nothing was written, the same command begins anew"
+            "interrupted: nothing was written, the same command starts over"
         ]
     assert not (tmp_path / "new").exists()
 

@@ -58,7 +58,7 @@ def test_a_program_that_only_begins_has_written_nothing(flags, tmp_path):
     process = start([*flags, "--workdir", tmp_path / "workdir"])
     time.sleep(2)  # it imports JAX
     line = interrupted(process)
-    assert line == "interrupted: nothing was written, the same command begins anew"
+    assert line == "interrupted: nothing was written, the same command starts over"
     assert not (tmp_path / "workdir").exists()
 
 

@@ -88,9 +88,9 @@ def check_tasks(
 def find_data(data: str, settings: EvaluationConfig) -> tuple[str, readers.Source]:
     """Returns the evaluation set of `[SET=]PATH`, and SET, or "" without one."""
     name, place = public_sets.split_name(data)
-    told = settings.scored_split and parse_split(settings.scored_split)
+    given = settings.scored_split and parse_split(settings.scored_split)
     preferred = parse_split(public_sets.RECIPES[name].split) if name else ""
-    source = find_source(place, settings.classes, ScoredSplit(told, preferred))
+    source = find_source(place, settings.classes, ScoredSplit(given, preferred))
     if name and not source.classes:
         source = dataclasses.replace(source, classes=public_sets.RECIPES[name].classes)
     return name, source

@@ -25,14 +25,13 @@ def class_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def first_value(names: Sequence[str], told: int = -1) -> int:
-    """Returns the value of the first name in masks, 0 or 1; `told` decides unless it is
-    -1.
+def first_value(names: Sequence[str], given: int = -1) -> int:
+    """Returns the value of the first name in masks, 0 or 1: `given`, unless it is -1.
 
     It is 1, and 0 is ignored, as in ADE20k, unless the names start with "background",
     which then is value 0 and a class like others, as in PASCAL VOC.
     """
-    return told if told >= 0 else int(names[0] != BACKGROUND)
+    return given if given >= 0 else int(names[0] != BACKGROUND)
 
 
 def to_classes(

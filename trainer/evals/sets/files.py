@@ -37,13 +37,13 @@ def read_sample(
         if end in ("txt", "cls", "json")
     }
     with errors_about(f"{name}.json"):
-        told = json.loads(texts.get("json", "") or "{}")
-        if not isinstance(told, Mapping):
+        recorded = json.loads(texts.get("json", "") or "{}")
+        if not isinstance(recorded, Mapping):
             raise SampleError(f"{name}.json: expected an object")
-    told = {key: value for key, value in told.items() if value is not None}
+    recorded = {key: value for key, value in recorded.items() if value is not None}
     own = {"txt": texts.get("txt"), **_label(texts.get("cls"))}
     parts = _parts(contents, account)
-    sample = make_sample(place, name, parts, {**fields, **own, **told}, names)
+    sample = make_sample(place, name, parts, {**fields, **own, **recorded}, names)
     if sample is None:
         account.count_unread(_reason(contents))
     return sample

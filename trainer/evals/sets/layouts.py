@@ -13,7 +13,7 @@ from trainer.split_names import TEST, VALIDATION, find_sign
 class ScoredSplit:
     """The split to score: the one of a setting, else the preferred one, else `test`."""
 
-    told: str = ""
+    given: str = ""
     preferred: str = ""
 
 
@@ -131,8 +131,8 @@ class _PlaceSurvey:
 def _choose_scored(place: str, found: set[str | None], wanted: ScoredSplit) -> str:
     """`test` before `validation`, unless a setting or a recipe says otherwise."""
     named = sorted(split for split in found if split)
-    if wanted.told and wanted.told not in named:
+    if wanted.given and wanted.given not in named:
         expected = f"one of {', '.join(named)}" if named else "a set with splits"
-        raise SampleError(f"{place}: no split {wanted.told}, expected {expected}")
-    order = (wanted.told, wanted.preferred, TEST, VALIDATION)
+        raise SampleError(f"{place}: no split {wanted.given}, expected {expected}")
+    order = (wanted.given, wanted.preferred, TEST, VALIDATION)
     return next((split for split in order if split in named), TEST)

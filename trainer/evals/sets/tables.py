@@ -94,7 +94,7 @@ class _Table:
                 account.count_unread("no image")
 
     def places(self) -> Iterator[Place]:
-        """Of all rows; of the first alone where rows say nothing of their places."""
+        """Yields those of all rows; of the first row alone if rows name no places."""
         columns = [
             name
             for name in self._names
@@ -124,8 +124,8 @@ class _Table:
     def _features(self) -> Mapping[str, Any]:
         """What Hugging Face's metadata say of the columns."""
         metadata = self._file.schema_arrow.metadata or {}
-        told = json.loads(metadata.get(b"huggingface", b"{}"))
-        info = told.get("info") if isinstance(told, Mapping) else None
+        recorded = json.loads(metadata.get(b"huggingface", b"{}"))
+        info = recorded.get("info") if isinstance(recorded, Mapping) else None
         found = info.get("features") if isinstance(info, Mapping) else None
         return found if isinstance(found, Mapping) else {}
 

@@ -53,6 +53,10 @@ def override(config: T, assignments: Sequence[str]) -> T:
 
     Checks run on the result, so fields that depend on each other may change together.
 
+    >>> Crop = dataclasses.make_dataclass("Crop", [("size_px", int)], frozen=True)
+    >>> override(Crop(size_px=224), ["size_px=98"])
+    Crop(size_px=98)
+
     Raises:
       ValueError: on a field that is unknown, set twice or of another type.
     """

@@ -17,8 +17,10 @@ from pipeline.config.captions import Granularity
 from pipeline.engine import scored_shards
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.stage_runner import Counters, run_stage
+from pipeline.export import completeness
 from pipeline.export import stage as export
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
+from pipeline.scoring import missing_tables
 from pipeline.scoring import stage as scoring
 from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.selection import ledger
@@ -28,7 +30,7 @@ from pipeline.selection import stage as selection
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: its image and text, its language, its embedding."""
     changed = scored_shards.changed(run)
-    if scoring.is_complete(run):
+    if missing_tables.is_complete(run):
         scoring.remove_outdated(run, changed)
         return {}
     handler = EncoderHandler(run.config.encoder)
@@ -96,7 +98,7 @@ def export_shards(
     """Writes the training shards of the kept images with their captions."""
     scored_shards.expect_decided(run)
     flagged = flag(run, options)
-    if export.is_complete(run, shard_format):
+    if completeness.is_complete(run, shard_format):
         return flagged
     transform = export.Export(run, shard_format)
     exported = run_stage(run, run.units, export.STAGE, transform, options)

@@ -82,11 +82,11 @@ def configured(command: argparse.Namespace) -> CurationConfig:
 def _with_recorded_sets(config: CurationConfig, output: str) -> CurationConfig:
     """Adds the sources and sets of the run that is there, where a recipe has none."""
     try:
-        recorded = run_record.read(output).config
+        recorded = run_record.read_sets(output)
     except ValueError:  # another version made it, or nothing is there yet
         return config
-    roles = [role for role in _FLAG_TO_ROLE.values() if not getattr(config, role)]
-    return dataclasses.replace(config, **{r: getattr(recorded, r) for r in roles})
+    missing = {r: sets for r, sets in recorded.items() if not getattr(config, r)}
+    return dataclasses.replace(config, **missing)
 
 
 def _overridden(config: CurationConfig, command: argparse.Namespace) -> CurationConfig:

@@ -1,18 +1,24 @@
-"""What flags would change against the run that a folder holds."""
+"""What flags would change against the run that a folder holds, and so be made."""
 
 import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.captioning import flag_counts
+from pipeline.captioning.coverage import count_captioned
 from pipeline.commands import run_record
 from pipeline.commands.configuration import has_flags
 from pipeline.engine.run_folder import RunFolder
+from pipeline.export import completeness
+from pipeline.scoring import missing_tables
+from pipeline.selection import ledger
+from pipeline.storage import files
 from recipes.plain_values import to_json
 from recipes.validation import shown
 
 
 def describe_changes(run: RunFolder, command: argparse.Namespace) -> Iterator[str]:
-    """Yields the fields that flags change, and which tables would be made again.
+    """Yields the fields that flags change, and what is missing for them.
 
     Nothing without flags, or where the record cannot be read.
     """
@@ -28,34 +34,41 @@ def describe_changes(run: RunFolder, command: argparse.Namespace) -> Iterator[st
     yield "against the run that is there:"
     for name, old, new in fields:
         yield f"  {name}: {shown(old)} -> {shown(new)}"
-    digests = record.checkpoint_to_digest
-    there = RunFolder.open(run.root, record.config, known_digests=digests)
-    names = ", ".join(_remade(there, run)) or "nothing"
-    yield f"  would be made again: {names}"
+    names = ", ".join(_missing(run)) or "nothing"
+    yield f"  would be made: {names}"
 
 
-def _remade(there: RunFolder, run: RunFolder) -> Iterator[str]:
-    """Yields names of tables that the settings of `run` have not, and `there` has."""
-    known = {there.embeddings(unit.source).path(unit.name) for unit in there.all_units}
-    wanted = {run.embeddings(unit.source).path(unit.name) for unit in run.all_units}
-    if n_new := len(wanted - known):
-        yield f"scores of {n_new:,} of {len(wanted):,} shards"
-    is_decided_again = run.decisions_fingerprint != there.decisions_fingerprint
-    if is_decided_again:
+def _missing(run: RunFolder) -> Iterator[str]:
+    """Yields what stages would find missing, the first of them before the others."""
+    kind_to_n = missing_tables.count_missing(run)
+    yield from (f"{kind} of {n:,} shards" for kind, n in kind_to_n.items())
+    is_decided = not kind_to_n and ledger.is_complete(run)
+    if not is_decided:
         yield "decisions"
-    old = {there.captions(granularity) for granularity in there.config.granularities}
-    for granularity in run.config.granularities:
-        if run.captions(granularity) not in old:
-            yield f"captions of {granularity.name}"
-    is_exported_again = to_json(run.config.export) != to_json(there.config.export)
-    if is_decided_again or is_exported_again or _texts(run) != _texts(there):
+    uncaptioned = list(_uncaptioned(run))
+    yield from (f"captions of {name}" for name in uncaptioned)
+    granularities = run.config.granularities
+    if granularities and not is_decided:
+        yield "captions of pairs that are kept then and were not before"
+    is_captioned = is_decided and not uncaptioned
+    if granularities and not (is_captioned and flag_counts.is_complete(run)):
+        yield "flags of captions"
+    if not is_captioned:
+        yield "training shards whose pairs or captions change"
+    elif not completeness.is_complete(run):
         yield "training shards"
 
 
-def _texts(run: RunFolder) -> Any:
-    """What training shards hold of captions."""
-    folders = [(g.name, run.captions(g)) for g in run.config.granularities]
-    return folders, run.config.caption_quality
+def _uncaptioned(run: RunFolder) -> Iterator[str]:
+    """Yields the granularities without captions of all pairs that are kept so far."""
+    coverage = count_captioned(run)
+    folders = set(files.folders(files.join(run.root, "captions")))
+    for granularity in run.config.granularities:
+        name = f"{granularity.name}-{run.granularity_fingerprint(granularity)}"
+        n_captioned, n_kept = coverage.counts(granularity.name)
+        is_imported = granularity.captioner == "imported"
+        if name not in folders or (n_captioned < n_kept and not is_imported):
+            yield granularity.name
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config.curation import CurationConfig
+from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.config.fingerprint import FORMAT_VERSION
 from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.records import VERSION
@@ -28,6 +28,7 @@ _MODULES = (
     "pipeline.selection.rules",
 )
 _MAX_CHARS = 200  # of an error
+SET_FIELDS = ("sources", "evaluation_sets", "seed_sets")
 _OF_RECIPE = "<run_path>"  # the module of classes that a recipe's file defines
 
 
@@ -82,15 +83,36 @@ def read(output: str) -> RunRecord:
     try:
         return _parse(json.loads(files.read(path)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = one_line(str(error) or type(error).__name__, _MAX_CHARS)
+        reason = one_line(_reason(error), _MAX_CHARS)
         raise ValueError(
             f"--output {output}: expected --config FILE.py, as {CONFIG_NAME} does not"
             f" say the whole recipe: {reason}"
         ) from error
 
 
+def read_sets(output: str) -> dict[str, tuple[ImageTextSource, ...]]:
+    """Reads the sources, evaluation sets and seed sets of a run folder, by their field.
+
+    So `--config` is enough for a run whose recipe has classes of its own.
+
+    Raises:
+      ValueError: if there is no record, or it does not say them.
+    """
+    check_format("--output", output)
+    kind = tuple[ImageTextSource, ...]
+    try:
+        config = json.loads(files.read(files.join(output, CONFIG_NAME)))["config"]
+        return {role: build(kind, config[role], role) for role in SET_FIELDS}
+    except (FileNotFoundError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"--output {output}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
 def _parse(content: Mapping[str, Any]) -> RunRecord:
-    name_to_module = content.get("classes", {})
+    name_to_module = content.get("classes") or {}
     config = build(
         CurationConfig,
         content["config"],

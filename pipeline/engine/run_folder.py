@@ -45,8 +45,12 @@ def check_format(flag: str, folder: str) -> None:
         return
     try:
         found = json.loads(files.read(path))["format_version"]
-    except (ValueError, KeyError, TypeError):
-        found = None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{flag} {folder}: {CONFIG_NAME} is damaged, as it says no format_version."
+            " Remove that file and run the command of the run again, with its --config:"
+            " it is written again, and no table is made twice"
+        ) from error
     if found == FORMAT_VERSION:
         return
     fault = "another version of the program made it"

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -24,6 +24,7 @@ from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest
+from pipeline.export.completeness import names_in, table_names_of
 from pipeline.export.manifest import Receipt, UnitSummary
 from pipeline.export.samples import SampleTables, kept_samples, with_image
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
@@ -82,19 +83,6 @@ class Export(beam.PTransform):
                 receipts=beam.pvalue.AsList(receipts),
             )
         )
-
-
-def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
-    """Whether an export would change nothing; reads the manifest and lists folders."""
-    folder = shard_format.path(run.root)
-    written = read_json(files.join(folder, manifest.NAME))
-    if written is None:
-        return False
-    captions = SampleTables.of(run).open_captions()
-    names = [(unit, _table_names(captions, unit)) for unit in run.units]
-    inputs = manifest.inputs_fingerprint(manifest.header(run), names)
-    expected = manifest.file_names(shard["name"] for shard in written["shards"])
-    return written["fingerprints"]["inputs"] == inputs and _names(folder) >= expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +157,7 @@ class _SummarizeUnit(beam.DoFn):
             digest.update(repr(sample).encode())
         yield UnitSummary(
             unit=unit,
-            table_names=_table_names(self._captions, unit),
+            table_names=table_names_of(self._captions, unit),
             outcome_to_count=collections.Counter(d.outcome for _, d, _ in pairs),
             n_without_granularity={
                 g.name: sum(g.name not in sample.captions for _, sample in kept)
@@ -213,7 +201,7 @@ def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
     planned = manifest.shards_fingerprint(shards)
     if written is not None and written["fingerprints"]["shards"] != planned:
         files.delete(folder, [manifest.NAME])
-    own = {name for name in _names(folder) if _OWN_NAME.fullmatch(name)}
+    own = {name for name in names_in(folder) if _OWN_NAME.fullmatch(name)}
     stale = own - manifest.file_names(shard.name for shard in shards)
     by_kind = sorted(stale, key=lambda s: (s.endswith(manifest.INDEX_SUFFIX), s))
     files.delete(folder, by_kind)
@@ -300,13 +288,3 @@ def _write_manifest(
 ) -> str:
     write_json(path, manifest.complete(header, summaries, receipts))
     return path
-
-
-def _table_names(
-    captions: Mapping[Granularity, CaptionTables], unit: Unit
-) -> dict[str, tuple[str, ...]]:
-    return {g.name: tables.names(unit) for g, tables in captions.items()}
-
-
-def _names(folder: str) -> set[str]:
-    return {path.rsplit("/", 1)[-1] for path in files.list_folder(folder)}

@@ -20,6 +20,7 @@ from pipeline.models.descriptors import DescriptorTable, ImageDescriptor
 from pipeline.models.interfaces import Encoder
 from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.scoring.encoder_handler import Embedded, EncoderHandler, PreparedPair
+from pipeline.scoring.missing_tables import Measure
 from pipeline.sources import shards
 from pipeline.sources.shards import RawPair, Unit
 from pipeline.storage.prefetch import map_ahead
@@ -28,8 +29,6 @@ from pipeline.storage.tables import to_table, to_vector_column
 STAGE = "score"
 
 _MIN_AHEAD = 64  # pairs in work besides one batch: enough for all cores
-
-Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ order, and the units again. One pass over a shard makes the missing tables and n
 others; a pair that cannot be read gets its rows too.
 """
 
-import collections
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
@@ -22,8 +21,9 @@ from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.models import descriptors, language
 from pipeline.records import Pair
 from pipeline.scoring.encoder_handler import EncoderHandler
+from pipeline.scoring.missing_tables import Measure, Tables, tables_by_source
 from pipeline.scoring.shard_pass import STAGE as STAGE
-from pipeline.scoring.shard_pass import Measure, ShardPass, UnitScores
+from pipeline.scoring.shard_pass import ShardPass, UnitScores
 from pipeline.sources.shards import Unit, shard_name_of
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table
@@ -54,46 +54,9 @@ class Score(beam.PTransform):
         )
 
 
-Tables = dict[Measure, UnitTables]
-_Counters = tuple[str, str]
-
-
-def _tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
-    """Tables to make of each source.
-
-    Evaluation and seed images need no language, and only what is compared with
-    evaluation images is described.
-    """
-    config = run.config
-    source_to_tables: dict[ImageTextSource, Tables] = {
-        source: {"pairs": run.pairs(source), "embeddings": run.embeddings(source)}
-        for source in (*config.evaluation_sets, *config.seed_sets, *config.sources)
-    }
-    for source in config.sources:
-        source_to_tables[source]["languages"] = run.languages(source)
-    for source in (*config.evaluation_sets, *config.sources):
-        for descriptor in config.selection.descriptors:
-            tables = run.descriptions(source, descriptor)
-            source_to_tables[source][descriptor] = tables
-    return source_to_tables
-
-
-def is_complete(run: RunFolder) -> bool:
-    """Whether no unit lacks a table; lists the folders of tables."""
-    source_to_names: dict[ImageTextSource, set[str]] = collections.defaultdict(set)
-    for unit in run.all_units:
-        source_to_names[unit.source].add(unit.name)
-    return all(
-        names <= tables.unit_names()
-        for source, measure_to_tables in _tables_by_source(run).items()
-        if (names := source_to_names[source])
-        for tables in measure_to_tables.values()
-    )
-
-
 def remove_outdated(run: RunFolder, changed: Iterable[Unit]) -> None:
     """Removes the tables of what shards held before, once those of now are there."""
-    source_to_tables = _tables_by_source(run)
+    source_to_tables = tables_by_source(run)
     for source, group in itertools.groupby(changed, lambda unit: unit.source):
         shard_to_name = {unit.shard_name: unit.name for unit in group}
         for unit_tables in source_to_tables[source].values():
@@ -104,6 +67,9 @@ def remove_outdated(run: RunFolder, changed: Iterable[Unit]) -> None:
                 if shard_to_name.get(shard_name_of(name), name) != name
             ]
             files.delete(unit_tables.folder, outdated)
+
+
+_Counters = tuple[str, str]
 
 
 def _counters_by_source(config: CurationConfig) -> dict[ImageTextSource, _Counters]:
@@ -121,7 +87,7 @@ class _ScoreUnit(beam.DoFn):
     """Scores one unit at a time on all cores."""
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
-        self._source_to_tables = _tables_by_source(run)
+        self._source_to_tables = tables_by_source(run)
         self._source_to_counters = _counters_by_source(run.config)
         self._limits = run.config.limits
         self._detector_name = run.config.language_detector

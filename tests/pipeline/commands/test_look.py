@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -106,7 +107,29 @@ def test_status_says_what_flags_would_change(folder, capsys):
     )
     assert title == "against the run that is there:"
     assert field == "  selection.alignment.min_score: 0.2 -> 0.9"
-    assert tables == "  would be made again: decisions, training shards"
+    changed = "training shards whose pairs or captions change"
+    assert tables == f"  would be made: decisions, {changed}"
+
+
+def test_status_says_which_scores_flags_would_need(folder, capsys):
+    setting = ["--set", "language_detector=langdetect"]
+    *_, tables = lines_of(capsys, "status", "--output", f"{folder}/run", *setting)
+    assert tables.startswith("  would be made: languages of 1 shards, decisions, ")
+
+
+def test_a_recipe_with_a_rule_of_its_own_needs_no_more_than_its_file(folder, capsys):
+    path, rule = folder / "run/config.json", "pipeline.selection.rules"
+    whole, recipe = path.read_text(), (folder / "recipe.py").read_text()
+    path.write_text(whole.replace(f'"FewWords": "{rule}"', '"FewWords": "<run_path>"'))
+    without_sets = re.sub(r"(sources|evaluation_sets|seed_sets)=\(.+\),", "", recipe)
+    (folder / "own.py").write_text(without_sets)
+    words = ["--config", f"{folder}/own.py", "--output", f"{folder}/run"]
+    try:
+        assert lines_of(capsys, "status", *words) == lines_of(
+            capsys, "status", *flags(folder)
+        )
+    finally:
+        path.write_text(whole)
 
 
 def test_a_run_folder_that_is_read_only_can_be_looked_at(folder, capsys):
@@ -150,9 +173,10 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda text: text[:100], "expected format version 2, found None"),
+        (lambda text: text[:100], "config.json is damaged, as it says no format"),
+        (lambda text: "[" * 100_000, "config.json is damaged, as it says no format"),
         (lambda text: '{"format_version": 1}', "found 1: its images were read as"),
-        (lambda text: '{"format_version": 2}', "'config'"),
+        (lambda text: '{"format_version": 2}', "no 'config'"),
         (lambda text: '{"format_version": 2, "config": 3}', "expected"),
         (
             lambda text: text.replace('"min_words": 2', '"min_words": "two"'),
@@ -186,7 +210,7 @@ def test_a_record_that_cannot_be_read_is_one_line(folder, capsys, change, expect
         error = error_of(capsys, "status", "--output", f"{folder}/run")
     finally:
         path.write_text(whole)
-    assert error.startswith(f"error: --output {folder}/run: expected ")
+    assert error.startswith(f"error: --output {folder}/run: ")
     assert expected in error
     assert len(error) < 600
 

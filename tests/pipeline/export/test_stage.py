@@ -26,8 +26,9 @@ from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.export import manifest, samples, webdataset
+from pipeline.export.completeness import is_complete
 from pipeline.export.shard_formats import TFRECORD, WEBDATASET
-from pipeline.export.stage import Export, is_complete, plan_shards
+from pipeline.export.stage import Export, plan_shards
 from pipeline.images import decoder as images
 from pipeline.records import DropReason, content_hash, sample_id
 from pipeline.sources import shards as sources

@@ -1,0 +1,51 @@
+"""The tables that `score` makes of each source, and which of them are missing.
+
+Imports neither Beam nor a model, so that `status` can use it.
+"""
+
+import collections
+
+from pipeline.config.curation import ImageTextSource
+from pipeline.config.duplicates import Descriptor
+from pipeline.engine.run_folder import RunFolder
+from pipeline.storage.tables import UnitTables
+
+Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
+Tables = dict[Measure, UnitTables]
+
+
+def tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
+    """Tables to make of each source.
+
+    Evaluation and seed images need no language, and only what is compared with
+    evaluation images is described.
+    """
+    config = run.config
+    source_to_tables: dict[ImageTextSource, Tables] = {
+        source: {"pairs": run.pairs(source), "embeddings": run.embeddings(source)}
+        for source in (*config.evaluation_sets, *config.seed_sets, *config.sources)
+    }
+    for source in config.sources:
+        source_to_tables[source]["languages"] = run.languages(source)
+    for source in (*config.evaluation_sets, *config.sources):
+        for descriptor in config.selection.descriptors:
+            tables = run.descriptions(source, descriptor)
+            source_to_tables[source][descriptor] = tables
+    return source_to_tables
+
+
+def count_missing(run: RunFolder) -> dict[str, int]:
+    """Counts the shards that lack a table, for each kind that some lack."""
+    kind_to_n: collections.Counter[str] = collections.Counter()
+    source_to_tables = tables_by_source(run)
+    for source, measure_to_tables in source_to_tables.items():
+        names = {unit.name for unit in run.all_units if unit.source == source}
+        for measure, tables in measure_to_tables.items():
+            kind = measure if isinstance(measure, str) else "descriptions"
+            kind_to_n[kind] += len(names - tables.unit_names())
+    return {kind: n for kind, n in kind_to_n.items() if n}
+
+
+def is_complete(run: RunFolder) -> bool:
+    """Whether no shard lacks a table; lists the folders of tables."""
+    return not count_missing(run)

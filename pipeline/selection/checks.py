@@ -34,8 +34,8 @@ def check_settings(run: RunFolder) -> None:
         is_short = selection.max_evaluation_similarity is not None
         name = "max_evaluation_similarity" if is_short else "evaluation_duplicates"
         raise ValueError(
-            f"{name}={getattr(selection, name)}:"
-            " expected evaluation sets to compare with, or none"
+            f"{name}={getattr(selection, name)}: expected evaluation sets,"
+            f" --eval NAME=GLOB, or --set selection.{name}=null"
         )
     for descriptor in selection.descriptors:
         descriptors.check(descriptor)

@@ -76,7 +76,8 @@ def check(run: RunFolder) -> None:
     if retrieval is None:
         return
     if not run.seed_units:
-        raise ValueError(f"retrieval={retrieval}: expected seed sets, or none")
+        expected = "seed sets, --seeds NAME=GLOB, or --set selection.retrieval=null"
+        raise ValueError(f"retrieval={retrieval}: expected {expected}")
     if isinstance(retrieval, NearestToSeeds):
         names = sorted({unit.source.name for unit in run.seed_units})
         for name, k in retrieval.set_to_k.items():

@@ -281,9 +281,14 @@ def test_pairs_without_a_decision_are_an_error():
     [
         (
             SelectionConfig(max_evaluation_similarity=0.9),
-            "max_evaluation_similarity=0.9: expected evaluation sets",
+            "max_evaluation_similarity=0.9: expected evaluation sets,"
+            " --eval NAME=GLOB, or --set selection.max_evaluation_similarity=null",
         ),
-        (SelectionConfig(retrieval=NearSeeds(0.5)), "retrieval=.*expected seed sets"),
+        (
+            SelectionConfig(retrieval=NearSeeds(0.5)),
+            "retrieval=.*: expected seed sets, --seeds NAME=GLOB, or --set"
+            " selection.retrieval=null",
+        ),
     ],
 )
 def test_a_step_without_its_sets_is_an_error(tmp_path, config, message):

@@ -298,7 +298,7 @@ def test_contradictory_settings_are_refused(make, message):
 
 def test_bounds_on_evaluation_images_need_evaluation_sets(tmp_path):
     run = make_run(str(tmp_path), evaluation(BY_PERCEPTUAL), {"web/1": [Row()]})
-    with pytest.raises(
-        ValueError, match=r"evaluation_duplicates=.*expected evaluation"
-    ):
+    either = "--eval NAME=GLOB, or --set selection.evaluation_duplicates=null"
+    expected = f"evaluation_duplicates=.*expected evaluation sets, {either}"
+    with pytest.raises(ValueError, match=expected):
         checks.check(run)

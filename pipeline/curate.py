@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.captioning import failed_captions, flag_stage
-from pipeline.captioning import flag_counts as captions_flagged
+from pipeline.captioning import failed_captions, flag_counts, flag_stage
 from pipeline.captioning import stage as captioning
 from pipeline.captioning.coverage import find_incomplete
 from pipeline.config.captions import Granularity
@@ -69,7 +68,7 @@ def caption(
     """Captions the kept images that have no caption yet, and flags doubtful ones.
 
     Raises:
-      ValueError: if a granularity has not a single caption.
+      ValueError: if a granularity has no caption.
     """
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
@@ -87,7 +86,7 @@ def caption(
 
 def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     """Flags doubtful captions; drops none."""
-    if not run.config.granularities or captions_flagged.is_complete(run):
+    if not run.config.granularities or flag_counts.is_complete(run):
         return {}
     return run_stage(run, run.units, flag_stage.STAGE, flag_stage.Flag(run), options)
 

@@ -197,14 +197,18 @@ def pictures_parser() -> Parser:
         " some)",
     )
     parser.add_argument(
-        "--n-images", type=int, default=8, metavar="N", help="drawn (%(default)s)"
+        "--n-images",
+        type=int,
+        default=8,
+        metavar="N",
+        help="how many photos to draw (default: %(default)s)",
     )
     parser.add_argument(
         "--n-searched",
         type=int,
         default=1000,
         metavar="N",
-        help="among which neighbors are found (%(default)s)",
+        help="among how many images neighbors are found (default: %(default)s)",
     )
     parser.add_argument(
         "--set",

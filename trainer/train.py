@@ -159,6 +159,8 @@ def prepare(
 ) -> Job:
     """Reads and checks everything that a run needs, before any work starts.
 
+    Makes the workdir, or updates its config.json, once all checks pass.
+
     Raises ValueError, with one line for the user, if something does not fit.
     """
     config = load(config_file, overrides)

@@ -1,4 +1,4 @@
-"""Finds granularities without a single caption, a fault of settings and not of images.
+"""Finds granularities without a caption, a fault of settings and not of images.
 
 In: the captions of a run. Out: an error with the most frequent reason.
 """

@@ -12,7 +12,7 @@ from pipeline.engine.run_folder import RunFolder
 
 
 def is_complete(run: RunFolder) -> bool:
-    """Whether all existing captions are flagged; lists folders, and reads no table."""
+    """Whether all captions have been checked; lists folders, and reads no table."""
     return run.flags.unit_names() >= {unit.name for unit in run.units}
 
 
@@ -26,7 +26,7 @@ class FlagCounts:
 
 
 def count_flags(run: RunFolder) -> dict[str, FlagCounts]:
-    """Counts flags by granularity; empty unless all captions are flagged."""
+    """Counts flags by granularity; empty unless all captions are checked."""
     if not run.config.granularities or not is_complete(run):
         return {}
     tables = run.flags

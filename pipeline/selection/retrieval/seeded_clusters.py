@@ -32,9 +32,8 @@ from pipeline.storage import files
 CLUSTERS_PER_BLOCK = 64  # in one key of Beam: at most 64 * `max_per_cluster` images
 
 
-SetToCounts = Mapping[
-    str, np.ndarray
-]  # seed set to its number of seeds in each cluster
+# Seed set to its number of seeds in each cluster.
+SetToCounts = Mapping[str, np.ndarray]
 
 
 def draw(

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_shards(folder / part, flags.images, names, captions)
     for part, names in parts.items():
         print(f"{flags.output / part}: {len(names):,} photos")
+    command_line.warn(_empty_parts(parts, flags.held_out))
     if unnamed := photos_without(flags.images, captions):
         print(f"without an entry: {len(unnamed):,} photos, such as {unnamed[0]}")
     if missing:
@@ -116,6 +117,18 @@ def split(names: Iterable[str], share: float) -> dict[str, list[str]]:
         is_held_out = int.from_bytes(digest, "big") < share * 2**64
         parts[PARTS[is_held_out]].append(name)
     return parts
+
+
+def _empty_parts(parts: Mapping[str, Sequence[str]], share: float) -> Iterator[str]:
+    """Yields a line for each part that has no photo although its share is not 0."""
+    shares = dict(zip(PARTS, (1 - share, share), strict=True))
+    n_photos = sum(map(len, parts.values()))
+    for part, names in parts.items():
+        if not names and shares[part]:
+            yield (
+                f"{part}: no photo, as there are only {n_photos:,};"
+                f" choose another share than --held-out {share}"
+            )
 
 
 def write_shards(

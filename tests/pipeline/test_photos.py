@@ -73,6 +73,23 @@ def test_none_may_be_held_out(tmp_path, folder):
     assert list((tmp_path / "data" / "held_out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        ("0.001", "warning: held_out: no photo, as there are only 12;"),
+        ("0.999", "warning: crawl: no photo, as there are only 12;"),
+        ("0", ""),
+        ("0.5", ""),
+    ],
+)
+def test_a_part_without_photos_is_warned_of(tmp_path, folder, capsys, share, expected):
+    captions = write_csv(tmp_path / "captions.csv")
+    pack(folder, captions, tmp_path / "data", "--held-out", share)
+    error = capsys.readouterr().err
+    assert error.startswith(expected)
+    assert error.count("--held-out") == bool(expected)
+
+
 def test_a_shard_has_so_many_photos(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(photos, "PHOTOS_PER_SHARD", 5)
     pack(folder, write_csv(tmp_path / "c.csv"), tmp_path / "data", "--held-out", "0")

@@ -179,8 +179,7 @@ def pictures_parser() -> Parser:
         "--data",
         required=True,
         metavar="[SET=]PATH",
-        help="as for trainer.evaluate: folder, file or glob of tars, Parquet files or"
-        " images",
+        help="as for trainer.evaluate: folder, file or glob of tars, Parquet or images",
     )
     parser.add_argument(
         "--output",
@@ -193,8 +192,7 @@ def pictures_parser() -> Parser:
         "--class-names",
         nargs="+",
         metavar="NAME",
-        help="classes to find by their names (default: those of the data, if it has"
-        " some)",
+        help="classes to find by their names (default: those of the data, if any)",
     )
     parser.add_argument(
         "--n-images",

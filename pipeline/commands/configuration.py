@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline.commands import run_record
 from pipeline.commands.arguments import RECORDED
@@ -85,7 +86,9 @@ def _with_recorded_sets(config: CurationConfig, output: str) -> CurationConfig:
         recorded = run_record.read_sets(output)
     except ValueError:  # another version made it, or nothing is there yet
         return config
-    missing = {r: sets for r, sets in recorded.items() if not getattr(config, r)}
+    missing: dict[str, Any] = {
+        role: sets for role, sets in recorded.items() if not getattr(config, role)
+    }
     return dataclasses.replace(config, **missing)
 
 

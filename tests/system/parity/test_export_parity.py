@@ -219,7 +219,7 @@ def test_evaluation_feeds_the_pixels_of_the_processor(tmp_path, shape):
     for image in (noise, np.ascontiguousarray(steps)):
         inputs = processor(images=Image.fromarray(image), return_tensors="pt")
         theirs = inputs["pixel_values"][0].permute(1, 2, 0).numpy() * 255
-        ours = Sample("x", "x", {"image": image}, {}).squeezed(model.size_px)
+        ours = Sample("x", "x", {"image": image}, {}).to_square(model.size_px)
         difference = np.abs(theirs - ours)
         print(shape, difference.max(), difference.mean())
         assert difference.max() < 1.01

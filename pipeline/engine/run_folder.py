@@ -44,10 +44,10 @@ def check_format(flag: str, folder: str) -> None:
     if not files.is_file(path):
         return
     try:
-        found = json.loads(files.read(path))["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        found = json.loads(files.read(path)).get("format_version")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{flag} {folder}: {CONFIG_NAME} is damaged, as it says no format_version."
+            f"{flag} {folder}: {CONFIG_NAME} is damaged: expected an object in JSON."
             " Remove that file and run the command of the run again, with its --config:"
             " it is written again, and no table is made twice"
         ) from error

@@ -133,8 +133,6 @@ def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):
         ('{"format_version": 99}', "found 99: another version of the program made it"),
         ('{"format_version": [1]}', "found [1]: another version"),
         ("{}", "found None: another version"),
-        ("[]", "found None: another version"),
-        ("not JSON", "found None: another version"),
     ):
         (output / "config.json").write_text(content)
         error = error_of(capsys, *base, *sets)
@@ -142,6 +140,17 @@ def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):
         assert "Name a new folder and curate again; this one stays as it is" in error
         assert error_of(capsys, "status", *base[1:], *sets) == error
         assert [path.name for path in output.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("content", ["[]", "not JSON", "", "[" * 100_000])
+def test_a_damaged_record_is_called_damaged(capsys, tmp_path, crawl, content):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "config.json").write_text(content)
+    words = ["curate", "--config", CONFIG, "--output", str(output), "--input", crawl]
+    sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
+    error = error_of(capsys, *words, *sets)
+    assert f"--output {output}: config.json is damaged: expected an object" in error
 
 
 def test_a_file_system_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):

@@ -173,8 +173,8 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda text: text[:100], "config.json is damaged, as it says no format"),
-        (lambda text: "[" * 100_000, "config.json is damaged, as it says no format"),
+        (lambda text: text[:100], "config.json is damaged: expected an object"),
+        (lambda text: "[" * 100_000, "config.json is damaged: expected an object"),
         (lambda text: '{"format_version": 1}', "found 1: its images were read as"),
         (lambda text: '{"format_version": 2}', "no 'config'"),
         (lambda text: '{"format_version": 2, "config": 3}', "expected"),

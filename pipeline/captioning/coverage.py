@@ -17,7 +17,7 @@ from pipeline.records import Pair
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables
 
-_MAX_COUNTED = 1_000  # shards
+_MAX_COUNTED = 100  # shards; the launcher reads the tables of each, one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,9 @@ def find_incomplete(
     is_decided = all(unit.name in decided for unit in run.units)
     if not is_decided or len(run.units) > _MAX_COUNTED:
         return granularities
+    tables = CaptionInputs.of(run).open_captions()
+    if not any(tables[one.name].name_to_tables for one in granularities):
+        return granularities  # none has a caption: nothing to count
     coverage = count_captioned(run)
     return [
         one

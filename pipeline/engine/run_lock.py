@@ -3,7 +3,8 @@
 RUN/lock.json names its holder: host, process, command, time of the last renewal. It is
 renewed while the run lasts and removed at its end. A run that is killed leaves it: the
 next one takes it over when the process is dead, if it was of the same host, or when the
-last renewal is too long ago. Works on any file system that Beam knows.
+last renewal is too long ago. Object stores write it on the condition that nobody else
+has; on other file systems a run that takes it over waits and looks again.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.storage import files
+from pipeline.storage import files, local_disks
 from recipes import interrupts
 
 NAME = "lock.json"
@@ -64,7 +65,15 @@ def acquire(
     own = Holder(socket.gethostname(), os.getpid(), command, now_s, now_s)
     if not files.create(path, _to_json(own)):
         _take_over(path, own, now_s)
+    elif files.is_remote(path) and not _is_exclusive(path, own):
+        _settle(path, own)
     return _hold(path, own, clock)
+
+
+def _is_exclusive(path: str, own: Holder) -> bool:
+    """Whether the store minds conditions: it must not create the lock a second time."""
+    again = dataclasses.replace(own, renewed_s=own.renewed_s + 1e-3)
+    return not files.create(path, _to_json(again))
 
 
 def is_held(folder: str, clock: Clock = time.time) -> bool:
@@ -82,14 +91,14 @@ def remove_leftovers(folder: str, clock: Clock = time.time) -> int:
     left = [
         name
         for name, found in files.list_below(folder).items()
-        if _is_left(name, age_s=now_s - (found.last_updated_in_seconds or now_s))
+        if _is_left(name, age_s=now_s - (found.updated_s or now_s))
     ]
     files.delete(folder, left)
     return len(left)
 
 
 def _is_left(path: str, age_s: float) -> bool:
-    writer = files.TEMPORARY.fullmatch(path)
+    writer = local_disks.TEMPORARY.fullmatch(path)
     if writer is None:
         return False
     if writer["file_and_host"].endswith(f".{socket.gethostname()}"):
@@ -103,16 +112,27 @@ def _take_over(path: str, own: Holder, now_s: float) -> None:
     Raises:
       LockedError: if the holder is not gone, or another run was the later one.
     """
-    holder = _read(path)
+    holder, version = _read_with_version(path)
     if holder is not None:
         _expect_gone(path, holder, now_s)
         who = f"pid {holder.pid} on {holder.host}"
         print(f"takes over the lock of {who}, which is gone", file=sys.stderr)
-    files.write(path, _to_json(own))
+    if not files.replace(path, _to_json(own), version):
+        raise _lost(path)
+    if version is None:
+        _settle(path, own)
+
+
+def _settle(path: str, own: Holder) -> None:
+    """Waits and looks again, where a file system cannot say who was first."""
     time.sleep(_SETTLE_S)
     later = _read(path)
     if later is None or not later.is_same_run(own):
-        raise LockedError(f"{path}: expected no other run, but one has just begun")
+        raise _lost(path)
+
+
+def _lost(path: str) -> LockedError:
+    return LockedError(f"{path}: expected no other run, but one has just begun")
 
 
 def _expect_gone(path: str, holder: Holder, now_s: float) -> None:
@@ -178,11 +198,11 @@ def _before_sigterm(release: Callable[[], None]) -> Iterator[None]:
 def _renew(path: str, own: Holder, clock: Clock, is_over: threading.Event) -> None:
     while not is_over.wait(_RENEWAL_S):
         try:
-            holder = _read(path)
+            holder, version = _read_with_version(path)
             if holder is not None and not holder.is_same_run(own):
                 _stop(path, holder)
             renewed = dataclasses.replace(own, renewed_s=clock())
-            files.write(path, _to_json(renewed))
+            files.replace(path, _to_json(renewed), version)
         # The next attempt comes long before the expiry; what object stores raise has
         # no type in common, and a thread that dies of it would lose the lock.
         except Exception as error:
@@ -204,16 +224,20 @@ def _remove(path: str, own: Holder) -> None:
 
 
 def _read(path: str) -> Holder | None:
-    """None if there is no lock; one that cannot be read is of nobody known."""
-    if not files.is_file(path):
-        return None
+    return _read_with_version(path)[0]
+
+
+def _read_with_version(path: str) -> tuple[Holder | None, files.Version | None]:
+    """No holder if there is no lock; one that cannot be read is of nobody known."""
     try:
-        updated_s = files.updated_s(path)
-        return _parse(files.read(path))
-    except FileNotFoundError:  # removed in this moment
-        return None
+        data, version = files.read_with_version(path)
+    except FileNotFoundError:
+        return None, None
+    try:
+        return _parse(data), version
     except (KeyError, TypeError, ValueError):  # another run is about to write it
-        return Holder("an unknown host", 0, "unknown", 0.0, updated_s)
+        updated_s = files.facts(path).updated_s
+        return Holder("an unknown host", 0, "unknown", 0.0, updated_s), version
 
 
 def _parse(data: bytes) -> Holder:

@@ -1,76 +1,107 @@
-"""Files on any file system that Beam knows: listing, reading, atomic writes.
+"""Files on any file system: listing, reading, atomic writes.
 
 A path names one file or folder. Only `find`, `sizes` and `marks` take patterns, and
-only those that a user gave.
+only those that a user gave. Local paths are plain files; `s3://`, `gs://` and `az://`
+are read by obstore, every other scheme by Beam.
 
-A written file is complete or absent: it is written under a temporary name and renamed;
-an object store shows an object once all of it is there. Calls that fail with a passing
-error are retried (see `retries`); a file system that does not answer is a TimeoutError.
+A written file is complete or absent. Calls whose errors may pass are repeated; a file
+system that does not answer is an OSError.
 """
 
-import glob
 import hashlib
-import mmap
 import os
-import re
-import socket
 import tempfile
-import threading
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.storage import file_systems
-from pipeline.storage.file_errors import add_path
-from pipeline.storage.file_systems import FileFacts, file_system_of, scheme
-from pipeline.storage.retries import retry
-from pipeline.storage.timeouts import call_with_timeout, reader
-from pipeline.storage.timeouts import write as write_within
+from pipeline.storage import beam_files, local_disks, store_flags
+from pipeline.storage.file_facts import FileFacts
+from pipeline.storage.object_urls import is_object_url, scheme_of
 
 if typing.TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-# What `write` leaves behind when it is killed: the file, the host, process and thread.
-TEMPORARY = re.compile(r"(?s)(?P<file_and_host>.+)-(?P<pid>\d+)-(?P<thread>\d+)\.tmp")
+Version = dict[str, str]  # of an object, as its store names it
 
-_OBJECT_STORES = ("gs", "s3")
-_MAX_PART_BYTES = 4 << 20  # Beam cuts at 5 MiB for S3, at 16 MiB for Cloud Storage
+_MAX_BYTES_AT_ONCE = 32 << 20  # of `read_ranges`, unless one range is larger
+
+
+class _FileSystem(typing.Protocol):
+    """The functions that the modules of the three file systems share."""
+
+    def facts(self, path: str, /) -> FileFacts: ...
+    def read_range(self, path: str, start: int, length: int, /) -> typing.Any: ...
+    def open_for_reading(self, path: str, /) -> typing.BinaryIO: ...
+    def open_stream(self, path: str, /) -> typing.BinaryIO: ...
+    def read(self, path: str, /) -> typing.Any: ...
+    def write(self, path: str, data: typing.Any, /) -> None: ...
+    def publish(self, local: str, path: str, /) -> None: ...
+    def create(self, path: str, data: bytes, /) -> bool: ...
+    def delete(self, paths: Sequence[str], /) -> None: ...
+    def list_folder(self, folder: str, /) -> tuple[list[str], list[FileFacts]]: ...
+    def list_below(self, folder: str, after: str = ..., /) -> Iterator[FileFacts]: ...
+    def match(self, pattern: str, /) -> list[FileFacts]: ...
+
+
+def _system(path: str) -> _FileSystem:
+    if not is_remote(path):
+        return local_disks
+    if is_object_url(path):
+        from pipeline.storage import object_store  # local runs do without obstore
+
+        return object_store
+    return beam_files
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names its file system, as `s3://...` does."""
+    return scheme_of(path) is not None
 
 
 def use_options(options: "PipelineOptions") -> None:
-    """Passes the flags of file systems, such as an endpoint, on to this process.
+    """Passes the flags of stores, such as an endpoint, on to this process.
 
     Workers get them from Beam.
     """
-    from apache_beam.io.filesystems import FileSystems
+    store_flags.use(options)
+    from pipeline.storage import object_clients
 
-    FileSystems.set_options(options)
+    object_clients.forget_clients()
 
 
 def find(pattern: str) -> tuple[str, ...]:
-    """Paths of the files that match a pattern, sorted; none is an empty tuple.
+    """Paths of the files that a pattern matches, sorted; none is an empty tuple.
 
     `?`, `*` and `[...]` as in a shell, `**` for any number of folders; `glob.escape`
     makes a pattern of a path.
     """
-    if is_remote(pattern) or "**" in pattern:
-        return tuple(sorted(sizes(pattern)))
-    # Beam itself skips links to folders, and finds nothing in the working directory.
-    pattern = f"{pattern}*" if pattern.endswith("/") else pattern
-    found = glob.glob(pattern, include_hidden=True)
-    return tuple(sorted(path for path in found if not os.path.isdir(path)))
+    return tuple(sorted(sizes(pattern)))
 
 
-@retry
 def sizes(pattern: str) -> dict[str, int]:
-    """Path to bytes of the files that match a pattern.
+    """Path to bytes of the files that a pattern matches."""
+    return {found.path: found.n_bytes for found in _system(pattern).match(pattern)}
 
-    Raises:
-      ValueError: if an extra is missing that the file system needs.
+
+def marks(pattern: str) -> dict[str, str]:
+    """Path to `mark` of the files that a pattern matches."""
+    return {found.path: found.mark for found in _system(pattern).match(pattern)}
+
+
+def mark(path: str) -> str:
+    """A text that differs when the contents of a file do; "" if there is no file.
+
+    Of a local file it is its size and when it changed, of an object its entity tag.
     """
-    if not is_remote(pattern) and "**" not in pattern:
-        return {path: _n_bytes(path) for path in find(pattern)}
-    matches = call_with_timeout(pattern, file_systems.match, pattern)
-    return {found.path: found.size_in_bytes for found in matches}
+    try:
+        return facts(path).mark
+    except (FileNotFoundError, IsADirectoryError):
+        return ""
+
+
+def facts(path: str) -> FileFacts:
+    """Size, time and version of a file; raises FileNotFoundError if it is missing."""
+    return _system(path).facts(path)
 
 
 def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
@@ -78,58 +109,33 @@ def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str,
 
     {} if the folder is not there.
     """
+    place = _with_slash(folder)
+    if prefix and is_object_url(folder):
+        found: Iterable[FileFacts] = _begin_with(place, prefix)
+    else:
+        _, found = _system(folder).list_folder(folder)
+    name_to_found = {one.path.rpartition("/")[2]: one for one in found}
     return {
-        found.path: found.size_in_bytes
-        for name, found in list_below(folder, prefix).items()
-        if "/" not in name and name.endswith(suffix)
+        place + name: one.n_bytes
+        for name, one in name_to_found.items()
+        if name.startswith(prefix) and name.endswith(suffix)
     }
 
 
-@retry
-def list_below(folder: str, prefix: str = "") -> dict[str, FileFacts]:
+def _begin_with(place: str, prefix: str) -> Iterator[FileFacts]:
+    """The objects of a folder whose names begin so, of which there may be millions."""
+    for found in _system(place).list_below(place, prefix[:-1]):
+        name = found.path[len(place) :]
+        if name > prefix and not name.startswith(prefix):
+            return
+        if "/" not in name:
+            yield found
+
+
+def list_below(folder: str) -> dict[str, FileFacts]:
     """Name, such as `a/b`, to facts of all files in a folder and its folders."""
     place = _with_slash(folder)
-    found = call_with_timeout(
-        folder, lambda: file_system_of(place).list_below(place, prefix)
-    )
-    name_to_found = {one.path[len(place) :]: one for one in found}
-    return {name: f for name, f in name_to_found.items() if name.startswith(prefix)}
-
-
-@retry
-def marks(pattern: str) -> dict[str, str]:
-    """Path to `mark` of the files that match a pattern, of a store from one listing."""
-    if not is_remote(pattern) and "**" not in pattern:
-        return {path: mark(path) for path in find(pattern)}
-    matches = call_with_timeout(pattern, file_systems.match, pattern)
-    return {found.path: _mark(found) for found in matches}
-
-
-@retry
-def mark(path: str) -> str:
-    """A version mark of a file, its size and when it changed; differs if they do.
-
-    "" if there is no such file.
-    """
-    if not is_file(path):
-        return ""
-    return _mark(_metadata(path))
-
-
-def _metadata(path: str) -> FileFacts:
-    return call_with_timeout(path, lambda: file_system_of(path).metadata(path))
-
-
-def _exists(path: str) -> bool:
-    return call_with_timeout(path, lambda: file_system_of(path).exists(path))
-
-
-def _mark(found: FileFacts) -> str:
-    """S3 gives a time to the second for one object, and more finely in a listing."""
-    changed_s = found.last_updated_in_seconds or 0.0
-    if is_remote(found.path):
-        changed_s = int(changed_s)
-    return f"{found.size_in_bytes} bytes of {changed_s!r}"
+    return {one.path[len(place) :]: one for one in _system(folder).list_below(place)}
 
 
 def _with_slash(folder: str) -> str:
@@ -139,127 +145,158 @@ def _with_slash(folder: str) -> str:
 
 def folders(parent: str) -> frozenset[str]:
     """Names of the folders that hold a file; on object stores no others are there."""
-    parts = (name.split("/") for name in list_below(parent))
-    return frozenset(names[0] for names in parts if len(names) == 2)
+    names, _ = _system(parent).list_folder(parent)
+    if is_remote(parent):
+        return frozenset(names)
+    return frozenset(name for name in names if list_folder(join(parent, name)))
 
 
 def split(path: str) -> tuple[str, str]:
     """The folder of a path and the name in it."""
-    return file_system_of(path).split(path)
+    if is_remote(path):
+        folder, _, name = path.rpartition("/")
+        return folder, name
+    return os.path.split(os.path.abspath(path))
 
 
 def join(folder: str, *names: str) -> str:
     """`folder/name/...` on any file system."""
-    return file_system_of(folder).join(folder, *names)
+    if is_remote(folder):
+        return "/".join((folder.rstrip("/"), *names))
+    return os.path.join(folder, *names)
 
 
-@retry
 def is_file(path: str) -> bool:
     """Whether a file is there."""
-    return _exists(path) and not os.path.isdir(path)
+    try:
+        facts(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return False
+    return True
 
 
-@retry
-def updated_s(path: str) -> float:
-    """Unix time of the last change; 0 where the file system gives none."""
-    return _metadata(path).last_updated_in_seconds or 0.0
-
-
-@retry
-def checksum(path: str) -> str:
-    """A text that differs when the contents do, as far as the file system knows."""
-    return call_with_timeout(path, lambda: file_system_of(path).checksum(path))
-
-
-@retry
 def open_for_reading(path: str) -> typing.BinaryIO:
-    """A seekable binary file; compressed files are not unpacked.
+    """A seekable binary file to read here and there, such as Parquet.
+
+    Compressed files are not unpacked.
 
     Raises:
       FileNotFoundError: if there is no such file.
     """
-    file = call_with_timeout(path, lambda: file_system_of(path).open(path))
-    return reader(path, file)
+    return _system(path).open_for_reading(path)
+
+
+def open_stream(path: str) -> typing.BinaryIO:
+    """A seekable binary file to read from its start to its end, such as a tar.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
+    return _system(path).open_stream(path)
 
 
 def read(path: str) -> bytes:
-    """The whole file."""
-    with open_for_reading(path) as file:
-        return file.read()
+    """The whole file; raises FileNotFoundError if it is missing."""
+    return bytes(_system(path).read(path))
+
+
+def read_range(path: str, start: int, length: int) -> bytes:
+    """Up to `length` bytes, fewer where the file ends; one request to a store."""
+    return bytes(_system(path).read_range(path, start, length))
+
+
+def read_ranges(path: str, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """The bytes of each (start, length), in order; fewer where the file ends.
+
+    Of an object store, near spans share a request and far ones come at the same time,
+    32 MiB at once.
+    """
+    if not is_object_url(path):
+        with open_for_reading(path) as file:
+            for start, length in spans:
+                file.seek(start)
+                yield file.read(length)
+        return
+    from pipeline.storage import object_store
+
+    for group in _in_groups(spans):
+        yield from object_store.read_ranges(path, group)
+
+
+def _in_groups(spans: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    group: list[tuple[int, int]] = []
+    n_bytes = 0
+    for start, length in spans:
+        if group and n_bytes + length > _MAX_BYTES_AT_ONCE:
+            yield group
+            group, n_bytes = [], 0
+        group.append((start, length))
+        n_bytes += length
+    if group:
+        yield group
 
 
 def local_copy(path: str) -> str:
     """Returns the path of a copy on this machine, or `path` itself if it is local.
 
-    A remote file is copied once. The name of the copy is a digest of path and checksum:
+    A remote file is copied once. The name of the copy is a digest of path and mark:
     the same path may later hold other data.
     """
     if not is_remote(path):
         return path
-    identity = f"{path}\0{checksum(path)}".encode()
+    identity = f"{path}\0{facts(path).mark}".encode()
     digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
     copy = os.path.join(tempfile.gettempdir(), f"{digest}-{split(path)[1]}")
     if not os.path.exists(copy):
-        write(copy, read(path))
+        local_disks.write(copy, _system(path).read(path))
     return copy
 
 
-@retry
 def write(path: str, data: bytes) -> None:
-    """Writes a file so that readers see all of it or nothing.
-
-    The temporary name is the writer's own: two writers of the same file do not meet,
-    and both write the same bytes. In an object store, where to rename is to copy and to
-    delete, a small file needs no temporary name: it comes as a whole, in one part.
-    """
-    if _is_in_object_store(path) and len(data) <= _MAX_PART_BYTES:
-        _write_in_place(path, data)
-        return
-    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-    temporary = f"{path}.{writer}.tmp"
-    _make_folder(split(path)[0])
-    _write_in_place(temporary, data)
-    call_with_timeout(path, lambda: file_system_of(path).rename(temporary, path))
+    """Writes a file so that readers see all of it or nothing."""
+    _system(path).write(path, data)
 
 
 def publish(local: str, path: str) -> tuple[int, str]:
     """Copies a file of this machine to any file system; gives its size and SHA-256.
 
-    It is mapped rather than read: a shard may be larger than a worker's memory.
+    It is never in memory as a whole: a shard may be larger than a worker's memory.
     """
-    with (
-        open(local, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        write(path, typing.cast(bytes, data))  # which only has to be a buffer
-        return len(data), hashlib.sha256(data).hexdigest()
+    with open(local, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _system(path).publish(local, path)
+    return os.path.getsize(local), digest
 
 
 def create(path: str, data: bytes) -> bool:
     """Creates a file; False if it is there.
 
-    Of many writers only one gets True. Always False on object stores, where Beam does
-    not know who was first.
+    Of many writers only one gets True. Always False where only Beam knows the file
+    system, which cannot say who was first.
     """
-    if is_remote(path):
-        return False
-    _make_folder(split(path)[0])
-    try:
-        with add_path(path), open(path, "xb") as file:
-            _write_or_remove(file, data)
-    except FileExistsError:
-        return False
+    return _system(path).create(path, data)
+
+
+def read_with_version(path: str) -> tuple[bytes, Version | None]:
+    """The whole file, and what `replace` needs to know of it; None is nothing."""
+    if is_object_url(path):
+        from pipeline.storage import object_store
+
+        return object_store.read_with_version(path)
+    return read(path), None
+
+
+def replace(path: str, data: bytes, version: Version | None) -> bool:
+    """Writes a file; False if it is not the version any more that was read.
+
+    Without a version it is written over whatever is there.
+    """
+    if version is not None:
+        from pipeline.storage import object_store
+
+        return object_store.replace(path, data, version)
+    write(path, data)
     return True
-
-
-def _write_or_remove(file: typing.BinaryIO, data: bytes) -> None:
-    """A file that is left without its data would keep its place for ever."""
-    try:
-        file.write(data)
-        file.flush()
-    except OSError:  # such as of a full disk
-        os.remove(file.name)
-        raise
 
 
 def delete(folder: str, names: Iterable[str]) -> None:
@@ -290,37 +327,4 @@ def _expect_inside(folder: str, name: str) -> str:
 
 def _delete(paths: list[str]) -> None:
     if paths:
-        names = ", ".join(paths[:3])
-        call_with_timeout(names, lambda: file_system_of(paths[0]).delete(paths))
-
-
-def _write_in_place(path: str, data: bytes) -> None:
-    file = call_with_timeout(path, lambda: file_system_of(path).create(path))
-    try:
-        write_within(path, file, data)
-    finally:
-        call_with_timeout(path, file.close)
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path names its file system."""
-    return scheme(path) is not None
-
-
-def _n_bytes(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # a link that leads nowhere: reading it says so
-        return 0
-
-
-def _is_in_object_store(path: str) -> bool:
-    return scheme(path) in _OBJECT_STORES
-
-
-def _make_folder(folder: str) -> None:
-    try:
-        call_with_timeout(folder, lambda: file_system_of(folder).make_folder(folder))
-    except OSError:  # it is there, or another writer was first
-        if not _exists(folder):
-            raise
+        _system(paths[0]).delete(paths)

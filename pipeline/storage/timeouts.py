@@ -5,10 +5,7 @@ runs in a thread of its own, which is left behind when its time is over: nothing
 can be done about a call that does not return.
 """
 
-import errno
-import http
 import io
-import os
 import threading
 import typing
 from collections.abc import Callable
@@ -49,19 +46,7 @@ def call_with_timeout(
     futures.wait([outcome], TIMEOUT_S)
     if not outcome.done():
         raise TimeoutError(f"{what}: expected an answer within {TIMEOUT_S:g} s")
-    raise_os_error(what, outcome.exception())
     return outcome.result()
-
-
-def raise_os_error(what: str, error: BaseException | None) -> None:
-    """Raises OSError for an error of an object store, which has a code of HTTP."""
-    code = getattr(error, "code", None)
-    if isinstance(error, OSError | SystemExit) or not isinstance(code, int):
-        return
-    if code == http.HTTPStatus.NOT_FOUND:
-        reason = os.strerror(errno.ENOENT)
-        raise FileNotFoundError(errno.ENOENT, reason, what) from error
-    raise OSError(f"{what}: {error}") from error
 
 
 def reader(path: str, file: typing.BinaryIO) -> typing.BinaryIO:

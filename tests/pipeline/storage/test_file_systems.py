@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.storage import file_systems
+from pipeline.storage import files, object_urls
 
 PROGRAM = """
 import sys
@@ -16,7 +16,7 @@ assert files.read(f"{folder}/a/b") == b"1"
 assert list(files.list_below(folder)) == ["a/b"]
 assert files.find(f"{folder}/*/b") and files.mark(f"{folder}/a/b")
 files.delete(folder, ["a/b"])
-assert not {"apache_beam", "jax"} & sys.modules.keys()
+assert not {"apache_beam", "jax", "obstore"} & sys.modules.keys()
 """
 
 
@@ -29,16 +29,15 @@ def test_local_files_are_read_and_written_without_beam(tmp_path):
     [("gs://b/x", "gs"), ("a/b", None), ("/a://b", None), ("C:x", None)],
 )
 def test_a_path_with_a_scheme_is_elsewhere(path, scheme):
-    assert file_systems.scheme(path) == scheme
+    assert object_urls.scheme_of(path) == scheme
 
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="nowhere"):
-        file_systems.file_system_of("nowhere://x")
+        files.is_file("nowhere://x")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    disks = file_systems.file_system_of(str(tmp_path))
-    for call in (disks.open, disks.metadata, disks.checksum):
+    for call in (files.open_for_reading, files.read, files.facts):
         with pytest.raises(FileNotFoundError, match="none"):
             call(str(tmp_path / "none"))

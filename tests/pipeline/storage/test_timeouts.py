@@ -83,26 +83,3 @@ def test_a_full_disk_leaves_no_empty_lock(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with run_lock.acquire(str(tmp_path), "curate"):
         pass
-
-
-class StoreError(Exception):
-    """As object stores raise it."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__("the store's own words")
-        self.code = code
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "message"),
-    [
-        (404, FileNotFoundError, "No such file or directory: 'gs://b/x'"),
-        (503, OSError, "gs://b/x: the store's own words"),
-    ],
-)
-def test_errors_of_object_stores_are_errors_of_files(code, kind, message):
-    def call() -> None:
-        raise StoreError(code)
-
-    with pytest.raises(kind, match=message):
-        timeouts.call_with_timeout("gs://b/x", call)

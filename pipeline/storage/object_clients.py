@@ -1,0 +1,79 @@
+"""One client of obstore per process and bucket, shared by all threads.
+
+In: a URL. Out: the client and the key. A client is made when it is first needed, after
+a fork again; it is never pickled: a worker makes its own.
+"""
+
+import contextlib
+import datetime
+import functools
+import os
+import threading
+import typing
+from collections.abc import Iterator
+
+from pipeline.storage import credentials, object_urls
+from pipeline.storage.object_errors import translated
+from pipeline.storage.object_urls import Bucket
+from pipeline.storage.obstore_library import obstore
+
+_RETRIES: dict[str, typing.Any] = {
+    "max_retries": 20,
+    "retry_timeout": datetime.timedelta(minutes=3),
+}
+_TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}
+# A place is tried in a moment before any work; later a store may be away for minutes.
+_QUICK_RETRIES: dict[str, typing.Any] = {
+    "max_retries": 2,
+    "retry_timeout": datetime.timedelta(seconds=6),
+}
+_QUICK_TIMEOUTS = {"connect_timeout": "4s", "read_timeout": "6s", "timeout": "8s"}
+
+Client = typing.Any  # of obstore, one class per scheme
+
+
+@contextlib.contextmanager
+def client_and_key(url: str, quick: bool = False) -> Iterator[tuple[Client, str]]:
+    """The client and the key for a URL; errors of the block name the URL.
+
+    Args:
+      quick: gives up after seconds, where others wait for a store for minutes.
+    """
+    bucket, key = object_urls.parse(url)
+    with translated(url):
+        yield client_of(bucket, quick), key
+
+
+def client_of(bucket: Bucket, quick: bool = False) -> Client:
+    """The client of a bucket; raises CredentialsError if there are no keys for it."""
+    with _lock:  # or two threads that begin together make one each
+        return _make_client(bucket, quick)
+
+
+@functools.cache
+def _make_client(bucket: Bucket, quick: bool) -> Client:
+    stores = obstore().store
+    make, config = {
+        "s3": lambda: (stores.S3Store, credentials.s3_config(bucket.name)),
+        "gs": lambda: (stores.GCSStore, credentials.gcs_config()),
+        "az": lambda: (stores.AzureStore, credentials.azure_config(bucket.name)),
+    }[bucket.scheme]()
+    if bucket.scheme != "az":
+        config["bucket"] = bucket.name
+    options = config.pop("client_options", {})
+    options |= _QUICK_TIMEOUTS if quick else _TIMEOUTS
+    retries = _QUICK_RETRIES if quick else _RETRIES
+    return make(**config, client_options=options, retry_config=retries)
+
+
+_lock = threading.Lock()
+
+
+def forget_clients() -> None:
+    """Makes new clients from now on, such as of other flags or in a forked process."""
+    global _lock
+    _lock = threading.Lock()  # a fork may have copied it while it was held
+    _make_client.cache_clear()
+
+
+os.register_at_fork(after_in_child=forget_clients)

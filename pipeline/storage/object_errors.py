@@ -1,0 +1,163 @@
+"""Errors of object stores as one line: what was refused, where, and what to set.
+
+In: what obstore raises, with the answer of the server in its text. Out: an OSError
+without secrets, and without the server's page of XML.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from pipeline.storage.obstore_library import obstore
+
+_STATUS = re.compile(r"non-2xx status code: (\d+)")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_REGION = re.compile(r"<Region>([-\w]+)</Region>")
+_FROM_PROVIDER = re.compile(r"credential provider: \w+: (.*)")
+
+KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default"
+    " login",
+    "az": "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and"
+    " AZURE_STORAGE_ACCOUNT_KEY",
+}
+_ENDPOINT = {
+    "s3": "AWS_ENDPOINT_URL or --s3_endpoint_url",
+    "gs": "STORAGE_EMULATOR_HOST",
+    "az": "BlobEndpoint in AZURE_STORAGE_CONNECTION_STRING",
+}
+_CERTIFICATES = {
+    "s3": "AWS_CA_BUNDLE or --s3_verify",
+    "gs": "SSL_CERT_FILE",
+    "az": "SSL_CERT_FILE",
+}
+
+
+class StoreError(OSError):
+    """A store that does not do what was asked; the message names the place."""
+
+
+class CredentialsError(StoreError):
+    """Keys that are missing, wrong or out of date."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reason:
+    """What is wrong and, with {keys} and the like, what to set."""
+
+    text: str
+    kind: type[OSError] = StoreError
+
+
+_CODE_TO_REASON = {
+    "NoSuchBucket": _Reason("no such bucket; expected one that exists"),
+    "ContainerNotFound": _Reason("no such container; expected one that exists"),
+    "InvalidAccessKeyId": _Reason(
+        "the store does not know the access key; set {keys}", CredentialsError
+    ),
+    "SignatureDoesNotMatch": _Reason(
+        "the secret key is not that of the access key; set {keys}", CredentialsError
+    ),
+    "AuthenticationFailed": _Reason(
+        "the store refuses the account key; set {keys}", CredentialsError
+    ),
+    "AuthenticationRequired": _Reason("credentials are needed; set {keys}"),
+    "ExpiredToken": _Reason(
+        "the session token has expired; sign in again, or set {keys}", CredentialsError
+    ),
+    "InvalidToken": _Reason(
+        "the store refuses the session token; set {keys}", CredentialsError
+    ),
+    "RequestTimeTooSkewed": _Reason(
+        "the clock of this machine differs from the store's; set the clock"
+    ),
+    "UserProjectMissing": _Reason(
+        "the requester pays for this bucket; set GOOGLE_CLOUD_QUOTA_PROJECT"
+    ),
+    "SlowDown": _Reason("the store still says SlowDown after all retries"),
+}
+_REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect")
+# What the library says where no server answered, as far as it can be told apart.
+_SIGN_TO_REASON = {
+    "dns error": _Reason("the name of the server does not resolve; set {endpoint}"),
+    "ConnectionRefused": _Reason("nobody listens there; set {endpoint}"),
+    "certificate": _Reason("the certificate does not fit; set {certificates}"),
+    "InvalidContentType": _Reason(
+        "the server speaks no TLS; set {endpoint} to http://"
+    ),
+    "TimedOut": _Reason("the server does not answer; set {endpoint}"),
+    "ConnectionReset": _Reason("the connection is cut after all retries"),
+    "IncompleteMessage": _Reason("the connection is cut after all retries"),
+    "TokenRequest": _Reason("no credentials; set {keys}", CredentialsError),
+    "without LOCATION": _Reason("the region is wrong; set AWS_REGION"),
+}
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """An error of the block becomes an OSError that names the place.
+
+    Raises:
+      FileNotFoundError: if there is no such object.
+      PermissionError: if the keys are right but do not allow it.
+      CredentialsError: if keys are missing or wrong.
+      StoreError: for everything else.
+    """
+    try:
+        yield
+    except (obstore().exceptions.BaseError, FileNotFoundError) as error:
+        raise translate(url, error) from None  # the original has pages of text
+    except CredentialsError as error:  # found before any request
+        raise CredentialsError(f"{url}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{url}: {str(error).splitlines()[0]}") from None
+
+
+def translate(url: str, error: Exception) -> OSError:
+    """The OSError of one line for an error of the library."""
+    text = str(error)
+    code = _find(_CODE, text)
+    if code in _CODE_TO_REASON:
+        return _make(url, _CODE_TO_REASON[code])
+    if code in _REGION_CODES:
+        region = _find(_REGION, text)
+        named = f"set AWS_REGION={region}" if region else "set AWS_REGION"
+        return StoreError(f"{url}: the region is wrong; {named}")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+    status = _find(_STATUS, text)
+    if status == "403" or isinstance(error, obstore().exceptions.PermissionDeniedError):
+        return PermissionError(errno.EACCES, "the store does not allow it", url)
+    if said := _find(_FROM_PROVIDER, text.partition("\n")[0]):
+        return CredentialsError(f"{url}: {said}")
+    if status == "401":
+        return _make(url, _CODE_TO_REASON["AuthenticationRequired"])
+    for sign, reason in _SIGN_TO_REASON.items():
+        if sign in text:
+            return _make(url, reason)
+    answered = f"HTTP status {status} {code}".strip() if status else ""
+    return StoreError(f"{url}: {answered or _first_sentence(text)}")
+
+
+def _find(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
+
+
+def _make(url: str, reason: _Reason) -> OSError:
+    scheme = url.partition(":")[0]
+    said = reason.text.format(
+        keys=KEYS.get(scheme, "the credentials"),
+        endpoint=_ENDPOINT.get(scheme, "the endpoint"),
+        certificates=_CERTIFICATES.get(scheme, "the certificates"),
+    )
+    return reason.kind(f"{url}: {said}")
+
+
+def _first_sentence(text: str) -> str:
+    """Without the debug output and the answer of the server, which may be long."""
+    return text.partition("\n")[0].partition(": <")[0][:300]

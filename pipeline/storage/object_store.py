@@ -1,0 +1,230 @@
+"""Files in S3, Cloud Storage and Azure, by obstore.
+
+In: URLs. Out: bytes, listings, objects that are there as a whole or not at all. There
+is one client per process and bucket, made when it is first needed and shared by all
+threads. The library retries what may pass, and sends large objects in parts.
+"""
+
+import contextlib
+import pathlib
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+
+from pipeline.storage import object_urls, remote_files, wildcards
+from pipeline.storage.file_facts import FileFacts
+from pipeline.storage.object_clients import client_and_key, client_of
+from pipeline.storage.object_errors import translated
+from pipeline.storage.object_urls import Bucket
+from pipeline.storage.obstore_library import obstore
+
+PART_BYTES = 16 << 20
+_MAX_PUT_BYTES = 4 * PART_BYTES  # as one request; more goes in parts
+_MAX_PARTS_AT_ONCE = 4
+_N_LISTED_AT_ONCE = 16
+_KEYS_PER_PAGE = 1000
+
+Version = dict[str, str]  # what a conditional write names
+
+
+def probe(url: str) -> None:
+    """Asks for the first page of a folder, with few and short retries.
+
+    Raises:
+      OSError: with what is wrong; a folder that holds nothing is no error.
+    """
+    with client_and_key(url, quick=True) as (store, key):
+        next(iter(obstore().list(store, key or None, chunk_size=_KEYS_PER_PAGE)), None)
+
+
+def probe_object(url: str) -> None:
+    """Asks for one object, without its data, with few and short retries."""
+    with client_and_key(url, quick=True) as (store, key):
+        obstore().get(store, key)
+
+
+def facts(url: str) -> FileFacts:
+    """Raises FileNotFoundError if there is no such object."""
+    with client_and_key(url) as (store, key):
+        return _facts(object_urls.parse(url)[0], obstore().head(store, key))
+
+
+def _facts(bucket: Bucket, meta: typing.Any) -> FileFacts:
+    version = (meta["e_tag"] or "").strip('"')  # Azure's listings have no quotes
+    updated_s = meta["last_modified"].timestamp()
+    return FileFacts(bucket.url(meta["path"]), meta["size"], updated_s, version)
+
+
+def read(url: str) -> memoryview:
+    """All bytes of an object, without a copy."""
+    with client_and_key(url) as (store, key):
+        return memoryview(obstore().get(store, key).bytes())
+
+
+def read_with_version(url: str) -> tuple[bytes, Version]:
+    """The bytes of an object, and what `replace` needs to know of them."""
+    with client_and_key(url) as (store, key):
+        found = obstore().get(store, key)
+        return bytes(found.bytes()), _version(found.meta)
+
+
+def _version(meta: typing.Any) -> Version:
+    return {name: meta[name] for name in ("e_tag", "version") if meta[name]}
+
+
+read_range = remote_files.read_range
+open_for_reading = remote_files.open_ranges
+open_stream = remote_files.open_stream
+
+
+def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Spans of (start, length); near ones share a request, others come together."""
+    with client_and_key(url) as (store, key):
+        starts, lengths = zip(*spans, strict=True)
+        found = obstore().get_ranges(store, key, starts=starts, lengths=lengths)
+        return [bytes(data) for data in found]
+
+
+def write(url: str, data: typing.Any) -> None:
+    """Writes an object as a whole, from a buffer."""
+    _put(url, data, len(data))
+
+
+def publish(local: str, url: str) -> None:
+    """Writes an object as a whole, from a file of this machine."""
+    path = pathlib.Path(local)
+    _put(url, path, path.stat().st_size)
+
+
+def _put(url: str, data: typing.Any, n_bytes: int) -> None:
+    with client_and_key(url) as (store, key):
+        obstore().put(
+            store,
+            key,
+            data,
+            use_multipart=n_bytes > _MAX_PUT_BYTES,
+            chunk_size=PART_BYTES,
+            max_concurrency=_MAX_PARTS_AT_ONCE,
+        )
+
+
+def create(url: str, data: bytes) -> bool:
+    """Creates an object; False if there is one, of whatever contents."""
+    return _put_if(url, data, "create", "AlreadyExistsError")
+
+
+def replace(url: str, data: bytes, version: Version) -> bool:
+    """Replaces an object unless it has changed since it was read: then False."""
+    return _put_if(url, data, version, "PreconditionError")
+
+
+def _put_if(url: str, data: bytes, mode: typing.Any, refusal: str) -> bool:
+    with client_and_key(url) as (store, key):
+        exceptions = obstore().exceptions
+        refusals = (getattr(exceptions, refusal), FileNotFoundError)
+        try:
+            obstore().put(store, key, data, mode=mode)
+        except refusals:
+            # Ours may have been written, and the answer lost.
+            with contextlib.suppress(FileNotFoundError):
+                return obstore().get(store, key).bytes() == data
+            return False
+    return True
+
+
+def delete(urls: Sequence[str]) -> None:
+    """Deletes objects, or with a slash at its end all that is in a folder."""
+    folders = [url for url in urls if url.endswith("/")]
+    urls = [url for url in urls if not url.endswith("/")]
+    urls += [found.path for folder in folders for found in list_below(folder)]
+    if not urls:
+        return
+    bucket, _ = object_urls.parse(urls[0])
+    keys = [object_urls.parse(url)[1] for url in urls]
+    with translated(urls[0]):
+        try:
+            obstore().delete(client_of(bucket), keys)
+        except FileNotFoundError:  # such as the second try of a lost answer
+            for key in keys:
+                with contextlib.suppress(FileNotFoundError):
+                    obstore().delete(client_of(bucket), key)
+
+
+def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
+    """All objects in a folder and its folders, sorted by key.
+
+    Args:
+      after: the name in the folder behind which to begin.
+    """
+    with client_and_key(folder) as (store, key):
+        bucket, _ = object_urls.parse(folder)
+        offset = f"{key}/{after}".lstrip("/") if after else None
+        pages = obstore().list(
+            store, key or None, offset=offset, chunk_size=_KEYS_PER_PAGE
+        )
+        for page in pages:
+            for meta in page:
+                yield _facts(bucket, meta)
+
+
+def list_folder(folder: str) -> tuple[list[str], list[FileFacts]]:
+    """The names of the folders in a folder, and the objects in it."""
+    with client_and_key(folder) as (store, key):
+        bucket, _ = object_urls.parse(folder)
+        found = obstore().list_with_delimiter(store, key or None)
+        names = [prefix.rpartition("/")[2] for prefix in found["common_prefixes"]]
+        return names, [_facts(bucket, meta) for meta in found["objects"]]
+
+
+def match(pattern: str) -> list[FileFacts]:
+    """The objects that a pattern matches; folders are listed at the same time."""
+    bucket, key = object_urls.parse(pattern)
+    if pattern.endswith("/"):
+        key += "/*"
+    if not wildcards.has_wildcard(key):
+        try:
+            return [facts(bucket.url(key))]
+        except FileNotFoundError:
+            return []
+    expression = wildcards.translate(key)
+    folder = bucket.url(wildcards.fixed_folder(key))
+    depth = key.removeprefix(wildcards.fixed_folder(key)).strip("/").count("/")
+    found = _list_all(folder, None if "**" in key else depth, key)
+    prefix = len(bucket.url(""))
+    return [one for one in found if expression.fullmatch(one.path[prefix:])]
+
+
+def _list_all(folder: str, depth: int | None, pattern: str) -> Iterable[FileFacts]:
+    """All objects in a folder, down to a depth; None is any depth."""
+    with futures.ThreadPoolExecutor(_N_LISTED_AT_ONCE) as executor:
+        if depth is None:
+            return _list_in_parallel(folder, executor)
+        level, found = [folder], []
+        for number in range(depth + 1):
+            listed = list(executor.map(list_folder, level))
+            if number == depth:
+                found = [one for _, objects in listed for one in objects]
+            level = [
+                f"{parent.rstrip('/')}/{name}"
+                for parent, (names, _) in zip(level, listed, strict=True)
+                for name in names
+            ]
+            level = [one for one in level if _may_match(one, pattern)]
+        return found
+
+
+def _may_match(folder: str, pattern: str) -> bool:
+    """Whether a folder fits the beginning of a pattern."""
+    key = object_urls.parse(folder)[1]
+    n_names = key.count("/") + 1
+    beginning = "/".join(pattern.split("/")[:n_names])
+    return bool(wildcards.translate(beginning).fullmatch(key))
+
+
+def _list_in_parallel(folder: str, executor: futures.Executor) -> Iterable[FileFacts]:
+    """Lists a folder, and each folder in it at the same time as the others."""
+    names, found = list_folder(folder)
+    parts = [f"{folder.rstrip('/')}/{name}" for name in names]
+    for listed in executor.map(lambda part: list(list_below(part)), parts):
+        found += listed
+    return found

@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
 CLOUD_BIN := .venv-cloud/bin
+VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+AZURITE := azurite@3.35.0
 
 .PHONY: demo ablation test test-slow test-torch test-cloud test-flink test-browser check docs install models
 
@@ -25,8 +27,8 @@ test-torch: .venv-torch/installed
 	$(TORCH_BIN)/python -m pytest -m torch -n auto --dist loadfile
 
 # Object stores of this machine, and Dataflow's graph of a job that is not submitted.
-test-cloud: .venv-cloud/installed
-	$(CLOUD_BIN)/python -m pytest -m cloud
+test-cloud: .venv-cloud/installed .engines/installed
+	$(CLOUD_BIN)/python -m pytest -m cloud -rs
 
 # Needs Java and JOB_SERVER, the jar of Beam's Flink job server; says what is missing.
 test-flink: .venv/installed
@@ -65,6 +67,17 @@ models: .venv/installed
 	$(PYTHON) -m venv .venv-cloud
 	$(CLOUD_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,cloud-tests]'
 	touch $@
+
+# Servers of object stores for tests. One that is missing is looked for at every call.
+.engines/installed: Makefile
+	mkdir -p .engines
+	@if command -v go >/dev/null; then \
+	    GOBIN=$(CURDIR)/.engines go install $(VERSITYGW); \
+	else echo "Go is missing: no versitygw, so tests of s3:// are skipped"; fi
+	@if command -v npm >/dev/null; then \
+	    npm install --silent --prefix .engines $(AZURITE); \
+	else echo "npm is missing: no Azurite, so tests of az:// are skipped"; fi
+	@if command -v go >/dev/null && command -v npm >/dev/null; then touch $@; fi
 
 .venv-torch/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv-torch

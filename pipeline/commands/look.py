@@ -13,7 +13,7 @@ from pipeline.commands.status import print_status
 from pipeline.engine import checks, scored_shards
 from pipeline.engine.run_folder import RunFolder, check_format
 from pipeline.selection import ledger
-from pipeline.storage import files
+from pipeline.storage import files, places
 from recipes import command_line
 
 
@@ -23,8 +23,9 @@ def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     Raises:
       ValueError: on flags, a recipe or a run folder that cannot be used.
     """
-    check_output(command.output)
     _use_file_system(command, beam_flags)
+    check_output(command.output)
+    places.check([("--output", f"{command.output}/")])
     check_format("--output", command.output)
     run = open_run(command)
     checks.check(run)

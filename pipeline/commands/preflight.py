@@ -24,6 +24,7 @@ from pipeline.scoring import checks as scoring
 from pipeline.selection import checks as selection
 from pipeline.selection.duplicates import audit
 from pipeline.sources import checks as sources
+from pipeline.storage import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,9 @@ def open_run(command: argparse.Namespace, options: PipelineOptions) -> RunFolder
       ValueError: on flags, a recipe, paths or a run folder that cannot be used.
     """
     config = configured(command)  # checks every setting by itself
-    stage_runner.check_paths(options, command.output, config)
+    inputs = stage_runner.named_inputs(config)
+    stage_runner.check_paths(options, [("--output", command.output), *inputs])
+    places.check(inputs)
     run_folder.check_format("--output", command.output)
     return RunFolder.open(command.output, config)  # finds shards and checkpoints
 

@@ -29,7 +29,7 @@ from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import checks, ledger, reference_accounts
 from pipeline.selection.duplicates import audit
 from pipeline.selection.rules import RuleError
-from pipeline.storage import files
+from pipeline.storage import files, places
 from recipes import interrupts
 from recipes.command_line import FAILED, WRONG_USAGE, exits, warn
 
@@ -53,6 +53,7 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
         options = beam_options(beam_flags)
         files.use_options(options)
         check_output(command.output)
+        places.check([("--output", f"{command.output}/")])
         plan = _make_plan(command, options)
         preflight.check(plan)
         warn(scored_shards.describe_changes(plan.run))
@@ -103,8 +104,10 @@ def _open_forecast(plan: Plan, options: PipelineOptions) -> Callable[[], None] |
 
 
 def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
-    # A folder that may not be written to is a failed run, not a wrong command.
-    wrong = (error for error in WRONG if error is not PermissionError)
+    # A folder that may not be written to is a failed run, not a wrong command; of a
+    # store, where rights are part of the address, it is the latter.
+    is_remote = files.is_remote(run.root)
+    wrong = (error for error in WRONG if is_remote or error is not PermissionError)
     with exits(WRONG_USAGE, *wrong):
         return run_lock.acquire(run.root, command)
 

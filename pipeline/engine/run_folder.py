@@ -41,10 +41,10 @@ _FORMAT_TO_FAULT = {
 def check_format(flag: str, folder: str) -> None:
     """Raises ValueError on a run folder whose tables mean something else than now."""
     path = files.join(folder, CONFIG_NAME)
-    if not files.is_file(path):
-        return
     try:
         found = json.loads(files.read(path)).get("format_version")
+    except FileNotFoundError:
+        return
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{flag} {folder}: {CONFIG_NAME} is damaged: expected an object in JSON."

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import NoReturn
 
 from pipeline.storage import files, local_disks
+from pipeline.storage.object_urls import is_object_url
 from recipes import interrupts
 
 NAME = "lock.json"
@@ -85,8 +86,11 @@ def is_held(folder: str, clock: Clock = time.time) -> bool:
 def remove_leftovers(folder: str, clock: Clock = time.time) -> int:
     """Removes temporary files of killed writers; returns their number.
 
-    Only who holds the lock may do so. Files of processes that are alive stay.
+    In an object store these are uploads that were never ended. Only who holds the lock
+    may do so. Files of processes that are alive stay.
     """
+    if is_object_url(folder):
+        return files.abort_uploads(folder)
     now_s = clock()
     left = [
         name

@@ -29,22 +29,26 @@ def is_local(options: PipelineOptions) -> bool:
     return _name(options) in _LOCAL
 
 
-def check_paths(options: PipelineOptions, output: str, config: CurationConfig) -> None:
+def named_inputs(config: CurationConfig) -> list[tuple[str, str]]:
+    """What a run reads, by the names of a user: (name, path or pattern)."""
+    sets = (*config.sources, *config.evaluation_sets, *config.seed_sets)
+    imports = [g for g in config.granularities if g.captioner == "imported"]
+    drop_lists = patterns.as_tuple(config.selection.drop_list)
+    return [
+        *(("drop_list", text) for text in drop_lists if text),
+        *((one.name, text) for one in sets for text in patterns.as_tuple(one.pattern)),
+        *((granularity.name, granularity.checkpoint) for granularity in imports),
+    ]
+
+
+def check_paths(options: PipelineOptions, named: Iterable[tuple[str, str]]) -> None:
     """Raises ValueError on files of this machine that workers elsewhere would look for.
 
     Asked of Dataflow alone: a cluster of one's own may share a file system.
     """
     if _name(options) != "dataflow":
         return
-    sets = (*config.sources, *config.evaluation_sets, *config.seed_sets)
-    imports = [g for g in config.granularities if g.captioner == "imported"]
-    paths = [
-        ("--output", output),
-        ("drop_list", config.selection.drop_list),
-        *((one.name, text) for one in sets for text in patterns.as_tuple(one.pattern)),
-        *((granularity.name, granularity.checkpoint) for granularity in imports),
-    ]
-    for name, path in paths:
+    for name, path in named:
         if path and not files.is_remote(path):
             expected = "a path that workers of Dataflow see, such as gs://..."
             raise ValueError(f"{name}={path}: expected {expected}")

@@ -139,7 +139,7 @@ def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
 def _contents_digest(uri: str) -> str:
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     try:
-        with files.open_for_reading(uri) as file:
+        with files.open_stream(uri) as file:
             while data := file.read(_BYTES_AT_A_TIME):
                 digest.update(data)
     except (IsADirectoryError, PermissionError) as error:
@@ -163,7 +163,7 @@ def _read_entries(uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _read_lines(uri: str) -> Iterator[bytes]:
-    with files.open_for_reading(uri) as file:
+    with files.open_stream(uri) as file:
         for line in file:
             yield from line.splitlines()
 

@@ -136,7 +136,7 @@ def read(uri: str) -> Iterator[ImportedText | UnreadableRow]:
 
 def _size_and_digest(uri: str) -> tuple[int, str]:
     digest, n_bytes = hashlib.blake2b(digest_size=16), 0
-    with files.open_for_reading(uri) as file:
+    with files.open_stream(uri) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
             n_bytes += len(piece)

@@ -9,7 +9,6 @@ what is wrong with a shard is the error of one last pair, which stands for the r
 import dataclasses
 import hashlib
 import math
-import typing
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
@@ -136,10 +135,13 @@ def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
     ['0', 'a dog', '']
     ['1', '?', 'no image']
     """
-    read = tar_pairs.read_pairs if _is_tar(unit) else parquet.read_pairs
     try:
-        with files.open_for_reading(unit.uri) as file:
-            yield from read(file, unit.source, limits)
+        if _is_tar(unit):
+            with files.open_stream(unit.uri) as file:
+                yield from tar_pairs.read_pairs(file, unit.source, limits)
+        else:
+            with files.open_for_reading(unit.uri) as file:
+                yield from parquet.read_pairs(file, unit.source, limits)
     except (tars.TarError, ShardError) as error:
         yield RawPair(error=str(error))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -156,31 +158,25 @@ def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
       ShardError: if an image is not the one that was scored.
     """
     read = _read_tar_images if _is_tar(unit) else _read_parquet_images
+    try:
+        for pair, image in zip(pairs, read(unit, pairs), strict=True):
+            if content_hash(image) != pair.image_hash:
+                raise ShardError(f"the image of {pair.key!r} is another one")
+            yield image
+    except ValueError as error:
+        raise ShardError(
+            f"{unit.uri} has changed since it was scored: {error}"
+        ) from error
+
+
+def _read_tar_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
+    return files.read_ranges(unit.uri, [(pair.offset, pair.n_bytes) for pair in pairs])
+
+
+def _read_parquet_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
+    rows = [pair.offset for pair in pairs]
     with files.open_for_reading(unit.uri) as file:
-        try:
-            for pair, image in zip(pairs, read(file, unit.source, pairs), strict=True):
-                if content_hash(image) != pair.image_hash:
-                    raise ShardError(f"the image of {pair.key!r} is another one")
-                yield image
-        except ValueError as error:
-            raise ShardError(
-                f"{unit.uri} has changed since it was scored: {error}"
-            ) from error
-
-
-def _read_tar_images(
-    file: typing.BinaryIO, source: ImageTextSource, pairs: Sequence[Pair]
-) -> Iterator[bytes]:
-    del source  # a tar has no columns to name
-    for pair in pairs:
-        file.seek(pair.offset)
-        yield file.read(pair.n_bytes)
-
-
-def _read_parquet_images(
-    file: typing.BinaryIO, source: ImageTextSource, pairs: Sequence[Pair]
-) -> Iterator[bytes]:
-    return parquet.read_images(file, source, [pair.offset for pair in pairs])
+        yield from parquet.read_images(file, unit.source, rows)
 
 
 def _is_tar(unit: Unit) -> bool:

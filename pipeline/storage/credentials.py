@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 
 from pipeline.storage.object_errors import KEYS, CredentialsError
+from pipeline.storage.object_urls import Bucket
 from pipeline.storage.store_flags import flag
 
 if typing.TYPE_CHECKING:
@@ -25,6 +26,19 @@ _REGION_TIMEOUT_S = 3.0
 _TOKEN_LIFE = datetime.timedelta(minutes=15)  # looked up again; not fetched again
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _S3_API_VERSION = "2006-03-01"  # the only one there is
+
+
+def config_of(bucket: Bucket) -> Config:
+    """The arguments of the class of obstore that reads a bucket.
+
+    Raises:
+      CredentialsError: if there are no keys, and no word that none are needed.
+    """
+    if bucket.scheme == "s3":
+        return {"bucket": bucket.name, **s3_config(bucket.name)}
+    if bucket.scheme == "gs":
+        return {"bucket": bucket.name, **gcs_config()}
+    return azure_config(bucket.name)
 
 
 def s3_config(bucket: str) -> Config:
@@ -46,15 +60,22 @@ def s3_config(bucket: str) -> Config:
 
 
 def _s3_client_options(endpoint: str) -> Config:
-    verify = flag("s3_verify")
-    if str(verify).lower() in ("false", "0"):
-        return {"allow_http": True, "allow_invalid_certificates": True}
     options: Config = {"allow_http": endpoint.startswith("http://")}
-    bundle = verify or os.environ.get("AWS_CA_BUNDLE")
-    if bundle and str(bundle).lower() != "true":
+    bundle = s3_certificates()
+    if bundle is False:
+        return options | {"allow_invalid_certificates": True}
+    if bundle is not True:
         with open(bundle, "rb") as file:
             options["root_certificate"] = file.read()
     return options
+
+
+def s3_certificates() -> bool | str:
+    """The file of certificates to trust; True is the system's, False trusts all."""
+    given = flag("s3_verify")
+    if given is None or str(given).lower() in ("true", "1"):
+        return os.environ.get("AWS_CA_BUNDLE") or True
+    return False if str(given).lower() in ("false", "0") else str(given)
 
 
 def _s3_endpoint() -> str:

@@ -299,6 +299,17 @@ def replace(path: str, data: bytes, version: Version | None) -> bool:
     return True
 
 
+def abort_uploads(folder: str) -> int:
+    """Ends uploads to an object store that killed writers left; returns their number.
+
+    Raises:
+      OSError: if the store does not allow it.
+    """
+    from pipeline.storage import open_uploads
+
+    return open_uploads.abort(folder)
+
+
 def delete(folder: str, names: Iterable[str]) -> None:
     """Removes files of a folder, or of folders in it: `a/b` is a name, `../a` is none.
 

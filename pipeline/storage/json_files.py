@@ -11,11 +11,18 @@ from pipeline.storage import files
 
 def read_json(path: str) -> Any:
     """Reads a JSON file; None if there is no such file."""
-    return json.loads(files.read(path)) if files.is_file(path) else None
+    try:
+        return json.loads(files.read(path))
+    except FileNotFoundError:
+        return None
 
 
 def write_json(path: str, value: Any) -> None:
     """Writes a value as JSON; leaves a file alone that holds the same bytes."""
     data = json.dumps(value, indent=1).encode() + b"\n"
-    if not files.is_file(path) or files.read(path) != data:
+    try:
+        is_there = files.read(path) == data
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
         files.write(path, data)

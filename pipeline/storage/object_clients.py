@@ -52,14 +52,9 @@ def client_of(bucket: Bucket, quick: bool = False) -> Client:
 
 @functools.cache
 def _make_client(bucket: Bucket, quick: bool) -> Client:
-    stores = obstore().store
-    make, config = {
-        "s3": lambda: (stores.S3Store, credentials.s3_config(bucket.name)),
-        "gs": lambda: (stores.GCSStore, credentials.gcs_config()),
-        "az": lambda: (stores.AzureStore, credentials.azure_config(bucket.name)),
-    }[bucket.scheme]()
-    if bucket.scheme != "az":
-        config["bucket"] = bucket.name
+    classes = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
+    make = getattr(obstore().store, classes[bucket.scheme])
+    config = credentials.config_of(bucket)
     options = config.pop("client_options", {})
     options |= _QUICK_TIMEOUTS if quick else _TIMEOUTS
     retries = _QUICK_RETRIES if quick else _RETRIES

@@ -27,20 +27,31 @@ _KEYS_PER_PAGE = 1000
 Version = dict[str, str]  # what a conditional write names
 
 
-def probe(url: str) -> None:
-    """Asks for the first page of a folder, with few and short retries.
+def probe_folder(folder: str) -> None:
+    """Lists a folder and reads what comes first there, giving up after seconds.
 
     Raises:
       OSError: with what is wrong; a folder that holds nothing is no error.
     """
-    with client_and_key(url, quick=True) as (store, key):
-        next(iter(obstore().list(store, key or None, chunk_size=_KEYS_PER_PAGE)), None)
+    with client_and_key(folder, quick=True) as (client, key):
+        pages = obstore().list(client, key or None, chunk_size=_KEYS_PER_PAGE)
+        first = next(iter(pages), ())
+    if first:
+        bucket, _ = object_urls.parse(folder)
+        probe_object(bucket.url(first[0]["path"]))
 
 
 def probe_object(url: str) -> None:
-    """Asks for one object, without its data, with few and short retries."""
-    with client_and_key(url, quick=True) as (store, key):
-        obstore().get(store, key)
+    """Asks for an object, without its data, giving up after seconds.
+
+    Raises:
+      OSError: with what is wrong; an object that is not there is no error.
+    """
+    with (
+        contextlib.suppress(FileNotFoundError),
+        client_and_key(url, quick=True) as (client, key),
+    ):
+        obstore().get(client, key)
 
 
 def facts(url: str) -> FileFacts:

@@ -7,7 +7,7 @@ import glob
 import os
 from collections.abc import Iterable
 
-from pipeline.storage import files
+from pipeline.storage import files, wildcards
 
 Patterns = str | tuple[str, ...]
 
@@ -61,6 +61,8 @@ def _find_one(pattern: str, kind: str) -> tuple[str, ...]:
 
 def _hint(pattern: str, is_name: bool) -> str:
     """A hint about a pattern that matches nothing."""
+    if files.is_remote(pattern):
+        return _remote_hint(pattern)
     folder, _, rest = pattern.rpartition("/")
     if os.path.isdir(pattern):
         return f"; this is a folder, {glob.escape(pattern.rstrip('/'))}/* are its files"
@@ -71,6 +73,19 @@ def _hint(pattern: str, is_name: bool) -> str:
     if is_name:
         return f"; [, * and ? are patterns, and {pattern} names what is there"
     return "; braces are no pattern, give the flag twice" if "{" in pattern else ""
+
+
+def _remote_hint(pattern: str) -> str:
+    if not wildcards.has_wildcard(pattern) and _holds_something(pattern):
+        return f"; this is a folder, {pattern.rstrip('/')}/* are its files"
+    folder = wildcards.fixed_folder(pattern)
+    if not _holds_something(folder):
+        return f"; there is nothing in {folder}/"
+    return "; braces are no pattern, give the flag twice" if "{" in pattern else ""
+
+
+def _holds_something(folder: str) -> bool:
+    return bool(files.folders(folder) or files.list_folder(folder))
 
 
 def _as_name(pattern: str) -> str:

@@ -106,8 +106,11 @@ class UnitTables:
 
     def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads the table of a unit; `columns` None reads all."""
-        with files.open_for_reading(self.path(unit_name)) as file:
-            return pq.read_table(file, columns=columns)
+        path = self.path(unit_name)
+        if columns is None:
+            return pq.read_table(pa.BufferReader(files.read(path)))
+        with files.open_for_reading(path) as file:
+            return pq.read_table(file, columns=columns, pre_buffer=True)
 
     def write(self, unit_name: str, table: pa.Table) -> None:
         """Writes the table of a unit: all of it, or nothing."""

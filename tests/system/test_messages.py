@@ -70,7 +70,7 @@ def test_files_without_permission_are_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", path)
 
     (tmp_path / "a.jsonl").touch()
-    monkeypatch.setattr(files, "open_for_reading", refused)
+    monkeypatch.setattr(files, "open_stream", refused)
     found = Granularity("human", f"{tmp_path}/*.jsonl", captioner="imported")
     with pytest.raises(ValueError, match=r"expected files to read: .*Permission"):
         imported_captions.list_files(found)

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pipeline.records import INDEX_DTYPE
+from pipeline.storage import files
 from trainer.data import tfrecords
-from trainer.data.shard_storage import Folder
 from trainer.data.tfrecords import ShardFile
 
 INDEX_SUFFIX = ".index"
@@ -71,7 +71,7 @@ class BlockReader:
     Threads may share it; cheap to pickle.
     """
 
-    def __init__(self, folder: Folder, n_kept: int):
+    def __init__(self, folder: str, n_kept: int):
         self._folder = folder
         self._indexes: RecentValues[np.ndarray] = RecentValues(_N_INDEXES_KEPT)
         self._blocks: RecentValues[bytes] = RecentValues(n_kept)
@@ -91,7 +91,7 @@ class BlockReader:
             raise ValueError(f"{length} bytes at {offset}, expected inside its block")
         data = self._blocks.get(
             (shard.name, block.start),
-            lambda: self._folder.read(shard.name, first, last - first),
+            lambda: files.read_range(self._path(shard.name), first, last - first),
         )
         record = data[start - first : end - first]
         if len(record) != end - start:
@@ -99,7 +99,11 @@ class BlockReader:
         return record, length
 
     def _index(self, shard: str) -> np.ndarray:
-        return np.frombuffer(self._folder.read(shard + INDEX_SUFFIX), INDEX_DTYPE)
+        data = files.read(self._path(shard + INDEX_SUFFIX))
+        return np.frombuffer(data, INDEX_DTYPE)
+
+    def _path(self, name: str) -> str:
+        return files.join(self._folder, name)
 
 
 def _entry(index: np.ndarray, number: int) -> tuple[int, int]:

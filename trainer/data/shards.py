@@ -22,9 +22,9 @@ from typing import Self
 import numpy as np
 
 from pipeline.records import INDEX_DTYPE, SCHEMA_VERSION, Sample, parse_sample
+from pipeline.storage import files, places
 from trainer.data import tfrecords
 from trainer.data.block_cache import INDEX_SUFFIX, BlockReader
-from trainer.data.shard_storage import Folder, LocalFolder, open_folder
 from trainer.data.tfrecords import ShardFile
 
 _MANIFEST = "manifest.json"
@@ -51,7 +51,8 @@ class Shards:
 
     def __init__(self, folder: str | pathlib.Path):
         """Raises ValueError if the folder is no complete export of our schema."""
-        self._folder = open_folder(str(folder))
+        self._folder = str(folder)
+        places.check([("data", files.join(self._folder, _MANIFEST))])
         manifest = _read_manifest(self._folder)
         self.granularities: tuple[str, ...] = tuple(manifest["granularities"])
         self._files = [ShardFile(x["name"], x["n_bytes"]) for x in manifest["shards"]]
@@ -93,7 +94,7 @@ class Shards:
     def place(self, index: int) -> str:
         """Returns the shard and the number of a record, for messages."""
         shard, start = self._locate(index)
-        return f"record {index - start} of {self._folder.path(self._files[shard].name)}"
+        return f"record {index - start} of {self._path(self._files[shard])}"
 
     def damages(self) -> Iterator[str]:
         """Reads all shards, and yields one line per difference from the manifest.
@@ -104,7 +105,7 @@ class Shards:
         described = _read_manifest(self._folder)["shards"]
         starts = [0, *self._ends[:-1]]
         for number, shard in enumerate(self._files):
-            path, expected = self._folder.path(shard.name), described[number]["sha256"]
+            path, expected = self._path(shard), described[number]["sha256"]
             found = _digest(self._folder, shard)
             is_indexed = _is_contiguous(self._folder, shard)
             if found != expected or not is_indexed:
@@ -125,12 +126,15 @@ class Shards:
         """Raises ValueError if the index does not point at a whole record."""
         number, start = self._locate(index)
         shard, record_number = self._files[number], index - start
-        if isinstance(self._folder, LocalFolder):
+        if not files.is_remote(self._folder):
             return tfrecords.payload(*_local_record(self._folder, shard, record_number))
         n = self._n_records_per_block
         first = index // n * n - start
         block = range(max(first, 0), min(first + n, self._ends[number] - start))
         return tfrecords.payload(*self._blocks.record(shard, record_number, block))
+
+    def _path(self, shard: ShardFile) -> str:
+        return files.join(self._folder, shard.name)
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The shard of a sample, and the number of the first sample in that shard."""
@@ -152,10 +156,10 @@ def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) 
         )
 
 
-def _read_manifest(folder: Folder) -> dict:
-    path = folder.path(_MANIFEST)
+def _read_manifest(folder: str) -> dict:
+    path = files.join(folder, _MANIFEST)
     try:
-        manifest = json.loads(folder.read(_MANIFEST))
+        manifest = json.loads(files.read(path))
         version = manifest["schema_version"]
         missing = {"granularities", "shards"} - manifest.keys()
         for shard in manifest.get("shards", ()):
@@ -172,27 +176,27 @@ def _read_manifest(folder: Folder) -> dict:
     return manifest
 
 
-def _check_sizes(folder: Folder, shards: Sequence[Mapping]) -> None:
+def _check_sizes(folder: str, shards: Sequence[Mapping]) -> None:
     """Finds shards that are cut or missing from one listing: there may be 10,000."""
-    sizes = folder.sizes()
+    sizes = {
+        files.split(path)[1]: size for path, size in files.list_folder(folder).items()
+    }
     for shard in shards:
         name, index = shard["name"], shard["name"] + INDEX_SUFFIX
         for needed in (name, index):
             if needed not in sizes:
-                path = folder.path(needed)
+                path = files.join(folder, needed)
                 raise ValueError(f"{path}: missing, expected as the manifest names it")
         n, rest = divmod(sizes[index], INDEX_DTYPE.itemsize)
         if rest or n != shard["n_samples"]:
             expected = f"{n} records, expected {shard['n_samples']}"
-            raise ValueError(f"{folder.path(index)}: {expected}")
+            raise ValueError(f"{files.join(folder, index)}: {expected}")
         if sizes[name] != shard["n_bytes"]:
             expected = f"{sizes[name]} bytes, expected {shard['n_bytes']}"
-            raise ValueError(f"{folder.path(name)}: {expected}")
+            raise ValueError(f"{files.join(folder, name)}: {expected}")
 
 
-def _local_record(
-    folder: LocalFolder, shard: ShardFile, number: int
-) -> tuple[bytes, int]:
+def _local_record(folder: str, shard: ShardFile, number: int) -> tuple[bytes, int]:
     """A record with its checksums, and its payload's length according to the index."""
     size = _INDEX_ENTRY.size
     entry = _read(folder, shard.name + INDEX_SUFFIX, number * size, size)
@@ -201,17 +205,20 @@ def _local_record(
     return _read(folder, shard.name, start, end - start), length
 
 
-def _digest(folder: Folder, shard: ShardFile) -> str:
+def _digest(folder: str, shard: ShardFile) -> str:
     """SHA-256 of a whole shard, in hexadecimal digits."""
     digest = hashlib.sha256()
-    for start in range(0, shard.n_bytes, _PIECE_BYTES):
-        digest.update(folder.read(shard.name, start, _PIECE_BYTES))
+    with files.open_stream(files.join(folder, shard.name)) as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
     return digest.hexdigest()
 
 
-def _is_contiguous(folder: Folder, shard: ShardFile) -> bool:
+def _is_contiguous(folder: str, shard: ShardFile) -> bool:
     """Whether the index has every record of a shard once, in order."""
-    index = np.frombuffer(folder.read(shard.name + INDEX_SUFFIX), INDEX_DTYPE)
+    index = np.frombuffer(
+        files.read(files.join(folder, shard.name + INDEX_SUFFIX)), INDEX_DTYPE
+    )
     around = tfrecords.HEADER_BYTES + tfrecords.FOOTER_BYTES
     ends = np.cumsum(index["length"] + np.uint64(around))
     starts = np.append(np.uint64(0), ends)
@@ -219,9 +226,9 @@ def _is_contiguous(folder: Folder, shard: ShardFile) -> bool:
     return bool((index["offset"] == expected).all()) and starts[-1] == shard.n_bytes
 
 
-def _read(folder: LocalFolder, name: str, start: int, length: int) -> bytes:
+def _read(folder: str, name: str, start: int, length: int) -> bytes:
     """Raises ValueError if the file ends earlier."""
-    data = folder.read(name, start, length)
+    data = files.read_range(files.join(folder, name), start, length)
     if len(data) != length:
         raise ValueError(f"{len(data)} bytes at {start}, expected {length}")
     return data

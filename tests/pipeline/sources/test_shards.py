@@ -447,7 +447,8 @@ class FailingFile(io.BytesIO):
 
 @pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
 def test_a_failure_that_may_pass_is_raised_and_is_no_row(monkeypatch, name):
-    monkeypatch.setattr(files, "open_for_reading", lambda path: FailingFile(b"x" * 99))
+    for opening in ("open_stream", "open_for_reading"):
+        monkeypatch.setattr(files, opening, lambda path: FailingFile(b"x" * 99))
     with pytest.raises(ConnectionError, match="reset by peer"):
         pairs_of(name)
 

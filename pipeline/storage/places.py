@@ -1,0 +1,43 @@
+"""Checks of places in object stores: a wrong one is said before any work.
+
+In: names and paths or patterns, as a user gave them. Out: nothing, or one line about
+the first that cannot be listed or read, within seconds.
+"""
+
+from collections.abc import Iterable
+from concurrent import futures
+
+from pipeline.storage import object_urls, wildcards
+from pipeline.storage.object_urls import is_object_url
+
+_N_AT_ONCE = 16
+
+
+def check(named: Iterable[tuple[str, str]]) -> None:
+    """Asks the store of each place once or twice; local paths cost nothing.
+
+    Args:
+      named: (name, place), such as ("--input", "s3://bucket/crawl/*.tar"); a place is
+        an object, a pattern or, with a slash at its end, a folder.
+
+    Raises:
+      ValueError: if a place cannot be listed, or what comes first in it not be read.
+    """
+    remote = [(name, place) for name, place in named if is_object_url(place)]
+    with futures.ThreadPoolExecutor(_N_AT_ONCE) as executor:
+        asked = [executor.submit(_probe, place) for _, place in remote]
+        for (name, _), answer in zip(remote, asked, strict=True):
+            try:
+                answer.result()
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{name}={error}") from error
+
+
+def _probe(place: str) -> None:
+    from pipeline.storage import object_store  # local runs do without obstore
+
+    if wildcards.has_wildcard(place):
+        place = wildcards.fixed_folder(place) + "/"
+    is_folder = place.endswith("/") or not object_urls.parse(place)[1]
+    probe = object_store.probe_folder if is_folder else object_store.probe_object
+    probe(place)

@@ -140,9 +140,11 @@ class _S3Credentials:
     """Keys as botocore finds them, which renews those that expire."""
 
     def __init__(self) -> None:
+        import botocore.exceptions
+
         try:
             self._credentials = _aws_session().get_credentials()
-        except Exception as error:  # botocore's errors, of which each has its own type
+        except botocore.exceptions.BotoCoreError as error:
             raise CredentialsError(f"{error}") from error
         if self._credentials is None:
             raise CredentialsError(

@@ -1,13 +1,13 @@
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.images import decoder as images
 from pipeline.images.jpeg import Jpeg
-from tests.support import tiny_export
+from tests.support import served_store, tiny_export
 from trainer.config import RunConfig
 from trainer.data import crops
 from trainer.data.batches import (
@@ -280,9 +280,17 @@ def test_data_that_is_broken_throughout_is_an_error(tmp_path, tiny):
 
 
 @pytest.fixture(scope="module")
-def blocks(export, tiny):
+def store(export):
+    """The same export in an object store."""
+    with served_store.serve("s3") as server:
+        served_store.upload(server, pathlib.Path(export), "run")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def blocks(store, tiny):
     """The view in blocks of 5, which span shards, and windows of 2."""
-    shards = make_mixture(f"file://{export}")
+    shards = make_mixture("s3://bucket/run")
     return make_view(shards, tiny, n_records_per_block=5, n_blocks_per_window=2)
 
 
@@ -311,19 +319,14 @@ def test_a_stream_in_blocks_is_the_same_for_any_readers_and_restarts(blocks):
     assert_equal(take(restored, 3), expected[2:])
 
 
-def test_each_block_of_a_window_is_requested_once(blocks, monkeypatch):
-    found, cat_file = [], LocalFileSystem.cat_file
-
-    def counted(self, path, start=None, end=None, **options):
-        found.append((path, start, end))
-        return cat_file(self, path, start=start, end=end, **options)
-
-    monkeypatch.setattr(LocalFileSystem, "cat_file", counted)
+def test_each_block_of_a_window_is_requested_once(blocks, store):
+    store.forget_requests()
     stream = stream_batches(blocks, ONE_THREAD)
     take(stream, 3)
     stream.close()
     # An epoch has 5 blocks, of which one spans both shards, and there are 2 indexes.
     # What is prefetched of the next epoch may ask for blocks again.
+    found = [(one.key, one.headers.get("range")) for one in store.requests]
     assert len(set(found)) == 8
     assert len(found) <= 8 + 6
 

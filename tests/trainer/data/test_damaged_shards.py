@@ -1,15 +1,15 @@
 """Bytes of shards that changed after they were written."""
 
+import contextlib
 import json
 import logging
 import re
 import struct
 
-import fsspec
 import pytest
 
 from pipeline import records
-from tests.support import tiny_export
+from tests.support import served_store, tiny_export
 from tests.support.runs import metric_lines, with_set
 from trainer import tokenizer, train, verify
 from trainer.data.shards import RecordError, Shards
@@ -130,27 +130,29 @@ DAMAGES = [
 ]
 
 
+@contextlib.contextmanager
 def opened(folder, kind):
     """As a local folder, and as a store whose blocks hold three records."""
     if kind == "local":
-        return Shards(folder)
-    store = fsspec.filesystem("memory")
-    store.put(str(folder), "/damaged/run", recursive=True)
-    return Shards("memory://damaged/run").in_blocks(3, n_kept=2)
+        yield Shards(folder)
+        return
+    with served_store.serve("s3") as store:
+        served_store.upload(store, folder, "run")
+        yield Shards("s3://bucket/run").in_blocks(3, n_kept=2)
 
 
 @pytest.mark.parametrize("kind", ["local", "store"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_record_is_noticed_and_the_others_are_read(folder, damage, kind):
     damage(folder)
-    shards = opened(folder, kind)
-    with pytest.raises(RecordError, match=rf"record {DAMAGED} of .*expected"):
-        shards[DAMAGED]
     # At the edge of a block a damaged place takes the block with it.
     others = range(N) if kind == "local" else (0, 1, 2, 6, 7)
-    for number in others:
-        if number != DAMAGED:
-            assert shards[number] == tiny_export.sample(number)
+    with opened(folder, kind) as shards:
+        with pytest.raises(RecordError, match=rf"record {DAMAGED} of .*expected"):
+            shards[DAMAGED]
+        for number in others:
+            if number != DAMAGED:
+                assert shards[number] == tiny_export.sample(number)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -124,7 +124,7 @@ def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str,
 
 def _begin_with(place: str, prefix: str) -> Iterator[FileFacts]:
     """The objects of a folder whose names begin so, of which there may be millions."""
-    for found in _system(place).list_below(place, prefix[:-1]):
+    for found in _system(place).list_below(place.rstrip("/"), prefix[:-1]):
         name = found.path[len(place) :]
         if name > prefix and not name.startswith(prefix):
             return
@@ -135,7 +135,7 @@ def _begin_with(place: str, prefix: str) -> Iterator[FileFacts]:
 def list_below(folder: str) -> dict[str, FileFacts]:
     """Name, such as `a/b`, to facts of all files in a folder and its folders."""
     place = _with_slash(folder)
-    return {one.path[len(place) :]: one for one in _system(folder).list_below(place)}
+    return {one.path[len(place) :]: one for one in _system(folder).list_below(folder)}
 
 
 def _with_slash(folder: str) -> str:

@@ -33,8 +33,10 @@ Client = typing.Any  # of obstore, one class per scheme
 
 
 @contextlib.contextmanager
-def client_and_key(url: str, quick: bool = False) -> Iterator[tuple[Client, str]]:
-    """The client and the key for a URL; errors of the block name the URL.
+def client_and_folder(url: str, quick: bool = False) -> Iterator[tuple[Client, str]]:
+    """The client and the key of a folder, "" for all of a bucket.
+
+    Errors of the block name the URL.
 
     Args:
       quick: gives up after seconds, where others wait for a store for minutes.
@@ -42,6 +44,19 @@ def client_and_key(url: str, quick: bool = False) -> Iterator[tuple[Client, str]
     bucket, key = object_urls.parse(url)
     with translated(url):
         yield client_of(bucket, quick), key
+
+
+@contextlib.contextmanager
+def client_and_key(url: str, quick: bool = False) -> Iterator[tuple[Client, str]]:
+    """As `client_and_folder`, for an object.
+
+    Raises:
+      IsADirectoryError: if the URL is a bucket alone.
+    """
+    if not object_urls.parse(url)[1]:
+        raise IsADirectoryError(f"{url}: expected an object, found a bucket")
+    with client_and_folder(url, quick) as found:
+        yield found
 
 
 def client_of(bucket: Bucket, quick: bool = False) -> Client:

@@ -117,6 +117,11 @@ def translated(url: str) -> Iterator[None]:
         raise ValueError(f"{url}: {str(error).splitlines()[0]}") from None
 
 
+def is_behind_end(error: Exception) -> bool:
+    """Whether a range was refused since the object has no byte of it."""
+    return _find(_STATUS, str(error)) == "416"
+
+
 def translate(url: str, error: Exception) -> OSError:
     """The OSError of one line for an error of the library."""
     text = str(error)

@@ -13,7 +13,7 @@ from concurrent import futures
 
 from pipeline.storage import object_urls, remote_files, wildcards
 from pipeline.storage.file_facts import FileFacts
-from pipeline.storage.object_clients import client_and_key, client_of
+from pipeline.storage.object_clients import client_and_folder, client_and_key, client_of
 from pipeline.storage.object_errors import translated
 from pipeline.storage.object_urls import Bucket
 from pipeline.storage.obstore_library import obstore
@@ -33,7 +33,7 @@ def probe_folder(folder: str) -> None:
     Raises:
       OSError: with what is wrong; a folder that holds nothing is no error.
     """
-    with client_and_key(folder, quick=True) as (client, key):
+    with client_and_folder(folder, quick=True) as (client, key):
         pages = obstore().list(client, key or None, chunk_size=_KEYS_PER_PAGE)
         first = next(iter(pages), ())
     if first:
@@ -84,16 +84,9 @@ def _version(meta: typing.Any) -> Version:
 
 
 read_range = remote_files.read_range
+read_ranges = remote_files.read_ranges
 open_for_reading = remote_files.open_ranges
 open_stream = remote_files.open_stream
-
-
-def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Spans of (start, length); near ones share a request, others come together."""
-    with client_and_key(url) as (store, key):
-        starts, lengths = zip(*spans, strict=True)
-        found = obstore().get_ranges(store, key, starts=starts, lengths=lengths)
-        return [bytes(data) for data in found]
 
 
 def write(url: str, data: typing.Any) -> None:
@@ -167,7 +160,7 @@ def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
     Args:
       after: the name in the folder behind which to begin.
     """
-    with client_and_key(folder) as (store, key):
+    with client_and_folder(folder) as (store, key):
         bucket, _ = object_urls.parse(folder)
         offset = f"{key}/{after}".lstrip("/") if after else None
         pages = obstore().list(
@@ -175,16 +168,18 @@ def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
         )
         for page in pages:
             for meta in page:
-                yield _facts(bucket, meta)
+                if meta["path"] != key:  # an object `folder/`, which consoles make
+                    yield _facts(bucket, meta)
 
 
 def list_folder(folder: str) -> tuple[list[str], list[FileFacts]]:
     """The names of the folders in a folder, and the objects in it."""
-    with client_and_key(folder) as (store, key):
+    with client_and_folder(folder) as (store, key):
         bucket, _ = object_urls.parse(folder)
         found = obstore().list_with_delimiter(store, key or None)
         names = [prefix.rpartition("/")[2] for prefix in found["common_prefixes"]]
-        return names, [_facts(bucket, meta) for meta in found["objects"]]
+        objects = [meta for meta in found["objects"] if meta["path"] != key]
+        return names, [_facts(bucket, meta) for meta in objects]
 
 
 def match(pattern: str) -> list[FileFacts]:

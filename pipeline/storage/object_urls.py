@@ -24,10 +24,11 @@ class Bucket:
 
     scheme: str  # "s3", "gs" or "az"
     name: str
+    spelling: str = dataclasses.field(compare=False)  # of the scheme, such as "s3a"
 
     def url(self, key: str) -> str:
-        """The URL of an object, in the scheme's first spelling."""
-        return f"{self.scheme}://{self.name}/{key}"
+        """The URL of an object, with the scheme as it was spelled."""
+        return f"{self.spelling}://{self.name}/{key}"
 
 
 def scheme_of(path: str) -> str | None:
@@ -58,4 +59,5 @@ def parse(url: str) -> tuple[Bucket, str]:
     key = key.removesuffix("/")
     if key and {"", ".", ".."} & set(key.split("/")):
         raise ValueError(f"{url}: expected no `//`, `.` or `..` inside the key")
-    return Bucket(_SPELLING_TO_SCHEME[found["scheme"].lower()], name), key
+    spelling = found["scheme"]
+    return Bucket(_SPELLING_TO_SCHEME[spelling.lower()], name, spelling), key

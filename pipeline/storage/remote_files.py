@@ -5,15 +5,16 @@ bytes are fetched while the last ones are used; ranges fetch the end of the file
 and more at a time the longer they are read in order.
 """
 
+import bisect
 import io
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 from pipeline.storage import object_urls
 from pipeline.storage.object_clients import client_and_key
-from pipeline.storage.object_errors import StoreError, translated
+from pipeline.storage.object_errors import StoreError, is_behind_end, translated
 from pipeline.storage.obstore_library import obstore
 
 if typing.TYPE_CHECKING:
@@ -23,6 +24,7 @@ _CHUNK_BYTES = 8 << 20  # of a stream; two are held
 _BUFFER_BYTES = 256 << 10
 _MAX_SKIPPED_BYTES = 4 << 20  # read and dropped rather than asked for anew
 _N_RESUMPTIONS = 10  # of a stream in a row without a byte between them
+_MAX_GAP_BYTES = 1 << 20  # between ranges that share a request
 _TAIL_BYTES = 1 << 20  # a small Parquet file is one request
 _MIN_WINDOW_BYTES, _MAX_WINDOW_BYTES = 1 << 20, 16 << 20
 _N_STREAMS_AT_ONCE = 32
@@ -88,7 +90,9 @@ class _Stream(_RemoteFile):
         if start and start >= self._size:
             return
         with client_and_key(self._url) as (client, key):
-            found = obstore().get(client, key, options={"range": {"offset": start}})
+            # An object of no bytes has no range, not even from its start.
+            options = {"range": {"offset": start}} if start else {}
+            found = obstore().get(client, key, options=options)
             self._size = found.meta["size"]
             self._chunks: Iterator = iter(found.stream(min_chunk_size=_CHUNK_BYTES))
         self._fetch_next()
@@ -161,8 +165,55 @@ def read_range(url: str, start: int, length: int) -> memoryview:
     with client_and_key(url) as (client, key):
         if length == 0:
             return memoryview(b"")
-        data = obstore().get_range(client, key, start=start, length=length)
+        try:
+            data = obstore().get_range(client, key, start=start, length=length)
+        except obstore().exceptions.GenericError as error:
+            if not is_behind_end(error):
+                raise
+            return memoryview(b"")
         return memoryview(data)
+
+
+def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Spans of (start, length); near ones share a request, others come together."""
+    joined = _join_near(spans)
+    starts = [start for start, _ in joined]
+    found = [memoryview(data) for data in _read_apart(url, joined)]
+
+    def cut(start: int, length: int) -> bytes:
+        number = bisect.bisect_right(starts, start) - 1
+        first = start - starts[number]
+        return bytes(found[number][first : first + length])
+
+    return [cut(*span) if span[1] else b"" for span in spans]
+
+
+def _join_near(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order that cover the given ones, far from each other."""
+    joined: list[tuple[int, int]] = []
+    for start, length in sorted(spans):
+        first, n_bytes = joined[-1] if joined else (0, -1)
+        if length and n_bytes >= 0 and start <= first + n_bytes + _MAX_GAP_BYTES:
+            joined[-1] = (first, max(n_bytes, start + length - first))
+        elif length:
+            joined.append((start, length))
+    return joined
+
+
+def _read_apart(url: str, spans: Sequence[tuple[int, int]]) -> Sequence:
+    """obstore panics at a span behind the end that it joins with one before it."""
+    with client_and_key(url) as (client, key):
+        if not spans:
+            return []
+        starts, lengths = zip(*spans, strict=True)
+        try:
+            return obstore().get_ranges(
+                client, key, starts=starts, lengths=lengths, coalesce=0
+            )
+        except obstore().exceptions.GenericError as error:
+            if not is_behind_end(error):
+                raise
+            return [read_range(url, *span) for span in spans]
 
 
 def _read_tail(url: str) -> tuple[memoryview, int]:
@@ -173,7 +224,12 @@ def _read_tail(url: str) -> tuple[memoryview, int]:
             start = max(0, size - _TAIL_BYTES)
             return read_range(url, start, size - start), size
         options = {"range": {"suffix": _TAIL_BYTES}}
-        found = obstore().get(client, key, options=options)
+        try:
+            found = obstore().get(client, key, options=options)
+        except obstore().exceptions.GenericError as error:
+            if not is_behind_end(error):
+                raise
+            return memoryview(b""), 0  # no bytes have no last ones
         return memoryview(found.bytes()), found.meta["size"]
 
 

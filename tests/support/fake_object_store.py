@@ -289,6 +289,7 @@ class FakeObjectStore(LocalServer):
             f"<UploadId>{upload_id}</UploadId></Upload>"
             for upload_id, upload in self.uploads.items()
             if upload.key[0] == request.bucket
+            and upload.key[1].startswith(request.query.get("prefix", ""))
         )
         return xml_reply(
             f"<ListMultipartUploadsResult><Bucket>{request.bucket}</Bucket>{uploads}"

@@ -18,6 +18,7 @@ class Reply:
     status: int
     body: bytes | memoryview = b""
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    n_bytes_sent: int | None = None  # of the body, before the connection is cut
 
 
 Answer = Callable[[str, str, Headers, bytes], Reply]  # method, target, headers, body
@@ -49,8 +50,10 @@ def make_handler(answer: Answer) -> type[socketserver.StreamRequestHandler]:
             body = self.rfile.read(n_bytes)
             if len(body) < n_bytes:
                 return False
-            self._send(answer(method, target, headers, body), method == "HEAD")
-            return headers.get("connection", "").lower() != "close"
+            reply = answer(method, target, headers, body)
+            self._send(reply, method == "HEAD")
+            is_cut = reply.n_bytes_sent is not None
+            return not is_cut and headers.get("connection", "").lower() != "close"
 
         def _read_headers(self) -> Headers:
             headers = {}
@@ -65,13 +68,12 @@ def make_handler(answer: Answer) -> type[socketserver.StreamRequestHandler]:
             if reply.status not in (204, 304):
                 lines.append(f"Content-Length: {len(reply.body)}")
             head = "\r\n".join((*lines, "", "")).encode("latin-1")
-            if is_head or not len(reply.body):
-                self.wfile.write(head)
-            elif len(reply.body) < 1 << 16:
-                self.wfile.write(head + bytes(reply.body))
+            body = b"" if is_head else reply.body[: reply.n_bytes_sent]
+            if len(body) < 1 << 16:
+                self.wfile.write(head + bytes(body))
             else:
                 self.wfile.write(head)
-                self.wfile.write(reply.body)
+                self.wfile.write(body)
 
     return Connection
 

@@ -6,6 +6,7 @@ from tests.support.quick_http import Reply
 
 _CODE_TO_ANSWER = {
     "AccessDenied": (403, "Access Denied"),
+    "AllAccessDisabled": (403, "All access to this object has been disabled"),
     "AuthenticationRequired": (401, "Authentication required."),
     "AuthorizationHeaderMalformed": (400, "The authorization header is malformed"),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum size"),

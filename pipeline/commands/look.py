@@ -37,17 +37,18 @@ def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
 
 
 def _use_file_system(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
-    """Passes flags on to file systems that only Beam knows; there are no others."""
+    """Passes the flags of stores on; without any, there is no need of Beam."""
+    if not beam_flags:
+        return
     places = (command.output, *command.input, *command.eval, *command.seeds)
-    if any("://" in place for place in places):
-        # Two seconds that a run folder on a disk does without.
-        from pipeline.commands.beam_flags import beam_options
-
-        files.use_options(beam_options(beam_flags))
-    elif beam_flags:
+    if not any(map(files.is_remote, places)):
         raise ValueError(
             f"{beam_flags[0]}: expected a flag of {command.command} --help"
         )
+    # Two seconds that most looks do without.
+    from pipeline.commands.beam_flags import beam_options
+
+    files.use_options(beam_options(beam_flags))
 
 
 def _lines(run: RunFolder, command: argparse.Namespace) -> Iterable[str]:

@@ -19,8 +19,21 @@ from pipeline.storage.timeouts import call_with_timeout
 warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)
 
 
+def expect_known(path: str) -> None:
+    """Raises ValueError if Beam knows no file system for a path.
+
+    One that it knows but that is not installed, or not there, is an OSError.
+    """
+    try:
+        _exists(path)
+    except ValueError:
+        raise ValueError(
+            f"{path}: expected a path of this machine, s3://, gs://, az:// or a scheme"
+            " that Beam knows, such as hdfs://"
+        ) from None
+
+
 def _system(path: str) -> typing.Any:
-    """Raises ValueError if no file system of that scheme is installed."""
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems.get_filesystem(path)

@@ -7,7 +7,7 @@ the first that cannot be listed or read, within seconds.
 from collections.abc import Iterable
 from concurrent import futures
 
-from pipeline.storage import object_urls, wildcards
+from pipeline.storage import beam_files, object_urls, wildcards
 from pipeline.storage.object_urls import is_object_url
 
 _N_AT_ONCE = 16
@@ -23,7 +23,7 @@ def check(named: Iterable[tuple[str, str]]) -> None:
     Raises:
       ValueError: if a place cannot be listed, or what comes first in it not be read.
     """
-    remote = [(name, place) for name, place in named if is_object_url(place)]
+    remote = [(name, place) for name, place in named if object_urls.scheme_of(place)]
     with futures.ThreadPoolExecutor(_N_AT_ONCE) as executor:
         asked = [executor.submit(_probe, place) for _, place in remote]
         for (name, _), answer in zip(remote, asked, strict=True):
@@ -34,6 +34,9 @@ def check(named: Iterable[tuple[str, str]]) -> None:
 
 
 def _probe(place: str) -> None:
+    if not is_object_url(place):
+        beam_files.expect_known(place)
+        return
     from pipeline.storage import object_store  # local runs do without obstore
 
     if wildcards.has_wildcard(place):

@@ -153,11 +153,17 @@ def test_a_damaged_record_is_called_damaged(capsys, tmp_path, crawl, content):
     assert f"--output {output}: config.json is damaged: expected an object" in error
 
 
-def test_a_file_system_that_is_not_installed_is_named(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("apache_beam.io.aws.s3io.BOTO3_INSTALLED", False)
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [("hdfs", "Failed to import hdfs"), ("nowhere", "or a scheme that Beam knows")],
+)
+def test_a_file_system_that_is_not_installed_is_named(
+    capsys, tmp_path, scheme, message
+):
     base = ["curate", "--config", CONFIG, "--output", str(tmp_path / "run")]
-    error = error_of(capsys, *base, "--input", "s3://bucket/*.tar")
-    assert "s3://bucket/*.tar: expected the extra [aws] to be installed" in error
+    error = error_of(capsys, *base, "--input", f"{scheme}://place/*.tar")
+    assert f"{scheme}://place/*.tar" in error
+    assert message in error
 
 
 def test_dataflow_is_not_asked_to_read_this_machine(capsys, tmp_path, crawl):

@@ -11,11 +11,21 @@ import os
 import re
 from collections.abc import Iterator
 
+from pipeline.storage import object_urls
 from pipeline.storage.obstore_library import obstore
 
 _STATUS = re.compile(r"non-2xx status code: (\d+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REGION = re.compile(r"<Region>([-\w]+)</Region>")
+_ACTION = re.compile(r"performing (list|[A-Z]+)")
+_WORD_TO_ACTION = {
+    "list": "list",
+    "GET": "read",
+    "HEAD": "read",
+    "PUT": "write",
+    "POST": "write",
+    "DELETE": "delete",
+}
 _FROM_PROVIDER = re.compile(r"credential provider: \w+: (.*)")
 
 KEYS = {
@@ -39,6 +49,13 @@ _CERTIFICATES = {
 
 class StoreError(OSError):
     """A store that does not do what was asked; the message names the place."""
+
+
+class NotAllowedError(StoreError, PermissionError):
+    """What the keys, which are right, do not allow."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
 
 
 class CredentialsError(StoreError):
@@ -136,7 +153,9 @@ def translate(url: str, error: Exception) -> OSError:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     status = _find(_STATUS, text)
     if status == "403" or isinstance(error, obstore().exceptions.PermissionDeniedError):
-        return PermissionError(errno.EACCES, "the store does not allow it", url)
+        action = _WORD_TO_ACTION.get(_find(_ACTION, text), "do this")
+        said = f"not allowed to {action}; give the keys this right, or set {{keys}}"
+        return NotAllowedError(errno.EACCES, _fill_in(url, said), url)
     if said := _find(_FROM_PROVIDER, text.partition("\n")[0]):
         return CredentialsError(f"{url}: {said}")
     if status == "401":
@@ -154,13 +173,17 @@ def _find(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _make(url: str, reason: _Reason) -> OSError:
-    scheme = url.partition(":")[0]
-    said = reason.text.format(
-        keys=KEYS.get(scheme, "the credentials"),
-        endpoint=_ENDPOINT.get(scheme, "the endpoint"),
-        certificates=_CERTIFICATES.get(scheme, "the certificates"),
+    return reason.kind(f"{url}: {_fill_in(url, reason.text)}")
+
+
+def _fill_in(url: str, text: str) -> str:
+    """The text with what to set for this store."""
+    scheme = object_urls.parse(url)[0].scheme
+    return text.format(
+        keys=KEYS[scheme],
+        endpoint=_ENDPOINT[scheme],
+        certificates=_CERTIFICATES[scheme],
     )
-    return reason.kind(f"{url}: {said}")
 
 
 def _first_sentence(text: str) -> str:

@@ -14,8 +14,8 @@ FUNCTIONS = {
     "put": lambda path: files.write(path, b"x"),
 }
 REFUSALS = [
-    (error("AccessDenied"), PermissionError, "does not allow"),
-    (error("AllAccessDisabled"), PermissionError, "does not allow"),
+    (error("AccessDenied"), PermissionError, "not allowed to"),
+    (error("AllAccessDisabled"), PermissionError, "not allowed to"),
     (error("InvalidAccessKeyId"), CredentialsError, "does not know the access key"),
     (error("SignatureDoesNotMatch"), CredentialsError, "AWS_SECRET_ACCESS_KEY"),
     (error("ExpiredToken"), CredentialsError, "has expired"),

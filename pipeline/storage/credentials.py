@@ -23,7 +23,9 @@ if typing.TYPE_CHECKING:
 Config = dict[str, typing.Any]
 
 _REGION_TIMEOUT_S = 3.0
-_TOKEN_LIFE = datetime.timedelta(minutes=15)  # looked up again; not fetched again
+# Keys are looked up again, not fetched again; botocore renews those that have less
+# than ten minutes left.
+_TOKEN_LIFE = datetime.timedelta(minutes=5)
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _S3_API_VERSION = "2006-03-01"  # the only one there is
 
@@ -195,6 +197,17 @@ def gcs_config() -> Config:
         "credential_provider": credentials,
         "client_options": {"default_headers": headers},
     }
+
+
+def expect_keys_to_write(client: typing.Any) -> None:
+    """obstore signs what it writes to Cloud Storage, and would look for keys for long.
+
+    Raises:
+      CredentialsError: if a client of Cloud Storage is to do without keys.
+    """
+    is_google = type(client).__name__ == "GCSStore"
+    if is_google and client.config.get("skip_signature") == "true":
+        raise CredentialsError(f"expected credentials to write; set {KEYS['gs']}")
 
 
 class _GoogleCredentials:

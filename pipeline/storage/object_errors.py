@@ -129,7 +129,8 @@ def translated(url: str) -> Iterator[None]:
     except (obstore().exceptions.BaseError, FileNotFoundError) as error:
         raise translate(url, error) from None  # the original has pages of text
     except CredentialsError as error:  # found before any request
-        raise CredentialsError(f"{url}: {error}") from None
+        said = " ".join(str(error).split())  # a program's own words may have lines
+        raise CredentialsError(f"{url}: {said}") from None
     except ValueError as error:
         raise ValueError(f"{url}: {str(error).splitlines()[0]}") from None
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 
 from pipeline.storage import object_urls, remote_files, wildcards
+from pipeline.storage.credentials import expect_keys_to_write
 from pipeline.storage.file_facts import FileFacts
 from pipeline.storage.object_clients import client_and_folder, client_and_key, client_of
 from pipeline.storage.object_errors import translated
@@ -102,6 +103,7 @@ def publish(local: str, url: str) -> None:
 
 def _put(url: str, data: typing.Any, n_bytes: int) -> None:
     with client_and_key(url) as (store, key):
+        expect_keys_to_write(store)
         obstore().put(
             store,
             key,
@@ -124,6 +126,7 @@ def replace(url: str, data: bytes, version: Version) -> bool:
 
 def _put_if(url: str, data: bytes, mode: typing.Any, refusal: str) -> bool:
     with client_and_key(url) as (store, key):
+        expect_keys_to_write(store)
         exceptions = obstore().exceptions
         refusals = (getattr(exceptions, refusal), FileNotFoundError)
         try:

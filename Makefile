@@ -69,11 +69,12 @@ models: .venv/installed
 	touch $@
 
 # Servers of object stores for tests. One that is missing is looked for at every call.
-.engines/installed: Makefile
+.engines/installed: Makefile $(wildcard tests/support/gcs_server/*)
 	mkdir -p .engines
 	@if command -v go >/dev/null; then \
-	    GOBIN=$(CURDIR)/.engines go install $(VERSITYGW); \
-	else echo "Go is missing: no versitygw, so tests of s3:// are skipped"; fi
+	    GOBIN=$(CURDIR)/.engines go install $(VERSITYGW) && \
+	    cd tests/support/gcs_server && go build -o $(CURDIR)/.engines/gcs-server .; \
+	else echo "Go is missing: no servers, so tests of s3:// and gs:// are skipped"; fi
 	@if command -v npm >/dev/null; then \
 	    npm install --silent --prefix .engines $(AZURITE); \
 	else echo "npm is missing: no Azurite, so tests of az:// are skipped"; fi

@@ -1,6 +1,7 @@
-"""Real object stores on this machine: versitygw for `s3://`, Azurite for `az://`.
+"""Real object stores on this machine.
 
-`make .engines/installed` brings both. The helpers at the end look into a store without
+versitygw serves `s3://`, fake-gcs-server `gs://`, Azurite `az://`;
+`make .engines/installed` brings them. The helpers at the end look into a store without
 the code under test.
 """
 
@@ -22,6 +23,7 @@ from tests.support.signed_requests import send
 
 ENGINES = Path(__file__).parents[2] / ".engines"
 _VERSITYGW = ENGINES / "versitygw"
+_GCS_SERVER = ENGINES / "gcs-server"
 _AZURITE = ENGINES / "node_modules" / ".bin" / "azurite-blob"
 _ADMIN = "administrator"
 _AZURE_ACCOUNT = "devstoreaccount1"  # Azurite's own, in its documentation
@@ -93,6 +95,24 @@ def start_s3(region: str = "us-east-1", is_tls: bool = False) -> Iterator[Server
         with _running(process):
             _make_s3_buckets(server)
             yield server
+
+
+@contextlib.contextmanager
+def start_gcs() -> Iterator[Server]:
+    """fake-gcs-server with `gs://bucket`, completed by the program in `gcs_server`.
+
+    It asks for no credentials. Uploads that are open do not outlive a stop.
+    """
+    _require(_GCS_SERVER, "Go")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="gcs-") as name:
+        options = ["-address", f"127.0.0.1:{port}", "-folder", f"{name}/data"]
+        process = ServerProcess([str(_GCS_SERVER), *options], port, Path(name) / "log")
+        environment = {"STORAGE_EMULATOR_HOST": url}
+        with _running(process):
+            send(environment, "POST", f"{url}/storage/v1/b", body=b'{"name": "bucket"}')
+            yield Server("gs", "gs://bucket", url, environment, process)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,11 @@ from tests.support.signed_requests import send
 
 pytestmark = pytest.mark.cloud
 
-START = {"s3": object_servers.start_s3, "az": object_servers.start_azure}
+START = {
+    "s3": object_servers.start_s3,
+    "gs": object_servers.start_gcs,
+    "az": object_servers.start_azure,
+}
 
 
 @pytest.fixture(scope="module", params=START)

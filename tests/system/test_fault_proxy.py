@@ -21,9 +21,13 @@ obstore = pytest.importorskip("obstore")
 BODY = bytes(range(256)) * 400
 
 
-@pytest.fixture(scope="module", params=["s3", "az"])
+@pytest.fixture(scope="module", params=["s3", "gs", "az"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    start = {"s3": object_servers.start_s3, "az": object_servers.start_azure}
+    start = {
+        "s3": object_servers.start_s3,
+        "gs": object_servers.start_gcs,
+        "az": object_servers.start_azure,
+    }
     with start[request.param]() as server:
         send(server.environment, "PUT", f"{server.url}/bucket/in/key", body=BODY)
         yield server
@@ -47,6 +51,14 @@ def store_of(environment: dict[str, str], n_retries: int = 0) -> object:
             endpoint=environment["AWS_ENDPOINT_URL"],
             access_key_id=environment["AWS_ACCESS_KEY_ID"],
             secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            **options,
+        )
+    if "STORAGE_EMULATOR_HOST" in environment:
+        token = {"token": "emulator", "expires_at": None}
+        return obstore.store.GCSStore(
+            "bucket",
+            base_url=environment["STORAGE_EMULATOR_HOST"],
+            credential_provider=lambda: token,
             **options,
         )
     text = environment["AZURE_STORAGE_CONNECTION_STRING"]
@@ -80,6 +92,9 @@ def test_requests_are_counted_by_operation_and_key(proxy, server):
     obstore.list(store, "a").collect()
     obstore.delete(store, ["a/b c+d", "a/big"])
     seen = {(one.operation, one.key) for one in proxy.requests}
+    deletes = {("delete_many", "")}
+    if server.scheme == "gs":  # obstore deletes its objects one by one
+        deletes = {("delete", "a/b c+d"), ("delete", "a/big")}
     assert seen - {("create_upload", "a/big")} == {
         ("put", "a/b c+d"),
         ("upload_part", "a/big"),
@@ -88,10 +103,10 @@ def test_requests_are_counted_by_operation_and_key(proxy, server):
         ("get_range", "a/b c+d"),
         ("head", "a/big"),
         ("list", "a/"),
-        ("delete_many", ""),
+        *deletes,
     }
     assert proxy.count("upload_part") == 3
-    assert proxy.count("create_upload") == (server.scheme == "s3")
+    assert proxy.count("create_upload") == (server.scheme != "az")
     assert proxy.count("put", "b c") == 1
     assert proxy.count() == len(proxy.requests)
     assert not proxy.faults

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
+import obstore
+import obstore.store
 import pytest
 
 from tests.support.fake_object_store import FakeObjectStore
 from tests.support.store_errors import error
 from tests.support.store_process import ServerProcess, start_process
-
-obstore = pytest.importorskip("obstore")
 
 ODD_KEY = "a/b c%#+ä[1]*?"
 DATA = b"0123456789"

@@ -120,3 +120,11 @@ def test_nobody_listens(server, bucket, monkeypatch):
     object_clients.forget_clients()
     with pytest.raises(ValueError, match="nobody listens"):
         places.check([("--input", f"{bucket}/a")])
+
+
+@pytest.mark.parametrize(("spelling", "key"), [("s3a", "AWS_"), ("gcs", "GOOGLE_")])
+def test_other_spellings_of_a_scheme_get_the_same_advice(server, spelling, key):
+    server.answers = lambda request: error("InvalidToken")
+    line = str(error_of(f"{spelling}://bucket/a", files.read))
+    assert line.startswith(f"{spelling}://bucket/a: the store refuses")
+    assert f"set {key}" in line

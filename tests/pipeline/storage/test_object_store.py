@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage import files, object_store
+from tests.support.fake_object_store import Upload
 
 ODD_NAMES = ("a b", "a%20b", "a#b", "a+b", "ä€😀", "a[1]", "a*?", "a&<'\"", "~a=b;c,@")
 OTHER_SPELLING = {"s3://bucket": "s3a://bucket", "gs://bucket": "gcs://bucket"}
@@ -352,3 +353,13 @@ def test_a_listing_is_not_held_up_by_its_depth(server, bucket, counted):
     found, requests = counted(files.find, f"{bucket}/in/1*/*.tar")
     assert len(found) == 10
     assert requests == collections.Counter({"list": 11})
+
+
+def test_uploads_that_killed_writers_left_are_ended(server, bucket):
+    for number, key in enumerate(("run/a b#%+ä", "run/c/d", "running", "other/a")):
+        server.uploads[str(number)] = Upload(("bucket", key))
+    assert files.abort_uploads(f"{bucket}/run") == 2
+    assert {upload.key[1] for upload in server.uploads.values()} == {
+        "running",
+        "other/a",
+    }

@@ -248,7 +248,8 @@ def local_copy(path: str) -> str:
     digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
     copy = os.path.join(tempfile.gettempdir(), f"{digest}-{split(path)[1]}")
     if not os.path.exists(copy):
-        local_disks.write(copy, _system(path).read(path))
+        with open_stream(path) as file:
+            local_disks.write_from(file, copy)
     return copy
 
 

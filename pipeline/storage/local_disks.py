@@ -29,6 +29,9 @@ def temporary_path(path: str) -> str:
     return f"{path}.{writer}.tmp"
 
 
+_COPY_BYTES = 16 << 20
+
+
 @retry
 def facts(path: str) -> FileFacts:
     """Facts about a file; raises FileNotFoundError if it is missing, or a folder."""
@@ -66,20 +69,29 @@ open_stream = open_for_reading
 @retry
 def write(path: str, data: typing.Any) -> None:
     """Writes a buffer under a temporary name, which becomes `path` in one step."""
-    temporary = temporary_path(path)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with add_path(path), open(temporary, "wb") as file:
+    with _renamed_to(path) as file:
         file.write(data)
-    os.rename(temporary, path)
+
+
+def write_from(source: typing.BinaryIO, path: str) -> None:
+    """Writes what is left to read of a file, as `write` does."""
+    with _renamed_to(path) as file:
+        shutil.copyfileobj(source, file, _COPY_BYTES)
 
 
 @retry
 def publish(local: str, path: str) -> None:
-    """Copies a file under a temporary name, which becomes `path` in one step."""
+    """Copies a file, as `write` does."""
+    with open(local, "rb") as source:
+        write_from(source, path)
+
+
+@contextlib.contextmanager
+def _renamed_to(path: str) -> Iterator[typing.BinaryIO]:
     temporary = temporary_path(path)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with add_path(path):
-        shutil.copyfile(local, temporary)
+    with add_path(path), open(temporary, "wb") as file:
+        yield file
     os.rename(temporary, path)
 
 

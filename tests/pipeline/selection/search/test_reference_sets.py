@@ -5,7 +5,6 @@ import threading
 import faiss
 import numpy as np
 import pytest
-from apache_beam.io.localfilesystem import LocalFileSystem
 
 from pipeline.config.selection import SelectionConfig
 from pipeline.selection import unit_decisions
@@ -18,6 +17,7 @@ from pipeline.selection.search import (
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.storage import files
+from tests.support import served_store
 from tests.support.score_tables import Row, make_run, write_scores
 
 CONFIG = SelectionConfig()
@@ -214,34 +214,20 @@ def test_a_worker_process_searches_with_one_thread(tmp_path):
     assert n_threads == [1, faiss.omp_get_max_threads()]
 
 
-class ElsewhereFileSystem(LocalFileSystem):
-    """The local disk, as if it were an object store: `elsewhere:///path`."""
-
-    @classmethod
-    def scheme(cls) -> str:
-        return "elsewhere"
-
-    def open(self, path: str, *args, **kwargs):
-        return super().open(path.removeprefix("elsewhere://"), *args, **kwargs)
-
-    def checksum(self, path: str) -> str:
-        return super().checksum(path.removeprefix("elsewhere://"))
-
-
 def test_an_index_elsewhere_is_copied_to_this_machine_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    stored = tmp_path / "birds-0123.faiss"
-    stored.write_bytes(b"index")
-    copy = pathlib.Path(files.local_copy(f"elsewhere://{stored}"))
-    assert copy.parent == tmp_path / "tmp"
-    before = copy.stat()
-    assert files.local_copy(f"elsewhere://{stored}") == str(copy)
-    assert copy.stat() == before
-    assert copy.read_bytes() == b"index"
-    stored.write_bytes(b"another index")
-    other = pathlib.Path(files.local_copy(f"elsewhere://{stored}"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    url, key = "gs://bucket/birds-0123.faiss", ("bucket", "birds-0123.faiss")
+    with served_store.serve("gs") as store:
+        store.objects[key] = b"index"
+        copy = pathlib.Path(files.local_copy(url))
+        assert copy.parent == tmp_path
+        assert files.local_copy(url) == str(copy)
+        assert store.counts() == {"head": 2, "get": 1}
+        assert copy.read_bytes() == b"index"
+        store.objects[key] = b"other"
+        other = pathlib.Path(files.local_copy(url))
     assert other != copy
-    assert other.read_bytes() == b"another index"
+    assert other.read_bytes() == b"other"
 
 
 def test_many_images_that_are_equal_up_to_rounding_are_compared_exactly():

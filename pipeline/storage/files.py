@@ -168,9 +168,11 @@ def join(folder: str, *names: str) -> str:
 
 def is_file(path: str) -> bool:
     """Whether a file is there."""
+    if not is_remote(path):
+        return os.path.exists(path) and not os.path.isdir(path)
     try:
         facts(path)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except (FileNotFoundError, IsADirectoryError):
         return False
     return True
 

@@ -53,7 +53,7 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
         options = beam_options(beam_flags)
         files.use_options(options)
         check_output(command.output)
-        places.check([("--output", f"{command.output}/")])
+        places.check_output("--output", command.output)
         plan = _make_plan(command, options)
         preflight.check(plan)
         warn(scored_shards.describe_changes(plan.run))

@@ -145,7 +145,7 @@ def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
     except (tars.TarError, ShardError) as error:
         yield RawPair(error=str(error))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        yield RawPair(error=f"shard cannot be opened: {error.strerror}")
+        yield RawPair(error=f"shard cannot be opened: {error.strerror or error}")
 
 
 def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:

@@ -17,9 +17,12 @@ from pipeline.storage.obstore_library import obstore
 _STATUS = re.compile(r"non-2xx status code: (\d+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REGION = re.compile(r"<Region>([-\w]+)</Region>")
-_ACTION = re.compile(r"performing (list|[A-Z]+)")
+_ACTION = re.compile(r"\b(list|bulk delete|DeleteObjects|GET|HEAD|PUT|POST|DELETE)\b")
+_DENIED = "code: AccessDenied"  # for one of many deleted objects
 _WORD_TO_ACTION = {
     "list": "list",
+    "bulk delete": "delete",
+    "DeleteObjects": "delete",
     "GET": "read",
     "HEAD": "read",
     "PUT": "write",
@@ -102,7 +105,7 @@ _REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect")
 _SIGN_TO_REASON = {
     "dns error": _Reason("the name of the server does not resolve; set {endpoint}"),
     "ConnectionRefused": _Reason("nobody listens there; set {endpoint}"),
-    "certificate": _Reason("the certificate does not fit; set {certificates}"),
+    "InvalidCertificate": _Reason("the certificate does not fit; set {certificates}"),
     "InvalidContentType": _Reason(
         "the server speaks no TLS; set {endpoint} to http://"
     ),
@@ -153,7 +156,8 @@ def translate(url: str, error: Exception) -> OSError:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     status = _find(_STATUS, text)
-    if status == "403" or isinstance(error, obstore().exceptions.PermissionDeniedError):
+    denied = obstore().exceptions.PermissionDeniedError
+    if status == "403" or _DENIED in text or isinstance(error, denied):
         action = _WORD_TO_ACTION.get(_find(_ACTION, text), "do this")
         said = f"not allowed to {action}; give the keys this right, or set {{keys}}"
         return NotAllowedError(errno.EACCES, _fill_in(url, said), url)

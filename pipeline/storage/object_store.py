@@ -26,6 +26,7 @@ _N_LISTED_AT_ONCE = 16
 _KEYS_PER_PAGE = 1000
 
 Version = dict[str, str]  # what a conditional write names
+_NO_VERSION: Version = {"e_tag": '"0"', "version": "1"}  # which no object has
 
 
 def probe_folder(folder: str) -> None:
@@ -53,6 +54,26 @@ def probe_object(url: str) -> None:
         client_and_key(url, quick=True) as (client, key),
     ):
         obstore().get(client, key)
+
+
+def probe_writing(folder: str) -> None:
+    """Asks whether objects may be written into a folder, giving up after seconds.
+
+    It is a write on a condition that does not hold, so it leaves nothing.
+
+    Raises:
+      OSError: with what is wrong.
+    """
+    exceptions = obstore().exceptions
+    with client_and_folder(folder, quick=True) as (client, key):
+        for is_last in (False, False, True):
+            try:
+                obstore().put(client, f"{key.rstrip('/')}/probe", b"", mode=_NO_VERSION)
+            except (exceptions.PreconditionError, FileNotFoundError):
+                return
+            except exceptions.GenericError:  # the library tries such a put but once
+                if is_last:
+                    raise
 
 
 def facts(url: str) -> FileFacts:

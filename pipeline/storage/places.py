@@ -1,7 +1,7 @@
 """Checks of places in object stores: a wrong one is said before any work.
 
 In: names and paths or patterns, as a user gave them. Out: nothing, or one line about
-the first that cannot be listed or read, within seconds.
+the first that cannot be listed, read or, where we write, written to, in seconds.
 """
 
 from collections.abc import Iterable
@@ -31,6 +31,23 @@ def check(named: Iterable[tuple[str, str]]) -> None:
                 answer.result()
             except (OSError, ValueError) as error:
                 raise ValueError(f"{name}={error}") from error
+
+
+def check_output(name: str, folder: str) -> None:
+    """Asks the store of a folder whether it may be listed, read and written to.
+
+    Raises:
+      ValueError: if it may not.
+    """
+    if not is_object_url(folder):
+        return
+    from pipeline.storage import object_store
+
+    check([(name, f"{folder}/")])
+    try:
+        object_store.probe_writing(f"{folder}/")
+    except OSError as error:
+        raise ValueError(f"{name}={error}") from error
 
 
 def _probe(place: str) -> None:

@@ -64,12 +64,7 @@ setup(
         "transformers>=5.14",
     ],
     extras_require={
-        "cloud-tests": [
-            "apache-beam[aws,gcp]",
-            "flask",
-            "flask-cors",
-            "moto[s3]",
-        ],
+        "cloud-tests": ["apache-beam[gcp]"],
         "gcp": ["apache-beam[gcp]"],
         "gemini": ["google-genai>=3"],
         "tfds": ["tensorflow-datasets"],

@@ -67,18 +67,16 @@ def list_units(source: ImageTextSource) -> tuple[Unit, ...]:
       ValueError: if the glob matches nothing, or files that are no shards.
     """
     try:
-        uris = patterns.find(source.pattern, "shards")
+        uri_to_mark = patterns.find_marks(source.pattern, "shards")
     except ValueError as error:
         raise ValueError(f"{source.name}={error}") from error
-    for uri in uris:
+    for uri in uri_to_mark:
         if not uri.endswith((".tar", ".parquet")):
             raise ValueError(
                 f"{source.name}={' '.join(patterns.as_tuple(source.pattern))}: expected"
                 f" .tar or .parquet files only, but it matches {uri}"
             )
-    each = map(files.marks, patterns.as_tuple(source.pattern))
-    uri_to_mark = {uri: mark for marks in each for uri, mark in marks.items()}
-    return tuple(Unit(source, uri, uri_to_mark[uri]) for uri in uris)
+    return tuple(Unit(source, uri, mark) for uri, mark in uri_to_mark.items())
 
 
 def check_columns(units: Sequence[Unit]) -> None:

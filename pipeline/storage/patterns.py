@@ -7,7 +7,7 @@ import glob
 import os
 from collections.abc import Iterable
 
-from pipeline.storage import files, wildcards
+from pipeline.storage import files, object_urls, wildcards
 
 Patterns = str | tuple[str, ...]
 
@@ -18,7 +18,12 @@ def as_tuple(patterns: Patterns) -> tuple[str, ...]:
 
 
 def find(patterns: Patterns, kind: str) -> tuple[str, ...]:
-    """The files that the patterns match, sorted.
+    """The files that the patterns match, sorted; raises as `find_marks` does."""
+    return tuple(find_marks(patterns, kind))
+
+
+def find_marks(patterns: Patterns, kind: str) -> dict[str, str]:
+    """Path to `files.mark` of the files that the patterns match, sorted.
 
     Args:
       kind: of files that are expected.
@@ -28,33 +33,43 @@ def find(patterns: Patterns, kind: str) -> tuple[str, ...]:
         the name of what it does not match.
     """
     each = as_tuple(patterns)
-    found = [(path, text) for text in each for path in _find_one(text, kind)]
+    found = [(text, _find_one(text, kind)) for text in each]
     if len(each) > 1:
-        expect_different(found)
-    return tuple(sorted(path for path, _ in found))
+        expect_different((path, text) for text, marks in found for path in marks)
+    return dict(sorted(item for _, marks in found for item in marks.items()))
 
 
 def expect_different(named: Iterable[tuple[str, str]]) -> None:
     """Raises ValueError if a file is there twice, in (path, what names it)."""
     place_to_name: dict[str, str] = {}
     for path, name in named:
-        place = path if files.is_remote(path) else os.path.realpath(path)
+        place = _place(path)
         if place in place_to_name:
             names = " and ".join({place_to_name[place]: 0, name: 0})
             raise ValueError(f"{path}: expected to be read once, but {names} match it")
         place_to_name[place] = name
 
 
-def _find_one(pattern: str, kind: str) -> tuple[str, ...]:
-    found = files.find(pattern)
+def _place(path: str) -> str:
+    """One text for each file, however links and schemes are spelled."""
+    if not files.is_remote(path):
+        return os.path.realpath(path)
+    if not object_urls.is_object_url(path):
+        return path
+    bucket, key = object_urls.parse(path)
+    return f"{bucket.scheme}://{bucket.name}/{key}"
+
+
+def _find_one(pattern: str, kind: str) -> dict[str, str]:
+    found = files.marks(pattern)
     named = set(files.find(_as_name(pattern))) if "[" in pattern else set()
     if not found:
         expected = f"expected a glob that matches {kind}"
         raise ValueError(f"{pattern}: {expected}{_hint(pattern, bool(named))}")
     if named - set(found):
         raise ValueError(
-            f"{pattern}: expected a pattern or a name, but it matches {found[0]} and is"
-            f" the name of {min(named)}; {_as_name(pattern)} is the name alone"
+            f"{pattern}: expected a pattern or a name, but it matches {min(found)} and"
+            f" is the name of {min(named)}; {_as_name(pattern)} is the name alone"
         )
     return found
 

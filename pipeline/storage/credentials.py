@@ -7,7 +7,9 @@ sign-on and roles are read by botocore, Google's default credentials by google-a
 
 import datetime
 import functools
+import http.client
 import os
+import ssl
 import threading
 import typing
 import urllib.error
@@ -22,7 +24,9 @@ if typing.TYPE_CHECKING:
 
 Config = dict[str, typing.Any]
 
-_REGION_TIMEOUT_S = 3.0
+_REGION_TIMEOUT_S = 2.0
+_N_REGION_TRIES = 2
+_REGION_HEADER = "x-amz-bucket-region"
 # Keys are looked up again, not fetched again; botocore renews those that have less
 # than ten minutes left.
 _TOKEN_LIFE = datetime.timedelta(minutes=5)
@@ -105,15 +109,38 @@ def _s3_region(bucket: str, endpoint: str) -> str:
 
 def _ask_for_region(url: str) -> str:
     """S3 names the region of a bucket to everybody; "" where a server does not."""
+    for _ in range(_N_REGION_TRIES):
+        try:
+            status, region = _head(url)
+        except (OSError, ValueError, http.client.HTTPException):
+            continue  # the first real request says what is wrong
+        if region or status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            return region
+    return ""
+
+
+def _head(url: str) -> tuple[int, str]:
+    """The status of a bucket for everybody, and its region if the store names it."""
     request = urllib.request.Request(url, method="HEAD")
+    context = _tls_context() if url.startswith("https://") else None
     try:
-        with urllib.request.urlopen(request, timeout=_REGION_TIMEOUT_S) as answer:
-            headers = answer.headers
+        with urllib.request.urlopen(
+            request, timeout=_REGION_TIMEOUT_S, context=context
+        ) as answer:
+            return answer.status, answer.headers.get(_REGION_HEADER, "")
     except urllib.error.HTTPError as error:
-        headers = error.headers
-    except (OSError, ValueError):  # the first real request says what is wrong
-        return ""
-    return headers.get("x-amz-bucket-region", "")
+        return error.code, error.headers.get(_REGION_HEADER, "")
+
+
+def _tls_context() -> ssl.SSLContext:
+    certificates = s3_certificates()
+    if isinstance(certificates, str):
+        return ssl.create_default_context(cafile=certificates)
+    context = ssl.create_default_context()
+    if not certificates:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _s3_keys() -> Config:

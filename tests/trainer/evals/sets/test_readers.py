@@ -1,6 +1,7 @@
 """Evaluation sets in every form that is read, and what is wrong with some."""
 
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.eval_sets import JPEG, PNG, npy, png, read, write_tar, write_tree
-from trainer.evals.sets import public_sets
+from trainer.evals.sets import public_sets, tfds
 from trainer.evals.sets.readers import find_source
 from trainer.evals.sets.samples import SampleError, deal_split
 from trainer.split_names import TEST, TRAIN
@@ -210,12 +211,12 @@ def test_names_that_are_no_list_are_an_error(tmp_path, text):
 
 
 def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    features = tfds.features.FeaturesDict(
+    package = pytest.importorskip("tensorflow_datasets")
+    features = package.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-            "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
+            "image": package.features.Image(shape=(None, None, 3)),
+            "label": package.features.ClassLabel(names=["cat", "dog"]),
+            "captions": package.features.Sequence({"text": package.features.Text()}),
         }
     )
     pixels = [np.full((4, 6, 3), i, np.uint8) for i in range(2)]
@@ -223,7 +224,7 @@ def test_tensorflow_datasets_are_asked_for_by_name(tmp_path):
         (i, {"image": image, "label": i, "captions": [{"text": "a"}]})
         for i, image in enumerate(pixels)
     ]
-    tfds.dataset_builders.store_as_tfds_dataset(
+    package.dataset_builders.store_as_tfds_dataset(
         name="tiny",
         version="1.0.0",
         data_dir=tmp_path,
@@ -261,3 +262,10 @@ def test_a_set_is_named_before_its_place():
     found = public_sets.compare_size("coco", 4)
     assert found == {"name": "coco", "n_images_expected": 5000, "is_whole": False}
     assert public_sets.compare_size("navi", 4)["is_whole"] is None
+
+
+def test_tensorflow_datasets_are_named_where_they_are_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    expected = "tfds:mnist: expected the package tensorflow_datasets to be installed"
+    with pytest.raises(ValueError, match=expected):
+        tfds.open_set("tfds:mnist")

@@ -19,7 +19,7 @@ from pipeline.storage.obstore_library import obstore
 
 _RETRIES: dict[str, typing.Any] = {
     "max_retries": 20,
-    "retry_timeout": datetime.timedelta(minutes=3),
+    "retry_timeout": datetime.timedelta(minutes=2),
 }
 _TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}
 # A place is tried in a moment before any work; later a store may be away for minutes.

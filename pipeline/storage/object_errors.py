@@ -9,10 +9,12 @@ import dataclasses
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 
 from pipeline.storage import object_urls
 from pipeline.storage.obstore_library import obstore
+from pipeline.storage.retries import PassingError
 
 _STATUS = re.compile(r"non-2xx status code: (\d+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -29,6 +31,11 @@ _WORD_TO_ACTION = {
     "POST": "write",
     "DELETE": "delete",
 }
+# Answers that a second request may not get: of a busy server, of an upload that is
+# complete though its answer was lost, of a body that arrived in part.
+_PASSING_STATUS = re.compile(r"400|408|409|416|429|5\d\d")
+_PASSING_CODES = ("NoSuchUpload", "InvalidBlockList")
+_PATIENCE_S = 60.0  # an error that took longer has had the library's own retries
 _FROM_PROVIDER = re.compile(r"credential provider: \w+: (.*)")
 
 KEYS = {
@@ -59,6 +66,10 @@ class NotAllowedError(StoreError, PermissionError):
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
+
+
+class BrokenError(StoreError, PassingError):
+    """An answer that did not arrive as a whole, or says nothing about the request."""
 
 
 class CredentialsError(StoreError):
@@ -110,8 +121,8 @@ _SIGN_TO_REASON = {
         "the server speaks no TLS; set {endpoint} to http://"
     ),
     "TimedOut": _Reason("the server does not answer; set {endpoint}"),
-    "ConnectionReset": _Reason("the connection is cut after all retries"),
-    "IncompleteMessage": _Reason("the connection is cut after all retries"),
+    "ConnectionReset": _Reason("the connection is cut", BrokenError),
+    "IncompleteMessage": _Reason("the connection is cut", BrokenError),
     "TokenRequest": _Reason("no credentials; set {keys}", CredentialsError),
     "without LOCATION": _Reason("the region is wrong; set AWS_REGION"),
 }
@@ -125,12 +136,16 @@ def translated(url: str) -> Iterator[None]:
       FileNotFoundError: if there is no such object.
       PermissionError: if the keys are right but do not allow it.
       CredentialsError: if keys are missing or wrong.
-      StoreError: for everything else.
+      StoreError: for everything else; a BrokenError if the call may be made again.
     """
+    start_s = time.monotonic()
     try:
         yield
     except (obstore().exceptions.BaseError, FileNotFoundError) as error:
-        raise translate(url, error) from None  # the original has pages of text
+        found = translate(url, error)
+        if isinstance(found, BrokenError) and time.monotonic() > start_s + _PATIENCE_S:
+            found = StoreError(str(found))
+        raise found from None  # the original has pages of text
     except CredentialsError as error:  # found before any request
         said = " ".join(str(error).split())  # a program's own words may have lines
         raise CredentialsError(f"{url}: {said}") from None
@@ -153,6 +168,10 @@ def translate(url: str, error: Exception) -> OSError:
         region = _find(_REGION, text)
         named = f"set AWS_REGION={region}" if region else "set AWS_REGION"
         return StoreError(f"{url}: the region is wrong; {named}")
+    if code in _PASSING_CODES:
+        return BrokenError(f"{url}: the store does not know the upload any more")
+    if isinstance(error, obstore().exceptions.PreconditionError):
+        return StoreError(f"{url}: has changed while it was read")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     status = _find(_STATUS, text)
@@ -169,7 +188,9 @@ def translate(url: str, error: Exception) -> OSError:
         if sign in text:
             return _make(url, reason)
     answered = f"HTTP status {status} {code}".strip() if status else ""
-    return StoreError(f"{url}: {answered or _first_sentence(text)}")
+    may_pass = not status or _PASSING_STATUS.fullmatch(status)
+    kind = BrokenError if may_pass else StoreError
+    return kind(f"{url}: {answered or _first_sentence(text)}")
 
 
 def _find(pattern: re.Pattern[str], text: str) -> str:

@@ -2,7 +2,8 @@
 
 In: URLs. Out: bytes, listings, objects that are there as a whole or not at all. There
 is one client per process and bucket, made when it is first needed and shared by all
-threads. The library retries what may pass, and sends large objects in parts.
+threads. The library sends large objects in parts and retries most of what may pass;
+`retry` adds answers that break in their body, and requests that change something.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from pipeline.storage.object_clients import client_and_folder, client_and_key, c
 from pipeline.storage.object_errors import translated
 from pipeline.storage.object_urls import Bucket
 from pipeline.storage.obstore_library import obstore
+from pipeline.storage.retries import retry
 
 PART_BYTES = 16 << 20
 _MAX_PUT_BYTES = 4 * PART_BYTES  # as one request; more goes in parts
@@ -29,6 +31,7 @@ Version = dict[str, str]  # what a conditional write names
 _NO_VERSION: Version = {"e_tag": '"0"', "version": "1"}  # which no object has
 
 
+@retry
 def probe_folder(folder: str) -> None:
     """Lists a folder and reads what comes first there, giving up after seconds.
 
@@ -43,6 +46,7 @@ def probe_folder(folder: str) -> None:
         probe_object(bucket.url(first[0]["path"]))
 
 
+@retry
 def probe_object(url: str) -> None:
     """Asks for an object, without its data, giving up after seconds.
 
@@ -90,15 +94,13 @@ def _facts(bucket: Bucket, meta: typing.Any) -> FileFacts:
 
 def read(url: str) -> memoryview:
     """All bytes of an object, without a copy."""
-    with client_and_key(url) as (store, key):
-        return memoryview(obstore().get(store, key).bytes())
+    return remote_files.read_whole(url)[0]
 
 
 def read_with_version(url: str) -> tuple[bytes, Version]:
     """The bytes of an object, and what `replace` needs to know of them."""
-    with client_and_key(url) as (store, key):
-        found = obstore().get(store, key)
-        return bytes(found.bytes()), _version(found.meta)
+    data, meta = remote_files.read_whole(url)
+    return bytes(data), _version(meta)
 
 
 def _version(meta: typing.Any) -> Version:
@@ -122,6 +124,7 @@ def publish(local: str, url: str) -> None:
     _put(url, path, path.stat().st_size)
 
 
+@retry
 def _put(url: str, data: typing.Any, n_bytes: int) -> None:
     with client_and_key(url) as (store, key):
         expect_keys_to_write(store)
@@ -145,6 +148,7 @@ def replace(url: str, data: bytes, version: Version) -> bool:
     return _put_if(url, data, version, "PreconditionError")
 
 
+@retry
 def _put_if(url: str, data: bytes, mode: typing.Any, refusal: str) -> bool:
     with client_and_key(url) as (store, key):
         expect_keys_to_write(store)
@@ -155,7 +159,7 @@ def _put_if(url: str, data: bytes, mode: typing.Any, refusal: str) -> bool:
         except refusals:
             # Ours may have been written, and the answer lost.
             with contextlib.suppress(FileNotFoundError):
-                return obstore().get(store, key).bytes() == data
+                return read(url) == data
             return False
     return True
 
@@ -167,6 +171,11 @@ def delete(urls: Sequence[str]) -> None:
     urls += [found.path for folder in folders for found in list_below(folder)]
     if not urls:
         return
+    _delete_objects(urls)
+
+
+@retry
+def _delete_objects(urls: Sequence[str]) -> None:
     bucket, _ = object_urls.parse(urls[0])
     keys = [object_urls.parse(url)[1] for url in urls]
     with translated(urls[0]):
@@ -184,18 +193,43 @@ def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
     Args:
       after: the name in the folder behind which to begin.
     """
-    with client_and_folder(folder) as (store, key):
-        bucket, _ = object_urls.parse(folder)
-        offset = f"{key}/{after}".lstrip("/") if after else None
-        pages = obstore().list(
-            store, key or None, offset=offset, chunk_size=_KEYS_PER_PAGE
-        )
-        for page in pages:
-            for meta in page:
-                if meta["path"] != key:  # an object `folder/`, which consoles make
-                    yield _facts(bucket, meta)
+    bucket, key = object_urls.parse(folder)
+    pages = _Pages(folder, f"{key}/{after}".lstrip("/") if after else None)
+    while page := pages.take():
+        for meta in page:
+            if meta["path"] != key:  # an object `folder/`, which consoles make
+                yield _facts(bucket, meta)
 
 
+class _Pages:
+    """A listing that goes on behind the last key when one of its answers breaks."""
+
+    def __init__(self, folder: str, offset: str | None) -> None:
+        self._folder = folder
+        self._offset = offset
+        self._pages: Iterator | None = None
+
+    @retry
+    def take(self) -> Sequence[typing.Any]:
+        """The next objects in the order of their keys, none at the end."""
+        with client_and_folder(self._folder) as (store, key):
+            pages = self._pages or iter(
+                obstore().list(
+                    store,
+                    key or None,
+                    offset=self._offset,
+                    chunk_size=_KEYS_PER_PAGE,
+                )
+            )
+            self._pages = None  # begun anew if the next line fails
+            page = next(pages, ())
+            self._pages = pages
+        if page:
+            self._offset = page[-1]["path"]
+        return page
+
+
+@retry
 def list_folder(folder: str) -> tuple[list[str], list[FileFacts]]:
     """The names of the folders in a folder, and the objects in it."""
     with client_and_folder(folder) as (store, key):

@@ -10,12 +10,24 @@ import xml.etree.ElementTree
 from collections.abc import Iterator
 
 import requests
+import requests.adapters
+import urllib3.util
 
 from pipeline.storage import credentials, object_urls
-from pipeline.storage.object_errors import StoreError
+from pipeline.storage.object_errors import BrokenError, StoreError
 from pipeline.storage.object_urls import Bucket
+from pipeline.storage.retries import retry
 
 _TIMEOUT_S = 30.0
+# A server that is away is waited for two minutes.
+_RETRIES = urllib3.util.Retry(
+    total=14,
+    backoff_factor=0.1,
+    backoff_max=15,
+    allowed_methods=None,  # all of them: each may be sent twice
+    status_forcelist=(429, 500, 502, 503, 504),
+    raise_on_status=False,
+)
 _GOOGLE_URL = "https://storage.googleapis.com"
 
 
@@ -57,6 +69,7 @@ def _text(element: xml.etree.ElementTree.Element, name: str) -> str:
     return element.findtext(f"{{*}}{name}", "")
 
 
+@retry
 def _send(
     method: str,
     bucket: Bucket,
@@ -71,16 +84,31 @@ def _send(
     # botocore signs blanks as %20, and so they must be sent.
     encoded = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
     url = f"{root or _GOOGLE_URL}/{path}?{encoded}"
-    answer = requests.request(
-        method,
-        url,
-        headers=_signed_headers(method, url, bucket, config),
-        timeout=_TIMEOUT_S,
-        verify=credentials.s3_certificates() if bucket.scheme == "s3" else True,
-    )
+    try:
+        answer = _session().request(
+            method,
+            url,
+            headers=_signed_headers(method, url, bucket, config),
+            timeout=_TIMEOUT_S,
+            verify=credentials.s3_certificates() if bucket.scheme == "s3" else True,
+        )
+    except (
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+    ) as error:
+        raise BrokenError(f"{bucket.url(key)}: the connection is cut") from error
+    except requests.RequestException as error:
+        raise StoreError(f"{bucket.url(key)}: the server does not answer") from error
     if not answer.ok and answer.status_code != requests.codes.not_found:
         raise StoreError(f"{bucket.url(key)}: HTTP status {answer.status_code}")
     return answer.content
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=_RETRIES))
+    return session
 
 
 def _signed_headers(

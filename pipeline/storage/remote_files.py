@@ -14,8 +14,14 @@ from concurrent import futures
 
 from pipeline.storage import object_urls
 from pipeline.storage.object_clients import client_and_key
-from pipeline.storage.object_errors import StoreError, is_behind_end, translated
+from pipeline.storage.object_errors import (
+    BrokenError,
+    StoreError,
+    is_behind_end,
+    translated,
+)
 from pipeline.storage.obstore_library import obstore
+from pipeline.storage.retries import retry
 
 if typing.TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -38,6 +44,25 @@ def open_stream(url: str) -> typing.BinaryIO:
 def open_ranges(url: str) -> typing.BinaryIO:
     """A file to read here and there; raises FileNotFoundError if it is missing."""
     return io.BufferedReader(_Ranges(url), _BUFFER_BYTES)
+
+
+@retry
+def read_whole(url: str) -> tuple[memoryview, typing.Any]:
+    """All bytes of an object, without a copy, and what its store says of it."""
+    with client_and_key(url) as (client, key):
+        return _get(url, client, key, {})
+
+
+def _get(
+    url: str, client: typing.Any, key: str, options: dict[str, typing.Any]
+) -> tuple[memoryview, typing.Any]:
+    """The bytes of one answer, none of them missing, and the facts in it."""
+    found = obstore().get(client, key, options=options)
+    start, end = found.range
+    data = memoryview(found.bytes())
+    if len(data) != end - start:
+        raise BrokenError(f"{url}: {len(data)} bytes, expected {end - start}")
+    return data, found.meta
 
 
 class _RemoteFile(io.RawIOBase):
@@ -83,6 +108,7 @@ class _Stream(_RemoteFile):
         super().__init__(url)
         self._chunk = memoryview(b"")
         self._chunk_start = 0
+        self._etag: str | None = None
         self._open(0)
 
     def _open(self, start: int) -> None:
@@ -91,9 +117,11 @@ class _Stream(_RemoteFile):
             return
         with client_and_key(self._url) as (client, key):
             # An object of no bytes has no range, not even from its start.
-            options = {"range": {"offset": start}} if start else {}
+            options: dict = {"range": {"offset": start}} if start else {}
+            if self._etag:  # the rest of another object would not fit
+                options["if_match"] = self._etag
             found = obstore().get(client, key, options=options)
-            self._size = found.meta["size"]
+            self._size, self._etag = found.meta["size"], found.meta["e_tag"]
             self._chunks: Iterator = iter(found.stream(min_chunk_size=_CHUNK_BYTES))
         self._fetch_next()
 
@@ -136,7 +164,7 @@ class _Ranges(_RemoteFile):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._tail, self._size = _read_tail(url)
+        self._tail, self._size, self._etag = _read_tail(url)
         self._tail_start = self._size - len(self._tail)
         self._window, self._window_start = memoryview(b""), 0
         self._window_bytes = _MIN_WINDOW_BYTES
@@ -151,7 +179,7 @@ class _Ranges(_RemoteFile):
             doubled = min(2 * self._window_bytes, _MAX_WINDOW_BYTES)
             self._window_bytes = doubled if is_next else _MIN_WINDOW_BYTES
             length = min(max(n_bytes, self._window_bytes), self._tail_start - start)
-            self._window = read_range(self._url, start, length)
+            self._window = read_range(self._url, start, length, self._etag)
             self._window_start = start
             if len(self._window) < length:
                 found = f"{len(self._window)} bytes at {start}"
@@ -160,25 +188,41 @@ class _Ranges(_RemoteFile):
         return self._window[first : first + n_bytes]
 
 
-def read_range(url: str, start: int, length: int) -> memoryview:
-    """Up to `length` bytes, fewer where the object ends."""
+@retry
+def read_range(
+    url: str, start: int, length: int, etag: str | None = None
+) -> memoryview:
+    """Up to `length` bytes, fewer where the object ends.
+
+    Args:
+      etag: of the object that is meant; another one is a StoreError.
+    """
+    options: dict[str, typing.Any] = {"range": (start, start + length)}
+    if etag:
+        options["if_match"] = etag
     with client_and_key(url) as (client, key):
         if length == 0:
             return memoryview(b"")
         try:
-            data = obstore().get_range(client, key, start=start, length=length)
+            data, meta = _get(url, client, key, options)
         except obstore().exceptions.GenericError as error:
             if not is_behind_end(error):
                 raise
             return memoryview(b"")
-        return memoryview(data)
+    expected = min(length, meta["size"] - start)
+    if len(data) != expected:
+        raise BrokenError(f"{url}: {len(data)} bytes at {start}, expected {expected}")
+    return data
 
 
 def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """Spans of (start, length); near ones share a request, others come together."""
     joined = _join_near(spans)
     starts = [start for start, _ in joined]
-    found = [memoryview(data) for data in _read_apart(url, joined)]
+    found = [
+        memoryview(data) if len(data) == span[1] else read_range(url, *span)
+        for data, span in zip(_read_apart(url, joined), joined, strict=True)
+    ]
 
     def cut(start: int, length: int) -> bytes:
         number = bisect.bisect_right(starts, start) - 1
@@ -200,6 +244,7 @@ def _join_near(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
+@retry
 def _read_apart(url: str, spans: Sequence[tuple[int, int]]) -> Sequence:
     """obstore panics at a span behind the end that it joins with one before it."""
     with client_and_key(url) as (client, key):
@@ -216,21 +261,23 @@ def _read_apart(url: str, spans: Sequence[tuple[int, int]]) -> Sequence:
             return [read_range(url, *span) for span in spans]
 
 
-def _read_tail(url: str) -> tuple[memoryview, int]:
-    """The last bytes of an object, and its size."""
+@retry
+def _read_tail(url: str) -> tuple[memoryview, int, str | None]:
+    """The last bytes of an object, its size and its entity tag."""
     with client_and_key(url) as (client, key):
         if object_urls.parse(url)[0].scheme == "az":  # which knows no such ranges
-            size = obstore().head(client, key)["size"]
+            meta = obstore().head(client, key)
+            size, etag = meta["size"], meta["e_tag"]
             start = max(0, size - _TAIL_BYTES)
-            return read_range(url, start, size - start), size
+            return read_range(url, start, size - start, etag), size, etag
         options = {"range": {"suffix": _TAIL_BYTES}}
         try:
-            found = obstore().get(client, key, options=options)
+            data, meta = _get(url, client, key, options)
         except obstore().exceptions.GenericError as error:
             if not is_behind_end(error):
                 raise
-            return memoryview(b""), 0  # no bytes have no last ones
-        return memoryview(found.bytes()), found.meta["size"]
+            return memoryview(b""), 0, None  # no bytes have no last ones
+        return data, meta["size"], meta["e_tag"]
 
 
 _executors: dict[int, futures.ThreadPoolExecutor] = {}

@@ -31,6 +31,10 @@ _PASSING = {
 }
 
 
+class PassingError(OSError):
+    """An error that may not come again when the same call is made again."""
+
+
 def retry(function: Callable[P, Result]) -> Callable[P, Result]:
     """Decorates a call that may safely be made twice: retries passing errors."""
 
@@ -57,6 +61,8 @@ def _delays_s() -> Iterator[float]:
 
 def _may_pass(error: OSError) -> bool:
     """Beam raises errors of its own, which hold those of the file systems."""
+    if isinstance(error, PassingError):
+        return True
     held = getattr(error, "exception_details", None) or {}
     errors = (error, error.__context__, *held.values())
     return any(getattr(one, "errno", None) in _PASSING for one in errors)

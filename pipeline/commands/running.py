@@ -30,6 +30,8 @@ from pipeline.selection import checks, ledger, reference_accounts
 from pipeline.selection.duplicates import audit
 from pipeline.selection.rules import RuleError
 from pipeline.storage import files, places
+from pipeline.storage.object_errors import StoreError
+from pipeline.storage.object_urls import is_object_url
 from recipes import interrupts
 from recipes.command_line import FAILED, WRONG_USAGE, exits, warn
 
@@ -65,8 +67,7 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     opened = plan.run
     going_on = interrupts.saying(lambda: progress.resume_hint(opened.root))
     with going_on, _locked(opened, command.command):
-        if n_removed := run_lock.remove_leftovers(opened.root):
-            print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
+        _remove_leftovers(opened.root)
         if command.command == "remove":
             with exits(WRONG_USAGE, ValueError):
                 remove_captions(opened, command.granularity)
@@ -78,6 +79,19 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
             _report(opened, command.against, command.pictures)
         else:
             _run_stages(plan, options)
+        if is_object_url(opened.root):  # uploads whose first answer was lost
+            _remove_leftovers(opened.root)
+
+
+def _remove_leftovers(root: str) -> None:
+    """What killed writers left; who may not see uploads in a store is only told so."""
+    try:
+        n_removed = run_lock.remove_leftovers(root)
+    except StoreError as error:
+        warn([f"uploads that killed runs may have left stay open: {error}"])
+        return
+    if n_removed:
+        print(f"removed: {n_removed:,} temporary files", file=sys.stderr)
 
 
 def _make_plan(command: argparse.Namespace, options: PipelineOptions) -> Plan:

@@ -4,7 +4,8 @@ RUN/lock.json names its holder: host, process, command, time of the last renewal
 renewed while the run lasts and removed at its end. A run that is killed leaves it: the
 next one takes it over when the process is dead, if it was of the same host, or when the
 last renewal is too long ago. Object stores write it on the condition that nobody else
-has; on other file systems a run that takes it over waits and looks again.
+has; where a file system or a store minds no such condition, a run waits and looks
+again.
 """
 
 import contextlib
@@ -64,9 +65,11 @@ def acquire(
     """
     path, now_s = files.join(folder, NAME), clock()
     own = Holder(socket.gethostname(), os.getpid(), command, now_s, now_s)
-    if not files.create(path, _to_json(own)):
+    is_remote = files.is_remote(path)
+    # A store that minds no conditions would create a lock that is there once more.
+    if (is_remote and _read(path)) or not files.create(path, _to_json(own)):
         _take_over(path, own, now_s)
-    elif files.is_remote(path) and not _is_exclusive(path, own):
+    if is_remote and not _is_exclusive(path, own):
         _settle(path, own)
     return _hold(path, own, clock)
 
@@ -117,6 +120,10 @@ def _take_over(path: str, own: Holder, now_s: float) -> None:
       LockedError: if the holder is not gone, or another run was the later one.
     """
     holder, version = _read_with_version(path)
+    if version is None and is_object_url(path):  # removed since
+        if not files.create(path, _to_json(own)):
+            raise _lost(path)
+        return
     if holder is not None:
         _expect_gone(path, holder, now_s)
         who = f"pid {holder.pid} on {holder.host}"

@@ -17,8 +17,15 @@ from pipeline.storage.object_errors import translated
 from pipeline.storage.object_urls import Bucket
 from pipeline.storage.obstore_library import obstore
 
+# The waits are drawn at random and may stay short, so that a number of
+# them says little: the time alone ends them.
 _RETRIES: dict[str, typing.Any] = {
-    "max_retries": 20,
+    "max_retries": 10_000,
+    "backoff": {
+        "init_backoff": datetime.timedelta(seconds=0.2),
+        "max_backoff": datetime.timedelta(seconds=10),
+        "base": 3,
+    },
     "retry_timeout": datetime.timedelta(minutes=2),
 }
 _TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}

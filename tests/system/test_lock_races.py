@@ -162,7 +162,7 @@ def test_of_two_runs_on_a_server_one_goes_on(kind, lead, is_taken_over):
 def test_of_two_runs_whose_answers_are_lost_one_goes_on(kind, lead):
     names = names_of("run")
     kinds = (Fault.LOST_ANSWER, Fault.RESET)
-    with START[kind]() as server, FaultProxy(server, share=0.3, kinds=kinds) as proxy:
+    with START[kind]() as server, FaultProxy(server, share=0.1, kinds=kinds) as proxy:
         lead(server.environment)
         leave_lock(server.bucket, names[::2])
         winners = count_winners(server.bucket, proxy.environment, names)

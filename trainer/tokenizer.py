@@ -26,6 +26,7 @@ from trainer.data.text_tokenizer import UNKNOWN_ID
 
 # A vocabulary does not improve with more text than this, and reading costs time.
 MAX_SAMPLES = 1_000_000
+_N_PER_BLOCK = 128  # samples; some 10 MB
 MIN_SIZE = 3  # padding, unknown, and one piece of text
 # Sentencepiece leaves out longer texts; its own limit is 4,192.
 MAX_TEXT_BYTES = 1 << 16
@@ -87,6 +88,8 @@ def shard_texts(shards: Shards) -> Iterator[str]:
     """
     stride = -(-len(shards) // MAX_SAMPLES)
     indices = range(0, len(shards), stride)
+    # A request to a store brings some samples that follow each other, used or not.
+    shards = shards.in_blocks(max(1, _N_PER_BLOCK // stride), n_kept=1)
     n_skipped = 0
     for index in indices:
         try:

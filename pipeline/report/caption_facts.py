@@ -18,7 +18,6 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FlaggedCaption, Pair
 from pipeline.report.pair_facts import PairFacts
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table
 
 MAX_LENGTH = 60  # words; the last bin includes longer captions
@@ -143,9 +142,11 @@ def _group_by_unit(facts: Iterable[PairFacts]) -> dict[Unit, list[PairFacts]]:
 def _read_flags(
     tables: UnitTables, unit: Unit
 ) -> Mapping[tuple[bytes, str, int], tuple[str, ...]]:
-    if not files.is_file(tables.path(unit.name)):
+    try:
+        table = tables.read(unit.name)
+    except FileNotFoundError:
         return {}
-    rows = from_table(tables.read(unit.name), FlaggedCaption)
+    rows = from_table(table, FlaggedCaption)
     return {(r.sample_id, r.granularity, r.sample_index): r.flags for r in rows}
 
 

@@ -20,7 +20,6 @@ from pipeline.report.sampling import PairLocation
 from pipeline.selection.rules import count_words
 from pipeline.selection.unit_decisions import open_unit
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
 from pipeline.storage.tables import Row, UnitTables, from_table
 
@@ -158,11 +157,11 @@ class _Reader:
     def _read_decisions(
         self, unit: Unit, rows: list[int], pairs: Sequence[Pair]
     ) -> list[Decision]:
-        if files.is_file(self.decisions.path(unit.name)):
+        try:
             return _read_rows(self.decisions, unit, rows, Decision)
-        return [
-            Decision(pair.sample_id, UNDECIDED, None, None, "", ()) for pair in pairs
-        ]
+        except FileNotFoundError:
+            unknown = (UNDECIDED, None, None, "", ())
+            return [Decision(pair.sample_id, *unknown) for pair in pairs]
 
 
 def _read_rows(

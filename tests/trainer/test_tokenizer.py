@@ -1,5 +1,6 @@
 import pytest
 
+from tests.support import served_store
 from tests.support.tiny_export import VOCABULARY_SIZE
 from trainer import tokenizer
 from trainer.data.shards import Shards
@@ -14,6 +15,17 @@ def test_alt_texts_and_all_captions_are_learned_from(export):
     texts = list(tokenizer.shard_texts(Shards(export)))
     assert len(texts) == 24 * 4
     assert texts[:2] == ["photo 0 of something red", "a red picture, number 0"]
+
+
+def test_texts_in_a_store_take_one_request_for_many_samples(export):
+    expected = list(tokenizer.shard_texts(Shards(export)))
+    with served_store.serve("s3") as server:
+        served_store.upload(server, export, "shards")
+        shards = Shards("s3://bucket/shards")
+        server.forget_requests()
+        assert list(tokenizer.shard_texts(shards)) == expected
+        n_shards = len({shard.name for shard in shards._files})
+        assert server.counts() == {"get": 2 * n_shards}  # an index, and the records
 
 
 def test_a_corpus_that_is_too_small_is_told_the_largest_size():

@@ -26,7 +26,7 @@ from pipeline.storage.retries import retry
 if typing.TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_CHUNK_BYTES = 8 << 20  # of a stream; two are held
+_CHUNK_BYTES = 2 << 20  # of a stream; two are held
 _BUFFER_BYTES = 256 << 10
 _MAX_SKIPPED_BYTES = 4 << 20  # read and dropped rather than asked for anew
 _N_RESUMPTIONS = 10  # of a stream in a row without a byte between them

@@ -53,6 +53,10 @@ class Ours:
         self._files.write(f"{self._root}/{key}", data)
 
 
+def _emulator_token() -> typing.Any:
+    return {"token": "token", "expires_at": None}
+
+
 class Obstore:
     """obstore alone, as its documentation uses it."""
 
@@ -60,11 +64,12 @@ class Obstore:
         import obstore.store
 
         self._obstore = obstore
+        self._store: typing.Any
         if scheme == "gs":
             self._store = obstore.store.GCSStore(
                 bucket,
                 base_url=os.environ["STORAGE_EMULATOR_HOST"],
-                credential_provider=lambda: {"token": "token", "expires_at": None},
+                credential_provider=_emulator_token,
                 client_options={"allow_http": True},
             )
             return

@@ -26,6 +26,8 @@ from pipeline.commands.arguments import STAGES
 from pipeline.storage import files, object_clients
 from tests.support import object_servers, store_process
 
+_Place = tuple[str, Mapping[str, str]]  # a root, and the variables that lead there
+
 N_PAIRS, N_SHARDS = 250, 10
 N_AGAIN = 3
 # US dollars per request of S3 Standard in us-east-1; deleting is free.
@@ -105,7 +107,8 @@ def _commands(root: str, scratch: Path) -> dict[str, list[str]]:
     data = ["--data", shards]
     vocabulary = ["--vocabulary-size", "200", "--output", str(model)]
     training = ["--config", "trainer/configs/demo.py", "--workdir", f"{scratch}/model"]
-    settings = ["--set", f"data.tokenizer={model}", "--set", "optimizer.n_steps=4"]
+    changed = (f"data.tokenizer={model}", "n_steps=4", "optimizer.n_warmup_steps=1")
+    settings = [word for one in changed for word in ("--set", one)]
     return stages | {
         "curate again": ["pipeline.run", "curate", *flags],
         **again,
@@ -129,24 +132,22 @@ def _print_stage(stage: str, counts: Mapping[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def _start_gcs() -> Iterator[tuple[str, Mapping[str, str]]]:
-    with store_process.start_process(["bucket"]) as server:
-        yield "gs://bucket", server.environment("gs")
-
-
-@contextlib.contextmanager
-def _start_real(scheme: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-    start = {"s3": object_servers.start_s3, "az": object_servers.start_azure}[scheme]
-    with start() as server:
+def _start_real(scheme: str) -> Iterator[_Place]:
+    start = {
+        "s3": object_servers.start_s3,
+        "gs": object_servers.start_gcs,
+        "az": object_servers.start_azure,
+    }
+    with start[scheme]() as server:
         yield server.bucket, server.environment
 
 
 def print_times(web: Path, scratch: Path) -> None:
     """Seconds of processors of a run and of nothing to do, by place."""
-    places = {
+    places: dict[str, contextlib.AbstractContextManager[_Place]] = {
         "local disk": contextlib.nullcontext((str(scratch), {})),
         "S3, versitygw": _start_real("s3"),
-        "Cloud Storage of the tests": _start_gcs(),
+        "Cloud Storage, gcs-server of the tests": _start_real("gs"),
         "Azure, Azurite": _start_real("az"),
     }
     for name, started in places.items():

@@ -201,7 +201,8 @@ def list_objects(server: Server, prefix: str = "") -> dict[str, int]:
     """Key to bytes of all objects of the bucket."""
     if server.scheme == "az":
         return _azure_blobs(server, prefix)
-    query, found = {"list-type": "2", "prefix": prefix}, {}
+    query = {"list-type": "2", "prefix": prefix}
+    found: dict[str, int] = {}
     while True:
         page = _get(server, query)
         found |= {

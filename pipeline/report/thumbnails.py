@@ -109,18 +109,29 @@ def draw_references(
     for name, location in wanted:
         name_to_pairs[name].append(location)
     name_to_images = _find_images(run, units, name_to_pairs.keys())
-    found = {}
+    unit_to_wanted = collections.defaultdict(list)
     for name, pairs in name_to_pairs.items():
         for pair in pairs:
-            same_key = name_to_images.get(name, [])
-            if same_key:
+            if same_key := name_to_images.get(name, []):
                 unit, row = _find_nearest(run, units, same_key, pair)
-                rows = pa.array([row])
-                table = run.pairs(unit.source).read(unit.name).take(rows)
-                references = from_table(table, Pair)
-                urls = _draw(unit, references, run.config.limits)
-                found[name, pair] = next(urls, "")
-    return found
+                unit_to_wanted[unit].append((row, (name, pair)))
+    return {
+        reference: url
+        for unit, rows in unit_to_wanted.items()
+        for reference, url in _draw_rows(run, unit, rows)
+    }
+
+
+def _draw_rows(
+    run: RunFolder, unit: Unit, wanted: Sequence[tuple[int, ReferenceOfPair]]
+) -> Iterator[tuple[ReferenceOfPair, str]]:
+    """Yields URLs of images of a unit, which is read once; "" where it has changed."""
+    rows = sorted({row for row, _ in wanted})
+    table = run.pairs(unit.source).read(unit.name).take(pa.array(rows))
+    urls = _draw(unit, from_table(table, Pair), run.config.limits)
+    row_to_url = dict(zip(rows, urls, strict=False))
+    for row, reference in wanted:
+        yield reference, row_to_url.get(row, "")
 
 
 def _find_images(

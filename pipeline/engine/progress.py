@@ -18,6 +18,7 @@ from pipeline.engine import run_lock
 from pipeline.records import VERSION
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
+from pipeline.storage.tables import open_table
 from recipes import interrupts, progress_bar
 
 NAME = "progress.json"
@@ -42,7 +43,7 @@ class Rows:
         for path in self._paths():
             if path not in self._seen:
                 self._seen.add(path)
-                with files.open_for_reading(path) as file:
+                with open_table(path) as file:
                     values = pq.read_table(file, columns=[self._column])[self._column]
                 self.n_rows += len(values)
                 self.n_errors += sum(map(self._is_error, values.to_pylist()))

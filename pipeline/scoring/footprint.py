@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.tables import open_table
 
 # A dimension of an embedding in a worker: float32 from the encoder, then float16.
 _DIMENSION_BYTES = 4 + 2
@@ -35,7 +35,7 @@ def n_tables(run: RunFolder) -> int:
 def embedding_dim(run: RunFolder) -> int:
     """Dimensions of an image embedding of a scored run."""
     unit = run.units[0]
-    with files.open_for_reading(run.embeddings(unit.source).path(unit.name)) as file:
+    with open_table(run.embeddings(unit.source).path(unit.name)) as file:
         return pq.read_schema(file).field("embedding").type.list_size
 
 

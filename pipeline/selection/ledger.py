@@ -15,6 +15,7 @@ from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
+from pipeline.storage.tables import open_table
 
 # Source name to int64 [read, *one count for each of OUTCOMES].
 SourceCounts = tuple[str, np.ndarray]
@@ -22,7 +23,7 @@ SourceCounts = tuple[str, np.ndarray]
 
 def count_pairs(unit: Unit, run: RunFolder) -> SourceCounts:
     """Counts the pairs of a unit from their table, and not from its decisions."""
-    with files.open_for_reading(run.pairs(unit.source).path(unit.name)) as file:
+    with open_table(run.pairs(unit.source).path(unit.name)) as file:
         return count_unit(unit, n_read=pq.read_metadata(file).num_rows)
 
 

@@ -14,7 +14,7 @@ import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.storage import beam_files, local_disks, store_flags
+from pipeline.storage import beam_files, local_disks, recent_tables, store_flags
 from pipeline.storage.file_facts import FileFacts
 from pipeline.storage.object_urls import is_object_url, scheme_of
 
@@ -341,4 +341,5 @@ def _expect_inside(folder: str, name: str) -> str:
 
 def _delete(paths: list[str]) -> None:
     if paths:
+        recent_tables.forget()
         _system(paths[0]).delete(paths)

@@ -12,7 +12,7 @@ import threading
 import typing
 from collections.abc import Iterator
 
-from pipeline.storage import credentials, object_urls
+from pipeline.storage import credentials, object_urls, recent_tables
 from pipeline.storage.object_errors import translated
 from pipeline.storage.object_urls import Bucket
 from pipeline.storage.obstore_library import obstore
@@ -91,6 +91,7 @@ def forget_clients() -> None:
     global _lock
     _lock = threading.Lock()  # a fork may have copied it while it was held
     _make_client.cache_clear()
+    recent_tables.forget()
 
 
 os.register_at_fork(after_in_child=forget_clients)

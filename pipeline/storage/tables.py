@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import files
+from pipeline.storage import files, recent_tables
+from pipeline.storage.object_urls import is_object_url
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -71,9 +72,29 @@ def from_vector_column(column: pa.FixedSizeListArray) -> np.ndarray:
     return values.reshape(len(column), column.type.list_size)
 
 
+def open_table(path: str) -> typing.BinaryIO:
+    """A Parquet file of a run folder; a small one of a store comes in one request.
+
+    Raises:
+      FileNotFoundError: if there is no such table.
+    """
+    if not is_object_url(path):
+        return files.open_for_reading(path)
+    data = recent_tables.find(path)
+    if data is None:
+        file = files.open_for_reading(path)  # its end came first
+        n_bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if n_bytes > recent_tables.MAX_BYTES:
+            return file
+        data = file.read()
+        recent_tables.keep(path, data)
+    return io.BytesIO(data)
+
+
 def read_vector_dim(path: str, column: str = "embedding") -> int:
     """How many numbers a vector of a table has, from its schema alone."""
-    with files.open_for_reading(path) as file:
+    with open_table(path) as file:
         return pq.read_schema(file).field(column).type.list_size
 
 
@@ -106,10 +127,7 @@ class UnitTables:
 
     def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads the table of a unit; `columns` None reads all."""
-        path = self.path(unit_name)
-        if columns is None:
-            return pq.read_table(pa.BufferReader(files.read(path)))
-        with files.open_for_reading(path) as file:
+        with open_table(self.path(unit_name)) as file:
             return pq.read_table(file, columns=columns, pre_buffer=True)
 
     def write(self, unit_name: str, table: pa.Table) -> None:
@@ -118,4 +136,7 @@ class UnitTables:
         # A dictionary of embeddings makes them seven times slower to read.
         texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
         pq.write_table(table, buffer, compression="zstd", use_dictionary=texts)
-        files.write(self.path(unit_name), buffer.getvalue())
+        path, data = self.path(unit_name), buffer.getvalue()
+        files.write(path, data)
+        if is_object_url(path):
+            recent_tables.keep(path, data)

@@ -13,7 +13,11 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.unit_decisions import UnitDecisions, expect_rows
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
-from pipeline.storage.tables import from_vector_column, read_vector_dim
+from pipeline.storage.tables import (
+    from_vector_column,
+    open_table,
+    read_vector_dim,
+)
 
 ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 
@@ -64,7 +68,7 @@ def count_rows(run: RunFolder, units: Iterable[Unit]) -> int:
 
 
 def _n_rows(path: str) -> int:
-    with files.open_for_reading(path) as file:
+    with open_table(path) as file:
         return pq.read_metadata(file).num_rows
 
 
@@ -82,7 +86,7 @@ def read_blocks(
     Reads the table block by block, so a large shard does not fill the memory.
     """
     path = run.vectors(decisions.unit.source).path(decisions.unit.name)
-    with files.open_for_reading(path) as file:
+    with open_table(path) as file:
         parquet = pq.ParquetFile(file)
         expect_rows(path, parquet.metadata.num_rows, decisions)
         first_row = 0

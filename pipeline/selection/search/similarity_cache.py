@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import UnitTables, open_table
 
 UNKNOWN = -1  # the nearest image of a pair that was never compared
 
@@ -28,7 +28,7 @@ def read(
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
     for path in sorted(files.list_folder(tables.folder, prefix=f"{unit_name}.")):
-        with files.open_for_reading(path) as file:
+        with open_table(path) as file:
             table = pq.read_table(file)
         row = table["row"].to_numpy()
         similarity[row] = table["similarity"].to_numpy()

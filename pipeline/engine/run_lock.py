@@ -69,8 +69,10 @@ def acquire(
     # A store that minds no conditions would create a lock that is there once more.
     if (is_remote and _read(path)) or not files.create(path, _to_json(own)):
         _take_over(path, own, now_s)
-    if is_remote and not _is_exclusive(path, own):
-        _settle(path, own)
+    if is_remote:
+        if not _is_exclusive(path, own):
+            time.sleep(_SETTLE_S)
+        _expect_own(path, own)
     return _hold(path, own, clock)
 
 
@@ -130,13 +132,12 @@ def _take_over(path: str, own: Holder, now_s: float) -> None:
         print(f"takes over the lock of {who}, which is gone", file=sys.stderr)
     if not files.replace(path, _to_json(own), version):
         raise _lost(path)
-    if version is None:
-        _settle(path, own)
-
-
-def _settle(path: str, own: Holder) -> None:
-    """Waits and looks again, where a file system cannot say who was first."""
+    # Some stores remove what they replace, so that another run may create it anew.
     time.sleep(_SETTLE_S)
+    _expect_own(path, own)
+
+
+def _expect_own(path: str, own: Holder) -> None:
     later = _read(path)
     if later is None or not later.is_same_run(own):
         raise _lost(path)

@@ -12,6 +12,7 @@ MAX_BYTES = 1 << 20  # of one table
 _MAX_BYTES_IN_ALL = 64 << 20
 
 _path_to_data: collections.OrderedDict[str, bytes] = collections.OrderedDict()
+_n_bytes = 0  # of all of them
 _lock = threading.Lock()
 
 
@@ -26,18 +27,20 @@ def find(path: str) -> bytes | None:
 
 def keep(path: str, data: bytes) -> None:
     """Keeps a table, unless it is large, and drops those that were used before."""
+    global _n_bytes
     if len(data) > MAX_BYTES:
         return
     with _lock:
+        _n_bytes += len(data) - len(_path_to_data.pop(path, b""))
         _path_to_data[path] = data
-        n_bytes = sum(map(len, _path_to_data.values()))
-        while n_bytes > _MAX_BYTES_IN_ALL:
+        while _n_bytes > _MAX_BYTES_IN_ALL:
             _, dropped = _path_to_data.popitem(last=False)
-            n_bytes -= len(dropped)
+            _n_bytes -= len(dropped)
 
 
 def forget() -> None:
     """Drops all tables, such as at the beginning of a command and in a forked child."""
-    global _lock, _path_to_data
+    global _lock, _n_bytes, _path_to_data
     _lock = threading.Lock()  # a fork may have copied it while it was held
     _path_to_data = collections.OrderedDict()
+    _n_bytes = 0

@@ -152,9 +152,11 @@ def _list(folder: str) -> list[FileFacts]:
     return [_facts(one) for one in found]
 
 
-def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
+def list_below(
+    folder: str, after: str = "", known: Sequence[str] = ()
+) -> Iterator[FileFacts]:
     """All files in a folder and its folders, in no order."""
-    del after  # there is no faster way to some of them
+    del after, known  # there is no faster way to them
     return iter(_list(folder))
 
 
@@ -172,7 +174,8 @@ def list_folder(folder: str) -> tuple[list[str], list[FileFacts]]:
 
 
 @retry
-def match(pattern: str) -> list[FileFacts]:
+def match(pattern: str, known: Sequence[str] = ()) -> list[FileFacts]:
     """The files that a pattern of Beam matches."""
+    del known  # there is no faster way to them
     (found,) = call_with_timeout(pattern, lambda: _system(pattern).match([pattern]))
     return [_facts(one) for one in found.metadata_list]

@@ -17,12 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pipeline.storage import beam_files, local_disks, recent_tables, store_flags
 from pipeline.storage.file_facts import FileFacts
 from pipeline.storage.object_urls import is_object_url, scheme_of
+from pipeline.storage.prefetch import map_ahead
 
 if typing.TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 Version = dict[str, str]  # of an object, as its store names it
 
+_N_READ_AT_ONCE = 64  # of `read_many`
 _MAX_BYTES_AT_ONCE = 32 << 20  # of `read_ranges`, unless one range is larger
 
 
@@ -39,8 +41,12 @@ class _FileSystem(typing.Protocol):
     def create(self, path: str, data: bytes, /) -> bool: ...
     def delete(self, paths: Sequence[str], /) -> None: ...
     def list_folder(self, folder: str, /) -> tuple[list[str], list[FileFacts]]: ...
-    def list_below(self, folder: str, after: str = ..., /) -> Iterator[FileFacts]: ...
-    def match(self, pattern: str, /) -> list[FileFacts]: ...
+    def list_below(
+        self, folder: str, after: str = ..., known: Sequence[str] = ..., /
+    ) -> Iterator[FileFacts]: ...
+    def match(
+        self, pattern: str, known: Sequence[str] = ..., /
+    ) -> Iterable[FileFacts]: ...
 
 
 def _system(path: str) -> _FileSystem:
@@ -83,9 +89,14 @@ def sizes(pattern: str) -> dict[str, int]:
     return {found.path: found.n_bytes for found in _system(pattern).match(pattern)}
 
 
-def marks(pattern: str) -> dict[str, str]:
-    """Path to `mark` of the files that a pattern matches."""
-    return {found.path: found.mark for found in _system(pattern).match(pattern)}
+def marks(pattern: str, known: Sequence[str] = ()) -> dict[str, str]:
+    """Path to `mark` of the files that a pattern matches.
+
+    Args:
+      known: sorted paths of an earlier listing. On object stores they make this one
+        faster; what is found does not depend on them.
+    """
+    return {found.path: found.mark for found in _system(pattern).match(pattern, known)}
 
 
 def mark(path: str) -> str:
@@ -132,10 +143,14 @@ def _begin_with(place: str, prefix: str) -> Iterator[FileFacts]:
             yield found
 
 
-def list_below(folder: str) -> dict[str, FileFacts]:
-    """Name, such as `a/b`, to facts of all files in a folder and its folders."""
+def list_below(folder: str, known: Sequence[str] = ()) -> dict[str, FileFacts]:
+    """Name, such as `a/b`, to facts of all files in a folder and its folders.
+
+    `known` are sorted paths, as of `marks`.
+    """
     place = _with_slash(folder)
-    return {one.path[len(place) :]: one for one in _system(folder).list_below(folder)}
+    found = _system(folder).list_below(folder, "", known)
+    return {one.path[len(place) :]: one for one in found}
 
 
 def _with_slash(folder: str) -> str:
@@ -200,6 +215,24 @@ def open_stream(path: str) -> typing.BinaryIO:
 def read(path: str) -> bytes:
     """The whole file; raises FileNotFoundError if it is missing."""
     return bytes(_system(path).read(path))
+
+
+def read_many(paths: Sequence[str]) -> Iterator[bytes | OSError]:
+    """Whole small files in the order of their paths, or the errors of reading them.
+
+    Of a remote file system 64 are read at the same time, and no more are held.
+    """
+    if not any(map(is_remote, paths)):
+        return map(_read_or_error, paths)
+    n_at_once = _N_READ_AT_ONCE
+    return map_ahead(_read_or_error, paths, n_at_once, n_threads=n_at_once)
+
+
+def _read_or_error(path: str) -> bytes | OSError:
+    try:
+        return read(path)
+    except OSError as error:
+        return error
 
 
 def read_range(path: str, start: int, length: int) -> bytes:

@@ -125,9 +125,11 @@ def delete(paths: Sequence[str]) -> None:
             os.remove(path)
 
 
-def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
+def list_below(
+    folder: str, after: str = "", known: Sequence[str] = ()
+) -> Iterator[FileFacts]:
     """All files in a folder and its folders, in no order."""
-    del after  # there is no faster way to some of them
+    del after, known  # there is no faster way to them
     folder = folder.rstrip("/") + "/"
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -151,8 +153,9 @@ def list_folder(folder: str) -> tuple[list[str], list[FileFacts]]:
 
 
 @retry
-def match(pattern: str) -> list[FileFacts]:
+def match(pattern: str, known: Sequence[str] = ()) -> list[FileFacts]:
     """The files that a pattern matches."""
+    del known  # there is no faster way to them
     if "**" in pattern:
         folder = wildcards.fixed_folder(pattern) or "."
         expression = wildcards.translate(pattern)

@@ -9,23 +9,20 @@ threads. The library sends large objects in parts and retries most of what may p
 import contextlib
 import pathlib
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterable, Sequence
 
-from pipeline.storage import object_urls, remote_files, wildcards
+from pipeline.storage import object_listings, object_urls, remote_files, wildcards
 from pipeline.storage.credentials import expect_keys_to_write
 from pipeline.storage.file_facts import FileFacts
 from pipeline.storage.object_clients import client_and_folder, client_and_key, client_of
 from pipeline.storage.object_errors import translated
-from pipeline.storage.object_urls import Bucket
+from pipeline.storage.object_listings import KEYS_PER_PAGE, facts_of
 from pipeline.storage.obstore_library import obstore
 from pipeline.storage.retries import retry
 
 PART_BYTES = 16 << 20
 _MAX_PUT_BYTES = 4 * PART_BYTES  # as one request; more goes in parts
 _MAX_PARTS_AT_ONCE = 4
-_N_LISTED_AT_ONCE = 16
-_KEYS_PER_PAGE = 1000
 
 Version = dict[str, str]  # what a conditional write names
 _NO_VERSION: Version = {"e_tag": '"0"', "version": "1"}  # which no object has
@@ -39,7 +36,7 @@ def probe_folder(folder: str) -> None:
       OSError: with what is wrong; a folder that holds nothing is no error.
     """
     with client_and_folder(folder, quick=True) as (client, key):
-        pages = obstore().list(client, key or None, chunk_size=_KEYS_PER_PAGE)
+        pages = obstore().list(client, key or None, chunk_size=KEYS_PER_PAGE)
         first = next(iter(pages), ())
     if first:
         bucket, _ = object_urls.parse(folder)
@@ -83,13 +80,7 @@ def probe_writing(folder: str) -> None:
 def facts(url: str) -> FileFacts:
     """Raises FileNotFoundError if there is no such object."""
     with client_and_key(url) as (store, key):
-        return _facts(object_urls.parse(url)[0], obstore().head(store, key))
-
-
-def _facts(bucket: Bucket, meta: typing.Any) -> FileFacts:
-    version = (meta["e_tag"] or "").strip('"')  # Azure's listings have no quotes
-    updated_s = meta["last_modified"].timestamp()
-    return FileFacts(bucket.url(meta["path"]), meta["size"], updated_s, version)
+        return facts_of(object_urls.parse(url)[0], obstore().head(store, key))
 
 
 def read(url: str) -> memoryview:
@@ -111,6 +102,8 @@ read_range = remote_files.read_range
 read_ranges = remote_files.read_ranges
 open_for_reading = remote_files.open_ranges
 open_stream = remote_files.open_stream
+list_folder = object_listings.list_folder
+list_below = object_listings.list_below
 
 
 def write(url: str, data: typing.Any) -> None:
@@ -187,108 +180,16 @@ def _delete_objects(urls: Sequence[str]) -> None:
                     obstore().delete(client_of(bucket), key)
 
 
-def list_below(folder: str, after: str = "") -> Iterator[FileFacts]:
-    """All objects in a folder and its folders, sorted by key.
+def match(pattern: str, known: Sequence[str] = ()) -> Iterable[FileFacts]:
+    """The objects that a pattern matches.
 
     Args:
-      after: the name in the folder behind which to begin.
+      known: sorted URLs of an earlier listing, which make this one faster.
     """
-    bucket, key = object_urls.parse(folder)
-    pages = _Pages(folder, f"{key}/{after}".lstrip("/") if after else None)
-    while page := pages.take():
-        for meta in page:
-            if meta["path"] != key:  # an object `folder/`, which consoles make
-                yield _facts(bucket, meta)
-
-
-class _Pages:
-    """A listing that goes on behind the last key when one of its answers breaks."""
-
-    def __init__(self, folder: str, offset: str | None) -> None:
-        self._folder = folder
-        self._offset = offset
-        self._pages: Iterator | None = None
-
-    @retry
-    def take(self) -> Sequence[typing.Any]:
-        """The next objects in the order of their keys, none at the end."""
-        with client_and_folder(self._folder) as (store, key):
-            pages = self._pages or iter(
-                obstore().list(
-                    store,
-                    key or None,
-                    offset=self._offset,
-                    chunk_size=_KEYS_PER_PAGE,
-                )
-            )
-            self._pages = None  # begun anew if the next line fails
-            page = next(pages, ())
-            self._pages = pages
-        if page:
-            self._offset = page[-1]["path"]
-        return page
-
-
-@retry
-def list_folder(folder: str) -> tuple[list[str], list[FileFacts]]:
-    """The names of the folders in a folder, and the objects in it."""
-    with client_and_folder(folder) as (store, key):
-        bucket, _ = object_urls.parse(folder)
-        found = obstore().list_with_delimiter(store, key or None)
-        names = [prefix.rpartition("/")[2] for prefix in found["common_prefixes"]]
-        objects = [meta for meta in found["objects"] if meta["path"] != key]
-        return names, [_facts(bucket, meta) for meta in objects]
-
-
-def match(pattern: str) -> list[FileFacts]:
-    """The objects that a pattern matches; folders are listed at the same time."""
-    bucket, key = object_urls.parse(pattern)
-    if pattern.endswith("/"):
-        key += "/*"
-    if not wildcards.has_wildcard(key):
-        try:
-            return [facts(bucket.url(key))]
-        except FileNotFoundError:
-            return []
-    expression = wildcards.translate(key)
-    folder = bucket.url(wildcards.fixed_folder(key))
-    depth = key.removeprefix(wildcards.fixed_folder(key)).strip("/").count("/")
-    found = _list_all(folder, None if "**" in key else depth, key)
-    prefix = len(bucket.url(""))
-    return [one for one in found if expression.fullmatch(one.path[prefix:])]
-
-
-def _list_all(folder: str, depth: int | None, pattern: str) -> Iterable[FileFacts]:
-    """All objects in a folder, down to a depth; None is any depth."""
-    with futures.ThreadPoolExecutor(_N_LISTED_AT_ONCE) as executor:
-        if depth is None:
-            return _list_in_parallel(folder, executor)
-        level, found = [folder], []
-        for number in range(depth + 1):
-            listed = list(executor.map(list_folder, level))
-            if number == depth:
-                found = [one for _, objects in listed for one in objects]
-            level = [
-                f"{parent.rstrip('/')}/{name}"
-                for parent, (names, _) in zip(level, listed, strict=True)
-                for name in names
-            ]
-            level = [one for one in level if _may_match(one, pattern)]
-        return found
-
-
-def _may_match(folder: str, pattern: str) -> bool:
-    """Whether a folder fits the beginning of a pattern."""
-    key = object_urls.parse(folder)[1]
-    n_names = key.count("/") + 1
-    beginning = "/".join(pattern.split("/")[:n_names])
-    return bool(wildcards.translate(beginning).fullmatch(key))
-
-
-def _list_in_parallel(folder: str, executor: futures.Executor) -> Iterable[FileFacts]:
-    """Lists a folder, and each folder in it at the same time as the others."""
-    names, found = list_folder(folder)
-    parts = [f"{folder.rstrip('/')}/{name}" for name in names]
-    for listed in executor.map(lambda part: list(list_below(part)), parts):
-        found += listed
-    return found
+    _, key = object_urls.parse(pattern)
+    if wildcards.has_wildcard(key) or pattern.endswith("/"):
+        return object_listings.match(pattern, known)
+    try:
+        return [facts(pattern)]
+    except FileNotFoundError:
+        return []

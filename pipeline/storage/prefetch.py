@@ -17,8 +17,10 @@ def map_ahead(
     items: Iterable[Item],
     n_ahead: int,
     n_bytes: Callable[[Item], int] = lambda item: 0,
+    *,
+    n_threads: int | None = None,
 ) -> Iterator[Result]:
-    """`map(function, items)` on all cores, for functions that release the lock.
+    """`map(function, items)` in threads, for functions that release the lock.
 
     Results come in order; an exception is raised where its result would be. Memory has
     a bound: at most `n_ahead` items are read ahead of the result that is asked for,
@@ -26,10 +28,11 @@ def map_ahead(
 
     Args:
       n_bytes: size of an item, such as an encoded image.
+      n_threads: one a core unless it is given, as for functions that wait.
     """
     pending: collections.deque[tuple[futures.Future[Result], int]] = collections.deque()
     n_bytes_ahead = 0
-    with futures.ThreadPoolExecutor(os.cpu_count()) as executor:
+    with futures.ThreadPoolExecutor(n_threads or os.cpu_count()) as executor:
         for item in items:
             size = n_bytes(item)
             pending.append((executor.submit(function, item), size))

@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import datetime
 import email.utils
+import functools
 import hashlib
 import json
 import re
@@ -82,8 +83,7 @@ class FakeObjectStore(LocalServer):
         if target == store_process.COUNTS:
             return Reply(200, json.dumps(self.counts()).encode())
         request = store_requests.parse(method, target, headers, body)
-        with self._lock:
-            self.requests.append(dataclasses.replace(request, body=b""))
+        self._note(request)
         reply = self.answers(request)
         if reply is None:
             with self._lock:
@@ -96,6 +96,10 @@ class FakeObjectStore(LocalServer):
             if is_error and method == "HEAD"
             else reply
         )
+
+    def _note(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(dataclasses.replace(request, body=b""))
 
     def _refuse(self, request: Request) -> Reply | None:
         """The answer to what is wrong whatever is asked."""
@@ -176,7 +180,7 @@ class FakeObjectStore(LocalServer):
         entry = self.objects.put((request.bucket, request.key), source.data)
         return xml_reply(
             f"<CopyObjectResult><ETag>{escape(entry.etag)}</ETag>"
-            f"<LastModified>{_iso(entry)}</LastModified></CopyObjectResult>"
+            f"<LastModified>{_iso(int(entry.updated_s))}</LastModified></CopyObjectResult>"
         )
 
     def _delete(self, request: Request) -> Reply:
@@ -226,7 +230,7 @@ class FakeObjectStore(LocalServer):
         entry = self.objects.entry((request.bucket, name))
         assert entry is not None
         return (
-            f"<Contents><Key>{text}</Key><LastModified>{_iso(entry)}</LastModified>"
+            f"<Contents><Key>{text}</Key><LastModified>{_iso(int(entry.updated_s))}</LastModified>"
             f"<ETag>{escape(entry.etag)}</ETag><Size>{len(entry.data)}</Size>"
             "<StorageClass>STANDARD</StorageClass></Contents>"
         )
@@ -331,8 +335,9 @@ def _quoted_md5(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
 
 
-def _iso(entry: Entry) -> str:
-    updated = datetime.datetime.fromtimestamp(entry.updated_s, datetime.UTC)
+@functools.lru_cache
+def _iso(updated_s: int) -> str:
+    updated = datetime.datetime.fromtimestamp(updated_s, datetime.UTC)
     return updated.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 

@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 
 Key = tuple[str, str]  # the bucket, and the key in it
 
@@ -68,26 +68,43 @@ class ObjectTable(MutableMapping[Key, bytes]):
         """
         if self._sorted is None:
             self._sorted = sorted(self._entries)
-        keys = self._sorted
-        position = bisect.bisect_left(keys, (bucket, prefix))
-        if after:
-            position = max(position, bisect.bisect_right(keys, (bucket, after)))
-        if skipped:
-            position = max(position, _end_of(keys, bucket, skipped))
-        while position < len(keys):
-            key = keys[position][1]
-            if keys[position][0] != bucket or not key.startswith(prefix):
-                return
-            found = key.find(delimiter, len(prefix)) if delimiter else -1
-            if found < 0:
-                yield key
-                position += 1
-            else:
-                part = key[: found + len(delimiter)]
-                yield part
-                position = _end_of(keys, bucket, part)
+        asked = Asked(bucket, prefix, delimiter, after, skipped)
+        return names_among(self._sorted, asked)
 
 
-def _end_of(keys: list[Key], bucket: str, prefix: str) -> int:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a listing asks for: see `ObjectTable.names`."""
+
+    bucket: str
+    prefix: str
+    delimiter: str
+    after: str
+    skipped: str
+
+
+def names_among(keys: Sequence[Key], asked: Asked) -> Iterator[str]:
+    """The names of sorted keys that a listing asks for."""
+    bucket, prefix = asked.bucket, asked.prefix
+    position = bisect.bisect_left(keys, (bucket, prefix))
+    if asked.after:
+        position = max(position, bisect.bisect_right(keys, (bucket, asked.after)))
+    if asked.skipped:
+        position = max(position, _end_of(keys, bucket, asked.skipped))
+    while position < len(keys):
+        found_in, key = keys[position]
+        if found_in != bucket or not key.startswith(prefix):
+            return
+        end = key.find(asked.delimiter, len(prefix)) if asked.delimiter else -1
+        if end < 0:
+            yield key
+            position += 1
+        else:
+            part = key[: end + len(asked.delimiter)]
+            yield part
+            position = _end_of(keys, bucket, part)
+
+
+def _end_of(keys: Sequence[Key], bucket: str, prefix: str) -> int:
     """The position behind the keys that begin so."""
     return bisect.bisect_left(keys, (bucket, prefix + "\U0010ffff"))

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pipeline.storage import files, object_store, retries
+from pipeline.storage import files, object_listings, object_store, retries
 from pipeline.storage.object_errors import StoreError
 from tests.support.quick_http import Reply
 
@@ -46,7 +46,7 @@ def test_listings_that_break_are_complete(server, bucket):
 
 
 def test_a_listing_goes_on_behind_the_last_key(server, bucket, monkeypatch):
-    monkeypatch.setattr(object_store, "_KEYS_PER_PAGE", 10)
+    monkeypatch.setattr(object_listings, "KEYS_PER_PAGE", 10)
     for number in range(100):
         server.objects["bucket", f"run/{number:03d}"] = b"x"
     server.page_size = 10

@@ -4,12 +4,13 @@ import collections
 import glob
 import multiprocessing
 import os
+import time
 from concurrent import futures
 from pathlib import Path
 
 import pytest
 
-from pipeline.storage import files, object_store
+from pipeline.storage import files, object_store, retries
 from tests.support.fake_object_store import Upload
 
 ODD_NAMES = ("a b", "a%20b", "a#b", "a+b", "ä€😀", "a[1]", "a*?", "a&<'\"", "~a=b;c,@")
@@ -198,7 +199,8 @@ def test_a_folder_is_no_file(bucket):
 
 
 @pytest.mark.parametrize("key", ["run//b", "run/../b"])
-def test_a_listing_says_which_key_cannot_be_used(server, bucket, key):
+def test_a_listing_says_which_key_cannot_be_used(server, bucket, key, monkeypatch):
+    monkeypatch.setattr(retries, "DELAY_S", 0.001)
     server.objects["bucket", "run/a"] = server.objects["bucket", key] = b"x"
     for function in (files.list_folder, files.list_below, files.folders):
         with pytest.raises(OSError, match=f'^{bucket}/run: .*"run/') as caught:
@@ -363,3 +365,29 @@ def test_uploads_that_killed_writers_left_are_ended(server, bucket):
         "running",
         "other/a",
     }
+
+
+def test_many_files_are_read_at_the_same_time_and_in_order(server, bucket, tmp_path):
+    paths = [f"{bucket}/run/{number:03d}" for number in range(300)]
+    for number in range(300):
+        if number != 150:
+            server.objects["bucket", f"run/{number:03d}"] = str(number).encode()
+    found = list(files.read_many(paths))
+    missing = found.pop(150)
+    assert isinstance(missing, FileNotFoundError)
+    assert list(map(int, found)) == [*range(150), *range(151, 300)]
+    (tmp_path / "a").write_bytes(b"x")
+    there, gone = files.read_many([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert there == b"x"
+    assert isinstance(gone, FileNotFoundError)
+    assert list(files.read_many([])) == []
+
+
+def test_files_that_nobody_took_hold_up_the_reading_of_more(server, bucket):
+    for number in range(300):
+        server.objects["bucket", f"run/{number:03d}"] = b"x"
+    found = files.read_many([f"{bucket}/run/{number:03d}" for number in range(300)])
+    assert next(found) == b"x"
+    time.sleep(0.5)
+    assert server.counts()["get"] <= 66
+    assert len(list(found)) == 299

@@ -22,7 +22,6 @@ from pipeline.selection.concepts import Concepts
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import Counts, SumCounts
 from pipeline.selection.search import kmeans, reference_sets, search_steps
-from pipeline.selection.search.embeddings import read_vectors
 from pipeline.selection.search.reference_sets import IndexFiles
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
@@ -129,9 +128,9 @@ class GroupByCluster(kmeans.DoFnWithCentroids):
         self._run = run
 
     def process(self, decisions: UnitDecisions, path: str) -> Iterator[Grouped]:
-        rows = decisions.droppable_rows
-        rows, vectors = read_vectors(self._run, decisions, rows)
-        group = kmeans.nearest_centroids(self.centroids(path), vectors)
+        rows, group = kmeans.nearest_to_rows(
+            self.centroids(path), self._run, decisions, decisions.droppable_rows
+        )
         group_to_name = {c: f"cluster {c}" for c in group.tolist()}
         yield Grouped(decisions, rows, group, group_to_name)
 

@@ -22,7 +22,7 @@ from pipeline.selection.retrieval.top_k import (
     top_k,
 )
 from pipeline.selection.search import exact_search, search_steps
-from pipeline.selection.search.embeddings import read_vectors
+from pipeline.selection.search.embeddings import read_vector_blocks
 from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 
@@ -72,43 +72,48 @@ class ProposeNearest(search_steps.DoFnWithSets):
     ) -> Iterator[
         UnitDecisions | TaggedOutput[Literal["candidates"], tuple[BlockKey, Candidates]]
     ]:
-        decisions, rows, vectors = with_embedding(decisions, self._run)
-        yield decisions
-        if not len(rows):
-            return
         ids = read_rows(
-            self._run.pairs(decisions.unit.source), decisions, rows, "sample_id"
+            self._run.pairs(decisions.unit.source),
+            decisions,
+            np.arange(len(decisions.outcome)),
+            "sample_id",
         )
         sample_id = to_words(ids["sample_id"])
-        for seeds in self.sets():
-            n_places = self._retrieval.k_of(seeds.name)
-            for first, seed, place, similarity in nearest_by_block(
-                seeds, vectors, n_places, self._floors
-            ):
+        embedded = [np.empty(0, np.int64)]
+        blocks = read_vector_blocks(self._run, decisions, decisions.droppable_rows)
+        for rows, vectors in blocks:
+            embedded.append(rows)
+            for key, seed, place, similarity in self._search(vectors):
+                row = rows[place]
                 candidates = Candidates.of_unit(
                     decisions.unit.name,
-                    n_places,
+                    self._retrieval.k_of(key[0]),
                     group=seed,
                     rank=-similarity.astype(np.float64),
-                    sample_id=sample_id[place],
-                    row=rows[place],
+                    sample_id=sample_id[row],
+                    row=row,
                 )
-                key = (seeds.name, first)
                 yield TaggedOutput("candidates", (key, top_k([candidates])))
+        yield drop_without_embedding(decisions, np.concatenate(embedded))
+
+    def _search(
+        self, vectors: np.ndarray
+    ) -> Iterator[tuple[BlockKey, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields the key of a block of seeds and `candidates` of its seeds."""
+        for seeds in self.sets() if len(vectors) else ():
+            k = self._retrieval.k_of(seeds.name)
+            found = nearest_by_block(seeds, vectors, k, self._floors)
+            for first, seed, place, similarity in found:
+                yield (seeds.name, first), seed, place, similarity
 
 
-def with_embedding(
-    decisions: UnitDecisions, run: RunFolder
-) -> tuple[UnitDecisions, np.ndarray, np.ndarray]:
-    """Drops droppable pairs without an embedding.
-
-    Returns the decisions, and the rows and unit vectors of the other droppable pairs.
-    """
-    droppable = decisions.droppable_rows
-    rows, vectors = read_vectors(run, decisions, droppable)
-    without = np.setdiff1d(droppable, rows, assume_unique=True)
+def drop_without_embedding(
+    decisions: UnitDecisions, embedded: np.ndarray
+) -> UnitDecisions:
+    """Drops droppable pairs but the `embedded` rows."""
+    without = np.setdiff1d(decisions.droppable_rows, embedded, assume_unique=True)
     reason = DropReason.FAR_FROM_SEEDS
-    return decisions.drop(without, reason, detail="no embedding"), rows, vectors
+    return decisions.drop(without, reason, detail="no embedding")
 
 
 def nearest_by_block(

@@ -16,7 +16,7 @@ from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.hashed_random import unit_hashes
-from pipeline.selection.retrieval.nearest_to_seeds import with_embedding
+from pipeline.selection.retrieval.nearest_to_seeds import drop_without_embedding
 from pipeline.selection.retrieval.top_k import (
     Candidates,
     TopKPerGroup,
@@ -121,8 +121,10 @@ class ProposeFromClusters(kmeans.DoFnWithCentroids):
     ) -> Iterator[
         UnitDecisions | TaggedOutput[Literal["candidates"], tuple[int, Candidates]]
     ]:
-        decisions, rows, vectors = with_embedding(decisions, self._run)
-        cluster = kmeans.nearest_centroids(self.centroids(path), vectors)
+        rows, cluster = kmeans.nearest_to_rows(
+            self.centroids(path), self._run, decisions, decisions.droppable_rows
+        )
+        decisions = drop_without_embedding(decisions, rows)
         n_seeds = np.max(list(set_to_counts.values()), axis=0)[cluster]
         is_seeded = n_seeds >= self._clusters.min_seeds
         yield decisions.drop(

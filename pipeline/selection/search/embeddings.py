@@ -20,6 +20,7 @@ from pipeline.storage.tables import (
 )
 
 ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
+_ROWS_PER_BLOCK = 4 * ROWS_PER_SEARCH
 
 
 def read_vectors(
@@ -28,6 +29,23 @@ def read_vectors(
     """The rows that have an embedding, and their unit vectors: float32 [n, d]."""
     found = read_blocks(run, decisions, rows)
     return _with_direction(rows, ((place, *normalize(e)) for place, e in found))
+
+
+def read_vector_blocks(
+    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields rows that have an embedding, and their unit vectors: float32 [n, d].
+
+    A block has at least 16,384 of `rows`, but for the last one.
+    """
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for place, embeddings in read_blocks(run, decisions, rows):
+        found.append((place, *normalize(embeddings)))
+        if sum(len(place) for place, _, _ in found) >= _ROWS_PER_BLOCK:
+            yield _with_direction(rows, found)
+            found = []
+    if found:
+        yield _with_direction(rows, found)
 
 
 def read_embeddings(

@@ -1,43 +1,37 @@
-"""K-means of the pool's image embeddings, by cosine, distributed over shards.
+"""K-means of the pool's image embeddings, by cosine, distributed over a sample of it.
 
 In: decisions on pairs. Out: the path of a file of centroids in RUN/clusters, named by a
-checksum of its contents. Lloyd's iterations run over a sample of the pool, drawn by
-sample ids. Sums are of integers, so centroids have the same bytes in any order of work.
+checksum of its contents. The pool is read once, for a sample that is drawn by sample
+ids. The rounds of Lloyd's iteration read the sample, and each records its centroids, so
+a run that was killed goes on with the round in which it was. Sums are of integers, so
+centroids have the same bytes in any order of work.
 """
 
 import dataclasses
-import hashlib
-import json
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
-import faiss
 import numpy as np
-from apache_beam.pvalue import AsSingleton
+from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.utils.shared import Shared
 
-from pipeline.config.duplicates import Cells
-from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
-from pipeline.selection.hashed_random import unit_hashes
-from pipeline.selection.search import reference_sets, search_steps
+from pipeline.selection.search import centroid_files, pool_sample, search_steps
+from pipeline.selection.search.centroid_files import Progress, TrainingFiles
 from pipeline.selection.search.embeddings import (
     ROWS_PER_SEARCH,
     normalize,
-    read_vectors,
+    read_vector_blocks,
 )
+from pipeline.selection.search.pool_sample import Block, Training
 from pipeline.selection.search.reference_sets import ReferenceSet
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows
-from pipeline.storage import files
-
-Training = SeededClusters | Cells  # how many centroids to train, and how
+from pipeline.selection.unit_decisions import UnitDecisions
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
-_N_SPARE_PROPOSALS = 50  # fewer than wanted: once in 10^18 pools
-_BLOCKS_IN_MEMORY = 16  # that a worker collects before it adds them up
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
-_N_GROUPS = 16  # of units, each added up by a worker before one finishes
+_CLUSTERS_PER_SUM = 4096  # 25 MB of sums at 768 dimensions
 
 
 class TrainCentroids(beam.PTransform):
@@ -47,45 +41,60 @@ class TrainCentroids(beam.PTransform):
     pool, which are used again.
     """
 
-    def __init__(self, run: RunFolder, clusters: Training, record: str) -> None:
+    def __init__(self, run: RunFolder, training: Training, record: str) -> None:
         super().__init__()
         self._run = run
-        self._clusters = clusters
-        self._record = record
+        self._training = training
+        self._files = TrainingFiles(record)
 
     def expand(
         self, decisions: beam.PCollection[UnitDecisions]
     ) -> beam.PCollection[str]:
-        if files.is_file(self._record):
-            found = read_recorded_centroids(self._record)
-            return decisions.pipeline | "Use recorded centroids" >> beam.Create([found])
-        folder = files.join(self._run.root, "clusters")
+        progress = (
+            decisions.pipeline
+            | "Name training" >> beam.Create([self._files])
+            | "Look for centroids" >> beam.Map(TrainingFiles.find_progress)
+        )
         n_pool = AsSingleton(
             decisions
             | "Count images" >> beam.Map(lambda v: len(v.droppable_rows))
-            | "Add counts" >> beam.CombineGlobally(sum).without_defaults()
+            | "Add counts" >> beam.CombineGlobally(sum)
         )
-        centroids = (
+        write = pool_sample.WriteSample(self._run, self._training, self._files)
+        sample = (
             decisions
-            | "Propose centroids"
-            >> beam.Map(propose, self._run, self._clusters, n_pool)
-            | "Choose centroids"
-            >> beam.CombineGlobally(
-                ChooseFirst(self._clusters.n_clusters)
-            ).without_defaults()
-            | "Write first centroids" >> beam.Map(write_centroids, folder)
+            | "Write sample" >> beam.ParDo(write, n_pool, AsSingleton(progress))
+            | "Spread sample" >> beam.Reshuffle()
         )
-        for i in range(self._clusters.n_iterations):
+        centroids = self._choose_first(sample, progress)
+        for i in range(1, self._training.n_iterations + 1):
             path = AsSingleton(centroids)
-            centroids = (
-                decisions
+            sums = (
+                sample
                 | f"Assign images, round {i}"
-                >> beam.ParDo(Assign(self._run, self._clusters), path, n_pool)
-                | f"Add images, round {i}" >> AddAllSums()
-                | f"Move centroids, round {i}" >> beam.Map(move_centroids, path, folder)
+                >> beam.ParDo(Assign(self._files, i), path, AsSingleton(progress))
+                | f"Add images, round {i}" >> beam.CombinePerKey(AddSums())
             )
-        return centroids | "Record centroids" >> beam.Map(
-            record_centroids, self._record
+            centroids = progress | f"Move centroids, round {i}" >> beam.Map(
+                move_centroids, path, AsIter(sums), self._files, i
+            )
+        return progress | "Keep centroids" >> beam.Map(
+            keep_centroids, AsSingleton(centroids), self._files
+        )
+
+    def _choose_first(
+        self, sample: beam.PCollection[str], progress: beam.PCollection[Progress]
+    ) -> beam.PCollection[str]:
+        n_clusters = self._training.n_clusters
+        chosen = (
+            sample
+            | "Propose centroids"
+            >> beam.FlatMap(propose, AsSingleton(progress), self._files, n_clusters)
+            | "Choose centroids"
+            >> beam.CombineGlobally(ChooseFirst(n_clusters)).without_defaults()
+        )
+        return progress | "Write first centroids" >> beam.Map(
+            write_first, AsIter(chosen), self._files, n_clusters
         )
 
 
@@ -98,24 +107,19 @@ class Proposals:
 
 
 def propose(
-    decisions: UnitDecisions, run: RunFolder, clusters: Training, n_pool: int
-) -> Proposals:
-    """Proposes images of a unit: over the pool, more than twice the centroids."""
-    share = (2 * clusters.n_clusters + _N_SPARE_PROPOSALS) / max(n_pool, 1)
-    hashes, vectors = _sample(decisions, run, f"centroid {clusters.rng_seed}", share)
-    return first_proposals([Proposals(hashes, vectors)], clusters.n_clusters)
+    name: str, progress: Progress, training: TrainingFiles, n_clusters: int
+) -> Iterator[Proposals]:
+    """Proposes images of one block of the sample, unless centroids were chosen."""
+    if not progress.n_recorded:
+        block = pool_sample.read(training.working_folder, name)
+        yield first_proposals([proposals_of(block)], n_clusters)
 
 
-def _sample(
-    decisions: UnitDecisions, run: RunFolder, salt: str, share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes below `share`, and unit vectors, of droppable pairs of a unit."""
-    rows = decisions.droppable_rows
-    ids = read_rows(run.pairs(decisions.unit.source), decisions, rows, "sample_id")
-    hashes = unit_hashes(ids["sample_id"].to_pylist(), salt)
-    chosen = rows[hashes < share]
-    found, vectors = read_vectors(run, decisions, chosen)
-    return hashes[np.searchsorted(rows, found)], vectors
+def proposals_of(block: Block) -> Proposals:
+    """All proposals of one block, in its order."""
+    is_proposed = ~np.isnan(block.first_hash)
+    vectors, _ = normalize(block.embedding[is_proposed])
+    return Proposals(block.first_hash[is_proposed], vectors)
 
 
 def first_proposals(blocks: Sequence[Proposals], n: int) -> Proposals:
@@ -145,11 +149,22 @@ class ChooseFirst(beam.CombineFn):
         return first_proposals(list(accumulators), self._n_clusters)
 
     def extract_output(self, accumulator: Proposals) -> np.ndarray:
-        n_found = len(accumulator.hash)
-        if n_found < self._n_clusters:
-            wanted = self._n_clusters
-            logging.warning("clusters: %d centroids, not %d", n_found, wanted)
         return accumulator.vector
+
+
+def write_first(
+    progress: Progress,
+    chosen: Iterable[np.ndarray],
+    training: TrainingFiles,
+    n_clusters: int,
+) -> str:
+    """Writes the first centroids, unless there are some; returns their path."""
+    if progress.path:
+        return progress.path
+    vectors = np.concatenate([*chosen] or [np.empty((0, 0), np.float32)])
+    if len(vectors) < n_clusters:
+        logging.warning("clusters: %d centroids, not %d", len(vectors), n_clusters)
+    return training.write(0, vectors)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,29 +186,31 @@ class DoFnWithCentroids(beam.DoFn):
     def centroids(self, path: str) -> ReferenceSet:
         """The centroids, as a reference set without keys."""
         search_steps.limit_threads(self._launcher)
-        return self._shared.acquire(lambda: open_centroids(path), tag=path)
+        return self._shared.acquire(
+            lambda: centroid_files.open_centroids(path), tag=path
+        )
 
 
 class Assign(DoFnWithCentroids):
-    """Adds up the sampled images of one unit by their nearest centroid.
+    """Adds up one block of the sample by the nearest centroid.
 
-    Yields (group of the unit, sums), even if no image of the unit is in the sample.
+    Yields (range of clusters, sums), or nothing if the round has been recorded.
     """
 
-    def __init__(self, run: RunFolder, clusters: Training) -> None:
+    def __init__(self, training: TrainingFiles, number: int) -> None:
         super().__init__()
-        self._run = run
-        self._clusters = clusters
+        self._training = training
+        self._number = number
 
     def process(
-        self, decisions: UnitDecisions, path: str, n_pool: int
+        self, name: str, path: str, progress: Progress
     ) -> Iterator[tuple[int, Sums]]:
-        n_training = self._clusters.n_training * self._clusters.n_clusters
-        salt = f"training {self._clusters.rng_seed}"
-        share = n_training / max(n_pool, 1)
-        _, vectors = _sample(decisions, self._run, salt, share)
+        if self._number < progress.n_recorded:
+            return
+        block = pool_sample.read(self._training.working_folder, name)
+        vectors, _ = normalize(block.embedding[block.is_training])
         cluster = nearest_centroids(self.centroids(path), vectors)
-        yield group_number(decisions.unit.name), sum_by_cluster(cluster, vectors)
+        yield from split_sums(sum_by_cluster(cluster, vectors))
 
 
 def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
@@ -203,10 +220,21 @@ def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarra
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def group_number(unit_name: str) -> int:
-    """The group of units that a unit is added up with."""
-    (share,) = unit_hashes([unit_name.encode()], "group")
-    return int(share * _N_GROUPS)
+def nearest_to_rows(
+    centroids: ReferenceSet,
+    run: RunFolder,
+    decisions: UnitDecisions,
+    rows: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that have an embedding, and their nearest centroids: int64 [n] each.
+
+    Reads embeddings block by block.
+    """
+    found = [(rows[:0], np.empty(0, np.int64))]
+    for some, vectors in read_vector_blocks(run, decisions, rows):
+        found.append((some, nearest_centroids(centroids, vectors)))
+    with_embedding, clusters = map(np.concatenate, zip(*found, strict=True))
+    return with_embedding, clusters
 
 
 def sum_by_cluster(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
@@ -215,9 +243,21 @@ def sum_by_cluster(cluster: np.ndarray, vectors: np.ndarray) -> Sums:
     return add_sums([Sums(cluster, np.ones(len(cluster), np.int64), fixed)])
 
 
+def split_sums(sums: Sums) -> Iterator[tuple[int, Sums]]:
+    """Yields (range of clusters, sums of its clusters)."""
+    ranges, starts = np.unique(sums.cluster // _CLUSTERS_PER_SUM, return_index=True)
+    ends = [*starts[1:], len(sums.cluster)]
+    for key, start, end in zip(ranges.tolist(), starts, ends, strict=True):
+        mine = slice(start, end)
+        yield key, Sums(sums.cluster[mine], sums.count[mine], sums.total[mine])
+
+
 def add_sums(blocks: Sequence[Sums]) -> Sums:
-    """Adds up blocks by cluster, exactly; there must be a block, perhaps empty."""
-    blocks = [block for block in blocks if len(block.cluster)] or list(blocks[:1])
+    """Adds up blocks by cluster, exactly; the sum of no blocks is empty."""
+    blocks = [block for block in blocks if len(block.cluster)]
+    if not blocks:
+        none = np.empty(0, np.int64)
+        return Sums(none, none, np.empty((0, 0), np.int64))
     cluster = np.concatenate([block.cluster for block in blocks])
     order = np.argsort(cluster, kind="stable")
     clusters, starts = np.unique(cluster[order], return_index=True)
@@ -228,38 +268,25 @@ def add_sums(blocks: Sequence[Sums]) -> Sums:
     )
 
 
-class AddAllSums(beam.PTransform):
-    """Maps PCollection[tuple[int, Sums]] to one sum, through the sums of groups.
-
-    `with_fanout` does the same, but deadlocks on FnApiRunner when another reader of the
-    same collection waits for the result: that runner ends a Flatten only after all
-    readers of its inputs.
-    """
-
-    def expand(self, sums: beam.PCollection[tuple[int, Sums]]) -> beam.PCollection:
-        return (
-            sums
-            | "Add by group" >> beam.CombinePerKey(AddSums())
-            | "Drop keys of groups" >> beam.Values()
-            | "Add groups" >> beam.CombineGlobally(AddSums()).without_defaults()
-        )
-
-
 class AddSums(beam.CombineFn):
-    """`add_sums` in any order, with 8 bytes of memory per coordinate."""
+    """`add_sums` in any order, in memory of at most twice the sums of all clusters.
+
+    Blocks wait until they are as large as what has been added up before them.
+    """
 
     def create_accumulator(self) -> list[Sums]:
         return []
 
     def add_input(self, accumulator: list[Sums], sums: Sums) -> list[Sums]:
-        collected = [*accumulator, sums]
-        full = len(collected) >= _BLOCKS_IN_MEMORY
-        return self.compact(collected) if full else collected
+        return self.merge_accumulators([accumulator, [sums]])
 
     def merge_accumulators(self, accumulators: Iterable[list[Sums]]) -> list[Sums]:
         merged: list[Sums] = []
-        for accumulator in accumulators:
-            merged = self.compact([*merged, *accumulator])
+        for sums in itertools.chain.from_iterable(accumulators):
+            merged = [*merged, sums]
+            n_waiting = sum(len(waiting.cluster) for waiting in merged[1:])
+            if n_waiting >= len(merged[0].cluster):
+                merged = self.compact(merged)
         return merged
 
     def compact(self, accumulator: list[Sums]) -> list[Sums]:
@@ -269,14 +296,29 @@ class AddSums(beam.CombineFn):
         return add_sums(accumulator)
 
 
-def move_centroids(sums: Sums, path: str, folder: str) -> str:
-    """Writes the centroids that follow from sums; returns the path of their file."""
-    if not len(sums.cluster):
+def move_centroids(
+    progress: Progress,
+    path: str,
+    range_to_sums: Iterable[tuple[int, Sums]],
+    training: TrainingFiles,
+    number: int,
+) -> str:
+    """Writes the centroids that follow from sums, and records them.
+
+    Returns the path of their file, or `path` if the round has been recorded.
+    """
+    if progress.is_trained or number < progress.n_recorded:
         return path
-    index = reference_sets.open_index(path)
-    return write_centroids(
-        new_centroids(index.reconstruct_n(0, index.ntotal), sums), folder
-    )
+    sums = add_sums([sums for _, sums in range_to_sums])
+    index = centroid_files.open_centroids(path).index
+    centroids = index.reconstruct_n(0, index.ntotal)
+    moved = new_centroids(centroids, sums) if len(sums.cluster) else centroids
+    return training.write(number, moved)
+
+
+def keep_centroids(progress: Progress, path: str, training: TrainingFiles) -> str:
+    """Records the final centroids, unless they are; returns the path of their file."""
+    return path if progress.is_trained else training.finish(path)
 
 
 def new_centroids(centroids: np.ndarray, sums: Sums) -> np.ndarray:
@@ -300,47 +342,3 @@ def new_centroids(centroids: np.ndarray, sums: Sums) -> np.ndarray:
         count[empty] = count[largest] // 2
         count[largest] -= count[empty]
     return result
-
-
-def write_centroids(vectors: np.ndarray, folder: str) -> str:
-    """Writes an index of vectors, named by its checksum; returns its path."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    data = faiss.serialize_index(index).tobytes()
-    path = files.join(folder, f"centroids-{_checksum(data)}.faiss")
-    files.write(path, data)
-    return path
-
-
-def open_centroids(path: str) -> ReferenceSet:
-    """Maps a file of centroids into memory."""
-    return ReferenceSet(
-        "clusters", reference_sets.open_index(path), np.empty(0, object)
-    )
-
-
-def record_centroids(path: str, record: str) -> str:
-    """Writes the name of the final centroids to `record`; returns their path."""
-    checksum = _checksum(files.read(path))
-    account = {"file": path.rsplit("/", 1)[-1], "blake2b": checksum}
-    files.write(record, json.dumps(account).encode() + b"\n")
-    return path
-
-
-def read_recorded_centroids(record: str) -> str:
-    """Returns the path of the centroids that a record names.
-
-    Raises:
-      ValueError: if the file has another checksum than the record.
-    """
-    account = json.loads(files.read(record))
-    path = files.join(record.rsplit("/", 1)[0], account["file"])
-    found = _checksum(files.read(path))
-    if found != account["blake2b"]:
-        expected = account["blake2b"]
-        raise ValueError(f"{path}: checksum {found}, expected {expected}")
-    return path
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -8,7 +8,13 @@ import pytest
 from pipeline.config.selection import SeededClusters, SelectionConfig
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.retrieval import seeded_clusters
-from pipeline.selection.search import kmeans
+from pipeline.selection.search import (
+    centroid_files,
+    embeddings,
+    kmeans,
+    pool_sample,
+)
+from pipeline.selection.search.centroid_files import TrainingFiles
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.kmeans import AddSums, Proposals, Sums
 from pipeline.selection.unit_decisions import open_unit
@@ -157,12 +163,79 @@ def test_centroids_are_those_of_plain_lloyd_iterations(tmp_path):
         sums = np.stack([vectors[cluster == c].sum(axis=0) for c in range(4)])
         centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     retrieval = run.config.selection.retrieval
-    path = kmeans.read_recorded_centroids(seeded_clusters.record_path(run, retrieval))
-    found = kmeans.open_centroids(path).index.reconstruct_n(0, 4)
+    path = centroid_files.read_recorded_centroids(
+        seeded_clusters.record_path(run, retrieval)
+    )
+    found = centroid_files.open_centroids(path).index.reconstruct_n(0, 4)
     np.testing.assert_allclose(found, centroids, atol=1e-5)
 
 
 # Through Beam
+
+
+@pytest.mark.parametrize("n_done", range(4))
+def test_a_training_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch, n_done):
+    config = dataclasses.replace(FEW, n_clusters=4)
+    whole = make(tmp_path / "whole", config)
+    select(whole)
+    run = make(tmp_path / "killed", config)
+    write = TrainingFiles.write
+
+    def write_or_die(training, number, vectors):
+        if number == n_done:
+            raise RuntimeError("killed")
+        return write(training, number, vectors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingFiles, "write", write_or_die)
+        patch.setattr(TrainingFiles, "finish", lambda *_: write_or_die(None, n_done, 0))
+        with pytest.raises(RuntimeError, match="killed"):
+            select(run)
+    written = []
+
+    def write_and_note(training, number, vectors):
+        written.append(number)
+        return write(training, number, vectors)
+
+    monkeypatch.setattr(TrainingFiles, "write", write_and_note)
+    monkeypatch.setattr(pool_sample, "draw", None)  # the pool is not read again
+    select(run)
+    assert written == list(range(n_done, FEW.n_iterations + 1))
+    for name in ("clusters", "decisions"):
+        killed, expected = (
+            {
+                path.relative_to(folder): path.read_bytes()
+                for path in folder.rglob("*.*")
+                if path.is_file()
+            }
+            for folder in (tmp_path / "killed" / name, tmp_path / "whole" / name)
+        )
+        assert killed == expected
+
+
+def test_a_sample_is_the_same_in_blocks_of_any_size(tmp_path, monkeypatch):
+    run = make(tmp_path / "one")
+    select(run)
+    monkeypatch.setattr(pool_sample, "ROWS_PER_BLOCK", 2)
+    monkeypatch.setattr(embeddings, "ROWS_PER_SEARCH", 3)
+    monkeypatch.setattr(kmeans, "_CLUSTERS_PER_SUM", 2)
+    blocks = make(tmp_path / "blocks")
+    opened = open_unit(blocks.units[0], blocks)
+    assert len([*pool_sample.draw(opened, blocks, FEW, n_pool=24)]) == 4
+    select(blocks)
+    one, other = (stored_bytes(tmp_path / n / "clusters") for n in ("one", "blocks"))
+    assert one == other
+
+
+def test_a_block_of_the_sample_is_read_as_it_was_written(tmp_path):
+    block = pool_sample.Block(
+        np.array([0.25, np.nan]), np.array([False, True]), np.eye(2, dtype=np.float16)
+    )
+    names = [pool_sample.write(block, str(tmp_path)) for _ in range(2)]
+    assert names == [f"sample-{block.digest}"] * 2
+    found = pool_sample.read(str(tmp_path), names[0])
+    assert found.digest == block.digest
+    assert found.embedding.dtype == np.float16
 
 
 def test_images_of_clusters_with_enough_seeds_are_drawn_by_smallest_hash(tmp_path):
@@ -229,7 +302,9 @@ def test_a_pool_has_as_many_centroids_as_are_asked_for_whatever_the_seed(
     opened = open_unit(run.units[0], run)
     for seed in range(200):
         seeded = dataclasses.replace(config, rng_seed=seed)
-        found = kmeans.propose(opened, run, seeded, n_pool=len(rows))
+        sample = pool_sample.draw(opened, run, seeded, n_pool=len(rows))
+        proposals = [kmeans.proposals_of(block) for block in sample]
+        found = kmeans.first_proposals(proposals, n_clusters)
         assert len(found.hash) == n_clusters
 
 

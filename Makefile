@@ -5,6 +5,7 @@ TORCH_BIN := .venv-torch/bin
 CLOUD_BIN := .venv-cloud/bin
 VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 AZURITE := azurite@3.35.0
+PRISM := github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
 .PHONY: demo ablation test test-slow test-torch test-cloud test-flink test-browser check docs install models
 
@@ -26,7 +27,8 @@ test-slow: .venv/installed
 test-torch: .venv-torch/installed
 	$(TORCH_BIN)/python -m pytest -m torch -n auto --dist loadfile
 
-# Object stores of this machine, and Dataflow's graph of a job that is not submitted.
+# Object stores and a Prism of this machine, and Dataflow's graph of a job that is not
+# submitted.
 test-cloud: .venv-cloud/installed .engines/installed
 	$(CLOUD_BIN)/python -m pytest -m cloud -rs
 
@@ -68,13 +70,15 @@ models: .venv/installed
 	$(CLOUD_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,cloud-tests]'
 	touch $@
 
-# Servers of object stores for tests. One that is missing is looked for at every call.
+# Servers of object stores, and Beam's Prism, for tests. One that is missing is looked for
+# at every call.
 .engines/installed: Makefile $(wildcard tests/support/gcs_server/*)
 	mkdir -p .engines
 	@if command -v go >/dev/null; then \
 	    GOBIN=$(CURDIR)/.engines go install $(VERSITYGW) && \
+	    GOBIN=$(CURDIR)/.engines go install $(PRISM) && \
 	    cd tests/support/gcs_server && go build -o $(CURDIR)/.engines/gcs-server .; \
-	else echo "Go is missing: no servers, so tests of s3:// and gs:// are skipped"; fi
+	else echo "Go is missing: no servers, so tests of s3://, gs:// and Prism are skipped"; fi
 	@if command -v npm >/dev/null; then \
 	    npm install --silent --prefix .engines $(AZURITE); \
 	else echo "npm is missing: no Azurite, so tests of az:// are skipped"; fi

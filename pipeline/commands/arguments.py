@@ -13,7 +13,7 @@ from recipes import command_line
 STAGES = ("score", "select", "caption", "export")
 LOOKING = ("status", "show", "find")  # they write nothing that another run could
 # These need no --config: they read the recipe of the run folder.
-RECORDED = (*LOOKING, "report", "forecast", "remove")
+RECORDED = (*LOOKING, "report", "forecast", "remove", "attach")
 
 _COMMAND_TO_HELP = {
     "curate": "all four stages, then the report",
@@ -24,6 +24,7 @@ _COMMAND_TO_HELP = {
     "report": "write RUN/report/index.html",
     "forecast": "say what a run will keep and cost, from a sample of it",
     "remove": "remove captions by name and fingerprint",
+    "attach": "go on with a job whose launcher is gone",
     "status": "say what is there",
     "show": "say everything that is known of one pair",
     "find": "list the pairs that fit a question",
@@ -36,7 +37,7 @@ _FLAGS_OF_RECORDED = (
     " The recipe, inputs and settings are those of RUN/config.json, unless flags"
     " name others."
 )
-_WITHOUT_VALUE = ("--audit", "-h", "--help", "--version")
+_WITHOUT_VALUE = ("--audit", "--cancel", "--forget", "-h", "--help", "--version")
 
 
 def parse(
@@ -155,6 +156,14 @@ def _add_removed(parser: argparse.ArgumentParser) -> None:
     _add_repeated(parser, "--granularity", "NAME-FINGERPRINT", text)
 
 
+def _add_attach(parser: argparse.ArgumentParser) -> None:
+    for flag, meaning in (
+        ("cancel", "cancel the job and wait for its end"),
+        ("forget", "of a job that is gone with its engine: ask nobody for it any more"),
+    ):
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+
+
 def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
@@ -230,6 +239,7 @@ _COMMAND_TO_FLAGS = {
     "report": (_add_report,),
     "forecast": (_add_forecast,),
     "remove": (_add_removed,),
+    "attach": (_add_attach,),
     "show": (_add_show,),
     "find": (_add_find,),
 }

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import curate
 from pipeline.commands import configuration, preflight, run_record, stage_progress
+from pipeline.commands.attach import attach
 from pipeline.commands.beam_flags import beam_options
 from pipeline.commands.configuration import WRONG, check_output
 from pipeline.commands.preflight import Plan
@@ -22,6 +23,7 @@ from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.engine import progress, run_lock, scored_shards
 from pipeline.engine.run_folder import RunFolder, check_format
+from pipeline.engine.run_lock import Held
 from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
 from pipeline.models.interfaces import ServiceError
 from pipeline.report import page
@@ -55,6 +57,10 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
         options = beam_options(beam_flags)
         files.use_options(options)
         check_output(command.output)
+    if command.command == "attach":
+        attach(command)
+        return
+    with exits(WRONG_USAGE, *WRONG):
         places.check_output("--output", command.output)
         plan = _make_plan(command, options)
         preflight.check(plan)
@@ -117,7 +123,7 @@ def _open_forecast(plan: Plan, options: PipelineOptions) -> Callable[[], None] |
     return lambda: print_forecast(plan.run, sample, options, prices)
 
 
-def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[None]:
+def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[Held]:
     # A folder that may not be written to is a failed run, not a wrong command; of a
     # store, where rights are part of the address, it is the latter.
     is_remote = files.is_remote(run.root)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.captioning import flag_counts
 from pipeline.captioning.coverage import count_captioned
-from pipeline.engine import progress
+from pipeline.engine import engines, progress, run_lock
+from pipeline.engine.jobs import EngineError
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import ledger, reference_accounts
 from pipeline.storage import files
@@ -34,6 +35,11 @@ def print_status(run: RunFolder) -> None:
     """
     if at_work := progress.describe(run.root, time.time()):
         print(at_work)
+    if job := run_lock.named_job(run.root):
+        try:
+            print(f"{job}: {engines.state_of(job)}")
+        except EngineError as error:
+            print(f"{job}: not known, as {error}")
     scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
     print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
     found = ledger.read(run)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.engine import run_lock
+from pipeline.engine import jobs, run_lock
 from pipeline.records import VERSION
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
@@ -105,7 +105,8 @@ def read(root: str) -> dict[str, Any]:
 def describe(root: str, now_s: float) -> str:
     """One line on the stage at work, or on the last one; "" before there is any.
 
-    A killed run leaves a stage "running"; without a live run it is called stopped.
+    A killed run leaves a stage "running"; without a live run it is called stopped, or
+    left, if the lock names a job that may go on.
     """
     current = read(root).get("current")
     if current is None:
@@ -114,12 +115,16 @@ def describe(root: str, now_s: float) -> str:
     figures = Figures(**current)
     if figures.state == "running" and not run_lock.is_held(root, lambda: now_s):
         done = f"{figures.stage}: {figures.n_done} of {figures.n_total}"
+        if run_lock.named_job(root):
+            return f"left: {done}; {jobs.how_to_go_on(root)}"
         return f"stopped: {done}; the same command resumes"
     return f"{figures.state}: {figures.line()} ({max(0, age_s):.0f} s ago)"
 
 
 def resume_hint(root: str) -> str:
     """The line of an interrupted command: where the same command goes on."""
+    if job := run_lock.named_job(root):
+        return f"{job} goes on: {jobs.how_to_go_on(root)}"
     current = read(root).get("current", {})
     if current.get("state") != "interrupted":
         return "the same command goes on with what is there"

@@ -1,23 +1,22 @@
 """Runs one stage of a run folder on whichever runner the options name."""
 
-import collections
 import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.config.fingerprint import fingerprint
+from pipeline.engine import started_jobs
+from pipeline.engine.counters import Counters as Counters
+from pipeline.engine.counters import sum_counters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.sources.shards import Unit
 from pipeline.storage import files, patterns
-
-Counters = Mapping[str, int]
 
 _LOCAL = ("", "direct", "fnapi")
 _MAX_IN_GRAPH = 1_000
@@ -70,13 +69,9 @@ def run_stage(
     listed = pipeline | "List units" >> ListUnits(run.root, units)
     _ = listed | stage.capitalize() >> transform
     result = pipeline.run()
-    result.wait_until_finish()
-    found = result.metrics().query(MetricsFilter().with_namespace(stage))
-    totals: collections.Counter[str] = collections.Counter()
-    for counter in found["counters"]:  # one per step, and steps share names
-        # A portable runner gives one of two results; 0 or nothing is None to Beam.
-        totals[counter.key.metric.name] += counter.result or 0
-    return totals
+    with started_jobs.named_in_lock(run.root, stage, result, options):
+        result.wait_until_finish()
+    return sum_counters(result.metrics(), stage)
 
 
 def _name(options: PipelineOptions) -> str:

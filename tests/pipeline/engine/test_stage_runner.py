@@ -9,7 +9,6 @@ import os
 import pathlib
 import random
 import shutil
-import sys
 import tarfile
 from collections.abc import Sequence
 
@@ -32,7 +31,6 @@ SMALL_BATCHES = (
 )
 
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers")
-WORKER = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +94,9 @@ def test_processes_write_what_one_does(web, in_memory, tmp_path, n_workers):
 
 @pytest.mark.slow
 def test_processes_of_a_job_service_write_what_one_does(web, in_memory, tmp_path):
-    workers = (
-        "--environment_type=beam:env:harness_subprocess_python:v1",
-        f"--environment_config={WORKER}",
-    )
     with job_service.running() as flags:
-        assert curated(web, tmp_path, *flags, *workers) == in_memory
+        flags = (*flags, *job_service.SUBPROCESSES)
+        assert curated(web, tmp_path, *flags) == in_memory
 
 
 @pytest.mark.flink

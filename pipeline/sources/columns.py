@@ -70,6 +70,20 @@ class Columns:
             raise _missing_error(_ALT_TEXT, parquet.schema_arrow)
         return cls(image, alt_text, key, _find_recorded(parquet))
 
+    @staticmethod
+    def find_image(parquet: pq.ParquetFile, source: ImageTextSource) -> tuple[str, str]:
+        """Name of the column with images, and path of its leaf with their bytes.
+
+        Raises:
+          ShardError: if there is none, or it cannot be used.
+        """
+        name = _IMAGE.find(parquet, source.image_column)
+        if not name:
+            raise _missing_error(_IMAGE, parquet.schema_arrow)
+        column_type = _value_type(parquet.schema_arrow.field(name).type)
+        is_struct = pa.types.is_struct(column_type)
+        return name, f"{name}.bytes" if is_struct else name
+
 
 @dataclasses.dataclass(frozen=True)
 class _Role:

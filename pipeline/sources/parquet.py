@@ -31,10 +31,22 @@ _MAX_PATH_CHARS = 100
 
 
 @contextlib.contextmanager
-def open_parquet(file: typing.BinaryIO) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that is read in small pieces; its damage is a DamageError."""
+def open_parquet(
+    file: typing.Any, metadata: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that is read in small pieces; its damage is a DamageError.
+
+    Args:
+      file: a binary file.
+      metadata: of the file, if they have been read before.
+    """
     try:
-        yield pq.ParquetFile(file, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)
+        yield pq.ParquetFile(
+            file,
+            metadata=metadata,
+            buffer_size=_READ_BUFFER_BYTES,
+            pre_buffer=False,
+        )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Arrow's own OSError is damage; one with a code, or a subclass, is a failure of
         # the file system or the network.
@@ -55,7 +67,7 @@ def read_pairs(
     """
     with open_parquet(file) as parquet:
         columns = Columns.find(parquet, source)
-        for first, batch in _read_batches(parquet, columns.names):
+        for first, batch in read_batches(parquet, columns.names):
             for row, parts in enumerate(_read_parts(batch, columns), first):
                 key, image, alt_text, recorded = parts
                 yield Parts(
@@ -68,20 +80,12 @@ def read_pairs(
                 ).to_pair(source, limits)
 
 
-def read_images(
-    file: typing.BinaryIO, source: ImageTextSource, rows: Sequence[int]
-) -> Iterator[bytes]:
-    """The encoded images of rows, ascending; b"" where there is none."""
-    chosen = frozenset(rows)
-    with open_parquet(file) as parquet:
-        column = Columns.find(parquet, source).image
-        for first, batch in _read_batches(parquet, [column], chosen):
-            for row, image in enumerate(_to_python(batch, column), first):
-                if row in chosen:
-                    yield _image_bytes(image) or b""
+def image_bytes_of(batch: pa.RecordBatch, column: str) -> list[bytes]:
+    """The encoded images of a batch; b"" where there is none."""
+    return [_image_bytes(image) or b"" for image in _to_python(batch, column)]
 
 
-def _read_batches(
+def read_batches(
     parquet: pq.ParquetFile,
     columns: Sequence[str],
     chosen: frozenset[int] | None = None,
@@ -89,7 +93,7 @@ def _read_batches(
     """Yields batches, each with its first row in the file.
 
     Row groups are read one by one, so that a damaged one costs none before it. Those
-    without any `chosen` row are not read.
+    without any `chosen` row are not read, and such batches are left out.
     """
     first = 0
     for group in range(parquet.num_row_groups):
@@ -99,7 +103,10 @@ def _read_batches(
             row = first
             n_rows_a_batch = _rows_per_batch(metadata)
             for batch in parquet.iter_batches(n_rows_a_batch, [group], columns=columns):
-                yield row, batch
+                if chosen is None or not chosen.isdisjoint(
+                    range(row, row + len(batch))
+                ):
+                    yield row, batch
                 row += len(batch)
         first += n_rows
 

@@ -6,21 +6,28 @@ pairs in the order of the shard, one at a time. What is wrong with a pair is its
 what is wrong with a shard is the error of one last pair, which stands for the rest.
 """
 
+import collections
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 
 from pipeline.config.curation import ImageTextSource, Limits
 from pipeline.records import Pair, content_hash
-from pipeline.sources import parquet, tar_pairs, tars
+from pipeline.sources import chosen_rows, parquet, tar_pairs, tars
 from pipeline.sources.columns import Columns, DamageError, ShardError
 from pipeline.sources.raw_pairs import RawPair
 from pipeline.storage import files, patterns
+from pipeline.storage.chosen_ranges import Span, read_spans
+from pipeline.storage.file_errors import CANNOT_BE_OPENED
+from pipeline.storage.prefetch import map_ahead
 
 _MAX_CHECKED = 1_000  # shards whose columns are looked at before any work
 _N_CHECKED_AT_ONCE = 16
+_N_PLANNED_AHEAD = 32  # shards whose chosen images are looked for
 _MAX_STEM_BYTES = 80  # of the 255 that a file name can have
 
 
@@ -156,28 +163,95 @@ def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
       pairs: in the order of the shard.
 
     Raises:
-      ShardError: if an image is not the one that was scored.
+      ShardError: if an image is not the one that was scored, or is gone.
+      OSError: on a failure that another attempt may cure, such as of a network.
     """
-    read = _read_tar_images if _is_tar(unit) else _read_parquet_images
+    for image in read_images_of([(unit, pairs)]):
+        if isinstance(image, ShardError):
+            raise image
+        yield image
+
+
+def read_images_of(
+    chosen: Iterable[tuple[Unit, Sequence[Pair]]],
+) -> Iterator[bytes | ShardError]:
+    """Reads the encoded images of readable pairs of many shards, in their order.
+
+    An image that is gone, or is not the one that was scored, is its error, and the
+    others are read on. Of tars only the images are read, of Parquet files what
+    `chosen_rows` says. Requests for images of all shards share the bounds of
+    `chosen_ranges.read_spans`: 32 at once and 64 MiB in memory; beside them are what
+    Arrow holds of the rows that it decodes, and the footers of 32 Parquet files.
+
+    Args:
+      chosen: shards, each with pairs of it in its order.
+
+    Raises:
+      OSError: on a failure that another attempt may cure, such as of a network.
+    """
+    plans = map_ahead(_plan, chosen, _N_PLANNED_AHEAD, n_threads=_N_PLANNED_AHEAD)
+    to_read, to_give = itertools.tee(plans)
+    spans = itertools.chain.from_iterable(plan.spans for plan in to_read)
+    with contextlib.closing(read_spans(spans)) as found:
+        for plan in to_give:
+            of_plan = itertools.islice(found, len(plan.spans))
+            yield from plan.give(of_plan)
+            collections.deque(of_plan, maxlen=0)  # what an error has left
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """How the images of chosen pairs of one shard are read."""
+
+    unit: Unit
+    pairs: Sequence[Pair]
+    spans: Sequence[Span]
+    decode: Callable[[Iterator[bytes | OSError]], Iterator[bytes | Exception]]
+
+    def give(self, found: Iterator[bytes | OSError]) -> Iterator[bytes | ShardError]:
+        """The image of each pair or its error, from what reading the spans gave."""
+        images = self.decode(found)
+        problem: Exception = ValueError("the image is gone")
+        for pair in self.pairs:
+            image: bytes | Exception
+            try:
+                image = next(images, problem)
+            except (ShardError, *CANNOT_BE_OPENED) as error:
+                image = problem = error  # also of the images that would follow
+            if not isinstance(image, bytes):
+                yield self._error(image)
+            elif content_hash(image) != pair.image_hash:
+                yield self._error(
+                    ValueError(f"the image of {pair.key!r} is another one")
+                )
+            else:
+                yield image
+
+    def _error(self, error: Exception) -> ShardError:
+        if isinstance(error, OSError):
+            reason = f": shard cannot be opened: {error.strerror or error}"
+        else:
+            reason = f" has changed since it was scored: {error}"
+        return ShardError(f"{self.unit.uri}{reason}")
+
+
+def _plan(chosen: tuple[Unit, Sequence[Pair]]) -> _Plan:
+    unit, pairs = chosen
+    if _is_tar(unit):
+        places = [(pair.offset, pair.n_bytes) for pair in pairs]
+        return _Plan(unit, pairs, _spans(unit, places), iter)
     try:
-        for pair, image in zip(pairs, read(unit, pairs), strict=True):
-            if content_hash(image) != pair.image_hash:
-                raise ShardError(f"the image of {pair.key!r} is another one")
-            yield image
-    except ValueError as error:
-        raise ShardError(
-            f"{unit.uri} has changed since it was scored: {error}"
-        ) from error
+        rows = chosen_rows.find_rows(
+            unit.uri, unit.source, [pair.offset for pair in pairs]
+        )
+    except (ShardError, *CANNOT_BE_OPENED) as error:
+        same = itertools.repeat(error)
+        return _Plan(unit, pairs, (), lambda found: same)
+    return _Plan(unit, pairs, _spans(unit, rows.spans), rows.decode)
 
 
-def _read_tar_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
-    return files.read_ranges(unit.uri, [(pair.offset, pair.n_bytes) for pair in pairs])
-
-
-def _read_parquet_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
-    rows = [pair.offset for pair in pairs]
-    with files.open_for_reading(unit.uri) as file:
-        yield from parquet.read_images(file, unit.source, rows)
+def _spans(unit: Unit, places: Iterable[tuple[int, int]]) -> list[Span]:
+    return [Span(unit.uri, *place) for place in places]
 
 
 def _is_tar(unit: Unit) -> bool:

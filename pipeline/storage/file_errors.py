@@ -4,6 +4,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+# Of a file that is not there, or not for us: another attempt would find the same.
+CANNOT_BE_OPENED = (FileNotFoundError, IsADirectoryError, PermissionError)
+
 
 @contextlib.contextmanager
 def add_path(path: str | os.PathLike[str]) -> Iterator[None]:

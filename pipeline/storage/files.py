@@ -25,7 +25,6 @@ if typing.TYPE_CHECKING:
 Version = dict[str, str]  # of an object, as its store names it
 
 _N_READ_AT_ONCE = 64  # of `read_many`
-_MAX_BYTES_AT_ONCE = 32 << 20  # of `read_ranges`, unless one range is larger
 
 
 class _FileSystem(typing.Protocol):
@@ -33,6 +32,7 @@ class _FileSystem(typing.Protocol):
 
     def facts(self, path: str, /) -> FileFacts: ...
     def read_range(self, path: str, start: int, length: int, /) -> typing.Any: ...
+    def read_end(self, path: str, length: int, /) -> tuple[typing.Any, int]: ...
     def open_for_reading(self, path: str, /) -> typing.BinaryIO: ...
     def open_stream(self, path: str, /) -> typing.BinaryIO: ...
     def read(self, path: str, /) -> typing.Any: ...
@@ -240,35 +240,10 @@ def read_range(path: str, start: int, length: int) -> bytes:
     return bytes(_system(path).read_range(path, start, length))
 
 
-def read_ranges(path: str, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-    """The bytes of each (start, length), in order; fewer where the file ends.
-
-    Of an object store, near spans share a request and far ones come at the same time,
-    32 MiB at once.
-    """
-    if not is_object_url(path):
-        with open_for_reading(path) as file:
-            for start, length in spans:
-                file.seek(start)
-                yield file.read(length)
-        return
-    from pipeline.storage import object_store
-
-    for group in _in_groups(spans):
-        yield from object_store.read_ranges(path, group)
-
-
-def _in_groups(spans: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    group: list[tuple[int, int]] = []
-    n_bytes = 0
-    for start, length in spans:
-        if group and n_bytes + length > _MAX_BYTES_AT_ONCE:
-            yield group
-            group, n_bytes = [], 0
-        group.append((start, length))
-        n_bytes += length
-    if group:
-        yield group
+def read_end(path: str, length: int) -> tuple[bytes, int]:
+    """The last bytes of a file, up to `length`, and the size of the whole file."""
+    data, size = _system(path).read_end(path, length)
+    return bytes(data), size
 
 
 def local_copy(path: str) -> str:

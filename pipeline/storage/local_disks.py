@@ -57,6 +57,12 @@ def read_range(path: str, start: int, length: int) -> bytes:
         os.close(descriptor)
 
 
+def read_end(path: str, length: int) -> tuple[bytes, int]:
+    """The last bytes of a file, up to `length`, and its size."""
+    size = facts(path).n_bytes
+    return read_range(path, max(0, size - length), length), size
+
+
 @retry
 def open_for_reading(path: str) -> typing.BinaryIO:
     """A file to read here and there."""

@@ -99,7 +99,7 @@ def _version(meta: typing.Any) -> Version:
 
 
 read_range = remote_files.read_range
-read_ranges = remote_files.read_ranges
+read_end = remote_files.read_end
 open_for_reading = remote_files.open_ranges
 open_stream = remote_files.open_stream
 list_folder = object_listings.list_folder

@@ -5,11 +5,10 @@ bytes are fetched while the last ones are used; ranges fetch the end of the file
 and more at a time the longer they are read in order.
 """
 
-import bisect
 import io
 import os
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent import futures
 
 from pipeline.storage import object_urls
@@ -30,7 +29,6 @@ _CHUNK_BYTES = 2 << 20  # of a stream; two are held
 _BUFFER_BYTES = 256 << 10
 _MAX_SKIPPED_BYTES = 4 << 20  # read and dropped rather than asked for anew
 _N_RESUMPTIONS = 10  # of a stream in a row without a byte between them
-_MAX_GAP_BYTES = 1 << 20  # between ranges that share a request
 _TAIL_BYTES = 1 << 20  # a small Parquet file is one request
 _MIN_WINDOW_BYTES, _MAX_WINDOW_BYTES = 1 << 20, 16 << 20
 _N_STREAMS_AT_ONCE = 32
@@ -164,7 +162,7 @@ class _Ranges(_RemoteFile):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._tail, self._size, self._etag = _read_tail(url)
+        self._tail, self._size, self._etag = _read_tail(url, _TAIL_BYTES)
         self._tail_start = self._size - len(self._tail)
         self._window, self._window_start = memoryview(b""), 0
         self._window_bytes = _MIN_WINDOW_BYTES
@@ -215,62 +213,22 @@ def read_range(
     return data
 
 
-def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Spans of (start, length); near ones share a request, others come together."""
-    joined = _join_near(spans)
-    starts = [start for start, _ in joined]
-    found = [
-        memoryview(data) if len(data) == span[1] else read_range(url, *span)
-        for data, span in zip(_read_apart(url, joined), joined, strict=True)
-    ]
-
-    def cut(start: int, length: int) -> bytes:
-        number = bisect.bisect_right(starts, start) - 1
-        first = start - starts[number]
-        return bytes(found[number][first : first + length])
-
-    return [cut(*span) if span[1] else b"" for span in spans]
-
-
-def _join_near(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order that cover the given ones, far from each other."""
-    joined: list[tuple[int, int]] = []
-    for start, length in sorted(spans):
-        first, n_bytes = joined[-1] if joined else (0, -1)
-        if length and n_bytes >= 0 and start <= first + n_bytes + _MAX_GAP_BYTES:
-            joined[-1] = (first, max(n_bytes, start + length - first))
-        elif length:
-            joined.append((start, length))
-    return joined
+def read_end(url: str, length: int) -> tuple[memoryview, int]:
+    """The last bytes of an object, up to `length`, and its size."""
+    data, size, _ = _read_tail(url, length)
+    return data, size
 
 
 @retry
-def _read_apart(url: str, spans: Sequence[tuple[int, int]]) -> Sequence:
-    """obstore panics at a span behind the end that it joins with one before it."""
-    with client_and_key(url) as (client, key):
-        if not spans:
-            return []
-        starts, lengths = zip(*spans, strict=True)
-        try:
-            return obstore().get_ranges(
-                client, key, starts=starts, lengths=lengths, coalesce=0
-            )
-        except obstore().exceptions.GenericError as error:
-            if not is_behind_end(error):
-                raise
-            return [read_range(url, *span) for span in spans]
-
-
-@retry
-def _read_tail(url: str) -> tuple[memoryview, int, str | None]:
+def _read_tail(url: str, length: int) -> tuple[memoryview, int, str | None]:
     """The last bytes of an object, its size and its entity tag."""
     with client_and_key(url) as (client, key):
         if object_urls.parse(url)[0].scheme == "az":  # which knows no such ranges
             meta = obstore().head(client, key)
             size, etag = meta["size"], meta["e_tag"]
-            start = max(0, size - _TAIL_BYTES)
+            start = max(0, size - length)
             return read_range(url, start, size - start, etag), size, etag
-        options = {"range": {"suffix": _TAIL_BYTES}}
+        options = {"range": {"suffix": length}}
         try:
             data, meta = _get(url, client, key, options)
         except obstore().exceptions.GenericError as error:

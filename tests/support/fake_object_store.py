@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 import urllib.parse
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
@@ -54,6 +55,9 @@ class FakeObjectStore(LocalServer):
         self.answers: Callable[[Request], Reply | None] = lambda request: None
         self.required_token: str | None = None
         self.token_life_s = 3600
+        self.latency_s = 0.0  # before each answer
+        self.n_bytes_read = 0  # of objects
+        self.n_open = self.max_open = 0  # requests that have no answer yet
         self._lock = threading.RLock()
         self._operations = {
             name: getattr(self, f"_{name}")
@@ -78,12 +82,25 @@ class FakeObjectStore(LocalServer):
         """Counts from here on."""
         with self._lock:
             self.requests.clear()
+            self.n_bytes_read = self.max_open = 0
 
     def _answer(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
         if target == store_process.COUNTS:
             return Reply(200, json.dumps(self.counts()).encode())
         request = store_requests.parse(method, target, headers, body)
         self._note(request)
+        with self._lock:
+            self.n_open += 1
+            self.max_open = max(self.max_open, self.n_open)
+        time.sleep(self.latency_s)  # others are answered meanwhile
+        reply = self._reply_to(request)
+        with self._lock:
+            self.n_open -= 1
+            if request.operation == "get" and reply.status < 300:
+                self.n_bytes_read += len(reply.body)
+        return reply
+
+    def _reply_to(self, request: Request) -> Reply:
         reply = self.answers(request)
         if reply is None:
             with self._lock:
@@ -93,7 +110,7 @@ class FakeObjectStore(LocalServer):
         is_error = reply.status >= 300
         return (
             dataclasses.replace(reply, body=b"")
-            if is_error and method == "HEAD"
+            if is_error and request.method == "HEAD"
             else reply
         )
 

@@ -12,14 +12,12 @@ import heapq
 import itertools
 import multiprocessing
 import multiprocessing.connection
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.support import store_process
 from tests.support.fake_object_store import FakeObjectStore
 from tests.support.object_table import Asked, Entry, Key, ObjectTable, names_among
-from tests.support.quick_http import Headers, Reply
 from tests.support.store_requests import Request
 
 BUCKET = "bucket"
@@ -77,24 +75,12 @@ class _Table(ObjectTable):
 
 
 class _Server(FakeObjectStore):
-    """Answers after a delay, and keeps counts of requests alone."""
+    """Keeps counts of requests alone."""
 
     def __init__(self, numbered: Sequence[Numbered]) -> None:
-        self.latency_s = 0.0
-        self.n_open = self.max_open = 0  # requests that have no answer yet
         self.folder_counts: Counts = collections.Counter()
         super().__init__([BUCKET])
         self.objects = _Table(numbered)
-
-    def _answer(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
-        with self._lock:
-            self.n_open += 1
-            self.max_open = max(self.max_open, self.n_open)
-        time.sleep(self.latency_s)  # others are answered meanwhile
-        reply = super()._answer(method, target, headers, body)
-        with self._lock:
-            self.n_open -= 1
-        return reply
 
     def _note(self, request: Request) -> None:
         path = request.key or request.query.get("prefix", "")

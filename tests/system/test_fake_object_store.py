@@ -185,3 +185,16 @@ def test_a_process_of_its_own_serves_until_the_block_ends(scheme):
         obstore.put(client, "a", DATA)
         assert obstore.get(client, "a").bytes() == DATA
         assert server.counts() == {"put": 1, "get": 1}
+
+
+def test_bytes_that_are_read_and_requests_at_once_are_counted(server, client):
+    obstore.put(client, "a", DATA)
+    server.forget_requests()
+    server.latency_s = 0.05
+    with futures.ThreadPoolExecutor(4) as executor:
+        for number in range(4):
+            executor.submit(obstore.get_range, client, "a", start=number, length=3)
+    assert (server.n_bytes_read, server.max_open) == (12, 4)
+    server.forget_requests()
+    obstore.head(client, "a")
+    assert (server.n_bytes_read, server.max_open) == (0, 1)

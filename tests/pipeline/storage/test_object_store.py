@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage import files, object_store, retries
+from pipeline.storage.chosen_ranges import read_ranges
 from tests.support.fake_object_store import Upload
 
 ODD_NAMES = ("a b", "a%20b", "a#b", "a+b", "ä€😀", "a[1]", "a*?", "a&<'\"", "~a=b;c,@")
@@ -77,7 +78,8 @@ def test_a_file_of_no_bytes_is_a_file(bucket):
     assert files.is_file(path)
     assert files.sizes(f"{bucket}/a/*") == {path: 0}
     assert files.read_range(path, 0, 10) == b""
-    assert list(files.read_ranges(path, [(0, 10), (3, 2)])) == [b"", b""]
+    assert list(read_ranges(path, [(0, 10), (3, 2)])) == [b"", b""]
+    assert files.read_end(path, 10) == (b"", 0)
 
 
 def test_a_range_ends_where_the_file_does(bucket):
@@ -86,17 +88,15 @@ def test_a_range_ends_where_the_file_does(bucket):
     spans = [(0, 2), (8, 5), (10, 5), (99, 1), (3, 0)]
     expected = [b"01", b"89", b"", b"", b""]
     assert [files.read_range(path, *span) for span in spans] == expected
-    assert list(files.read_ranges(path, spans)) == expected
-    assert list(files.read_ranges(path, [])) == []
+    assert list(read_ranges(path, spans)) == expected
+    assert list(read_ranges(path, [])) == []
 
 
-def test_near_ranges_share_a_request(bucket, counted):
-    path, data = f"{bucket}/a", os.urandom(1 << 16)
-    files.write(path, data)
-    spans = [(start, 100) for start in range(0, 1 << 16, 1000)]
-    found, requests = counted(lambda: list(files.read_ranges(path, spans)))
-    assert found == [data[start : start + 100] for start, _ in spans]
-    assert requests == {"get": 1}
+def test_the_end_of_a_file_comes_with_its_size(bucket):
+    path = f"{bucket}/a"
+    files.write(path, b"0123456789")
+    assert files.read_end(path, 3) == (b"789", 10)
+    assert files.read_end(path, 99) == (b"0123456789", 10)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

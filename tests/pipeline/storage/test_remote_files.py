@@ -36,7 +36,6 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(remote_files, "_TAIL_BYTES", 50)
     monkeypatch.setattr(remote_files, "_MIN_WINDOW_BYTES", 32)
     monkeypatch.setattr(remote_files, "_MAX_WINDOW_BYTES", 128)
-    monkeypatch.setattr(remote_files, "_MAX_GAP_BYTES", 20)
 
 
 @pytest.fixture
@@ -82,20 +81,6 @@ def test_steps_through_a_file_give_what_memory_gives(contents, function, data):
     with function(path) as file:
         for step, number in steps:
             assert take(file, step, number) == take(memory, step, number)
-
-
-@hypothesis.settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-@hypothesis.given(data=st.data())
-@pytest.mark.usefixtures("small_chunks")
-def test_ranges_are_those_of_memory(contents, data):
-    path = data.draw(st.sampled_from(sorted(contents)))
-    spans = data.draw(st.lists(st.tuples(NUMBERS, st.integers(0, 200)), max_size=8))
-    expected = [contents[path][start : start + length] for start, length in spans]
-    assert list(files.read_ranges(path, spans)) == expected
 
 
 @pytest.mark.parametrize("function", [files.open_stream, files.open_for_reading])

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from pipeline.models.descriptors import Perceptual, gradients
-from pipeline.selection.duplicates import components
-from pipeline.selection.duplicates.kmeans_cells import find_cells
+from pipeline.selection.duplicates.cell_splits import cosine_to_distance
+from pipeline.selection.duplicates.kmeans_cells import find_cells, to_grid
 from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
 from pipeline.selection.search.embeddings import normalize
 
@@ -31,6 +31,7 @@ MAX_CALLED = 0.01  # of the look-alikes
 THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 CELL_BOUND = 0.8
 CELLS = ((16, 4), (16, 16), (64, 4), (64, 16), (256, 4), (256, 16), (256, 64))
+ROWS_PER_BLOCK = 1024
 RNG_SEED = 0
 
 Describe = Callable[[np.ndarray], np.ndarray]
@@ -156,7 +157,7 @@ class Measured:
 
     def n_pairs(self, threshold: float) -> int:
         """Number of pairs of different photos above a threshold."""
-        return len(components.similar_pairs(self.vectors, threshold)[0])
+        return len(similar_pairs(self.vectors, threshold))
 
     def cells(self, threshold: float) -> list[str]:
         """The cells of a table's row for a threshold."""
@@ -179,6 +180,16 @@ def rowwise(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", left, right)
 
 
+def similar_pairs(vectors: np.ndarray, threshold: float) -> np.ndarray:
+    """Pairs of unit vectors whose cosine is above a threshold: int64 [n, 2]."""
+    found = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(vectors), ROWS_PER_BLOCK):
+        products = vectors[start : start + ROWS_PER_BLOCK] @ vectors[start:].T
+        pairs = np.argwhere(products > threshold)
+        found.append(pairs[pairs[:, 0] < pairs[:, 1]] + start)
+    return np.concatenate(found)
+
+
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print()
     for row in (heads, ["---"] * len(heads), *rows):
@@ -187,16 +198,17 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_cells(vectors: np.ndarray) -> None:
     """Prints recall and cost of comparing within cells."""
-    pairs, _ = components.similar_pairs(vectors, CELL_BOUND)
+    pairs = similar_pairs(vectors, CELL_BOUND)
+    grid = to_grid(vectors)
     rows = []
     for n_clusters, max_per_image in CELLS:
         rng = np.random.default_rng(RNG_SEED)
-        centroids = vectors[rng.choice(len(vectors), n_clusters, replace=False)]
-        image, cell = find_cells(
-            vectors, centroids, components.cosine_to_distance(CELL_BOUND), max_per_image
-        )
+        centroids = grid[rng.choice(len(vectors), n_clusters, replace=False)]
+        reach = cosine_to_distance(CELL_BOUND)
+        cells, borders = find_cells(grid, centroids, reach, max_per_image)
+        image, rank = np.nonzero(np.isfinite(borders))
         entered = np.zeros((len(vectors), n_clusters), bool)
-        entered[image, cell] = True
+        entered[image, cells[image, rank]] = True
         is_met = (entered[pairs[:, 0]] & entered[pairs[:, 1]]).any(axis=1)
         sizes = entered.sum(axis=0)
         n_compared = np.sum(sizes * (sizes - 1) // 2)

@@ -1,163 +1,190 @@
-"""Connected components of near-duplicates, found cell by cell and then merged.
+"""Links of near-duplicates within a cell, and what follows from whole components.
 
-In: the images of each cell with their vectors. Out: for each unit, the images to drop
-and the images kept in their place. The outcome does not depend on the order of work:
-similarities are computed in double precision, and ties are broken by sample id.
+In: the images of a cell with their vectors. Out: the images that have a near-duplicate
+there, with one image that names their component. Later, of whole components: for each
+unit, the images to drop and the images kept in their place. The outcome does not depend
+on the order of work: similarities are computed in double precision, and ties are broken
+by sample id.
 """
 
+import collections
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from pipeline.selection.duplicates.forests import join
+from pipeline.selection.duplicates.members import LINKED, split_by, to_unit_and_row
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.exact_search import cosines
 from pipeline.selection.unit_decisions import to_hex
 
-_PRODUCTS_PER_BLOCK = 2**23  # 32 MB of float32, and as many places at worst
+_PRODUCTS_PER_BLOCK = 2**22  # 16 MB of float32, and a few times as much beside
 _SLACK = 1e-4  # far above the rounding of a product in single precision
+_DOUBLE_SLACK = 1e-10
+_MANY = 8  # close pairs for each image, which take long one by one
+_MAX_LISTED = 1000  # large components
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Members:
-    """The images of one unit in one cell."""
+def find_links(
+    blocks: Iterable[np.ndarray], by: int, max_similarity: float
+) -> np.ndarray:
+    """The images of one part of a cell that have a near-duplicate there: LINKED.
 
-    unit_name: str
-    row: np.ndarray  # int64 [n]
-    sample_id: np.ndarray  # uint64 [n, 2]
-    is_anchor: np.ndarray  # bool [n], dropped already; drops its whole component
-    embedding: np.ndarray  # float16 [n, d], as stored
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SimilarityEdges:
-    """Images with a near-duplicate, once per cell and descriptor that finds one."""
-
-    unit_names: tuple[str, ...]
-    unit: np.ndarray  # int64 [n], position in unit_names
-    row: np.ndarray  # int64 [n]
-    sample_id: np.ndarray  # uint64 [n, 2]
-    is_anchor: np.ndarray  # bool [n]
-    component: np.ndarray  # int64 [n], within its cell
-    similarity: np.ndarray  # float32 [n], with the most similar image of it
-    by: np.ndarray  # int64 [n], number of the descriptor
-
-
-def find_edges(
-    members: Iterable[Members], by: int, max_similarity: float
-) -> Iterator[SimilarityEdges]:
-    """Yields the images of one cell that have a near-duplicate there, if any has.
-
-    An image with k near-duplicates gives k + 1 entries, not one for each pair.
+    An image has one entry, however many near-duplicates it has. `root` is the first
+    image of its component within the part, and `by` the number of the descriptor.
     """
-    blocks = sorted(members, key=lambda block: block.unit_name)
-    vectors, _ = normalize(np.concatenate([block.embedding for block in blocks]))
-    pairs, similarity = similar_pairs(vectors, max_similarity)
-    if not len(pairs):
-        return
-    linked, ends = np.unique(pairs, return_inverse=True)
-    ends = ends.reshape(pairs.shape)
-    best = np.full(len(linked), -1, np.float32)
-    np.maximum.at(best, ends, similarity[:, None])
-    unit = np.repeat(np.arange(len(blocks)), [len(block.row) for block in blocks])
-    yield SimilarityEdges(
-        unit_names=tuple(block.unit_name for block in blocks),
-        unit=unit[linked],
-        row=np.concatenate([block.row for block in blocks])[linked],
-        sample_id=np.concatenate([block.sample_id for block in blocks])[linked],
-        is_anchor=np.concatenate([block.is_anchor for block in blocks])[linked],
-        component=_components(ends, len(linked)),
-        similarity=best,
-        by=np.full(len(linked), by),
-    )
+    members = np.concatenate(list(blocks))
+    members = members[np.argsort(members["image"])]
+    root, similarity = compare(members["embedding"], max_similarity)
+    linked = np.flatnonzero(similarity > max_similarity)
+    found = np.empty(len(linked), LINKED)
+    for name in ("image", "sample_id", "is_anchor"):
+        found[name] = members[name][linked]
+    found["root"] = members["image"][root[linked]]
+    found["similarity"] = similarity[linked]
+    found["by"] = by
+    return found
 
 
-def similar_pairs(
-    vectors: np.ndarray, max_similarity: float
+def compare(
+    embeddings: np.ndarray, max_similarity: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of unit vectors whose cosine is above `max_similarity`.
+    """Compares all images: float [n, d].
 
-    Returns positions, int64 [n, 2], the smaller one first, and cosines, float32 [n].
-    Works block by block, so that memory is bounded unless nearly all pairs are similar.
+    Returns the first image of the component of each one, int64 [n], and its largest
+    similarity to another one, float32 [n]. The latter is at most `max_similarity` for
+    an image without a near-duplicate, and then not exact.
     """
-    pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    different, twin = _merge_twins(embeddings)
+    vectors, _ = normalize(embeddings[different])
+    links = _Links(vectors, max_similarity)
     n_rows = max(1, _PRODUCTS_PER_BLOCK // max(len(vectors), 1))
     for start in range(0, len(vectors), n_rows):
-        products = vectors[start : start + n_rows] @ vectors[start:].T
-        first, second = np.nonzero(products > max_similarity - _SLACK)
-        candidates = np.stack([first, second], axis=1)[first < second] + start
-        similarity = cosines(vectors, vectors, *candidates.T)
-        is_similar = similarity > max_similarity
-        pairs.append(candidates[is_similar])
-        similarities.append(similarity[is_similar])
-    return np.concatenate(pairs), np.concatenate(similarities)
+        links.add_block(start, min(start + n_rows, len(vectors)))
+    similarity = links.largest()[twin]
+    repeated = np.bincount(twin, minlength=len(different))[twin] > 1
+    itself = cosines(vectors, vectors, twin[repeated], twin[repeated])
+    similarity[repeated] = np.maximum(similarity[repeated], itself)
+    own = np.arange(len(embeddings))
+    root = different[links.root][twin]
+    return np.where(similarity > max_similarity, root, own), similarity
 
 
-def _components(pairs: np.ndarray, n_nodes: int) -> np.ndarray:
-    """The component of each node, as a number."""
-    ones = np.ones(len(pairs), np.int8)
-    # Half a second that commands with nothing to merge do without.
-    import scipy.sparse
-    from scipy.sparse import csgraph
-
-    graph = scipy.sparse.coo_array((ones, pairs.T), (n_nodes, n_nodes))
-    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
-
-
-def merge_components(blocks: Sequence[SimilarityEdges]) -> SimilarityEdges:
-    """Merges the components of all blocks; each image occurs once in the result.
-
-    Of several similarities of an image, the largest of its first descriptor is kept.
-    """
-    if not blocks:
-        return _no_edges()
-    edges = _concatenate(blocks)
-    places = np.stack([edges.unit, edges.row], axis=1)
-    _, node = np.unique(places, axis=0, return_inverse=True)
-    node = node.ravel()
-    n_nodes, n_groups = node.max(initial=-1) + 1, edges.component.max(initial=-1) + 1
-    both = np.stack([node, edges.component + n_nodes], axis=1)
-    component = _components(both, n_nodes + n_groups)
-    order = np.lexsort((-edges.similarity, edges.by, node))  # takes its last key first
-    first = order[np.unique(node[order], return_index=True)[1]]
-    return dataclasses.replace(_take(edges, first), component=component[node[first]])
-
-
-def _no_edges() -> SimilarityEdges:
-    none, no_ids = np.empty(0, np.int64), np.empty((0, 2), np.uint64)
-    is_anchor, similarity = np.empty(0, bool), np.empty(0, np.float32)
-    return SimilarityEdges((), none, none, no_ids, is_anchor, none, similarity, none)
-
-
-def _concatenate(blocks: Sequence[SimilarityEdges]) -> SimilarityEdges:
-    names = sorted({name for block in blocks for name in block.unit_names})
-    name_to_unit = {name: unit for unit, name in enumerate(names)}
-    units, components, n_components = [], [], 0
-    for block in blocks:
-        here = np.array([name_to_unit[name] for name in block.unit_names], np.int64)
-        units.append(here[block.unit])
-        components.append(block.component + n_components)
-        n_components += block.component.max(initial=-1) + 1
-    return SimilarityEdges(
-        unit_names=tuple(names),
-        unit=np.concatenate(units),
-        row=np.concatenate([block.row for block in blocks]),
-        sample_id=np.concatenate([block.sample_id for block in blocks]),
-        is_anchor=np.concatenate([block.is_anchor for block in blocks]),
-        component=np.concatenate(components),
-        similarity=np.concatenate([block.similarity for block in blocks]),
-        by=np.concatenate([block.by for block in blocks]),
+def _merge_twins(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first images of those with equal vectors, and the place of each in these."""
+    rows = np.ascontiguousarray(embeddings)
+    width = rows.shape[1] * rows.itemsize
+    _, first, twin = np.unique(
+        rows.view(f"V{width}").ravel(), return_index=True, return_inverse=True
     )
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[twin]
 
 
-def _take(edges: SimilarityEdges, places: np.ndarray) -> SimilarityEdges:
-    arrays = {
-        field.name: getattr(edges, field.name)[places]
-        for field in dataclasses.fields(edges)
-        if field.name != "unit_names"
-    }
-    return SimilarityEdges(unit_names=edges.unit_names, **arrays)
+class _Links:
+    """The components of some vectors, and their nearest ones, block by block."""
+
+    def __init__(self, vectors: np.ndarray, max_similarity: float) -> None:
+        self.root = np.arange(len(vectors))
+        self._vectors = vectors
+        self._bound = max_similarity
+        self._best = np.full(len(vectors), -1, np.float32)  # in single precision
+        self._exact = np.full(len(vectors), -1, np.float32)
+        self._close: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add_block(self, start: int, end: int) -> None:
+        """Compares the vectors of a range with all that come later."""
+        products = self._vectors[start:end] @ self._vectors[start:].T
+        size = end - start
+        products[:, :size][np.tri(size, dtype=bool)] = -1
+        rows = np.flatnonzero(products.max(axis=1, initial=-1) > self._bound - _SLACK)
+        if not len(rows):
+            return
+        products = products[rows]
+        columns = np.flatnonzero(products.max(axis=0) > self._bound - _SLACK)
+        products = products[:, columns]
+        self._add(products, rows + start, columns + start)
+
+    def _add(self, products: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+        np.maximum.at(self._best, rows, products.max(axis=1))
+        np.maximum.at(self._best, columns, products.max(axis=0))
+        self._join_all(products > self._bound + _SLACK, rows, columns)
+        is_close = products >= self._best[rows, None] - _SLACK
+        is_close |= products >= self._best[columns] - _SLACK
+        is_close &= products > self._bound - _SLACK
+        if is_close.sum() > _MANY * (len(rows) + len(columns)):
+            is_close &= self._is_closest(is_close, rows, columns)
+        row, column = np.nonzero(is_close)
+        self._close.append((rows[row], columns[column], products[row, column]))
+        unsure = np.nonzero(np.abs(products - self._bound) <= _SLACK)
+        self._join_if_similar(rows[unsure[0]], columns[unsure[1]])
+
+    def _is_closest(
+        self, is_close: np.ndarray, rows: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """Whether pairs are the closest of a block by far more exact products."""
+        left = self._vectors[rows].astype(np.float64)
+        right = self._vectors[columns].astype(np.float64)
+        products = np.where(is_close, left @ right.T, -1)
+        is_closest = products >= products.max(axis=1, keepdims=True) - _DOUBLE_SLACK
+        return is_closest | (products >= products.max(axis=0) - _DOUBLE_SLACK)
+
+    def _join_all(
+        self, is_linked: np.ndarray, rows: np.ndarray, columns: np.ndarray
+    ) -> None:
+        """Joins what is linked, by few links: those of Boruvka's algorithm.
+
+        Each image takes one link to another component at a time, so that the number of
+        components halves.
+        """
+        while True:
+            is_linked &= self.root[rows, None] != self.root[columns]
+            row = np.flatnonzero(is_linked.any(axis=1))
+            if not len(row):
+                return
+            is_linked, rows = is_linked[row], rows[row]
+            column = np.flatnonzero(is_linked.any(axis=0))
+            is_linked, columns = is_linked[:, column], columns[column]
+            self.root = join(self.root, rows, columns[is_linked.argmax(axis=1)])
+            self.root = join(self.root, rows[is_linked.argmax(axis=0)], columns)
+
+    def _join_if_similar(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Joins pairs that are similar in double precision."""
+        is_open = self.root[first] != self.root[second]
+        first, second = first[is_open], second[is_open]
+        similarity = cosines(self._vectors, self._vectors, first, second)
+        is_similar = similarity > self._bound
+        self.root = join(self.root, first[is_similar], second[is_similar])
+
+    def largest(self) -> np.ndarray:
+        """The largest similarity of each vector to another one, float32 [n]."""
+        for first, second, product in self._close:
+            is_best = product >= self._best[first] - _SLACK
+            is_best |= product >= self._best[second] - _SLACK
+            first, second = first[is_best], second[is_best]
+            similarity = cosines(self._vectors, self._vectors, first, second)
+            np.maximum.at(self._exact, first, similarity)
+            np.maximum.at(self._exact, second, similarity)
+        return self._exact
+
+
+def merge_linked(blocks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Merges entries of the same images.
+
+    Returns one entry for each image, by image: its largest similarity by its first
+    descriptor, with the first of its roots; and pairs of roots that belong together,
+    int64 [m, 2], each once.
+    """
+    linked = np.concatenate([np.empty(0, LINKED), *blocks])
+    order = np.lexsort((-linked["similarity"], linked["by"], linked["image"]))
+    linked = linked[order]  # lexsort takes its last key first
+    _, first, place = np.unique(linked["image"], return_index=True, return_inverse=True)
+    merged = linked[first]
+    if len(merged):
+        merged["root"] = np.minimum.reduceat(linked["root"], first)
+    pairs = np.stack([merged["root"][place], linked["root"]], axis=1)
+    return merged, np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,73 +197,78 @@ class Duplicates:
     by: np.ndarray  # int64 [n], number of the descriptor
 
 
-def sort_by_component(edges: SimilarityEdges) -> tuple[SimilarityEdges, np.ndarray]:
+def sort_by_component(linked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorts images by component; returns them and where each component starts.
 
-    Within a component anchors come first, then images by sample id, name of the unit
-    and row.
+    Within a component anchors come first, then images by sample id, unit and row.
     """
-    order = np.lexsort(
-        (
-            edges.row,
-            edges.unit,
-            *edges.sample_id.T[::-1],
-            ~edges.is_anchor,
-            edges.component,
-        )
+    keys = (
+        linked["image"],
+        *linked["sample_id"].T[::-1],
+        ~linked["is_anchor"],
+        linked["root"],
     )
-    edges = _take(edges, order)
-    return edges, np.unique(edges.component, return_index=True)[1]
+    linked = linked[np.lexsort(keys)]
+    return linked, np.unique(linked["root"], return_index=True)[1]
 
 
 def find_duplicates(
-    edges: SimilarityEdges, *, of_anchors: bool
-) -> Iterator[tuple[str, Duplicates]]:
-    """Yields (unit name, duplicates to drop).
+    linked: np.ndarray, *, of_anchors: bool
+) -> Iterator[tuple[int, Duplicates]]:
+    """Yields (number of the unit, duplicates to drop), of whole components.
 
     These are all images of a component but the first. With `of_anchors` they are all
     images but the anchors of the components that have an anchor.
     """
-    edges, starts = sort_by_component(edges)
-    sizes = np.diff(np.append(starts, len(edges.row)))
+    linked, starts = sort_by_component(linked)
+    sizes = np.diff(np.append(starts, len(linked)))
     first = np.repeat(starts, sizes)
     if of_anchors:
-        is_dropped = edges.is_anchor[first] & ~edges.is_anchor
+        is_dropped = linked["is_anchor"][first] & ~linked["is_anchor"]
     else:
         is_dropped = first != np.arange(len(first))
-    for unit, unit_name in enumerate(edges.unit_names):
-        mine = np.flatnonzero(is_dropped & (edges.unit == unit))
-        if len(mine):
-            yield (
-                unit_name,
-                Duplicates(
-                    row=edges.row[mine],
-                    kept_id=edges.sample_id[first[mine]],
-                    similarity=edges.similarity[mine],
-                    by=edges.by[mine],
-                ),
-            )
+    dropped = np.flatnonzero(is_dropped)
+    unit, row = to_unit_and_row(linked["image"])
+    for number, mine in split_by(unit[dropped], dropped):
+        yield (
+            number,
+            Duplicates(
+                row=row[mine],
+                kept_id=linked["sample_id"][first[mine]],
+                similarity=linked["similarity"][mine],
+                by=linked["by"][mine].astype(np.int64),
+            ),
+        )
 
 
-def component_sizes(edges: SimilarityEdges, alarm_size: int) -> dict:
-    """Counts components by size, and lists those of at least `alarm_size` images."""
-    edges, starts = sort_by_component(edges)
-    sizes = np.diff(np.append(starts, len(edges.row)))
+def component_sizes(linked: np.ndarray, alarm_size: int) -> dict:
+    """Counts whole components by size; lists those of at least `alarm_size` images."""
+    linked, starts = sort_by_component(linked)
+    sizes = np.diff(np.append(starts, len(linked)))
     values, counts = np.unique(sizes, return_counts=True)
     large = [
-        {"size": int(sizes[i]), "first": to_hex(edges.sample_id[starts[i]])}
-        for i in np.argsort(-sizes, kind="stable")
-        if sizes[i] >= alarm_size
+        {"size": int(sizes[i]), "first": to_hex(linked["sample_id"][starts[i]])}
+        for i in np.flatnonzero(sizes >= alarm_size).tolist()
     ]
     return {
-        "images": len(edges.row),
+        "images": len(linked),
         "components": len(sizes),
-        "size_to_components": dict(zip(map(str, values), counts.tolist(), strict=True)),
-        "alarm_size": alarm_size,
+        "size_to_components": dict(zip(values.tolist(), counts.tolist(), strict=True)),
         "giants": large,
     }
 
 
-def cosine_to_distance(max_similarity: float) -> float:
-    """The Euclidean distance of two unit vectors, from their cosine."""
-    return math.sqrt(max(0.0, 2 - 2 * max_similarity))
+def add_sizes(accounts: Iterable[dict]) -> dict:
+    """Adds up what `component_sizes` has counted; lists the largest components."""
+    accounts = list(accounts)
+    sizes: collections.Counter[int] = collections.Counter()
+    for account in accounts:
+        sizes.update(account["size_to_components"])
+    giants = [large for account in accounts for large in account["giants"]]
+    giants.sort(key=lambda large: (-large["size"], large["first"]))
+    return {
+        "images": sum(account["images"] for account in accounts),
+        "components": sum(account["components"] for account in accounts),
+        "size_to_components": dict(sorted(sizes.items())),
+        "giants": giants[:_MAX_LISTED],
+    }

@@ -2,7 +2,8 @@
 
 K-means divides the pool into cells, and the images of a cell are compared with one
 another. Similar images make up components, of which one image is kept. Only here do
-embeddings cross a shuffle, as they are stored. The transforms map
+embeddings cross a shuffle, as they are stored. Nothing that grows with the pool passes
+one worker, but what two rounds of merging leave of components. The transforms map
 PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
@@ -10,11 +11,14 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsSingleton
+from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config.duplicates import (
     Cells,
@@ -27,22 +31,27 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.duplicates import components
-from pipeline.selection.duplicates.components import (
-    Duplicates,
-    Members,
-    SimilarityEdges,
+from pipeline.selection.duplicates.cell_entries import (
+    Comparison,
+    EnterCells,
+    SampleCells,
+    WriteSplits,
+    compared_rows,
 )
-from pipeline.selection.duplicates.kmeans_cells import find_cells
+from pipeline.selection.duplicates.component_roots import (
+    FindRoots,
+    concatenate_pairs,
+    lookup,
+    partition,
+)
+from pipeline.selection.duplicates.components import Duplicates
+from pipeline.selection.duplicates.members import LINKED, split_by
 from pipeline.selection.search import kmeans
-from pipeline.selection.search.embeddings import normalize, read_embeddings
-from pipeline.selection.unit_decisions import (
-    UnitDecisions,
-    read_rows,
-    to_hex,
-    to_words,
-)
+from pipeline.selection.unit_decisions import UnitDecisions, to_hex
 from pipeline.selection.unit_join import join_by_unit
 from pipeline.storage import files
+
+_LINKS_PER_BLOCK = 10**6  # of 46 bytes, that a worker collects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,27 +103,52 @@ class DropLinked(beam.PTransform):
 
     def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         rule = self._rule
-        by = [self._find_edges(decisions, number) for number in range(len(rule.by))]
-        path = files.join(self._run.decisions.folder, f"{rule.reason}_components.json")
-        duplicates = (
-            by
-            | "Take all edges" >> beam.Flatten()
-            | "Collect edges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Merge components" >> beam.FlatMap(resolve, rule, path)
+        names = AsSingleton(
+            decisions
+            | "Name units" >> beam.Map(lambda v: v.unit.name)
+            | "Collect names" >> beam.combiners.ToList()
+            | "Sort names" >> beam.Map(sorted)
         )
-        joined = join_by_unit(decisions, duplicates, "duplicates")
+        n_pool = AsSingleton(
+            decisions
+            | "Count compared images" >> beam.Map(count_compared, rule)
+            | "Add counts" >> beam.CombineGlobally(sum)
+        )
+        path = files.join(self._run.decisions.folder, f"{rule.reason}_components.json")
+        linked = (
+            [
+                self._find_links(decisions, number, names, n_pool)
+                for number in range(len(rule.by))
+            ]
+            | "Take links by all" >> beam.Flatten()
+            | "Find components" >> FindComponents()
+        )
+        found = linked | "Find duplicates" >> beam.ParDo(
+            FindDuplicates(rule), names
+        ).with_outputs("account", main="duplicates")
+        _ = (
+            found.account
+            | "Add accounts" >> beam.CombineGlobally(components.add_sizes)
+            | "Write account" >> beam.Map(write_account, rule, path)
+        )
+        joined = join_by_unit(decisions, found.duplicates, "duplicates")
         return joined | "Drop duplicates" >> beam.MapTuple(
             functools.partial(drop, rule)
         )
 
-    def _find_edges(
-        self, decisions: beam.PCollection[UnitDecisions], number: int
-    ) -> beam.PCollection[SimilarityEdges]:
-        """The similar images by one descriptor."""
+    def _find_links(
+        self,
+        decisions: beam.PCollection[UnitDecisions],
+        number: int,
+        names: AsSingleton,
+        n_pool: AsSingleton,
+    ) -> beam.PCollection[tuple[int, np.ndarray]]:
+        """The images that have a near-duplicate by one descriptor."""
         rule, resemblance = self._rule, self._rule.by[number]
         name = resemblance.descriptor.name
         record = record_path(self._run, resemblance, rule)
         run = self._run.without_units().comparing(resemblance.descriptor)
+        comparison = Comparison(run, rule.cells, resemblance, rule.of_anchors)
         pool = decisions
         if rule.of_anchors:
             pool = decisions | f"Train on all sources by {name}" >> beam.Map(
@@ -124,15 +158,113 @@ class DropLinked(beam.PTransform):
             pool
             | f"Train cells by {name}" >> kmeans.TrainCentroids(run, rule.cells, record)
         )
+        splits = AsDict(
+            decisions
+            | f"Sample cells by {name}"
+            >> beam.ParDo(SampleCells(comparison), path, names, n_pool)
+            | f"Bring samples together by {name}" >> beam.GroupByKey()
+            | f"Split cells by {name}" >> beam.ParDo(WriteSplits(comparison), n_pool)
+        )
         return (
             decisions
             | f"Enter cells by {name}"
-            >> beam.ParDo(AssignToCells(run, rule, resemblance), path)
+            >> beam.ParDo(EnterCells(comparison), path, names, splits)
             | f"Bring cells together by {name}" >> beam.GroupByKey()
-            | f"Take cells by {name}" >> beam.Values()
             | f"Compare in cells by {name}"
-            >> beam.FlatMap(components.find_edges, number, resemblance.max_similarity)
+            >> beam.ParDo(FindLinks(number, resemblance.max_similarity))
         )
+
+
+class FindLinks(beam.DoFn):
+    """Yields (partition of image, images with a near-duplicate in their part).
+
+    Collects those of many parts, as most have few.
+    """
+
+    def __init__(self, by: int, max_similarity: float) -> None:
+        self._by = by
+        self._max_similarity = max_similarity
+        self._found: list[np.ndarray] = []
+
+    def process(
+        self, keyed: tuple[int, Iterable[np.ndarray]]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        self._found.append(
+            components.find_links(keyed[1], self._by, self._max_similarity)
+        )
+        if sum(map(len, self._found)) >= _LINKS_PER_BLOCK:
+            yield from self._take()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self._take())
+
+    def _take(self) -> Iterator[tuple[int, np.ndarray]]:
+        found, self._found = np.concatenate([np.empty(0, LINKED), *self._found]), []
+        yield from split_by(partition(found["image"]), found)
+
+
+class FindComponents(beam.PTransform):
+    """Maps images with near-duplicates, by partition, to whole components.
+
+    An image may occur in several blocks; in the result it occurs once, with the first
+    image of its component as its root.
+    """
+
+    def expand(
+        self, linked: beam.PCollection[tuple[int, np.ndarray]]
+    ) -> beam.PCollection[np.ndarray]:
+        merged = (
+            linked
+            | "Bring entries together" >> beam.GroupByKey()
+            | "Merge entries"
+            >> beam.ParDo(MergeEntries()).with_outputs("pairs", main="images")
+        )
+        grouped = {
+            "images": merged.images,
+            "roots": merged.pairs | "Find roots" >> FindRoots(),
+        }
+        return (
+            grouped
+            | "Bring roots together" >> beam.CoGroupByKey()
+            | "Take last roots" >> beam.FlatMapTuple(take_roots)
+            | "Bring components together" >> beam.GroupByKey()
+            | "Take components" >> beam.MapTuple(concatenate)
+        )
+
+
+class MergeEntries(beam.DoFn):
+    """Yields (partition of root, images), and pairs of roots that belong together."""
+
+    def process(
+        self, keyed: tuple[int, Iterable[np.ndarray]]
+    ) -> Iterator[tuple[int, np.ndarray] | TaggedOutput[Literal["pairs"], np.ndarray]]:
+        merged, pairs = components.merge_linked(list(keyed[1]))
+        yield from split_by(partition(merged["root"]), merged)
+        if len(pairs):
+            yield TaggedOutput("pairs", pairs)
+
+
+def take_roots(
+    key: int, grouped: Mapping[str, Iterable[np.ndarray]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (partition of root, images with the root of their root)."""
+    del key
+    roots = concatenate_pairs(grouped["roots"])
+    for images in grouped["images"]:
+        linked = images.copy()
+        linked["root"] = lookup(images["root"], roots)
+        yield from split_by(partition(linked["root"]), linked)
+
+
+def concatenate(key: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """All blocks of one partition as one."""
+    del key
+    return np.concatenate(list(blocks))
+
+
+def count_compared(decisions: UnitDecisions, rule: Rule) -> int:
+    """The number of images of a unit that are compared with others."""
+    return len(compared_rows(decisions, of_anchors=rule.of_anchors)[0])
 
 
 def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
@@ -164,83 +296,32 @@ def make_all_droppable(decisions: UnitDecisions) -> UnitDecisions:
     return dataclasses.replace(decisions, unit=unit)
 
 
-class AssignToCells(kmeans.DoFnWithCentroids):
-    """Yields (cell, images of one unit in it)."""
+class FindDuplicates(beam.DoFn):
+    """Yields (unit name, duplicates to drop), and the sizes of components."""
 
-    def __init__(self, run: RunFolder, rule: Rule, resemblance: Resemblance) -> None:
-        super().__init__()
-        self._run = run
+    def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._reach = components.cosine_to_distance(resemblance.max_similarity)
 
     def process(
-        self, decisions: UnitDecisions, path: str
-    ) -> Iterator[tuple[int, Members]]:
-        members = read_members(decisions, self._run, of_anchors=self._rule.of_anchors)
-        index = self.centroids(path).index
-        if not len(members.row) or not index.ntotal:
-            return
-        image, cell = find_cells(
-            normalize(members.embedding)[0],
-            index.reconstruct_n(0, index.ntotal),
-            self._reach,
-            self._rule.cells.max_per_image,
-        )
-        order = np.argsort(cell, kind="stable")
-        found, starts = np.unique(cell[order], return_index=True)
-        for key, mine in zip(found, np.split(image[order], starts[1:]), strict=True):
-            yield int(key), _take(members, mine)
+        self, linked: np.ndarray, names: Sequence[str]
+    ) -> Iterator[tuple[str, Duplicates] | TaggedOutput[Literal["account"], dict]]:
+        sizes = components.component_sizes(linked, self._rule.alarm_size)
+        yield TaggedOutput("account", sizes)
+        for unit, found in components.find_duplicates(
+            linked, of_anchors=self._rule.of_anchors
+        ):
+            yield names[unit], found
 
 
-def read_members(
-    decisions: UnitDecisions, run: RunFolder, *, of_anchors: bool
-) -> Members:
-    """Reads the images of a unit that are compared.
-
-    Within the pool these are the droppable ones. With anchors they are all kept images,
-    and those that were dropped as near an evaluation image.
-    """
-    is_anchor = decisions.is_dropped_for(DropReason.NEAR_EVALUATION)
-    is_anchor &= ~np.isnan(decisions.value)
-    anchors = np.flatnonzero(is_anchor) if of_anchors else decisions.kept_rows[:0]
-    rows = decisions.kept_rows if of_anchors else decisions.droppable_rows
-    rows, embedding = read_embeddings(run, decisions, np.union1d(rows, anchors))
-    ids = read_rows(run.pairs(decisions.unit.source), decisions, rows, "sample_id")
-    return Members(
-        unit_name=decisions.unit.name,
-        row=rows,
-        sample_id=to_words(ids["sample_id"]),
-        is_anchor=is_anchor[rows],
-        embedding=embedding,
-    )
-
-
-def _take(members: Members, places: np.ndarray) -> Members:
-    return Members(
-        unit_name=members.unit_name,
-        row=members.row[places],
-        sample_id=members.sample_id[places],
-        is_anchor=members.is_anchor[places],
-        embedding=members.embedding[places],
-    )
-
-
-def resolve(
-    blocks: Sequence[SimilarityEdges], rule: Rule, path: str
-) -> Iterator[tuple[str, Duplicates]]:
-    """Writes the sizes of all components; yields (unit name, duplicates to drop).
-
-    Runs on one worker, with about 200 bytes for each image that has a near-duplicate.
-    """
-    edges = components.merge_components(blocks)
-    found = components.component_sizes(edges, rule.alarm_size)
-    for large in found["giants"][:3]:
+def write_account(sizes: dict, rule: Rule, path: str) -> None:
+    """Writes the sizes of all components, and warns of large ones."""
+    for large in sizes["giants"][:3]:
         logging.warning(
             "%s: a component of %d images, among them %s: is the bound too low?",
             *(rule.reason, large["size"], large["first"]),
         )
-    files.write(path, (json.dumps(found, indent=1) + "\n").encode())
-    yield from components.find_duplicates(edges, of_anchors=rule.of_anchors)
+    account = sizes | {"alarm_size": rule.alarm_size}
+    files.write(path, (json.dumps(account, indent=1) + "\n").encode())
 
 
 def drop(

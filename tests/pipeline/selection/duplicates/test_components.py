@@ -1,4 +1,4 @@
-"""Tests of cells, of links within a cell, and of components put together from them."""
+"""Tests of links within a cell, and of what follows from whole components."""
 
 import numpy as np
 import pytest
@@ -6,136 +6,121 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.selection.duplicates import components
-from pipeline.selection.duplicates.components import Members, SimilarityEdges
-from pipeline.selection.duplicates.kmeans_cells import border_distances, find_cells
+from pipeline.selection.duplicates.component_roots import lookup
+from pipeline.selection.duplicates.forests import find_roots
+from pipeline.selection.duplicates.members import LINKED, image_numbers
+from tests.support.near_copies import brute_force, members, near_copies
 
 RNG = np.random.default_rng(0)
+LOOKALIKES = near_copies(300, 8, 0.02, RNG, n_groups=1)
+UNITS = ["u", "v", "w"]
+PAIR = [("u", row, row + 1, 0, 0.9) for row in range(2)]
+TRIPLE = [("v", row, row + 5, 0, 0.9) for row in range(3)]
+TWINS = np.repeat(near_copies(40, 6, 0.3, RNG), 5, axis=0)
 
 
-def unit_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
-    vectors = rng.standard_normal((n, dim))
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / length).astype(np.float32)
-
-
-def near_copies(n: int, dim: int, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Clusters of four vectors around each of n / 4."""
-    vectors = np.repeat(unit_rows(n // 4, dim, rng), 4, axis=0)
-    vectors = vectors + noise * unit_rows(len(vectors), dim, rng)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def brute_force(vectors: np.ndarray, bound: float) -> set[tuple[int, int]]:
-    """Pairs of more than that cosine, in double precision."""
-    doubles = vectors.astype(np.float64)
-    cosine = (doubles @ doubles.T).astype(np.float32)
-    return {(i, j) for i, j in np.argwhere(cosine > bound).tolist() if i < j}
-
-
-# Cells
-
-
-def test_an_image_enters_its_own_cell_and_those_with_a_near_border():
-    centroids = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
-    angles = np.radians([0, 40, 90])
-    vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    distances = border_distances(vectors, centroids)
-    expected = [[0, 0.7071, 1], [0, 0.0872, 0.7660], [0.7071, 0, 0.7071]]
-    np.testing.assert_allclose(distances, expected, atol=1e-4)
-    images, cells = find_cells(vectors, centroids, reach=0.2, max_per_image=3)
-    assert list(zip(images, cells, strict=True)) == [(0, 0), (1, 0), (1, 1), (2, 1)]
-
-
-def test_fewer_cells_an_image_are_those_with_the_nearest_border():
-    vectors, centroids = unit_rows(50, 4, RNG), unit_rows(9, 4, RNG)
-    images, cells = find_cells(vectors, centroids, reach=2, max_per_image=3)
-    assert np.bincount(images).tolist() == [3] * 50
-    nearest = np.argsort(border_distances(vectors, centroids), axis=1)[:, :3]
-    for image in range(50):
-        assert set(cells[images == image]) == set(nearest[image])
-
-
-@pytest.mark.parametrize("bound", [0.6, 0.9, 0.99])
-def test_near_duplicates_meet_in_some_cell(bound):
-    noise = np.sqrt(1 - bound)
-    vectors, centroids = near_copies(400, 8, noise, RNG), unit_rows(20, 8, RNG)
-    images, cells = find_cells(
-        vectors, centroids, components.cosine_to_distance(bound), 20
-    )
-    entered = np.zeros((400, 20), bool)
-    entered[images, cells] = True
-    pairs = brute_force(vectors, bound)
-    assert len(pairs) > 50
-    assert all((entered[i] & entered[j]).any() for i, j in pairs)
-
-
-# SimilarityEdges
+def same_components(embeddings: np.ndarray, bound: float) -> int:
+    """Compares with all pairs at once; returns the number of linked images."""
+    root, similarity = components.compare(embeddings, bound)
+    expected_root, expected = brute_force(embeddings, bound)
+    is_linked = expected > bound
+    np.testing.assert_array_equal(root, expected_root)
+    np.testing.assert_array_equal(similarity > bound, is_linked)
+    np.testing.assert_array_equal(similarity[is_linked], expected[is_linked])
+    return int(is_linked.sum())
 
 
 @pytest.mark.parametrize("per_block", [1, 3000, 10**6])
-@pytest.mark.parametrize("vectors", [near_copies(120, 6, 0.3, RNG), np.eye(4, 5)])
-def test_similar_pairs_are_those_of_brute_force(vectors, per_block, monkeypatch):
+@pytest.mark.parametrize("n_close", [0, 8])  # more are compared at once
+@pytest.mark.parametrize(
+    "embeddings",
+    [near_copies(120, 6, 0.3, RNG), LOOKALIKES, TWINS, np.eye(4, 5), np.eye(1, 3)],
+    ids=["groups", "look-alikes", "twins", "none", "one"],
+)
+def test_links_are_those_of_brute_force(embeddings, n_close, per_block, monkeypatch):
     monkeypatch.setattr(components, "_PRODUCTS_PER_BLOCK", per_block)
-    vectors = vectors.astype(np.float32)
-    pairs, similarity = components.similar_pairs(vectors, 0.9)
-    assert set(map(tuple, pairs.tolist())) == brute_force(vectors, 0.9)
-    expected = np.einsum("nd,nd->n", *vectors[pairs.T].astype(np.float64))
-    np.testing.assert_array_equal(similarity, expected.astype(np.float32))
+    monkeypatch.setattr(components, "_MANY", n_close)
+    for bound in (0.8, 0.99, 1.0):
+        same_components(embeddings.astype(np.float16), bound)
 
 
-def members(name: str, embedding: np.ndarray, first_id: int) -> Members:
-    n = len(embedding)
-    ids = np.stack([np.zeros(n), first_id + np.arange(n)], axis=1).astype(np.uint64)
-    is_anchor = np.zeros(n, bool)
-    return Members(name, np.arange(n), ids, is_anchor, embedding.astype(np.float16))
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), max_size=30),
+    st.sampled_from([0.5, 0.70710678, 0.8, 0.9]),
+)
+def test_links_are_those_of_brute_force_at_the_bound_itself(rows, bound):
+    rows = [row for row in rows if any(row)] + [[1, 0, 0], [1, 1, 0], [3, 4, 0]]
+    same_components(np.array(rows, np.float16), bound)
+
+
+def test_the_bound_itself_is_no_link():
+    embeddings = np.array([[1, 0], [0.6, 0.8]])
+    similarity = float(components.compare(embeddings, 0.5)[1][0])
+    assert same_components(embeddings, similarity) == 0
+    assert same_components(embeddings, np.nextafter(similarity, 0)) == 2
+
+
+def test_a_group_of_lookalikes_takes_no_more_memory_than_its_products(monkeypatch):
+    monkeypatch.setattr(components, "_PRODUCTS_PER_BLOCK", 300)
+    links = components._Links(LOOKALIKES.astype(np.float32), 0.9)
+    for row in range(len(LOOKALIKES)):
+        links.add_block(row, row + 1)
+    assert not links.root.any()
+    n_pairs = sum(len(first) for first, _, _ in links._close)
+    assert n_pairs < len(LOOKALIKES) ** 2 / 4
 
 
 def test_a_cell_tells_each_linked_image_once_in_whatever_order_its_blocks_come():
     near, far = np.array([[1, 0], [0.99, 0.1]]), np.array([[0, 1.0]])
-    blocks = [members("b", near, 5), members("a", np.concatenate([far, near]), 1)]
+    blocks = [members(1, near, 5), members(0, np.concatenate([far, near]), 1)]
     for order in (blocks, blocks[::-1]):
-        (links,) = components.find_edges(order, by=1, max_similarity=0.98)
-        assert links.unit_names == ("a", "b")
-        assert links.unit.tolist() == [0, 0, 1, 1]
-        assert links.row.tolist() == [1, 2, 0, 1]
-        assert links.sample_id[:, 1].tolist() == [2, 3, 5, 6]
-        assert len(set(links.component)) == 1
-        assert links.by.tolist() == [1] * 4
-        np.testing.assert_array_equal(links.similarity, [1, 1, 1, 1])
+        found = components.find_links(order, by=1, max_similarity=0.98)
+        expected = [image_numbers(unit, np.arange(3)) for unit in (0, 1)]
+        assert found["image"].tolist() == [*expected[0][1:], *expected[1][:2]]
+        assert found["sample_id"][:, 1].tolist() == [2, 3, 5, 6]
+        assert set(found["root"]) == {1}
+        assert found["by"].tolist() == [1] * 4
+        np.testing.assert_array_equal(found["similarity"], [1, 1, 1, 1])
 
 
 def test_a_cell_without_near_duplicates_tells_nothing():
-    assert not list(components.find_edges([members("a", np.eye(3), 1)], 0, 0.5))
+    assert not len(components.find_links([members(0, np.eye(3), 1)], 0, 0.5))
 
 
 # Components
 
 
-def links(*entries: tuple, by: int = 0) -> SimilarityEdges:
+def links(*entries: tuple, by: int = 0) -> np.ndarray:
     """Entries of (unit, row, id, component, similarity); ids below zero are anchors."""
     unit, row, ids, component, similarity = map(np.array, zip(*entries, strict=True))
-    names, position = np.unique(unit, return_inverse=True)
-    words = np.stack([np.zeros(len(ids)), np.abs(ids)], axis=1).astype(np.uint64)
-    return SimilarityEdges(
-        tuple(names.tolist()),
-        position,
-        row,
-        words,
-        ids < 0,
-        component,
-        similarity.astype(np.float32),
-        np.full(len(ids), by),
-    )
+    found = np.empty(len(entries), LINKED)
+    found["image"] = image_numbers(np.searchsorted(UNITS, unit), row)
+    for one in set(component):
+        found["root"][component == one] = found["image"][component == one].min()
+    found["sample_id"] = np.stack([np.zeros(len(ids)), np.abs(ids)], axis=1)
+    found["is_anchor"] = ids < 0
+    found["similarity"] = similarity
+    found["by"] = by
+    return found
+
+
+def merge(*blocks: np.ndarray) -> np.ndarray:
+    """Whole components, as `pool.FindComponents` makes them."""
+    linked, pairs = components.merge_linked(blocks)
+    nodes, roots = find_roots(pairs)
+    linked["root"] = lookup(linked["root"], np.stack([nodes, roots], axis=1))
+    return linked
 
 
 def dropped(
-    *blocks: SimilarityEdges, of_anchors: bool = False
+    *blocks: np.ndarray, of_anchors: bool = False
 ) -> dict[tuple[str, int], tuple]:
     """(unit, row) to (id that stays, similarity, descriptor)."""
-    together = components.merge_components(blocks)
+    found = components.find_duplicates(merge(*blocks), of_anchors=of_anchors)
     return {
-        (unit, row): (int(kept[1]), round(float(similarity), 3), by)
-        for unit, found in components.find_duplicates(together, of_anchors=of_anchors)
+        (UNITS[unit], row): (int(kept[1]), round(float(similarity), 3), by)
+        for unit, found in found
         for row, kept, similarity, by in zip(
             *(found.row.tolist(), found.kept_id),
             *(found.similarity, found.by.tolist()),
@@ -189,20 +174,33 @@ def test_the_account_counts_components_by_size_and_names_giants():
         *[("u", row, row + 10, row // 3, 0.9) for row in range(6)],
         *[("v", row, row + 20, 2, 0.9) for row in range(4)],
     )
-    assert components.component_sizes(
-        components.merge_components([block]), alarm_size=4
-    ) == {
+    expected = {
         "images": 10,
         "components": 3,
-        "size_to_components": {"3": 2, "4": 1},
-        "alarm_size": 4,
+        "size_to_components": {3: 2, 4: 1},
+        "giants": [{"size": 4, "first": f"{20:032x}"}],
+    }
+    assert components.component_sizes(merge(block), alarm_size=4) == expected
+    parts = [components.component_sizes(links(*half), 4) for half in (TRIPLE, PAIR)]
+    assert components.add_sizes([expected, *parts]) == {
+        "images": 15,
+        "components": 5,
+        "size_to_components": {2: 1, 3: 3, 4: 1},
         "giants": [{"size": 4, "first": f"{20:032x}"}],
     }
 
 
+def test_the_largest_components_are_listed_first(monkeypatch):
+    monkeypatch.setattr(components, "_MAX_LISTED", 2)
+    parts = [components.component_sizes(links(*half), 2) for half in (PAIR, TRIPLE)]
+    sizes = [large["size"] for large in components.add_sizes(parts * 2)["giants"]]
+    assert sizes == [3, 3]
+
+
 def test_no_links_make_no_components():
-    none = components.merge_components([])
-    assert components.component_sizes(none, 2)["components"] == 0
+    sizes = components.add_sizes([components.component_sizes(merge(), 2)])
+    assert (sizes["components"], sizes["images"]) == (0, 0)
+    assert components.add_sizes([])["size_to_components"] == {}
     assert not dropped()
 
 

@@ -1,0 +1,285 @@
+"""Which parts of cells the images of the pool enter.
+
+In: decisions on pairs, and the stored vectors of their images. Out: blocks of images,
+keyed by the part of a cell in which they are compared. Cells that are too large are
+split first, by a sample of the pool.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.utils.shared import Shared
+
+from pipeline.config.duplicates import Cells, Resemblance
+from pipeline.engine.run_folder import RunFolder
+from pipeline.records import DropReason
+from pipeline.selection.duplicates.cell_splits import (
+    NO_IMAGE,
+    CellSplit,
+    SplitPlan,
+    cosine_to_distance,
+    split_cell,
+    wanted_size,
+)
+from pipeline.selection.duplicates.kmeans_cells import find_cells, to_grid
+from pipeline.selection.duplicates.members import (
+    image_numbers,
+    members_dtype,
+    mix,
+    split_by,
+)
+from pipeline.selection.search import kmeans
+from pipeline.selection.search.embeddings import normalize, read_blocks
+from pipeline.selection.search.reference_sets import ReferenceSet
+from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
+from pipeline.storage import files
+
+_LEAST_WANTED = 1024  # images in a small cell; a part of one takes some milliseconds
+_SAMPLED = 32  # images of the sample for each small cell
+_BLOCK_BYTES = 2**26  # of vectors in single precision
+_N_READERS = 16  # files of splits that a worker reads at a time
+_KEY_BITS = 20  # of the number of a small cell, and of that of a part
+
+Number = int | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which images are compared with one another, and how."""
+
+    run: RunFolder  # compares by the descriptor of `resemblance`
+    cells: Cells
+    resemblance: Resemblance
+    of_anchors: bool  # with the images that were dropped as near an evaluation image
+
+    def plan(self, n_pool: int, dim: int) -> SplitPlan:
+        """How cells of a pool of so many images are split."""
+        n_entries = n_pool * min(self.cells.max_per_image, self.cells.n_clusters)
+        n_wanted = wanted_size(n_entries, dim, _LEAST_WANTED)
+        bound = self.resemblance.max_similarity
+        return SplitPlan(self.cells, bound, max(1, n_wanted / _SAMPLED), n_wanted)
+
+
+def compared_rows(
+    decisions: UnitDecisions, *, of_anchors: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a unit that are compared, ascending, and which of them are anchors.
+
+    Within the pool these are the droppable ones. With anchors they are all kept images,
+    and those that were dropped as near an evaluation image.
+    """
+    if not of_anchors:
+        rows = decisions.droppable_rows
+        return rows, np.zeros(len(rows), bool)
+    is_anchor = decisions.is_dropped_for(DropReason.NEAR_EVALUATION)
+    is_anchor &= ~np.isnan(decisions.value)
+    rows = np.union1d(decisions.kept_rows, np.flatnonzero(is_anchor))
+    return rows, is_anchor[rows]
+
+
+def read_members(
+    decisions: UnitDecisions, compare: Comparison, names: Sequence[str], share: float
+) -> Iterator[np.ndarray]:
+    """Yields blocks of the images of a unit that are compared: `members_dtype`.
+
+    `names` are those of all units, in order. Of all images a share is drawn, by sample
+    id.
+    """
+    run, unit = compare.run, decisions.unit
+    rows, is_anchor = compared_rows(decisions, of_anchors=compare.of_anchors)
+    table = read_rows(run.pairs(unit.source), decisions, rows, "sample_id")
+    sample_id = to_words(table["sample_id"])
+    if share < 1:
+        drawn = mix(sample_id[:, 1]) < np.uint64(share * 2**64)
+        rows, is_anchor, sample_id = rows[drawn], is_anchor[drawn], sample_id[drawn]
+    images = image_numbers(names.index(unit.name), rows)
+    found: list[np.ndarray] = []
+    for place, embedding in read_blocks(run, decisions, rows):
+        members = np.empty(len(place), members_dtype(embedding.shape[1]))
+        members["image"] = images[place]
+        members["sample_id"] = sample_id[place]
+        members["is_anchor"] = is_anchor[place]
+        members["embedding"] = embedding
+        found.append(members[normalize(embedding)[1]])
+        if sum(map(len, found)) * embedding.shape[1] * 4 >= _BLOCK_BYTES:
+            yield np.concatenate(found)
+            found = []
+    if any(map(len, found)):
+        yield np.concatenate(found)
+
+
+class Splits:
+    """The cells that are split, and the images of their groups of look-alikes."""
+
+    def __init__(self, cell_to_split: Mapping[int, CellSplit]) -> None:
+        self.by_cell = cell_to_split
+        groups = [
+            (image, cell, small)
+            for cell, split in sorted(cell_to_split.items())
+            for small, image in enumerate(split.image.tolist())
+            if image != NO_IMAGE
+        ]
+        self._groups = np.array(groups, np.int64).reshape(-1, 3)
+
+    @classmethod
+    def read(cls, paths: Mapping[int, str]) -> "Splits":
+        """Reads the files that `WriteSplits` has written."""
+        with concurrent.futures.ThreadPoolExecutor(_N_READERS) as pool:
+            data = pool.map(files.read, paths.values())
+            return cls(dict(zip(paths, map(CellSplit.from_bytes, data), strict=True)))
+
+    def entries_of_groups(self, images: np.ndarray) -> np.ndarray:
+        """Positions of images of groups, their cells and small cells: int64 [m, 3].
+
+        They enter these wherever they lie, so that their look-alikes find them.
+        """
+        place, group = np.nonzero(images[:, None] == self._groups[:, 0])
+        return np.concatenate([place[:, None], self._groups[group, 1:]], axis=1)
+
+
+def enter_cells(
+    members: np.ndarray,
+    centroids: np.ndarray,
+    splits: Splits,
+    comparison: Comparison,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (part of a cell, images that enter it).
+
+    Args:
+      members: images, `members_dtype`.
+      centroids: of cells, float32 [c, d], of `to_grid`.
+    """
+    vectors, _ = normalize(members["embedding"])
+    entries = find_entries(to_grid(vectors), centroids, splits, comparison)
+    more = splits.entries_of_groups(members["image"])
+    if len(more):
+        entries = np.unique(np.concatenate([entries, more]), axis=0)
+    bound = comparison.resemblance.max_similarity
+    is_split = np.isin(entries[:, 1], list(splits.by_cell))
+    keys = [_part_keys(entries[~is_split, 1], 0, 0)]
+    places = [entries[~is_split, 0]]
+    for cell, mine in split_by(entries[is_split, 1], entries[is_split]):
+        place = mine[:, 0]
+        found, part = splits.by_cell[cell].find_parts(
+            members[place], vectors[place], mine[:, 2], bound
+        )
+        keys.append(_part_keys(cell, mine[found, 2], part))
+        places.append(place[found])
+    yield from split_by(np.concatenate(keys), members[np.concatenate(places)])
+
+
+def _part_keys(cell: Number, small: Number, part: Number) -> np.ndarray:
+    """One number for each part of a small cell of a cell."""
+    return np.asarray((cell << 2 * _KEY_BITS) + (small << _KEY_BITS) + part)
+
+
+def find_entries(
+    grid: np.ndarray, centroids: np.ndarray, splits: Splits, comparison: Comparison
+) -> np.ndarray:
+    """Which images enter which cells: positions, cells and small cells, int64 [m, 3].
+
+    The border of a small cell is as far as that of its cell or its own, whichever is
+    farther. Cells that are not split have one small cell, 0.
+    """
+    n_most = comparison.cells.max_per_image
+    reach = cosine_to_distance(comparison.resemblance.max_similarity)
+    cells, borders = find_cells(grid, centroids, reach, n_most)
+    small = np.zeros((cells.size, n_most), np.int64)
+    distance = np.full((cells.size, n_most), np.inf, np.float32)
+    distance[:, 0] = borders.ravel()
+    entered = np.flatnonzero(
+        np.isfinite(borders) & np.isin(cells, list(splits.by_cell))
+    )
+    for cell, mine in split_by(cells.ravel()[entered], entered):
+        smaller = splits.by_cell[cell].centroids.astype(np.float32)
+        images = grid[mine // cells.shape[1]]
+        found, border = find_cells(images, smaller, reach, n_most)
+        small[mine, : found.shape[1]] = found
+        farther = np.maximum(border, borders.ravel()[mine, None])
+        distance[mine, : found.shape[1]] = farther
+    distance = distance.reshape(len(grid), -1)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, :n_most]
+    image, rank = np.nonzero(np.isfinite(np.take_along_axis(distance, nearest, 1)))
+    place = nearest[image, rank]
+    own = cells[image, place // n_most]
+    return np.stack([image, own, small.reshape(len(grid), -1)[image, place]], axis=1)
+
+
+class SampleCells(kmeans.DoFnWithCentroids):
+    """Yields (cell, sampled images of one unit in it), if the pool may need a split."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__()
+        self._comparison = comparison
+
+    def process(
+        self, decisions: UnitDecisions, path: str, names: Sequence[str], n_pool: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        centroids = grid_centroids(self.centroids(path))
+        plan = self._comparison.plan(n_pool, centroids.shape[1])
+        if n_pool <= plan.n_most or not len(centroids):
+            return
+        none = Splits({})
+        for members in read_members(decisions, self._comparison, names, 1 / plan.scale):
+            yield from (
+                (key >> 2 * _KEY_BITS, mine)
+                for key, mine in enter_cells(members, centroids, none, self._comparison)
+            )
+
+
+def grid_centroids(found: ReferenceSet) -> np.ndarray:
+    """The centroids of a file, on the grid: float32 [n, d]."""
+    return to_grid(found.index.reconstruct_n(0, found.index.ntotal))
+
+
+class WriteSplits(beam.DoFn):
+    """Splits cells that are too large; yields (cell, path of its split).
+
+    A file is named by its contents.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def process(
+        self, cell_to_sample: tuple[int, Iterable[np.ndarray]], n_pool: int
+    ) -> Iterator[tuple[int, str]]:
+        cell, blocks = cell_to_sample
+        sample = np.concatenate(list(blocks))
+        plan = self._comparison.plan(n_pool, sample["embedding"].shape[1])
+        split = split_cell(sample, plan)
+        if split is not None:
+            data = split.to_bytes()
+            name = f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.npz"
+            path = files.join(self._comparison.run.root, "clusters", "splits", name)
+            files.write(path, data)
+            yield cell, path
+
+
+class EnterCells(kmeans.DoFnWithCentroids):
+    """Yields (part of a cell, images of one unit that enter it)."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__()
+        self._comparison = comparison
+        self._shared_splits = Shared()
+
+    def process(
+        self,
+        decisions: UnitDecisions,
+        path: str,
+        names: Sequence[str],
+        cell_to_path: Mapping[int, str],
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        centroids = grid_centroids(self.centroids(path))
+        if not len(centroids):
+            return
+        splits = self._shared_splits.acquire(
+            lambda: Splits.read(cell_to_path), tag=str(sorted(cell_to_path.items()))
+        )
+        for members in read_members(decisions, self._comparison, names, 1):
+            yield from enter_cells(members, centroids, splits, self._comparison)

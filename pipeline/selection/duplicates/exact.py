@@ -4,10 +4,13 @@ All transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
@@ -19,16 +22,15 @@ from pipeline.selection.unit_decisions import (
 )
 from pipeline.selection.unit_join import join_by_unit
 
-# Groups of the shuffle, by image hash. Their number does not change the outcome, but
-# bounds the memory of one group: 5.4 GB for 10^10 pairs (138 bytes each).
-N_PARTITIONS = 256
+_MIN_GROUPS = 256  # of the shuffle, by image hash
+_PAIRS_PER_GROUP = 2**20  # of larger pools: 107 MB while it is searched
 
 # Bytes per pair of `Identities` (row, image hash, sample id) and of `Repeats`.
 _IDENTITY_BYTES = 8 + 16 + 16
-_REPEAT_BYTES = 8 + 16
-# Peak of `find_repeats` per pair: besides the identity its unit and row, the order, the
-# sorted hash and id, and the ids that stay with their positions.
-_PEAK_BYTES = _IDENTITY_BYTES + (8 + 8) + 8 + (16 + 16) + (16 + 16 + 8 + 2)
+_REPEAT_BYTES = 8 + 8 + 16
+# Peak of `find_repeats` per pair: besides the identity its joined copy, the order, the
+# hashes in this order and whether neighbors are equal.
+_PEAK_BYTES = 2 * _IDENTITY_BYTES + 8 + 2 * 8 + 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,16 +39,30 @@ class Identities:
 
     unit_name: str
     uri: str
-    row: np.ndarray  # int64 [n]
+    row: np.ndarray  # int64 [n], ascending
     image_hash: np.ndarray  # uint64 [n, 2]
     sample_id: np.ndarray  # uint64 [n, 2]
+
+    def take(self, places: np.ndarray) -> "Identities":
+        """The pairs at some places, which must ascend."""
+        return dataclasses.replace(
+            self,
+            row=self.row[places],
+            image_hash=self.image_hash[places],
+            sample_id=self.sample_id[places],
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeats:
-    """Rows of one unit that repeat an image, and the ids of the pairs that are kept."""
+    """Rows of one unit that repeat an image.
+
+    `kept_id` is the id of the pair that is kept, unless another `Repeats` of the unit
+    has the row `first`: that pair is then a repeat as well, of the same pair.
+    """
 
     row: np.ndarray  # int64 [n]
+    first: np.ndarray  # int64 [n], of the same image in the unit, perhaps `row` itself
     kept_id: np.ndarray  # uint64 [n, 2]
 
 
@@ -55,6 +71,9 @@ class DropExactDuplicates(beam.PTransform):
 
     Equal sample ids imply equal images. The pair with the smallest sample id is kept;
     of equal ids, the first by path of the unit and row. Only droppable pairs take part.
+
+    Of each image a unit sends one pair through the shuffle, to as many groups as the
+    pool needs, so no worker holds more for an image than one pair of each unit.
     """
 
     def __init__(self, run: RunFolder, is_on: bool) -> None:
@@ -65,68 +84,106 @@ class DropExactDuplicates(beam.PTransform):
     def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
         if not self._is_on:
             return decisions
-        repeats = (
+        groups = AsSingleton(
             decisions
-            | "Spread by image hash" >> beam.FlatMap(spread_identities, self._run)
+            | "Count pairs to compare" >> beam.Map(lambda v: len(v.droppable_rows))
+            | "Add counts to compare" >> beam.CombineGlobally(sum)
+            | "Choose number of groups" >> beam.Map(n_groups)
+        )
+        spread, own = decisions | "Spread by image hash" >> beam.FlatMap(
+            spread_identities, self._run, groups
+        ).with_outputs("own", main="spread")
+        others = (
+            spread
             | "Group by image hash" >> beam.GroupByKey()
             | "Find repeats" >> beam.FlatMapTuple(find_repeats)
         )
+        repeats = (own, others) | "Take all repeats" >> beam.Flatten()
         joined = join_by_unit(decisions, repeats, "repeats")
         return joined | "Drop repeats" >> beam.MapTuple(drop_repeats)
 
 
+def n_groups(n_pairs: float) -> int:
+    """How many groups a pool has; their number does not change the outcome."""
+    return max(_MIN_GROUPS, math.ceil(n_pairs / _PAIRS_PER_GROUP))
+
+
 def spread_identities(
-    decisions: UnitDecisions, run: RunFolder
-) -> Iterator[tuple[int, Identities]]:
-    """Yields (partition, identities) of the droppable pairs of a unit."""
+    decisions: UnitDecisions, run: RunFolder, n_groups: int
+) -> Iterator[
+    tuple[int, Identities] | TaggedOutput[Literal["own"], tuple[str, Repeats]]
+]:
+    """Yields (group, identities) of the droppable pairs of a unit, one of each image.
+
+    The output `own` has (unit name, repeats) for the others.
+    """
     rows = decisions.droppable_rows
     columns = ("image_hash", "sample_id")
     table = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
-    image_hash = to_words(table["image_hash"])
-    sample_id = to_words(table["sample_id"])
-    partition = (image_hash[:, 1] % N_PARTITIONS).astype(np.int64)
-    for key in np.unique(partition).tolist():
-        mine = partition == key
-        yield (
-            key,
-            Identities(
-                unit_name=decisions.unit.name,
-                uri=decisions.unit.uri,
-                row=rows[mine],
-                image_hash=image_hash[mine],
-                sample_id=sample_id[mine],
-            ),
-        )
+    name, uri = decisions.unit.name, decisions.unit.uri
+    words = (to_words(table[column]) for column in columns)
+    firsts, own = set_own_repeats_aside(Identities(name, uri, rows, *words))
+    if len(own.row):
+        yield TaggedOutput("own", (name, own))
+    group = (firsts.image_hash[:, 1] % n_groups).astype(np.int64)
+    order = np.argsort(group, kind="stable")
+    keys, starts = np.unique(group[order], return_index=True)
+    for key, mine in zip(keys.tolist(), np.split(order, starts[1:]), strict=False):
+        yield key, firsts.take(mine)
+
+
+def set_own_repeats_aside(unit: Identities) -> tuple[Identities, Repeats]:
+    """The first pair of each image of a unit, and the repeats of these pairs."""
+    repeat, first = find_equals(unit.image_hash, unit.sample_id)
+    own = Repeats(unit.row[repeat], unit.row[first], unit.sample_id[first])
+    return unit.take(np.delete(np.arange(len(unit.row)), repeat)), own
 
 
 def find_repeats(
-    partition: int, blocks: Iterable[Identities]
+    group: int, blocks: Iterable[Identities]
 ) -> Iterator[tuple[str, Repeats]]:
     """Yields (unit name, repeats) of the pairs that are not kept."""
-    del partition
+    del group
     blocks = sorted(blocks, key=lambda block: block.uri)
-    unit = np.repeat(np.arange(len(blocks)), [len(block.row) for block in blocks])
     row = np.concatenate([block.row for block in blocks])
     image_hash = np.concatenate([block.image_hash for block in blocks])
     sample_id = np.concatenate([block.sample_id for block in blocks])
+    repeat, first = find_equals(image_hash, sample_id)
+    ends = np.cumsum([len(block.row) for block in blocks])
+    order = np.argsort(repeat)
+    repeat, first = repeat[order], first[order]
+    mine = np.split(np.arange(len(repeat)), np.searchsorted(repeat, ends))
+    for block, places in zip(blocks, mine, strict=False):
+        if len(places):
+            rows = row[repeat[places]]
+            yield block.unit_name, Repeats(rows, rows, sample_id[first[places]])
 
+
+def find_equals(
+    image_hash: np.ndarray, sample_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of pairs that repeat an image, and of the pair that is kept of it.
+
+    It is the pair with the smallest sample id; of equal ids, the first.
+    """
+    order = np.argsort(image_hash[:, 0])
+    word = image_hash[order, 0]
+    is_equal = word[1:] == word[:-1]
+    is_shared = np.append(is_equal, False) | np.append(False, is_equal)
+    shared = order[is_shared[: len(order)]]  # few pairs, as a rule
     # lexsort takes its last key first.
-    order = np.lexsort((row, unit, *sample_id.T[::-1], *image_hash.T[::-1]))
-    image_hash, sample_id = image_hash[order], sample_id[order]
-    is_repeat = np.zeros(len(order), dtype=bool)
-    is_repeat[1:] = (image_hash[1:] == image_hash[:-1]).all(axis=1)
-    kept_id = sample_id[~is_repeat][np.cumsum(~is_repeat) - 1]
-
-    repeats = np.flatnonzero(is_repeat)
-    repeats = repeats[np.argsort(unit[order[repeats]], kind="stable")]
-    places, starts = np.unique(unit[order[repeats]], return_index=True)
-    for place, mine in zip(places, np.split(repeats, starts[1:]), strict=False):
-        yield blocks[place].unit_name, Repeats(row[order[mine]], kept_id[mine])
+    keys = (shared, *sample_id[shared].T[::-1], *image_hash[shared].T[::-1])
+    shared = shared[np.lexsort(keys)]
+    hashes = image_hash[shared]
+    is_repeat = np.zeros(len(shared), dtype=bool)
+    is_repeat[1:] = (hashes[1:] == hashes[:-1]).all(axis=1)
+    kept = shared[~is_repeat][np.cumsum(~is_repeat) - 1]
+    return shared[is_repeat], kept[is_repeat]
 
 
 def group_bytes(n_pairs: float) -> float:
     """Peak memory of one group of a pool of `n_pairs`."""
-    return _PEAK_BYTES * (n_pairs / N_PARTITIONS)
+    return _PEAK_BYTES * n_pairs / n_groups(n_pairs)
 
 
 def shuffle_bytes(n_pairs: float, n_repeats: float) -> float:
@@ -136,8 +193,20 @@ def shuffle_bytes(n_pairs: float, n_repeats: float) -> float:
 
 def drop_repeats(decisions: UnitDecisions, found: Iterable[Repeats]) -> UnitDecisions:
     """Drops the repeats of one unit; the detail is the sample id of the pair kept."""
-    for repeats in found:
-        details = [to_hex(words) for words in repeats.kept_id]
-        reason = DropReason.EXACT_DUPLICATE
-        decisions = decisions.drop(repeats.row, reason, detail=details)
-    return decisions
+    row, kept_id = kept_ids(found)
+    details = [to_hex(words) for words in kept_id]
+    return decisions.drop(row, DropReason.EXACT_DUPLICATE, detail=details)
+
+
+def kept_ids(found: Iterable[Repeats]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all repeats of a unit, ascending, and the ids of the pairs kept."""
+    none = np.empty(0, np.int64)
+    found = [Repeats(none, none, np.empty((0, 2), np.uint64)), *found]
+    row = np.concatenate([repeats.row for repeats in found])
+    first = np.concatenate([repeats.first for repeats in found])
+    kept_id = np.concatenate([repeats.kept_id for repeats in found])
+    order = np.argsort(row)
+    row, first, kept_id = row[order], first[order], kept_id[order]
+    place = np.searchsorted(row, first).clip(max=max(len(row) - 1, 0))
+    is_moved = row[place] == first
+    return row, np.where(is_moved[:, None], kept_id[place], kept_id)

@@ -222,10 +222,10 @@ def test_the_scale_model_of_a_million_pairs(pair_costs):
     # No worker does less than a shard of either kind.
     assert row.workers_to_hours[10_000] == pytest.approx(11_000 * 0.036 / 3600)
     assert row.n_files == 1000 * (5 + 2 * 2) + 50 * 3
-    group = 600_000 / dedup.N_PARTITIONS
+    group = 600_000 / dedup.n_groups(600_000)
     assert row.worker_bytes[
         "select: a group of exact duplicates"
-    ] / group == pytest.approx(138)
+    ] / group == pytest.approx(107)
     assert row.n_captions == 10**6
 
 
@@ -251,7 +251,7 @@ def test_the_model_of_memory_is_what_exact_duplicates_take(pair_costs):
     modeled = extrapolation.worker_bytes(pair_costs, n_pairs)[
         "select: a group of exact duplicates"
     ]
-    of_one_group = modeled * dedup.N_PARTITIONS / 0.6
+    of_one_group = modeled * dedup.n_groups(n_pairs) / 0.6
     assert 0.8 * of_one_group <= peak_bytes(find) <= 1.2 * of_one_group
 
 

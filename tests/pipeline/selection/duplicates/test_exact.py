@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.selection.duplicates import exact
 from pipeline.selection.duplicates.exact import Identities
+from pipeline.selection.unit_decisions import open_unit
 from tests.support.score_tables import (
     Row,
     make_run,
@@ -85,6 +86,31 @@ def test_exact_duplicates_can_be_kept(tmp_path):
     assert outcomes(run)["web/1"] == ["kept", "kept"]
 
 
+def test_a_group_has_no_more_pairs_in_a_larger_pool():
+    assert exact.n_groups(0) == exact.n_groups(2**28) == 256
+    assert exact.n_groups(2**28 + 1) == 257
+    assert exact.n_groups(10**10) * 2**20 >= 10**10
+    assert exact.group_bytes(10**10) < exact.group_bytes(2**28) * 1.01 < 2**27
+
+
+def test_a_unit_sends_one_pair_of_an_image_that_all_have(tmp_path):
+    rows = [Row(f"text {i}", image="not available") for i in range(50)]
+    run = make_run(str(tmp_path), EXACT, {"web/1": rows, "web/2": rows})
+    sent = [
+        [*exact.spread_identities(open_unit(unit, run), run, n_groups=7)]
+        for unit in run.units
+    ]
+    for own, (_, firsts) in sent:
+        assert (own.tag, len(own.value[1].row), len(firsts.row)) == ("own", 49, 1)
+    found = outcomes(run)
+    assert [*itertools.chain(*found.values())].count("kept") == 1
+    kept_id = sample_id(
+        Row(by_id("not available", *[r.alt_text for r in rows])[0]), "not available"
+    ).hex()
+    details = {d.detail for ds in read_decisions(run).values() for d in ds}
+    assert details == {"", kept_id}
+
+
 HASHES = st.sampled_from([0, 1, 255, 256, 2**63, 2**64 - 1])
 WORDS = st.tuples(HASHES, HASHES)
 PAIRS = st.tuples(st.sampled_from("abc"), WORDS, WORDS)  # unit, image hash, sample id
@@ -111,11 +137,19 @@ def test_repeats_are_those_of_brute_force_in_any_order_of_blocks(pairs, rng):
         )
         for unit, group in _by_unit(pairs)
     ]
-    rng.shuffle(blocks)
+    firsts, own = zip(*map(exact.set_own_repeats_aside, blocks), strict=True)
+    messages = {
+        block.unit_name: [repeats] for block, repeats in zip(blocks, own, strict=True)
+    }
+    firsts = list(firsts)
+    rng.shuffle(firsts)
+    assert all(len(set(map(tuple, b.image_hash))) == len(b.row) for b in firsts)
+    for unit, repeats in exact.find_repeats(0, firsts):
+        messages[unit].insert(rng.randrange(2), repeats)
     found = {
         (unit, int(row), tuple(map(int, kept_id)))
-        for unit, repeats in exact.find_repeats(0, blocks)
-        for row, kept_id in zip(repeats.row, repeats.kept_id, strict=True)
+        for unit, repeats in messages.items()
+        for row, kept_id in zip(*exact.kept_ids(repeats), strict=True)
     }
     assert found == expected
 

@@ -8,6 +8,7 @@ The transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 
 import apache_beam as beam
@@ -25,6 +26,8 @@ from pipeline.selection.search import kmeans, reference_sets, search_steps
 from pipeline.selection.search.reference_sets import IndexFiles
 from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
+
+_TEXTS_AT_A_TIME = 10_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,13 +59,9 @@ class Balance(beam.PTransform):
         run = self._run.without_units()
         for i, cap in enumerate(self._caps):
             grouped = self._group(decisions, i, cap)
-            counts = AsSingleton(
-                grouped
-                | f"Count groups, cap {i}" >> beam.Map(lambda g: Counts.of(g.group))
-                | f"Add groups, cap {i}" >> beam.CombineGlobally(SumCounts())
-            )
+            counts = grouped | f"Find crowded, cap {i}" >> CountCrowded(cap.max_count)
             decisions = grouped | f"Thin groups, cap {i}" >> beam.Map(
-                thin, run, cap, counts
+                thin, run, cap, AsSingleton(counts)
             )
         return decisions
 
@@ -86,6 +85,28 @@ class Balance(beam.PTransform):
                 return decisions | f"Find clusters, cap {i}" >> beam.ParDo(
                     GroupByCluster(run), path
                 )
+
+
+class CountCrowded(beam.PTransform):
+    """Maps PCollection[Grouped] to the counts of the groups above `max_count`.
+
+    Those are fewer than the images of the pool divided by `max_count`. Workers add up
+    ranges of groups; only the crowded ones come together.
+    """
+
+    def __init__(self, max_count: int) -> None:
+        super().__init__()
+        self._max_count = max_count
+
+    def expand(self, grouped: beam.PCollection[Grouped]) -> beam.PCollection[Counts]:
+        return (
+            grouped
+            | "Count groups" >> beam.FlatMap(lambda g: Counts.of(g.group).by_range())
+            | "Add groups" >> beam.CombinePerKey(SumCounts())
+            | "Drop keys of ranges" >> beam.Values()
+            | "Keep crowded" >> beam.Map(Counts.above, self._max_count)
+            | "Join ranges" >> beam.CombineGlobally(SumCounts())
+        )
 
 
 def _record_path(run: RunFolder, i: int) -> str:
@@ -115,8 +136,9 @@ class GroupBySeed(search_steps.DoFnWithSets):
         best = found.similarity[:, has_embedding].argmax(axis=0)
         sizes = [len(reference_set.keys) for reference_set in sets]
         group = np.cumsum([0, *sizes])[best] + found.image[best, has_embedding]
-        names = found.best_names(has_embedding)
-        group_to_name = dict(zip(group.tolist(), names, strict=True))
+        groups, one = np.unique(group, return_index=True)
+        names = found.best_names(has_embedding[one])
+        group_to_name = dict(zip(groups.tolist(), names, strict=True))
         yield Grouped(decisions, rows[has_embedding], group, group_to_name)
 
 
@@ -131,7 +153,7 @@ class GroupByCluster(kmeans.DoFnWithCentroids):
         rows, group = kmeans.nearest_to_rows(
             self.centroids(path), self._run, decisions, decisions.droppable_rows
         )
-        group_to_name = {c: f"cluster {c}" for c in group.tolist()}
+        group_to_name = {c: f"cluster {c}" for c in np.unique(group).tolist()}
         yield Grouped(decisions, rows, group, group_to_name)
 
 
@@ -150,16 +172,22 @@ class GroupByConcept(beam.DoFn):
     def process(self, decisions: UnitDecisions) -> Iterator[Grouped]:
         rows = decisions.droppable_rows
         tables = self._run.pairs(decisions.unit.source)
-        texts = read_rows(tables, decisions, rows, "alt_text")["alt_text"].to_pylist()
-        found = [self._concepts.find(text) for text in texts]
-        group = np.array([n for numbers in found for n in numbers], np.int64)
-        row = np.repeat(rows, [len(numbers) for numbers in found])
+        texts = read_rows(tables, decisions, rows, "alt_text")["alt_text"]
+        counts, numbers = [rows[:0]], [rows[:0]]
+        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+            some = texts.slice(start, _TEXTS_AT_A_TIME).to_pylist()
+            found = [self._concepts.find(text) for text in some]
+            counts.append(np.array([len(n) for n in found], np.int64))
+            numbers.append(np.array([*itertools.chain(*found)], np.int64))
+        row, group = np.repeat(rows, np.concatenate(counts)), np.concatenate(numbers)
         group_to_name = {n: self._concepts.names[n] for n in np.unique(group).tolist()}
         yield Grouped(decisions, row, group, group_to_name)
 
 
 def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDecisions:
     """Drops pairs whose draw is not below their probability.
+
+    `counts` are those of groups above `max_count`; the others lose nothing.
 
     The value of a decision is the probability, the threshold the draw in [0, 1), and
     the detail the smallest group of the pair.
@@ -184,7 +212,7 @@ def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDeci
 
 def probabilities(grouped: Grouped, max_count: int, counts: Counts) -> np.ndarray:
     """The probability to keep each pair of a unit: float64 [n]; NaN without a group."""
-    share = np.minimum(1, max_count / counts.count_of(grouped.group))
+    share = max_count / np.maximum(counts.count_of(grouped.group), max_count)
     n_pairs = len(grouped.decisions.outcome)
     loss = np.ones(n_pairs)
     np.multiply.at(loss, grouped.row, 1 - share)

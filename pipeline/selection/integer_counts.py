@@ -4,12 +4,13 @@ In: arrays of integers, one part of the pool at a time. Out: how often each occu
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 
 _BLOCKS_IN_MEMORY = 4  # that a worker collects before it adds them up
+_NUMBERS_PER_RANGE = 2**20  # 16 MB of counts
 
 BYTES = 8 + 8  # of a number and its count
 # Peak of adding up, per number: the blocks, joined, their order, sorted, differences.
@@ -34,6 +35,19 @@ class Counts:
         padded = np.append(self.count, 0)
         is_there = np.append(self.number, -1)[place] == numbers
         return np.where(is_there, padded[place], 0)
+
+    def above(self, least: int) -> "Counts":
+        """The numbers that occur more often than `least`."""
+        is_above = self.count > least
+        return Counts(self.number[is_above], self.count[is_above])
+
+    def by_range(self) -> Iterator[tuple[int, "Counts"]]:
+        """Yields (range of numbers, counts of its numbers), for a worker each."""
+        ranges, starts = np.unique(self.number // _NUMBERS_PER_RANGE, return_index=True)
+        numbers = np.split(self.number, starts[1:])
+        counts = np.split(self.count, starts[1:])
+        for key, number, count in zip(ranges.tolist(), numbers, counts, strict=False):
+            yield key, Counts(number, count)
 
 
 def sum_counts(blocks: Sequence[Counts]) -> Counts:

@@ -12,7 +12,7 @@ from pipeline.config.selection import (
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.selection import balance
+from pipeline.selection import balance, integer_counts
 from pipeline.selection.balance import Grouped
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import Counts
@@ -155,6 +155,35 @@ def test_caps_come_one_after_the_other_and_order_changes_no_byte(tmp_path):
     n_red = sum("red" in text for text in itertools.compress(texts, left))
     values = {d.value for d in decisions if d.detail == "red"}
     assert list(values) == pytest.approx([5 / n_red])
+
+
+def test_neither_ranges_nor_blocks_of_texts_change_a_byte(tmp_path, monkeypatch):
+    caps = (
+        CapPerSeed(30),
+        CapPerConcept(concepts(tmp_path, *["red", "fox", "owl"]), 5),
+    )
+    whole = make(tmp_path / "whole", *caps, shards=TEXTS)
+    select(whole)
+    monkeypatch.setattr(balance, "_TEXTS_AT_A_TIME", 7)
+    monkeypatch.setattr(integer_counts, "_NUMBERS_PER_RANGE", 1)
+    parts = make(tmp_path / "parts", *caps, shards=TEXTS)
+    select(parts)
+    assert read_decisions(parts) == read_decisions(whole)
+
+
+def test_ranges_of_counts_add_up_to_them(monkeypatch):
+    monkeypatch.setattr(integer_counts, "_NUMBERS_PER_RANGE", 4)
+    counts = Counts.of(np.array([9, 1, 3, 4, 1, 9, 9, -1]))
+    ranges = dict(counts.by_range())
+    assert {key: c.number.tolist() for key, c in ranges.items()} == {
+        -1: [-1],
+        0: [1, 3],
+        1: [4],
+        2: [9],
+    }
+    joined = integer_counts.sum_counts([*ranges.values()]).above(1)
+    assert (joined.number.tolist(), joined.count.tolist()) == ([1, 9], [2, 3])
+    assert not [*Counts.of(np.empty(0, np.int64)).by_range()]
 
 
 def test_probabilities_are_those_of_the_paper_s_loop(tmp_path):

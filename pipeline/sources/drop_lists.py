@@ -3,26 +3,25 @@
 In: text files with one entry a line, on any file system that Beam knows: a URL, or
 `host:NAME`, `image_hash:HEX` or `sample_id:HEX`. Blank lines and lines that begin with
 `#` say nothing. Out: for the pairs of a unit the kind of entry that names each of them.
-The launcher reads the files and writes a table of 16 bytes an entry, named by what they
-hold, which workers map into memory.
+The launcher reads the files and writes a sorted table of 16 bytes an entry, named by
+what they hold. Workers map it into memory, or read parts of it if it is very large.
 """
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.sources import drop_tables
+from pipeline.sources.drop_tables import DIGEST_BYTES, DIGEST_DTYPE
 from pipeline.storage import files, patterns
 
 # Kinds of entries, in the order in which they are tried.
 KINDS = ("url", "host", "image_hash", "sample_id")
 
-_DIGEST_BYTES = 16
-_DIGEST_DTYPE = np.dtype(f"S{_DIGEST_BYTES}")  # compares as bytes padded with zeros
 _URL = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#\s]*@)?"
     r"([^/?#\s:@\[]+|\[[^/?#\s@\]]*\])((?::\d*)?)((?:[/?][^#\s]*)?)(?:#\S*)?"
@@ -32,6 +31,8 @@ _HOST = re.compile(r"[^\s/:@?#*]+")
 _HASH = re.compile(r"[0-9a-fA-F]{32}")
 _MAX_SHOWN_CHARS = 80
 _BYTES_AT_A_TIME = 1 << 20
+_ENTRIES_AT_A_TIME = 1 << 22  # 64 MiB of digests
+_PAIRS_AT_A_TIME = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,52 +43,73 @@ class ListFile:
     digest: str  # BLAKE2b-128 of its bytes, as hex
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Names:
+    """Digests of all that would name some pairs if an entry had it."""
+
+    row: np.ndarray  # int64 [n], of the pair
+    kind: np.ndarray  # int8 [n], position in KINDS
+    digest: np.ndarray  # DIGEST_DTYPE [n]
+
+    @classmethod
+    def of(cls, pairs: pa.Table) -> "Names":
+        """The names of pairs, at most 10,000 of them in Python's memory.
+
+        Args:
+          pairs: columns `url`, `image_hash` and `sample_id` of `records.Pair`.
+        """
+        found = [cls._of_some(pairs.slice(0, 0), 0)]
+        for start in range(0, pairs.num_rows, _PAIRS_AT_A_TIME):
+            some = pairs.slice(start, _PAIRS_AT_A_TIME)
+            found.append(cls._of_some(some, start))
+        columns = zip(*((f.row, f.kind, f.digest) for f in found), strict=True)
+        return cls(*map(np.concatenate, columns))
+
+    @classmethod
+    def _of_some(cls, pairs: pa.Table, first: int) -> "Names":
+        rows, kinds, digests = [], [], bytearray()
+        for code, (kind, names) in enumerate(_names_by_kind(pairs)):
+            for row, values in enumerate(names, start=first):
+                for value in values:
+                    rows.append(row)
+                    kinds.append(code)
+                    digests += _digest(kind, value)
+        digest = np.frombuffer(bytes(digests), DIGEST_DTYPE)
+        return cls(np.array(rows, np.int64), np.array(kinds, np.int8), digest)
+
+    def take(self, places: np.ndarray) -> "Names":
+        """Some of the names: `places` are positions, or a mask."""
+        return Names(self.row[places], self.kind[places], self.digest[places])
+
+
+def first_kinds(listed: Names, n_pairs: int) -> np.ndarray:
+    """The kind of the first name of each pair that is listed, or "": str [n]."""
+    codes = np.full(n_pairs, len(KINDS))
+    np.minimum.at(codes, listed.row, listed.kind)
+    return np.array([*KINDS, ""], dtype=object)[codes]
+
+
 class DropList:
-    """All entries, 16 bytes each: safe to hold for many millions."""
+    """All entries, 16 bytes each, mapped into memory."""
 
     def __init__(self, entries: np.ndarray) -> None:
         """`entries` are digests, ascending."""
         self._digests = entries
 
     @classmethod
-    def load(cls, list_files: Iterable[ListFile]) -> "DropList":
-        """Reads the files again; ValueError on a line that says nothing clear."""
-        digests = bytearray()
-        for list_file in list_files:
-            for kind, value in _read_entries(list_file.uri):
-                digests += _digest(kind, value)
-        return cls(np.unique(np.frombuffer(digests, _DIGEST_DTYPE)))
-
-    @classmethod
     def open(cls, path: str) -> "DropList":
         """Maps a table on this machine into memory, shared by all its processes."""
-        if not os.path.getsize(path):
-            return cls(np.empty(0, _DIGEST_DTYPE))
-        return cls(np.memmap(path, _DIGEST_DTYPE, mode="r"))
-
-    def to_bytes(self) -> bytes:
-        """The table that `open` opens."""
-        return self._digests.tobytes()
+        return cls(drop_tables.open_whole(path))
 
     def kinds_of(self, pairs: pa.Table) -> np.ndarray:
         """Kind of the first entry that names each pair, "" if none does: str `[n]`.
 
         Args:
-          pairs: columns `url`, `image_hash` and `sample_id` of `records.Pair`.
+          pairs: as `Names.of` takes them.
         """
-        found = np.full(pairs.num_rows, "", dtype=object)
-        for kind, names in reversed(list(_names_by_kind(pairs))):
-            rows = [row for row, values in enumerate(names) for _ in values]
-            digests = [_digest(kind, value) for values in names for value in values]
-            found[np.array(rows, np.int64)[self._has(digests)]] = kind
-        return found
-
-    def _has(self, digests: Sequence[bytes]) -> np.ndarray:
-        wanted = np.frombuffer(b"".join(digests), _DIGEST_DTYPE)
-        if not len(self._digests):
-            return np.zeros(len(wanted), dtype=bool)
-        position = np.searchsorted(self._digests, wanted)
-        return self._digests[position.clip(max=len(self._digests) - 1)] == wanted
+        names = Names.of(pairs)
+        is_listed = drop_tables.is_in(names.digest, self._digests)
+        return first_kinds(names.take(is_listed), pairs.num_rows)
 
 
 def list_files(pattern: str) -> tuple[ListFile, ...]:
@@ -115,19 +137,33 @@ def check(list_files: Iterable[ListFile]) -> None:
 def build(list_files: Sequence[ListFile], root: str) -> str:
     """The path of the table of the files in a run folder; makes it if it is not there.
 
+    Holds four million entries in memory at a time.
+
     Raises:
       ValueError: on a line that is no entry.
     """
     path = table_path(list_files, root)
     if not files.is_file(path):
-        files.write(path, DropList.load(list_files).to_bytes())
+        drop_tables.write_sorted(_digests(list_files), path)
     return path
+
+
+def _digests(list_files: Iterable[ListFile]) -> Iterator[np.ndarray]:
+    """Yields the digests of all entries, in blocks."""
+    digests = bytearray()
+    for list_file in list_files:
+        for kind, value in _read_entries(list_file.uri):
+            digests += _digest(kind, value)
+            if len(digests) >= _ENTRIES_AT_A_TIME * DIGEST_BYTES:
+                yield np.frombuffer(bytes(digests), DIGEST_DTYPE)
+                digests.clear()
+    yield np.frombuffer(bytes(digests), DIGEST_DTYPE)
 
 
 def table_path(list_files: Iterable[ListFile], root: str) -> str:
     """Where the table of the files lies, or will."""
     contents = "".join(contents_digests(list_files)).encode()
-    name = hashlib.blake2b(contents, digest_size=_DIGEST_BYTES).hexdigest()
+    name = hashlib.blake2b(contents, digest_size=DIGEST_BYTES).hexdigest()
     return files.join(root, "drop_lists", f"{name}.bin")
 
 
@@ -137,7 +173,7 @@ def contents_digests(list_files: Iterable[ListFile]) -> list[str]:
 
 
 def _contents_digest(uri: str) -> str:
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     try:
         with files.open_stream(uri) as file:
             while data := file.read(_BYTES_AT_A_TIME):
@@ -220,4 +256,4 @@ def _with_parents(host: str) -> tuple[str, ...]:
 
 def _digest(kind: str, value: str) -> bytes:
     data = f"{kind}:{value}".encode()
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -2,16 +2,22 @@
 
 import dataclasses
 import os
+import pathlib
+import tempfile
 import time
 
+import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import content_hash
 from pipeline.selection import rights, rules
-from pipeline.sources import drop_lists
+from pipeline.selection.unit_decisions import UnitDecisions, open_unit
+from pipeline.sources import drop_lists, drop_tables
 from pipeline.sources.drop_lists import DropList
 from tests.support.score_tables import (
     Row,
@@ -36,7 +42,12 @@ def kinds(files, *urls: str, image_hash=b"i" * 16, sample_id=b"s" * 16) -> list[
         "image_hash": [image_hash] * n,
         "sample_id": [sample_id] * n,
     }
-    return DropList.load(files).kinds_of(pa.table(columns)).tolist()
+    return open_list(files).kinds_of(pa.table(columns)).tolist()
+
+
+def open_list(files) -> DropList:
+    with tempfile.TemporaryDirectory() as root:
+        return DropList.open(drop_lists.build(files, root))
 
 
 # Opt-outs
@@ -218,6 +229,98 @@ def test_the_table_of_a_list_is_made_once_and_holds_its_entries(tmp_path):
     assert empty.kinds_of(table).tolist() == ["", ""]
 
 
+# Large tables
+
+
+def random_digests(n: int) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    return np.frombuffer(rng.bytes(16 * n), drop_tables.DIGEST_DTYPE)
+
+
+def test_a_table_is_sorted_in_blocks_of_any_size(tmp_path):
+    digests = random_digests(5000)
+    blocks = [digests[:7], digests[:0], digests[3:4000], digests[4000:]]
+    path = str(tmp_path / "sorted.bin")
+    drop_tables.write_sorted(blocks, path)
+    np.testing.assert_array_equal(drop_tables.open_whole(path), np.unique(digests))
+    drop_tables.write_sorted([digests[:0]], path)
+    assert not len(drop_tables.open_whole(path))
+
+
+@pytest.mark.parametrize("is_even", [True, False])
+def test_a_part_of_a_table_has_all_entries_of_that_part(tmp_path, is_even):
+    digests = np.unique(random_digests(4000))
+    if not is_even:  # no hashes: most are in one part
+        words = digests.view(np.uint8).reshape(-1, 16).copy()
+        words[:3500, 0] = 0
+        digests = np.unique(words.view(drop_tables.DIGEST_DTYPE).ravel())
+    path = str(tmp_path / "table.bin")
+    drop_tables.write_sorted([digests], path)
+    parts = drop_tables.parts_of(digests, 9)
+    assert (np.diff(parts) >= 0).all()
+    assert {0, 8} <= set(parts.tolist())
+    for part in range(9):
+        found = drop_tables.read_part(path, part, 9)
+        assert drop_tables.is_in(digests[parts == part], found).all()
+        if is_even:
+            assert len(found) < 4000 / 9 + 2 * (4 * 63 + 8) + 1
+
+
+def test_parts_of_a_table_decide_like_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(drop_tables, "ENTRIES_PER_PART", 4)
+    monkeypatch.setattr(drop_lists, "_PAIRS_AT_A_TIME", 3)
+    monkeypatch.setattr(drop_lists, "_ENTRIES_AT_A_TIME", 5)
+    hosts = ["a.org", "b.a.org", "c.net", "d.com"]
+    rows = {
+        f"{source}/1": [
+            Row(
+                image=f"image {i % 9}",
+                url=f"https://{hosts[i % 4]}/{i}" if i % 3 else "",
+                robots="noai" if i % 10 == 0 else "",
+                error="broken" if i % 11 == 0 else "",
+            )
+            for i in range(first, first + 20)
+        ]
+        for source, first in (("web", 0), ("more", 15), ("city", 30))
+    }
+    files = listed(
+        tmp_path,
+        *("host:b.a.org", "host:none.org", "https://c.net/14", "https://a.org/20"),
+        f"image_hash:{content_hash(b'image 5').hex()}",
+        f"sample_id:{sample_id(Row(), 'image 7').hex()}",
+        *(f"https://nowhere.org/{i}" for i in range(30)),
+    )
+    run = with_list(
+        make_run(str(tmp_path / "run"), SelectionConfig(), rows, keep_all=["city"]),
+        files,
+    )
+    table = drop_lists.build(files, run.root)
+    opened = [open_unit(unit, run) for unit in run.units]
+    found = []
+    for max_mapped in (10**6, 0):
+        label = f"{max_mapped} mapped"
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+            decided = (
+                pipeline
+                | beam.Create(opened)
+                | label >> rights.LookUp(run, table, max_mapped)
+            )
+            _ = decided | beam.Map(write_outcomes, str(tmp_path / label))
+        paths = sorted((tmp_path / label).iterdir())
+        found.append({path.name: path.read_text() for path in paths})
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+    for kind in drop_lists.KINDS:
+        assert kind in "".join(found[0].values())
+
+
+def write_outcomes(decisions: UnitDecisions, folder: str) -> None:
+    lines = zip(decisions.outcome.tolist(), decisions.detail, strict=True)
+    path = pathlib.Path(folder, decisions.unit.name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(map(str, lines)))
+
+
 def test_lines_may_end_in_any_way(tmp_path):
     lines = b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
     (tmp_path / "list.txt").write_bytes(lines)
@@ -229,7 +332,7 @@ def test_lines_may_end_in_any_way(tmp_path):
 def test_a_look_up_costs_little_more_in_a_long_list(tmp_path):
     n_entries = 20_000
     files = listed(tmp_path, *(f"https://a.org/{i}.jpg" for i in range(n_entries)))
-    found = DropList.load(files)
+    found = open_list(files)
     urls = [f"https://a.org/{i}.jpg" for i in range(n_entries - 500, n_entries + 500)]
     hashes = [b"h" * 16] * 1000
     table = pa.table({"url": urls, "image_hash": hashes, "sample_id": hashes})

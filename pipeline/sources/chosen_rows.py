@@ -23,6 +23,7 @@ from pipeline.storage.chosen_ranges import read_ranges
 
 _TAIL_BYTES = 8 << 10  # more than the footer of a few row groups
 _END_BYTES = 8  # the length of the footer, and a magic word
+_MAX_INDEX_REQUESTS = 4  # at once; other files are looked at meanwhile
 _PIECE_BYTES = 1 << 20  # of a column chunk that is read as a whole
 
 
@@ -190,9 +191,8 @@ def _read_indices(
     if leaf.physical_type != "BYTE_ARRAY" or leaf.max_repetition_level:
         return [b""] * len(groups)  # no page of nulls could stand for others
     chunks = [group.chunk for group in groups]
-    return list(
-        read_ranges(path, ((one.index_start, one.index_length) for one in chunks))
-    )
+    places = [(one.index_start, one.index_length) for one in chunks]
+    return list(read_ranges(path, places, _MAX_INDEX_REQUESTS))
 
 
 class _ChosenFile(io.RawIOBase):
@@ -207,7 +207,7 @@ class _ChosenFile(io.RawIOBase):
         self._position = 0
         self._parts: Iterator[bytes] = iter(())
         self._next_position = -1  # in the column chunk that is read
-        self._left = b""  # of the part that was taken last
+        self._left = memoryview(b"")  # of the part that was taken last
 
     def readable(self) -> bool:
         return True
@@ -231,14 +231,15 @@ class _ChosenFile(io.RawIOBase):
         """Always `size` bytes: behind the pages of a chunk are zeros."""
         if self._position != self._next_position:
             self._begin_chunk()
-        taken, n_bytes = [self._left], len(self._left)
-        while n_bytes < size and (part := next(self._parts, None)) is not None:
-            taken.append(part)
-            n_bytes += len(part)
-        data = b"".join(taken)
-        self._left = data[size:]
+        taken, n_bytes = [], 0
+        while n_bytes < size:
+            if not self._left:
+                self._left = memoryview(next(self._parts, bytes(size - n_bytes)))
+            taken.append(self._left[: size - n_bytes])
+            self._left = self._left[size - n_bytes :]
+            n_bytes += len(taken[-1])
         self._position = self._next_position = self._position + size
-        return data[:size].ljust(size, b"\0")
+        return b"".join(taken)
 
     def _begin_chunk(self) -> None:
         for _ in self._parts:  # not needed by Arrow
@@ -246,7 +247,7 @@ class _ChosenFile(io.RawIOBase):
         parts = self._chosen.start_to_parts.get(self._position)
         if parts is None:
             raise OSError(f"read at byte {self._position}: expected a column chunk")
-        self._parts, self._left = self._take(parts), b""
+        self._parts, self._left = self._take(parts), memoryview(b"")
 
     def _take(self, parts: Iterable[_Part]) -> Iterator[bytes]:
         for part in parts:

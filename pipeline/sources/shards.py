@@ -180,8 +180,9 @@ def read_images_of(
     An image that is gone, or is not the one that was scored, is its error, and the
     others are read on. Of tars only the images are read, of Parquet files what
     `chosen_rows` says. Requests for images of all shards share the bounds of
-    `chosen_ranges.read_spans`: 32 at once and 64 MiB in memory; beside them are what
-    Arrow holds of the rows that it decodes, and the footers of 32 Parquet files.
+    `chosen_ranges.read_spans`: 32 at once and 64 MiB in memory. Beside them are what
+    Arrow holds of the rows that it decodes (a batch, and 1 MiB or the largest page),
+    and small requests for the footers and indices of the next 32 Parquet files.
 
     Args:
       chosen: shards, each with pairs of it in its order.

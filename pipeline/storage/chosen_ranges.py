@@ -1,8 +1,8 @@
 """Chosen byte ranges of many files: in order, many at once, in bounded memory.
 
 In: spans of files, in the order in which they are wanted. Out: their bytes. Near spans
-share a request, whose gaps are read and dropped; all of them together are at most a
-fifth of what is wanted.
+of a store share a request, whose gaps are read and dropped; all of them together are at
+most a fifth of what is wanted.
 """
 
 import collections
@@ -41,16 +41,22 @@ class _Request:
     length: int
     spans: tuple[Span, ...]
 
-    def cut(self, data: memoryview) -> Iterator[bytes]:
+    def cut(self, data: bytes | memoryview) -> Iterator[bytes]:
         """The bytes of each span, fewer where the file ends."""
+        if len(self.spans) == 1:
+            yield bytes(data)
+            return
         for _, start, length in self.spans:
             first = start - self.start
             yield bytes(data[first : first + length])
 
 
-def read_ranges(path: str, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+def read_ranges(
+    path: str, spans: Iterable[tuple[int, int]], max_requests: int | None = None
+) -> Iterator[bytes]:
     """As `read_spans`, of one file; raises the error if it cannot be opened."""
-    with contextlib.closing(read_spans(Span(path, *span) for span in spans)) as found:
+    of_path = (Span(path, *span) for span in spans)
+    with contextlib.closing(read_spans(of_path, max_requests)) as found:
         for data in found:
             if isinstance(data, OSError):
                 raise data
@@ -58,7 +64,7 @@ def read_ranges(path: str, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
 
 
 def read_spans(
-    spans: Iterable[Span],
+    spans: Iterable[Span], max_requests: int | None = None
 ) -> typing.Generator[bytes | OSError, None, None]:
     """The bytes of each span, in order; fewer where a file ends.
 
@@ -67,15 +73,19 @@ def read_spans(
     which spans are still to be given, are for at most 64 MiB, or one for one longer
     span: this is the bound of memory, beside the span that was given last.
 
+    Args:
+      max_requests: at once, if not 32.
+
     Raises:
       OSError: on a failure that another attempt may cure, such as of a network.
     """
-    begun: collections.deque[tuple[_Request, Callable[[], memoryview]]]
+    begun: collections.deque[tuple[_Request, Callable[[], bytes | memoryview]]]
     begun, n_bytes = collections.deque(), 0
-    with contextlib.closing(_Reader()) as reader:
+    max_requests = max_requests or MAX_REQUESTS_AT_ONCE
+    with contextlib.closing(_Reader(max_requests)) as reader:
         for request in _join_near(spans):
             while begun and (
-                len(begun) >= MAX_REQUESTS_AT_ONCE
+                len(begun) >= max_requests
                 or n_bytes + request.length > MAX_BYTES_AT_ONCE
             ):
                 first, answer = begun.popleft()
@@ -88,7 +98,7 @@ def read_spans(
 
 
 def _spans_of(
-    request: _Request, answer: Callable[[], memoryview]
+    request: _Request, answer: Callable[[], bytes | memoryview]
 ) -> Iterator[bytes | OSError]:
     try:
         data = answer()
@@ -114,6 +124,7 @@ def _join_near(spans: Iterable[Span]) -> Iterator[_Request]:
         if (
             held
             and span.path == held[-1].path
+            and files.is_remote(span.path)  # a request to a disk costs nothing
             and span.start >= start
             and gap <= _MAX_GAP_BYTES
             and n_gaps + gap <= _MAX_GAPS_PER_WANTED * n_wanted
@@ -136,11 +147,12 @@ class _Reader:
     A file that is open stays so until the requests for it are done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_requests: int) -> None:
+        self._max_requests = max_requests
         self._executor: futures.ThreadPoolExecutor | None = None
         self._opened: collections.deque[_OpenFile] = collections.deque()
 
-    def begin(self, request: _Request) -> Callable[[], memoryview]:
+    def begin(self, request: _Request) -> Callable[[], bytes | memoryview]:
         """Gives the function that waits for the bytes."""
         path, start, length = request.path, request.start, request.length
         if not files.is_object_url(path):
@@ -152,14 +164,14 @@ class _Reader:
         from pipeline.storage import object_store  # local runs do without obstore
 
         if self._executor is None:
-            self._executor = futures.ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE)
+            self._executor = futures.ThreadPoolExecutor(self._max_requests)
         read_range = object_store.read_range
         return self._executor.submit(read_range, path, start, length).result
 
-    def _read(self, file: "_OpenFile", start: int, length: int) -> memoryview:
+    def _read(self, file: "_OpenFile", start: int, length: int) -> bytes:
         while self._opened[0] is not file:
             self._opened.popleft().close()
-        return memoryview(file.read(start, length))
+        return file.read(start, length)
 
     def close(self) -> None:
         """Waits for no request."""

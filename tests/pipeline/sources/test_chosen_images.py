@@ -131,7 +131,7 @@ def test_images_of_many_shards_are_asked_for_at_once(store, suffix):
     images = [make_images(30, 1000 + shard) for shard in range(40)]
     chosen = write_shards(bucket, suffix, images)
     server.forget_requests()
-    server.latency_s = 0.06
+    server.latency_s = 0.25  # long, for busy machines
     found = list(read_images_of((unit, pairs[7:8]) for unit, pairs in chosen))
     server.latency_s = 0.0
     assert found == [of_shard[7] for of_shard in images]

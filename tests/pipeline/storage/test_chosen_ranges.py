@@ -62,7 +62,7 @@ def spans_in_order(draw) -> list[Span]:
     for gap, length in draw(
         st.lists(st.tuples(st.integers(0, 200_000), st.integers(0, 100_000)))
     ):
-        spans.append(Span("a", position + gap, length))
+        spans.append(Span("s3://bucket/a", position + gap, length))
         position += gap + length
     return spans
 
@@ -110,7 +110,7 @@ def test_a_slow_store_is_asked_for_many_spans_at_once(server, bucket):
     for name in "01":
         files.write(f"{bucket}/{name}", bytes(64))
     server.forget_requests()
-    server.latency_s = 0.06
+    server.latency_s = 0.25  # long, for busy machines
     assert list(read_spans(far)) == [b"\0"] * 64
     assert 20 <= server.max_open <= chosen_ranges.MAX_REQUESTS_AT_ONCE
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.captioning import failed_captions, flag_counts, flag_stage
+from pipeline.captioning import allowances, failed_captions, flag_counts, flag_stage
 from pipeline.captioning import stage as captioning
 from pipeline.captioning.coverage import find_incomplete
 from pipeline.config.captions import Granularity
@@ -68,7 +68,8 @@ def caption(
     """Captions the kept images that have no caption yet, and flags doubtful ones.
 
     Raises:
-      ValueError: if a granularity has no caption.
+      ValueError: if a granularity has no caption, or its missing captions may cost
+        more than its bound.
     """
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
@@ -76,9 +77,10 @@ def caption(
     scored_shards.expect_decided(run)
     if not find_incomplete(run, wanted):
         return flag(run, options)
+    allowed = allowances.allow(run, wanted)
     for granularity in wanted:
         captioning.describe(run, granularity)
-    transform = captioning.Caption(run, wanted)
+    transform = captioning.Caption(run, wanted, name_to_allowance=allowed)
     captioned = run_stage(run, run.units, captioning.STAGE, transform, options)
     failed_captions.check(run, wanted)
     return {**captioned, **flag(run, options)}

@@ -7,8 +7,10 @@ once, and no model is loaded if no caption is missing.
 
 import collections
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import apache_beam as beam
@@ -25,12 +27,14 @@ from pipeline.captioning.captioner_handler import (
     failed_row,
 )
 from pipeline.captioning.coverage import CaptionInputs
+from pipeline.captioning.missing import find_missing
+from pipeline.captioning.spending import Allowance, MeteredCaptioner, Receipt
 from pipeline.config import prompts
-from pipeline.config.captions import Decoding, Granularity
+from pipeline.config.captions import Decoding, Granularity, Spend
 from pipeline.config.fingerprint import to_json
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE as STAGE
-from pipeline.engine.caption_tables import CaptionTables, Key, prompt_of
+from pipeline.engine.caption_tables import CaptionTables, Key
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
@@ -49,17 +53,22 @@ def describe(run: RunFolder, granularity: Granularity) -> None:
     model: dict[str, Any] = {"model_digest": run.model_digest(granularity)}
     if granularity.captioner == "imported":
         model["files"] = imported_captions.describe(run.imported_files(granularity))
-    content = json.dumps(to_json(granularity) | model, indent=1).encode() + b"\n"
+    content = {**to_json(granularity, fields_of=_recorded_fields), **model}
     if not files.is_file(path):
-        files.write(path, content)
+        files.write(path, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _recorded_fields(settings: Any) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(settings) if field.repr]
 
 
 class Caption(beam.PTransform):
     """Writes the missing captions of kept images, and passes the units on.
 
     Counters: `captions_written`; `captions_failed`; `images_encoded`;
-    `captions_waiting`, whose prompt names a caption that failed; and `units_skipped`,
-    which lack no caption. Each model counts images and units again.
+    `captions_waiting`, whose prompt names a caption that failed; `requests` of
+    captioners that cost money; and `units_skipped`, which lack no caption. Each model
+    counts images and units again.
     """
 
     def __init__(
@@ -67,7 +76,10 @@ class Caption(beam.PTransform):
         run: RunFolder,
         granularities: Sequence[Granularity],
         make_handler: Callable[[Granularity], CaptionerHandler] = CaptionerHandler,
+        *,
+        name_to_allowance: Mapping[str, Allowance] = MappingProxyType({}),
     ) -> None:
+        """Takes the allowances of granularities whose requests are counted."""
         super().__init__()
         self._inputs = CaptionInputs.of(run)
         self._targets = [
@@ -85,6 +97,7 @@ class Caption(beam.PTransform):
             (g.checkpoint, g.revision): _worker_checks(run, g) for g in granularities
         }
         self._workers = run.config.caption_workers
+        self._allowances = dict(name_to_allowance)
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         """Makes one pass over all units per model, in the order of their prompts.
@@ -108,7 +121,13 @@ class Caption(beam.PTransform):
     def _caption_unit(self, group: tuple[CaptionTarget, ...]) -> "_CaptionUnit":
         model = _find_model(group)
         checks = self._model_to_checks[model.checkpoint, model.revision]
-        return _CaptionUnit(self._inputs, group, self._make_handler(model), checks)
+        allowances = {
+            target.granularity.name: self._allowances[target.granularity.name]
+            for target in group
+            if target.granularity.name in self._allowances
+        }
+        handler = self._make_handler(model)
+        return _CaptionUnit(self._inputs, group, handler, checks, allowances)
 
     def _passes(self) -> list[tuple[CaptionTarget, ...]]:
         """The targets of each pass: of one model, after those that prompts name."""
@@ -140,6 +159,7 @@ def _find_model(targets: Sequence[CaptionTarget]) -> Granularity:
         max_new_tokens=1,
         decoding=Decoding(),
         n_words=(0, 0),
+        spend=Spend(),
         batch_size=min(one.granularity.batch_size for one in targets),
     )
 
@@ -162,11 +182,13 @@ class _CaptionUnit(beam.DoFn):
         targets: Sequence[CaptionTarget],
         handler: CaptionerHandler,
         checks: WorkerChecks,
+        name_to_allowance: Mapping[str, Allowance],
     ) -> None:
         self._inputs = inputs
         self._targets = targets
         self._handler = handler
         self._checks = checks
+        self._allowances = name_to_allowance
         self._shared = Shared()
         self._tables: dict[str, CaptionTables] = {}
 
@@ -185,44 +207,50 @@ class _CaptionUnit(beam.DoFn):
 
     def _requests(self, unit: Unit) -> list[_Request]:
         """The missing captions in the order of the unit, each once."""
-        pairs = self._inputs.kept_pairs(unit)
-        captions = self._upstream_captions(unit, pairs)
-        names = [target.granularity.name for target in self._targets]
-        done = {name: set(self._tables[name].keys(unit)) for name in names}
+        target_of = {target.granularity: target for target in self._targets}
+        found = find_missing(self._inputs, self._tables, tuple(target_of), unit)
         requests = []
-        for pair, known in zip(pairs, captions, strict=True):
-            missing = []
-            for target in self._targets:
-                prompt = prompt_of(target.granularity, pair, known)
-                if prompt is None:
-                    add_to_counter(STAGE, "captions_waiting")
-                    continue
-                key = (pair.image_hash, prompt_hash(prompt))
-                if key not in done[target.granularity.name]:
-                    done[target.granularity.name].add(key)
-                    missing.append((target, prompt))
-            if missing:
-                requests.append(_Request(pair, *zip(*missing, strict=True)))
+        for _, of_pair in itertools.groupby(found, lambda one: one.number):
+            missing = list(of_pair)
+            n_waiting = sum(one.prompt is None for one in missing)
+            if n_waiting:
+                add_to_counter(STAGE, "captions_waiting", n_waiting)
+            asked = [
+                (target_of[one.granularity], one.prompt)
+                for one in missing
+                if one.prompt is not None and one.is_first
+            ]
+            if asked:
+                requests.append(_Request(missing[0].pair, *zip(*asked, strict=True)))
         return requests
-
-    def _upstream_captions(
-        self, unit: Unit, pairs: Sequence[Pair]
-    ) -> Sequence[Mapping[str, Sequence[str]]]:
-        """The captions that prompts may name; reads nothing if no prompt names any."""
-        if any(prompts.upstream(target.granularity.prompt) for target in self._targets):
-            return self._inputs.captions(unit, pairs, self._tables)
-        return [{}] * len(pairs)
 
     def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
         key_to_rows: dict[tuple[str, Key], Rows] = {}
+        receipts: dict[str, Receipt] = {}
         try:
-            for target, rows in self._rows(unit, requests):
+            for name, n in self._requests_by_name(requests).items():
+                receipts[name] = self._allowances[name].reserve(unit.name, n)
+            for target, rows in self._rows(unit, requests, receipts):
                 key = (rows[0].image_hash, rows[0].prompt_hash)
                 key_to_rows[target.granularity.name, key] = rows
         except ServiceError:  # earlier answers are paid for
             self._add(unit, requests, key_to_rows)
             raise
+        finally:
+            for receipt in receipts.values():
+                receipt.settle()
+                add_to_counter(STAGE, "requests", receipt.n_asked)
         self._add(unit, requests, key_to_rows)
+
+    def _requests_by_name(self, requests: Sequence[_Request]) -> Mapping[str, int]:
+        """How many captions are missing of granularities whose requests are counted."""
+        name_to_n: collections.Counter[str] = collections.Counter()
+        for request in requests:
+            for target in request.targets:
+                if target.granularity.name in self._allowances:
+                    n_samples = target.granularity.decoding.n_samples
+                    name_to_n[target.granularity.name] += n_samples
+        return name_to_n
 
     def _add(
         self,
@@ -249,7 +277,10 @@ class _CaptionUnit(beam.DoFn):
             add_to_counter(STAGE, "captions_failed", n_failed)
 
     def _rows(
-        self, unit: Unit, requests: Sequence[_Request]
+        self,
+        unit: Unit,
+        requests: Sequence[_Request],
+        name_to_receipt: Mapping[str, Receipt],
     ) -> Iterator[tuple[CaptionTarget, Rows]]:
         """Yields rows per target, from batches of images that lack the same targets.
 
@@ -257,6 +288,8 @@ class _CaptionUnit(beam.DoFn):
         """
         self._checks.before_load()
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
+        if name_to_receipt:
+            captioner = MeteredCaptioner(captioner, name_to_receipt)
         waiting = collections.defaultdict(list)
         for request, image in self._prepare(unit, requests, captioner):
             targets, image_hash = request.targets, request.pair.image_hash

@@ -37,7 +37,10 @@ _FLAGS_OF_RECORDED = (
     " The recipe, inputs and settings are those of RUN/config.json, unless flags"
     " name others."
 )
-_WITHOUT_VALUE = ("--audit", "--cancel", "--forget", "-h", "--help", "--version")
+_WITHOUT_VALUE = (
+    *("--audit", "--cancel", "--dry-run", "--forget"),
+    *("-h", "--help", "--version"),
+)
 
 
 def parse(
@@ -151,6 +154,14 @@ def _add_granularity(parser: argparse.ArgumentParser) -> None:
     _add_repeated(parser, "--granularity", "NAME", text)
 
 
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be made and what captions would cost, and make nothing",
+    )
+
+
 def _add_removed(parser: argparse.ArgumentParser) -> None:
     text = "captions to remove, as status shows them; may be repeated"
     _add_repeated(parser, "--granularity", "NAME-FINGERPRINT", text)
@@ -232,9 +243,9 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
 
 
 _COMMAND_TO_FLAGS = {
-    "curate": (_add_audit, _add_granularity, _add_format, _add_report),
+    "curate": (_add_audit, _add_granularity, _add_format, _add_report, _add_dry_run),
     "select": (_add_audit,),
-    "caption": (_add_granularity,),
+    "caption": (_add_granularity, _add_dry_run),
     "export": (_add_format,),
     "report": (_add_report,),
     "forecast": (_add_forecast,),
@@ -246,6 +257,7 @@ _COMMAND_TO_FLAGS = {
 # Of flags that a command does not have, so that code may ask for all.
 _DEFAULTS = {
     "audit": False,
+    "dry_run": False,
     "lookalikes": "",
     "granularity": [],
     "format": TFRECORD.name,

@@ -34,11 +34,11 @@ def describe_changes(run: RunFolder, command: argparse.Namespace) -> Iterator[st
     yield "against the run that is there:"
     for name, old, new in fields:
         yield f"  {name}: {shown(old)} -> {shown(new)}"
-    names = ", ".join(_missing(run)) or "nothing"
+    names = ", ".join(describe_missing(run)) or "nothing"
     yield f"  would be made: {names}"
 
 
-def _missing(run: RunFolder) -> Iterator[str]:
+def describe_missing(run: RunFolder) -> Iterator[str]:
     """Yields what stages would find missing, the first of them before the others."""
     kind_to_n = missing_tables.count_missing(run)
     yield from (f"{kind} of {n:,} shards" for kind, n in kind_to_n.items())

@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import curate
-from pipeline.commands import configuration, preflight, run_record, stage_progress
+from pipeline.commands import (
+    configuration,
+    dry_run,
+    preflight,
+    run_record,
+    stage_progress,
+)
 from pipeline.commands.attach import attach
 from pipeline.commands.beam_flags import beam_options
 from pipeline.commands.configuration import WRONG, check_output
@@ -71,6 +77,11 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
                 "decisions are missing: expected `select` to be done before"
             )
     opened = plan.run
+    if command.dry_run:
+        is_all = command.command == "curate"
+        for line in dry_run.describe(opened, plan.granularities, with_stages=is_all):
+            print(line)
+        return
     going_on = interrupts.saying(lambda: progress.resume_hint(opened.root))
     with going_on, _locked(opened, command.command):
         _remove_leftovers(opened.root)

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from pipeline.captioning import flag_counts
+from pipeline.captioning import flag_counts, spending
 from pipeline.captioning.coverage import count_captioned
 from pipeline.engine import engines, progress, run_lock
 from pipeline.engine.jobs import EngineError
@@ -52,6 +52,8 @@ def print_status(run: RunFolder) -> None:
         n_captioned, n_kept = coverage.counts(granularity.name)
         fingerprint = run.granularity_fingerprint(granularity)
         print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+        if spent := spending.describe(run, granularity):
+            print(f"  {spent}")
         if flagged := name_to_flags.get(granularity.name):
             flags = ", ".join(
                 f"{name} {n:,}" for name, n in sorted(flagged.flag_to_count.items())

@@ -1,6 +1,7 @@
 """What a recipe says about captions: who writes them, and which are doubtful."""
 
 import dataclasses
+import fractions
 import re
 from typing import Literal
 
@@ -35,6 +36,46 @@ class Decoding(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Spend(Settings):
+    """What the captions of a granularity may cost in one run folder, commands added up.
+
+    A request is one caption that the captioner is asked for: `n_samples` for an image
+    and a prompt. Nothing here changes a caption or its fingerprint.
+    """
+
+    max_requests: int | None = None  # None is no bound
+    max_usd: float | None = None  # at usd_per_request each; None is no bound
+    usd_per_request: float | None = None  # with the image and the prompt
+
+    def __post_init__(self) -> None:
+        for name in ("max_requests", "max_usd", "usd_per_request"):
+            value = getattr(self, name)
+            expect(value is None or value >= 0, name, value, "at least 0")
+        if self.max_usd is not None:
+            has_price = bool(self.usd_per_request)
+            expect(has_price, "max_usd", self.max_usd, "usd_per_request with it")
+
+    @property
+    def limit(self) -> int | None:
+        """The most requests; None if there is no bound."""
+        limits = [] if self.max_requests is None else [self.max_requests]
+        if self.max_usd is not None and self.usd_per_request:
+            # In decimals: 0.3 USD at 0.1 are three requests.
+            total, each = (
+                fractions.Fraction(str(usd))
+                for usd in (self.max_usd, self.usd_per_request)
+            )
+            limits.append(int(total / each))
+        return min(limits, default=None)
+
+    def usd(self, n_requests: int) -> float | None:
+        """The price of requests; None if it is not known."""
+        if self.usd_per_request is None:
+            return None
+        return n_requests * self.usd_per_request
+
+
+@dataclasses.dataclass(frozen=True)
 class Granularity(Settings):
     """How much a synthetic caption says: a captioner, its prompt and its decoding.
 
@@ -57,6 +98,13 @@ class Granularity(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is for accelerators
     n_model_shards: int = 1  # devices that share one copy of the weights
     n_words: tuple[int, int] = (1, 1000)  # fewest and most; others are flagged
+    # Not in what is recorded beside captions and training shards: it changes neither.
+    spend: Spend = dataclasses.field(default=Spend(), repr=False)
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether its requests are counted, as they cost money."""
+        return self.captioner == "gemini" or self.spend != Spend()
 
     @property
     def has_own_captioner(self) -> bool:
@@ -74,6 +122,8 @@ class Granularity(Settings):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         if self.captioner == "imported":
             expect(not self.prompt, "prompt", self.prompt, "none of imported captions")
+            is_free = self.spend == Spend()
+            expect(is_free, "spend", self.spend, "none of imported captions")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,10 +36,11 @@ from pipeline.config.selection import (
     SeededClusters,
     SelectionConfig,
 )
+from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.sources import shards
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard
 
 WEIGHTS = "weights/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite"
 OTHERS = ("imagenet-sample/*.parquet", "flickr8k/*.tar", "coco-mini/*.tar")
@@ -73,7 +74,7 @@ class Embedder:
 def photos(pattern: str) -> Iterator[np.ndarray]:
     """Yields the RGB pixels of all images of source shards."""
     source = ImageTextSource("photos", pattern, needs_alt_text=False)
-    for unit in shards.list_units(source):
+    for unit in shards.list_shards(source):
         for pair in shards.read_pairs(unit, Limits()):
             yield images.decode(pair.image, Limits()).rgb
 
@@ -81,7 +82,7 @@ def photos(pattern: str) -> Iterator[np.ndarray]:
 def retrieve(root: str, pool: np.ndarray, seeds: np.ndarray, mode: Retrieval):
     """Returns which rows of the pool a mode keeps: bool [n]."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("flowers", "f/*")
-    units, seed_units = (Unit(web, "web/0"),), (Unit(curated, "f/0"),)
+    units, seed_units = (single(Shard(web, "web/0")),), (single(Shard(curated, "f/0")),)
     config = CurationConfig(
         encoder=EncoderConfig("mobilenet"),
         selection=SelectionConfig(retrieval=mode),

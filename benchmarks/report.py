@@ -23,11 +23,12 @@ from pipeline.config.selection import (
     NearSeeds,
     SelectionConfig,
 )
+from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.report import page
 from pipeline.selection.rules import FewWords, SmallImage
 from pipeline.selection.unit_decisions import OUTCOMES, UnitDecisions, outcome_counts
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard, Unit
 from pipeline.storage import files
 from pipeline.storage.tables import schema_of
 
@@ -73,8 +74,8 @@ def synthetic_run(root: str, n_pairs: int) -> tuple[RunFolder, dict]:
         seed_sets=(seeds,),
     )
     n_shards = -(-n_pairs // PAIRS_PER_SHARD)
-    shards = tuple(Unit(web, f"/no/web/{number:05d}.tar") for number in range(n_shards))
-    sets = [Unit(one, f"/no/{one.name}/0.tar") for one in (evaluation, seeds)]
+    shards = tuple(single(Shard(web, f"/no/web/{i:05d}.tar")) for i in range(n_shards))
+    sets = [single(Shard(one, f"/no/{one.name}/0.tar")) for one in (evaluation, seeds)]
     run = RunFolder(root, config, shards, (sets[0],), (sets[1],), {"none": "none"})
     for number, unit in enumerate(sets):
         _write_scores(run, unit, np.random.default_rng(number), N_REFERENCES)

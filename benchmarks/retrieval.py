@@ -33,6 +33,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipeline import records
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.selection import NearestToSeeds, SelectionConfig
+from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
 from pipeline.selection.search import (
@@ -43,7 +44,7 @@ from pipeline.selection.search import (
 )
 from pipeline.selection.search.embeddings import count_rows, normalize
 from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard, Unit
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, to_table
 
@@ -64,8 +65,8 @@ def write_run(root: str, pool: np.ndarray, seeds: np.ndarray) -> RunFolder:
     """Writes a run folder with the tables from which `select` reads embeddings."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("curated", "c/*")
     starts = range(0, len(pool), _ROWS_PER_SHARD)
-    units = tuple(Unit(web, f"web/{start:09d}") for start in starts)
-    seed_units = (Unit(curated, "c/0"),)
+    units = tuple(single(Shard(web, f"web/{start:09d}")) for start in starts)
+    seed_units = (single(Shard(curated, "c/0")),)
     config = CurationConfig(
         encoder=EncoderConfig("none"),
         selection=SelectionConfig(),

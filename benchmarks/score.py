@@ -31,11 +31,11 @@ from PIL import Image
 
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.selection import SelectionConfig
+from pipeline.engine.lot_plan import singles
 from pipeline.engine.run_folder import RunFolder
 from pipeline.models.encoders import NullEncoder
 from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.scoring.stage import Score
-from pipeline.sources.shards import list_units
 
 IMAGE_SIZE_PX = 224
 
@@ -100,7 +100,7 @@ def stage(paths: list[str]) -> int:
     config = CurationConfig(
         encoder=EncoderConfig("none"), selection=SelectionConfig(), sources=sources
     )
-    units = tuple(unit for source in sources for unit in list_units(source))
+    units = tuple(unit for source in sources for unit in singles(source))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(folder, config, units, (), (), {"none": "none"})
         pipeline = beam.Pipeline(runner=FnApiRunner())
@@ -192,8 +192,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         if flags.input:
-            units = list_units(ImageTextSource("input", flags.input))
-            paths = [unit.uri for unit in units]
+            units = singles(ImageTextSource("input", flags.input))
+            paths = [unit.shards[0].uri for unit in units]
         else:
             paths = draw_shards(pathlib.Path(folder), flags.pairs)
         print(json.dumps(measure(paths, flags.repeats), indent=2))

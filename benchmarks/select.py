@@ -30,9 +30,10 @@ from pipeline.config.selection import (
     NearSeeds,
     SelectionConfig,
 )
+from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import ledger as ledgers
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard, Unit
 from pipeline.storage.tables import to_table
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
@@ -59,8 +60,10 @@ def describe_run(root: str, n_rows: int) -> RunFolder:
         seed_sets=(sources["seeds"],),
     )
     starts = range(0, n_rows, _ROWS_PER_SHARD)
-    units = tuple(Unit(sources["web"], f"web/{start:09d}") for start in starts)
-    evaluation, seeds = ((Unit(sources[name], f"{name}/0"),) for name in kinds[1:])
+    units = tuple(single(Shard(sources["web"], f"web/{start:09d}")) for start in starts)
+    evaluation, seeds = (
+        (single(Shard(sources[name], f"{name}/0")),) for name in kinds[1:]
+    )
     return RunFolder(root, config, units, evaluation, seeds, {"none": "none"})
 
 

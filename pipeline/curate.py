@@ -28,17 +28,14 @@ from pipeline.selection import stage as selection
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: its image and text, its language, its embedding."""
-    changed = scored_shards.changed(run)
     if missing_tables.is_complete(run):
-        scoring.remove_outdated(run, changed)
+        scoring.remove_outdated(run)
         return {}
     handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
     counters = run_stage(run, run.all_units, scoring.STAGE, stage, options)
-    scored_shards.expect_scored(
-        run, "changed while being read", "run the same command again"
-    )
-    scoring.remove_outdated(run, changed)
+    scoring.expect_scored(run)
+    scoring.remove_outdated(run)
     return counters
 
 

@@ -90,6 +90,7 @@ class Pair:
     robots: str = ""  # directives of its owner for robots: "noai, noimageai"
     original_width: int = 0  # pixels, before a crawler resized it; 0 if not recorded
     original_height: int = 0
+    shard: int = 0  # position among the shards of the lot
 
     @property
     def original_sides_px(self) -> tuple[int, int]:

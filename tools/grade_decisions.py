@@ -37,10 +37,14 @@ def read_outcomes(run: RunFolder) -> dict[PairKey, str]:
     """Returns the outcome of every pair of a run."""
     outcomes: dict[PairKey, str] = {}
     for unit in run.units:
-        keys = run.pairs(unit.source).read(unit.name, ["key"])["key"].to_pylist()
+        pairs = run.pairs(unit.source).read(unit.name, ["key", "shard"])
         decided = run.decisions.read(unit.name, ["outcome"])["outcome"].to_pylist()
-        shard = unit.uri.rsplit("/", 1)[-1].removesuffix(".tar")
-        outcomes |= {(shard, k): o for k, o in zip(keys, decided, strict=True)}
+        stems = [
+            shard.uri.rsplit("/", 1)[-1].removesuffix(".tar") for shard in unit.shards
+        ]
+        shards = [stems[number] for number in pairs["shard"].to_pylist()]
+        keys = zip(shards, pairs["key"].to_pylist(), strict=True)
+        outcomes |= dict(zip(keys, decided, strict=True))
     return outcomes
 
 

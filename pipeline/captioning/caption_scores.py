@@ -26,7 +26,6 @@ from pipeline.models import language
 from pipeline.models.interfaces import Encoder
 from pipeline.records import FinishReason, Language, SyntheticCaption
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, from_table, from_vector_column, to_table
 
 STAGE = "flag"
@@ -219,7 +218,7 @@ class _Images:
 
 
 def _find_missing(tables: UnitTables, names: Iterable[str]) -> list[str]:
-    return [name for name in names if not files.is_file(tables.path(name))]
+    return [name for name in names if not tables.has(name)]
 
 
 def _find_captions(rows: Sequence[SyntheticCaption]) -> list[int]:

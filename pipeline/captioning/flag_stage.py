@@ -33,7 +33,6 @@ from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FlaggedCaption, Pair, content_hash
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
 from pipeline.storage.tables import UnitTables, to_table
 
 Text = tuple[str, bytes]  # granularity, hash of the normalized text
@@ -186,7 +185,7 @@ class _FlagUnit(beam.DoFn):
     def process(
         self, unit: Unit, text_to_n_images: Mapping[Text, int]
     ) -> Iterator[Unit]:
-        if not files.is_file(self._flags.path(unit.name)):
+        if not self._flags.has(unit.name):
             rows = [
                 self._row(caption, text_to_n_images.get(caption.text, 0))
                 for caption in self._inputs.captions(unit, self._tables)

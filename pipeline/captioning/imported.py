@@ -114,7 +114,7 @@ class ImportCaptions(beam.PTransform):
     def __init__(self, run: RunFolder, granularity: Granularity) -> None:
         super().__init__()
         self._import = _Import.of(run, granularity)
-        self._receipt = {"decisions": run.decisions_fingerprint}
+        self._receipt = {"decisions": run.pool_fingerprint}
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         read = (
@@ -175,7 +175,7 @@ def is_complete(run: RunFolder, granularity: Granularity) -> bool:
         return False
     receipt = json.loads(files.read(path))
     found = receipt["decisions"], receipt["n_units"]
-    return found == (run.decisions_fingerprint, len(run.units))
+    return found == (run.pool_fingerprint, len(run.units))
 
 
 def write_receipt(

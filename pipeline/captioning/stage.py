@@ -271,7 +271,7 @@ class _CaptionUnit(beam.DoFn):
                 )
             ]
             if ordered:
-                self._tables[name].add(unit.shard_name, ordered)
+                self._tables[name].add(unit.base, ordered)
             n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
             add_to_counter(STAGE, "captions_written", len(ordered) - n_failed)
             add_to_counter(STAGE, "captions_failed", n_failed)

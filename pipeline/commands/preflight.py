@@ -86,7 +86,7 @@ def _check_selection(plan: Plan) -> None:
 
 
 def _check_sources(plan: Plan) -> None:
-    unread = scored_shards.unscored_units(plan.run)
+    unread = [s for u in scored_shards.unscored_units(plan.run) for s in u.shards]
     sources.check(unread, plan.run.drop_list, plan.run.root)
 
 

@@ -89,7 +89,7 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
             with exits(WRONG_USAGE, ValueError):
                 remove_captions(opened, command.granularity)
         elif forecast is not None:
-            run_record.write(opened, opened.root)
+            _record(opened)
             with exits(FAILED, ValueError, RuntimeError):
                 forecast()
         elif command.command == "report":
@@ -146,7 +146,7 @@ def _locked(run: RunFolder, command: str) -> contextlib.AbstractContextManager[H
 def _run_stages(plan: Plan, options: PipelineOptions) -> None:
     command, opened = plan.command, plan.run
     shard_format = NAME_TO_FORMAT[command.format]
-    run_record.write(opened, opened.root)
+    _record(opened)
     stages = tuple(curate.STAGES) if command.command == "curate" else plan.stages
     doubts = checks.doubts(opened) if "select" in stages else ()
     warn(filter(None, (*map(prompts.doubt, plan.granularities), *doubts)))
@@ -162,6 +162,12 @@ def _run_stages(plan: Plan, options: PipelineOptions) -> None:
         print(found.to_text())
     if command.command == "curate":
         _report(opened, command.against, command.pictures)
+
+
+def _record(run: RunFolder) -> None:
+    """Writes down of which recipe and of which lots the run is."""
+    run.plan.write(run.root)
+    run_record.write(run, run.root)
 
 
 def _run_stage(

@@ -19,8 +19,6 @@ from recipes.validation import (
     expect_names,
 )
 
-FORMAT_VERSION = 2  # of everything in a run folder
-
 
 @dataclasses.dataclass(frozen=True)
 class ImageTextSource(Settings):
@@ -119,11 +117,15 @@ class CurationConfig(Settings):
     limits: Limits = DEFAULT_LIMITS
     caption_quality: CaptionQuality = dataclasses.field(default=CaptionQuality())
     export: ExportConfig = ExportConfig()
+    # How many shards a new lot has at most; about a million pairs are best.
+    shards_per_lot: int = dataclasses.field(default=100, repr=False)
     # Where the models run; no part of fingerprints, as it changes no result.
     score_workers: Resources = dataclasses.field(default=Resources(), repr=False)
     caption_workers: Resources = dataclasses.field(default=Resources(), repr=False)
 
     def __post_init__(self) -> None:
+        n = self.shards_per_lot
+        expect(n >= 1, "shards_per_lot", n, "at least 1")
         expect_names("granularities", [g.name for g in self.granularities])
         for kind in ("sources", "evaluation_sets", "seed_sets"):
             expect_names(kind, [source.name for source in getattr(self, kind)])

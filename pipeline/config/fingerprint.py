@@ -12,7 +12,7 @@ from typing import Any
 from recipes.plain_values import to_json
 from recipes.validation import ADDED_LATER
 
-FORMAT_VERSION = 2  # of everything in a run folder
+FORMAT_VERSION = 3  # of everything in a run folder
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,11 +1,12 @@
 """The growing captions of one granularity: reading, adding, listing.
 
-A shard has any number of tables `<name>.<digest of what they caption>.parquet`, none of
+A lot has any number of tables `<name>.<digest of what they caption>.parquet`, none of
 which is ever changed. A selection that grows adds a table with the new images.
 
-Captions that a model wrote depend only on image and prompt, so their tables are named
-by the shard, whatever it holds, and are paid for once. Imported captions also depend on
-what the shard calls its images, so theirs are named like the tables of its scores.
+Captions that a model wrote depend only on image and prompt, so their tables have the
+base name of the lot, which its successors share, and are paid for once. Imported
+captions also depend on what a shard calls its images, so theirs are named like the
+tables of its scores.
 """
 
 import collections
@@ -44,7 +45,7 @@ class CaptionTables:
     def names(self, unit: Unit) -> tuple[str, ...]:
         """Names of a unit's tables, sorted; they identify what is in them."""
         by_name = self.name_to_tables
-        return (*by_name.get(unit.shard_name, ()), *by_name.get(unit.name, ()))
+        return (*by_name.get(unit.base, ()), *by_name.get(unit.name, ()))
 
     def keys(self, unit: Unit) -> frozenset[Key]:
         """Image and prompt hashes of all rows of a unit, captions and errors."""
@@ -74,7 +75,7 @@ class CaptionTables:
             yield from from_table(self.tables.read(name), SyntheticCaption)
 
     def add(self, name: str, rows: Sequence[SyntheticCaption]) -> None:
-        """Writes a table of what has no row yet; `name` is that of a unit or shard."""
+        """Writes a table of what has no row yet; `name` is a lot's, or its base."""
         digest = hashlib.blake2b(digest_size=6)
         for row in rows:
             digest.update(row.image_hash + row.prompt_hash)

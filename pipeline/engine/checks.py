@@ -4,9 +4,9 @@ In: a run. Out: an error on a folder that holds the scores of other shards alone
 """
 
 from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import shard_name_of
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables
+from recipes.safe_text import visible
 
 
 def check(run: RunFolder) -> None:
@@ -15,19 +15,21 @@ def check(run: RunFolder) -> None:
     A source may be added, and a crawl may grow; but with none of its shards it is the
     run of another recipe, whose training shards this one would replace.
     """
-    if any(files.is_file(run.pairs(u.source).path(u.name)) for u in run.units[:1]):
+    if any(run.pairs(u.source).has(u.name) for u in run.units[:1]):
         return
     scores = files.join(run.root, "scores")
-    found = {
-        shard_name_of(name)
+    scored = {
+        name
         for folder in files.folders(scores)
         if folder.startswith("pairs-")
         for name in UnitTables(files.join(scores, folder)).unit_names()
     }
-    found -= {unit.shard_name for unit in (*run.evaluation_units, *run.seed_units)}
-    if found and found.isdisjoint(unit.shard_name for unit in run.units):
+    lots = [x for x in run.plan.lots if x.role == "pool" and x.name in scored]
+    found = {uri for lot in lots for uri, _ in lot.places}
+    listed = (shard.uri for unit in run.units for shard in unit.shards)
+    if found and found.isdisjoint(listed):
         raise ValueError(
             f"--output {run.root}: expected a new folder or one with shards of this"
             f" recipe, found {len(found)} scored shards of another, such as"
-            f" {min(found)}"
+            f" {visible(min(found))}"
         )

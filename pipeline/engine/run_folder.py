@@ -6,7 +6,7 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pipeline import records
 from pipeline.config.captions import Granularity
@@ -18,13 +18,15 @@ from pipeline.config.duplicates import (
     TorchDescriptor,
 )
 from pipeline.config.fingerprint import FORMAT_VERSION, fingerprint
+from pipeline.engine import lot_plan
 from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.lot_plan import LotPlan
 from pipeline.models import checkpoints
 from pipeline.records import Pair, content_hash
 from pipeline.sources import drop_lists, imported_captions
 from pipeline.sources.drop_lists import ListFile
 from pipeline.sources.imported_captions import ImportedFile
-from pipeline.sources.shards import Unit, list_units
+from pipeline.sources.shards import Unit, list_shards
 from pipeline.storage import files, patterns
 from pipeline.storage.tables import UnitTables, schema_of
 
@@ -35,6 +37,7 @@ SET_ROLES = ("evaluation", "seeds")  # keys of the ledger, of what is compared w
 _FORMAT_TO_FAULT = {
     1: "its images were read as they are stored, not as they are seen (lying, in"
     " another profile's colors), and changed shards went unnoticed",
+    2: "it has a table for each shard, not for each lot of shards",
 }
 
 
@@ -80,6 +83,8 @@ class RunFolder:
     # Of files that the settings of `select` name, beside the drop list.
     path_to_digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
     compared_by: Descriptor = ENCODER
+    plan: LotPlan = dataclasses.field(default_factory=LotPlan)
+    is_sample: bool = False  # then its decisions are not those of the run
 
     @classmethod
     def open(
@@ -118,15 +123,15 @@ class RunFolder:
                     f"{granularity.name!r}: expected {digests[name]!r}, that of "
                     f"checkpoint {granularity.checkpoint!r}"
                 )
-        units = _list_units(config.sources)
-        if len(config.sources) > 1:
-            patterns.expect_different((unit.uri, unit.source.name) for unit in units)
+        root = root.rstrip("/") or "/"  # fingerprints hold what is behind it
+        plan, lots = _plan_lots(root, config)
         return cls(
-            root=root.rstrip("/") or "/",  # fingerprints hold what is behind it
+            root=root,
             config=config,
-            units=units,
-            evaluation_units=_list_units(config.evaluation_sets),
-            seed_units=_list_units(config.seed_sets),
+            units=lots["pool"],
+            evaluation_units=lots["evaluation"],
+            seed_units=lots["seeds"],
+            plan=plan,
             checkpoint_to_digest=digests,
             glob_to_files=imports,
             drop_list=drop_lists.list_files(config.selection.drop_list),
@@ -139,8 +144,9 @@ class RunFolder:
         return (*self.units, *self.evaluation_units, *self.seed_units)
 
     def without_units(self) -> "RunFolder":
-        """A copy for workers, whose size does not grow with the number of units."""
-        return dataclasses.replace(self, units=(), evaluation_units=(), seed_units=())
+        """A copy for workers, whose size does not grow with the number of lots."""
+        none: dict = {"units": (), "evaluation_units": (), "seed_units": ()}
+        return dataclasses.replace(self, **none, plan=LotPlan())
 
     def comparing(self, descriptor: Descriptor) -> "RunFolder":
         """The run as steps see it that compare images by that descriptor."""
@@ -196,20 +202,9 @@ class RunFolder:
 
     @property
     def decisions_fingerprint(self) -> str:
-        roles = (self.units, self.evaluation_units, self.seed_units)
-        tables = [
-            [
-                (unit.source.name, self.embeddings(unit.source).path(unit.name))
-                for unit in units
-            ]
-            for units in roles
-        ]
+        """Of all that decides on pairs, but the pool itself: the pool grows."""
         keep_all = [s.name for s in self.config.sources if s.keep_all]
-        languages = [self.languages(source).folder for source in self.config.sources]
-        relative = [
-            [(n, p.removeprefix(self.root)) for n, p in role] for role in tables
-        ]
-        languages = [folder.removeprefix(self.root) for folder in languages]
+        references = (self.evaluation_units, self.seed_units)
         selection = (
             self.config.selection,
             drop_lists.contents_digests(self.drop_list),
@@ -219,10 +214,31 @@ class RunFolder:
             "decisions",
             *selection,
             keep_all,
-            languages,
-            relative,
+            [self._relative(self.languages(source)) for source in self.config.sources],
+            [self._relative(self.embeddings(source)) for source in self.config.sources],
+            [self._tables_of(units) for units in references],
             *self._descriptor_folders,
+            *((self._tables_of(self.units),) if self.is_sample else ()),
         )
+
+    @property
+    def pool_fingerprint(self) -> str:
+        """Of the decisions on this pool: of all that decides on its pairs, and of the
+        pool."""
+        return fingerprint(self.decisions_fingerprint, self._tables_of(self.units))
+
+    def _tables_of(self, units: Iterable[Unit]) -> list[tuple[str, str]]:
+        """What is scored of some lots, by source name."""
+        source_to_folder = {
+            unit.source: self._relative(self.embeddings(unit.source)) for unit in units
+        }
+        return [
+            (unit.source.name, f"{source_to_folder[unit.source]}/{unit.name}")
+            for unit in units
+        ]
+
+    def _relative(self, tables: UnitTables) -> str:
+        return tables.folder.removeprefix(self.root)
 
     @property
     def _descriptor_folders(self) -> list[str]:
@@ -282,9 +298,7 @@ class RunFolder:
             (g.name, g.n_words, self.granularity_fingerprint(g)) for g in granularities
         ]
         settings = (self.config.caption_quality, self.config.language_detector)
-        return fingerprint(
-            "flags", settings, self.decisions_fingerprint, captions, units
-        )
+        return fingerprint("flags", settings, self.pool_fingerprint, captions, units)
 
     def imported_files(self, granularity: Granularity) -> tuple[ImportedFile, ...]:
         """Where the captions of an imported granularity come from, by contents."""
@@ -330,6 +344,22 @@ def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
     return digests
 
 
+def _plan_lots(
+    root: str, config: CurationConfig
+) -> tuple[LotPlan, dict[str, tuple[Unit, ...]]]:
+    """Lists the shards of all sources and sets, and divides them into lots."""
+    known = LotPlan.read(root)
+    sets = (config.sources, config.evaluation_sets, config.seed_sets)
+    listed = {
+        role: {s: list_shards(s, known.paths(role, s.name)) for s in each}
+        for role, each in zip(lot_plan.ROLES, sets, strict=True)
+    }
+    if len(config.sources) > 1:
+        pool = listed["pool"].items()
+        patterns.expect_different((x.uri, s.name) for s, found in pool for x in found)
+    return lot_plan.plan_lots(known, listed, config.shards_per_lot)
+
+
 def _weights_digest(checkpoint: str, revision: str) -> str:
     folder = checkpoints.resolve_checkpoint(checkpoint, revision)
     return checkpoints.weights_digest(folder)
@@ -340,7 +370,3 @@ def _digest(path: str) -> str:
         return content_hash(files.read(path)).hex()
     except OSError as error:
         raise ValueError(f"{path}: expected a file to read: {error}") from error
-
-
-def _list_units(sources: tuple[ImageTextSource, ...]) -> tuple[Unit, ...]:
-    return tuple(unit for source in sources for unit in list_units(source))

@@ -1,72 +1,85 @@
-"""Which shards of a run are scored, as they were when they were listed.
+"""Which lots of a run are scored, as their shards were when they were listed.
 
-In: the units of a run and the tables of `score` that are there. Out: the units that
-lack theirs, and errors that name them.
+In: the lots of a run, the plan, and the tables of `score` that are there. Out: the lots
+and shards that lack theirs, and errors that name them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pipeline.config.curation import ImageTextSource
-from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import Unit, shard_name_of
+from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from recipes.safe_text import visible
 
 _N_NAMED = 2  # shards in one line
 _MAX_CHARS = 120  # of a path in it
 
 
-def changed(run: RunFolder) -> tuple[Unit, ...]:
-    """Shards that are not what they were when they were scored."""
+def changed(run: RunFolder) -> list[str]:
+    """Paths of shards that hold something else than when they were scored.
+
+    Not of those that are scored again already.
+    """
     source_to_names = _scored_names(run, run.all_units)
-    source_to_shards = {
-        source: frozenset(map(shard_name_of, names))
-        for source, names in source_to_names.items()
-    }
-    return tuple(
-        unit
-        for unit in run.all_units
-        if unit.name not in source_to_names[unit.source]
-        and unit.shard_name in source_to_shards[unit.source]
-    )
+    scored = frozenset[str]().union(*source_to_names.values())
+    unscored = {s.uri for unit in unscored_units(run) for s in unit.shards}
+    found = run.plan.changed(run.all_units)
+    uris = {uri for name, uris in found.items() if name in scored for uri in uris}
+    return sorted(uris & unscored)
 
 
 def describe_changes(run: RunFolder) -> Iterator[str]:
     """Yields a line on shards that are not what they were when they were scored."""
-    if units := changed(run):
-        is_one = len(units) == 1
+    if uris := changed(run):
+        is_one = len(uris) == 1
         since = "has changed since it was" if is_one else "have changed since they were"
         yield (
-            f"{counted(units)} {since} scored: {paths_of(units)};"
+            f"{counted(uris)} {since} scored: {shown(uris)};"
             f" `score` and `curate` score {'it' if is_one else 'them'} again"
         )
 
 
-def expect_scored(run: RunFolder, fault: str, advice: str) -> None:
-    """Raises ValueError unless all shards are scored as they were when listed."""
-    source_to_names = _scored_names(run, run.all_units)
-    missing = [u for u in run.all_units if u.name not in source_to_names[u.source]]
+def expect_scored(
+    run: RunFolder, fault: str, advice: str, finished: Collection[str] = ()
+) -> None:
+    """Raises ValueError unless all lots are scored.
+
+    Args:
+      finished: digests of shards of unscored lots that are not at fault.
+    """
+    missing = [shard for unit in unscored_units(run) for shard in unit.shards]
     if missing:
-        raise ValueError(f"{counted(missing)} {fault}: {paths_of(missing)}; {advice}")
+        named = [shard.uri for shard in missing if shard.digest not in finished]
+        raise ValueError(f"{counted(named)} {fault}: {shown(named)}; {advice}")
 
 
 def expect_decided(run: RunFolder) -> None:
     """Raises ValueError unless there are decisions on what all shards hold now."""
     names = run.decisions.unit_names()
-    if missing := [unit for unit in run.units if unit.name not in names]:
+    missing = [s.uri for u in run.units if u.name not in names for s in u.shards]
+    if missing:
         raise ValueError(
             f"{counted(missing)} without decisions on the present contents:"
-            f" {paths_of(missing)}; run `select` first"
+            f" {shown(missing)}; run `select` first"
+        )
+    decided = read_json(files.join(run.decisions.folder, LEDGER_NAME))
+    if decided is not None and decided.get("pool") != run.pool_fingerprint:
+        raise ValueError(
+            f"--output {run.root}: expected decisions on the present pool, found those"
+            " on another one; run `select` first"
         )
 
 
-def counted(units: Sequence[Unit]) -> str:
-    return "1 shard" if len(units) == 1 else f"{len(units):,} shards"
+def counted(uris: Sequence[str]) -> str:
+    return "1 shard" if len(uris) == 1 else f"{len(uris):,} shards"
 
 
-def paths_of(units: Sequence[Unit]) -> str:
+def shown(uris: Sequence[str]) -> str:
     """The first of them, in a line."""
-    paths = [_shortened(unit.uri) for unit in units[:_N_NAMED]]
-    return ", ".join([*paths, "..."] if len(units) > _N_NAMED else paths)
+    paths = [_shortened(uri) for uri in uris[:_N_NAMED]]
+    return ", ".join([*paths, "..."] if len(uris) > _N_NAMED else paths)
 
 
 def _shortened(path: str) -> str:
@@ -74,7 +87,7 @@ def _shortened(path: str) -> str:
 
 
 def unscored_units(run: RunFolder) -> list[Unit]:
-    """Units whose pairs are not in the run folder yet."""
+    """Lots whose pairs are not in the run folder yet."""
     units = (*run.units, *run.evaluation_units, *run.seed_units)
     source_to_names = _scored_names(run, units)
     return [unit for unit in units if unit.name not in source_to_names[unit.source]]

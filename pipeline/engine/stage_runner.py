@@ -15,12 +15,12 @@ from pipeline.engine import started_jobs
 from pipeline.engine.counters import Counters as Counters
 from pipeline.engine.counters import sum_counters
 from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard, Unit
 from pipeline.storage import files, patterns
 
 _LOCAL = ("", "direct", "fnapi")
-_MAX_IN_GRAPH = 1_000
-_N_PER_FILE = 10_000
+_MAX_IN_GRAPH = 1_000  # shards
+_N_PER_FILE = 100  # lots
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -83,8 +83,9 @@ def _name(options: PipelineOptions) -> str:
 class ListUnits(beam.PTransform):
     """Maps the beginning of a pipeline to PCollection[Unit].
 
-    A few units travel in the graph of the job. Many would exceed its size limit (20 MB
-    on Dataflow), so they travel in files under RUN/units, named by their contents.
+    The lots of a few shards travel in the graph of the job. Many would exceed its size
+    limit (20 MB on Dataflow), so they travel in files in RUN/lots, named by their
+    contents.
     """
 
     def __init__(self, root: str, units: Iterable[Unit]) -> None:
@@ -93,7 +94,7 @@ class ListUnits(beam.PTransform):
         self._units = tuple(units)
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Unit]:
-        if len(self._units) <= _MAX_IN_GRAPH:
+        if sum(len(unit.shards) for unit in self._units) <= _MAX_IN_GRAPH:
             return begin | "Create units" >> beam.Create(self._units)
         key_to_source = {_source_key(unit.source): unit.source for unit in self._units}
         return (
@@ -105,14 +106,21 @@ class ListUnits(beam.PTransform):
 
 
 def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
-    """Paths of files that hold all units, written unless they are there."""
+    """Paths of files that hold all lots, written unless they are there."""
     paths = []
     for first in range(0, len(units), _N_PER_FILE):
         part = units[first : first + _N_PER_FILE]
-        listed = [(_source_key(unit.source), unit.uri, unit.mark) for unit in part]
+        listed = [
+            (
+                _source_key(unit.source),
+                *(unit.name, unit.predecessor),
+                [(shard.uri, shard.mark) for shard in unit.shards],
+            )
+            for unit in part
+        ]
         data = json.dumps(listed).encode()
         digest = hashlib.blake2b(data, digest_size=6).hexdigest()
-        path = files.join(root, "units", f"{digest}.json")
+        path = files.join(root, "lots", f"{digest}.json")
         if not files.is_file(path):
             files.write(path, data)
         paths.append(path)
@@ -122,9 +130,11 @@ def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
 def read_list(
     path: str, key_to_source: Mapping[str, ImageTextSource]
 ) -> Iterator[Unit]:
-    """The units that one file holds."""
-    for key, *listed in json.loads(files.read(path)):
-        yield Unit(key_to_source[key], *listed)
+    """The lots that one file holds."""
+    for key, name, predecessor, places in json.loads(files.read(path)):
+        source = key_to_source[key]
+        shards = tuple(Shard(source, *place) for place in places)
+        yield Unit(source, name, shards, predecessor)
 
 
 @functools.cache

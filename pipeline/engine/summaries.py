@@ -1,7 +1,7 @@
 """The summaries of a folder of tables: one small JSON object beside each table.
 
-In: a folder with `<lot>.parquet` and `<lot>.json` for each lot. Out: the name of a lot
-to its summary. A folder of ten thousand lots is listed, and one file has the summaries
+In: a folder with `<lot>.parquet` and `<lot>.summary.json` for each lot. Out: the name
+of a lot to its summary. Ten thousand lots are listed, and one file has the summaries
 that are as they were when that file was written; only the others are read.
 """
 
@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage import files
+from pipeline.storage.tables import SUMMARY_SUFFIX
 
 CACHE_NAME = "summaries.cache"  # which no pattern of tables or summaries matches
 
-_TABLE, _SUMMARY = ".parquet", ".json"
+_TABLE, _SUMMARY = ".parquet", SUMMARY_SUFFIX
 _MIN_CACHED = 64  # fewer are read as fast as one
 _N_FOLDERS_AT_ONCE = 8
 _N_NAMED = 3  # damaged ones in a line

@@ -79,7 +79,7 @@ def header(run: RunFolder) -> dict[str, Any]:
         "granularities": [granularity.name for granularity in granularities],
         "config": repr(run.config),
         "fingerprints": {
-            "decisions": run.decisions_fingerprint,
+            "decisions": run.pool_fingerprint,
             "captions": {g.name: run.granularity_fingerprint(g) for g in granularities},
             "flags": flags,
         },

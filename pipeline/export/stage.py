@@ -111,7 +111,9 @@ def plan_shards(
     """Divides the samples of all units, by source and path, into full shards."""
     n_per_shard, n_before = export.samples_per_shard, 0
     shards = collections.defaultdict(list)
-    for summary in sorted(summaries, key=lambda s: (s.unit.source.name, s.unit.uri)):
+    for summary in sorted(
+        summaries, key=lambda s: (s.unit.source.name, s.unit.shards[0].uri)
+    ):
         start = 0
         while start < summary.n_samples:
             shard, n_in_shard = divmod(n_before + start, n_per_shard)

@@ -99,7 +99,7 @@ def _cpu_s() -> float:
 
 def _fingerprint(stage: str, sample: RunFolder) -> str:
     if stage != "score":
-        return sample.decisions_fingerprint
+        return sample.pool_fingerprint
     folders = [
         tables(source).folder.removeprefix(sample.root)
         for source in sample.config.sources

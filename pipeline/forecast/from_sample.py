@@ -12,7 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.captioning import footprint as captioning
+from pipeline.config.curation import ImageTextSource
 from pipeline.config.selection import KeepFraction, NearSeeds, SelectionConfig
+from pipeline.engine import lot_plan
 from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import footprint as export
@@ -22,6 +24,7 @@ from pipeline.records import KEPT, content_hash
 from pipeline.scoring import footprint as scoring
 from pipeline.selection import footprint as selection_footprint
 from pipeline.selection.unit_decisions import OUTCOMES, outcome_counts
+from pipeline.sources.shards import Shard
 from pipeline.storage import files, patterns
 
 N_SHARDS = 8  # of each source: Student's t is then 2.4, not far from 2
@@ -40,25 +43,29 @@ def draw_sample(run: RunFolder, n_shards: int) -> RunFolder:
             f"--forecast-shards {n_shards}: expected at least 2, as one shard of a"
             " source has no variance"
         )
-    source_to_units = collections.defaultdict(list)
+    source_to_shards: dict[ImageTextSource, list[Shard]]
+    source_to_shards = collections.defaultdict(list)
     for unit in run.units:
-        source_to_units[unit.source].append(unit)
+        source_to_shards[unit.source] += unit.shards
     chosen = {
-        unit
-        for units in source_to_units.values()
-        for unit in sorted(units, key=lambda u: content_hash(u.shard_name.encode()))[
-            :n_shards
-        ]
+        shard
+        for shards in source_to_shards.values()
+        for shard in sorted(shards, key=_uri_hash)[:n_shards]
     }
-    units = tuple(unit for unit in run.units if unit in chosen)
-    return dataclasses.replace(run, units=units)
+    in_order = (s for shards in source_to_shards.values() for s in shards)
+    units = tuple(lot_plan.single(shard) for shard in in_order if shard in chosen)
+    return dataclasses.replace(run, units=units, is_sample=True)
+
+
+def _uri_hash(shard: Shard) -> bytes:
+    return content_hash(shard.uri.encode(errors="surrogateescape"))
 
 
 def make_design(run: RunFolder, sample: RunFolder) -> Design:
     """Returns the design of a sample; sources are its strata."""
     names = [source.name for source in run.config.sources]
     stratum = [names.index(unit.source.name) for unit in sample.units]
-    n_shards = collections.Counter(unit.source.name for unit in run.units)
+    n_shards = _n_shards(run)
     return Design(np.array(stratum), np.array([n_shards[name] for name in names]))
 
 
@@ -173,9 +180,16 @@ def make_forecast(
 
 
 def _count_shards(run: RunFolder, sample: RunFolder) -> dict[str, tuple[int, int]]:
-    n_sampled = collections.Counter(unit.source.name for unit in sample.units)
-    n_shards = collections.Counter(unit.source.name for unit in run.units)
-    return {name: (n_sampled[name], n) for name, n in n_shards.items()}
+    n_sampled = _n_shards(sample)
+    return {name: (n_sampled[name], n) for name, n in _n_shards(run).items()}
+
+
+def _n_shards(run: RunFolder) -> collections.Counter[str]:
+    """Source name to its number of shards."""
+    counts: collections.Counter[str] = collections.Counter()
+    for unit in run.units:
+        counts[unit.source.name] += len(unit.shards)
+    return counts
 
 
 def _bytes_read(

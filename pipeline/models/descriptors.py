@@ -244,6 +244,11 @@ class DescriptorTable:
         if len(self._pending) == self._image_descriptor.batch_size:
             self._describe_pending()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a batch is begun that is not full."""
+        return bool(self._pending)
+
     def table(self, n_rows: int) -> pa.Table:
         """float16 `embedding` of length one; zeros where there is no image."""
         self._describe_pending()

@@ -19,7 +19,7 @@ from pipeline.records import Decision, Drop, Language, Pair
 from pipeline.report.sampling import PairLocation
 from pipeline.selection.rules import count_words
 from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard, Unit
 from pipeline.storage.prefetch import map_ahead
 from pipeline.storage.tables import Row, UnitTables, from_table
 
@@ -58,6 +58,11 @@ class PairFacts:
     drops: tuple[Drop | None, ...] = ()  # one per rule; () for an unreadable pair
     evaluation: Match | None = None  # None if there are no sets to compare with
     seed: Match | None = None
+
+    @property
+    def shard(self) -> Shard:
+        """The source shard that holds the pair."""
+        return self.unit.shards[self.pair.shard]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.records import Decision
 from pipeline.report.sampling import PairLocation, SmallestKeys, hash_identities
-from pipeline.sources.shards import Unit, shard_name_of
+from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
 from pipeline.storage.tables import UnitTables, from_table
@@ -122,23 +122,18 @@ def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
 
 
 def _match_units(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
-    """Returns name of a unit here to its name in the other run."""
-    shard_to_name = {shard_name_of(name): name for name in names}
-    stem_to_names = collections.defaultdict(list)
-    for shard, name in sorted(shard_to_name.items()):
-        stem_to_names[_stem_of(shard)].append(name)
+    """Name of a lot here to its name in the other run, or that of one in its place."""
+    base_to_names = collections.defaultdict(list)
+    for name in sorted(names):
+        base_to_names[Unit(run.config.sources[0], name).base].append(name)
     found = {}
     for unit in run.units:
-        same_stem = stem_to_names[_stem_of(unit.shard_name)]
-        if unit.shard_name in shard_to_name:
-            found[unit.name] = shard_to_name[unit.shard_name]
-        elif len(same_stem) == 1:
-            found[unit.name] = same_stem[0]
+        same_base = base_to_names[unit.base]
+        if unit.name in names:
+            found[unit.name] = unit.name
+        elif len(same_base) == 1:
+            found[unit.name] = same_base[0]
     return found
-
-
-def _stem_of(shard_name: str) -> str:
-    return shard_name.rpartition("-")[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ def make_sections(
         "costs": run_costs.read_costs(run.root),
         "against": _against(data, other),
         "settings": _settings(run),
-        "decisions": run.decisions_fingerprint,
+        "decisions": run.pool_fingerprint,
     }
     return page | {"sections": _list_sections(page)}
 

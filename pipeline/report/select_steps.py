@@ -218,7 +218,7 @@ class _StepMaker:
             range(len(sample)),
             key=lambda i: (
                 sample[i].pair.sample_id,
-                sample[i].unit.uri,
+                sample[i].shard.uri,
                 sample[i].location.row,
             ),
         )

@@ -55,7 +55,7 @@ def find_locations(run: RunFolder, sample_id: bytes) -> list[PairLocation]:
     locations = []
     for index, unit in enumerate(run.units):
         tables = run.pairs(unit.source)
-        if files.is_file(tables.path(unit.name)):
+        if tables.has(unit.name):
             ids = tables.read(unit.name, ["sample_id"])["sample_id"]
             rows = np.flatnonzero(pc.equal(ids, sample_id).to_numpy())
             locations += [PairLocation(index, row) for row in rows.tolist()]
@@ -96,7 +96,7 @@ def describe_pairs(run: RunFolder, locations: Sequence[PairLocation]) -> Iterato
 def _facts(one: PairFacts) -> Iterator[tuple[str, str]]:
     pair = one.pair
     yield "sample id", pair.sample_id.hex()
-    yield "source", f"{one.unit.source.name} {one.unit.uri}"
+    yield "source", f"{one.unit.source.name} {one.shard.uri}"
     yield "place", f"row {one.location.row}, key {pair.key}, offset {pair.offset}"
     yield "address", pair.url or "none"
     if pair.error:
@@ -163,7 +163,7 @@ def find_record(run: RunFolder, one: PairFacts) -> Record | None:
     the number of pairs that were not exported.
     """
     content = read_json(files.join(TFRECORD.path(run.root), manifest.NAME))
-    fingerprint = run.decisions_fingerprint
+    fingerprint = run.pool_fingerprint
     if content is None or content["fingerprints"]["decisions"] != fingerprint:
         return None
     n_left_out = content["ledger"]["kept"] - content["n_samples"]
@@ -189,7 +189,7 @@ def _count_kept_before(run: RunFolder, location: PairLocation) -> int:
 
 
 def _sort_key(unit: Unit) -> tuple[str, str]:
-    return unit.source.name, unit.uri
+    return unit.source.name, unit.shards[0].uri
 
 
 def _is_kept(decisions: UnitTables, unit: Unit) -> np.ndarray:
@@ -234,4 +234,5 @@ def read_image_at(run: RunFolder, location: PairLocation) -> bytes:
     try:
         return next(shards.read_images(unit, [pair]))
     except OSError as error:
-        raise ValueError(f"{unit.uri}: expected the source shard: {error}") from error
+        uri = unit.shards[pair.shard].uri
+        raise ValueError(f"{uri}: expected the source shard: {error}") from error

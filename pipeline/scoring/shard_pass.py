@@ -1,9 +1,10 @@
 """One pass over a shard: reads each pair once and measures what is asked for.
 
-In: a unit and the models whose tables are missing. Out: the tables of the unit.
+In: a shard and the models whose tables are missing. Out: rows of those tables.
 """
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.scoring.encoder_handler import Embedded, EncoderHandler, PreparedPair
 from pipeline.scoring.missing_tables import Measure
 from pipeline.sources import shards
-from pipeline.sources.shards import RawPair, Unit
+from pipeline.sources.shards import RawPair, Shard
 from pipeline.storage.prefetch import map_ahead
 from pipeline.storage.tables import to_table, to_vector_column
 
@@ -50,19 +51,20 @@ class ShardPass:
     encoder: Encoder | None
     image_descriptors: Mapping[Descriptor, ImageDescriptor]
 
-    def over_shard(self, unit: Unit) -> Iterator[MeasuredPair]:
-        """Measures all pairs of a shard."""
-        raw_pairs = _report_left_out(unit, shards.read_pairs(unit, self.limits))
+    def over_shard(self, shard: Shard, start: int) -> Iterator[MeasuredPair]:
+        """Measures the pairs of a shard from the `start`-th on."""
+        raw_pairs = _report_left_out(shard, shards.read_pairs(shard, self.limits))
+        rest = itertools.islice(raw_pairs, start, None)
         return map_ahead(
-            self._measure_raw, raw_pairs, self._n_ahead, lambda raw: len(raw.image)
+            self._measure_raw, rest, self._n_ahead, lambda raw: len(raw.image)
         )
 
-    def over_pairs(self, unit: Unit, pairs: Sequence[Pair]) -> Iterator[MeasuredPair]:
+    def over_pairs(self, shard: Shard, pairs: Sequence[Pair]) -> Iterator[MeasuredPair]:
         """Measures pairs that are known; reads their images only for a model."""
         if self.encoder is None and not self.image_descriptors:
             return (self._measure(pair, None) for pair in pairs)
         readable = [pair for pair in pairs if not pair.error]
-        encoded = shards.read_images(unit, readable)
+        encoded = shards.read_shard_images(shard, readable)
         items = ((pair, b"" if pair.error else next(encoded)) for pair in pairs)
         return map_ahead(
             self._measure_known, items, self._n_ahead, lambda item: len(item[1])
@@ -101,7 +103,7 @@ class ShardPass:
         return MeasuredPair(pair, found, pixels, prepared)
 
 
-def _report_left_out(unit: Unit, raw_pairs: Iterator[RawPair]) -> Iterator[RawPair]:
+def _report_left_out(shard: Shard, raw_pairs: Iterator[RawPair]) -> Iterator[RawPair]:
     """Passes pairs on; counts and names members that no pair was made of."""
     n_left_out, first = 0, ""
     for raw in raw_pairs:
@@ -112,7 +114,7 @@ def _report_left_out(unit: Unit, raw_pairs: Iterator[RawPair]) -> Iterator[RawPa
         add_to_counter(STAGE, "members_left_out", n_left_out)
         logging.warning(
             "%s: %d further members of keys left out, such as %r",
-            *(unit.uri, n_left_out, first),
+            *(shard.uri, n_left_out, first),
         )
 
 
@@ -136,8 +138,8 @@ def _make_pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair
     )
 
 
-class UnitScores:
-    """Gathers the rows of one unit, and prepared pairs to batches."""
+class ShardScores:
+    """Gathers the rows of one part of a shard, and prepared pairs to batches."""
 
     def __init__(self, handler: EncoderHandler, one_pass: ShardPass) -> None:
         self._handler = handler
@@ -161,6 +163,22 @@ class UnitScores:
             self._descriptor_tables[descriptor].add(len(self._pairs), image)
         self._pairs.append(measured.pair)
         self._languages.append(measured.language)
+
+    @property
+    def n_pairs(self) -> int:
+        """The pairs that were added."""
+        return len(self._pairs)
+
+    @property
+    def n_unreadable(self) -> int:
+        """How many of them have an error."""
+        return sum(bool(pair.error) for pair in self._pairs)
+
+    @property
+    def is_between_batches(self) -> bool:
+        """Whether no batch is begun: a part that ends here changes no batch."""
+        tables = self._descriptor_tables.values()
+        return not self._pending and not any(table.is_waiting for table in tables)
 
     def table(self, measure: Measure) -> pa.Table:
         """The table of one measure, of all rows that were added."""

@@ -1,162 +1,143 @@
-"""Stage 1, score: everything measured on every input pair of a unit.
+"""Stage 1, score: everything measured on every input pair, once.
 
-In: units. Out: the tables of a unit (the pairs, the language of their alt text, their
+In: lots. Out: the tables of each lot (the pairs, the language of their alt text, their
 embeddings, the vectors of each descriptor), which have a row for each pair in the same
-order, and the units again. One pass over a shard makes the missing tables and no
-others; a pair that cannot be read gets its rows too.
+order, and the lots again. Shards are scored one by one, into parts; the parts of a
+lot's shards are then sealed into its tables. A table that is there is not made again.
 """
 
-import functools
-import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import apache_beam as beam
-from apache_beam.utils.shared import Shared
+from apache_beam.pvalue import TaggedOutput
 
-from pipeline.config.curation import CurationConfig, ImageTextSource
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import lot_plan, scored_shards
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
-from pipeline.engine.worker_checks import WorkerChecks
-from pipeline.models import descriptors, language
-from pipeline.records import Pair
 from pipeline.scoring.encoder_handler import EncoderHandler
-from pipeline.scoring.missing_tables import Measure, Tables, tables_by_source
+from pipeline.scoring.missing_tables import Tables, tables_by_source
+from pipeline.scoring.parts import delete_parts, finished_shards
+from pipeline.scoring.score_shard import ScoreShard
+from pipeline.scoring.seal_lot import SealLot
 from pipeline.scoring.shard_pass import STAGE as STAGE
-from pipeline.scoring.shard_pass import ShardPass, UnitScores
-from pipeline.sources.shards import Unit, shard_name_of
-from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.scoring.shard_work import Donor, ShardWork, read_places
+from pipeline.sources.shards import Unit
 
 
 class Score(beam.PTransform):
-    """Writes the tables that units lack, and passes the units on.
+    """Writes the tables that lots lack, and passes the lots on.
 
-    A shard that is not what it was when it was listed gets no tables and is not passed
-    on: the next run lists what it holds by then.
+    A lot of which a shard is not what it was when it was listed gets no tables and is
+    not passed on: the next run lists what the shard holds by then. The parts of the
+    lot's other shards are taken over.
 
     Counters: `pairs` written, and how many of them are `unreadable`, and likewise
     `evaluation_images` and `evaluation_unreadable`, `seed_images` and
     `seed_unreadable`; `images_encoded`, `texts_encoded`, `languages_detected` and
-    `images_described`; `members_left_out`, which a key has besides those of its pair;
-    `units_skipped`, which lack nothing, and `units_changed`.
+    `images_described`; `pairs_taken_over`, from tables of other lots;
+    `members_left_out`, which a key has besides those of its pair; `units_skipped`,
+    which lack nothing, and `shards_changed`.
     """
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
         super().__init__()
-        self._score_unit = _ScoreUnit(run, encoder_handler)
+        tables = tables_by_source(run)
+        self._list_work = _ListWork(tables, _samples(run))
+        self._score_shard = ScoreShard(run, encoder_handler)
+        self._seal_lot = SealLot(run.root, tables)
         self._workers = run.config.score_workers
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
-        score_shards = beam.ParDo(self._score_unit)
-        return units | "Score shards" >> score_shards.with_resource_hints(
-            **self._workers.hints
+        listed = units | "List shards" >> beam.ParDo(self._list_work).with_outputs(
+            "finished", main="work"
         )
+        score_shards = beam.ParDo(self._score_shard)
+        sealed = (
+            listed.work
+            | "Distribute shards" >> beam.Reshuffle()
+            | "Score shards" >> score_shards.with_resource_hints(**self._workers.hints)
+            | "Group by lot" >> beam.GroupByKey()
+            | "Seal lots" >> beam.ParDo(self._seal_lot)
+        )
+        return (listed.finished, sealed) | "All lots" >> beam.Flatten()
 
 
-def remove_outdated(run: RunFolder, changed: Iterable[Unit]) -> None:
-    """Removes the tables of what shards held before, once those of now are there."""
+def expect_scored(run: RunFolder) -> None:
+    """Raises ValueError if a lot is not scored, though every worker has ended."""
     source_to_tables = tables_by_source(run)
-    for source, group in itertools.groupby(changed, lambda unit: unit.source):
-        shard_to_name = {unit.shard_name: unit.name for unit in group}
-        for unit_tables in source_to_tables[source].values():
-            names = unit_tables.unit_names()
-            outdated = [
-                f"{name}.parquet"
-                for name in sorted(names)
-                if shard_to_name.get(shard_name_of(name), name) != name
-            ]
-            files.delete(unit_tables.folder, outdated)
+    finished: set[str] = set()
+    for unit in scored_shards.unscored_units(run):
+        tables = source_to_tables[unit.source]
+        finished |= finished_shards(run.root, tables)
+    fault, advice = "changed while being read", "run the same command again"
+    scored_shards.expect_scored(run, fault, advice, finished)
 
 
-_Counters = tuple[str, str]
+def remove_outdated(run: RunFolder) -> None:
+    """Removes the tables of what shards held before, once those of now are there, and
+    parts of shards whose lots are sealed."""
+    outdated = run.plan.changed(run.all_units).keys() - {u.name for u in run.all_units}
+    for tables in tables_by_source(run).values():
+        for unit_tables in tables.values():
+            unit_tables.delete(sorted(outdated & unit_tables.unit_names()))
+        delete_parts(run.root, tables)
+    run.plan.without(outdated).write(run.root)
 
 
-def _counters_by_source(config: CurationConfig) -> dict[ImageTextSource, _Counters]:
-    """Names of the counters of rows and of unreadable rows of each source."""
-    return (
-        dict.fromkeys(config.seed_sets, ("seed_images", "seed_unreadable"))
-        | dict.fromkeys(
-            config.evaluation_sets, ("evaluation_images", "evaluation_unreadable")
+def _samples(run: RunFolder) -> dict[ImageTextSource, frozenset[str]]:
+    """Names of scored lots of one shard, by source: those of samples."""
+    start = f"{lot_plan.SINGLE}-"
+    return {
+        source: frozenset(
+            name for name in run.pairs(source).unit_names() if name.startswith(start)
         )
-        | dict.fromkeys(config.sources, ("pairs", "unreadable"))
-    )
+        for source in (
+            *run.config.evaluation_sets,
+            *run.config.seed_sets,
+            *run.config.sources,
+        )
+    }
 
 
-class _ScoreUnit(beam.DoFn):
-    """Scores one unit at a time on all cores."""
+class _ListWork(beam.DoFn):
+    """Yields the shards of lots that lack tables; finished lots apart."""
 
-    def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
-        self._source_to_tables = tables_by_source(run)
-        self._source_to_counters = _counters_by_source(run.config)
-        self._limits = run.config.limits
-        self._detector_name = run.config.language_detector
-        self._handler = encoder_handler
-        checkpoint = run.config.encoder.checkpoint
-        digest = run.checkpoint_to_digest[checkpoint]
-        self._checks = WorkerChecks.of(checkpoint, digest)
-        measures = {m for tables in self._source_to_tables.values() for m in tables}
-        self._measure_to_shared = {measure: Shared() for measure in measures}
-        # `Shared` holds weak references; this keeps the models while the DoFn lives.
-        self._measure_to_model: dict[Measure, Any] = {}
+    def __init__(
+        self,
+        source_to_tables: Mapping[ImageTextSource, Tables],
+        source_to_samples: Mapping[ImageTextSource, frozenset[str]],
+    ) -> None:
+        self._source_to_tables = source_to_tables
+        self._source_to_samples = source_to_samples
 
-    def setup(self) -> None:
-        self._checks.at_start()
-
-    def process(self, unit: Unit) -> Iterator[Unit]:
+    def process(
+        self, unit: Unit
+    ) -> Iterator[ShardWork | TaggedOutput[Literal["finished"], Unit]]:
         tables = self._source_to_tables[unit.source]
-        missing = {
-            measure: unit_tables
-            for measure, unit_tables in tables.items()
-            if not files.is_file(unit_tables.path(unit.name))
-        }
-        if missing:
-            scores = self._score(unit, tables["pairs"], missing)
-            if "pairs" in missing and unit.has_changed():
-                add_to_counter(STAGE, "units_changed", 1)
-                return
-            for measure, unit_tables in missing.items():
-                unit_tables.write(unit.name, scores.table(measure))
-                scores.count(measure, *self._source_to_counters[unit.source])
-        else:
+        missing = tuple(m for m, found in tables.items() if not found.has(unit.name))
+        if not missing:
             add_to_counter(STAGE, "units_skipped", 1)
-        yield unit
+            yield TaggedOutput("finished", unit)
+            return
+        donors = self._donors(unit, tables) if "pairs" in missing else {}
+        for number, shard in enumerate(unit.shards):
+            donor, lot = donors.get(number), None if number else unit
+            yield ShardWork(unit.name, shard, number, missing, donor, lot)
 
-    def _score(
-        self, unit: Unit, pair_tables: UnitTables, missing: Tables
-    ) -> UnitScores:
-        one_pass = self._plan_pass(missing)
-        if "pairs" in missing:
-            measured = one_pass.over_shard(unit)
-        else:
-            pairs = from_table(pair_tables.read(unit.name), Pair)
-            measured = one_pass.over_pairs(unit, pairs)
-        scores = UnitScores(self._handler, one_pass)
-        for pair in measured:
-            scores.add(pair)
-        return scores
-
-    def _plan_pass(self, missing: Tables) -> ShardPass:
-        """Loads a model only if a table needs it."""
-        return ShardPass(
-            limits=self._limits,
-            detector=self._model("languages") if "languages" in missing else None,
-            encoder=self._model("embeddings") if "embeddings" in missing else None,
-            image_descriptors={
-                m: self._model(m) for m in missing if not isinstance(m, str)
-            },
-        )
-
-    def _model(self, measure: Measure) -> Any:
-        load = functools.partial(self._load, measure)
-        model = self._measure_to_shared[measure].acquire(load)
-        self._measure_to_model[measure] = model
-        return model
-
-    def _load(self, measure: Measure) -> Any:
-        if measure == "embeddings":
-            self._checks.before_load()
-            return self._handler.load_model()
-        if isinstance(measure, str):
-            return language.detector(self._detector_name)
-        return descriptors.load(measure, self._handler.config)
+    def _donors(self, unit: Unit, tables: Tables) -> dict[int, Donor]:
+        """Lots that hold a shard's pairs already, by number of the shard."""
+        place_to_donor = {}
+        if unit.predecessor and tables["pairs"].has(unit.predecessor):
+            places = read_places(tables["pairs"].path(unit.predecessor))
+            for number, place in enumerate(places):
+                place_to_donor[place] = Donor(unit.predecessor, number)
+        donors = {}
+        for number, shard in enumerate(unit.shards):
+            sample = lot_plan.single(shard).name
+            if donor := place_to_donor.get((shard.uri, shard.mark)):
+                donors[number] = donor
+            elif sample in self._source_to_samples[unit.source] - {unit.name}:
+                donors[number] = Donor(sample, 0)
+        return donors

@@ -118,7 +118,7 @@ def _record_path(run: RunFolder, i: int) -> str:
         run.config, selection=dataclasses.replace(selection, balance=caps)
     )
     pool = dataclasses.replace(run, config=config)
-    return files.join(run.root, "clusters", f"{pool.decisions_fingerprint}.json")
+    return files.join(run.root, "clusters", f"{pool.pool_fingerprint}.json")
 
 
 class GroupBySeed(search_steps.DoFnWithSets):

@@ -41,13 +41,6 @@ def check_settings(run: RunFolder) -> None:
         descriptors.check(descriptor)
     keep_curated.check(run)
     balance.check(run)
-    names = set()
-    for unit in run.units:
-        if unit.name in names:
-            raise ValueError(
-                f"{unit.source.name}={unit.uri}: expected a shard of one source only"
-            )
-        names.add(unit.name)
 
 
 def _check_scored(run: RunFolder) -> None:

@@ -8,23 +8,22 @@ import json
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline import records
 from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
-from pipeline.storage.tables import open_table
+from pipeline.storage.json_files import read_json
 
 # Source name to int64 [read, *one count for each of OUTCOMES].
 SourceCounts = tuple[str, np.ndarray]
 
 
 def count_pairs(unit: Unit, run: RunFolder) -> SourceCounts:
-    """Counts the pairs of a unit from their table, and not from its decisions."""
-    with open_table(run.pairs(unit.source).path(unit.name)) as file:
-        return count_unit(unit, n_read=pq.read_metadata(file).num_rows)
+    """Counts the pairs of a lot from their table, and not from its decisions."""
+    n_read = run.pairs(unit.source).read_summary(unit.name)["rows"]
+    return count_unit(unit, n_read=n_read)
 
 
 def count_unit(
@@ -62,9 +61,12 @@ def _ledger_of(name: str, counts: np.ndarray) -> dict:
     }
 
 
-def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
-    """Writes the ledger into folders: that of the run and that of its decisions."""
-    ledger = {**ledger, "version": records.VERSION}
+def write_ledger(ledger: dict, folders: tuple[str, ...], pool: str = "") -> dict:
+    """Writes the ledger into folders: that of the run and that of its decisions.
+
+    `pool` identifies the pool that the decisions are on.
+    """
+    ledger = {**ledger, "version": records.VERSION, "pool": pool}
     data = (json.dumps(ledger, indent=2) + "\n").encode()
     for folder in folders:
         files.write(_ledger_path(folder), data)
@@ -72,11 +74,8 @@ def write_ledger(ledger: dict, folders: tuple[str, ...]) -> dict:
 
 
 def is_complete(run: RunFolder) -> bool:
-    """Whether the run has all decisions of its recipe, and their ledger."""
-    decisions = run.decisions
-    names = {unit.name for unit in run.units}
-    has_ledger = files.is_file(_ledger_path(decisions.folder))
-    return has_ledger and names <= decisions.unit_names()
+    """Whether the run has all decisions of its recipe on its pool, and their ledger."""
+    return read(run) is not None
 
 
 def restore_ledger(run: RunFolder) -> dict:
@@ -91,9 +90,10 @@ def restore_ledger(run: RunFolder) -> dict:
 
 def read(run: RunFolder) -> dict[str, Any] | None:
     """Reads what became of all pairs; None before they are decided on."""
-    if not is_complete(run):
-        return None
-    return json.loads(files.read(_ledger_path(run.decisions.folder)))
+    found = read_json(_ledger_path(run.decisions.folder))
+    is_of_pool = found is not None and found.get("pool") == run.pool_fingerprint
+    names = {unit.name for unit in run.units}
+    return found if is_of_pool and names <= run.decisions.unit_names() else None
 
 
 def _ledger_path(folder: str) -> str:

@@ -159,8 +159,9 @@ def _read_set(
     n_read = n_unreadable = 0
     left_out: list[LeftOut] = []
     for unit in units:
-        table = run.pairs(unit.source).read(unit.name, ["key", "error"])
+        table = run.pairs(unit.source).read(unit.name, ["key", "error", "shard"])
         keys, errors = to_objects(table["key"]), to_objects(table["error"])
+        shards = table["shard"].to_pylist()
         n_read += len(errors)
         n_unreadable += int((errors != "").sum())
         for descriptor in descriptors:
@@ -168,7 +169,7 @@ def _read_set(
             is_lost = (errors == "") & ~normalize(matrix)[1]
             errors[is_lost] = f"no embedding by {descriptor.name}"
         left_out += [
-            LeftOut(role, name, unit.uri, keys[row], errors[row])
+            LeftOut(role, name, unit.shards[shards[row]].uri, keys[row], errors[row])
             for row in np.flatnonzero(errors != "")
         ]
     n_unused = 0 if descriptors else n_read - len(left_out)

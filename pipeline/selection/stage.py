@@ -9,9 +9,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.pvalue import TaggedOutput
 
-from pipeline.config.selection import DropRule, SelectionConfig, needs_seeds
+from pipeline.config.selection import (
+    DropRule,
+    KeepFraction,
+    SelectionConfig,
+    needs_seeds,
+)
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
@@ -36,10 +42,9 @@ from pipeline.selection.unit_decisions import (
     OUTCOMES,
     UnitDecisions,
     open_unit,
-    outcome_counts,
 )
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from pipeline.storage.tables import UnitTables
 
 STAGE = "select"
@@ -70,7 +75,7 @@ class Select(beam.PTransform):
         tables = self._run.decisions
         sets = reference_accounts.make_accounts(self._run)
         bounds, seeds = build_indexes(self._run)
-        run = self._run.without_units()
+        run, run_pool = self._run.without_units(), self._run.pool_fingerprint
         filtered = (
             units
             | "Read pairs" >> beam.Map(open_unit, run)
@@ -84,18 +89,22 @@ class Select(beam.PTransform):
             >> exact.DropExactDuplicates(run, selection.drop_exact_duplicates)
         )
         compare = CompareEmbeddings(self._run, bounds, seeds)
-        skip = beam.ParDo(SkipFinished(tables)).with_outputs("finished", main="rest")
+        pool = run_pool if depends_on_pool(selection) else ""
+        skip = beam.ParDo(SkipFinished(tables, pool)).with_outputs(
+            "finished", main="rest"
+        )
         if is_global(selection):  # finished units take part as well
             compared = filtered | "Compare embeddings" >> compare
             rest, finished = compared | "Skip finished units" >> skip
         else:
             rest, finished = filtered | "Skip finished units" >> skip
             rest = rest | "Compare embeddings" >> compare
-        decided = rest | "Write decisions" >> beam.ParDo(WriteDecisions(run, tables))
+        write = beam.ParDo(WriteDecisions(run, tables, pool))
+        decided = rest | "Write decisions" >> write
         read = units | "Count pairs" >> beam.Map(ledger.count_pairs, run)
         counts = (read, finished, decided) | "Flatten counts" >> beam.Flatten()
         root = () if self._is_sample else (self._run.root,)
-        return counts | "Add up" >> WriteLedger(sets, *root, tables.folder)
+        return counts | "Add up" >> WriteLedger(sets, run_pool, *root, tables.folder)
 
 
 class ApplyRules(beam.PTransform):
@@ -117,12 +126,14 @@ class ApplyRules(beam.PTransform):
 class WriteLedger(beam.PTransform):
     """Adds up the counts, checks them, and writes the ledger into `folders`.
 
-    `sets` is the part of the ledger on evaluation and seed sets.
+    `sets` is the part of the ledger on evaluation and seed sets; `pool` identifies the
+    pool.
     """
 
-    def __init__(self, sets: Mapping[str, Any], *folders: str) -> None:
+    def __init__(self, sets: Mapping[str, Any], pool: str, *folders: str) -> None:
         super().__init__()
         self._sets = sets
+        self._pool = pool
         self._folders = folders
 
     def expand(self, counts: beam.PCollection[SourceCounts]) -> beam.PCollection[dict]:
@@ -132,7 +143,7 @@ class WriteLedger(beam.PTransform):
             | "Collect sources" >> beam.combiners.ToDict()
             | "Make ledger" >> beam.Map(ledger.make_ledger)
             | "Add sets" >> beam.Map(lambda made, sets: made | sets, self._sets)
-            | "Write ledger" >> beam.Map(ledger.write_ledger, self._folders)
+            | "Write ledger" >> beam.Map(ledger.write_ledger, self._folders, self._pool)
         )
 
 
@@ -179,6 +190,12 @@ def is_global(selection: SelectionConfig) -> bool:
     return any(steps) or keep_curated.is_global(selection.retrieval)
 
 
+def depends_on_pool(selection: SelectionConfig) -> bool:
+    """Whether a pool that grows may change the decisions on pairs it had before."""
+    is_share = isinstance(selection.alignment, KeepFraction)
+    return is_share or selection.drop_exact_duplicates or is_global(selection)
+
+
 def build_indexes(
     run: RunFolder,
 ) -> tuple[tuple[EvaluationBound, ...], tuple[IndexFiles, ...]]:
@@ -211,38 +228,44 @@ class SkipFinished(beam.DoFn):
     """Yields the decisions that are still to write, and the counts of finished units.
 
     Looks for each table only once: a second look could find a table that a failed
-    attempt of the same run has written.
+    attempt of the same run has written. Where decisions depend on the whole pool, those
+    on another pool are made again.
     """
 
-    def __init__(self, tables: UnitTables) -> None:
+    def __init__(self, tables: UnitTables, pool: str) -> None:
         self._tables = tables
+        self._pool = pool
 
     def process(
         self, decisions: UnitDecisions
     ) -> Iterator[UnitDecisions | TaggedOutput[Literal["finished"], SourceCounts]]:
         unit = decisions.unit
-        if files.is_file(self._tables.path(unit.name)):
-            add_to_counter(STAGE, "units_skipped")
-            table = self._tables.read(unit.name, columns=["outcome"])
-            yield TaggedOutput(
-                "finished", ledger.count_unit(unit, outcomes=outcome_counts(table))
-            )
-        else:
+        summary = read_json(self._tables.summary_path(unit.name))
+        if summary is None or summary.get("pool") != self._pool:
             yield decisions
+            return
+        add_to_counter(STAGE, "units_skipped")
+        counts = np.array([summary["outcomes"][str(name)] for name in OUTCOMES])
+        yield TaggedOutput("finished", ledger.count_unit(unit, outcomes=counts))
 
 
 class WriteDecisions(beam.DoFn):
     """Writes the decisions of a unit and yields their counts."""
 
-    def __init__(self, run: RunFolder, tables: UnitTables) -> None:
+    def __init__(self, run: RunFolder, tables: UnitTables, pool: str) -> None:
         self._run = run
         self._tables = tables
+        self._pool = pool
 
     def process(self, decisions: UnitDecisions) -> Iterator[SourceCounts]:
         unit = decisions.unit
         pairs = self._run.pairs(unit.source).read(unit.name, columns=["sample_id"])
-        self._tables.write(unit.name, decisions.to_table(pairs["sample_id"]))
         counts = decisions.counts()
+        facts = {
+            "pool": self._pool,
+            "outcomes": dict(zip(map(str, OUTCOMES), counts.tolist(), strict=True)),
+        }
+        self._tables.replace(unit.name, decisions.to_table(pairs["sample_id"]), facts)
         for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True):
             is_reason = isinstance(outcome, DropReason)
             name = f"dropped_{outcome}" if is_reason else outcome

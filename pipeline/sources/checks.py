@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from pipeline.sources import drop_lists, shards
 from pipeline.sources.drop_lists import ListFile
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard
 from pipeline.storage import files
 
 
-def check(unread: Sequence[Unit], drop_list: Sequence[ListFile], root: str) -> None:
+def check(unread: Sequence[Shard], drop_list: Sequence[ListFile], root: str) -> None:
     """Raises ValueError on a missing column, or a line of a list that is no entry.
 
     Args:

@@ -28,29 +28,22 @@ from pipeline.storage.prefetch import map_ahead
 _MAX_CHECKED = 1_000  # shards whose columns are looked at before any work
 _N_CHECKED_AT_ONCE = 16
 _N_PLANNED_AHEAD = 32  # shards whose chosen images are looked for
-_MAX_STEM_BYTES = 80  # of the 255 that a file name can have
+_DIGEST_BYTES = 6
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """One source shard: the unit of work of every stage."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shard:
+    """One source file: the unit of reading."""
 
     source: ImageTextSource
     uri: str
-    mark: str = ""  # of what the shard held when it was listed: `files.mark`
+    mark: str = ""  # of what it held when it was listed: `files.mark`
 
     @property
-    def name(self) -> str:
-        """Names the tables of the shard: a shard that changed has none yet."""
-        return f"{self.shard_name}-{_short_hash(self.mark.encode())}"
-
-    @property
-    def shard_name(self) -> str:
-        """Names the shard, whatever it holds: its file name and a hash of its path."""
+    def digest(self) -> str:
+        """Identifies the shard, before a hyphen, and behind it what the shard holds."""
         path = self.uri.encode(errors="surrogateescape")
-        stem = path.rstrip(b"/").rsplit(b"/", 1)[-1].rsplit(b".", 1)[0]
-        stem_text = stem[:_MAX_STEM_BYTES].decode(errors="ignore")
-        return f"{stem_text}-{_short_hash(path)}"
+        return f"{_short_hash(path)}-{_short_hash(self.mark.encode())}"
 
     def has_changed(self) -> bool:
         """Whether the shard holds something else since it was listed; not if it is
@@ -58,16 +51,28 @@ class Unit:
         return files.mark(self.uri) not in ("", self.mark)
 
 
-def shard_name_of(unit_name: str) -> str:
-    """`Unit.shard_name` of a `Unit.name`."""
-    return unit_name.rpartition("-")[0]
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A lot: a fixed list of shards of one source, the unit of every table."""
+
+    source: ImageTextSource
+    name: str  # of its tables: `<base>-<digest of the shards>`
+    shards: tuple[Shard, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    predecessor: str = ""  # the lot whose rows it takes over where shards are the same
+
+    @property
+    def base(self) -> str:
+        """The name that the lot shares with its predecessors and successors."""
+        return self.name.rpartition("-")[0]
 
 
 def _short_hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=6).hexdigest()
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def list_units(source: ImageTextSource, known: Sequence[str] = ()) -> tuple[Unit, ...]:
+def list_shards(
+    source: ImageTextSource, known: Sequence[str] = ()
+) -> tuple[Shard, ...]:
     """The shards of a source, sorted by path.
 
     Args:
@@ -86,33 +91,33 @@ def list_units(source: ImageTextSource, known: Sequence[str] = ()) -> tuple[Unit
                 f"{source.name}={' '.join(patterns.as_tuple(source.pattern))}: expected"
                 f" .tar or .parquet files only, but it matches {uri}"
             )
-    return tuple(Unit(source, uri, mark) for uri, mark in uri_to_mark.items())
+    return tuple(Shard(source, uri, mark) for uri, mark in uri_to_mark.items())
 
 
-def check_columns(units: Sequence[Unit]) -> None:
+def check_columns(shards: Sequence[Shard]) -> None:
     """Raises ValueError if a shard can be read but lacks a column its source needs.
 
     Of very many shards some are looked at, from all over the list: a shard that differs
     is an error when it is scored, too.
     """
-    parquets = [unit for unit in units if not _is_tar(unit)]
+    parquets = [shard for shard in shards if not _is_tar(shard)]
     chosen = parquets[:: max(1, math.ceil(len(parquets) / _MAX_CHECKED))]
     with futures.ThreadPoolExecutor(_N_CHECKED_AT_ONCE) as executor:
-        for unit, error in zip(
+        for shard, error in zip(
             chosen, executor.map(_column_error, chosen), strict=True
         ):
             if error:
-                raise ValueError(f"{unit.source.name}={unit.uri}: {error}")
+                raise ValueError(f"{shard.source.name}={shard.uri}: {error}")
 
 
-def _column_error(unit: Unit) -> str:
+def _column_error(shard: Shard) -> str:
     """The error of the columns; "" for a damaged shard, which scoring counts."""
     try:
         with (
-            files.open_for_reading(unit.uri) as file,
+            files.open_for_reading(shard.uri) as file,
             parquet.open_parquet(file) as opened,
         ):
-            Columns.find(opened, unit.source)
+            Columns.find(opened, shard.source)
     except DamageError:
         return ""
     except ShardError as error:
@@ -122,7 +127,7 @@ def _column_error(unit: Unit) -> str:
     return ""
 
 
-def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
+def read_pairs(shard: Shard, limits: Limits) -> Iterator[RawPair]:
     """Reads every pair of a shard in its order; nothing is decoded yet.
 
     A shard that is missing or damaged ends in one pair with the error.
@@ -138,18 +143,18 @@ def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
     ...         member = tarfile.TarInfo(name)
     ...         member.size = len(data)
     ...         tar.addfile(member, io.BytesIO(data))
-    >>> for pair in read_pairs(Unit(ImageTextSource("web", path), path), Limits()):
+    >>> for pair in read_pairs(Shard(ImageTextSource("web", path), path), Limits()):
     ...     print([pair.key, pair.text, pair.error])
     ['0', 'a dog', '']
     ['1', '?', 'no image']
     """
     try:
-        if _is_tar(unit):
-            with files.open_stream(unit.uri) as file:
-                yield from tar_pairs.read_pairs(file, unit.source, limits)
+        if _is_tar(shard):
+            with files.open_stream(shard.uri) as file:
+                yield from tar_pairs.read_pairs(file, shard.source, limits)
         else:
-            with files.open_for_reading(unit.uri) as file:
-                yield from parquet.read_pairs(file, unit.source, limits)
+            with files.open_for_reading(shard.uri) as file:
+                yield from parquet.read_pairs(file, shard.source, limits)
     except (tars.TarError, ShardError) as error:
         yield RawPair(error=str(error))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -157,23 +162,39 @@ def read_pairs(unit: Unit, limits: Limits) -> Iterator[RawPair]:
 
 
 def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
-    """Reads the encoded images of readable pairs of a unit, in their order.
+    """Reads the encoded images of readable pairs of a lot, in their order.
 
     Args:
-      pairs: in the order of the shard.
+      pairs: in the order of the lot.
 
     Raises:
       ShardError: if an image is not the one that was scored, or is gone.
       OSError: on a failure that another attempt may cure, such as of a network.
     """
-    for image in read_images_of([(unit, pairs)]):
+    yield from _raise_errors(find_images(unit, pairs))
+
+
+def find_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes | ShardError]:
+    """`read_images`, with an error in the place of each image that is gone."""
+    by_shard = itertools.groupby(pairs, lambda pair: pair.shard)
+    chosen = ((unit.shards[number], list(group)) for number, group in by_shard)
+    return read_images_of(chosen)
+
+
+def read_shard_images(shard: Shard, pairs: Sequence[Pair]) -> Iterator[bytes]:
+    """Reads the encoded images of readable pairs of a shard, as `read_images` does."""
+    yield from _raise_errors(read_images_of([(shard, pairs)]))
+
+
+def _raise_errors(images: Iterator[bytes | ShardError]) -> Iterator[bytes]:
+    for image in images:
         if isinstance(image, ShardError):
             raise image
         yield image
 
 
 def read_images_of(
-    chosen: Iterable[tuple[Unit, Sequence[Pair]]],
+    chosen: Iterable[tuple[Shard, Sequence[Pair]]],
 ) -> Iterator[bytes | ShardError]:
     """Reads the encoded images of readable pairs of many shards, in their order.
 
@@ -204,7 +225,7 @@ def read_images_of(
 class _Plan:
     """How the images of chosen pairs of one shard are read."""
 
-    unit: Unit
+    shard: Shard
     pairs: Sequence[Pair]
     spans: Sequence[Span]
     decode: Callable[[Iterator[bytes | OSError]], Iterator[bytes | Exception]]
@@ -233,27 +254,27 @@ class _Plan:
             reason = f": shard cannot be opened: {error.strerror or error}"
         else:
             reason = f" has changed since it was scored: {error}"
-        return ShardError(f"{self.unit.uri}{reason}")
+        return ShardError(f"{self.shard.uri}{reason}")
 
 
-def _plan(chosen: tuple[Unit, Sequence[Pair]]) -> _Plan:
-    unit, pairs = chosen
-    if _is_tar(unit):
+def _plan(chosen: tuple[Shard, Sequence[Pair]]) -> _Plan:
+    shard, pairs = chosen
+    if _is_tar(shard):
         places = [(pair.offset, pair.n_bytes) for pair in pairs]
-        return _Plan(unit, pairs, _spans(unit, places), iter)
+        return _Plan(shard, pairs, _spans(shard, places), iter)
     try:
         rows = chosen_rows.find_rows(
-            unit.uri, unit.source, [pair.offset for pair in pairs]
+            shard.uri, shard.source, [pair.offset for pair in pairs]
         )
     except (ShardError, *CANNOT_BE_OPENED) as error:
         same = itertools.repeat(error)
-        return _Plan(unit, pairs, (), lambda found: same)
-    return _Plan(unit, pairs, _spans(unit, rows.spans), rows.decode)
+        return _Plan(shard, pairs, (), lambda found: same)
+    return _Plan(shard, pairs, _spans(shard, rows.spans), rows.decode)
 
 
-def _spans(unit: Unit, places: Iterable[tuple[int, int]]) -> list[Span]:
-    return [Span(unit.uri, *place) for place in places]
+def _spans(shard: Shard, places: Iterable[tuple[int, int]]) -> list[Span]:
+    return [Span(shard.uri, *place) for place in places]
 
 
-def _is_tar(unit: Unit) -> bool:
-    return unit.uri.endswith(".tar")
+def _is_tar(shard: Shard) -> bool:
+    return shard.uri.endswith(".tar")

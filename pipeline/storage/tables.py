@@ -1,24 +1,31 @@
-"""Parquet tables of rows: one table per unit of work.
+"""Parquet tables of rows: one table per lot, with a small summary beside it.
 
-A unit of work writes one small table. A table is complete or absent, so a listing of a
-folder shows which units still have to be processed.
+A table is complete or absent, so a listing of a folder shows which lots still have to
+be processed. A summary says of a table what launchers ask, so that they read no table.
 """
 
 import dataclasses
 import functools
+import hashlib
 import io
+import json
+import tempfile
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.records import VERSION
 from pipeline.storage import files, recent_tables
 from pipeline.storage.object_urls import is_object_url
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+SUMMARY_SUFFIX = ".summary.json"
+ROWS_PER_GROUP = 32_768  # 50 MB of 768 numbers of 2 bytes
 
 Row = typing.TypeVar("Row", bound="DataclassInstance")
 
@@ -100,43 +107,144 @@ def read_vector_dim(path: str, column: str = "embedding") -> int:
 
 @dataclasses.dataclass(frozen=True)
 class UnitTables:
-    """One Parquet table per unit of work, in one folder named by a fingerprint."""
+    """One Parquet table per lot, in one folder named by a fingerprint.
+
+    Beside each table lies its summary, `<lot>.summary.json`, which is written last: a
+    table without one is not there yet.
+    """
 
     folder: str
 
     def path(self, unit_name: str) -> str:
-        """Where the table of a unit lies."""
+        """Where the table of a lot lies."""
         return files.join(self.folder, f"{unit_name}.parquet")
 
+    def summary_path(self, unit_name: str) -> str:
+        """Where the summary of a lot's table lies."""
+        return files.join(self.folder, f"{unit_name}{SUMMARY_SUFFIX}")
+
+    def has(self, unit_name: str) -> bool:
+        """Whether the table of a lot is there, with its summary."""
+        paths = (self.summary_path(unit_name), self.path(unit_name))
+        return all(map(files.is_file, paths))
+
     def unit_names(self) -> frozenset[str]:
-        """Units whose table is there."""
-        return frozenset(
-            files.split(path)[1].removesuffix(".parquet")
-            for path in files.list_folder(self.folder, suffix=".parquet")
-        )
+        """Lots whose table is there."""
+        names = {files.split(path)[1] for path in files.list_folder(self.folder)}
+        tables = {name.removesuffix(".parquet") for name in names}
+        return frozenset(x for x in tables if f"{x}{SUMMARY_SUFFIX}" in names) - names
 
     def sizes(self, unit_names: Iterable[str]) -> np.ndarray:
-        """Bytes of the tables of some units: int64 [n].
+        """Bytes of the tables of some lots: int64 [n].
 
         Raises:
-          KeyError: if a unit has no table.
+          KeyError: if a lot has no table.
         """
         path_to_size = files.list_folder(self.folder, suffix=".parquet")
         sizes = [path_to_size[self.path(name)] for name in unit_names]
         return np.array(sizes, np.int64)
 
     def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
-        """Reads the table of a unit; `columns` None reads all."""
+        """Reads the table of a lot; `columns` None reads all."""
         with open_table(self.path(unit_name)) as file:
             return pq.read_table(file, columns=columns, pre_buffer=True)
 
-    def write(self, unit_name: str, table: pa.Table) -> None:
-        """Writes the table of a unit: all of it, or nothing."""
+    def read_summary(self, unit_name: str) -> dict[str, typing.Any]:
+        """What a table says of itself: `rows`, `sha256`, `version`, and more by kind.
+
+        Raises:
+          FileNotFoundError: if there is no such table.
+        """
+        return json.loads(files.read(self.summary_path(unit_name)))
+
+    def write(
+        self,
+        unit_name: str,
+        table: pa.Table,
+        facts: Mapping[str, typing.Any] | None = None,
+    ) -> None:
+        """Writes the table of a lot, and then its summary with some more facts."""
         buffer = io.BytesIO()
-        # A dictionary of embeddings makes them seven times slower to read.
-        texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
-        pq.write_table(table, buffer, compression="zstd", use_dictionary=texts)
+        with _open_writer(buffer, table.schema) as writer:
+            writer.write_table(table, ROWS_PER_GROUP)
         path, data = self.path(unit_name), buffer.getvalue()
         files.write(path, data)
         if is_object_url(path):
             recent_tables.keep(path, data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.write_summary(unit_name, table.num_rows, sha256, facts)
+
+    def replace(
+        self, unit_name: str, table: pa.Table, facts: Mapping[str, typing.Any]
+    ) -> None:
+        """Writes a table and its summary; of a table that is the same, the latter."""
+        buffer = io.BytesIO()
+        with _open_writer(buffer, table.schema) as writer:
+            writer.write_table(table, ROWS_PER_GROUP)
+        sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        if self.has(unit_name):
+            if self.read_summary(unit_name)["sha256"] == sha256:
+                self.write_summary(unit_name, table.num_rows, sha256, facts)
+                return
+            files.delete(self.folder, [f"{unit_name}{SUMMARY_SUFFIX}"])
+        self.write(unit_name, table, facts)
+
+    def write_parts(
+        self,
+        unit_name: str,
+        schema: pa.Schema,
+        parts: Iterable[pa.Table],
+        facts: Mapping[str, typing.Any] | None = None,
+    ) -> None:
+        """Writes a table, however its rows are cut into parts, as one of equal bytes.
+
+        In memory is one group of rows.
+        """
+        n_rows = 0
+        with tempfile.TemporaryDirectory() as folder:
+            local = f"{folder}/table.parquet"
+            with _open_writer(local, schema) as writer:
+                for group in _regroup(parts, schema):
+                    writer.write_table(group, ROWS_PER_GROUP)
+                    n_rows += group.num_rows
+            _, sha256 = files.publish(local, self.path(unit_name))
+        self.write_summary(unit_name, n_rows, sha256, facts)
+
+    def write_summary(
+        self,
+        unit_name: str,
+        n_rows: int,
+        sha256: str,
+        facts: Mapping[str, typing.Any] | None = None,
+    ) -> None:
+        """Says that a table is there."""
+        content = {"rows": n_rows, "sha256": sha256, "version": VERSION}
+        data = json.dumps(content | dict(facts or {}), sort_keys=True).encode()
+        files.write(self.summary_path(unit_name), data + b"\n")
+
+    def delete(self, unit_names: Iterable[str]) -> None:
+        """Removes the tables of some lots, their summaries first."""
+        names = list(unit_names)
+        for suffix in (SUMMARY_SUFFIX, ".parquet"):
+            files.delete(self.folder, [f"{name}{suffix}" for name in names])
+
+
+def _open_writer(where: str | io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
+    # A dictionary of embeddings makes them seven times slower to read.
+    texts = [f.name for f in schema if pa.types.is_string(f.type)]
+    return pq.ParquetWriter(where, schema, compression="zstd", use_dictionary=texts)
+
+
+def _regroup(parts: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yields the rows of all parts in groups of ROWS_PER_GROUP."""
+    waiting, n_waiting = [schema.empty_table()], 0
+    for part in parts:
+        waiting.append(part.cast(schema))
+        n_waiting += part.num_rows
+        while n_waiting >= ROWS_PER_GROUP:
+            joined = pa.concat_tables(waiting).combine_chunks()
+            yield joined.slice(0, ROWS_PER_GROUP)
+            waiting = [joined.slice(ROWS_PER_GROUP)]
+            n_waiting -= ROWS_PER_GROUP
+    if n_waiting:
+        yield pa.concat_tables(waiting).combine_chunks()

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import photos
 from pipeline.config.curation import ImageTextSource, Limits
-from pipeline.sources.shards import list_units, read_pairs
+from pipeline.sources.shards import list_shards, read_pairs
 from tests.support.tiny_run import bytes_of, encoded
 from trainer.evals.sets import readers
 
@@ -41,7 +41,7 @@ def write_csv(path, rows=None):
 def pairs_of(folder) -> dict[str, str]:
     """File name to alt text, as the pipeline reads them."""
     source = ImageTextSource("web", f"{folder}/*.tar")
-    found = [p for unit in list_units(source) for p in read_pairs(unit, Limits())]
+    found = [p for unit in list_shards(source) for p in read_pairs(unit, Limits())]
     assert not any(pair.error for pair in found)
     return {pair.url: pair.text for pair in found}
 

@@ -17,6 +17,7 @@ from pipeline.config.selection import (
     NearSeeds,
     SelectionConfig,
 )
+from pipeline.engine.lot_plan import singles
 from pipeline.engine.run_folder import RunFolder
 from pipeline.models import weights
 from pipeline.report import page
@@ -24,7 +25,7 @@ from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
 from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Unit, list_units
+from pipeline.sources.shards import Unit
 from pipeline.storage.tables import to_table
 from tests.support.score_tables import select
 from tests.support.tiny_run import encoded
@@ -113,7 +114,7 @@ def make_run(
     for role, shard_rows in roles.items():
         for number, rows in enumerate(shard_rows):
             _write_shard(root / role / f"{number:02d}.tar", rows)
-    units = [list_units(source) for source in sources.values()]
+    units = [singles(source) for source in sources.values()]
     digest = weights.weights_digest(Path(checkpoint)) if checkpoint else "d0"
     run = RunFolder(str(root / "run"), settings, *units, {checkpoint: digest})
     for role_units, shard_rows in zip(units, roles.values(), strict=True):
@@ -163,7 +164,7 @@ def _image(row: ScoredRow) -> bytes:
 
 
 def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[ScoredRow]) -> None:
-    with tarfile.open(unit.uri) as tar:
+    with tarfile.open(unit.shards[0].uri) as tar:
         offsets = [member.offset_data for member in tar.getmembers()]
     pairs = [
         _pair(number, row, offset)

@@ -13,12 +13,13 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipeline import records
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.selection import SelectionConfig
+from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import stage as selection
 from pipeline.selection.search import index_builder, reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.selection.unit_decisions import UnitDecisions, open_unit
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Shard, Unit
 from pipeline.storage import files
 from pipeline.storage.tables import from_table, to_table
 
@@ -70,7 +71,7 @@ def make_run(
     run = RunFolder(root, curation, *units, checkpoint_to_digest={"encoder": "digest"})
     for role, uri_to_rows in zip(units, tables, strict=True):
         for unit in role:
-            write_scores(run, unit, uri_to_rows[unit.uri])
+            write_scores(run, unit, uri_to_rows[unit.shards[0].uri])
     return run
 
 
@@ -148,7 +149,7 @@ def read_decisions(run: RunFolder) -> dict[str, list[records.Decision]]:
     """Path of the shard to its decisions."""
     tables = run.decisions
     return {
-        unit.uri: from_table(tables.read(unit.name), records.Decision)
+        unit.shards[0].uri: from_table(tables.read(unit.name), records.Decision)
         for unit in run.units
     }
 
@@ -156,13 +157,15 @@ def read_decisions(run: RunFolder) -> dict[str, list[records.Decision]]:
 def _units(shards: Shards, keep_all: Sequence[str]) -> tuple[Unit, ...]:
     names = [uri.split("/")[0] for uri in shards]
     return tuple(
-        Unit(ImageTextSource(name, f"{name}/*", keep_all=name in keep_all), uri)
+        single(
+            Shard(ImageTextSource(name, f"{name}/*", keep_all=name in keep_all), uri)
+        )
         for name, uri in zip(names, shards, strict=True)
     )
 
 
 def _pair(unit: Unit, i: int, row: Row) -> records.Pair:
-    image = row.image or f"{unit.uri} {i}"
+    image = row.image or f"{unit.shards[0].uri} {i}"
     is_readable = not row.error
     return records.Pair(
         sample_id=sample_id(row, image),

@@ -23,6 +23,7 @@ from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.lot_plan import singles
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.models.interfaces import Caption
@@ -87,17 +88,17 @@ def make_run(
     )
     for stem, rows in stem_to_rows.items():
         write_shard(root / "crawl" / f"{stem}.tar", rows)
-    units = tuple(u for s in settings.sources for u in shards.list_units(s))
+    units = tuple(u for s in settings.sources for u in singles(s))
     checkpoints = {"tiny": "d0"} | {g.checkpoint: "d1" for g in settings.granularities}
     run = RunFolder(str(root / "run"), settings, units, (), (), checkpoints)
     for unit in units:
-        write_tables(run, unit, stem_to_rows[Path(unit.uri).stem])
+        write_tables(run, unit, stem_to_rows[Path(unit.shards[0].uri).stem])
     return run
 
 
 def write_tables(run: RunFolder, unit: shards.Unit, rows: Sequence[Row]) -> None:
     """What `score` and `select` would write of a unit."""
-    with tarfile.open(unit.uri) as tar:
+    with tarfile.open(unit.shards[0].uri) as tar:
         offsets = [m.offset_data for m in tar.getmembers() if m.name.endswith(".jpg")]
     pairs = [
         _pair(str(number), row, offset)
@@ -148,12 +149,12 @@ def write_captions(
             done = {image_hash for image_hash, _ in tables.keys(unit)}
             captions = [
                 _caption(row.image, granularity)
-                for row in stem_to_rows[Path(unit.uri).stem]
+                for row in stem_to_rows[Path(unit.shards[0].uri).stem]
                 if row.outcome == records.KEPT
                 and records.content_hash(row.image) not in done
             ]
             if captions:
-                tables.add(unit.shard_name, captions)
+                tables.add(unit.base, captions)
 
 
 def _caption(image: bytes, granularity: Granularity) -> records.SyntheticCaption:

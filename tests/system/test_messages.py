@@ -111,7 +111,7 @@ def test_a_missing_source_shard_is_named(tmp_path):
     made = make_run(tmp_path, {"0": rows})
     sample_id = records.sample_id(rows[0].image, rows[0].alt_text.encode())
     (place,) = show_pair.find_locations(made, sample_id)
-    pathlib.Path(made.units[0].uri).unlink()
+    pathlib.Path(made.units[0].shards[0].uri).unlink()
     with pytest.raises(ValueError, match=r"0\.tar: expected the source shard: "):
         show_pair.read_image_at(made, place)
 

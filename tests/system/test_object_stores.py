@@ -19,7 +19,7 @@ from pipeline import run
 from pipeline.config.curation import ImageTextSource
 from pipeline.demo_web import crawl
 from pipeline.engine import run_lock
-from pipeline.sources.shards import Unit, read_pairs
+from pipeline.sources.shards import Shard, read_pairs
 from pipeline.storage import files
 from tests.support import object_servers
 from tests.support.signed_requests import send
@@ -123,7 +123,7 @@ def test_a_folder_name_is_not_read_as_a_pattern(store, name):
 def test_missing_objects_are_reported_as_missing_files_and_shards(folder):
     with pytest.raises(FileNotFoundError):
         files.read(files.join(folder, "none"))
-    unit = Unit(ImageTextSource("web", ""), files.join(folder, "none.tar"))
+    unit = Shard(ImageTextSource("web", ""), files.join(folder, "none.tar"))
     (pair,) = read_pairs(unit, limits=None)
     assert "shard cannot be opened" in pair.error
 

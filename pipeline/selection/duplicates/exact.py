@@ -120,7 +120,7 @@ def spread_identities(
     rows = decisions.droppable_rows
     columns = ("image_hash", "sample_id")
     table = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
-    name, uri = decisions.unit.name, decisions.unit.uri
+    name, uri = decisions.unit.name, decisions.unit.shards[0].uri
     words = (to_words(table[column]) for column in columns)
     firsts, own = set_own_repeats_aside(Identities(name, uri, rows, *words))
     if len(own.row):

@@ -284,7 +284,7 @@ def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
         run.descriptions(source, resemblance.descriptor).folder.removeprefix(run.root)
         for source in run.config.sources
     ]
-    parts = (pool.decisions_fingerprint, rule.reason, training, tables)
+    parts = (pool.pool_fingerprint, rule.reason, training, tables)
     name = f"{fingerprint('cells', *parts)}.json"
     return files.join(run.root, "clusters", name)
 

@@ -81,7 +81,7 @@ def record_path(run: RunFolder, clusters: SeededClusters) -> str:
     selection = dataclasses.replace(run.config.selection, retrieval=training)
     config = dataclasses.replace(run.config, selection=selection)
     pool = dataclasses.replace(run, config=config, seed_units=())
-    name = f"{pool.decisions_fingerprint}.json"
+    name = f"{pool.pool_fingerprint}.json"
     return files.join(run.root, "clusters", name)
 
 

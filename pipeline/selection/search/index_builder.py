@@ -49,7 +49,7 @@ def build(
       ValueError: if a set has no readable image, or embeddings of another width than
         the pool's.
     """
-    by_name = sorted(units, key=lambda unit: (unit.source.name, unit.uri))
+    by_name = sorted(units, key=lambda unit: (unit.source.name, unit.shards[0].uri))
     found = []
     for name, group in itertools.groupby(by_name, lambda unit: unit.source.name):
         one = tuple(group)
@@ -75,7 +75,7 @@ def _build_set(
     else:
         index, recall = inverted_lists.build(vectors, _sample_queries(run, vectors))
         logging.warning("%s: searched by inverted lists: %s", role, recall)
-        files.write(files.join(folder, f"{stem}.json"), recall.to_bytes())
+        files.write(files.join(folder, f"{stem}.recall.json"), recall.to_bytes())
     tables.write(stem, pa.table({"key": pa.array(keys, pa.string())}))
     files.write(paths.index_path, faiss.serialize_index(index).tobytes())
     return paths
@@ -83,7 +83,7 @@ def _build_set(
 
 def _sample_queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
     """A sample of the vectors of the pool; vectors of the set if the pool has none."""
-    units = sorted(run.units, key=lambda unit: content_hash(unit.shard_name.encode()))
+    units = sorted(run.units, key=lambda unit: content_hash(unit.name.encode()))
     found = [vectors[:0]]
     for unit in units[:_N_SAMPLED_UNITS]:
         some, has_direction = normalize(read_matrix(run, unit)[:_N_SAMPLED_ROWS])

@@ -27,7 +27,8 @@ def read(
     """
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
-    for path in sorted(files.list_folder(tables.folder, prefix=f"{unit_name}.")):
+    folder, prefix = tables.folder, f"{unit_name}."
+    for path in sorted(files.list_folder(folder, prefix=prefix, suffix=".parquet")):
         with open_table(path) as file:
             table = pq.read_table(file)
         row = table["row"].to_numpy()

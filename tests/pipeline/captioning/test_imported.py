@@ -255,7 +255,7 @@ def test_what_is_left_out_is_counted_and_listed_in_the_order_of_the_files(tmp_pa
         "captions_unmatched": 4,
         "captions_unreadable": 2,
     }
-    about = {"decisions": run.decisions_fingerprint}
+    about = {"decisions": run.pool_fingerprint}
     unmatched = [
         ("a.jsonl", 2, 1),
         ("a.jsonl", 3, 0),
@@ -319,7 +319,7 @@ def test_a_selection_that_grows_adds_a_table_with_the_new_matches_only(tmp_path)
     after = bytes_of(folder_of(run))
     tables = {name for name in before if name.endswith(".parquet")}
     assert {name: after[name] for name in tables} == {n: before[n] for n in tables}
-    assert len(after) == len(before) + 1
+    assert len(after) == len(before) + 2  # a table and its summary
     assert listed(run, "unmatched")[0] == []
     assert sorted(texts_of(run, run.units[0])) == [f"human {i}" for i in range(4)]
     assert caption(run) == {}
@@ -347,7 +347,7 @@ def test_the_order_of_units_files_and_rows_changes_no_byte(tmp_path, monkeypatch
     run = importing_run(tmp_path, rows)
     counters = caption(run)
     first = bytes_of(folder_of(run))
-    assert len(first) == 3 + 4
+    assert len(first) == 2 * 3 + 4  # tables with summaries, lists with a receipt
     shutil.rmtree(folder_of(run))
     find, read = imported_captions.files.find, imported_captions.read
     monkeypatch.setattr(imported_captions.files, "find", lambda glob: find(glob)[::-1])

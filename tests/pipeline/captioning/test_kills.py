@@ -67,7 +67,7 @@ def made_by(pid: int, log: Path) -> set[tuple[str, str]]:
 def stored(run: RunFolder) -> dict[tuple[str, str], str]:
     """Granularity and image of every caption in a table, with its unit."""
     return {
-        (granularity.name, image_hash.hex()): unit.shard_name
+        (granularity.name, image_hash.hex()): unit.base
         for granularity in run.config.granularities
         for tables in [CaptionTables.open(run.captions(granularity))]
         for unit in run.units

@@ -78,8 +78,8 @@ def test_every_kept_image_gets_one_row_a_granularity_in_the_order_of_the_unit(tm
     ]
     keys = [image_hash + prompt_hash(SHORT.prompt) for image_hash in hashes]
     digest = hashlib.blake2b(b"".join(keys), digest_size=6).hexdigest()
-    (path,) = Path(run.captions(SHORT)).iterdir()
-    assert path.name == f"{run.units[0].shard_name}.{digest}.parquet"
+    (path,) = Path(run.captions(SHORT)).glob("*.parquet")
+    assert path.name == f"{run.units[0].base}.{digest}.parquet"
     assert counters == {"captions_written": 4, "images_encoded": 2}
 
 
@@ -296,7 +296,7 @@ def test_coverage_counts_no_unit_that_is_not_decided(tmp_path):
     run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(2, first=10)})
     caption(run, run.units[:1])
     assert count_captioned(run).counts(SHORT.name) == (3, 5)
-    Path(run.decisions.path(run.units[1].name)).unlink()
+    run.decisions.delete([run.units[1].name])
     assert count_captioned(run).counts(SHORT.name) == (3, 3)
 
 

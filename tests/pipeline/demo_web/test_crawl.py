@@ -18,7 +18,7 @@ from pipeline.demo_web.near_copies import Transform
 from pipeline.demo_web.scene import class_id
 from pipeline.images.decoder import ImageError, decode
 from pipeline.records import UNREADABLE
-from pipeline.sources.shards import Unit, read_pairs
+from pipeline.sources.shards import Shard, read_pairs
 
 LIMITS = Limits()
 WEB = crawl.Web(n_pairs=300, rng_seed=3, n_evaluation=8, n_seeds=2)
@@ -106,7 +106,7 @@ def test_the_pipeline_reads_all_pairs_and_refuses_exactly_the_unreadable(
     pairs = [
         pair
         for path in sorted((web_folder / "crawl").iterdir())
-        for pair in read_pairs(Unit(source, str(path)), LIMITS)
+        for pair in read_pairs(Shard(source, str(path)), LIMITS)
     ]
     assert [pair.key for pair in pairs] == [row["key"] for row in truth]
     for pair, row in zip(pairs, truth, strict=True):

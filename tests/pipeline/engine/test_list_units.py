@@ -6,14 +6,15 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine import stage_runner
-from pipeline.sources.shards import Unit
+from pipeline.engine.lot_plan import single
+from pipeline.sources.shards import Shard, Unit
 
 WEB, SEEDS = ImageTextSource("web", "w"), ImageTextSource("web", "s", keep_all=True)
 
 
 def units(n: int) -> list[Unit]:
     """Half of them of a set of seeds with the name of the source."""
-    return [Unit((WEB, SEEDS)[i % 2], f"gs://b/{i:06d}.tar") for i in range(n)]
+    return [single(Shard((WEB, SEEDS)[i % 2], f"gs://b/{i:06d}.tar")) for i in range(n)]
 
 
 def expect_listed(root: str, n: int) -> None:
@@ -31,10 +32,10 @@ def test_many_units_are_read_from_files_that_their_contents_name(tmp_path, monke
     monkeypatch.setattr(stage_runner, "_MAX_IN_GRAPH", 4)
     monkeypatch.setattr(stage_runner, "_N_PER_FILE", 2)
     expect_listed(str(tmp_path), 5)
-    names = [path.name for path in sorted((tmp_path / "units").iterdir())]
+    names = [path.name for path in sorted((tmp_path / "lots").iterdir())]
     assert len(names) == 3
     expect_listed(str(tmp_path), 5)
-    assert [path.name for path in sorted((tmp_path / "units").iterdir())] == names
+    assert [path.name for path in sorted((tmp_path / "lots").iterdir())] == names
 
 
 def test_many_units_leave_the_graph_small(tmp_path):

@@ -15,7 +15,7 @@ N_LOTS = 100  # enough for a cache
 def write_lots(folder, names) -> None:
     for number, name in enumerate(names):
         (folder / f"{name}.parquet").write_bytes(b"table")
-        (folder / f"{name}.json").write_text(json.dumps({"rows": number}))
+        (folder / f"{name}.summary.json").write_text(json.dumps({"rows": number}))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def reads(monkeypatch):
 
 
 def test_a_lot_is_there_if_its_table_and_its_summary_are(folder):
-    (folder / "lot-001.json").unlink()
+    (folder / "lot-001.summary.json").unlink()
     (folder / "lot-002.parquet").unlink()
     found = Summaries.read(str(folder))
     assert list(found) == [f"lot-{n:03d}" for n in range(N_LOTS) if n not in (1, 2)]
@@ -55,11 +55,13 @@ def test_summaries_that_are_as_they_were_come_from_one_file(folder, reads):
     reads.clear()
     assert Summaries.read(str(folder))["lot-099"] == {"rows": 99}
     assert reads == []
-    (folder / "lot-050.json").write_text('{"rows": 1234}')
-    (folder / "lot-051.json").unlink()
+    (folder / "lot-050.summary.json").write_text('{"rows": 1234}')
+    (folder / "lot-051.summary.json").unlink()
     write_lots(folder, ["lot-new"])
     found = Summaries.read(str(folder))
-    assert sorted(reads) == [str(folder / f"lot-{n}.json") for n in ("050", "new")]
+    assert sorted(reads) == [
+        str(folder / f"lot-{n}.summary.json") for n in ("050", "new")
+    ]
     assert found["lot-050"] == {"rows": 1234}
     assert "lot-051" not in found
     assert found["lot-new"] == {"rows": 0}
@@ -75,7 +77,7 @@ def test_the_file_is_written_when_it_lacks_something(folder):
     written_ns = path.stat().st_mtime_ns
     Summaries.read(str(folder)).write_cache()
     assert path.stat().st_mtime_ns == written_ns
-    (folder / "lot-001.json").unlink()
+    (folder / "lot-001.summary.json").unlink()
     Summaries.read(str(folder)).write_cache()
     assert path.stat().st_mtime_ns > written_ns
 
@@ -100,10 +102,11 @@ def test_a_damaged_file_is_as_good_as_none(folder, reads, data):
 
 def test_damaged_summaries_are_named_in_one_line(folder):
     for number, data in enumerate((b"", b"{", b"[1]", b"\xff", b"1")):
-        (folder / f"lot-{number:03d}.json").write_bytes(data)
+        (folder / f"lot-{number:03d}.summary.json").write_bytes(data)
     with pytest.raises(ValueError, match="expected objects in JSON, but") as caught:
         Summaries.read(str(folder))
-    named = "lot-000.json, lot-001.json, lot-002.json and 2 more are damaged"
+    names = ", ".join(f"lot-00{number}.summary.json" for number in range(3))
+    named = f"{names} and 2 more are damaged"
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -129,7 +132,7 @@ def store(monkeypatch):
 def test_many_lots_of_a_store_are_a_few_requests(store, n_lots):
     summary = json.dumps({"rows": 10**6, "counters": {f"c{n}": n for n in range(200)}})
     names = [f"lot-{number:05d}" for number in range(n_lots)]
-    store.put({f"run/scores/{name}.json": summary.encode() for name in names})
+    store.put({f"run/scores/{name}.summary.json": summary.encode() for name in names})
     store.put({f"run/scores/{name}.parquet": b"table" for name in names})
     folder, n_pages = "s3://bucket/run/scores", 2 * n_lots // 1000
     found = Summaries.read(folder)
@@ -138,7 +141,7 @@ def test_many_lots_of_a_store_are_a_few_requests(store, n_lots):
     assert counts["get", "run/scores"] == n_lots + 1  # for a cache that is not there
     assert counts["list", "run/scores"] == n_pages
     found.write_cache()
-    store.put({"run/scores/lot-00007.json": b"{}"})
+    store.put({"run/scores/lot-00007.summary.json": b"{}"})
     store.take_counts()
     assert Summaries.read(folder)["lot-00007"] == {}
     counts = store.take_counts()

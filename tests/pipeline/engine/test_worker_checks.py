@@ -78,7 +78,7 @@ def test_score_asks_when_a_worker_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "pipeline.engine.worker_checks.this_process", lambda: ("launcher", 1)
     )
-    step = Score(run, EncoderHandler(EncoderConfig("tiny")))._score_unit
+    step = Score(run, EncoderHandler(EncoderConfig("tiny")))._score_shard
     monkeypatch.undo()
     monkeypatch.setattr("pipeline.engine.worker_checks.code_digest", lambda: "older")
     expect_error(step.setup, "code='older'")

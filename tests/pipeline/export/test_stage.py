@@ -24,7 +24,9 @@ from pipeline.config.captions import CaptionQuality
 from pipeline.config.curation import ExportConfig, ImageTextSource, Limits
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
+from pipeline.engine import lot_plan
 from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.lot_plan import singles
 from pipeline.export import manifest, samples, webdataset
 from pipeline.export.completeness import is_complete
 from pipeline.export.shard_formats import TFRECORD, WEBDATASET
@@ -179,7 +181,7 @@ def test_the_manifest_counts_what_was_read_kept_and_written(tmp_path):
     assert found["n_samples"] == 3
     assert found["n_without_granularity"] == {"short": 0, "long": 0}
     assert found["config"] == repr(run.config)
-    assert found["fingerprints"]["decisions"] == run.decisions_fingerprint
+    assert found["fingerprints"]["decisions"] == run.pool_fingerprint
     assert found["fingerprints"]["captions"] == {
         granularity.name: run.granularity_fingerprint(granularity)
         for granularity in (SHORT, LONG)
@@ -292,7 +294,7 @@ def test_only_shards_whose_samples_changed_are_written_again(tmp_path):
     run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
     export(run)
     before = bytes_of(TFRECORD.path(run.root))
-    table = next(Path(run.captions(LONG)).glob("b-*"))
+    table = next(Path(run.captions(LONG)).glob(f"{run.units[1].base}.*.parquet"))
     table.unlink()
     assert export(run) == {
         "shards_skipped": 1,
@@ -325,7 +327,7 @@ def test_an_export_is_complete_until_something_changes(tmp_path):
     smaller = dataclasses.replace(run.config, export=ExportConfig(max_side_px=4))
     assert not is_complete(dataclasses.replace(run, config=smaller))
     assert not is_complete(dataclasses.replace(run, units=run.units[:1]))
-    table = next(Path(run.captions(SHORT)).iterdir())
+    table = next(Path(run.captions(SHORT)).glob("*.parquet"))
     table.rename(table.with_name(f"{run.units[0].name}.{12 * '0'}.parquet"))
     assert not is_complete(run)
 
@@ -392,7 +394,7 @@ def test_nothing_kept_gives_a_manifest_without_shards(tmp_path):
 
 def test_a_source_shard_that_changed_stops_the_export(tmp_path):
     run = captioned_run(tmp_path, UNITS)
-    path = Path(run.units[0].uri)
+    path = Path(run.units[0].shards[0].uri)
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
     with pytest.raises(Exception, match=r"a\.tar has changed since it was scored"):
         export(run)
@@ -409,13 +411,15 @@ def test_a_plan_has_every_sample_once_and_full_shards_but_the_last(
 ):
     source = ImageTextSource("web", "*")
     summaries = [
-        manifest.UnitSummary(sources.Unit(source, f"{i}.tar"), {}, {}, {}, n, str(i))
+        manifest.UnitSummary(
+            lot_plan.single(sources.Shard(source, f"{i}.tar")), {}, {}, {}, n, str(i)
+        )
         for i, n in enumerate(counts)
     ]
     order.shuffle(summaries)
     plan = plan_shards(summaries, ExportConfig(samples_per_shard=n_per_shard))
     found = [
-        (int(piece.unit.uri.removesuffix(".tar")), row)
+        (int(piece.unit.shards[0].uri.removesuffix(".tar")), row)
         for shard in plan
         for piece in shard.slices
         for row in range(piece.start, piece.stop)
@@ -654,7 +658,7 @@ def test_one_of_several_captions_stays_out(tmp_path):
         )
     ]
     (unit,) = run.units
-    CaptionTables.open(run.captions(SHORT)).add(unit.shard_name, captions)
+    CaptionTables.open(run.captions(SHORT)).add(unit.base, captions)
     run_stage(Flag(run), run.units)
     export(run)
     assert [sample.captions for sample in samples_of(run)] == [
@@ -790,8 +794,8 @@ def test_webdataset_shards_are_source_shards_again(tmp_path):
     run = captioned_run(tmp_path, UNITS)
     run_stage(Export(run, WEBDATASET), run.units)
     source = ImageTextSource("again", f"{WEBDATASET.path(run.root)}/*.tar")
-    (unit,) = sources.list_units(source)
-    pairs = list(sources.read_pairs(unit, Limits()))
+    (unit,) = singles(source)
+    pairs = list(sources.read_pairs(unit.shards[0], Limits()))
     export(run)
     expected = [sample.sample_id for sample in samples_of(run)]
     assert [sample_id(pair.image, pair.alt_text) for pair in pairs] == expected

@@ -65,7 +65,7 @@ def whole(shards, tmp_path_factory):
         n_pairs = made.pairs(unit.source).read(unit.name).num_rows
         languages = to_table([records.Language("en", 1)] * n_pairs, records.Language)
         made.languages(unit.source).write(unit.name, languages)
-        pathlib.Path(made.decisions.path(unit.name)).unlink()
+        made.decisions.delete([unit.name])
     return made
 
 
@@ -95,7 +95,7 @@ def test_the_sample_depends_on_names_of_shards_and_not_on_their_order(whole, sam
 
 
 def test_a_sample_larger_than_the_run_is_the_whole_run(whole):
-    assert forecast.draw_sample(whole, 99).units == whole.units
+    assert forecast.draw_sample(whole, 99).units == whole.units  # lots of one shard
 
 
 def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
@@ -125,7 +125,7 @@ def test_a_forecast_from_all_shards_is_the_ledger(whole):
 
 
 def test_bytes_read_are_the_sizes_of_the_files(whole, found):
-    size = sum(pathlib.Path(unit.uri).stat().st_size for unit in whole.units)
+    size = sum(pathlib.Path(unit.shards[0].uri).stat().st_size for unit in whole.units)
     assert found.bytes_read["score: sources"] == Interval(size, size, size)
     kept_images = found.bytes_read["export: kept images"]
     assert found.bytes_read["caption: kept images"] == kept_images  # one model

@@ -19,9 +19,9 @@ from pipeline.config.duplicates import (
     TorchDescriptor,
 )
 from pipeline.config.selection import SelectionConfig
+from pipeline.engine.lot_plan import singles
 from pipeline.models import descriptors
 from pipeline.models.descriptors import Perceptual, gradients, likeness_to_document
-from pipeline.sources import shards
 from tests.pipeline.scoring.test_stage import make_run, png, score, write_shard
 
 BY_PERCEPTUAL = Resemblance(PerceptualDescriptor(), 0.9)
@@ -112,7 +112,7 @@ def test_seed_sets_are_not_described_and_evaluation_sets_are(tmp_path):
     config = SelectionConfig(evaluation_duplicates=duplicates)
     run = make_run(tmp_path, selection=config, **sets)
     assert score(run)["images_described"] == 2  # of the source and the evaluation set
-    assert shards.list_units(sets["seed_sets"][0]) == run.seed_units
+    assert singles(sets["seed_sets"][0]) == run.seed_units
 
 
 def test_torch_is_asked_for_in_one_line(monkeypatch):

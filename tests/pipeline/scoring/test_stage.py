@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.selection import SelectionConfig
-from pipeline.engine import scored_shards
+from pipeline.engine import lot_plan, scored_shards
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
 from pipeline.models import language
@@ -29,7 +29,6 @@ from pipeline.records import Language, Pair, content_hash, sample_id
 from pipeline.scoring.encoder_handler import EncoderHandler, PreparedPair
 from pipeline.scoring.stage import Score, remove_outdated
 from pipeline.sources import shards
-from pipeline.storage import files
 from pipeline.storage.tables import from_table
 
 GERMAN = "ein kleiner Junge spielt im Garten mit einem Ball"
@@ -76,19 +75,25 @@ def make_run(folder: Path, **changes) -> RunFolder:
         "encoder": EncoderConfig("null", batch_size=2),
         "selection": SelectionConfig(),
         "sources": (ImageTextSource("web", str(folder / "*.tar")),),
+        "shards_per_lot": 1,
     }
     config = CurationConfig(**fields | changes)
-    units, evaluation_units, seed_units = (
-        tuple(unit for source in role for unit in shards.list_units(source))
-        for role in (config.sources, config.evaluation_sets, config.seed_sets)
-    )
+    sets = (config.sources, config.evaluation_sets, config.seed_sets)
+    listed = {
+        role: {source: shards.list_shards(source) for source in each}
+        for role, each in zip(lot_plan.ROLES, sets, strict=True)
+    }
     root = str(folder / "run")
+    plan, lots = lot_plan.plan_lots(
+        lot_plan.LotPlan.read(root), listed, config.shards_per_lot
+    )
     checkpoints = {config.encoder.checkpoint: "digest"}
-    return RunFolder(root, config, units, evaluation_units, seed_units, checkpoints)
+    return RunFolder(root, config, *lots.values(), checkpoints, plan=plan)
 
 
 def score(run: RunFolder) -> dict[str, int]:
-    """Scores all units; returns the counters."""
+    """Scores all lots; returns the counters."""
+    run.plan.write(run.root)
     units = [*run.units, *run.evaluation_units, *run.seed_units]
     pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions([]))
     _ = pipeline | beam.Create(units) | Score(run, NullHandler(run.config.encoder))
@@ -122,7 +127,7 @@ def tables_of(run: RunFolder) -> dict[str, bytes]:
     """Path in the run folder to content of every table."""
     return {
         str(path.relative_to(run.root)): path.read_bytes()
-        for path in sorted(Path(run.root).rglob("*.parquet"))
+        for path in sorted(Path(run.root, "scores").rglob("*.parquet"))
     }
 
 
@@ -212,7 +217,7 @@ def test_only_the_units_that_lack_a_table_are_scored(tmp_path):
     score(run)
     before = tables_of(run)
     tables = run.embeddings(run.units[1].source)
-    files.delete(tables.folder, [f"{run.units[1].name}.parquet"])
+    tables.delete([run.units[1].name])
     counters = score(run)
     assert counters == {"units_skipped": 1, "images_encoded": 1, "texts_encoded": 1}
     assert tables_of(run) == before
@@ -290,12 +295,12 @@ def test_a_shard_that_changed_is_scored_again(tmp_path):
     write_shard(shifted, *rows_of("five", "four"))
     assert shifted.stat().st_size == n_bytes
     run = make_run(tmp_path)
-    assert [unit.uri for unit in scored_shards.changed(run)] == [str(cut), str(shifted)]
+    assert scored_shards.changed(run) == [str(cut), str(shifted)]
     counters = score(run)
     assert (counters["pairs"], counters["units_skipped"]) == (4, 1)
     texts = [texts_of(run, unit) for unit in run.units]
     assert texts == [["one"], ["two", "three"], ["five", "four"]]
-    assert scored_shards.changed(run) == ()
+    assert scored_shards.changed(run) == []
     assert score(make_run(tmp_path)) == {"units_skipped": 3}
 
 
@@ -305,10 +310,9 @@ def test_scores_of_what_a_shard_held_are_removed_when_those_of_now_are_there(tmp
     score(make_run(tmp_path))
     write_shard(tmp_path / "a.tar", *rows_of("c", "d"))
     run = make_run(tmp_path)
-    changed = scored_shards.changed(run)
     score(run)
     assert len(tables_of(run)) == 3 * 3
-    remove_outdated(run, changed)
+    remove_outdated(run)
     for tables in (run.pairs, run.languages, run.embeddings):
         found = tables(run.units[0].source).unit_names()
         assert found == {unit.name for unit in run.units}
@@ -329,9 +333,9 @@ def test_a_parquet_shard_of_a_set_that_was_repaired_is_scored_again(tmp_path, ro
     assert (counters["pairs"], counters["unreadable"]) == (1, 0)
     path.write_bytes(whole)
     run = make_run(tmp_path, **{role: (source,)})
-    (unit,) = scored_shards.changed(run)
-    assert unit.uri == str(path)
+    assert scored_shards.changed(run) == [str(path)]
     assert score(run)[f"{name}_images"] == 2
+    (unit,) = (*run.evaluation_units, *run.seed_units)
     assert texts_of(run, unit) == ["one", "two"]
 
 
@@ -351,15 +355,15 @@ def test_a_shard_that_changes_while_it_is_read_gets_no_tables(
     write_shard(tmp_path / "b.tar", *rows_of("four"))
     run, read_pairs = make_run(tmp_path), shards.read_pairs
 
-    def read_and_change(unit, limits):
-        yield from read_pairs(unit, limits)
-        if unit.uri.endswith("a.tar"):
+    def read_and_change(shard, limits):
+        yield from read_pairs(shard, limits)
+        if shard.uri.endswith("a.tar"):
             change(tmp_path / "a.tar")
 
     monkeypatch.setattr(shards, "read_pairs", read_and_change)
     counters = score(run)
-    assert (counters["pairs"], counters["units_changed"]) == (1, 1)
-    (path,) = Path(run.root, "scores").glob("pairs-*/*")
+    assert (counters["pairs"], counters["shards_changed"]) == (1, 1)
+    (path,) = Path(run.root, "scores").glob("pairs-*/*.parquet")
     assert path.name == f"{run.units[1].name}.parquet"
     with pytest.raises(ValueError, match=r"^1 shard changed: .*/a\.tar; again$"):
         scored_shards.expect_scored(run, "changed", "again")
@@ -414,7 +418,7 @@ def test_the_same_shard_as_source_and_as_evaluation_set_gets_its_language(tmp_pa
     write_shard(tmp_path / "a.tar", (png(0), ENGLISH.encode()))
     source = ImageTextSource("web", str(tmp_path / "a.tar"))
     run = make_run(tmp_path, sources=(source,), evaluation_sets=(source,))
-    assert score(run)["pairs"] == 1
+    assert score(run)["pairs"] == 2
     assert [row.code for row in languages_of(run, run.units[0])] == ["en"]
 
 

@@ -92,8 +92,8 @@ def account(folder: pathlib.Path, shards: dict, config: SelectionConfig) -> None
     decisions = read_decisions(run)
     source_to_outcomes = collections.defaultdict(collections.Counter)
     for unit in run.units:
-        found = decisions[unit.uri]
-        expect_one_decision_each(run, unit, found, shards[unit.uri])
+        found = decisions[unit.shards[0].uri]
+        expect_one_decision_each(run, unit, found, shards[unit.shards[0].uri])
         source_to_outcomes[unit.source.name].update(d.outcome for d in found)
     for source, outcomes in source_to_outcomes.items():
         expect_adds_up(ledger["sources"][source], outcomes)

@@ -137,6 +137,7 @@ def test_the_ledger_counts_every_pair_once_in_all_and_by_source(tmp_path):
         for role, found in sets.items()
         for name, one in found.items()
     } == {("evaluation", "birds"): 1, ("seeds", "flowers"): 1, ("seeds", "trees"): 1}
+    assert ledger.pop("pool")
     assert ledger == {
         "read": 13,
         "kept": 2,
@@ -194,6 +195,7 @@ def test_an_empty_shard_and_a_run_without_pairs_have_their_ledger(tmp_path):
     ledger = select(run)
     assert ledger.pop("evaluation").keys() == {"birds"}
     assert ledger.pop("seeds").keys() == {"flowers", "trees"}
+    assert ledger.pop("pool") == run.pool_fingerprint
     assert ledger == nothing | {"sources": {"web": nothing}} | version
     assert ledgers.make_ledger({}) == nothing | {"sources": {}}
 
@@ -238,9 +240,8 @@ def test_what_a_broken_run_left_undone_is_done_and_nothing_else(tmp_path):
     assert ledgers.is_complete(run)
     undisturbed = stored_bytes(run)
 
-    lost = pathlib.Path(run.decisions.path(run.units[1].name))
-    lost.unlink()
-    (lost.parent / "ledger.json").unlink()
+    run.decisions.delete([run.units[1].name])
+    (pathlib.Path(run.decisions.folder) / "ledger.json").unlink()
     assert not ledgers.is_complete(run)
     assert _run_with_counters(run)["units_skipped"] == 2
     assert stored_bytes(run) == undisturbed
@@ -307,13 +308,6 @@ def test_a_step_without_its_sets_is_an_error(tmp_path, config, message):
 def test_a_rule_that_cannot_be_fingerprinted_is_an_error(rule, expected):
     with pytest.raises(ValueError, match=expected):
         SelectionConfig(drop_rules=(rule,))
-
-
-def test_a_shard_of_two_sources_is_an_error(tmp_path):
-    run = make_run(str(tmp_path), SelectionConfig(), {"web/1": [Row()]})
-    twice = dataclasses.replace(run, units=run.units * 2)
-    with pytest.raises(ValueError, match="web=web/1: expected a shard of one source"):
-        select(twice)
 
 
 def test_an_empty_evaluation_set_is_an_error_before_any_work(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.curation import ImageTextSource
 from pipeline.records import Pair, content_hash
 from pipeline.sources.columns import ShardError
-from pipeline.sources.shards import Unit, read_images, read_images_of
+from pipeline.sources.shards import Shard, read_images_of, read_shard_images
 from pipeline.storage import chosen_ranges, files
 from tests.support import served_store
 from tests.support.fake_object_store import FakeObjectStore
@@ -25,7 +25,7 @@ EXACT = {
     "write_statistics": False,
     "row_group_size": 100,
 }
-Chosen = list[tuple[Unit, list[Pair]]]
+Chosen = list[tuple[Shard, list[Pair]]]
 
 
 def make_images(n_images: int, mean_bytes: int) -> list[bytes]:
@@ -52,11 +52,11 @@ def pair_of(key: int, image: bytes, offset: int) -> Pair:
     )
 
 
-def unit_at(path: str) -> Unit:
-    return Unit(ImageTextSource("web", path), path)
+def unit_at(path: str) -> Shard:
+    return Shard(ImageTextSource("web", path), path)
 
 
-def write_tar(path: str, images: Sequence[bytes]) -> tuple[Unit, list[Pair]]:
+def write_tar(path: str, images: Sequence[bytes]) -> tuple[Shard, list[Pair]]:
     buffer, offsets = io.BytesIO(), []
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for key, image in enumerate(images):
@@ -74,7 +74,7 @@ def write_tar(path: str, images: Sequence[bytes]) -> tuple[Unit, list[Pair]]:
     return unit_at(path), list(pairs)
 
 
-def write_parquet(path: str, images: Sequence[bytes]) -> tuple[Unit, list[Pair]]:
+def write_parquet(path: str, images: Sequence[bytes]) -> tuple[Shard, list[Pair]]:
     texts = ["an alt text"] * len(images)
     buffer = io.BytesIO()
     pq.write_table(pa.table({"jpg": images, "caption": texts}), buffer, **EXACT)
@@ -198,7 +198,7 @@ def test_an_image_that_changed_is_its_own_error(place, suffix):
     assert isinstance(found[4], ShardError)
     assert str(found[4]).endswith("scored: the image of '4' is another one")
     with pytest.raises(ShardError, match="the image of '4' is another one"):
-        list(read_images(unit, pairs))
+        list(read_shard_images(unit, pairs))
 
 
 def test_rows_that_are_gone_are_errors(place):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.sources.raw_pairs import RawPair
-from pipeline.sources.shards import Unit, check_columns
+from pipeline.sources.shards import Shard, check_columns
 from tests.pipeline.sources.test_shards import (
     errors_of,
     pairs_of,
@@ -190,8 +190,8 @@ REFUSED = [
 ]
 
 
-def in_the_second_shard(tmp_path, columns) -> list[Unit]:
-    """Units of which only the last is as the test wants it."""
+def in_the_second_shard(tmp_path, columns) -> list[Shard]:
+    """Shards of which only the last is as the test wants it."""
     images, texts = [b"0", b"1"], ["a", "b"]
     write_parquet(tmp_path / "0.parquet", {"image": images, "caption": texts})
     if not {"jpg", "image", "Image"} & columns.keys():
@@ -200,7 +200,7 @@ def in_the_second_shard(tmp_path, columns) -> list[Unit]:
         columns = columns | {"text": texts}
     write_parquet(tmp_path / "1.parquet", columns)
     source = ImageTextSource("web", str(tmp_path / "*"))
-    return [Unit(source, str(tmp_path / name)) for name in ("0.parquet", "1.parquet")]
+    return [Shard(source, str(tmp_path / name)) for name in ("0.parquet", "1.parquet")]
 
 
 @pytest.mark.parametrize(("columns", "message"), REFUSED)

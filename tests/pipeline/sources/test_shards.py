@@ -14,12 +14,11 @@ from pipeline.config.curation import ImageTextSource, Limits
 from pipeline.records import Pair, content_hash, sample_id
 from pipeline.sources.shards import (
     RawPair,
+    Shard,
     ShardError,
-    Unit,
-    list_units,
-    read_images,
+    list_shards,
     read_pairs,
-    shard_name_of,
+    read_shard_images,
 )
 from pipeline.storage import files
 
@@ -35,8 +34,8 @@ def write_tar(path, members, tar_format=tarfile.PAX_FORMAT):
     return path
 
 
-def unit_of(path, **fields) -> Unit:
-    return Unit(ImageTextSource("web", str(path), **fields), str(path))
+def unit_of(path, **fields) -> Shard:
+    return Shard(ImageTextSource("web", str(path), **fields), str(path))
 
 
 def pairs_of(path, **fields) -> list[RawPair]:
@@ -408,7 +407,7 @@ def test_a_damaged_row_group_keeps_the_rows_before_it(tmp_path):
 def test_images_of_chosen_pairs_come_back_from_a_tar(tmp_path):
     path = write_tar(tmp_path / "a.tar", three_pairs())
     first, _, last = map(scored, pairs_of(path))
-    images = read_images(unit_of(path), [first, last])
+    images = read_shard_images(unit_of(path), [first, last])
     assert list(images) == [b"a" * 9, b"c" * 9]
 
 
@@ -417,7 +416,7 @@ def test_images_of_chosen_pairs_come_back_from_parquet(tmp_path, chosen):
     columns = {"jpg": [str(i).encode() for i in range(101)], "text": ["t"] * 101}
     path = write_parquet(tmp_path / "a.parquet", columns, rows_per_group=40)
     pairs = [scored(raw) for raw in pairs_of(path)]
-    images = read_images(unit_of(path), [pairs[i] for i in chosen])
+    images = read_shard_images(unit_of(path), [pairs[i] for i in chosen])
     assert list(images) == [str(i).encode() for i in chosen]
 
 
@@ -426,7 +425,7 @@ def test_a_shard_that_has_changed_is_an_error_that_names_it(tmp_path):
     pairs = [scored(raw) for raw in pairs_of(path)]
     write_tar(path, [("x.jpg", b"other"), *three_pairs()])
     with pytest.raises(ShardError, match=r"a\.tar has changed since it was scored: "):
-        list(read_images(unit_of(path), pairs))
+        list(read_shard_images(unit_of(path), pairs))
 
 
 def test_a_parquet_that_has_shrunk_is_an_error_that_names_it(tmp_path):
@@ -435,7 +434,7 @@ def test_a_parquet_that_has_shrunk_is_an_error_that_names_it(tmp_path):
     pairs = [scored(raw) for raw in pairs_of(path)]
     write_parquet(path, {name: values[:1] for name, values in columns.items()})
     with pytest.raises(ShardError, match=r"a\.parquet has changed since it was scored"):
-        list(read_images(unit_of(path), pairs))
+        list(read_shard_images(unit_of(path), pairs))
 
 
 class FailingFile(io.BytesIO):
@@ -453,29 +452,28 @@ def test_a_failure_that_may_pass_is_raised_and_is_no_row(monkeypatch, name):
         pairs_of(name)
 
 
-def test_units_are_sorted_and_have_names_of_their_own(tmp_path):
+def test_shards_are_sorted_and_have_digests_of_their_own(tmp_path):
     for folder in ("b", "a"):
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "0.tar", [])
-    units = list_units(ImageTextSource("web", str(tmp_path / "*" / "*.tar")))
-    assert [unit.uri for unit in units] == [
+    found = list_shards(ImageTextSource("web", str(tmp_path / "*" / "*.tar")))
+    assert [shard.uri for shard in found] == [
         str(tmp_path / "a" / "0.tar"),
         str(tmp_path / "b" / "0.tar"),
     ]
-    assert all(unit.name.startswith("0-") for unit in units)
-    assert units[0].name != units[1].name
+    assert found[0].digest != found[1].digest
 
 
 def test_a_glob_without_shards_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^web=.*/\*\.tar: expected a glob that"):
-        list_units(ImageTextSource("web", str(tmp_path / "*.tar")))
+        list_shards(ImageTextSource("web", str(tmp_path / "*.tar")))
 
 
 def test_a_glob_that_catches_other_files_is_refused(tmp_path):
     (tmp_path / "0_stats.json").write_text("{}")
     write_tar(tmp_path / "0.tar", [])
     with pytest.raises(ValueError, match=r"expected \.tar or \.parquet.*0_stats\.json"):
-        list_units(ImageTextSource("web", str(tmp_path / "*")))
+        list_shards(ImageTextSource("web", str(tmp_path / "*")))
 
 
 def test_an_empty_tar_has_no_pairs(tmp_path):
@@ -506,14 +504,13 @@ def test_a_file_that_repeats_one_large_image_costs_the_memory_of_a_few(tmp_path)
         assert pa.total_allocated_bytes() - before < 200 << 20
 
 
-def test_tables_have_a_name_whatever_the_shard_is_called(tmp_path):
+def test_parts_have_a_name_whatever_the_shard_is_called(tmp_path):
     long, odd = tmp_path / ("犬" * 83 + ".tar"), tmp_path / "\udcff.tar"
     for path in (long, odd):
         write_tar(path, three_pairs())
         unit = unit_of(path)
-        files.write(str(tmp_path / "tables" / f"{unit.name}.parquet"), b"")
+        files.write(str(tmp_path / "parts" / unit.digest / "0.parquet"), b"")
         assert len(list(read_pairs(unit, LIMITS))) == 3
-    assert unit_of("crawl/00000.tar").shard_name == "00000-912ccdc145eb"
 
 
 def rewrite(path: Path, mtime_ns: int) -> None:
@@ -534,18 +531,20 @@ def rewrite(path: Path, mtime_ns: int) -> None:
     ids=["grown", "cut", "older", "newer", "replaced", "touched"],
 )
 @pytest.mark.parametrize("name", ["0.tar", "a [1]{*}?.tar", "0.parquet"])
-def test_a_shard_that_changed_has_other_tables(tmp_path, name, change):
+def test_a_shard_that_changed_has_other_parts(tmp_path, name, change):
     path = tmp_path / name
     write_tar(path, three_pairs())
     source = ImageTextSource("web", f"{tmp_path}/*")
-    (before,) = list_units(source)
-    assert list_units(source) == (before,)
+    (before,) = list_shards(source)
+    assert list_shards(source) == (before,)
     assert not before.has_changed()
     change(path)
-    (after,) = list_units(source)
-    assert after.name != before.name
-    assert after.shard_name == before.shard_name
-    assert shard_name_of(before.name) == before.shard_name
+    (after,) = list_shards(source)
+    (path_before, held_before), (path_after, held_after) = (
+        shard.digest.split("-") for shard in (before, after)
+    )
+    assert path_before == path_after
+    assert held_before != held_after
     assert before.has_changed()
     assert not after.has_changed()
     path.unlink()

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from pipeline.config.curation import Limits
-from pipeline.sources.shards import read_images, read_pairs
+from pipeline.sources.shards import read_pairs, read_shard_images
 from tests.pipeline.sources.test_shards import (
     errors_of,
     pairs_of,
@@ -111,7 +111,7 @@ def test_parts_that_lie_apart_are_joined(tmp_path, kinds, tar_format):
         (key, key.encode() * 3, key, f"https://a.org/{key}", "noai", "")
         for key in "cab"
     ]
-    images = read_images(unit_of(path), [scored(pair) for pair in pairs])
+    images = read_shard_images(unit_of(path), [scored(pair) for pair in pairs])
     assert list(images) == [pair.image for pair in pairs]
 
 

@@ -79,7 +79,7 @@ def test_sets_beyond_the_size_are_searched_by_lists_where_they_are_searched(
     run = make_run(str(tmp_path), config, POOL, **sets)
     expected = ["far_from_seeds", "kept", "kept", "far_from_seeds"]
     assert outcomes(run)["web/1"] == expected
-    reports = [*pathlib.Path(run.root, "indexes").glob("*.json")]
+    reports = [*pathlib.Path(run.root, "indexes").glob("*.recall.json")]
     assert len(reports) == (retrieval == NearSeeds(0.99))
     for report in reports:
         assert report.name.startswith("birds-")
@@ -92,4 +92,4 @@ def test_a_set_of_that_size_is_exact(tmp_path):
     built = index_builder.build("seed_sets", run, run.seed_units, max_exact=100)
     index = reference_sets.open_index(built[0].index_path)
     assert isinstance(index, faiss.IndexFlat)
-    assert not [*pathlib.Path(run.root, "indexes").glob("*.json")]
+    assert not [*pathlib.Path(run.root, "indexes").glob("*.recall.json")]

@@ -1,0 +1,219 @@
+"""The plan of lots: which shards make up each lot of a run.
+
+In: the shards that are listed now, and the lots that are known. Out: the lots of the
+run. A lot never changes. Shards that are new make new lots; a lot that lost a shard, or
+of which a shard changed, is succeeded by another one of the same base name, which takes
+over the rows of the shards that are still the same.
+
+The plan is one table, RUN/lots/plan.parquet, with a row per shard.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config.curation import ImageTextSource
+from pipeline.sources.shards import Shard, Unit, list_shards
+from pipeline.storage import files
+from pipeline.storage.tables import open_table
+
+NAME = "lots/plan.parquet"
+ROLES = ("pool", "evaluation", "seeds")
+SINGLE = "shard"  # the base name of lots of one shard that a sample is made of
+
+_COLUMNS = ("lot", "role", "source", "predecessor", "uri", "mark")
+# Paths are bytes, as not all of them are texts.
+_SCHEMA = pa.schema([(n, pa.binary() if n == "uri" else pa.string()) for n in _COLUMNS])
+_MAX_BASE_CHARS = 60
+_DIGEST_BYTES = 6
+
+Role = str  # one of ROLES
+Place = tuple[str, str]  # path and mark of a shard
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedLot:
+    """A lot as the plan knows it, whether its shards are listed now or not."""
+
+    name: str
+    role: Role
+    source_name: str
+    predecessor: str  # "" if none
+    places: tuple[Place, ...]
+
+    @property
+    def identity(self) -> tuple[str, Role, str, str]:
+        """All but the places."""
+        return self.name, self.role, self.source_name, self.predecessor
+
+
+@dataclasses.dataclass(frozen=True)
+class LotPlan:
+    """The known lots, in the order in which they came to be."""
+
+    lots: tuple[PlannedLot, ...] = ()
+
+    @classmethod
+    def read(cls, root: str) -> Self:
+        """The plan of a run folder; empty if it has none yet."""
+        path = files.join(root, *NAME.split("/"))
+        try:
+            with open_table(path) as file:
+                table = pq.read_table(file, columns=list(_COLUMNS))
+        except FileNotFoundError:
+            return cls()
+        rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
+        return cls(
+            tuple(
+                PlannedLot(
+                    *(name, role, source_name, predecessor),
+                    tuple((os.fsdecode(uri), mark) for *_, uri, mark in group),
+                )
+                for (name, role, source_name, predecessor), group in itertools.groupby(
+                    rows, lambda row: row[:4]
+                )
+            )
+        )
+
+    def write(self, root: str) -> None:
+        """Writes the plan into a run folder, unless it is there."""
+        if self.lots == LotPlan.read(root).lots:
+            return
+        rows = [
+            (*lot.identity, os.fsencode(uri), mark)
+            for lot in self.lots
+            for uri, mark in lot.places
+        ]
+        columns = zip(*rows, strict=True)
+        arrays = map(pa.array, columns, _SCHEMA.types)
+        sink = pa.BufferOutputStream()
+        table = pa.table(list(arrays), schema=_SCHEMA)
+        pq.write_table(table, sink, compression="zstd")
+        files.write(files.join(root, *NAME.split("/")), sink.getvalue().to_pybytes())
+
+    def add(
+        self, role: Role, source: ImageTextSource, shards: Sequence[Shard], size: int
+    ) -> tuple["LotPlan", tuple[Unit, ...]]:
+        """The lots of the listed shards of a source, and the plan that knows them all.
+
+        Args:
+          shards: sorted by path.
+          size: how many shards a new lot has at most.
+        """
+        known = [x for x in self.lots if (x.role, x.source_name) == (role, source.name)]
+        left = {shard.uri: shard.mark for shard in shards}
+        chosen = list(_take_known(known, left))
+        number = max((_number_of(lot.name) for lot in known), default=-1) + 1
+        places = sorted(left.items())
+        for first in range(0, len(places), size):
+            base = f"{_base_of(role, source.name)}-{number:05d}"
+            chosen.append(_make_lot(base, role, source.name, places[first:][:size]))
+            number += 1
+        names = {lot.name for lot in self.lots}
+        new = tuple(lot for lot in chosen if lot.name not in names)
+        units = tuple(_to_unit(lot, source) for lot in chosen)
+        return LotPlan((*self.lots, *new)), units
+
+    def paths(self, role: Role, source_name: str) -> list[str]:
+        """The paths of all shards of a source that are known, sorted."""
+        known = ((role, source_name) == (x.role, x.source_name) for x in self.lots)
+        lots = itertools.compress(self.lots, known)
+        return sorted({uri for lot in lots for uri, _ in lot.places})
+
+    def changed(self, units: Iterable[Unit]) -> dict[str, tuple[str, ...]]:
+        """Name of each known lot to its shards that hold something else now."""
+        marks = {shard.uri: shard.mark for unit in units for shard in unit.shards}
+        found = {
+            lot.name: tuple(u for u, mark in lot.places if marks.get(u, mark) != mark)
+            for lot in self.lots
+        }
+        return {name: uris for name, uris in found.items() if uris}
+
+    def without(self, names: Iterable[str]) -> "LotPlan":
+        """The plan without some lots."""
+        left_out = set(names)
+        return LotPlan(tuple(x for x in self.lots if x.name not in left_out))
+
+
+def _take_known(
+    known: Sequence[PlannedLot], left: dict[str, str]
+) -> Iterator[PlannedLot]:
+    """Yields known lots whose shards are listed, or their successors.
+
+    Takes the shards of each out of `left`, path to mark.
+    """
+    name_to_lot = {lot.name: lot for lot in known}
+    for lot in known:
+        kept = [(uri, left[uri]) for uri, _ in lot.places if uri in left]
+        if not kept:
+            continue
+        base = lot.name.rpartition("-")[0]
+        now = _make_lot(base, lot.role, lot.source_name, kept, lot.name)
+        yield lot if now.name == lot.name else name_to_lot.get(now.name, now)
+        for uri, _ in kept:
+            del left[uri]
+
+
+def _make_lot(
+    base: str,
+    role: Role,
+    source_name: str,
+    places: Sequence[Place],
+    predecessor: str = "",
+) -> PlannedLot:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for text in (role, source_name, *itertools.chain.from_iterable(places)):
+        digest.update(text.encode(errors="surrogateescape") + b"\0")
+    name = f"{base}-{digest.hexdigest()}"
+    return PlannedLot(name, role, source_name, predecessor, tuple(places))
+
+
+def _base_of(role: Role, source_name: str) -> str:
+    plain = re.sub(r"[^\w.-]", "_", source_name, flags=re.ASCII)[:_MAX_BASE_CHARS]
+    return plain if role == "pool" else f"{role}-{plain}"
+
+
+def _number_of(lot_name: str) -> int:
+    return int(lot_name.split("-")[-2])
+
+
+def _to_unit(lot: PlannedLot, source: ImageTextSource) -> Unit:
+    shards = tuple(Shard(source, *place) for place in lot.places)
+    return Unit(source, lot.name, shards, lot.predecessor)
+
+
+def single(shard: Shard) -> Unit:
+    """The lot of one shard alone, named by it: what samples are made of."""
+    return Unit(shard.source, f"{SINGLE}-{shard.digest}", (shard,))
+
+
+def singles(source: ImageTextSource) -> tuple[Unit, ...]:
+    """A lot for each shard of a source."""
+    return tuple(map(single, list_shards(source)))
+
+
+def plan_lots(
+    plan: LotPlan,
+    role_to_listed: Mapping[Role, Mapping[ImageTextSource, Sequence[Shard]]],
+    size: int,
+) -> tuple[LotPlan, dict[Role, tuple[Unit, ...]]]:
+    """Plans the lots of all listed shards, by role and in the order of sources.
+
+    Args:
+      plan: that of the lots which are known.
+    """
+    role_to_units: dict[Role, tuple[Unit, ...]] = {}
+    for role, listed in role_to_listed.items():
+        units: list[Unit] = []
+        for source, shards in listed.items():
+            plan, found = plan.add(role, source, shards, size)
+            units += found
+        role_to_units[role] = tuple(units)
+    return plan, role_to_units

@@ -1,0 +1,220 @@
+"""Scores one shard: measures its pairs, and writes them in parts.
+
+In: a shard of a lot that lacks tables. Out: parts with the rows of those tables. Rows
+that another lot has of the same shard are taken over, and no model runs on them again.
+"""
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.utils.shared import Shared
+
+from pipeline.config.curation import CurationConfig, ImageTextSource
+from pipeline.engine.counters import add_to_counter
+from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.worker_checks import WorkerChecks
+from pipeline.models import descriptors, language
+from pipeline.records import Pair
+from pipeline.scoring.encoder_handler import EncoderHandler
+from pipeline.scoring.missing_tables import Measure, tables_by_source
+from pipeline.scoring.parts import Part, ShardParts
+from pipeline.scoring.shard_pass import STAGE, MeasuredPair, ShardPass, ShardScores
+from pipeline.scoring.shard_work import ScoredShard, ShardWork
+from pipeline.storage.tables import UnitTables, from_table, open_table
+
+_PART_S = 30.0  # a worker that dies loses no more work than this, and a batch
+
+_Counters = tuple[str, str]
+_Rows = Mapping[Measure, pa.Table]
+
+
+def _counters_by_source(config: CurationConfig) -> dict[ImageTextSource, _Counters]:
+    """Names of the counters of rows and of unreadable rows of each source."""
+    return (
+        dict.fromkeys(config.seed_sets, ("seed_images", "seed_unreadable"))
+        | dict.fromkeys(
+            config.evaluation_sets, ("evaluation_images", "evaluation_unreadable")
+        )
+        | dict.fromkeys(config.sources, ("pairs", "unreadable"))
+    )
+
+
+class ScoreShard(beam.DoFn):
+    """Scores one shard at a time on all cores; yields (name of its lot, scored shard).
+
+    Yields nothing of a shard that changed while it was read.
+    """
+
+    def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
+        self._root = run.root
+        self._source_to_tables = tables_by_source(run)
+        self._source_to_counters = _counters_by_source(run.config)
+        self._limits = run.config.limits
+        self._detector_name = run.config.language_detector
+        self._handler = encoder_handler
+        checkpoint = run.config.encoder.checkpoint
+        digest = run.checkpoint_to_digest[checkpoint]
+        self._checks = WorkerChecks.of(checkpoint, digest)
+        measures = {m for tables in self._source_to_tables.values() for m in tables}
+        self._measure_to_shared = {measure: Shared() for measure in measures}
+        # `Shared` holds weak references; this keeps the models while the DoFn lives.
+        self._measure_to_model: dict[Measure, Any] = {}
+
+    def setup(self) -> None:
+        self._checks.at_start()
+
+    def process(self, work: ShardWork) -> Iterator[tuple[str, ScoredShard]]:
+        tables = self._source_to_tables[work.shard.source]
+        parts = ShardParts.of(self._root, tables, work.lot_name, work.shard)
+        done = parts.find(work.missing)
+        if not (done and done[-1].is_last):
+            start = done[-1].stop if done else 0
+            if not self._write_rest(work, parts, start):
+                add_to_counter(STAGE, "shards_changed", 1)
+                return
+        yield work.lot_name, work.scored()
+
+    def _write_rest(self, work: ShardWork, parts: ShardParts, start: int) -> bool:
+        """Writes the parts from row `start` on; whether the shard is still the same."""
+        known = {m: rows.slice(start) for m, rows in self._read_known(work).items()}
+        to_make = [m for m in work.missing if m not in known]
+        taken = {m: rows for m, rows in known.items() if m in work.missing}
+        if not to_make:
+            n_rows = known["pairs"].num_rows
+            add_to_counter(STAGE, "pairs_taken_over", n_rows)
+            errors = known["pairs"]["error"].to_pylist()
+            part = Part(start, start + n_rows, sum(map(bool, errors)), is_last=True)
+            parts.write(part, taken)
+            return True
+        one_pass = self._plan_pass(to_make)
+        if "pairs" in known:
+            measured = one_pass.over_pairs(work.shard, from_table(known["pairs"], Pair))
+        else:
+            measured = one_pass.over_shard(work.shard, start)
+        counters = self._source_to_counters[work.shard.source]
+        writer = _PartWriter(parts, self._handler, one_pass, to_make, counters, taken)
+        writer.write(measured, start)
+        if "pairs" in to_make and work.shard.has_changed():
+            return False
+        writer.finish()
+        return True
+
+    def _read_known(self, work: ShardWork) -> _Rows:
+        """The rows of the shard in tables of its lot, or in those of its donor."""
+        tables = self._source_to_tables[work.shard.source]
+        if "pairs" not in work.missing:
+            pairs = _read_shard(tables["pairs"], work.lot_name, work.number)
+            return {"pairs": pairs[0]}
+        if work.donor is None:
+            return {}
+        name, number = work.donor.lot_name, work.donor.number
+        pairs, first = _read_shard(tables["pairs"], name, number)
+        known: dict[Measure, pa.Table] = {"pairs": pairs}
+        for measure in work.missing:
+            if measure != "pairs" and tables[measure].has(name):
+                rows = _read_rows(tables[measure], name, first, pairs.num_rows)
+                known[measure] = rows
+        return known
+
+    def _plan_pass(self, to_make: Sequence[Measure]) -> ShardPass:
+        """Loads a model only if a table needs it."""
+        return ShardPass(
+            limits=self._limits,
+            detector=self._model("languages") if "languages" in to_make else None,
+            encoder=self._model("embeddings") if "embeddings" in to_make else None,
+            image_descriptors={
+                m: self._model(m) for m in to_make if not isinstance(m, str)
+            },
+        )
+
+    def _model(self, measure: Measure) -> Any:
+        load = functools.partial(self._load, measure)
+        model = self._measure_to_shared[measure].acquire(load)
+        self._measure_to_model[measure] = model
+        return model
+
+    def _load(self, measure: Measure) -> Any:
+        if measure == "embeddings":
+            self._checks.before_load()
+            return self._handler.load_model()
+        if isinstance(measure, str):
+            return language.detector(self._detector_name)
+        return descriptors.load(measure, self._handler.config)
+
+
+class _PartWriter:
+    """Writes measured pairs in parts, which end between two batches.
+
+    So the batches, and with them the last bits of what models say, do not depend on
+    where parts end. The last part is held back until `finish`.
+    """
+
+    def __init__(
+        self,
+        parts: ShardParts,
+        handler: EncoderHandler,
+        one_pass: ShardPass,
+        measures: Sequence[Measure],
+        counters: _Counters,
+        taken: _Rows,
+    ) -> None:
+        self._parts = parts
+        self._make_scores = functools.partial(ShardScores, handler, one_pass)
+        self._measures = measures
+        self._counters = counters
+        self._taken = taken  # rows from the first one on that is to be written
+        self._scores = self._make_scores()
+        self._start = self._first = 0
+
+    def write(self, measured: Iterator[MeasuredPair], start: int) -> None:
+        self._start = self._first = start
+        begun_s = time.monotonic()
+        for pair in measured:
+            is_due = time.monotonic() - begun_s >= _PART_S
+            if is_due and self._scores.n_pairs and self._scores.is_between_batches:
+                self._write_part(is_last=False)
+                begun_s = time.monotonic()
+            self._scores.add(pair)
+
+    def finish(self) -> None:
+        self._write_part(is_last=True)
+
+    def _write_part(self, *, is_last: bool) -> None:
+        scores, n_pairs = self._scores, self._scores.n_pairs
+        part = Part(self._start, self._start + n_pairs, scores.n_unreadable, is_last)
+        offset = self._start - self._first
+        taken = {m: rows.slice(offset, n_pairs) for m, rows in self._taken.items()}
+        made = {measure: scores.table(measure) for measure in self._measures}
+        self._parts.write(part, taken | made)
+        for measure in self._measures:
+            scores.count(measure, *self._counters)
+        self._start += n_pairs
+        self._scores = self._make_scores()
+
+
+def _read_shard(tables: UnitTables, lot_name: str, number: int) -> tuple[pa.Table, int]:
+    """The pairs of one shard of a lot, and how many rows come before them."""
+    with open_table(tables.path(lot_name)) as file:
+        numbers = pq.read_table(file, columns=["shard"])["shard"].to_numpy()
+    first, stop = numbers.searchsorted([number, number + 1]).tolist()
+    return _read_rows(tables, lot_name, first, stop - first), first
+
+
+def _read_rows(tables: UnitTables, lot_name: str, first: int, n_rows: int) -> pa.Table:
+    """Some rows of the table of a lot; reads only the groups of rows that hold them."""
+    with open_table(tables.path(lot_name)) as file:
+        opened = pq.ParquetFile(file, pre_buffer=True)
+        start, offset = 0, 0
+        groups: list[int] = []
+        for group in range(opened.num_row_groups):
+            stop = start + opened.metadata.row_group(group).num_rows
+            if start < first + n_rows and stop > first:
+                offset = offset if groups else first - start
+                groups.append(group)
+            start = stop
+        return opened.read_row_groups(groups).slice(offset, n_rows)

@@ -1,0 +1,82 @@
+"""Seals the parts of a lot's shards into the tables of the lot.
+
+In: all scored shards of a lot. Out: its tables, each written as a whole, and the lot.
+The bytes of a table do not depend on how its rows were cut into parts.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.curation import ImageTextSource
+from pipeline.scoring.missing_tables import Measure, Tables
+from pipeline.scoring.parts import Part, ShardParts
+from pipeline.scoring.shard_work import PLACES_KEY, ScoredShard, write_places
+from pipeline.sources.shards import Unit
+
+
+class SealLot(beam.DoFn):
+    """Writes the tables that lots lack; passes on lots whose shards are all scored."""
+
+    def __init__(
+        self, root: str, source_to_tables: Mapping[ImageTextSource, Tables]
+    ) -> None:
+        self._root = root
+        self._source_to_tables = source_to_tables
+
+    def process(self, element: tuple[str, Iterable[ScoredShard]]) -> Iterator[Unit]:
+        _, found = element
+        number_to_scored = {scored.number: scored for scored in found}
+        first = number_to_scored.get(0)
+        if first is None or first.unit is None:
+            return
+        if len(number_to_scored) == len(first.unit.shards):
+            self._seal(first.unit, first.missing)
+            yield first.unit
+
+    def _seal(self, unit: Unit, missing: Sequence[Measure]) -> None:
+        tables = self._source_to_tables[unit.source]
+        still_missing = [m for m in missing if not tables[m].has(unit.name)]
+        shard_parts = [
+            ShardParts.of(self._root, tables, unit.name, shard) for shard in unit.shards
+        ]
+        found = [(one, one.find(still_missing)) for one in shard_parts]
+        facts = {
+            "source": unit.source.name,
+            "unreadable": sum(p.n_unreadable for _, parts in found for p in parts),
+        }
+        for measure in still_missing:
+            self._write(unit, tables, measure, found, facts)
+        for one in shard_parts:
+            one.delete()
+
+    def _write(
+        self,
+        unit: Unit,
+        tables: Tables,
+        measure: Measure,
+        found: Sequence[tuple[ShardParts, Sequence[Part]]],
+        facts: Mapping[str, Any],
+    ) -> None:
+        rows = (
+            _numbered(one.read(part, measure), number, measure)
+            for number, (one, parts) in enumerate(found)
+            for part in parts
+        )
+        first = next(rows)
+        schema = first.schema
+        if measure == "pairs":
+            schema = schema.with_metadata({PLACES_KEY: write_places(unit.shards)})
+        chained = (part for group in ([first], rows) for part in group)
+        tables[measure].write_parts(unit.name, schema, chained, facts)
+
+
+def _numbered(rows: pa.Table, number: int, measure: Measure) -> pa.Table:
+    """The rows of pairs with the number of their shard in this lot."""
+    if measure != "pairs":
+        return rows
+    numbers = pa.array(np.full(rows.num_rows, number, np.int64))
+    return rows.set_column(rows.schema.get_field_index("shard"), "shard", numbers)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.records import Pair, content_hash
-from pipeline.sources.shards import Unit, read_images_of
+from pipeline.sources.shards import Shard, read_images_of
 from pipeline.storage import files
 from tests.support import served_store
 from tests.support.fake_object_store import FakeObjectStore
@@ -51,12 +51,12 @@ FORM_TO_OPTIONS: dict[str, dict[str, Any] | None] = {
     "Parquet, no index, 100 rows a group": {"row_group_size": 100},
     "Parquet, no index, one group": {},
 }
-Chosen = list[tuple[Unit, list[Pair]]]
+Chosen = list[tuple[Shard, list[Pair]]]
 
 
 def _write_shard(
     path: str, images: Sequence[bytes], options: dict[str, Any] | None
-) -> tuple[Unit, list[Pair]]:
+) -> tuple[Shard, list[Pair]]:
     buffer = io.BytesIO()
     if options is None:
         offsets = list(_write_tar(buffer, images))
@@ -81,7 +81,7 @@ def _write_shard(
         )
         for key, (image, offset) in enumerate(zip(images, offsets, strict=True))
     ]
-    return Unit(ImageTextSource("web", path), path), pairs
+    return Shard(ImageTextSource("web", path), path), pairs
 
 
 def _write_tar(buffer: io.BytesIO, images: Sequence[bytes]) -> Sequence[int]:

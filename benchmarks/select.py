@@ -145,7 +145,7 @@ def measure(root: str, n_rows: int, arguments: list[str]) -> None:
     print(json.dumps(found | {"peak_gib": round(peak_kib / 2**20, 2)}), flush=True)
 
 
-def _in_process(function: Callable, *arguments: object) -> None:
+def in_process(function: Callable, *arguments: object) -> None:
     """Runs a function in a fresh process, so that memory is measured alone."""
     process = multiprocessing.get_context("spawn").Process(
         target=function, args=arguments
@@ -166,8 +166,8 @@ def main() -> None:
     flags, beam_arguments = parser.parse_known_args()
     for n_rows in flags.rows:
         with tempfile.TemporaryDirectory() as root:
-            _in_process(write_tables, root, n_rows, flags.references, flags.dim)
-            _in_process(measure, root, n_rows, beam_arguments)
+            in_process(write_tables, root, n_rows, flags.references, flags.dim)
+            in_process(measure, root, n_rows, beam_arguments)
 
 
 if __name__ == "__main__":

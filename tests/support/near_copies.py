@@ -58,3 +58,11 @@ def members(unit: int, embeddings: np.ndarray, first_id: int = 1) -> np.ndarray:
     found["sample_id"][:, 1] = first_id + np.arange(n)
     found["embedding"] = embeddings
     return found
+
+
+def first_images(linked: np.ndarray) -> list[int]:
+    """The first image of the component of each one: LINKED [n]."""
+    root_to_first: dict[int, int] = {}
+    for root, image in zip(linked["root"], linked["image"], strict=True):
+        root_to_first[root] = min(image, root_to_first.get(root, image))
+    return [int(root_to_first[root]) for root in linked["root"]]

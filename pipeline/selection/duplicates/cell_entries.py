@@ -5,7 +5,6 @@ keyed by the part of a cell in which they are compared. Cells that are too large
 split first, by a sample of the pool.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +40,6 @@ from pipeline.storage import files
 _LEAST_WANTED = 1024  # images in a small cell; a part of one takes some milliseconds
 _SAMPLED = 32  # images of the sample for each small cell
 _BLOCK_BYTES = 2**26  # of vectors in single precision
-_N_READERS = 16  # files of splits that a worker reads at a time
 _KEY_BITS = 20  # of the number of a small cell, and of that of a part
 
 Number = int | np.ndarray
@@ -128,9 +126,12 @@ class Splits:
     @classmethod
     def read(cls, paths: Mapping[int, str]) -> "Splits":
         """Reads the files that `WriteSplits` has written."""
-        with concurrent.futures.ThreadPoolExecutor(_N_READERS) as pool:
-            data = pool.map(files.read, paths.values())
-            return cls(dict(zip(paths, map(CellSplit.from_bytes, data), strict=True)))
+        found: dict[int, CellSplit] = {}
+        for cell, data in zip(paths, files.read_many([*paths.values()]), strict=True):
+            if isinstance(data, OSError):
+                raise data
+            found[cell] = CellSplit.from_bytes(data)
+        return cls(found)
 
     def entries_of_groups(self, images: np.ndarray) -> np.ndarray:
         """Positions of images of groups, their cells and small cells: int64 [m, 3].

@@ -14,7 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pipeline.selection.duplicates.forests import join
-from pipeline.selection.duplicates.members import LINKED, split_by, to_unit_and_row
+from pipeline.selection.duplicates.members import (
+    LINKED,
+    root_names,
+    split_by,
+    to_unit_and_row,
+)
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.exact_search import cosines
 from pipeline.selection.unit_decisions import to_hex
@@ -31,8 +36,8 @@ def find_links(
 ) -> np.ndarray:
     """The images of one part of a cell that have a near-duplicate there: LINKED.
 
-    An image has one entry, however many near-duplicates it has. `root` is the first
-    image of its component within the part, and `by` the number of the descriptor.
+    An image has one entry, however many near-duplicates it has. `root` names the first
+    image of its component within the part, and `by` is the number of the descriptor.
     """
     members = np.concatenate(list(blocks))
     members = members[np.argsort(members["image"])]
@@ -41,7 +46,7 @@ def find_links(
     found = np.empty(len(linked), LINKED)
     for name in ("image", "sample_id", "is_anchor"):
         found[name] = members[name][linked]
-    found["root"] = members["image"][root[linked]]
+    found["root"] = root_names(members["image"][root[linked]])
     found["similarity"] = similarity[linked]
     found["by"] = by
     return found

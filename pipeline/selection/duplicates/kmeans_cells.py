@@ -57,8 +57,10 @@ def find_cells(
     rounding = math.sqrt(grid.shape[1]) / 2  # of each of two images that meet
     limit = np.float32(reach / 2 * _GRID + rounding)
     n_rows = max(1, _PRODUCTS_PER_BLOCK // len(centroids))
+    is_worth = len(grid) >= len(centroids)
+    between = _distances_between(centroids, centroids) if is_worth else None
     for start in range(0, len(grid), n_rows):
-        left = border_distances(grid[start : start + n_rows], centroids)
+        left = border_distances(grid[start : start + n_rows], centroids, between)
         images = np.arange(len(left))
         for rank in range(n_most):
             is_all = len(images) == len(left)
@@ -73,21 +75,23 @@ def find_cells(
     return cells, distances
 
 
-def border_distances(grid: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+def border_distances(
+    grid: np.ndarray, centroids: np.ndarray, between: np.ndarray | None = None
+) -> np.ndarray:
     """The distance of each image from the border of its cell with each cell: [n, c].
 
     The border of two cells is the plane of the points that are equally near to both
     centroids. The distance is zero for the image's own cell. The unit is a step of the
-    grid.
+    grid. `between` holds the distances of all centroids, [c, c], if they are known.
     """
     distance = grid @ centroids.T
     own = distance.argmax(axis=1)
     np.subtract(distance[np.arange(len(grid)), own, None], distance, out=distance)
-    if len(grid) < len(centroids):
-        between = _distances_between(centroids[own], centroids)
-    else:
-        between = _distances_between(centroids, centroids)[own]
-    return np.divide(distance, between, out=distance)
+    if between is None:
+        return np.divide(
+            distance, _distances_between(centroids[own], centroids), out=distance
+        )
+    return np.divide(distance, between[own], out=distance)
 
 
 def _distances_between(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ def members_dtype(dim: int) -> np.dtype:
 LINKED = np.dtype(
     [
         ("image", np.int64),  # `image_numbers`
-        ("root", np.int64),  # an image of its component; the same one for all of them
+        ("root", np.int64),  # names its component, by `root_names` of an image of it
         ("sample_id", np.uint64, 2),
         ("is_anchor", bool),
         ("similarity", np.float32),  # with the most similar image
@@ -54,6 +54,15 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def root_names(images: np.ndarray) -> np.ndarray:
+    """Names of components, int64 [n], by one image of each.
+
+    They have no order: components that make up a chain are merged from all its places,
+    whatever the order of its images.
+    """
+    return mix(images).view(np.int64)
 
 
 def split_by(keys: np.ndarray, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -3,6 +3,7 @@
 import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.selection.duplicates import component_roots
 from pipeline.selection.duplicates.component_roots import FindRoots, lookup
 from pipeline.selection.duplicates.forests import find_roots, join
-from pipeline.selection.duplicates.members import mix, split_by
+from pipeline.selection.duplicates.members import mix, root_names, split_by
 
 RNG = np.random.default_rng(0)
 
@@ -98,3 +99,26 @@ def test_entries_are_split_by_key_in_their_order():
     found = list(split_by(np.array([2, 0, 2]), np.array([5, 6, 7])))
     assert [(key, mine.tolist()) for key, mine in found] == [(0, [6]), (2, [5, 7])]
     assert list(split_by(np.empty(0, np.int64), np.empty(0))) == []
+
+
+def n_left(pairs: np.ndarray) -> int:
+    """Pairs that one round of merging leaves."""
+    merged = [
+        merged
+        for _, mine in split_by(*spread(pairs))
+        for _, merged in component_roots.merge_pairs(0, [mine])
+    ]
+    left = component_roots.CompareRoots().process((0, merged))
+    return sum(len(found.value) for found in left if isinstance(found, TaggedOutput))
+
+
+def spread(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keyed = list(component_roots.by_both(pairs))
+    keys = np.repeat([key for key, _ in keyed], [len(mine) for _, mine in keyed])
+    return keys, np.concatenate([mine for _, mine in keyed])
+
+
+def test_a_round_shortens_a_chain_whose_images_are_in_order():
+    names = root_names(np.arange(10_001))
+    chain = np.stack([names[:-1], names[1:]], axis=1)
+    assert n_left(chain) < 0.7 * len(chain)

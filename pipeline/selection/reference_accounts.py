@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config.duplicates import ENCODER, Descriptor
 from pipeline.config.selection import SelectionConfig, needs_seeds
 from pipeline.engine.run_folder import SET_ROLES, RunFolder
-from pipeline.selection.search.embeddings import normalize, read_matrix
+from pipeline.selection.search.embeddings import normalize, read_matrix_blocks
 from pipeline.selection.unit_decisions import to_objects
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
@@ -165,8 +165,12 @@ def _read_set(
         n_read += len(errors)
         n_unreadable += int((errors != "").sum())
         for descriptor in descriptors:
-            matrix = read_matrix(run.comparing(descriptor), unit)
-            is_lost = (errors == "") & ~normalize(matrix)[1]
+            blocks = read_matrix_blocks(run.comparing(descriptor), unit)
+            has_direction = [
+                errors[:0] == "",
+                *(normalize(block)[1] for block in blocks),
+            ]
+            is_lost = (errors == "") & ~np.concatenate(has_direction)
             errors[is_lost] = f"no embedding by {descriptor.name}"
         left_out += [
             LeftOut(role, name, unit.shards[shards[row]].uri, keys[row], errors[row])

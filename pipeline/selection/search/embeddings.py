@@ -96,6 +96,14 @@ def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
     return from_vector_column(table["embedding"].combine_chunks())
 
 
+def read_matrix_blocks(run: RunFolder, unit: Unit) -> Iterator[np.ndarray]:
+    """Yields the vectors of all pairs of a unit, 4,096 at a time: float16 [n, d]."""
+    with open_table(run.vectors(unit.source).path(unit.name)) as file:
+        parquet = pq.ParquetFile(file)
+        for batch in parquet.iter_batches(ROWS_PER_SEARCH, columns=["embedding"]):
+            yield from_vector_column(batch.column("embedding"))
+
+
 def read_blocks(
     run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,16 +1,22 @@
 """Builds the indexes of evaluation and seed sets, on the launcher.
 
 In: the embeddings of the units of a set. Out: for each set a FAISS index and a table of
-keys under RUN/indexes, named by a fingerprint of what is in them.
+keys under RUN/indexes, named by a fingerprint of what is in them. Vectors are read in
+blocks and put in order in a file of the temporary disk, so a set may be larger than the
+memory.
 """
 
+import hashlib
 import itertools
 import logging
+import os
+import tempfile
 from collections.abc import Iterable
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import RunFolder
@@ -20,17 +26,17 @@ from pipeline.selection.search.embeddings import (
     count_rows,
     expect_dim,
     normalize,
-    read_matrix,
+    read_matrix_blocks,
     stored_dim,
 )
 from pipeline.selection.search.reference_sets import IndexFiles
-from pipeline.selection.unit_decisions import to_objects
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables
 
 _N_SAMPLED_UNITS = 4  # of the pool, to measure the recall of inverted lists with
 _N_SAMPLED_ROWS = 512  # of each
+_DIGEST = np.dtype("S16")  # compares as bytes padded with zeros
 
 
 def build(
@@ -68,62 +74,94 @@ def _build_set(
     paths = IndexFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
     if files.is_file(paths.index_path):
         return paths
-    keys, vectors = _drop_repeats(*_read_set(role, run, units))
-    if is_exact:
-        index: faiss.Index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-    else:
-        index, recall = inverted_lists.build(vectors, _sample_queries(run, vectors))
-        logging.warning("%s: searched by inverted lists: %s", role, recall)
-        files.write(files.join(folder, f"{stem}.recall.json"), recall.to_bytes())
-    tables.write(stem, pa.table({"key": pa.array(keys, pa.string())}))
-    files.write(paths.index_path, faiss.serialize_index(index).tobytes())
+    keys, place = _order_images(role, run, units)
+    with tempfile.TemporaryDirectory() as temporary:
+        local = os.path.join(temporary, "flat.faiss")
+        vectors = _write_flat(run, units, place, local)
+        if not is_exact:
+            local = os.path.join(temporary, "lists.faiss")
+            recall = inverted_lists.write(vectors, _sample_queries(run, vectors), local)
+            logging.warning("%s: searched by inverted lists: %s", role, recall)
+            files.write(files.join(folder, f"{stem}.recall.json"), recall.to_bytes())
+        vectors.flush()
+        tables.write(stem, pa.table({"key": keys}))
+        files.publish(local, paths.index_path)
     return paths
+
+
+def _order_images(
+    name: str, run: RunFolder, units: tuple[Unit, ...]
+) -> tuple[pa.Array, np.ndarray]:
+    """The keys of the different readable images of a set, ascending.
+
+    Also the position in them of each pair of the units, -1 for other pairs: int64 [n].
+    Of images with the same vector the first by key counts. Takes some 100 bytes a pair.
+    """
+    dim = stored_dim(run, run.units[0] if run.units else units[0])
+    columns, digests, readable = [], [], []
+    for unit in units:
+        expect_dim(name, stored_dim(run, unit), dim)
+        table = run.pairs(unit.source).read(unit.name, columns=["key"])
+        columns.append(table["key"].combine_chunks())
+        for embeddings in read_matrix_blocks(run, unit):
+            vectors, has_direction = normalize(embeddings)
+            digests.append(np.array([*map(_digest, vectors)], _DIGEST))
+            readable.append(has_direction)
+    keys = pa.concat_arrays([pa.array([], pa.string()), *columns])
+    rows = np.flatnonzero(np.concatenate([np.empty(0, bool), *readable]))
+    if not len(rows):
+        raise ValueError(f"{name}: expected at least one readable image")
+    rows = rows[pc.array_sort_indices(keys.take(pa.array(rows))).to_numpy()]
+    _, first = np.unique(np.concatenate(digests)[rows], return_index=True)
+    rows = rows[np.sort(first)]
+    place = np.full(len(keys), -1)
+    place[rows] = np.arange(len(rows))
+    return keys.take(pa.array(rows)), place
+
+
+def _digest(vector: np.ndarray) -> bytes:
+    return hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
+
+
+def _write_flat(
+    run: RunFolder, units: tuple[Unit, ...], place: np.ndarray, path: str
+) -> np.memmap:
+    """Writes the file of a flat index of the unit vectors at their positions.
+
+    Returns the vectors, mapped into memory: float32 [m, d].
+    """
+    dim = stored_dim(run, units[0])
+    n_vectors = int(place.max()) + 1
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dim)).tobytes())
+    head[8:16] = np.array([n_vectors]).tobytes()
+    head[-8:] = np.array([n_vectors * dim]).tobytes()
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 4 * n_vectors * dim)
+    shape = (n_vectors, dim)
+    written = np.memmap(path, np.float32, mode="r+", offset=len(head), shape=shape)
+    first = 0
+    for unit in units:
+        for embeddings in read_matrix_blocks(run, unit):
+            mine = place[first : first + len(embeddings)]
+            vectors, _ = normalize(embeddings)
+            written[mine[mine >= 0]] = vectors[mine >= 0]
+            first += len(embeddings)
+    return written
 
 
 def _sample_queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
     """A sample of the vectors of the pool; vectors of the set if the pool has none."""
     units = sorted(run.units, key=lambda unit: content_hash(unit.name.encode()))
-    found = [vectors[:0]]
+    found = [np.empty((0, vectors.shape[1]), np.float32)]
     for unit in units[:_N_SAMPLED_UNITS]:
-        some, has_direction = normalize(read_matrix(run, unit)[:_N_SAMPLED_ROWS])
-        found.append(some[has_direction])
+        for embeddings in itertools.islice(read_matrix_blocks(run, unit), 1):
+            some, has_direction = normalize(embeddings[:_N_SAMPLED_ROWS])
+            found.append(some[has_direction])
     queries = np.concatenate(found)
-    return queries if len(queries) else vectors[:_N_SAMPLED_ROWS]
+    return queries if len(queries) else np.array(vectors[:_N_SAMPLED_ROWS])
 
 
 def _fingerprint(kind: str, run: RunFolder, units: tuple[Unit, ...]) -> str:
     paths = [run.vectors(unit.source).path(unit.name) for unit in units]
     return fingerprint(kind, [path.removeprefix(run.root) for path in paths])
-
-
-def _read_set(
-    name: str, run: RunFolder, units: tuple[Unit, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and unit vectors of the readable images of a set, sorted by key."""
-    tables = [_read_reference_unit(run, unit) for unit in units]
-    dim = stored_dim(run, run.units[0] if run.units else units[0])
-    for _, embeddings in tables:
-        expect_dim(name, embeddings.shape[1], dim)
-    keys = np.concatenate([keys for keys, _ in tables])
-    vectors, is_readable = normalize(np.concatenate([e for _, e in tables]))
-    rows = np.flatnonzero(is_readable)
-    if not len(rows):
-        raise ValueError(f"{name}: expected at least one readable image")
-    rows = rows[np.argsort(keys[rows], kind="stable")]
-    return keys[rows], vectors[rows]
-
-
-def _read_reference_unit(run: RunFolder, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-    keys = run.pairs(unit.source).read(unit.name, columns=["key"])
-    return to_objects(keys["key"]), read_matrix(run, unit)
-
-
-def _drop_repeats(
-    keys: np.ndarray, vectors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Drops images that have the same vector as an earlier one."""
-    as_bytes = vectors.view(np.dtype((np.void, vectors.itemsize * vectors.shape[1])))
-    _, first = np.unique(as_bytes, return_index=True)
-    first.sort()
-    return keys[first], vectors[first]

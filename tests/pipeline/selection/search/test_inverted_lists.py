@@ -1,12 +1,18 @@
 import json
 import pathlib
+import tempfile
 
 import faiss
 import numpy as np
 import pytest
 
 from pipeline.config.selection import NearestToSeeds, NearSeeds, SelectionConfig
-from pipeline.selection.search import index_builder, inverted_lists, reference_sets
+from pipeline.selection.search import (
+    embeddings,
+    index_builder,
+    inverted_lists,
+    reference_sets,
+)
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.reference_sets import ReferenceSet
 from tests.support.score_tables import Row, make_run, outcomes
@@ -24,9 +30,62 @@ def vectors(n: int, dim: int = 16, rng_seed: int = 0) -> np.ndarray:
     return normalize(rng.standard_normal((n, dim)))[0]
 
 
+def build(
+    images: np.ndarray, queries: np.ndarray
+) -> tuple[faiss.Index, inverted_lists.Recall]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/lists.faiss"
+        recall = inverted_lists.write(images, queries, path)
+        return faiss.read_index(path), recall
+
+
+@pytest.mark.parametrize("n", [5, 500, 4000])
+def test_the_file_is_what_faiss_writes_when_it_has_all_vectors(n):
+    images = vectors(n, dim=8)
+    index, recall = build(images, images[:5])
+    whole = faiss.IndexIVFFlat(
+        index.quantizer, 8, recall.n_lists, faiss.METRIC_INNER_PRODUCT
+    )
+    whole.add(images)
+    whole.make_direct_map()
+    whole.nprobe = index.nprobe
+    one, two = (faiss.serialize_index(i).tobytes() for i in (whole, index))
+    assert one == two
+
+
+def test_a_file_with_few_lists_in_use_is_what_faiss_writes(tmp_path):
+    images = vectors(400, dim=4)
+    quantizer = faiss.IndexFlatIP(4)
+    quantizer.add(vectors(40, dim=4, rng_seed=2))
+    one, other = (
+        faiss.IndexIVFFlat(quantizer, 4, 40, faiss.METRIC_INNER_PRODUCT)
+        for _ in range(2)
+    )
+    few = images[quantizer.assign(images, 1).ravel() < 5]
+    one.make_direct_map()
+    inverted_lists._write_lists(one, few, str(tmp_path / "lists"))
+    other.add(few)
+    other.make_direct_map()
+    written = (tmp_path / "lists").read_bytes()
+    assert written == faiss.serialize_index(other).tobytes()
+
+
+def test_training_takes_a_sample_of_a_large_set(monkeypatch):
+    images, queries = vectors(4000), vectors(300, rng_seed=1)
+    monkeypatch.setattr(inverted_lists, "_MAX_TRAINING", 10)
+    monkeypatch.setattr(inverted_lists, "_MIN_PER_LIST", 30)
+    monkeypatch.setattr(inverted_lists, "_ROWS_PER_BLOCK", 700)
+    index, recall = build(images, queries)
+    assert index.ntotal == 4000
+    assert recall.recall >= 0.99
+    found, place = ReferenceSet("s", index, np.arange(4000).astype(str)).nearest(images)
+    assert (place == np.arange(4000)).mean() > 0.98
+    np.testing.assert_allclose(found, 1, atol=1e-2)
+
+
 def test_enough_lists_are_searched_for_the_recall():
     images, queries = vectors(4000), vectors(300, rng_seed=1)
-    index, recall = inverted_lists.build(images, queries)
+    index, recall = build(images, queries)
     exact, _ = faiss.knn(queries, images, 1, metric=faiss.METRIC_INNER_PRODUCT)
     found, _ = index.search(queries, 1)
     assert recall.recall == pytest.approx((found >= exact - 1e-5).mean())
@@ -38,15 +97,14 @@ def test_enough_lists_are_searched_for_the_recall():
 def test_two_builds_have_the_same_bytes():
     images, queries = vectors(500), vectors(50, rng_seed=1)
     one, two = (
-        faiss.serialize_index(inverted_lists.build(images, queries)[0]).tobytes()
-        for _ in range(2)
+        faiss.serialize_index(build(images, queries)[0]).tobytes() for _ in range(2)
     )
     assert one == two
 
 
 def test_a_set_of_few_images_has_one_list():
     images = vectors(5)
-    index, recall = inverted_lists.build(images, images)
+    index, recall = build(images, images)
     assert (recall.n_lists, recall.n_lists_searched, recall.recall) == (1, 1, 1)
     found = ReferenceSet("birds", index, np.arange(5).astype(str)).nearest(images)
     assert found[1].tolist() == list(range(5))
@@ -54,7 +112,7 @@ def test_a_set_of_few_images_has_one_list():
 
 def test_lists_with_fewer_images_than_candidates_give_those_they_have():
     images = vectors(1000, dim=4)
-    index, _ = inverted_lists.build(images, images[:10])
+    index, _ = build(images, images[:10])
     index.nprobe = 1
     few = faiss.IndexIVFFlat(
         index.quantizer, 4, index.nlist, faiss.METRIC_INNER_PRODUCT
@@ -84,6 +142,32 @@ def test_sets_beyond_the_size_are_searched_by_lists_where_they_are_searched(
     for report in reports:
         assert report.name.startswith("birds-")
         assert json.loads(report.read_text())["recall"] == 1
+
+
+@pytest.mark.parametrize("max_exact", [None, 10])
+def test_a_set_is_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, max_exact):
+    repeated = [
+        Row(key=f"{i % 7}", embedding=SET["birds/1"][i].embedding) for i in (3, 9)
+    ]
+    shards = {
+        "birds/1": [*SET["birds/1"][50:], Row(key="lost", embedding=(np.nan, 1))],
+        "birds/2": [*repeated, *SET["birds/1"][:50]],
+    }
+    written = []
+    for rows_per_block in (4096, 7):
+        monkeypatch.setattr(embeddings, "ROWS_PER_SEARCH", rows_per_block)
+        root = str(tmp_path / str(rows_per_block))
+        run = make_run(root, SelectionConfig(), POOL, seeds=shards)
+        index_builder.build("seed_sets", run, run.seed_units, max_exact=max_exact)
+        paths = pathlib.Path(root, "indexes").iterdir()
+        written.append({path.name: path.read_bytes() for path in paths})
+    assert written[0] == written[1]
+    (opened,) = map(
+        ReferenceSet.open,
+        index_builder.build("seed_sets", run, run.seed_units, max_exact=max_exact),
+    )
+    assert len(opened.keys) == opened.index.ntotal == 100
+    assert opened.keys.tolist() == sorted(opened.keys)
 
 
 def test_a_set_of_that_size_is_exact(tmp_path):

@@ -46,7 +46,7 @@ def write(run: RunFolder, folder: str) -> None:
         "format_version": FORMAT_VERSION,
         "version": VERSION,
         "config": to_json(run.config),
-        "decisions": run.pool_fingerprint,
+        "decisions": run.decisions_fingerprint,
         "classes": dict(sorted(_classes(run.config))),
         "checkpoints": run.checkpoint_to_digest,
     }

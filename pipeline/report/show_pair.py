@@ -231,8 +231,4 @@ def read_image_at(run: RunFolder, location: PairLocation) -> bytes:
     (pair,) = from_table(table, records.Pair)
     if pair.error:
         raise ValueError(f"{pair.sample_id.hex()}: expected an image: {pair.error}")
-    try:
-        return next(shards.read_images(unit, [pair]))
-    except OSError as error:
-        uri = unit.shards[pair.shard].uri
-        raise ValueError(f"{uri}: expected the source shard: {error}") from error
+    return next(shards.read_images(unit, [pair]))

@@ -39,10 +39,11 @@ def count_missing(run: RunFolder) -> dict[str, int]:
     kind_to_n: collections.Counter[str] = collections.Counter()
     source_to_tables = tables_by_source(run)
     for source, measure_to_tables in source_to_tables.items():
-        names = {unit.name for unit in run.all_units if unit.source == source}
+        name_to_n = {u.name: len(u.shards) for u in run.all_units if u.source == source}
         for measure, tables in measure_to_tables.items():
             kind = measure if isinstance(measure, str) else "descriptions"
-            kind_to_n[kind] += len(names - tables.unit_names())
+            missing = name_to_n.keys() - tables.unit_names()
+            kind_to_n[kind] += sum(name_to_n[name] for name in missing)
     return {kind: n for kind, n in kind_to_n.items() if n}
 
 

@@ -130,13 +130,14 @@ def test_a_folder_of_another_format_is_refused(capsys, tmp_path, crawl):
     sets = ["--eval", f"e={crawl}", "--seeds", f"s={crawl}"]
     for content, expected in (
         ('{"format_version": 1}', "found 1: its images were read as they are stored"),
+        ('{"format_version": 2}', "found 2: it has a table for each shard, not for"),
         ('{"format_version": 99}', "found 99: another version of the program made it"),
         ('{"format_version": [1]}', "found [1]: another version"),
         ("{}", "found None: another version"),
     ):
         (output / "config.json").write_text(content)
         error = error_of(capsys, *base, *sets)
-        assert f"--output {output}: expected format version 2, {expected}" in error
+        assert f"--output {output}: expected format version 3, {expected}" in error
         assert "Name a new folder and curate again; this one stays as it is" in error
         assert error_of(capsys, "status", *base[1:], *sets) == error
         assert [path.name for path in output.iterdir()] == ["config.json"]

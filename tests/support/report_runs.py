@@ -17,7 +17,7 @@ from pipeline.config.selection import (
     NearSeeds,
     SelectionConfig,
 )
-from pipeline.engine.lot_plan import singles
+from pipeline.engine import lot_plan
 from pipeline.engine.run_folder import RunFolder
 from pipeline.models import weights
 from pipeline.report import page
@@ -25,7 +25,7 @@ from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
 from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Unit, list_shards
 from pipeline.storage.tables import to_table
 from tests.support.score_tables import select
 from tests.support.tiny_run import encoded
@@ -114,9 +114,17 @@ def make_run(
     for role, shard_rows in roles.items():
         for number, rows in enumerate(shard_rows):
             _write_shard(root / role / f"{number:02d}.tar", rows)
-    units = [singles(source) for source in sources.values()]
+    listed = {
+        role: {source: list_shards(source)}
+        for role, source in zip(lot_plan.ROLES, sources.values(), strict=True)
+    }
+    plan, lots = lot_plan.plan_lots(lot_plan.LotPlan(), listed, size=1)
+    units = [*lots.values()]
+    plan.write(str(root / "run"))
     digest = weights.weights_digest(Path(checkpoint)) if checkpoint else "d0"
-    run = RunFolder(str(root / "run"), settings, *units, {checkpoint: digest})
+    run = RunFolder(
+        str(root / "run"), settings, *units, {checkpoint: digest}, plan=plan
+    )
     for role_units, shard_rows in zip(units, roles.values(), strict=True):
         for unit, rows in zip(role_units, shard_rows, strict=True):
             _write_scores(run, unit, rows)
@@ -135,7 +143,8 @@ def _keep(run: RunFolder) -> None:
         run.decisions.write(unit.name, decisions.to_table(ids))
         counts.append(np.array([len(ids), *decisions.counts()]))
     ledger = ledgers.make_ledger({"crawl": sum(counts)})
-    ledgers.write_ledger(ledger, (run.root, run.decisions.folder))
+    folders = (run.root, run.decisions.folder)
+    ledgers.write_ledger(ledger, folders, run.pool_fingerprint)
 
 
 def ledger_of(run: RunFolder) -> dict:

@@ -31,6 +31,7 @@ def get_config():
         ),
         granularities=(greedy, drawn),
         export=curation.ExportConfig(samples_per_shard=4),
+        shards_per_lot=2,
     )
 """
 

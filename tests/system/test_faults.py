@@ -24,6 +24,7 @@ from pipeline.config.curation import ImageTextSource
 from pipeline.engine import run_lock
 from pipeline.engine.run_folder import RunFolder
 from pipeline.storage import retries, timeouts
+from pipeline.storage.tables import SUMMARY_SUFFIX
 from tests.pipeline.scoring.test_stage import make_run, png, score, write_shard
 from tests.support import small_run
 from tests.support.faulty_files import PREFIX, FailNowAndThen, FaultyFileSystem, Hang
@@ -96,11 +97,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def units_of(output: Path, stage: str) -> dict[Path, tuple[int, int]]:
     """Finished tables or shards of a stage, with what changes if they are rewritten."""
     folders = [f for glob in STAGE_TO_OUTPUTS[stage] for f in output.glob(glob)]
-    paths = [p for f in folders for p in f.rglob("*.parquet")]
+    paths = [p for f in folders for p in f.rglob("*.parquet") if is_complete(p)]
     for receipt in output.glob("tfrecords/*.tfrecord.json"):
         if stage == "export":
             paths += [receipt.with_suffix(""), receipt.with_suffix(".index")]
     return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
+
+
+def is_complete(table: Path) -> bool:
+    """Whether a table has its summary, without which it is made again."""
+    return table.with_suffix(SUMMARY_SUFFIX).exists()
 
 
 def without_stage(root: Path, output: Path, stage: str) -> None:

@@ -49,11 +49,13 @@ def open_run(root: Path) -> RunFolder:
 
 
 def score_alone(run: RunFolder) -> None:
-    """What `Score` does with each unit, without a runner that could hide a hang."""
-    score_unit = scoring._ScoreUnit(run, NullHandler(run.config.encoder))
+    """What `Score` does with each shard, without a runner that could hide a hang."""
+    score = scoring.Score(run, NullHandler(run.config.encoder))
     for unit in run.units:
-        with in_time(unit.uri):
-            assert list(score_unit.process(unit)) == [unit]
+        with in_time(unit.shards[0].uri):
+            (work,) = score._list_work.process(unit)
+            ((name, scored),) = score._score_shard.process(work)
+            assert list(score._seal_lot.process((name, [scored]))) == [unit]
 
 
 @contextlib.contextmanager
@@ -72,9 +74,9 @@ def expect_accounted(run: RunFolder, name_to_mutant: dict[str, Mutant]) -> int:
     """Every pair has a row in each table; gives the number of rows."""
     n_pairs = 0
     for unit in run.units:
-        made = name_to_mutant[Path(unit.uri).name]
+        made = name_to_mutant[Path(unit.shards[0].uri).name]
         pairs = from_table(run.pairs(unit.source).read(unit.name), Pair)
-        expect_rows(made, pairs, unit.uri)
+        expect_rows(made, pairs, unit.shards[0].uri)
         languages = run.languages(unit.source).read(unit.name)
         assert len(from_table(languages, Language)) == len(pairs)
         assert run.embeddings(unit.source).read(unit.name).num_rows == len(pairs)

@@ -141,7 +141,7 @@ def test_a_killed_launcher_is_followed_by_attach_and_then_by_the_same_command(
     assert f"job {job['job_id']} of caption (PortableRunner at " in line
     assert "is RUNNING and its launcher is gone: `python -m pipeline.run attach" in line
     status = said(capsys, "status", "--output", str(output))
-    assert status.startswith("left: caption: 0 of 6; `python -m pipeline.run attach ")
+    assert status.startswith("left: caption: 0 of 3; `python -m pipeline.run attach ")
     assert f"job {job['job_id']} of caption" in status
     assert ": RUNNING\n" in status
     gate.touch()

@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
         (lambda text: text[:100], "config.json is damaged: expected an object"),
         (lambda text: "[" * 100_000, "config.json is damaged: expected an object"),
         (lambda text: '{"format_version": 1}', "found 1: its images were read as"),
-        (lambda text: '{"format_version": 2}', "no 'config'"),
+        (lambda text: '{"format_version": 3}', "no 'config'"),
         (lambda text: '{"format_version": 2, "config": 3}', "expected"),
         (
             lambda text: text.replace('"min_words": 2', '"min_words": "two"'),

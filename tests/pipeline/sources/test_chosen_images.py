@@ -52,7 +52,7 @@ def pair_of(key: int, image: bytes, offset: int) -> Pair:
     )
 
 
-def unit_at(path: str) -> Shard:
+def shard_at(path: str) -> Shard:
     return Shard(ImageTextSource("web", path), path)
 
 
@@ -71,7 +71,7 @@ def write_tar(path: str, images: Sequence[bytes]) -> tuple[Shard, list[Pair]]:
                 tar.addfile(member, io.BytesIO(data))
     files.write(path, buffer.getvalue())
     pairs = map(pair_of, range(len(images)), images, offsets)
-    return unit_at(path), list(pairs)
+    return shard_at(path), list(pairs)
 
 
 def write_parquet(path: str, images: Sequence[bytes]) -> tuple[Shard, list[Pair]]:
@@ -80,7 +80,7 @@ def write_parquet(path: str, images: Sequence[bytes]) -> tuple[Shard, list[Pair]
     pq.write_table(pa.table({"jpg": images, "caption": texts}), buffer, **EXACT)
     files.write(path, buffer.getvalue())
     numbers = range(len(images))
-    return unit_at(path), list(map(pair_of, numbers, images, numbers))
+    return shard_at(path), list(map(pair_of, numbers, images, numbers))
 
 
 SUFFIX_TO_WRITE: dict[str, Callable] = {"tar": write_tar, "parquet": write_parquet}
@@ -117,11 +117,11 @@ def write_shards(place: str, suffix: str, images: Sequence[Sequence[bytes]]) -> 
 def test_at_low_keep_rates_at_most_a_fifth_more_than_the_images_is_read(store, suffix):
     server, bucket = store
     images = make_images(2000, 60_000)
-    ((unit, pairs),) = write_shards(bucket, suffix, [images])
+    ((shard, pairs),) = write_shards(bucket, suffix, [images])
     for keep_rate in (0.0117, 0.003):
         kept = sorted(random.Random(0).sample(range(2000), round(keep_rate * 2000)))
         server.forget_requests()
-        found = list(read_images_of([(unit, [pairs[row] for row in kept])]))
+        found = list(read_images_of([(shard, [pairs[row] for row in kept])]))
         assert found == [images[row] for row in kept]
         assert server.n_bytes_read <= 1.2 * sum(map(len, found))
 
@@ -132,7 +132,7 @@ def test_images_of_many_shards_are_asked_for_at_once(store, suffix):
     chosen = write_shards(bucket, suffix, images)
     server.forget_requests()
     server.latency_s = 0.25  # long, for busy machines
-    found = list(read_images_of((unit, pairs[7:8]) for unit, pairs in chosen))
+    found = list(read_images_of((shard, pairs[7:8]) for shard, pairs in chosen))
     server.latency_s = 0.0
     assert found == [of_shard[7] for of_shard in images]
     n_planning = 32 if suffix == "parquet" else 0
@@ -159,7 +159,7 @@ def test_one_bound_of_memory_holds_for_all_shards(store, suffix, monkeypatch):
         bound += len(chosen) * (9 << 10) + 25 * 4500
     server.forget_requests()
     n_given = 0
-    for image in read_images_of((unit, pairs[::2]) for unit, pairs in chosen):
+    for image in read_images_of((shard, pairs[::2]) for shard, pairs in chosen):
         n_given += len(image)
         n_gaps = 0.2 * n_given  # read and dropped
         assert server.n_bytes_read - n_given - n_gaps <= bound
@@ -168,7 +168,7 @@ def test_one_bound_of_memory_holds_for_all_shards(store, suffix, monkeypatch):
 def test_shards_that_are_gone_or_damaged_do_not_stop_the_others(place, suffix):
     images = [make_images(20, 3000) for _ in range(5)]
     chosen = write_shards(place, suffix, images)
-    uris = [unit.uri for unit, _ in chosen]
+    uris = [shard.uri for shard, _ in chosen]
     files.delete(place, [files.split(uris[1])[1]])
     files.write(uris[2], files.read(uris[2])[:30_000])
     files.write(uris[3], b"")
@@ -192,23 +192,23 @@ def test_an_image_that_changed_is_its_own_error(place, suffix):
     images = make_images(10, 3000)
     changed = [*images[:4], images[4][::-1], *images[5:]]
     ((_, pairs),) = write_shards(place, suffix, [images])
-    ((unit, _),) = write_shards(place, suffix, [changed])
-    found = list(read_images_of([(unit, pairs)]))
+    ((shard, _),) = write_shards(place, suffix, [changed])
+    found = list(read_images_of([(shard, pairs)]))
     assert [*found[:4], *found[5:]] == [*images[:4], *images[5:]]
     assert isinstance(found[4], ShardError)
     assert str(found[4]).endswith("scored: the image of '4' is another one")
     with pytest.raises(ShardError, match="the image of '4' is another one"):
-        list(read_shard_images(unit, pairs))
+        list(read_shard_images(shard, pairs))
 
 
 def test_rows_that_are_gone_are_errors(place):
     images = make_images(10, 3000)
     ((_, pairs),) = write_shards(place, "parquet", [images])
-    ((unit, _),) = write_shards(place, "parquet", [images[:8]])
-    found = list(read_images_of([(unit, pairs)]))
+    ((shard, _),) = write_shards(place, "parquet", [images[:8]])
+    found = list(read_images_of([(shard, pairs)]))
     assert found[:8] == images[:8]
     assert [str(error) for error in found[8:]] == [
-        f"{unit.uri} has changed since it was scored: the image is gone"
+        f"{shard.uri} has changed since it was scored: the image is gone"
     ] * 2
 
 

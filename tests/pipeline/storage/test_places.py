@@ -177,7 +177,7 @@ def test_inputs_and_sets_add_up(root):
     flags += [f"--seeds=birds={path}" for path in each]
     found = sources_of(root, *flags)
     for units in (found.units, found.evaluation_units, found.seed_units):
-        assert [unit.uri for unit in units] == each
+        assert [s.uri for unit in units for s in unit.shards] == each
         assert len({unit.source for unit in units}) == 1
 
 

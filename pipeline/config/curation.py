@@ -119,6 +119,9 @@ class CurationConfig(Settings):
     export: ExportConfig = ExportConfig()
     # How many shards a new lot has at most; about a million pairs are best.
     shards_per_lot: int = dataclasses.field(default=100, repr=False)
+    # Images that may be gone when a stage reads them, as a share; beyond it `caption`
+    # and `export` fail. Rows of RUN/errors name them.
+    max_failed_share: float = dataclasses.field(default=0.01, repr=False)
     # Where the models run; no part of fingerprints, as it changes no result.
     score_workers: Resources = dataclasses.field(default=Resources(), repr=False)
     caption_workers: Resources = dataclasses.field(default=Resources(), repr=False)
@@ -126,6 +129,8 @@ class CurationConfig(Settings):
     def __post_init__(self) -> None:
         n = self.shards_per_lot
         expect(n >= 1, "shards_per_lot", n, "at least 1")
+        share = self.max_failed_share
+        expect(0 <= share <= 1, "max_failed_share", share, "a share from 0 to 1")
         expect_names("granularities", [g.name for g in self.granularities])
         for kind in ("sources", "evaluation_sets", "seed_sets"):
             expect_names(kind, [source.name for source in getattr(self, kind)])

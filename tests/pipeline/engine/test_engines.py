@@ -22,6 +22,7 @@ from apache_beam.runners.portability.spark_uber_jar_job_server import (
 from apache_beam.runners.runner import PipelineResult
 
 from pipeline import run
+from pipeline.commands import attach
 from pipeline.engine import engines, jobs, run_lock, started_jobs
 from pipeline.engine.jobs import EngineError, Job
 from tests.support import job_service, quick_http
@@ -387,3 +388,36 @@ def test_a_job_that_is_named_stays_in_the_lock_while_it_is_renewed(
     assert list(tmp_path.iterdir()) == []
     run_lock.name_job(folder, named)  # without the lock
     assert list(tmp_path.iterdir()) == []
+
+
+# Patience with engines
+
+
+class Engine:
+    """Says the states of a list, one at each question; an error is raised."""
+
+    def __init__(self, *answers: str | EngineError) -> None:
+        self._answers = iter(answers)
+
+    def state(self) -> str:
+        answer = next(self._answers)
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def asked_at_once(monkeypatch):
+    monkeypatch.setattr(attach, "_PAUSE_S", 0.0)
+
+
+def test_an_engine_that_is_silent_for_a_while_is_asked_again(asked_at_once):
+    engine = Engine("RUNNING", EngineError("busy"), EngineError("busy"), "DONE")
+    assert attach._wait(job("portable", "h:1"), engine, "STARTING") == "DONE"
+
+
+def test_an_engine_that_stays_silent_ends_attach(asked_at_once, monkeypatch):
+    monkeypatch.setattr(attach, "_PATIENCE_S", 0.0)
+    engine = Engine("RUNNING", EngineError("h:1 gave no answer"))
+    with pytest.raises(EngineError, match=r"job j1 of score .*: h:1 gave no answer"):
+        attach._wait(job("portable", "h:1"), engine, "RUNNING")

@@ -6,17 +6,19 @@ it.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
+from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import Limits
-from pipeline.engine.caption_tables import CaptionTables, captions_of
-from pipeline.engine.kept_pairs import read_kept_pairs
+from pipeline.engine.caption_tables import CaptionTables, Key, captions_of
+from pipeline.engine.kept_pairs import iterate_kept_pairs
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Pair
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables
 
+_COLUMNS = ("sample_id", "key", "image_hash", "shard", "offset", "n_bytes")
 _MAX_COUNTED = 100  # shards; the launcher reads the tables of each, one by one
 
 
@@ -41,24 +43,33 @@ class CaptionInputs:
         """The granularities of the recipe, in its order."""
         return tuple(self.granularity_to_folder)
 
-    def open_captions(self) -> dict[str, CaptionTables]:
-        """The tables of captions by granularity; lists one folder for each."""
+    def open_captions(self, unit: Unit | None = None) -> dict[str, CaptionTables]:
+        """The tables of captions, of all units or of one, by granularity.
+
+        Lists a folder for each.
+        """
+        base = unit.base if unit else ""
         return {
-            granularity.name: CaptionTables.open(folder)
+            granularity.name: CaptionTables.open(folder, base)
             for granularity, folder in self.granularity_to_folder.items()
         }
 
-    def kept_pairs(self, unit: Unit) -> list[Pair]:
-        """The kept pairs of a unit, in its order."""
-        pairs = self.source_to_pairs[unit.source.name]
-        return read_kept_pairs(pairs, self.decisions, unit)
+    def kept_pairs(self, unit: Unit) -> Iterator[list[Pair]]:
+        """Yields the kept pairs of a unit in its order, some thousands at a time.
 
-    def captions(
-        self, unit: Unit, pairs: Sequence[Pair], tables: Mapping[str, CaptionTables]
-    ) -> list[dict[str, tuple[str, ...]]]:
-        """The captions of each pair that exist, by granularity."""
-        texts = {name: found.texts(unit) for name, found in tables.items()}
-        return captions_of(pairs, self.granularities, texts)
+        They have what a captioner needs, the alt text only if a prompt names it.
+        """
+        columns = [*_COLUMNS]
+        if any(prompts.has_alt_text(one.prompt) for one in self.granularities):
+            columns.append("alt_text")
+        pairs = self.source_to_pairs[unit.source.name]
+        return iterate_kept_pairs(pairs, self.decisions, unit, columns)
+
+    def texts(
+        self, unit: Unit, tables: Mapping[str, CaptionTables]
+    ) -> dict[str, dict[Key, tuple[str, ...]]]:
+        """The captions of a unit that exist, by granularity."""
+        return {name: found.texts(unit) for name, found in tables.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +100,12 @@ def count_captioned(run: RunFolder) -> Coverage:
     n_kept = 0
     for unit in run.units:
         if unit.name in decided:
-            pairs = inputs.kept_pairs(unit)
-            n_kept += len(pairs)
-            for captions in inputs.captions(unit, pairs, tables):
-                for name in captions:
-                    name_to_n[name] += 1
+            texts = inputs.texts(unit, tables)
+            for pairs in inputs.kept_pairs(unit):
+                n_kept += len(pairs)
+                for captions in captions_of(pairs, inputs.granularities, texts):
+                    for name in captions:
+                        name_to_n[name] += 1
     return Coverage(n_kept, name_to_n)
 
 

@@ -40,8 +40,8 @@ def n_image_reads(config: CurationConfig) -> int:
 
 
 def n_shuffles(config: CurationConfig) -> int:
-    """How often all units are shuffled: once per model."""
-    return len({g.checkpoint for g in config.granularities})
+    """How often all units are shuffled: twice per model, and once before."""
+    return 1 + 2 * len({g.checkpoint for g in config.granularities})
 
 
 def caption_bytes(run: RunFolder) -> dict[str, float]:

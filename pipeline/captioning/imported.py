@@ -290,7 +290,7 @@ class _WriteUnit(beam.DoFn):
     """Writes the imported captions of a unit, and yields the unit."""
 
     def __init__(self, job: _Import) -> None:
-        self._tables = CaptionTables(UnitTables(job.folder), {})
+        self._tables = CaptionTables.at(job.folder)
 
     def process(self, element: tuple[str, dict[str, Iterable]]) -> Iterator[Unit]:
         unit_name, group = element

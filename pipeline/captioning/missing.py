@@ -5,6 +5,7 @@ In: the tables of pairs, decisions and captions. Out: each missing caption once.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.captioning import imported
@@ -12,7 +13,7 @@ from pipeline.captioning.coverage import CaptionInputs
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
-from pipeline.engine.caption_tables import CaptionTables, Key, prompt_of
+from pipeline.engine.caption_tables import CaptionTables, Key, captions_of, prompt_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Pair
 from pipeline.sources.shards import Unit
@@ -44,13 +45,11 @@ def find_missing(
     unit: Unit,
 ) -> Iterator[Missing]:
     """Yields what kept pairs lack, pair by pair, in the order of the granularities."""
-    pairs = inputs.kept_pairs(unit)
-    done = {g.name: set(tables[g.name].keys(unit)) for g in granularities}
+    done = {g.name: tables[g.name].keys(unit) for g in granularities}
     asked: set[tuple[str, Key]] = set()
-    captions: Sequence[Mapping[str, Sequence[str]]] = [{}] * len(pairs)
-    if any(prompts.upstream(granularity.prompt) for granularity in granularities):
-        captions = inputs.captions(unit, pairs, tables)
-    for number, (pair, known) in enumerate(zip(pairs, captions, strict=True)):
+    for number, (pair, known) in enumerate(
+        _with_captions(inputs, tables, granularities, unit)
+    ):
         for granularity in granularities:
             prompt = prompt_of(granularity, pair, known)
             if prompt is None:
@@ -63,6 +62,23 @@ def find_missing(
                 is_first = (granularity.name, key) not in asked
                 asked.add((granularity.name, key))
                 yield Missing(number, pair, granularity, prompt, (), is_first)
+
+
+def _with_captions(
+    inputs: CaptionInputs,
+    tables: Mapping[str, CaptionTables],
+    granularities: Sequence[Granularity],
+    unit: Unit,
+) -> Iterator[tuple[Pair, Mapping[str, Sequence[str]]]]:
+    """Yields kept pairs with their captions, as far as a prompt may name them."""
+    if not any(prompts.upstream(granularity.prompt) for granularity in granularities):
+        for pairs in inputs.kept_pairs(unit):
+            yield from zip(pairs, itertools.repeat({}))
+        return
+    texts = inputs.texts(unit, tables)
+    for pairs in inputs.kept_pairs(unit):
+        captions = captions_of(pairs, inputs.granularities, texts)
+        yield from zip(pairs, captions, strict=True)
 
 
 @dataclasses.dataclass

@@ -1,15 +1,14 @@
 """Captions the kept images, at any granularity.
 
-In: units with pairs and decisions. Out: for each unit and granularity a table of
-captions of the kept images that had none, and the units again. An image is captioned
-once, and no model is loaded if no caption is missing.
+In: units with pairs and decisions. Out: for each unit and granularity tables of
+captions of the kept images that had none, one a block of images, and the units again.
+An image is captioned once, and no model is loaded if no caption is missing.
 """
 
 import collections
 import dataclasses
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from apache_beam.utils.shared import Shared
 
 from pipeline.captioning import imported
+from pipeline.captioning.blocks import Block, PlanBlocks, Request
 from pipeline.captioning.captioner_handler import (
     CaptionerHandler,
     CaptionTarget,
@@ -27,10 +27,10 @@ from pipeline.captioning.captioner_handler import (
     failed_row,
 )
 from pipeline.captioning.coverage import CaptionInputs
-from pipeline.captioning.missing import find_missing
 from pipeline.captioning.spending import Allowance, MeteredCaptioner, Receipt
 from pipeline.config import prompts
 from pipeline.config.captions import Decoding, Granularity, Spend
+from pipeline.config.curation import Limits
 from pipeline.config.fingerprint import to_json
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE as STAGE
@@ -40,8 +40,9 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.images import decoder as images
 from pipeline.models.interfaces import Captioner, ServiceError
-from pipeline.records import FinishReason, Pair
+from pipeline.records import FinishReason
 from pipeline.sources import imported_captions, shards
+from pipeline.sources.columns import ShardError
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
@@ -65,10 +66,10 @@ def _recorded_fields(settings: Any) -> list[dataclasses.Field]:
 class Caption(beam.PTransform):
     """Writes the missing captions of kept images, and passes the units on.
 
-    Counters: `captions_written`; `captions_failed`; `images_encoded`;
-    `captions_waiting`, whose prompt names a caption that failed; `requests` of
-    captioners that cost money; and `units_skipped`, which lack no caption. Each model
-    counts images and units again.
+    Counters: `captions_written`; `captions_failed`; `images_encoded`, and
+    `caption_slots`, as many as would fill all batches; `captions_waiting`, whose prompt
+    names a caption that failed; `requests` of captioners that cost money; and
+    `units_skipped`, which lack no caption. Each model counts images and units again.
     """
 
     def __init__(
@@ -102,23 +103,27 @@ class Caption(beam.PTransform):
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         """Makes one pass over all units per model, in the order of their prompts.
 
-        A shuffle ends each pass before the next, whose prompts may name its captions.
-        Imports need no model and come first.
+        A unit goes on to the next pass, whose prompts may name its captions, when all
+        its blocks are done. Imports need no model and come first.
         """
         for name, import_captions in self._imports.items():
             units = units | f"Import {name}" >> import_captions
+        units = units | "Distribute units" >> beam.Reshuffle()
         for group in self._passes():
             names = " and ".join(target.granularity.name for target in group)
-            caption = beam.ParDo(self._caption_unit(group))
+            caption = beam.ParDo(self._caption_block(group))
             units = (
                 units
-                | f"Distribute units for {names}" >> beam.Reshuffle()
+                | f"Plan {names}" >> beam.ParDo(PlanBlocks(self._inputs, group))
+                | f"Distribute blocks of {names}" >> beam.Reshuffle()
                 | f"Caption {names}"
                 >> caption.with_resource_hints(**self._workers.hints)
+                | f"Wait for {names}" >> beam.CombinePerKey(_any_of)
+                | f"Go on after {names}" >> beam.Values()
             )
         return units
 
-    def _caption_unit(self, group: tuple[CaptionTarget, ...]) -> "_CaptionUnit":
+    def _caption_block(self, group: tuple[CaptionTarget, ...]) -> "_CaptionBlock":
         model = _find_model(group)
         checks = self._model_to_checks[model.checkpoint, model.revision]
         allowances = {
@@ -127,7 +132,7 @@ class Caption(beam.PTransform):
             if target.granularity.name in self._allowances
         }
         handler = self._make_handler(model)
-        return _CaptionUnit(self._inputs, group, handler, checks, allowances)
+        return _CaptionBlock(self._inputs.limits, handler, checks, allowances)
 
     def _passes(self) -> list[tuple[CaptionTarget, ...]]:
         """The targets of each pass: of one model, after those that prompts name."""
@@ -164,165 +169,102 @@ def _find_model(targets: Sequence[CaptionTarget]) -> Granularity:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """A kept image, and the targets and prompts of its missing captions."""
-
-    pair: Pair
-    targets: tuple[CaptionTarget, ...]
-    prompts: tuple[str, ...]  # one per target
+def _any_of(units: Iterable[Unit]) -> Unit:
+    return next(iter(units))
 
 
-class _CaptionUnit(beam.DoFn):
-    """Writes the missing captions of a unit that one model makes."""
+class _CaptionBlock(beam.DoFn):
+    """Writes the captions of a block, and yields its unit by name."""
 
     def __init__(
         self,
-        inputs: CaptionInputs,
-        targets: Sequence[CaptionTarget],
+        limits: Limits,
         handler: CaptionerHandler,
         checks: WorkerChecks,
         name_to_allowance: Mapping[str, Allowance],
     ) -> None:
-        self._inputs = inputs
-        self._targets = targets
+        self._limits = limits
         self._handler = handler
         self._checks = checks
         self._allowances = name_to_allowance
         self._shared = Shared()
-        self._tables: dict[str, CaptionTables] = {}
 
     def setup(self) -> None:
         self._checks.at_start()
         check_package(self._handler.granularity)
-        self._tables = self._inputs.open_captions()
 
-    def process(self, unit: Unit) -> Iterator[Unit]:
-        requests = self._requests(unit)
-        if requests:
-            self._write(unit, requests)
-        else:
-            add_to_counter(STAGE, "units_skipped")
-        yield unit
+    def process(self, block: Block) -> Iterator[tuple[str, Unit]]:
+        if block.requests:
+            self._write(block)
+        yield block.unit.name, block.unit
 
-    def _requests(self, unit: Unit) -> list[_Request]:
-        """The missing captions in the order of the unit, each once."""
-        target_of = {target.granularity: target for target in self._targets}
-        found = find_missing(self._inputs, self._tables, tuple(target_of), unit)
-        requests = []
-        for _, of_pair in itertools.groupby(found, lambda one: one.number):
-            missing = list(of_pair)
-            n_waiting = sum(one.prompt is None for one in missing)
-            if n_waiting:
-                add_to_counter(STAGE, "captions_waiting", n_waiting)
-            asked = [
-                (target_of[one.granularity], one.prompt)
-                for one in missing
-                if one.prompt is not None and one.is_first
-            ]
-            if asked:
-                requests.append(_Request(missing[0].pair, *zip(*asked, strict=True)))
-        return requests
-
-    def _write(self, unit: Unit, requests: Sequence[_Request]) -> None:
+    def _write(self, block: Block) -> None:
         key_to_rows: dict[tuple[str, Key], Rows] = {}
         receipts: dict[str, Receipt] = {}
         try:
-            for name, n in self._requests_by_name(requests).items():
-                receipts[name] = self._allowances[name].reserve(unit.name, n)
-            for target, rows in self._rows(unit, requests, receipts):
+            for target in block.targets:
+                if allowance := self._allowances.get(target.granularity.name):
+                    n = len(block.requests) * target.granularity.decoding.n_samples
+                    receipt = allowance.reserve(block.unit.name, n)
+                    receipts[target.granularity.name] = receipt
+            for target, rows in self._rows(block, receipts):
                 key = (rows[0].image_hash, rows[0].prompt_hash)
                 key_to_rows[target.granularity.name, key] = rows
         except ServiceError:  # earlier answers are paid for
-            self._add(unit, requests, key_to_rows)
+            _add(block, key_to_rows)
             raise
         finally:
             for receipt in receipts.values():
                 receipt.settle()
                 add_to_counter(STAGE, "requests", receipt.n_asked)
-        self._add(unit, requests, key_to_rows)
-
-    def _requests_by_name(self, requests: Sequence[_Request]) -> Mapping[str, int]:
-        """How many captions are missing of granularities whose requests are counted."""
-        name_to_n: collections.Counter[str] = collections.Counter()
-        for request in requests:
-            for target in request.targets:
-                if target.granularity.name in self._allowances:
-                    n_samples = target.granularity.decoding.n_samples
-                    name_to_n[target.granularity.name] += n_samples
-        return name_to_n
-
-    def _add(
-        self,
-        unit: Unit,
-        requests: Sequence[_Request],
-        key_to_rows: Mapping[tuple[str, Key], Rows],
-    ) -> None:
-        """Writes the rows that were answered, in the order of the requests."""
-        for target in self._targets:
-            name = target.granularity.name
-            ordered = [
-                row
-                for request in requests
-                for one, prompt in zip(request.targets, request.prompts, strict=True)
-                if one == target
-                for row in key_to_rows.get(
-                    (name, (request.pair.image_hash, prompt_hash(prompt))), ()
-                )
-            ]
-            if ordered:
-                self._tables[name].add(unit.base, ordered)
-            n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
-            add_to_counter(STAGE, "captions_written", len(ordered) - n_failed)
-            add_to_counter(STAGE, "captions_failed", n_failed)
+        _add(block, key_to_rows)
 
     def _rows(
-        self,
-        unit: Unit,
-        requests: Sequence[_Request],
-        name_to_receipt: Mapping[str, Receipt],
+        self, block: Block, name_to_receipt: Mapping[str, Receipt]
     ) -> Iterator[tuple[CaptionTarget, Rows]]:
-        """Yields rows per target, from batches of images that lack the same targets.
-
-        So no caption is made for an image that has it.
-        """
+        """Yields the rows of each image and target, batch by batch."""
         self._checks.before_load()
         captioner = self._shared.acquire(lambda: _load_alone(self._handler))
         if name_to_receipt:
             captioner = MeteredCaptioner(captioner, name_to_receipt)
-        waiting = collections.defaultdict(list)
-        for request, image in self._prepare(unit, requests, captioner):
-            targets, image_hash = request.targets, request.pair.image_hash
-            if isinstance(image, images.ImageError):
-                for one, prompt in zip(targets, request.prompts, strict=True):
+        batch = []
+        for request, image in self._prepare(block, captioner):
+            image_hash, prompts = request.pair.image_hash, request.prompts
+            if isinstance(image, ValueError):
+                for one, prompt in zip(block.targets, prompts, strict=True):
                     yield one, (failed_row(image_hash, prompt, image),)
                 continue
-            waiting[targets].append(PreparedImage(image_hash, image, request.prompts))
-            if len(waiting[targets]) >= captioner.batch_size:
-                yield from self._caption(captioner, waiting.pop(targets), targets)
-        for targets, batch in waiting.items():
-            yield from self._caption(captioner, batch, targets)
+            batch.append(PreparedImage(image_hash, image, prompts))
+            if len(batch) == captioner.batch_size:
+                yield from self._caption(captioner, batch, block.targets)
+                batch = []
+        if batch:
+            yield from self._caption(captioner, batch, block.targets)
 
     def _prepare(
-        self, unit: Unit, requests: Sequence[_Request], captioner: Captioner
-    ) -> Iterator[tuple[_Request, np.ndarray | images.ImageError]]:
+        self, block: Block, captioner: Captioner
+    ) -> Iterator[tuple[Request, np.ndarray | ValueError]]:
         """Decodes and prepares images, one batch ahead of the model."""
 
         def prepare(
-            item: tuple[_Request, bytes],
-        ) -> tuple[_Request, np.ndarray | images.ImageError]:
+            item: tuple[Request, bytes | ShardError],
+        ) -> tuple[Request, np.ndarray | ValueError]:
             request, data = item
+            if isinstance(data, ShardError):
+                return request, data
             try:
-                rgb = images.decode(data, self._inputs.limits).rgb
+                rgb = images.decode(data, self._limits).rgb
             except images.ImageError as error:
                 return request, error
             return request, captioner.prepare_image(rgb)
 
-        encoded = shards.read_images(unit, [request.pair for request in requests])
-        items = zip(requests, encoded, strict=True)
-        return map_ahead(
-            prepare, items, captioner.batch_size, lambda item: len(item[1])
-        )
+        def n_bytes(item: tuple[Request, bytes | ShardError]) -> int:
+            return len(item[1]) if isinstance(item[1], bytes) else 0
+
+        pairs = [request.pair for request in block.requests]
+        encoded = shards.find_images(block.unit, pairs)
+        items = zip(block.requests, encoded, strict=True)
+        return map_ahead(prepare, items, captioner.batch_size, n_bytes)
 
     def _caption(
         self,
@@ -332,6 +274,7 @@ class _CaptionUnit(beam.DoFn):
     ) -> Iterator[tuple[CaptionTarget, Rows]]:
         """Yields the rows of all answers, then raises the first ServiceError."""
         add_to_counter(STAGE, "images_encoded", len(batch))
+        add_to_counter(STAGE, "caption_slots", captioner.batch_size)
         errors = []
         for row in self._handler.run_inference(batch, captioner, {"targets": targets}):
             for one, answer in zip(targets, row, strict=True):
@@ -341,6 +284,25 @@ class _CaptionUnit(beam.DoFn):
                     yield one, answer
         if errors:
             raise errors[0]
+
+
+def _add(block: Block, key_to_rows: Mapping[tuple[str, Key], Rows]) -> None:
+    """Writes the rows that were answered, in the order of the requests."""
+    for number, target in enumerate(block.targets):
+        name = target.granularity.name
+        ordered = [
+            row
+            for request in block.requests
+            for row in key_to_rows.get(
+                (name, (request.pair.image_hash, prompt_hash(request.prompts[number]))),
+                (),
+            )
+        ]
+        if ordered:
+            CaptionTables.at(target.folder).add(block.unit.base, ordered)
+        n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
+        add_to_counter(STAGE, "captions_written", len(ordered) - n_failed)
+        add_to_counter(STAGE, "captions_failed", n_failed)
 
 
 class _NoModel:

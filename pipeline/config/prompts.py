@@ -46,6 +46,10 @@ def upstream(template: str) -> tuple[str, ...]:
     return tuple(form for name, form in _fields(template) if name == "caption")
 
 
+def has_alt_text(template: str) -> bool:
+    return any(name == "alt_text" for name, _ in _fields(template))
+
+
 def has_image(template: str) -> bool:
     return any(name == "image" for name, _ in _fields(template))
 

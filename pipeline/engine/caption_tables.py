@@ -34,11 +34,20 @@ class CaptionTables:
     name_to_tables: Mapping[str, Sequence[str]]
 
     @classmethod
-    def open(cls, folder: str) -> Self:
-        """Lists a folder, which need not be there yet."""
+    def at(cls, folder: str) -> Self:
+        """The tables of a folder, to add to them; lists nothing."""
+        return cls(UnitTables(folder), {})
+
+    @classmethod
+    def open(cls, folder: str, base: str = "") -> Self:
+        """Lists a folder, which need not be there yet.
+
+        Args:
+          base: of the one lot that is asked for, if it is one.
+        """
         tables = UnitTables(folder)
         name_to_tables = collections.defaultdict(list)
-        for table_name in sorted(tables.unit_names()):
+        for table_name in sorted(tables.unit_names(base)):
             name_to_tables[table_name.rpartition(".")[0]].append(table_name)
         return cls(tables, dict(name_to_tables))
 

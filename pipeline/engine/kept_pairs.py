@@ -3,7 +3,8 @@
 In: tables with one row per pair of a unit. Out: the rows whose outcome is kept.
 """
 
-from collections.abc import Iterable
+import typing
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +12,12 @@ import pyarrow.compute as pc
 from pipeline.records import KEPT, Pair
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables, from_table
+
+_PAIRS_AT_ONCE = 4_096
+_TYPE_TO_NOTHING = {bytes: b"", str: "", int: 0}
+_NOTHING = {
+    name: _TYPE_TO_NOTHING[kind] for name, kind in typing.get_type_hints(Pair).items()
+}
 
 
 def read_kept_rows(
@@ -35,3 +42,15 @@ def read_kept_rows(
 def read_kept_pairs(pairs: UnitTables, decisions: UnitTables, unit: Unit) -> list[Pair]:
     """Reads the kept pairs of a unit, in its order."""
     return from_table(read_kept_rows(pairs, decisions, unit), Pair)
+
+
+def iterate_kept_pairs(
+    pairs: UnitTables, decisions: UnitTables, unit: Unit, columns: Sequence[str]
+) -> Iterator[list[Pair]]:
+    """Yields the kept pairs of a unit in its order, some thousands at a time.
+
+    Fields of other columns than those asked for are empty: "", b"" or 0.
+    """
+    kept = read_kept_rows(pairs, decisions, unit, columns)
+    for rows in kept.to_batches(max_chunksize=_PAIRS_AT_ONCE):
+        yield [Pair(**(_NOTHING | row)) for row in rows.to_pylist()]

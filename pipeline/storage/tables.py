@@ -128,9 +128,10 @@ class UnitTables:
         paths = (self.summary_path(unit_name), self.path(unit_name))
         return all(map(files.is_file, paths))
 
-    def unit_names(self) -> frozenset[str]:
-        """Lots whose table is there."""
-        names = {files.split(path)[1] for path in files.list_folder(self.folder)}
+    def unit_names(self, prefix: str = "") -> frozenset[str]:
+        """Lots whose table is there, or those whose names begin with a prefix."""
+        found = files.list_folder(self.folder, prefix=prefix)
+        names = {files.split(path)[1] for path in found}
         tables = {name.removesuffix(".parquet") for name in names}
         return frozenset(x for x in tables if f"{x}{SUMMARY_SUFFIX}" in names) - names
 

@@ -397,6 +397,7 @@ def test_a_prompt_may_name_imported_captions(tmp_path, calls):
         "captions_written": 2 + 2 + 1,  # human, short, again
         "captions_waiting": 1,
         "images_encoded": 3,
+        "caption_slots": 8,
     }
     tables = CaptionTables.open(run.captions(again))
     (row,) = tables.rows(run.units[0])

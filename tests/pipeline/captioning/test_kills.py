@@ -100,7 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.mark.slow
-def test_no_kill_changes_a_byte_or_costs_more_than_the_unit_in_flight(
+def test_no_kill_changes_a_byte_or_costs_more_than_the_block_in_flight(
     run: RunFolder, tmp_path: Path
 ):
     log = tmp_path / "quiet"

@@ -47,6 +47,10 @@ def caption(run, units=None):
     return run_stage(stage, units or run.units)
 
 
+def without_slots(counters):
+    return {name: n for name, n in counters.items() if name != "caption_slots"}
+
+
 def rows_of(run, granularity, unit):
     tables = CaptionTables.open(run.captions(granularity))
     return [
@@ -80,7 +84,11 @@ def test_every_kept_image_gets_one_row_a_granularity_in_the_order_of_the_unit(tm
     digest = hashlib.blake2b(b"".join(keys), digest_size=6).hexdigest()
     (path,) = Path(run.captions(SHORT)).glob("*.parquet")
     assert path.name == f"{run.units[0].base}.{digest}.parquet"
-    assert counters == {"captions_written": 4, "images_encoded": 2}
+    assert counters == {
+        "captions_written": 4,
+        "images_encoded": 2,
+        "caption_slots": 4,
+    }
 
 
 def test_images_of_a_shard_that_changed_are_not_paid_for_again(tmp_path, calls):
@@ -93,7 +101,10 @@ def test_images_of_a_shard_that_changed_are_not_paid_for_again(tmp_path, calls):
     assert caption(run) == {"units_skipped": 1}
     grown = make_run(tmp_path, {"a": [*repaired, *plain_rows(1, first=50)]})
     calls.clear()
-    assert caption(grown) == {"captions_written": 2, "images_encoded": 1}
+    assert without_slots(caption(grown)) == {
+        "captions_written": 2,
+        "images_encoded": 1,
+    }
     assert calls == [("load", "tiny"), ("encode", 1), ("short", 1), ("long", 1)]
 
 
@@ -137,7 +148,7 @@ def test_a_selection_that_grows_adds_a_table_with_the_new_images_only(tmp_path, 
     before = bytes_of(run.captions(SHORT))
     calls.clear()
     run = make_run(tmp_path, {"a": rows}, selection=MORE)
-    assert caption(run) == {"captions_written": 6, "images_encoded": 3}
+    assert without_slots(caption(run)) == {"captions_written": 6, "images_encoded": 3}
     assert [call for call in calls if call[0] == "encode"] == [("encode", 3)]
     assert before.items() < bytes_of(run.captions(SHORT)).items()
     texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0])
@@ -172,7 +183,7 @@ def test_images_are_batched_with_those_that_lack_the_same_granularities(
     assert calls[1:4] == both
     assert rest == [("encode", 3), ("long", 3)]
     expected = [f"describe en {i} 7 9" for i in range(6)]
-    assert texts_of(run, LONG, run.units[0]) == expected
+    assert sorted(texts_of(run, LONG, run.units[0])) == expected
 
 
 def test_an_image_that_comes_twice_in_a_unit_is_captioned_once(tmp_path):
@@ -192,6 +203,7 @@ def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
         "captions_written": 63,
         "captions_failed": 1,
         "images_encoded": 63,
+        "caption_slots": 64,
     }
     found = rows_of(run, SHORT, run.units[0])
     assert [row.text for i, row in enumerate(found) if i != 20] == [

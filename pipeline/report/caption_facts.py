@@ -117,8 +117,8 @@ def read_captions(
     found = {}
     for unit, group in _group_by_unit(kept).items():
         texts = {name: table.texts(unit) for name, table in tables.items()}
-        rows = pa.array([one.location.row for one in group])
-        pairs = from_table(run.pairs(unit.source).read(unit.name).take(rows), Pair)
+        rows = [one.location.row for one in group]
+        pairs = from_table(run.pairs(unit.source).take(unit.name, rows), Pair)
         captions = captions_of(pairs, list(granularities), texts)
         flags = _read_flags(flag_tables, unit)
         for one, name_to_texts in zip(group, captions, strict=True):

@@ -11,7 +11,6 @@ import typing
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.config.selection import NearSeeds
 from pipeline.engine.run_folder import RunFolder
@@ -137,8 +136,8 @@ class _Reader:
         pairs = _read_rows(run.pairs(unit.source), unit, rows, Pair)
         languages = _read_rows(run.languages(unit.source), unit, rows, Language)
         decisions = self._read_decisions(unit, rows, pairs)
-        scores = run.embeddings(unit.source).read(unit.name, ["alignment_score"])
-        scores = scores["alignment_score"].take(pa.array(rows)).to_pylist()
+        scores = run.embeddings(unit.source).take(unit.name, rows, ["alignment_score"])
+        scores = scores["alignment_score"].to_pylist()
         matches = _find_matches(run, unit, np.array(rows), self.references)
         columns = zip(rows, pairs, languages, decisions, scores, matches, strict=True)
         found = []
@@ -172,7 +171,7 @@ class _Reader:
 def _read_rows(
     tables: UnitTables, unit: Unit, rows: list[int], row_type: type[Row]
 ) -> list[Row]:
-    return from_table(tables.read(unit.name).take(pa.array(rows)), row_type)
+    return from_table(tables.take(unit.name, rows), row_type)
 
 
 def _find_matches(

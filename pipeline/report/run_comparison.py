@@ -1,9 +1,8 @@
 """Comparison of the decisions of two runs.
 
 In: a run, and the folder of another run over the same pairs, or of its decisions. Out:
-counts of pairs by their two outcomes, with examples. One shard is read at a time.
-Shards match by their path, whatever they held, or else by their file name; pairs match
-by their id.
+counts of pairs by their two outcomes, with examples. Lots match by their name, or else
+by their source and number, and pairs by their id.
 """
 
 import collections

@@ -5,14 +5,16 @@ image. The only files written into the run folder are missing indexes of images.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records
+from pipeline.engine import id_index
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.summaries import read_folders
 from pipeline.export import manifest
 from pipeline.export.shard_formats import TFRECORD
 from pipeline.records import INDEX_DTYPE, KEPT, Sample
@@ -24,11 +26,13 @@ from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
+from pipeline.storage.prefetch import map_ahead
 from pipeline.storage.tables import UnitTables, from_table
 from recipes.safe_text import visible
 
 _ID_BYTES = 16
 _TEXT_CHARS = 2000
+_N_LOTS_AHEAD = 8  # whose ids are in memory, 16 MB of a million pairs
 
 
 def parse_sample_id(text: str) -> bytes:
@@ -52,16 +56,38 @@ def find_locations(run: RunFolder, sample_id: bytes) -> list[PairLocation]:
     Raises:
       ValueError: if no scored pair has it.
     """
-    locations = []
-    for index, unit in enumerate(run.units):
-        tables = run.pairs(unit.source)
-        if tables.has(unit.name):
-            ids = tables.read(unit.name, ["sample_id"])["sample_id"]
-            rows = np.flatnonzero(pc.equal(ids, sample_id).to_numpy())
-            locations += [PairLocation(index, row) for row in rows.tolist()]
+    numbers = _lots_that_may_hold(run, sample_id)
+
+    def find_rows(number: int) -> list[PairLocation]:
+        unit = run.units[number]
+        ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
+        rows = np.flatnonzero(pc.equal(ids, sample_id).to_numpy())
+        return [PairLocation(number, row) for row in rows.tolist()]
+
+    found = map_ahead(find_rows, numbers, _N_LOTS_AHEAD, n_threads=_N_LOTS_AHEAD)
+    locations = list(itertools.chain.from_iterable(found))
     if not locations:
         raise ValueError(f"{sample_id.hex()}: expected the id of a scored pair")
     return locations
+
+
+def _lots_that_may_hold(run: RunFolder, sample_id: bytes) -> list[int]:
+    """Positions of scored lots of the run."""
+    tables = list(dict.fromkeys(run.pairs(source) for source in run.config.sources))
+    summaries = read_folders([one.folder for one in tables])
+    folder_to_names = {
+        one.folder: set(id_index.find_lots(one, found, sample_id))
+        for one, found in zip(tables, summaries, strict=True)
+    }
+    source_to_names = {
+        source: folder_to_names[run.pairs(source).folder]
+        for source in run.config.sources
+    }
+    return [
+        number
+        for number, unit in enumerate(run.units)
+        if unit.name in source_to_names[unit.source]
+    ]
 
 
 def show(run: RunFolder, text: str, image_path: str) -> Iterator[str]:
@@ -226,8 +252,7 @@ def read_image_at(run: RunFolder, location: PairLocation) -> bytes:
       ValueError: if it is no longer there, or was never readable.
     """
     unit = run.units[location.unit]
-    rows = pa.array([location.row])
-    table = run.pairs(unit.source).read(unit.name).take(rows)
+    table = run.pairs(unit.source).take(unit.name, [location.row])
     (pair,) = from_table(table, records.Pair)
     if pair.error:
         raise ValueError(f"{pair.sample_id.hex()}: expected an image: {pair.error}")

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import simplejpeg
 
 from pipeline.config.curation import Limits
@@ -127,7 +126,7 @@ def _draw_rows(
 ) -> Iterator[tuple[ReferenceOfPair, str]]:
     """Yields URLs of images of a unit, which is read once; "" where it has changed."""
     rows = sorted({row for row, _ in wanted})
-    table = run.pairs(unit.source).read(unit.name).take(pa.array(rows))
+    table = run.pairs(unit.source).take(unit.name, rows)
     urls = _draw(unit, from_table(table, Pair), run.config.limits)
     row_to_url = dict(zip(rows, urls, strict=False))
     for row, reference in wanted:
@@ -173,6 +172,6 @@ def _find_nearest(
 
 
 def _read_vector(run: RunFolder, unit: Unit, row: int) -> np.ndarray:
-    table = run.embeddings(unit.source).read(unit.name, ["embedding"])
-    vectors, _ = normalize(np.array([table["embedding"][row].as_py()]))
+    table = run.embeddings(unit.source).take(unit.name, [row], ["embedding"])
+    vectors, _ = normalize(np.array([table["embedding"][0].as_py()]))
     return vectors[0]

@@ -1,9 +1,11 @@
 """Seals the parts of a lot's shards into the tables of the lot.
 
-In: all scored shards of a lot. Out: its tables, each written as a whole, and the lot.
+In: all scored shards of a lot. Out: its tables, each written as a whole, the index of
+its sample ids, and the lot.
 The bytes of a table do not depend on how its rows were cut into parts.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config.curation import ImageTextSource
+from pipeline.engine import id_index
 from pipeline.scoring.missing_tables import Measure, Tables
 from pipeline.scoring.parts import Part, ShardParts
 from pipeline.scoring.shard_work import PLACES_KEY, ScoredShard, write_places
@@ -68,9 +71,15 @@ class SealLot(beam.DoFn):
         )
         first = next(rows)
         schema = first.schema
+        chained: Iterator[pa.Table] = itertools.chain([first], rows)
         if measure == "pairs":
             schema = schema.with_metadata({PLACES_KEY: write_places(unit.shards)})
-        chained = (part for group in ([first], rows) for part in group)
+            n_rows = sum(part.stop - part.start for _, parts in found for part in parts)
+            n_buckets = id_index.count_buckets(n_rows)
+            facts = {**facts, id_index.N_BUCKETS: n_buckets}
+            chained = id_index.write_beside(
+                chained, tables[measure], unit.name, n_buckets
+            )
         tables[measure].write_parts(unit.name, schema, chained, facts)
 
 

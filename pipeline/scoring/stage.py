@@ -13,7 +13,7 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
 from pipeline.config.curation import ImageTextSource
-from pipeline.engine import lot_plan, scored_shards
+from pipeline.engine import id_index, lot_plan, scored_shards
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.scoring.encoder_handler import EncoderHandler
@@ -81,7 +81,10 @@ def remove_outdated(run: RunFolder) -> None:
     outdated = run.plan.changed(run.all_units).keys() - {u.name for u in run.all_units}
     for tables in tables_by_source(run).values():
         for unit_tables in tables.values():
-            unit_tables.delete(sorted(outdated & unit_tables.unit_names()))
+            names = sorted(outdated & unit_tables.unit_names())
+            unit_tables.delete(names)
+            if unit_tables == tables["pairs"]:
+                id_index.delete(unit_tables, names)
         delete_parts(run.root, tables)
     run.plan.without(outdated).write(run.root)
 

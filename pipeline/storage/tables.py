@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -149,6 +149,29 @@ class UnitTables:
         """Reads the table of a lot; `columns` None reads all."""
         with open_table(self.path(unit_name)) as file:
             return pq.read_table(file, columns=columns, pre_buffer=True)
+
+    def take(
+        self, unit_name: str, rows: Sequence[int], columns: list[str] | None = None
+    ) -> pa.Table:
+        """Some rows of a lot's table, in that order; reads the groups that hold them.
+
+        Raises:
+          IndexError: if there is no such row.
+        """
+        wanted = np.asarray(rows, np.int64)
+        with open_table(self.path(unit_name)) as file:
+            opened = pq.ParquetFile(file, pre_buffer=True)
+            metadata = opened.metadata
+            groups = range(metadata.num_row_groups)
+            sizes = np.array([metadata.row_group(g).num_rows for g in groups], np.int64)
+            first = sizes.cumsum() - sizes
+            group_of_row = np.searchsorted(sizes.cumsum(), wanted, side="right")
+            places = wanted - first[group_of_row]
+            to_read = np.unique(group_of_row)
+            table = opened.read_row_groups(to_read.tolist(), columns)
+        read = sizes[to_read]
+        places += (read.cumsum() - read)[np.searchsorted(to_read, group_of_row)]
+        return table.take(pa.array(places))
 
     def read_summary(self, unit_name: str) -> dict[str, typing.Any]:
         """What a table says of itself: `rows`, `sha256`, `version`, and more by kind.

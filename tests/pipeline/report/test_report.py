@@ -369,7 +369,7 @@ def test_decisions_that_another_threshold_changes_are_shown(run, tmp_path):
     assert "selection.alignment.min_score" in text.split('id="against"')[1]
 
 
-def test_runs_over_moved_shards_are_compared_by_file_name_and_id(tmp_path):
+def test_runs_over_moved_shards_are_compared_by_number_and_id(tmp_path):
     rows = random_rows(30)
     first = make_run(tmp_path / "a", [rows], keep_all=True)
     second = make_run(tmp_path / "b", [list(reversed(rows[:20]))], keep_all=True)

@@ -7,14 +7,16 @@ import pytest
 
 from pipeline import records
 from pipeline.config.curation import ExportConfig
+from pipeline.engine import id_index
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import stage as export
 from pipeline.report import find_pairs, show_pair
 from pipeline.report.find_pairs import Question, ScoreRange, find
 from pipeline.report.pair_facts import PairFacts
 from pipeline.report.sampling import PairLocation
-from pipeline.storage.tables import from_table
+from pipeline.storage.tables import UnitTables, from_table
 from tests.support.report_runs import SELECTION, ScoredRow, make_run, random_rows
+from tests.support.served_store import serve, upload
 from tests.support.tiny_run import (
     SHORT,
     bytes_of,
@@ -56,6 +58,30 @@ def test_show_prints_scores_decision_and_location(curated):
     assert said["nearest evaluation"].startswith("evaluation:wren ")
     assert said["seed"].startswith("seeds:rose ")
     assert said["image"].startswith("24 x 16 png")
+
+
+def test_show_reads_the_tables_of_the_lot_that_holds_the_pair_and_no_others(tmp_path):
+    rows = [[ScoredRow(f"a wall {n}", color=(n, 0, 0))] for n in range(20)]
+    made = make_run(tmp_path, rows, keep_all=True)
+    for unit in made.units:
+        add_index(made.pairs(unit.source), unit.name)
+    with serve("s3") as store:
+        upload(store, tmp_path / "run", "run")
+        stored = dataclasses.replace(made, root="s3://bucket/run")
+        sample_id = bytes.fromhex(ids_of(made)[7])
+        store.forget_requests()
+        assert show_pair.find_locations(stored, sample_id) == [PairLocation(7, 0)]
+        assert sum(store.counts().values()) <= 50  # 20 indexes, 20 summaries, a table
+        said = "\n".join(show_pair.show(stored, ids_of(made)[7], ""))
+        assert "a wall 7" in said
+
+
+def add_index(tables: UnitTables, name: str) -> None:
+    """What `score` adds to a table of pairs when it seals a lot."""
+    table = tables.read(name)
+    n_buckets = id_index.count_buckets(table.num_rows)
+    rows = id_index.write_beside([table], tables, name, n_buckets)
+    tables.write_parts(name, table.schema, rows, {id_index.N_BUCKETS: n_buckets})
 
 
 def test_show_writes_the_image_unchanged_from_its_shard(curated, tmp_path):

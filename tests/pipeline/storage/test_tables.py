@@ -3,12 +3,19 @@
 import dataclasses
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline.records import Decision, Language
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, from_table, schema_of, to_table
+from pipeline.storage.tables import (
+    ROWS_PER_GROUP,
+    UnitTables,
+    from_table,
+    schema_of,
+    to_table,
+)
 
 
 def test_rows_come_back_from_their_table(tmp_path):
@@ -27,6 +34,20 @@ def test_no_rows_have_the_columns_and_types_of_rows(tmp_path):
         [("code", pa.string()), ("probability", pa.float64())]
     )
     assert from_table(table, Language) == []
+
+
+def test_some_rows_are_read_from_the_groups_that_hold_them(tmp_path):
+    n_rows = 2 * ROWS_PER_GROUP + 10
+    table = pa.table({"n": np.arange(n_rows), "other": np.zeros(n_rows)})
+    tables = UnitTables(str(tmp_path))
+    tables.write("unit", table)
+    for rows in ([0], [n_rows - 1], [n_rows - 1, ROWS_PER_GROUP - 1, 3, 3], []):
+        assert tables.take("unit", rows).equals(table.take(pa.array(rows, pa.int64())))
+    assert tables.take("unit", [ROWS_PER_GROUP], ["n"]).to_pydict() == {
+        "n": [ROWS_PER_GROUP]
+    }
+    with pytest.raises(IndexError):
+        tables.take("unit", [n_rows])
 
 
 def test_nan_is_not_null():

@@ -35,6 +35,7 @@ from pipeline import curate, records
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.duplicates import ENCODER, Cells, PoolDuplicates, Resemblance
 from pipeline.config.selection import SelectionConfig
+from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import ledger as ledgers
 from pipeline.selection.duplicates import cell_splits, components
@@ -53,8 +54,8 @@ from pipeline.selection.duplicates.members import (
 )
 from pipeline.selection.duplicates.pool import FindComponents
 from pipeline.selection.search.embeddings import normalize
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import to_vector_column
+from pipeline.sources.shards import Shard
+from pipeline.storage.tables import to_table, to_vector_column
 
 BOUND, OTHER_BOUND = 0.9, 0.92
 N_TOPICS = 1000
@@ -297,7 +298,7 @@ def describe_run(root: str, n_rows: int, bound: float) -> RunFolder:
         encoder=EncoderConfig("none"), selection=selection, sources=(source,)
     )
     starts = range(0, n_rows, ROWS_PER_SHARD)
-    units = tuple(Unit(source, f"web/{start:09d}") for start in starts)
+    units = tuple(single(Shard(source, f"web/{start:09d}")) for start in starts)
     return RunFolder(root, config, units, (), (), {"none": "none"})
 
 
@@ -306,13 +307,16 @@ def write_tables(run: RunFolder, pool: Pool) -> None:
     for i, unit in enumerate(run.units):
         rows = np.arange(i * ROWS_PER_SHARD, (i + 1) * ROWS_PER_SHARD)
         rows = rows[rows < len(pool.group)]
-        ids = [records.content_hash(str(row).encode()) for row in rows.tolist()]
-        texts = pa.array([""] * len(rows))
-        pairs = {"sample_id": ids, "image_hash": ids, "error": texts, "url": texts}
-        run.pairs(unit.source).write(unit.name, pa.table(pairs))
+        pairs = [_pair(records.content_hash(str(row).encode())) for row in rows]
+        run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
         embedding = to_vector_column(pool.vectors[rows])
         table = {"embedding": embedding, "alignment_score": np.zeros(len(rows))}
         run.embeddings(unit.source).write(unit.name, pa.table(table))
+
+
+def _pair(sample_id: bytes) -> records.Pair:
+    texts, numbers = ("", "", ""), (512, 512, 1, 0)
+    return records.Pair(sample_id, *texts, sample_id, "jpeg", *numbers, error="")
 
 
 def measure_select(folder: pathlib.Path, n_rows: int, dim: int) -> None:

@@ -13,9 +13,10 @@ from pipeline.captioning import allowances, failed_captions, flag_counts, flag_s
 from pipeline.captioning import stage as captioning
 from pipeline.captioning.coverage import find_incomplete
 from pipeline.config.captions import Granularity
-from pipeline.engine import scored_shards
+from pipeline.engine import error_tables, scored_shards
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.stage_runner import Counters, run_stage
+from pipeline.engine.summaries import Summaries
 from pipeline.export import completeness
 from pipeline.export import stage as export
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
@@ -65,14 +66,15 @@ def caption(
     """Captions the kept images that have no caption yet, and flags doubtful ones.
 
     Raises:
-      ValueError: if a granularity has no caption, or its missing captions may cost
-        more than its bound.
+      ValueError: if too many captions failed, or the missing captions of a granularity
+        may cost more than its bound.
     """
     wanted = run.config.granularities if granularities is None else granularities
     if not wanted:
         return {}
     scored_shards.expect_decided(run)
     if not find_incomplete(run, wanted):
+        failed_captions.check(run, wanted)
         return flag(run, options)
     allowed = allowances.allow(run, wanted)
     for granularity in wanted:
@@ -81,6 +83,19 @@ def caption(
     captioned = run_stage(run, run.units, captioning.STAGE, transform, options)
     failed_captions.check(run, wanted)
     return {**captioned, **flag(run, options)}
+
+
+def retry_failed(run: RunFolder, granularities: Sequence[Granularity]) -> int:
+    """Forgets what failed in `caption` and `export`, so that they try it again.
+
+    Returns how many captions and records that is.
+    """
+    n_failed = failed_captions.forget(run, granularities)
+    failed = error_tables.tables(run.root, export.STAGE)
+    summaries = Summaries.read(failed.folder)
+    n_failed += sum(summary["rows"] for summary in summaries.values())
+    failed.delete(summaries)
+    return n_failed
 
 
 def flag(run: RunFolder, options: PipelineOptions) -> Counters:

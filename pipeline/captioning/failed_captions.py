@@ -1,66 +1,71 @@
-"""Finds granularities without a caption, a fault of settings and not of images.
+"""Captions that failed: how many a recipe allows, and how they are asked for again.
 
-In: the captions of a run. Out: an error with the most frequent reason.
+In: the captions of a run, and what their summaries say. Out: an error with the most
+frequent reason if too many failed; or tables without them.
 """
 
 import collections
 import json
-from collections.abc import Iterable
-
-import pyarrow.compute as pc
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pipeline.captioning import imported
 from pipeline.config.captions import Granularity
-from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine import error_tables
+from pipeline.engine.caption_tables import ERRORS, FAILED, STAGE, CaptionTables
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.summaries import Summaries
 from pipeline.records import KEPT, FinishReason
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
-from recipes.validation import one_line
-
-_MAX_ERROR_CHARS = 200
 
 
 def check(run: RunFolder, granularities: Iterable[Granularity]) -> None:
-    """Raises ValueError on a granularity whose captions all failed or are missing."""
+    """Raises ValueError on a granularity of which too many captions failed.
+
+    Or of which captions are imported, and none is of a kept image.
+    """
     problems = [_problem(run, granularity) for granularity in granularities]
     if any(problems):
         raise ValueError("; ".join(filter(None, problems)))
 
 
 def _problem(run: RunFolder, granularity: Granularity) -> str:
-    """Why a granularity has no caption; "" if it has one, or needs none."""
-    tables = CaptionTables.open(run.captions(granularity))
-    names = [name for unit in run.units for name in tables.names(unit)]
+    """What is wrong with the captions of a granularity; "" if nothing is."""
+    summaries = [summary for _, summary in _summaries(run, granularity)]
     if granularity.captioner == "imported":
-        return "" if names else _unmatched(run, granularity)
-    errors = _errors(tables.tables, names)
-    if not errors:
+        return "" if summaries else _unmatched(run, granularity)
+    n = sum(summary["rows"] for summary in summaries)
+    n_failed = sum(summary[FAILED] for summary in summaries)
+    max_share = run.config.max_failed_share
+    if n_failed <= max_share * n:
         return ""
+    errors: collections.Counter[str] = collections.Counter()
+    for summary in summaries:
+        errors.update(summary[ERRORS])
     ((error, n_alike),) = errors.most_common(1)
-    folder = f"{granularity.name}-{run.granularity_fingerprint(granularity)}"
     return (
-        f"granularity {granularity.name!r}: all {errors.total():,} captions failed,"
-        f" {n_alike:,} of them with: {one_line(error, _MAX_ERROR_CHARS)} (other"
-        f" settings, or `remove --granularity {folder}`, ask again)"
+        f"max_failed_share={max_share:g}: expected at most that share of the captions"
+        f" of granularity {granularity.name!r} to fail, but {n_failed:,} of {n:,} did,"
+        f" {n_alike:,} of them with: {error} (`retry-failed` asks again)"
     )
 
 
-def _errors(tables: UnitTables, names: Iterable[str]) -> collections.Counter[str]:
-    """The number of captions with each error; empty if any caption succeeded."""
-    errors: collections.Counter[str] = collections.Counter()
-    for name in names:
-        reasons = tables.read(name, ["finish_reason"])["finish_reason"]
-        if pc.any(pc.not_equal(reasons, FinishReason.ERROR)).as_py():
-            return collections.Counter()
-        errors.update(tables.read(name, ["text"])["text"].to_pylist())
-    return errors
+def _summaries(
+    run: RunFolder, granularity: Granularity
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the names and summaries of the tables of the present lots."""
+    names = {name for unit in run.units for name in (unit.base, unit.name)}
+    found = Summaries.read(run.captions(granularity))
+    for name, summary in found.items():
+        if name.rpartition(".")[0] in names:
+            yield name, summary
 
 
 def _unmatched(run: RunFolder, granularity: Granularity) -> str:
     """Why an import has no caption for the kept images, from its receipt."""
-    outcomes = (run.decisions.read(u.name, ["outcome"])["outcome"] for u in run.units)
-    if not any(pc.any(pc.equal(found, KEPT)).as_py() for found in outcomes):
+    decisions = Summaries.read(run.decisions.folder)
+    outcomes = (decisions[unit.name]["outcomes"] for unit in run.units)
+    if not any(counts.get(KEPT) for counts in outcomes):
         return ""
     path = files.join(run.captions(granularity), imported.RECEIPT_NAME)
     n_rows = json.loads(files.read(path))["n_rows"]
@@ -69,3 +74,42 @@ def _unmatched(run: RunFolder, granularity: Granularity) -> str:
         f"granularity {granularity.name!r}: no row of"
         f" checkpoint={granularity.checkpoint!r} names a kept image ({counts})"
     )
+
+
+def forget(run: RunFolder, granularities: Iterable[Granularity]) -> int:
+    """Forgets the captions that failed, so that `caption` asks for them again.
+
+    Of an image and a prompt of which one sample failed, all samples are forgotten.
+    Returns how many captions had failed.
+    """
+    n_forgotten = 0
+    errors = error_tables.tables(run.root, STAGE)
+    for granularity in granularities:
+        tables = CaptionTables.at(run.captions(granularity))
+        for name, summary in _summaries(run, granularity):
+            if summary.get(FAILED):
+                _remove_failed(tables, name)
+                n_forgotten += summary[FAILED]
+        prefix = error_prefix(run.captions(granularity))
+        errors.delete(errors.unit_names(prefix))
+    return n_forgotten
+
+
+def error_prefix(folder: str) -> str:
+    """Of the names of error tables of a granularity, from the folder of its captions:
+    behind it are the names of its tables."""
+    return f"{files.split(folder)[1]}."
+
+
+def _remove_failed(tables: CaptionTables, name: str) -> None:
+    """Replaces a table by one of what did not fail: a table never changes."""
+    rows = list(tables.rows_of(name))
+    failed = {
+        (row.image_hash, row.prompt_hash)
+        for row in rows
+        if row.finish_reason == FinishReason.ERROR
+    }
+    left = [row for row in rows if (row.image_hash, row.prompt_hash) not in failed]
+    if left:
+        tables.add(name.rpartition(".")[0], left)
+    tables.tables.delete([name])

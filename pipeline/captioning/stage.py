@@ -16,7 +16,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.utils.shared import Shared
 
-from pipeline.captioning import imported
+from pipeline.captioning import failed_captions, imported
 from pipeline.captioning.blocks import Block, PlanBlocks, Request
 from pipeline.captioning.captioner_handler import (
     CaptionerHandler,
@@ -33,14 +33,16 @@ from pipeline.config.captions import Decoding, Granularity, Spend
 from pipeline.config.curation import Limits
 from pipeline.config.fingerprint import to_json
 from pipeline.config.prompts import prompt_hash
+from pipeline.engine import error_tables
 from pipeline.engine.caption_tables import STAGE as STAGE
-from pipeline.engine.caption_tables import CaptionTables, Key
+from pipeline.engine.caption_tables import CaptionTables, Key, name_of
 from pipeline.engine.counters import add_to_counter
+from pipeline.engine.error_tables import Failure
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.images import decoder as images
 from pipeline.models.interfaces import Captioner, ServiceError
-from pipeline.records import FinishReason
+from pipeline.records import FinishReason, SyntheticCaption
 from pipeline.sources import imported_captions, shards
 from pipeline.sources.columns import ShardError
 from pipeline.sources.shards import Unit
@@ -82,6 +84,7 @@ class Caption(beam.PTransform):
     ) -> None:
         """Takes the allowances of granularities whose requests are counted."""
         super().__init__()
+        self._root = run.root
         self._inputs = CaptionInputs.of(run)
         self._targets = [
             CaptionTarget(g, run.granularity_fingerprint(g), run.captions(g))
@@ -132,7 +135,9 @@ class Caption(beam.PTransform):
             if target.granularity.name in self._allowances
         }
         handler = self._make_handler(model)
-        return _CaptionBlock(self._inputs.limits, handler, checks, allowances)
+        return _CaptionBlock(
+            self._root, self._inputs.limits, handler, checks, allowances
+        )
 
     def _passes(self) -> list[tuple[CaptionTarget, ...]]:
         """The targets of each pass: of one model, after those that prompts name."""
@@ -178,11 +183,13 @@ class _CaptionBlock(beam.DoFn):
 
     def __init__(
         self,
+        root: str,
         limits: Limits,
         handler: CaptionerHandler,
         checks: WorkerChecks,
         name_to_allowance: Mapping[str, Allowance],
     ) -> None:
+        self._root = root
         self._limits = limits
         self._handler = handler
         self._checks = checks
@@ -211,13 +218,13 @@ class _CaptionBlock(beam.DoFn):
                 key = (rows[0].image_hash, rows[0].prompt_hash)
                 key_to_rows[target.granularity.name, key] = rows
         except ServiceError:  # earlier answers are paid for
-            _add(block, key_to_rows)
+            _add(self._root, block, key_to_rows)
             raise
         finally:
             for receipt in receipts.values():
                 receipt.settle()
                 add_to_counter(STAGE, "requests", receipt.n_asked)
-        _add(block, key_to_rows)
+        _add(self._root, block, key_to_rows)
 
     def _rows(
         self, block: Block, name_to_receipt: Mapping[str, Receipt]
@@ -286,23 +293,32 @@ class _CaptionBlock(beam.DoFn):
             raise errors[0]
 
 
-def _add(block: Block, key_to_rows: Mapping[tuple[str, Key], Rows]) -> None:
-    """Writes the rows that were answered, in the order of the requests."""
+def _add(root: str, block: Block, key_to_rows: Mapping[tuple[str, Key], Rows]) -> None:
+    """Writes the rows that were answered, in the order of the requests.
+
+    Errors go first: what has rows of captions is not asked for again.
+    """
     for number, target in enumerate(block.targets):
         name = target.granularity.name
-        ordered = [
-            row
-            for request in block.requests
-            for row in key_to_rows.get(
-                (name, (request.pair.image_hash, prompt_hash(request.prompts[number]))),
-                (),
-            )
-        ]
+        ordered: list[SyntheticCaption] = []
+        failures = []
+        for request in block.requests:
+            key = (request.pair.image_hash, prompt_hash(request.prompts[number]))
+            rows = key_to_rows.get((name, key), ())
+            ordered += rows
+            failures += [
+                Failure.of(STAGE, block.unit, request.pair, ValueError(row.text))
+                for row in rows
+                if row.finish_reason == FinishReason.ERROR
+            ]
+        if failures:
+            table = name_of(block.unit.base, ordered)
+            prefix = failed_captions.error_prefix(target.folder)
+            error_tables.write(root, STAGE, f"{prefix}{table}", failures)
         if ordered:
             CaptionTables.at(target.folder).add(block.unit.base, ordered)
-        n_failed = sum(row.finish_reason == FinishReason.ERROR for row in ordered)
-        add_to_counter(STAGE, "captions_written", len(ordered) - n_failed)
-        add_to_counter(STAGE, "captions_failed", n_failed)
+        add_to_counter(STAGE, "captions_written", len(ordered) - len(failures))
+        add_to_counter(STAGE, "captions_failed", len(failures))
 
 
 class _NoModel:

@@ -13,7 +13,7 @@ from recipes import command_line
 STAGES = ("score", "select", "caption", "export")
 LOOKING = ("status", "show", "find")  # they write nothing that another run could
 # These need no --config: they read the recipe of the run folder.
-RECORDED = (*LOOKING, "report", "forecast", "remove", "attach")
+RECORDED = (*LOOKING, "report", "forecast", "remove", "attach", "retry-failed")
 
 _COMMAND_TO_HELP = {
     "curate": "all four stages, then the report",
@@ -24,6 +24,7 @@ _COMMAND_TO_HELP = {
     "report": "write RUN/report/index.html",
     "forecast": "say what a run will keep and cost, from a sample of it",
     "remove": "remove captions by name and fingerprint",
+    "retry-failed": "caption and export again what failed before",
     "attach": "go on with a job whose launcher is gone",
     "status": "say what is there",
     "show": "say everything that is known of one pair",
@@ -100,7 +101,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         dest="command", metavar="command", title="commands", required=True
     )
     for name, text in _COMMAND_TO_HELP.items():
-        is_run = name in ("curate", *STAGES, "forecast")
+        is_run = name in ("curate", *STAGES, "forecast", "retry-failed")
         about = _FLAGS_OF_RECORDED if name in RECORDED else ""
         about += _FLAGS_OF_RUNS if is_run else ""
         described = f"{text[0].upper()}{text[1:]}.{about}"
@@ -247,6 +248,7 @@ _COMMAND_TO_FLAGS = {
     "select": (_add_audit,),
     "caption": (_add_granularity, _add_dry_run),
     "export": (_add_format,),
+    "retry-failed": (_add_granularity, _add_format),
     "report": (_add_report,),
     "forecast": (_add_forecast,),
     "remove": (_add_removed,),

@@ -38,7 +38,11 @@ class Plan:
 
     @classmethod
     def of(cls, command: argparse.Namespace, run: RunFolder) -> "Plan":
-        one = {"curate": STAGES, "forecast": ("score", "select")}
+        one = {
+            "curate": STAGES,
+            "forecast": ("score", "select"),
+            "retry-failed": ("caption", "export"),
+        }
         own = (command.command,) if command.command in STAGES else ()
         is_removal = command.command == "remove"  # of names with fingerprints
         names = () if is_removal else command.granularity

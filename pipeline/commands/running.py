@@ -151,6 +151,9 @@ def _run_stages(plan: Plan, options: PipelineOptions) -> None:
     doubts = checks.doubts(opened) if "select" in stages else ()
     warn(filter(None, (*map(prompts.doubt, plan.granularities), *doubts)))
     with exits(FAILED, ValueError, RuntimeError):  # the latter of a worker
+        if command.command == "retry-failed":
+            n_failed = curate.retry_failed(opened, plan.granularities)
+            print(f"retry-failed: {n_failed:,} that failed", flush=True)
         for stage in stages:
             _run_stage(stage, opened, options, plan.granularities, shard_format)
     if "export" in stages:

@@ -12,16 +12,21 @@ tables of its scores.
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
 from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables, from_table, to_table
+from recipes.validation import one_line
 
 STAGE = "caption"  # namespace of the counters of all that fills the tables
+FAILED, ERRORS = "failed", "errors"  # in summaries: rows, and texts of them to numbers
+
+_MAX_ERROR_CHARS = 200
+_MAX_ERRORS = 3  # the most frequent ones
 
 Key = tuple[bytes, bytes]  # image hash, prompt hash
 
@@ -81,15 +86,31 @@ class CaptionTables:
     def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
         """All rows of a unit, table by table."""
         for name in self.names(unit):
-            yield from from_table(self.tables.read(name), SyntheticCaption)
+            yield from self.rows_of(name)
+
+    def rows_of(self, name: str) -> list[SyntheticCaption]:
+        """All rows of one table."""
+        return from_table(self.tables.read(name), SyntheticCaption)
 
     def add(self, name: str, rows: Sequence[SyntheticCaption]) -> None:
         """Writes a table of what has no row yet; `name` is a lot's, or its base."""
-        digest = hashlib.blake2b(digest_size=6)
-        for row in rows:
-            digest.update(row.image_hash + row.prompt_hash)
         table = to_table(rows, SyntheticCaption)
-        self.tables.write(f"{name}.{digest.hexdigest()}", table)
+        self.tables.write(name_of(name, rows), table, _facts(rows))
+
+
+def name_of(name: str, rows: Iterable[SyntheticCaption]) -> str:
+    """The name of a table, from a lot's or its base and what the table captions."""
+    digest = hashlib.blake2b(digest_size=6)
+    for row in rows:
+        digest.update(row.image_hash + row.prompt_hash)
+    return f"{name}.{digest.hexdigest()}"
+
+
+def _facts(rows: Sequence[SyntheticCaption]) -> dict[str, Any]:
+    """What a summary says beside the number of rows: failed ones, and why."""
+    errors = [row.text for row in rows if row.finish_reason == FinishReason.ERROR]
+    counts = collections.Counter(one_line(e, _MAX_ERROR_CHARS) for e in errors)
+    return {FAILED: len(errors), ERRORS: dict(counts.most_common(_MAX_ERRORS))}
 
 
 def prompt_of(

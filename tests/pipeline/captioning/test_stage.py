@@ -241,7 +241,11 @@ def test_a_granularity_of_which_all_captions_fail_is_named_beside_one_that_has_s
     run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(3, first=10)})
     caption(run)
     failed_captions.check(run, [SHORT])
-    with pytest.raises(ValueError, match="all 6 captions failed, 1 of them with: no c"):
+    expected = (
+        "^max_failed_share=0.01: expected at most that share of the captions of"
+        " granularity 'long' to fail, but 6 of 6 did, 1 of them with: no c"
+    )
+    with pytest.raises(ValueError, match=expected):
         failed_captions.check(run, [SHORT, LONG])
 
 

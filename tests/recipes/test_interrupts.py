@@ -68,7 +68,7 @@ def test_a_run_says_how_far_it_is_and_leaves_no_lock(tmp_path):
     *_, line = interrupted(process, progress.exists)
     assert process.returncode == 130
     assert line.startswith("interrupted: score, ")
-    assert line.endswith(" of 7 done; the same command goes on with the rest")
+    assert line.endswith(" of 4 done; the same command goes on with the rest")
     assert not (output / "lock.json").exists()
     assert json.loads(progress.read_text())["current"]["state"] == "interrupted"
 

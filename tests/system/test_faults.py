@@ -172,7 +172,7 @@ def test_a_kill_changes_no_byte_and_repeats_no_unit(small, tmp_path, stage, part
 # File systems
 
 
-@pytest.mark.parametrize(("share", "is_stopped"), [(0.03, False), (0.3, True)])
+@pytest.mark.parametrize(("share", "is_stopped"), [(0.03, False), (0.25, True)])
 def test_score_resumes_after_a_failing_file_system(
     tmp_path, monkeypatch, share, is_stopped
 ):

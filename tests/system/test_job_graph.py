@@ -26,11 +26,13 @@ from pipeline.config.selection import (
     SeededClusters,
     SelectionConfig,
 )
+from pipeline.engine import lot_plan
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export.stage import Export
 from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.scoring.stage import Score
 from pipeline.selection import stage as selection
+from pipeline.sources.shards import Shard
 from recipes.assignments import override
 from tests.support import tiny_run
 from tests.support.score_tables import Row, make_run
@@ -169,7 +171,8 @@ def test_a_fresh_interpreter_reads_all_functions(run, tmp_path):
 
 def test_functions_unpickle_and_do_not_grow_with_the_number_of_units(run):
     (unit,) = run.units
-    more = [dataclasses.replace(unit, uri=f"gs://b/{i:05d}.tar") for i in range(999)]
+    shards = [Shard(unit.source, f"gs://b/{i:05d}.tar") for i in range(999)]
+    more = map(lot_plan.single, shards)
     many = dataclasses.replace(run, units=(unit, *more))
     payloads = list(pickled(graph(many, *stages_of(many))))
     assert len(payloads) > 20

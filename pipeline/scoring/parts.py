@@ -76,7 +76,7 @@ class ShardParts:
         """The parts with these measures, in order and without a gap."""
         paths = files.list_folder(self.folder, suffix=".parquet")
         parts = (Part.parse(files.split(path)[1]) for path in paths)
-        return _join([part for part in parts if self._has(part, measures)])
+        return join([part for part in parts if self._has(part, measures)])
 
     def _has(self, part: Part, measures: Sequence[Measure]) -> bool:
         with open_table(self._path(part)) as file:
@@ -107,7 +107,7 @@ class ShardParts:
         return files.join(self.folder, part.file_name)
 
 
-def _join(parts: Sequence[Part]) -> list[Part]:
+def join(parts: Sequence[Part]) -> list[Part]:
     """Parts that follow one another from the first row on, the longest such row.
 
     Two workers at one shard may have cut it at different rows.

@@ -27,7 +27,7 @@ from pipeline.scoring.shard_pass import STAGE, MeasuredPair, ShardPass, ShardSco
 from pipeline.scoring.shard_work import ScoredShard, ShardWork
 from pipeline.storage.tables import UnitTables, from_table, open_table
 
-_PART_S = 30.0  # a worker that dies loses no more work than this, and a batch
+PART_S = 30.0  # a worker that dies loses no more work than this, and a batch
 
 _Counters = tuple[str, str]
 _Rows = Mapping[Measure, pa.Table]
@@ -175,7 +175,7 @@ class _PartWriter:
         self._start = self._first = start
         begun_s = time.monotonic()
         for pair in measured:
-            is_due = time.monotonic() - begun_s >= _PART_S
+            is_due = time.monotonic() - begun_s >= PART_S
             if is_due and self._scores.n_pairs and self._scores.is_between_batches:
                 self._write_part(is_last=False)
                 begun_s = time.monotonic()

@@ -1,0 +1,133 @@
+"""Tests of parts of shards: what a dead worker loses, and what lots take over."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.engine import lot_plan
+from pipeline.scoring import parts, score_shard, shard_pass
+from pipeline.scoring.parts import Part
+from pipeline.sources import shards
+from tests.pipeline.scoring.test_stage import (
+    make_run,
+    png,
+    rows_of,
+    score,
+    tables_of,
+    texts_of,
+    write_shard,
+)
+
+N_PAIRS = 11
+
+
+@pytest.fixture
+def crawl(tmp_path) -> Path:
+    """Two shards of eleven pairs, of which some cannot be read."""
+    for number, name in enumerate("ab"):
+        pairs = [(png(20 * number + i), f"text {i}".encode()) for i in range(N_PAIRS)]
+        pairs[4] = (b"no image", b"text")
+        write_shard(tmp_path / f"{name}.tar", *pairs)
+    return tmp_path
+
+
+def lots_of(folder: Path, root: str, size: int = 2):
+    run = make_run(folder, shards_per_lot=size)
+    return dataclasses.replace(run, root=f"{folder}/{root}")
+
+
+def interrupt_after(monkeypatch, n_pairs: int) -> None:
+    """Makes the worker die once it has measured so many pairs of a shard."""
+    add = shard_pass.ShardScores.add
+    left = iter(range(n_pairs))
+
+    def add_or_die(self, measured):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        add(self, measured)
+
+    monkeypatch.setattr(shard_pass.ShardScores, "add", add_or_die)
+
+
+@pytest.mark.parametrize("n_pairs", [1, 3, 7, N_PAIRS + 4])
+def test_a_worker_that_dies_loses_its_last_part_alone(crawl, monkeypatch, n_pairs):
+    quiet, failing = lots_of(crawl, "quiet"), lots_of(crawl, "failing")
+    whole = score(quiet)
+    monkeypatch.setattr(score_shard, "PART_S", 0.0)  # a part ends with each batch
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, n_pairs)
+        with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+            score(failing)
+    rest = score(failing)
+    assert rest["images_encoded"] <= whole["images_encoded"] - (n_pairs - 4)
+    assert tables_of(failing) == tables_of(quiet)
+    assert not list(Path(failing.root, parts.FOLDER).rglob("*.parquet"))
+
+
+def test_where_parts_end_changes_no_byte(crawl, monkeypatch):
+    quiet, cut = lots_of(crawl, "quiet"), lots_of(crawl, "cut")
+    score(quiet)
+    monkeypatch.setattr(score_shard, "PART_S", 0.0)
+    score(cut)
+    assert tables_of(cut) == tables_of(quiet)
+
+
+def test_a_lot_that_lost_a_shard_takes_the_rows_of_the_others_over(crawl):
+    run = lots_of(crawl, "run")
+    score(run)
+    (crawl / "a.tar").unlink()
+    plan, lots = run.plan.add(
+        "pool", run.units[0].source, run.units[0].shards[1:], size=2
+    )
+    left = dataclasses.replace(run, units=lots, plan=plan)
+    assert score(left) == {"pairs_taken_over": N_PAIRS}
+    assert texts_of(left, lots[0]) == texts_of(run, run.units[0])[N_PAIRS:]
+    numbers = left.pairs(lots[0].source).read(lots[0].name, ["shard"])["shard"]
+    assert set(numbers.to_pylist()) == {0}
+
+
+def test_a_shard_that_changed_is_scored_and_its_neighbours_are_taken_over(crawl):
+    run = lots_of(crawl, "run")
+    score(run)
+    write_shard(crawl / "b.tar", *rows_of("one", "two"))
+    (source,) = run.config.sources
+    plan, lots = run.plan.add("pool", source, shards.list_shards(source), size=2)
+    changed = dataclasses.replace(run, units=lots, plan=plan)
+    counters = score(changed)
+    assert (counters["pairs_taken_over"], counters["pairs"]) == (N_PAIRS, 2)
+    assert texts_of(changed, lots[0])[N_PAIRS:] == ["one", "two"]
+
+
+def test_what_a_sample_scored_is_taken_over(crawl):
+    run = lots_of(crawl, "run")
+    (unit,) = run.units
+    sample = dataclasses.replace(run, units=(lot_plan.single(unit.shards[1]),))
+    score(sample)
+    counters = score(run)
+    assert (counters["pairs_taken_over"], counters["pairs"]) == (N_PAIRS, N_PAIRS)
+    again = lots_of(crawl, "again")
+    score(again)
+    assert tables_of(again).items() <= tables_of(run).items()
+
+
+def test_a_part_says_in_its_name_what_it_holds():
+    part = Part(3, 5, 1, is_last=True)
+    assert Part.parse(part.file_name) == part
+
+
+@given(st.lists(st.integers(1, 4), max_size=6), st.lists(st.integers(1, 4), max_size=6))
+def test_parts_of_two_workers_are_joined_without_gap_or_overlap(mine, others):
+    made: set[Part] = set()
+    for lengths in (mine, others):
+        start = 0
+        for n in lengths:
+            made.add(Part(start, start + n, 0, is_last=False))
+            start += n
+    end = sum(mine)
+    made.add(Part(end, end, 0, is_last=True))
+    joined = parts.join(sorted(made))
+    assert joined[-1] == Part(end, end, 0, is_last=True)
+    assert [part.start for part in joined] == [0, *(p.stop for p in joined[:-1])]

@@ -1,16 +1,21 @@
 """The commands `status` and `remove`: what a run folder holds, and less of it."""
 
+import collections
 import json
 import time
 from collections.abc import Sequence
 
 from pipeline.captioning import flag_counts, spending
 from pipeline.captioning.coverage import count_captioned
-from pipeline.engine import engines, progress, run_lock
+from pipeline.engine import engines, error_tables, progress, run_lock
 from pipeline.engine.jobs import EngineError
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.summaries import Summaries, read_folders
 from pipeline.selection import ledger, reference_accounts
 from pipeline.storage import files
+from recipes.safe_text import visible
+
+_N_REASONS = 5  # of errors of a stage, the most frequent ones
 
 
 def remove_captions(run: RunFolder, names: Sequence[str]) -> None:
@@ -40,8 +45,7 @@ def print_status(run: RunFolder) -> None:
             print(f"{job}: {engines.state_of(job)}")
         except EngineError as error:
             print(f"{job}: not known, as {error}")
-    scored = [run.embeddings(unit.source).path(unit.name) for unit in run.units]
-    print(f"scored: {sum(map(files.is_file, scored))} of {len(scored)} shards")
+    print(f"scored: {_describe_scored(run)}")
     found = ledger.read(run)
     print(f"selected: {json.dumps(found, indent=1) if found else 'no'}")
     for line in reference_accounts.warnings(run, found or {}):
@@ -66,3 +70,37 @@ def print_status(run: RunFolder) -> None:
     for name in sorted(files.folders(folder)):
         if files.join(folder, name) not in current:
             print(f"{name}: not of this recipe")
+    for stage in sorted(files.folders(files.join(run.root, "errors"))):
+        print(f"errors in {stage}: {_describe_errors(run.root, stage)}")
+
+
+def _describe_scored(run: RunFolder) -> str:
+    """Lots and pairs whose every measure is there, from their summaries."""
+    sources = run.config.sources
+    pairs = read_folders([run.pairs(source).folder for source in sources])
+    source_to_pairs = dict(zip(sources, pairs, strict=True))
+    source_to_names = {s: run.embeddings(s).unit_names() for s in sources}
+    summaries = [
+        source_to_pairs[unit.source][unit.name]
+        for unit in run.units
+        if unit.name in source_to_names[unit.source]
+        and unit.name in source_to_pairs[unit.source]
+    ]
+    n_pairs = sum(summary["rows"] for summary in summaries)
+    n_unreadable = sum(summary.get("unreadable", 0) for summary in summaries)
+    return (
+        f"{len(summaries):,} of {len(run.units):,} lots, {n_pairs:,} pairs,"
+        f" {n_unreadable:,} of them unreadable"
+    )
+
+
+def _describe_errors(root: str, stage: str) -> str:
+    """Pairs that failed in a stage, by reason, from the summaries of its errors."""
+    reason_to_n: collections.Counter[str] = collections.Counter()
+    for summary in Summaries.read(error_tables.tables(root, stage).folder).values():
+        reason_to_n.update(summary[error_tables.REASONS])
+    first = reason_to_n.most_common(_N_REASONS)
+    more = len(reason_to_n) - len(first)
+    parts = [f"{n:,} x {visible(reason)}" for reason, n in first]
+    parts += [f"{more:,} more reasons"] if more else []
+    return ", ".join(parts) or "none"

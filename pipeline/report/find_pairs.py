@@ -1,8 +1,8 @@
 """Finds pairs of a run by text, outcome, score, seed set, or similarity to an image.
 
-In: a run whose pairs are decided, and a question. Out: pairs, with one shard in memory
-at a time. They come in the order of the run, or by similarity if the question has an
-image.
+In: a run whose pairs are decided, and a question. Out: pairs, with a few lots in memory
+at a time, and of them the columns that the question needs. They come in the order of
+the run, or by similarity if the question has an image.
 """
 
 import dataclasses
@@ -22,12 +22,16 @@ from pipeline.report.sampling import PairLocation
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.unit_decisions import OUTCOMES
 from pipeline.sources.shards import Unit
+from pipeline.storage.prefetch import map_ahead
 from pipeline.storage.tables import UnitTables
 from recipes.safe_text import visible
 
-SCORES = ("alignment_score", "value", "width", "height", "language_probability")
+_LANGUAGE = "language_probability"
+SCORES = ("alignment_score", "value", "width", "height", _LANGUAGE)
 
 _TEXT_CHARS = 100
+_N_LOTS_AHEAD = 4  # whose texts are in memory, some 100 MB of a million pairs
+_N_VECTORS_AHEAD = 1  # lots; 1.5 GB of a million pairs with 768 numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +135,18 @@ def _check_seed(run: RunFolder, seed: str) -> None:
 
 
 def find(run: RunFolder, question: Question) -> Iterator[FoundPair]:
-    """Yields matching pairs in the order of the run."""
+    """Yields matching pairs in the order of the run.
+
+    A few lots are read ahead of the one whose pairs are asked for.
+    """
     decisions = run.decisions
-    for unit in run.units:
-        table = _read_facts(run, decisions, unit)
-        yield from _to_pairs(table, np.flatnonzero(_matches(table, question)))
+
+    def find_in(unit: Unit) -> list[FoundPair]:
+        table = _read_facts(run, decisions, unit, question)
+        return list(_to_pairs(table, np.flatnonzero(_matches(table, question))))
+
+    found = map_ahead(find_in, run.units, _N_LOTS_AHEAD, n_threads=_N_LOTS_AHEAD)
+    return itertools.chain.from_iterable(found)
 
 
 def find_nearest(
@@ -149,17 +160,25 @@ def find_nearest(
     query = _embed(run, image)
     decisions = run.decisions
     best: list[tuple[float, PairLocation, FoundPair]] = []
-    for index, unit in enumerate(run.units):
-        table = _read_facts(run, decisions, unit)
+
+    def find_in(number: int) -> list[tuple[float, PairLocation, FoundPair]]:
+        unit = run.units[number]
+        table = _read_facts(run, decisions, unit, question)
         similarity = _compare(run, unit, query)
         rows = np.flatnonzero(_matches(table, question) & ~np.isnan(similarity))
         rows = rows[np.argsort(-similarity[rows], kind="stable")[:n]]
-        for row, found in zip(rows.tolist(), _to_pairs(table, rows), strict=True):
-            cosine = float(similarity[row])
-            known = dataclasses.replace(found, similarity=cosine)
-            best.append((-cosine, PairLocation(index, row), known))
-        best = heapq.nsmallest(n, best, key=lambda item: item[:2])
-    return [found for _, _, found in best]
+        cosines = similarity[rows].tolist()
+        places = [PairLocation(number, row) for row in rows.tolist()]
+        pairs = [
+            dataclasses.replace(pair, similarity=cosine)
+            for pair, cosine in zip(_to_pairs(table, rows), cosines, strict=True)
+        ]
+        return list(zip([-c for c in cosines], places, pairs, strict=True))
+
+    numbers = range(len(run.units))
+    for found in map_ahead(find_in, numbers, _N_VECTORS_AHEAD):
+        best = heapq.nsmallest(n, [*best, *found], key=lambda item: item[:2])
+    return [pair for _, _, pair in best]
 
 
 def _compare(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
@@ -180,19 +199,26 @@ def _embed(run: RunFolder, image: bytes) -> np.ndarray:
     return vectors[0]
 
 
-def _read_facts(run: RunFolder, tables: UnitTables, unit: Unit) -> pa.Table:
-    """Reads one row per pair of a unit, with a column for each condition."""
-    pairs = ["sample_id", "alt_text", "width", "height"]
-    fields = ["outcome", "value", "seeds"]
-    table = run.pairs(unit.source).read(unit.name, pairs)
-    decided = tables.read(unit.name, fields)
-    scores = run.embeddings(unit.source).read(unit.name, ["alignment_score"])
-    languages = run.languages(unit.source).read(unit.name, ["probability"])
-    columns = {name: decided[name] for name in fields}
-    columns["alignment_score"] = scores["alignment_score"]
-    columns["language_probability"] = languages["probability"]
-    for name, column in columns.items():
-        table = table.append_column(name, column)
+def _read_facts(
+    run: RunFolder, decisions: UnitTables, unit: Unit, question: Question
+) -> pa.Table:
+    """Reads one row per pair of a lot: what a line shows and the question asks for."""
+    source, asked = unit.source, {score.name for score in question.scores}
+    pairs, decided = ["sample_id", "alt_text"], ["outcome"]
+    pairs += [name for name in ("width", "height") if name in asked]
+    decided += [name for name in ("value",) if name in asked]
+    decided += ["seeds"] if question.seed else []
+    table = run.pairs(source).read(unit.name, pairs)
+    others = [
+        decisions.read(unit.name, decided),
+        run.embeddings(source).read(unit.name, ["alignment_score"]),
+    ]
+    if _LANGUAGE in asked:
+        languages = run.languages(source).read(unit.name, ["probability"])
+        others.append(languages.rename_columns([_LANGUAGE]))
+    for other in others:
+        for name in other.column_names:
+            table = table.append_column(name, other[name])
     return table
 
 

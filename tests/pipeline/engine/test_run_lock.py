@@ -211,7 +211,7 @@ def test_a_second_run_is_refused_with_one_line_while_status_looks_on(tmp_path, c
         assert f"'curate' of pid {os.getpid()} on {HOST}" in error
         before = sorted((tmp_path / "run").iterdir())
         run.main(arguments(tmp_path, "status"))
-        assert "scored: 0 of 1 shards" in capsys.readouterr().out
+        assert "scored: 0 of 1 lots, 0 pairs, " in capsys.readouterr().out
         assert sorted((tmp_path / "run").iterdir()) == before
 
 

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from pipeline import run as command_line
-from pipeline.engine import run_lock
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import error_tables, run_lock
+from pipeline.engine.lot_plan import singles
+from pipeline.records import Pair
 from pipeline.report import encoder_pictures
 from tests.support.report_runs import ScoredRow, make_run
 
@@ -130,3 +133,20 @@ def test_status_shows_the_progress_of_another_command(capsys, command, tmp_path)
     command_line.main(["status", *command])
     line = capsys.readouterr().out.splitlines()[0]
     assert line == "stopped: score: 3 of 9; the same command resumes"
+
+
+def test_status_counts_what_summaries_say(capsys, command, tmp_path):
+    pair = Pair(b"\0" * 16, "a", "", "", b"", "", 0, 0, 0, 0, "")
+    source = ImageTextSource("crawl", str(tmp_path / "crawl/*.tar"))
+    (lot,) = singles(source)
+    root = str(tmp_path / "run")
+    for n in range(7):
+        reasons = (OSError("gone"), ValueError(f"reason {n}"))
+        failed = [error_tables.Failure.of("caption", lot, pair, one) for one in reasons]
+        error_tables.write(root, "caption", f"lot-{n}", failed)
+    command_line.main(["status", *command])
+    said = capsys.readouterr().out
+    assert "scored: 1 of 1 lots, 2 pairs, 0 of them unreadable\n" in said
+    (errors,) = [line for line in said.splitlines() if line.startswith("errors in")]
+    assert errors.startswith("errors in caption: 7 x ")
+    assert errors.endswith(", 3 more reasons")

@@ -32,7 +32,7 @@ from pipeline.engine.run_folder import RunFolder, check_format
 from pipeline.engine.run_lock import Held
 from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
 from pipeline.models.interfaces import ServiceError
-from pipeline.report import page
+from pipeline.report import page, part_stage
 from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import checks, ledger, reference_accounts
 from pipeline.selection.duplicates import audit
@@ -93,7 +93,7 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
             with exits(FAILED, ValueError, RuntimeError):
                 forecast()
         elif command.command == "report":
-            _report(opened, command.against, command.pictures)
+            _report(opened, command, options)
         else:
             _run_stages(plan, options)
         if is_object_url(opened.root):  # uploads whose first answer was lost
@@ -164,7 +164,7 @@ def _run_stages(plan: Plan, options: PipelineOptions) -> None:
         audit.write(opened, found)
         print(found.to_text())
     if command.command == "curate":
-        _report(opened, command.against, command.pictures)
+        _report(opened, command, options)
 
 
 def _record(run: RunFolder) -> None:
@@ -196,9 +196,12 @@ def _run_stage(
     print(f"{stage}: {stage_progress.describe(counters)}", flush=True)
 
 
-def _report(run: RunFolder, against: str, pictures: str) -> None:
+def _report(
+    run: RunFolder, command: argparse.Namespace, options: PipelineOptions
+) -> None:
     """Writes the report of decisions, whose ledger becomes that of the run again."""
-    other = OtherRun.open(against) if against else None
+    other = OtherRun.open(command.against) if command.against else None
     counts = ledger.restore_ledger(run)
-    with exits(FAILED, ValueError):
-        print(f"report: {page.write(run, counts, other, pictures)}")
+    with exits(FAILED, ValueError, RuntimeError):  # the latter of a worker
+        part_stage.make_missing(run, counts, options)
+        print(f"report: {page.write(run, counts, other, command.pictures)}")

@@ -1,26 +1,36 @@
-"""One pass over the decisions of a run: it picks examples and counts pairs.
+"""One pass over the lots of a run: it picks examples and counts pairs.
 
-In: a run whose pairs are decided. Out: locations of examples and of the sample, and
-counts of all pairs. Reads a few narrow columns of one unit at a time.
+In: a run whose pairs are decided. Out: examples and the sample with what is known of
+them, and counts of all pairs. Reads the parts of the report, which are small.
 """
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records
 from pipeline.engine.run_folder import RunFolder
-from pipeline.report.sampling import PairLocation, SmallestKeys, hash_identities
-from pipeline.selection.unit_decisions import OUTCOMES, to_objects
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables
+from pipeline.engine.summaries import Summaries
+from pipeline.report import lot_parts
+from pipeline.report.lot_parts import (
+    LANGUAGES,
+    N_EXAMPLES,
+    N_READABLE,
+    Bounds,
+    PartMaker,
+    from_part,
+)
+from pipeline.report.pair_facts import PairFacts, Reader, References
+from pipeline.report.sampling import PairLocation, SmallestKeys
+from pipeline.selection.unit_decisions import OUTCOMES
+from pipeline.storage.prefetch import map_ahead
 
-_KEPT = OUTCOMES.index(records.KEPT)
-_UNREADABLE = OUTCOMES.index(records.UNREADABLE)
+_N_LOTS_AHEAD = 1  # of which parts are made here
+_N_READ_AT_ONCE = 64  # parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,55 +56,71 @@ class Scan:
         return len(self.sample) == self.n_readable
 
 
-def scan_decisions(run: RunFolder, n_examples: int, n_sample: int) -> Scan:
-    """Scans all units of a run.
+def scan_decisions(
+    run: RunFolder, bounds: Bounds, references: References
+) -> tuple[Scan, dict[PairLocation, PairFacts]]:
+    """Scans all lots of a run, and gives what is known of the pairs of the scan.
 
-    Args:
-      run: A run with decisions.
-      n_examples: Examples to pick for each outcome.
-      n_sample: Readable pairs to sample, at most.
+    Makes the parts of lots that lack theirs.
     """
-    examples = [SmallestKeys(n_examples) for _ in OUTCOMES]
-    sample = SmallestKeys(n_sample)
+    parts = _make_missing(run, bounds, references)
+    examples = {str(outcome): SmallestKeys(N_EXAMPLES) for outcome in OUTCOMES}
+    sample = SmallestKeys(bounds.n_sample)
     languages: collections.Counter[tuple[str, bool]] = collections.Counter()
-    n_readable, decisions = 0, run.decisions
-    for number, unit in enumerate(run.units):
-        pairs = run.pairs(unit.source).read(unit.name, ["sample_id", "image_hash"])
-        outcome = outcome_codes(decisions, unit)
-        keys = hash_identities(pairs["sample_id"].to_pylist())
-        for code, smallest in enumerate(examples):
-            rows = np.flatnonzero(outcome == code)
-            smallest.add(number, rows, keys[rows])
-        readable = np.flatnonzero(outcome != _UNREADABLE)
-        image_hashes = pairs["image_hash"].take(pa.array(readable)).to_pylist()
-        sample.add(number, readable, hash_identities(image_hashes))
-        languages.update(_count_languages(run, unit, outcome))
-        n_readable += len(readable)
-    return Scan(
+    location_to_facts: dict[PairLocation, PairFacts] = {}
+    n_readable = 0
+    for number, table in _read_parts(run):
+        unit = run.units[number]
+        summary = parts[unit.name]
+        n_readable += summary[N_READABLE]
+        for code, (n_pairs, n_kept) in summary[LANGUAGES].items():
+            languages[code, True] += n_kept
+            languages[code, False] += n_pairs - n_kept
+        _add_smallest(sample, number, table, "sample_key", bounds.sample)
+        outcomes = pc.struct_field(table["decision"], "outcome")
+        for outcome in pc.unique(outcomes).to_pylist():
+            rows = table.filter(pc.equal(outcomes, outcome))
+            _add_smallest(examples[outcome], number, rows, "example_key", np.inf)
+        facts = from_part(table, unit, number)
+        location_to_facts |= {one.location: one for one in facts}
+    scan = Scan(
         n_readable=n_readable,
-        outcome_to_examples={
-            str(outcome): found.locations()
-            for outcome, found in zip(OUTCOMES, examples, strict=True)
-        },
+        outcome_to_examples={name: one.locations() for name, one in examples.items()},
         sample=sample.whole_groups(),
         code_to_count=_group_by_code(languages),
     )
+    shown = (*scan.sample, *itertools.chain(*scan.outcome_to_examples.values()))
+    return scan, {location: location_to_facts[location] for location in shown}
 
 
-def outcome_codes(decisions: UnitTables, unit: Unit) -> np.ndarray:
-    """Positions in OUTCOMES, one per pair: int [n]."""
-    table = decisions.read(unit.name, ["outcome"])
-    return pc.index_in(table["outcome"], pa.array(OUTCOMES, pa.string())).to_numpy()
+def _make_missing(run: RunFolder, bounds: Bounds, references: References) -> Summaries:
+    """Makes the parts that are missing; gives the summaries of all."""
+    reader = Reader(run, run.decisions, references)
+    maker = PartMaker(run, lot_parts.tables(run), reader, bounds)
+    missing = lot_parts.find_missing(run, bounds)
+    for _ in map_ahead(maker.make, missing, _N_LOTS_AHEAD):
+        pass
+    found = Summaries.read(maker.parts.folder)
+    found.write_cache()
+    return found
 
 
-def _count_languages(
-    run: RunFolder, unit: Unit, outcome: np.ndarray
-) -> collections.Counter[tuple[str, bool]]:
-    """Counts the readable pairs of a unit by (code, is kept)."""
-    codes = to_objects(run.languages(unit.source).read(unit.name, ["code"])["code"])
-    is_readable = outcome != _UNREADABLE
-    is_kept = outcome[is_readable] == _KEPT
-    return collections.Counter(zip(codes[is_readable], is_kept.tolist(), strict=True))
+def _read_parts(run: RunFolder) -> Iterator[tuple[int, pa.Table]]:
+    """Position of a lot to its part, in order."""
+    names = [unit.name for unit in run.units]
+    found = map_ahead(
+        lot_parts.tables(run).read, names, _N_READ_AT_ONCE, n_threads=_N_READ_AT_ONCE
+    )
+    return enumerate(found)
+
+
+def _add_smallest(
+    smallest: SmallestKeys, number: int, table: pa.Table, key: str, bound: float
+) -> None:
+    """Adds the rows of a part that have a key below a bound."""
+    keys = table[key].to_numpy()  # NaN where there is none
+    is_below = keys < bound
+    smallest.add(number, table["row"].to_numpy()[is_below], keys[is_below])
 
 
 def _group_by_code(

@@ -13,6 +13,8 @@ from pipeline import records
 from pipeline.engine.run_folder import RunFolder
 from pipeline.report import charts, threshold_margins
 from pipeline.report.decision_scan import Scan, scan_decisions
+from pipeline.report.lot_parts import N_EXAMPLES as N_EXAMPLES
+from pipeline.report.lot_parts import Bounds
 from pipeline.report.measures import Measure, compute_measures
 from pipeline.report.pair_facts import PairFacts, References, read_pairs
 from pipeline.report.run_comparison import Changes, OtherRun, compare
@@ -20,7 +22,6 @@ from pipeline.report.sampling import PairLocation
 from pipeline.report.select_steps import Step, make_steps
 
 N_SAMPLE = 10_000  # a 95 % interval of a share is then within 1 %
-N_EXAMPLES = 12  # of each outcome and change
 
 _MIN_SAMPLE = 1000
 _MAX_PRODUCTS = 2e11  # of the sample with references: seconds on one core
@@ -57,22 +58,17 @@ def read_page_data(
 ) -> PageData:
     """Reads the data of the page from the tables of a run."""
     references = References.open(run)
-    n_sample = N_SAMPLE
-    if references.n_products:
-        affordable = int(_MAX_PRODUCTS / references.n_products)
-        n_sample = min(N_SAMPLE, max(_MIN_SAMPLE, affordable))
-    found = scan_decisions(run, N_EXAMPLES, n_sample)
+    counts = charts.count_by_outcome(ledger)
+    bounds = choose_bounds(counts, references)
+    found, location_to_facts = scan_decisions(run, bounds, references)
     changes = None if other is None else compare(run, other, N_EXAMPLES)
-    changed = [] if changes is None else changed_locations(changes)
-    examples = itertools.chain(*found.outcome_to_examples.values())
-    location_to_facts = read_pairs(
-        run, [*found.sample, *examples, *changed], references
-    )
+    if changes is not None:
+        location_to_facts |= read_pairs(run, changed_locations(changes), references)
     sample = [location_to_facts[location] for location in found.sample]
     name_to_measure = compute_measures(sample)
     return PageData(
         run=run,
-        counts=charts.count_by_outcome(ledger),
+        counts=counts,
         ledger=ledger,
         scan=found,
         location_to_facts=location_to_facts,
@@ -81,6 +77,15 @@ def read_page_data(
         steps=make_steps(run.config.selection, sample, name_to_measure),
         changes=changes,
     )
+
+
+def choose_bounds(counts: Mapping[str, int], references: References) -> Bounds:
+    """Which pairs the page needs of each lot; `counts` are those of the ledger."""
+    n_sample = N_SAMPLE
+    if references.n_products:
+        affordable = int(_MAX_PRODUCTS / references.n_products)
+        n_sample = min(N_SAMPLE, max(_MIN_SAMPLE, affordable))
+    return Bounds.of(counts, n_sample)
 
 
 def changed_locations(changes: Changes) -> list[PairLocation]:

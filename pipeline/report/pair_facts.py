@@ -74,26 +74,16 @@ class References:
     @classmethod
     def open(cls, run: RunFolder) -> "References":
         """Opens the sets that `select` compares with; builds missing indexes."""
+        return cls.of(*find_indexes(run))
+
+    @classmethod
+    def of(
+        cls, evaluation: Sequence["IndexFiles"], seeds: Sequence["IndexFiles"]
+    ) -> "References":
+        """Opens indexes."""
         # FAISS: only what searches pays for its import.
-        from pipeline.selection.search import index_builder
         from pipeline.selection.search.reference_sets import ReferenceSet
 
-        selection = run.config.selection
-        evaluation: tuple[IndexFiles, ...] = ()
-        seeds: tuple[IndexFiles, ...] = ()
-        if selection.max_evaluation_similarity is not None:
-            evaluation = index_builder.build(
-                "evaluation_sets",
-                run,
-                run.evaluation_units,
-                max_exact=selection.max_exact_set,
-            )
-        if selection.retrieval is not None:
-            is_searched = isinstance(selection.retrieval, NearSeeds)
-            max_exact = selection.max_exact_set if is_searched else None
-            seeds = index_builder.build(
-                "seed_sets", run, run.seed_units, max_exact=max_exact
-            )
         sets = (tuple(map(ReferenceSet.open, paths)) for paths in (evaluation, seeds))
         return cls(*sets)
 
@@ -102,6 +92,31 @@ class References:
         """Multiplications needed to compare one pair with all images."""
         sets = (*self.evaluation, *self.seeds)
         return sum(one.index.ntotal * one.index.d for one in sets)
+
+
+def find_indexes(
+    run: RunFolder,
+) -> tuple[tuple["IndexFiles", ...], tuple["IndexFiles", ...]]:
+    """Indexes of the evaluation and seed sets; builds those that are missing."""
+    from pipeline.selection.search import index_builder  # FAISS, as above
+
+    selection = run.config.selection
+    evaluation: tuple[IndexFiles, ...] = ()
+    seeds: tuple[IndexFiles, ...] = ()
+    if selection.max_evaluation_similarity is not None:
+        evaluation = index_builder.build(
+            "evaluation_sets",
+            run,
+            run.evaluation_units,
+            max_exact=selection.max_exact_set,
+        )
+    if selection.retrieval is not None:
+        is_searched = isinstance(selection.retrieval, NearSeeds)
+        max_exact = selection.max_exact_set if is_searched else None
+        seeds = index_builder.build(
+            "seed_sets", run, run.seed_units, max_exact=max_exact
+        )
+    return evaluation, seeds
 
 
 def read_pairs(
@@ -113,16 +128,18 @@ def read_pairs(
 
     Without `references` no nearest images are searched.
     """
-    reader = _Reader(run, run.decisions, references)
+    reader = Reader(run, run.decisions, references)
     in_order = itertools.groupby(sorted(set(locations)), lambda one: one.unit)
     units = ((number, [one.row for one in group]) for number, group in in_order)
-    facts = map_ahead(lambda unit: reader.read_unit(*unit), units, _N_UNITS_AHEAD)
+    facts = map_ahead(
+        lambda unit: reader.read_unit(run.units[unit[0]], *unit), units, _N_UNITS_AHEAD
+    )
     return {one.location: one for one in itertools.chain.from_iterable(facts)}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Reads pairs of one unit.
+class Reader:
+    """Reads pairs of one unit, which has a number.
 
     It holds the tables of decisions, as their fingerprint takes the names of all units.
     """
@@ -131,8 +148,9 @@ class _Reader:
     decisions: UnitTables
     references: References | None
 
-    def read_unit(self, number: int, rows: list[int]) -> list[PairFacts]:
-        run, unit = self.run, self.run.units[number]
+    def read_unit(self, unit: Unit, number: int, rows: list[int]) -> list[PairFacts]:
+        """Reads the pairs of some rows, which ascend."""
+        run = self.run
         pairs = _read_rows(run.pairs(unit.source), unit, rows, Pair)
         languages = _read_rows(run.languages(unit.source), unit, rows, Language)
         decisions = self._read_decisions(unit, rows, pairs)

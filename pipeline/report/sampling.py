@@ -56,6 +56,10 @@ class SmallestKeys:
         """The collected pairs, in ascending order of their keys."""
         return self._first(min(self._n, len(self._keys)))
 
+    def row_to_key(self) -> dict[int, float]:
+        """The collected pairs, all of one unit, and the next one."""
+        return dict(zip(self._row.tolist(), self._keys.tolist(), strict=True))
+
     def whole_groups(self) -> list[PairLocation]:
         """The collected pairs, without a key that was only collected in part.
 

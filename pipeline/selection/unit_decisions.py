@@ -112,8 +112,13 @@ def open_unit(unit: Unit, run: RunFolder) -> UnitDecisions:
 
 def outcome_counts(decisions: pa.Table) -> np.ndarray:
     """`UnitDecisions.counts`, from a table of decisions."""
+    return np.bincount(outcome_codes(decisions), minlength=len(OUTCOMES))
+
+
+def outcome_codes(decisions: pa.Table) -> np.ndarray:
+    """Positions in OUTCOMES, one per row of a table of decisions: int [n]."""
     codes = pc.index_in(decisions["outcome"], pa.array(OUTCOMES, pa.string()))
-    return np.bincount(codes.to_numpy(), minlength=len(OUTCOMES))
+    return codes.to_numpy()
 
 
 def read_rows(

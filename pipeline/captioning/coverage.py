@@ -8,6 +8,7 @@ it.
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
+from pipeline.captioning import flag_counts
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import Limits
@@ -91,8 +92,17 @@ class Coverage:
 def count_captioned(run: RunFolder) -> Coverage:
     """Counts the kept pairs of a run, and those with captions.
 
-    Units without decisions have no kept pairs yet.
+    Units without decisions have no kept pairs yet. From summaries alone if all captions
+    are checked; else from the tables.
     """
+    if run.config.granularities and flag_counts.is_complete(run):
+        summaries = flag_counts.read_summaries(run)
+        counts = flag_counts.sum_counts(summaries)
+        names = [granularity.name for granularity in run.config.granularities]
+        return Coverage(
+            sum(summary[flag_counts.KEPT_PAIRS] for summary in summaries),
+            {name: counts[name].n_pairs if name in counts else 0 for name in names},
+        )
     inputs = CaptionInputs.of(run)
     tables = inputs.open_captions()
     decided = inputs.decisions.unit_names()
@@ -120,7 +130,9 @@ def find_incomplete(
     granularities = list(granularities)
     decided = run.decisions.unit_names()
     is_decided = all(unit.name in decided for unit in run.units)
-    if not is_decided or len(run.units) > _MAX_COUNTED:
+    if not is_decided:
+        return granularities
+    if len(run.units) > _MAX_COUNTED and not flag_counts.is_complete(run):
         return granularities
     tables = CaptionInputs.of(run).open_captions()
     if not any(tables[one.name].name_to_tables for one in granularities):

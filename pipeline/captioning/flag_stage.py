@@ -3,14 +3,19 @@
 In: units with decisions and captions. Out: for each unit a table of `FlaggedCaption`,
 one row per caption of a kept pair, ordered by pairs of the unit, granularities of the
 recipe and samples. Flags drop a caption only at `export`, so a new threshold captions
-nothing again.
+nothing again. The summary of a table says what it is made of: of a pool that grows, the
+tables of the other lots stay, unless a text of theirs has become frequent.
 """
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
+import pyarrow.compute as pc
 
+from pipeline.captioning import flag_counts
 from pipeline.captioning.caption_scores import (
     STAGE,
     CaptionScores,
@@ -18,6 +23,7 @@ from pipeline.captioning.caption_scores import (
     ScoredCaption,
     TextEncoderHandler,
 )
+from pipeline.captioning.flag_counts import FlagCounts
 from pipeline.captioning.flags import (
     CaptionFacts,
     flags_of,
@@ -26,13 +32,16 @@ from pipeline.captioning.flags import (
     words,
 )
 from pipeline.config.captions import CaptionQuality, Granularity
+from pipeline.config.fingerprint import fingerprint
 from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import CaptionTables, captions_of, prompt_of
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
-from pipeline.records import FlaggedCaption, Pair, content_hash
+from pipeline.records import KEPT, FlaggedCaption, Pair, content_hash
 from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from pipeline.storage.json_files import read_json
 from pipeline.storage.tables import UnitTables, to_table
 
 Text = tuple[str, bytes]  # granularity, hash of the normalized text
@@ -54,6 +63,7 @@ class Flag(beam.PTransform):
         handler = encoder_handler or TextEncoderHandler(run.config.encoder)
         self._quality = run.config.caption_quality
         self._flags = run.flags
+        self._receipt = run.flag_inputs_fingerprint
         self._inputs = _Inputs.of(run, scores)
         self._measure = MeasureCaptions(run, scores, handler)
 
@@ -71,10 +81,25 @@ class Flag(beam.PTransform):
             | "Count images" >> beam.combiners.Count.PerElement()
             | "Keep frequent" >> beam.Filter(_is_frequent, self._quality.max_identical)
         )
-        return measured | "Flag captions" >> beam.ParDo(
+        flagged = measured | "Flag captions" >> beam.ParDo(
             _FlagUnit(self._inputs, self._quality, self._flags),
             text_to_n_images=beam.pvalue.AsDict(text_to_n_images),
         )
+        _ = (
+            flagged
+            | "Count units" >> beam.combiners.Count.Globally()
+            | "Write the receipt"
+            >> beam.Map(_write_receipt, self._flags.folder, self._receipt)
+        )
+        return flagged
+
+
+def _write_receipt(n_units: int, folder: str, inputs: str) -> None:
+    """Says, when all tables are written, what they are made of."""
+    path = files.join(folder, flag_counts.RECEIPT_NAME)
+    content = {flag_counts.INPUTS: inputs, "n_units": n_units}
+    if read_json(path) != content:
+        files.write(path, json.dumps(content).encode() + b"\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +167,11 @@ class _Inputs:
                         yield _PairCaption(pair, granularity, prompt, others, scored)
                 others = (*others, *texts)
 
+    def count_kept(self, unit: Unit) -> int:
+        """How many pairs of a unit are kept."""
+        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
+        return pc.sum(pc.equal(outcomes, KEPT)).as_py() or 0
+
     def _kept_pairs(self, unit: Unit) -> list[Pair]:
         pairs = self.source_to_pairs[unit.source.name]
         return read_kept_pairs(pairs, self.decisions, unit)
@@ -169,7 +199,7 @@ def _is_frequent(text_and_n_images: tuple[Text, int], max_identical: int) -> boo
 
 
 class _FlagUnit(beam.DoFn):
-    """Writes the flags of a unit unless they exist."""
+    """Writes the flags of a unit unless they are there, of the same inputs."""
 
     def __init__(
         self, inputs: _Inputs, quality: CaptionQuality, flags: UnitTables
@@ -185,14 +215,34 @@ class _FlagUnit(beam.DoFn):
     def process(
         self, unit: Unit, text_to_n_images: Mapping[Text, int]
     ) -> Iterator[Unit]:
-        if not self._flags.has(unit.name):
+        captions = list(self._inputs.captions(unit, self._tables))
+        frequent = {one.text for one in captions} & text_to_n_images.keys()
+        inputs = self._identify(unit, frequent)
+        if not self._is_of(unit, inputs):
             rows = [
                 self._row(caption, text_to_n_images.get(caption.text, 0))
-                for caption in self._inputs.captions(unit, self._tables)
+                for caption in captions
             ]
-            self._flags.write(unit.name, to_table(rows, FlaggedCaption))
+            facts = {
+                flag_counts.INPUTS: inputs,
+                flag_counts.COUNTS: _counts(captions, rows),
+                flag_counts.KEPT_PAIRS: self._inputs.count_kept(unit),
+            }
+            self._flags.replace(unit.name, to_table(rows, FlaggedCaption), facts)
             _count_rows(rows)
         yield unit
+
+    def _identify(self, unit: Unit, frequent: Iterable[Text]) -> str:
+        """Of all that the flags of a unit depend on, beside settings."""
+        decisions = self._inputs.decisions.read_summary(unit.name)["sha256"]
+        names = {name: tables.names(unit) for name, tables in self._tables.items()}
+        texts = sorted((name, text.hex()) for name, text in frequent)
+        return fingerprint("flags", decisions, names, texts)
+
+    def _is_of(self, unit: Unit, inputs: str) -> bool:
+        if not self._flags.has(unit.name):
+            return False
+        return self._flags.read_summary(unit.name).get(flag_counts.INPUTS) == inputs
 
     def _row(self, caption: _PairCaption, n_images: int) -> FlaggedCaption:
         scored, row = caption.scored, caption.scored.row
@@ -220,6 +270,21 @@ class _FlagUnit(beam.DoFn):
             language_probability=scored.language.probability,
             alignment_score=scored.alignment_score,
         )
+
+
+def _counts(
+    captions: Sequence[_PairCaption], rows: Sequence[FlaggedCaption]
+) -> dict[str, dict]:
+    """The fields of `FlagCounts` of a unit, by granularity."""
+    found: dict[str, FlagCounts] = collections.defaultdict(FlagCounts)
+    last: dict[str, Pair] = {}
+    for caption, row in zip(captions, rows, strict=True):
+        is_new = last.get(row.granularity) is not caption.pair
+        last[row.granularity] = caption.pair
+        counts = collections.Counter(row.flags)
+        one = FlagCounts(1, bool(row.flags), counts, is_new)
+        found[row.granularity] = found[row.granularity].add(one)
+    return {name: vars(counts) for name, counts in found.items()}
 
 
 def _count_rows(rows: list[FlaggedCaption]) -> None:

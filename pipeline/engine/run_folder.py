@@ -282,23 +282,30 @@ class RunFolder:
 
     @property
     def flags(self) -> UnitTables:
-        """Rows of `records.FlaggedCaption`; lists the captions that are there."""
+        """Rows of `records.FlaggedCaption`."""
         return UnitTables(files.join(self.root, "flags", self.flags_fingerprint))
 
     @property
     def flags_fingerprint(self) -> str:
-        """Covers the names of caption tables, which identify what is in them."""
+        """Of the settings that flags depend on; what else they do is in summaries."""
+        captions = [
+            (g.name, g.n_words, self.granularity_fingerprint(g))
+            for g in self.config.granularities
+        ]
+        settings = (self.config.caption_quality, self.config.language_detector)
+        return fingerprint("flags", settings, self.decisions_fingerprint, captions)
+
+    @property
+    def flag_inputs_fingerprint(self) -> str:
+        """Of all that flags depend on: settings, decisions on this pool, and names of
+        caption tables, which identify what is in them."""
         granularities = self.config.granularities
         tables = [CaptionTables.open(self.captions(g)) for g in granularities]
         units = sorted(
             (unit.source.name, unit.name, [found.names(unit) for found in tables])
             for unit in self.units
         )
-        captions = [
-            (g.name, g.n_words, self.granularity_fingerprint(g)) for g in granularities
-        ]
-        settings = (self.config.caption_quality, self.config.language_detector)
-        return fingerprint("flags", settings, self.pool_fingerprint, captions, units)
+        return fingerprint(self.flags_fingerprint, self.pool_fingerprint, units)
 
     def imported_files(self, granularity: Granularity) -> tuple[ImportedFile, ...]:
         """Where the captions of an imported granularity come from, by contents."""

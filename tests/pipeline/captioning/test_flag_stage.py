@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import curate, records
 from pipeline.captioning.caption_scores import TextEncoderHandler
+from pipeline.captioning.coverage import count_captioned
 from pipeline.captioning.flag_counts import FlagCounts, count_flags, is_complete
 from pipeline.captioning.flag_stage import Flag
 from pipeline.commands.beam_flags import beam_options
@@ -256,11 +257,11 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     shutil.copytree(before, run_folder.root)
     write_table, n_written = UnitTables.write, []
 
-    def write_or_die(tables, unit_name, table):
+    def write_or_die(tables, unit_name, table, facts=None):
         if len(n_written) == n_tables:
             raise OSError("killed")
         n_written.append(1)
-        write_table(tables, unit_name, table)
+        write_table(tables, unit_name, table, facts)
 
     monkeypatch.setattr(UnitTables, "write", write_or_die)
     with pytest.raises(Exception, match="killed"):
@@ -322,7 +323,7 @@ def test_new_captions_alone_are_measured(tmp_path):
     assert not is_complete(run_folder)
     counters = flag(run_folder)
     assert counters["texts_detected"] == counters["texts_encoded"] == 1
-    assert counters["captions_checked"] == 9
+    assert counters["captions_checked"] == 4
 
 
 def test_all_that_flags_depend_on_names_their_folder(tmp_path):
@@ -342,7 +343,37 @@ def test_all_that_flags_depend_on_names_their_folder(tmp_path):
     assert len({run_folder.flags.folder, *folders[:-1]}) == len(changed)
     assert folders[-1] == run_folder.flags.folder  # the same configuration
     fewer = dataclasses.replace(run_folder, units=run_folder.units[:1])
-    assert fewer.flags != run_folder.flags
+    assert fewer.flags == run_folder.flags  # a pool grows
+
+
+def test_a_new_lot_changes_the_flags_of_a_lot_only_if_its_texts_become_frequent(
+    tmp_path,
+):
+    rows = {stem: plain_rows(1, first=10 * i) for i, stem in enumerate("abcd")}
+    quality = CaptionQuality(max_identical=1)
+    whole = make_run(tmp_path, rows, granularities=(SHORT,), caption_quality=quality)
+    red = ["a red dog"]
+    write(whole, SHORT, {"a": red, "b": ["a cat"], "c": red, "d": red}, rows)
+    few = dataclasses.replace(whole, units=whole.units[:2])
+    more = dataclasses.replace(whole, units=whole.units[:3])
+    flag(few)
+    first = times_of(few)
+    assert not is_complete(more)
+    flag(more)
+    second = times_of(more)
+    assert second.items() > first.items()  # two images have it: not frequent yet
+    flag(whole)
+    third = times_of(whole)
+    a, b, c, _ = (unit.name for unit in whole.units)
+    assert (third[a] != second[a], third[b] == second[b]) == (True, True)
+    assert third[c] != second[c]
+    assert is_complete(whole)
+    assert count_captioned(whole).counts("short") == (4, 4)
+
+
+def times_of(run_folder):
+    folder = Path(run_folder.flags.folder)
+    return {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
 
 
 def test_the_number_of_words_is_no_part_of_the_captions(tmp_path):
@@ -389,8 +420,8 @@ def test_status_counts_flags_by_granularity(tmp_path, capsys):
     assert "flagged" not in capsys.readouterr().out
     flag(run_folder)
     assert count_flags(run_folder) == {
-        "short": FlagCounts(5, 1, {"length": 1}),
-        "long": FlagCounts(3, 2, {"equals_other": 1, "language": 1}),
+        "short": FlagCounts(5, 1, {"length": 1}, 5),
+        "long": FlagCounts(3, 2, {"equals_other": 1, "language": 1}, 3),
     }
     print_status(run_folder)
     lines = capsys.readouterr().out.splitlines()

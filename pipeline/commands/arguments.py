@@ -23,7 +23,7 @@ _COMMAND_TO_HELP = {
     "export": "write training shards",
     "report": "write RUN/report/index.html",
     "forecast": "say what a run will keep and cost, from a sample of it",
-    "remove": "remove captions by name and fingerprint",
+    "remove": "remove pairs, shards, sources or captions, and keep them out",
     "retry-failed": "caption and export again what failed before",
     "attach": "go on with a job whose launcher is gone",
     "status": "say what is there",
@@ -101,7 +101,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         dest="command", metavar="command", title="commands", required=True
     )
     for name, text in _COMMAND_TO_HELP.items():
-        is_run = name in ("curate", *STAGES, "forecast", "retry-failed")
+        starts_jobs = ("curate", *STAGES, "forecast", "remove", "retry-failed")
+        is_run = name in starts_jobs
         about = _FLAGS_OF_RECORDED if name in RECORDED else ""
         about += _FLAGS_OF_RUNS if is_run else ""
         described = f"{text[0].upper()}{text[1:]}.{about}"
@@ -164,8 +165,18 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_removed(parser: argparse.ArgumentParser) -> None:
-    text = "captions to remove, as status shows them; may be repeated"
-    _add_repeated(parser, "--granularity", "NAME-FINGERPRINT", text)
+    for flag, metavar, text in (
+        ("granularity", "NAME-FINGERPRINT", "captions to remove, as status shows them"),
+        (
+            "pairs",
+            "FILE",
+            "pairs to remove and keep out: a text file with a URL, host:NAME,"
+            " image_hash:HEX or sample_id:HEX in each line",
+        ),
+        ("source", "NAME", "source whose shards to remove and keep out"),
+        ("shards", "GLOB", "shards to remove and keep out, still listed or not"),
+    ):
+        _add_repeated(parser, f"--{flag}", metavar, f"{text}; may be repeated")
 
 
 def _add_attach(parser: argparse.ArgumentParser) -> None:
@@ -262,6 +273,9 @@ _DEFAULTS = {
     "dry_run": False,
     "lookalikes": "",
     "granularity": [],
+    "pairs": [],
+    "source": [],
+    "shards": [],
     "format": TFRECORD.name,
     "against": "",
     "pictures": "",

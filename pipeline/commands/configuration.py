@@ -27,8 +27,8 @@ WRONG = (
 _FLAG_TO_ROLE = {"input": "sources", "eval": "evaluation_sets", "seeds": "seed_sets"}
 
 
-def open_run(command: argparse.Namespace) -> RunFolder:
-    """Opens the run that a command looks at.
+def open_run(command: argparse.Namespace, *, is_listed: bool = False) -> RunFolder:
+    """Opens the run that a command looks at; `is_listed` as `RunFolder.open` has it.
 
     Without a flag, the digests of checkpoints are those of the record, so that
     checkpoints are neither read nor needed.
@@ -37,11 +37,14 @@ def open_run(command: argparse.Namespace) -> RunFolder:
       ValueError: on a flag, recipe or record that is wrong.
     """
     if command.config or has_flags(command):
-        return RunFolder.open(command.output, configured(command))
+        config = configured(command)
+        return RunFolder.open(command.output, config, is_listed=is_listed)
     check_output(command.output)
     record = run_record.read(command.output)
     digests = record.checkpoint_to_digest
-    return RunFolder.open(command.output, record.config, known_digests=digests)
+    return RunFolder.open(
+        command.output, record.config, known_digests=digests, is_listed=is_listed
+    )
 
 
 def has_flags(command: argparse.Namespace) -> bool:

@@ -17,7 +17,7 @@ from pipeline.commands.configuration import configured, granularities_of
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.engine import checks as engine
-from pipeline.engine import run_folder, scored_shards, stage_runner
+from pipeline.engine import listed_lots, run_folder, scored_shards, stage_runner
 from pipeline.engine.run_folder import RunFolder
 from pipeline.report import checks as report
 from pipeline.scoring import checks as scoring
@@ -72,6 +72,12 @@ def _check_folder(plan: Plan) -> None:
     engine.check(plan.run)
 
 
+def _check_listing(plan: Plan) -> None:
+    run = plan.run
+    if plan.command.command != "report":
+        listed_lots.expect_all(run.config, run.plan, run.root, run.role_to_units)
+
+
 def _check_report(plan: Plan) -> None:
     report.check(plan.command.against, plan.command.pictures)
 
@@ -108,6 +114,7 @@ def _check_captioners(plan: Plan) -> None:
 CHECKS: tuple[Callable[[Plan], None], ...] = (
     _check_prompts,  # a prompt names captions that no granularity writes
     _check_report,  # --against is no run, --pictures holds no pictures
+    _check_listing,  # shards are gone that the same pattern found before
     _check_folder,  # the run folder holds the run of another recipe
     _check_selection,  # settings do not fit the sets, or pairs that are scored
     _check_audit,  # --audit has no evaluation sets, --lookalikes no pairs

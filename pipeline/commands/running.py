@@ -6,6 +6,7 @@ One command at a time is at work in a run folder.
 
 import argparse
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from pipeline.commands.attach import attach
 from pipeline.commands.beam_flags import beam_options
 from pipeline.commands.configuration import WRONG, check_output
 from pipeline.commands.preflight import Plan
-from pipeline.commands.status import remove_captions
+from pipeline.commands.remove import remove
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.engine import progress, run_lock, scored_shards
@@ -69,8 +70,9 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     with exits(WRONG_USAGE, *WRONG):
         places.check_output("--output", command.output)
         plan = _make_plan(command, options)
-        preflight.check(plan)
-        warn(scored_shards.describe_changes(plan.run))
+        if command.command != "remove":
+            preflight.check(plan)
+            warn(scored_shards.describe_changes(plan.run))
         forecast = _open_forecast(plan, options)
         if command.command == "report" and ledger.read(plan.run) is None:
             raise ValueError(
@@ -86,8 +88,8 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     with going_on, _locked(opened, command.command):
         _remove_leftovers(opened.root)
         if command.command == "remove":
-            with exits(WRONG_USAGE, ValueError):
-                remove_captions(opened, command.granularity)
+            reopen = functools.partial(_open_listed, command)
+            remove(command, reopen(), reopen, options)
         elif forecast is not None:
             _record(opened)
             with exits(FAILED, ValueError, RuntimeError):
@@ -114,8 +116,15 @@ def _remove_leftovers(root: str) -> None:
 def _make_plan(command: argparse.Namespace, options: PipelineOptions) -> Plan:
     if command.command in ("report", "remove"):
         check_format("--output", command.output)
-        return Plan.of(command, configuration.open_run(command))
+        is_listed = command.command == "remove"
+        run = configuration.open_run(command, is_listed=is_listed)
+        return Plan.of(command, run)
     return Plan.of(command, preflight.open_run(command, options))
+
+
+def _open_listed(command: argparse.Namespace) -> RunFolder:
+    """Opens a run with the lots of its last command."""
+    return configuration.open_run(command, is_listed=True)
 
 
 def _open_forecast(plan: Plan, options: PipelineOptions) -> Callable[[], None] | None:
@@ -169,7 +178,7 @@ def _run_stages(plan: Plan, options: PipelineOptions) -> None:
 
 def _record(run: RunFolder) -> None:
     """Writes down of which recipe and of which lots the run is."""
-    run.plan.write(run.root)
+    run.write_plan()
     run_record.write(run, run.root)
 
 

@@ -95,7 +95,7 @@ class CaptionTables:
     def add(self, name: str, rows: Sequence[SyntheticCaption]) -> None:
         """Writes a table of what has no row yet; `name` is a lot's, or its base."""
         table = to_table(rows, SyntheticCaption)
-        self.tables.write(name_of(name, rows), table, _facts(rows))
+        self.tables.write(name_of(name, rows), table, facts_of(rows))
 
 
 def name_of(name: str, rows: Iterable[SyntheticCaption]) -> str:
@@ -106,7 +106,7 @@ def name_of(name: str, rows: Iterable[SyntheticCaption]) -> str:
     return f"{name}.{digest.hexdigest()}"
 
 
-def _facts(rows: Sequence[SyntheticCaption]) -> dict[str, Any]:
+def facts_of(rows: Sequence[SyntheticCaption]) -> dict[str, Any]:
     """What a summary says beside the number of rows: failed ones, and why."""
     errors = [row.text for row in rows if row.finish_reason == FinishReason.ERROR]
     counts = collections.Counter(one_line(e, _MAX_ERROR_CHARS) for e in errors)

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ NAME = "lots/plan.parquet"
 ROLES = ("pool", "evaluation", "seeds")
 SINGLE = "shard"  # the base name of lots of one shard that a sample is made of
 
-_COLUMNS = ("lot", "role", "source", "predecessor", "uri", "mark")
+_COLUMNS = ("lot", "role", "source", "predecessor", "removed", "uri", "mark")
 # Paths are bytes, as not all of them are texts.
 _SCHEMA = pa.schema([(n, pa.binary() if n == "uri" else pa.string()) for n in _COLUMNS])
 _MAX_BASE_CHARS = 60
@@ -46,12 +46,39 @@ class PlannedLot:
     role: Role
     source_name: str
     predecessor: str  # "" if none
+    removed: str  # identifies what was removed from it; "" if nothing
     places: tuple[Place, ...]
 
     @property
-    def identity(self) -> tuple[str, Role, str, str]:
+    def base(self) -> str:
+        """The name that the lot shares with its predecessors and successors."""
+        return self.name.rpartition("-")[0]
+
+    @property
+    def identity(self) -> tuple[str, Role, str, str, str]:
         """All but the places."""
-        return self.name, self.role, self.source_name, self.predecessor
+        lot = (self.name, self.role, self.source_name)
+        return (*lot, self.predecessor, self.removed)
+
+    def to_unit(self, source: ImageTextSource) -> Unit:
+        """The lot as stages see it."""
+        shards = tuple(Shard(source, *place) for place in self.places)
+        return Unit(source, self.name, shards, self.predecessor)
+
+    def without(self, places: Collection[Place], removal: str) -> "PlannedLot | None":
+        """The lot that succeeds this one in a removal; None if no shard is left.
+
+        Args:
+          places: of its shards that are removed.
+          removal: identifies what is removed from others of its shards; "" if nothing.
+        """
+        left = [place for place in self.places if place not in places]
+        removed = self.removed
+        if removal:
+            data = f"{removed}:{removal}".encode()
+            removed = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+        lot = (self.base, self.role, self.source_name)
+        return _make_lot(*lot, left, self.predecessor, removed) if left else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +100,11 @@ class LotPlan:
         return cls(
             tuple(
                 PlannedLot(
-                    *(name, role, source_name, predecessor),
+                    *(name, role, source_name, predecessor, removed),
                     tuple((os.fsdecode(uri), mark) for *_, uri, mark in group),
                 )
-                for (name, role, source_name, predecessor), group in itertools.groupby(
-                    rows, lambda row: row[:4]
+                for (name, role, source_name, predecessor, removed), group in (
+                    itertools.groupby(rows, lambda row: row[:5])
                 )
             )
         )
@@ -118,7 +145,7 @@ class LotPlan:
             number += 1
         names = {lot.name for lot in self.lots}
         new = tuple(lot for lot in chosen if lot.name not in names)
-        units = tuple(_to_unit(lot, source) for lot in chosen)
+        units = tuple(lot.to_unit(source) for lot in chosen)
         return LotPlan((*self.lots, *new)), units
 
     def paths(self, role: Role, source_name: str) -> list[str]:
@@ -135,6 +162,19 @@ class LotPlan:
             for lot in self.lots
         }
         return {name: uris for name, uris in found.items() if uris}
+
+    def succeeded(self, old_to_new: Mapping[str, PlannedLot | None]) -> "LotPlan":
+        """The plan with successors in the place of some lots; None is no successor."""
+        name_to_lot: dict[str, PlannedLot] = {}
+        for lot in self.lots:
+            new = old_to_new.get(lot.name, lot)
+            if new is not None:
+                before = old_to_new.get(new.predecessor)
+                if new.predecessor in old_to_new:
+                    name = before.name if before else ""
+                    new = dataclasses.replace(new, predecessor=name)
+                name_to_lot.setdefault(new.name, new)
+        return LotPlan(tuple(name_to_lot.values()))
 
     def without(self, names: Iterable[str]) -> "LotPlan":
         """The plan without some lots."""
@@ -154,8 +194,8 @@ def _take_known(
         kept = [(uri, left[uri]) for uri, _ in lot.places if uri in left]
         if not kept:
             continue
-        base = lot.name.rpartition("-")[0]
-        now = _make_lot(base, lot.role, lot.source_name, kept, lot.name)
+        parts = (lot.base, lot.role, lot.source_name)
+        now = _make_lot(*parts, kept, lot.name, lot.removed)
         yield lot if now.name == lot.name else name_to_lot.get(now.name, now)
         for uri, _ in kept:
             del left[uri]
@@ -167,12 +207,14 @@ def _make_lot(
     source_name: str,
     places: Sequence[Place],
     predecessor: str = "",
+    removed: str = "",
 ) -> PlannedLot:
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for text in (role, source_name, *itertools.chain.from_iterable(places)):
+    texts = itertools.chain.from_iterable(places)
+    for text in (role, source_name, *filter(None, (removed,)), *texts):
         digest.update(text.encode(errors="surrogateescape") + b"\0")
     name = f"{base}-{digest.hexdigest()}"
-    return PlannedLot(name, role, source_name, predecessor, tuple(places))
+    return PlannedLot(name, role, source_name, predecessor, removed, tuple(places))
 
 
 def _base_of(role: Role, source_name: str) -> str:
@@ -182,11 +224,6 @@ def _base_of(role: Role, source_name: str) -> str:
 
 def _number_of(lot_name: str) -> int:
     return int(lot_name.split("-")[-2])
-
-
-def _to_unit(lot: PlannedLot, source: ImageTextSource) -> Unit:
-    shards = tuple(Shard(source, *place) for place in lot.places)
-    return Unit(source, lot.name, shards, lot.predecessor)
 
 
 def single(shard: Shard) -> Unit:

@@ -18,9 +18,10 @@ from pipeline.config.duplicates import (
     TorchDescriptor,
 )
 from pipeline.config.fingerprint import FORMAT_VERSION, fingerprint
-from pipeline.engine import lot_plan
+from pipeline.engine import listed_lots, lot_plan, removals
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.lot_plan import LotPlan
+from pipeline.engine.removals import Removals
 from pipeline.models import checkpoints
 from pipeline.records import Pair, content_hash
 from pipeline.sources import drop_lists, imported_captions
@@ -92,27 +93,27 @@ class RunFolder:
         root: str,
         config: CurationConfig,
         known_digests: Mapping[str, str] | None = None,
+        *,
+        is_listed: bool = False,
     ) -> "RunFolder":
         """Lists the shards and hashes the checkpoints of a recipe.
 
         Args:
+          is_listed: take the lots of the last command, and list no shards.
           known_digests: by checkpoint, of those that need not be there; those that it
             lacks are hashed.
 
         Raises:
-          ValueError: on a glob without a match, a checkpoint that is not there or a
-            drop list or another file that cannot be read.
+          ValueError: on a glob without a match, a checkpoint that is not there, a file
+            that cannot be read, and while a removal is not complete.
         """
         encoder = config.encoder.checkpoint
         digests = dict(known_digests or {})
         if encoder not in digests:
             digests[encoder] = _weights_digest(encoder, revision="")
         digests = _descriptor_digests(config) | digests
-        imports = {
-            granularity.checkpoint: imported_captions.list_files(granularity)
-            for granularity in config.granularities
-            if granularity.captioner == "imported"
-        }
+        imported = [g for g in config.granularities if g.captioner == "imported"]
+        imports = {g.checkpoint: imported_captions.list_files(g) for g in imported}
         for granularity in config.granularities:
             name = _model_name(granularity)
             if name not in digests:
@@ -124,7 +125,7 @@ class RunFolder:
                     f"checkpoint {granularity.checkpoint!r}"
                 )
         root = root.rstrip("/") or "/"  # fingerprints hold what is behind it
-        plan, lots = _plan_lots(root, config)
+        plan, lots = (_planned_lots if is_listed else _plan_lots)(root, config)
         return cls(
             root=root,
             config=config,
@@ -142,6 +143,17 @@ class RunFolder:
     def all_units(self) -> tuple[Unit, ...]:
         """Units of the pool and of the sets that it is compared with."""
         return (*self.units, *self.evaluation_units, *self.seed_units)
+
+    @property
+    def role_to_units(self) -> dict[lot_plan.Role, tuple[Unit, ...]]:
+        """The lots by what they are for."""
+        each = (self.units, self.evaluation_units, self.seed_units)
+        return dict(zip(lot_plan.ROLES, each, strict=True))
+
+    def write_plan(self) -> None:
+        """Writes down which lots there are, and which of them the run has now."""
+        self.plan.write(self.root)
+        listed_lots.write(self.root, self.config, self.role_to_units)
 
     def without_units(self) -> "RunFolder":
         """A copy for workers, whose size does not grow with the number of lots."""
@@ -353,18 +365,29 @@ def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
 
 def _plan_lots(
     root: str, config: CurationConfig
-) -> tuple[LotPlan, dict[str, tuple[Unit, ...]]]:
+) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Unit, ...]]]:
     """Lists the shards of all sources and sets, and divides them into lots."""
-    known = LotPlan.read(root)
-    sets = (config.sources, config.evaluation_sets, config.seed_sets)
+    removals.expect_finished(root)
+    known, removed = LotPlan.read(root), Removals.read(root)
     listed = {
         role: {s: list_shards(s, known.paths(role, s.name)) for s in each}
-        for role, each in zip(lot_plan.ROLES, sets, strict=True)
+        for role, each in listed_lots.sets_of(config).items()
+    }
+    pool = {
+        source: tuple(x for x in found if not removed.is_out(source.name, x.uri))
+        for source, found in listed["pool"].items()
     }
     if len(config.sources) > 1:
-        pool = listed["pool"].items()
-        patterns.expect_different((x.uri, s.name) for s, found in pool for x in found)
+        patterns.expect_different((x.uri, s.name) for s in pool for x in pool[s])
+    listed["pool"] = pool
     return lot_plan.plan_lots(known, listed, config.shards_per_lot)
+
+
+def _planned_lots(
+    root: str, config: CurationConfig
+) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Unit, ...]]]:
+    plan = LotPlan.read(root)
+    return plan, listed_lots.units_of(config, plan, root)
 
 
 def _weights_digest(checkpoint: str, revision: str) -> str:

@@ -7,14 +7,11 @@ and shards that lack theirs, and errors that name them.
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pipeline.config.curation import ImageTextSource
+from pipeline.engine.listed_lots import counted, shown
 from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
-from recipes.safe_text import visible
-
-_N_NAMED = 2  # shards in one line
-_MAX_CHARS = 120  # of a path in it
 
 
 def changed(run: RunFolder) -> list[str]:
@@ -70,20 +67,6 @@ def expect_decided(run: RunFolder) -> None:
             f"--output {run.root}: expected decisions on the present pool, found those"
             " on another one; run `select` first"
         )
-
-
-def counted(uris: Sequence[str]) -> str:
-    return "1 shard" if len(uris) == 1 else f"{len(uris):,} shards"
-
-
-def shown(uris: Sequence[str]) -> str:
-    """The first of them, in a line."""
-    paths = [_shortened(uri) for uri in uris[:_N_NAMED]]
-    return ", ".join([*paths, "..."] if len(uris) > _N_NAMED else paths)
-
-
-def _shortened(path: str) -> str:
-    return visible(path if len(path) <= _MAX_CHARS else f"...{path[-_MAX_CHARS:]}")
 
 
 def unscored_units(run: RunFolder) -> list[Unit]:

@@ -60,16 +60,23 @@ def run_stage(
     transform: beam.PTransform,
     options: PipelineOptions,
 ) -> Counters:
-    """Runs one stage to its end.
+    """Runs one stage to its end."""
+    listed = "List units" >> ListUnits(run.root, units)
+    return run_job(run.root, stage, listed | stage.capitalize() >> transform, options)
+
+
+def run_job(
+    root: str, stage: str, transform: beam.PTransform, options: PipelineOptions
+) -> Counters:
+    """Runs one job of a run folder to its end.
 
     Beam's own DirectRunner would first try to download another runner.
     """
     runner = FnApiRunner() if is_local(options) else None
     pipeline = beam.Pipeline(runner, options=options)
-    listed = pipeline | "List units" >> ListUnits(run.root, units)
-    _ = listed | stage.capitalize() >> transform
+    _ = pipeline | transform
     result = pipeline.run()
-    with started_jobs.named_in_lock(run.root, stage, result, options):
+    with started_jobs.named_in_lock(root, stage, result, options):
         result.wait_until_finish()
     return sum_counters(result.metrics(), stage)
 

@@ -16,6 +16,7 @@ from apache_beam.utils.shared import Shared
 
 from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.engine.counters import add_to_counter
+from pipeline.engine.removals import Removals
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.models import descriptors, language
@@ -67,6 +68,7 @@ class ScoreShard(beam.DoFn):
 
     def setup(self) -> None:
         self._checks.at_start()
+        self._removals = Removals.read(self._root)
 
     def process(self, work: ShardWork) -> Iterator[tuple[str, ScoredShard]]:
         tables = self._source_to_tables[work.shard.source]
@@ -130,6 +132,7 @@ class ScoreShard(beam.DoFn):
             image_descriptors={
                 m: self._model(m) for m in to_make if not isinstance(m, str)
             },
+            removals=self._removals,
         )
 
     def _model(self, measure: Measure) -> Any:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.config.curation import Limits
 from pipeline.config.duplicates import Descriptor
 from pipeline.engine.counters import add_to_counter
+from pipeline.engine.removals import Removals
 from pipeline.images import decoder as images
 from pipeline.models import language
 from pipeline.models.descriptors import DescriptorTable, ImageDescriptor
@@ -50,10 +51,14 @@ class ShardPass:
     detector: language.Detector | None
     encoder: Encoder | None
     image_descriptors: Mapping[Descriptor, ImageDescriptor]
+    removals: Removals
 
     def over_shard(self, shard: Shard, start: int) -> Iterator[MeasuredPair]:
-        """Measures the pairs of a shard from the `start`-th on."""
+        """Measures the pairs of a shard that were not removed from the run, from the
+        `start`-th of them on."""
         raw_pairs = _report_left_out(shard, shards.read_pairs(shard, self.limits))
+        if self.removals.kind_to_hashes:
+            raw_pairs = filter(self._is_left, raw_pairs)
         rest = itertools.islice(raw_pairs, start, None)
         return map_ahead(
             self._measure_raw, rest, self._n_ahead, lambda raw: len(raw.image)
@@ -69,6 +74,18 @@ class ShardPass:
         return map_ahead(
             self._measure_known, items, self._n_ahead, lambda item: len(item[1])
         )
+
+    def _is_left(self, raw: RawPair) -> bool:
+        """Whether a pair was not removed from the run; counts those that were."""
+        named = {
+            "url": raw.url,
+            "image_hash": content_hash(raw.image),
+            "sample_id": sample_id(raw.image, raw.alt_text),
+        }
+        is_removed = self.removals.matches(pa.table({k: [v] for k, v in named.items()}))
+        if is_removed[0]:
+            add_to_counter(STAGE, "pairs_removed", 1)
+        return not is_removed[0]
 
     @property
     def _n_ahead(self) -> int:

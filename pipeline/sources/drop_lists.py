@@ -10,7 +10,7 @@ what they hold. Workers map it into memory, or read parts of it if it is very la
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,7 @@ class Names:
     @classmethod
     def _of_some(cls, pairs: pa.Table, first: int) -> "Names":
         rows, kinds, digests = [], [], bytearray()
-        for code, (kind, names) in enumerate(_names_by_kind(pairs)):
+        for code, (kind, names) in enumerate(names_by_kind(pairs)):
             for row, values in enumerate(names, start=first):
                 for value in values:
                     rows.append(row)
@@ -130,7 +130,7 @@ def list_files(pattern: str) -> tuple[ListFile, ...]:
 def check(list_files: Iterable[ListFile]) -> None:
     """Raises ValueError on a line that is no entry; names file and line."""
     for list_file in list_files:
-        for _ in _read_entries(list_file.uri):
+        for _ in read_entries(list_file.uri):
             pass
 
 
@@ -152,7 +152,7 @@ def _digests(list_files: Iterable[ListFile]) -> Iterator[np.ndarray]:
     """Yields the digests of all entries, in blocks."""
     digests = bytearray()
     for list_file in list_files:
-        for kind, value in _read_entries(list_file.uri):
+        for kind, value in read_entries(list_file.uri):
             digests += _digest(kind, value)
             if len(digests) >= _ENTRIES_AT_A_TIME * DIGEST_BYTES:
                 yield np.frombuffer(bytes(digests), DIGEST_DTYPE)
@@ -183,7 +183,7 @@ def _contents_digest(uri: str) -> str:
     return digest.hexdigest()
 
 
-def _read_entries(uri: str) -> Iterator[tuple[str, str]]:
+def read_entries(uri: str) -> Iterator[tuple[str, str]]:
     """Yields kind and value of each line, in the form in which they are compared."""
     for number, line in enumerate(_read_lines(uri), start=1):
         try:
@@ -218,13 +218,23 @@ def _parse(text: str) -> tuple[str, str]:
     return kind, value.lower().strip(".")
 
 
-def _names_by_kind(pairs: pa.Table) -> Iterator[tuple[str, list[Sequence[str]]]]:
-    """Yields each of KINDS with the values that would name each pair."""
-    addresses = [_clean_address(url) for url in pairs["url"].to_pylist()]
-    yield "url", [(address,) if address else () for address, _ in addresses]
-    yield "host", [_with_parents(host) for _, host in addresses]
+def names_by_kind(
+    pairs: pa.Table, kinds: Collection[str] = KINDS
+) -> Iterator[tuple[str, list[Sequence[str]]]]:
+    """Yields kinds, in the order of KINDS, with the values that would name each pair.
+
+    Args:
+      pairs: as `Names.of` takes them.
+    """
+    if {"url", "host"} & set(kinds):
+        addresses = [_clean_address(url) for url in pairs["url"].to_pylist()]
+        if "url" in kinds:
+            yield "url", [(address,) if address else () for address, _ in addresses]
+        if "host" in kinds:
+            yield "host", [_with_parents(host) for _, host in addresses]
     for kind in ("image_hash", "sample_id"):
-        yield kind, [(value.hex(),) for value in pairs[kind].to_pylist()]
+        if kind in kinds:
+            yield kind, [(value.hex(),) for value in pairs[kind].to_pylist()]
 
 
 def _clean_address(url: str) -> tuple[str, str]:

@@ -29,6 +29,7 @@ FLOORS = (
         "pipeline.export",
     },
     {"pipeline.curate", "pipeline.forecast", "pipeline.report"},
+    {"pipeline.removal"},
     {"pipeline.commands"},
     {"pipeline.run"},
     {"trainer.command_line", "trainer.split_names"},

@@ -1,0 +1,204 @@
+"""A removal from its first step to its last, so that it can be killed at any of them.
+
+1. The pairs and shards that are meant are found; nothing is changed yet.
+2. The record names them, and which lot succeeds which. From here on the removal is
+   begun: no other command works on the run before it is complete.
+3. The successors' tables are written, and captions of images that are gone removed.
+4. The plan has the successors in the place of the lots.
+5. The tables of those lots are deleted, with all else that shows a removed pair, and
+   the training shards that held one are written again.
+6. The record says that the removal is complete.
+
+Steps 3 to 5 do nothing where they were done before.
+"""
+
+import collections
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.engine import listed_lots
+from pipeline.engine.lot_plan import LotPlan, PlannedLot
+from pipeline.engine.removals import Removals, Succession, Unfinished
+from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.stage_runner import Counters, run_job
+from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
+from pipeline.removal import leftovers
+from pipeline.removal.lot_tables import Folders
+from pipeline.removal.stage import STAGE, FindRemoved, RewriteLots
+from pipeline.selection import ledger
+from pipeline.storage import files
+
+Reopen = Callable[[], RunFolder]
+Export = Callable[[RunFolder, PipelineOptions, ShardFormat], Counters]
+
+
+def begin(
+    run: RunFolder,
+    removals: Removals,
+    options: PipelineOptions,
+    summary: dict[str, Any],
+) -> bool:
+    """Records what a removal means; False if nothing in the run is meant.
+
+    Args:
+      run: with the lots of the last command.
+      removals: the record, with what is to be removed.
+      summary: the line of the record: when, what kinds.
+    """
+    counts = _count_removed(run, removals, options)
+    lots = _succeeding(run.plan, removals, counts)
+    planned = {lot.name for lot in run.plan.lots}
+    if not counts and not lots:
+        return False
+    successions = [
+        Succession(old.name, new.name if new else "", _dropped(old, removals))
+        for old, new in lots
+    ]
+    successions += [Succession(name, "") for name in counts if name not in planned]
+    flags = files.split(run.flags.folder)[1] if run.config.granularities else ""
+    n_pairs = sum(counts.values())
+    unfinished = Unfinished(
+        removal=removals.identity,
+        successions=tuple(successions),
+        n_pairs=n_pairs,
+        is_decided=ledger.read(run) is not None,
+        flags=flags,
+        with_sets=any(old.role != "pool" for old, _ in lots),
+        summary={**summary, "pairs": n_pairs, "lots": len(successions)},
+    )
+    dataclasses.replace(removals, unfinished=unfinished).write(run.root)
+    return True
+
+
+def _count_removed(
+    run: RunFolder, removals: Removals, options: PipelineOptions
+) -> dict[str, int]:
+    names = sorted({n for t in Folders.of(run.root).pairs for n in t.unit_names()})
+    if not any(removals.kind_to_hashes.values()) or not names:
+        return {}
+    path = files.join(run.root, "lots", "removed.json")
+    transform = FindRemoved(run.root, removals, names, path)
+    run_job(run.root, STAGE, transform, options)
+    counts = json.loads(files.read(path))
+    files.delete(*_folder_and_names(path))
+    return counts
+
+
+def _folder_and_names(path: str) -> tuple[str, list[str]]:
+    folder, name = files.split(path)
+    return folder, [name]
+
+
+def _succeeding(
+    plan: LotPlan, removals: Removals, names: Collection[str]
+) -> list[tuple[PlannedLot, PlannedLot | None]]:
+    """The lots that lose pairs or shards, each with its successor."""
+    found = []
+    for lot in plan.lots:
+        dropped = {lot.places[number] for number in _dropped(lot, removals)}
+        if dropped or lot.name in names:
+            removal = removals.identity if lot.name in names else ""
+            found.append((lot, lot.without(dropped, removal)))
+    return found
+
+
+def _dropped(lot: PlannedLot, removals: Removals) -> tuple[int, ...]:
+    is_pool = lot.role == "pool"
+    return tuple(
+        number
+        for number, (uri, _) in enumerate(lot.places)
+        if is_pool and removals.is_out(lot.source_name, uri)
+    )
+
+
+def finish(
+    root: str, reopen: Reopen, options: PipelineOptions, export: Export
+) -> Iterator[str]:
+    """Does what is left of a removal; yields lines that say what was done.
+
+    Args:
+      reopen: opens the run with the lots that it has by then.
+      export: writes training shards.
+
+    Raises:
+      ValueError: if training shards cannot be written.
+    """
+    removals = Removals.read(root)
+    unfinished = removals.unfinished
+    if unfinished is None:
+        return
+    plan = LotPlan.read(root)
+    names = {lot.name for lot in plan.lots}
+    olds = [one.old for one in unfinished.successions]
+    if not names.isdisjoint(olds):
+        works = _works(plan, unfinished.successions)
+        run_job(root, STAGE, RewriteLots(root, works), options)
+        old_to_new = dict(_succeeding_as_recorded(plan, removals, unfinished))
+        listed_lots.replace(
+            root, {k: v.name if v else "" for k, v in old_to_new.items()}
+        )
+        plan.succeeded(old_to_new).write(root)
+    leftovers.delete_lots(root, olds)
+    bases = {old.rpartition("-")[0] for old in olds}
+    leftovers.delete_parts(root, removals, bases)
+    yield from leftovers.delete_pictures(root, with_indexes=unfinished.with_sets)
+    yield from _finish_outputs(reopen(), unfinished, options, export)
+    done = (*removals.done, unfinished.summary)
+    dataclasses.replace(removals, done=done, unfinished=None).write(root)
+    yield f"removed: {unfinished.n_pairs:,} pairs, of {len(olds):,} lots of shards"
+
+
+def _works(plan: LotPlan, successions: Sequence[Succession]) -> list[tuple]:
+    """The lots of each base name that are succeeded, and those that stay."""
+    base_to_lots = collections.defaultdict(list)
+    for lot in successions:
+        fields = (lot.old, lot.new, lot.dropped)
+        base_to_lots[lot.old.rpartition("-")[0]].append(fields)
+    olds = {lot.old for lot in successions}
+    base_to_others = collections.defaultdict(list)
+    for planned in plan.lots:
+        if planned.name not in olds:
+            base_to_others[planned.base].append(planned.name)
+    return [(base, lots, base_to_others[base]) for base, lots in base_to_lots.items()]
+
+
+def _succeeding_as_recorded(
+    plan: LotPlan, removals: Removals, unfinished: Unfinished
+) -> Iterator[tuple[str, PlannedLot | None]]:
+    name_to_succession = {one.old: one for one in unfinished.successions}
+    for lot in plan.lots:
+        if one := name_to_succession.get(lot.name):
+            dropped = {lot.places[number] for number in one.dropped}
+            of_pairs = lot.without(dropped, unfinished.removal)
+            of_shards = lot.without(dropped, "")
+            is_of_pairs = of_pairs is not None and of_pairs.name == one.new
+            yield lot.name, of_pairs if is_of_pairs else of_shards
+
+
+def _finish_outputs(
+    run: RunFolder, unfinished: Unfinished, options: PipelineOptions, export: Export
+) -> Iterator[str]:
+    """Ledger, flags and training shards of what is left."""
+    there = files.folders(run.root)
+    formats = [one for one in NAME_TO_FORMAT.values() if one.folder in there]
+    is_decided = unfinished.is_decided and leftovers.restore_ledger(run)
+    if not is_decided:
+        for one in formats:
+            files.delete_folder(run.root, one.folder)
+            yield f"removed: {one.path(run.root)}; `curate` makes it again"
+        return
+    if run.config.granularities:
+        leftovers.move_flags(run, unfinished)
+    for one in formats:
+        n_shards = export(run, options, one).get("shards_written", 0)
+        yield f"written: {n_shards:,} training shards in {one.path(run.root)}"
+
+
+def today() -> str:
+    """The date of a removal, for its record."""
+    return time.strftime("%Y-%m-%d", time.gmtime())

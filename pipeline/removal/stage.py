@@ -1,0 +1,123 @@
+"""The jobs of a removal: which pairs it means, and the tables of lots without them.
+
+In: the record of what is removed. Out: how many pairs of each lot it names; then the
+tables of the successors of these lots, and the captions without those of images that
+are gone. Lots are worked on all at once, each by one worker.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline.engine.removals import Removals, Succession
+from pipeline.removal.lot_tables import (
+    NAMING,
+    Folders,
+    Images,
+    rewrite,
+    rewrite_captions,
+)
+from pipeline.storage import files
+
+STAGE = "remove"
+
+# A base name of lots, which lots of it are succeeded, and which stay.
+BaseWork = tuple[str, Sequence[tuple[str, str, tuple[int, ...]]], Sequence[str]]
+
+
+class FindRemoved(beam.PTransform):
+    """Writes a JSON object to a path: lot to how many of its pairs a record names.
+
+    Only of lots with such pairs.
+    """
+
+    def __init__(
+        self, root: str, removals: Removals, names: Sequence[str], path: str
+    ) -> None:
+        super().__init__()
+        self._names = list(names)
+        self._count = _CountRemoved(root, removals)
+        self._path = path
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        return (
+            begin
+            | "Name lots" >> beam.Create(self._names)
+            | "Distribute lots" >> beam.Reshuffle()
+            | "Count removed pairs" >> beam.ParDo(self._count)
+            | "Collect counts" >> beam.combiners.ToDict()
+            | "Write counts" >> beam.Map(_write_counts, self._path)
+        )
+
+
+def _write_counts(counts: dict[str, int], path: str) -> None:
+    files.write(path, json.dumps(dict(sorted(counts.items()))).encode())
+
+
+class _OnTables(beam.DoFn):
+    """Lists the folders of tables once for each worker."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def setup(self) -> None:
+        self._folders = Folders.of(self._root)
+
+
+class _CountRemoved(_OnTables):
+    """Yields a lot and how many of its pairs are removed, unless none is."""
+
+    def __init__(self, root: str, removals: Removals) -> None:
+        super().__init__(root)
+        self._removals = removals
+
+    def process(self, name: str) -> Iterator[tuple[str, int]]:
+        tables = (t for t in self._folders.pairs if t.has(name))
+        counts = [
+            int(self._removals.matches(one.read(name, list(NAMING))).sum())
+            for one in tables
+        ]
+        if n_removed := max(counts, default=0):
+            yield name, n_removed
+
+
+class RewriteLots(beam.PTransform):
+    """Writes the tables of the successors of lots, all lots of one base together."""
+
+    def __init__(self, root: str, works: Sequence[BaseWork]) -> None:
+        super().__init__()
+        self._works = list(works)
+        self._rewrite = _RewriteBase(root)
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        return (
+            begin
+            | "Name bases" >> beam.Create(self._works)
+            | "Distribute bases" >> beam.Reshuffle()
+            | "Rewrite lots" >> beam.ParDo(self._rewrite)
+        )
+
+
+class _RewriteBase(_OnTables):
+    def setup(self) -> None:
+        super().setup()
+        self._removals = Removals.read(self._root)
+
+    def process(self, work: BaseWork) -> Iterator[Any]:
+        base, successions, others = work
+        of_base = Images()
+        for fields in successions:
+            lot = Succession(*fields)
+            images = rewrite(self._folders, self._removals, lot)
+            rewrite_captions(self._folders, lot.old, lot.new, images)
+            of_base |= images
+        of_base |= Images(left=frozenset(self._hashes(others)))
+        rewrite_captions(self._folders, base, base, of_base)
+        yield base
+
+    def _hashes(self, names: Sequence[str]) -> Iterator[bytes]:
+        for tables in self._folders.pairs:
+            for name in filter(tables.has, names):
+                yield from tables.read(name, ["image_hash"])["image_hash"].to_pylist()

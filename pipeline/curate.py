@@ -17,7 +17,7 @@ from pipeline.engine import error_tables, scored_shards
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.stage_runner import Counters, run_stage
 from pipeline.engine.summaries import Summaries
-from pipeline.export import completeness
+from pipeline.export import completeness, publishing
 from pipeline.export import stage as export
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.scoring import missing_tables
@@ -108,14 +108,20 @@ def flag(run: RunFolder, options: PipelineOptions) -> Counters:
 def export_shards(
     run: RunFolder, options: PipelineOptions, shard_format: ShardFormat = TFRECORD
 ) -> Counters:
-    """Writes the training shards of the kept images with their captions."""
+    """Writes the training shards of the kept images with their captions.
+
+    Raises:
+      ValueError: if more images are gone than the recipe allows.
+    """
     scored_shards.expect_decided(run)
     flagged = flag(run, options)
     if completeness.is_complete(run, shard_format):
         return flagged
-    transform = export.Export(run, shard_format)
-    exported = run_stage(run, run.units, export.STAGE, transform, options)
-    return {**flagged, **exported}
+    exported: Counters = {}
+    if stale := completeness.stale_lots(run, shard_format):
+        transform = export.Export(run, shard_format)
+        exported = run_stage(run, stale, export.STAGE, transform, options)
+    return {**flagged, **exported, **publishing.publish(run, shard_format)}
 
 
 STAGES: Mapping[str, Callable[[RunFolder, PipelineOptions], Counters]] = {

@@ -62,7 +62,7 @@ _FLAG_TO_THRESHOLD = {
 class ExportConfig(Settings):
     """How training shards are cut."""
 
-    samples_per_shard: int = 10_000  # all shards but the last are full
+    samples_per_shard: int = 10_000  # all shards of a lot but the last are full
     max_side_px: int = 512  # of the short side; larger images are resized once
     jpeg_quality: int = 90  # of resized images; others keep their bytes
     required_granularities: tuple[str, ...] = ()  # samples without them stay out

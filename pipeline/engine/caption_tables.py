@@ -15,11 +15,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import pyarrow as pa
+
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
 from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, from_table, to_table
+from pipeline.storage.tables import UnitTables, from_table, schema_of, to_table
 from recipes.validation import one_line
 
 STAGE = "caption"  # namespace of the counters of all that fills the tables
@@ -73,15 +75,12 @@ class CaptionTables:
 
     def texts(self, unit: Unit) -> dict[Key, tuple[str, ...]]:
         """Captions by sample index; without those that failed."""
-        index_to_text: dict[Key, dict[int, str]] = collections.defaultdict(dict)
-        for row in self.rows(unit):
-            if row.finish_reason != FinishReason.ERROR:
-                key = (row.image_hash, row.prompt_hash)
-                index_to_text[key][row.sample_index] = row.text
-        return {
-            key: tuple(texts[index] for index in sorted(texts))
-            for key, texts in index_to_text.items()
-        }
+        return texts_of(self.rows(unit))
+
+    def read(self, unit: Unit) -> pa.Table:
+        """All rows of a unit as one table."""
+        tables = [self.tables.read(name) for name in self.names(unit)]
+        return pa.concat_tables([schema_of(SyntheticCaption).empty_table(), *tables])
 
     def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
         """All rows of a unit, table by table."""
@@ -111,6 +110,19 @@ def facts_of(rows: Sequence[SyntheticCaption]) -> dict[str, Any]:
     errors = [row.text for row in rows if row.finish_reason == FinishReason.ERROR]
     counts = collections.Counter(one_line(e, _MAX_ERROR_CHARS) for e in errors)
     return {FAILED: len(errors), ERRORS: dict(counts.most_common(_MAX_ERRORS))}
+
+
+def texts_of(rows: Iterable[SyntheticCaption]) -> dict[Key, tuple[str, ...]]:
+    """Captions by sample index; without those that failed."""
+    index_to_text: dict[Key, dict[int, str]] = collections.defaultdict(dict)
+    for row in rows:
+        if row.finish_reason != FinishReason.ERROR:
+            key = (row.image_hash, row.prompt_hash)
+            index_to_text[key][row.sample_index] = row.text
+    return {
+        key: tuple(texts[index] for index in sorted(texts))
+        for key, texts in index_to_text.items()
+    }
 
 
 def prompt_of(

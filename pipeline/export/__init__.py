@@ -3,7 +3,9 @@
 In: the decisions, the captions and the images of the kept pairs. Out: shards of
 `records.Sample` (TFRecord or WebDataset), an index for each, and a manifest.
 
-Begin with `stage.py`, which plans and writes the shards. `samples.py` joins the tables
-of a pair to a sample, `shard_formats.py` lists the writers, `manifest.py` says what was
-written.
+Begin with `stage.py`, which has the graph. `samples.py` joins the tables of a lot to
+samples, `lot_shards.py` divides them into shards, `shard_writer.py` writes one with its
+images, `shard_formats.py` lists the formats. A lot that is done has a receipt
+(`receipts.py`); `publishing.py` makes the manifest of all receipts (`manifest.py`), and
+`completeness.py` says which lots are to be done.
 """

@@ -1,40 +1,87 @@
-"""Whether an export would change anything; without Beam, so that `status` can use it.
+"""Which lots an export would write; without Beam, so that `status` can use it.
 
-In: the manifest, and the names of captions' tables. Out: whether shards are those that
-an export would write.
+In: the manifest, the receipts of lots and the summaries of their tables. Out: whether
+there is anything to do, and for which lots. Nothing is asked for each shard.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pipeline.config.captions import Granularity
-from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
-from pipeline.export import manifest
+from pipeline.engine.summaries import Summaries, read_folders
+from pipeline.export import manifest, receipts
+from pipeline.export.receipts import Inputs
 from pipeline.export.samples import SampleTables
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
+from pipeline.storage.tables import UnitTables
 
 
 def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
-    """Whether an export would change nothing; reads the manifest and lists folders."""
+    """Whether an export would change nothing.
+
+    Pairs that could not be exported are tried again, so with some of them it would.
+    """
     folder = shard_format.path(run.root)
     written = read_json(files.join(folder, manifest.NAME))
-    if written is None:
+    if written is None or written.get("n_failed") != 0:
         return False
-    captions = SampleTables.of(run).open_captions()
-    names = [(unit, table_names_of(captions, unit)) for unit in run.units]
-    inputs = manifest.inputs_fingerprint(manifest.header(run), names)
-    expected = manifest.file_names(shard["name"] for shard in written["shards"])
-    return written["fingerprints"]["inputs"] == inputs and names_in(folder) >= expected
+    found = [(lot, inputs) for lot, inputs in lot_inputs(run) if inputs is not None]
+    if len(found) < len(run.units):
+        return False
+    expected = manifest.inputs_fingerprint(manifest.header(run), found)
+    if written["fingerprints"]["inputs"] != expected:
+        return False
+    named = manifest.file_names(shard["name"] for shard in written["shards"])
+    return names_in(folder) >= named
 
 
-def table_names_of(
-    captions: Mapping[Granularity, CaptionTables], unit: Unit
-) -> dict[str, tuple[str, ...]]:
-    """Returns the tables of a unit's captions, by granularity."""
-    return {g.name: tables.names(unit) for g, tables in captions.items()}
+def stale_lots(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> list[Unit]:
+    """Lots whose shards are to be made, or looked at again."""
+    folder = shard_format.path(run.root)
+    there = names_in(folder)
+    stale = []
+    found = receipts.read(folder, run.units)
+    for (lot, inputs), receipt in zip(lot_inputs(run), found, strict=True):
+        if receipt is None or receipt.inputs != inputs or receipt.failures:
+            stale.append(lot)
+            continue
+        if not there >= manifest.file_names(shard.name for shard in receipt.shards):
+            stale.append(lot)
+    return stale
+
+
+def lot_inputs(run: RunFolder) -> Iterator[tuple[Unit, Inputs | None]]:
+    """What the shards of each lot are made from; None if a table of it is missing."""
+    tables = SampleTables.of(run)
+    summaries = _read_summaries(tables)
+    captions = tables.open_captions()
+    settings = receipts.settings_of(run.config, tables)
+
+    def read_summary(of: UnitTables, name: str) -> Mapping[str, Any]:
+        return summaries[of.folder][name]
+
+    for lot in run.units:
+        try:
+            found = receipts.inputs_of(lot, tables, captions, settings, read_summary)
+            yield lot, found
+        except KeyError:
+            yield lot, None
+
+
+def _read_summaries(tables: SampleTables) -> dict[str, Summaries]:
+    """The summaries of all tables that samples are joined from, by folder."""
+    flags = tables.flags.tables
+    folders = {
+        *(found.folder for found in tables.source_to_pairs.values()),
+        *(found.folder for found in tables.source_to_embeddings.values()),
+        tables.decisions.folder,
+        *tables.granularity_to_folder.values(),
+        *(() if flags is None else (flags.folder,)),
+    }
+    return {found.folder: found for found in read_folders(sorted(folders))}
 
 
 def names_in(folder: str) -> set[str]:

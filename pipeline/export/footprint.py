@@ -14,8 +14,7 @@ import numpy as np
 from pipeline.config.curation import ExportConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest, tfrecords
-from pipeline.export.samples import SampleTables, kept_samples, with_image
-from pipeline.records import Pair, Sample
+from pipeline.export.samples import KeptPair, LotSamples, SampleTables, with_image
 from pipeline.sources import shards
 from pipeline.sources.shards import Unit
 
@@ -32,19 +31,20 @@ def record_bytes(run: RunFolder) -> np.ndarray:
     captions = tables.open_captions()
     found = []
     for unit in run.units:
-        kept = kept_samples(unit, tables.decided_pairs(unit), captions)
-        by_chance = sorted(range(len(kept)), key=lambda row: kept[row][0].sample_id)
-        some = [kept[row] for row in sorted(by_chance[:_N_WEIGHED])]
+        chunks = LotSamples(tables, captions, unit).read()
+        kept = [one for chunk in chunks for one in chunk.kept]
+        by_chance = sorted(kept, key=lambda one: one.pair.sample_id)
+        some = sorted(by_chance[:_N_WEIGHED], key=lambda one: one.row)
         found.append(_weigh(run, unit, some) / max(len(some), 1))
     return np.array(found)
 
 
-def _weigh(run: RunFolder, unit: Unit, kept: Sequence[tuple[Pair, Sample]]) -> int:
+def _weigh(run: RunFolder, unit: Unit, kept: Sequence[KeptPair]) -> int:
     """Bytes of the records of some pairs and of their index."""
-    encoded = shards.read_images(unit, [pair for pair, _ in kept])
+    encoded = shards.read_images(unit, [one.pair for one in kept])
     records = (
-        with_image(one, image, run.config.export, run.config.limits)
-        for (_, one), image in zip(kept, encoded, strict=True)
+        with_image(one.sample, image, run.config.export, run.config.limits)
+        for one, image in zip(kept, encoded, strict=True)
     )
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "records")

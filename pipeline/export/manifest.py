@@ -1,16 +1,16 @@
-"""The manifest of an export, the receipts of shards, and their file names.
+"""The manifest of an export, which alone says what belongs to it.
 
-In: summaries of units and receipts of shards. Out: JSON that says nothing about when or
-where it was written, so that the same samples give the same bytes.
+In: the receipts of all lots. Out: JSON that says nothing about when or where it was
+written, so that the same samples give the same bytes.
 """
 
-import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.run_folder import LEDGER_NAME, SET_ROLES, RunFolder
+from pipeline.export.receipts import Inputs, Receipt, ShardFacts, add_up
 from pipeline.records import (
     KEPT,
     SCHEMA_VERSION,
@@ -24,48 +24,6 @@ from pipeline.storage.json_files import read_json
 
 NAME = "manifest.json"
 INDEX_SUFFIX = ".index"
-RECEIPT_SUFFIX = ".json"
-
-_SHARD_FIELDS = ("name", "n_samples", "n_bytes", "sha256")
-
-
-class HasFingerprint(Protocol):
-    """A planned or written shard."""
-
-    @property
-    def name(self) -> str:
-        """The file name."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The identity of the bytes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Receipt:
-    """Marks a shard as complete; stored beside it as JSON."""
-
-    name: str
-    fingerprint: str
-    n_samples: int
-    n_bytes: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitSummary:
-    """The facts of one unit that the plan and the manifest need."""
-
-    unit: Unit
-    table_names: Mapping[str, Sequence[str]]  # granularity to its caption tables
-    outcome_to_count: Mapping[str, int]
-    n_without_granularity: Mapping[str, int]  # of the kept
-    n_samples: int  # exported
-    digest: str  # of the contents of their records
-    # Granularity to what is not exported: "captions", and how many have each flag.
-    dropped_captions: Mapping[str, Mapping[str, int]] = dataclasses.field(
-        default_factory=dict
-    )
 
 
 def header(run: RunFolder) -> dict[str, Any]:
@@ -88,78 +46,66 @@ def header(run: RunFolder) -> dict[str, Any]:
 
 
 def complete(
-    header: dict[str, Any],
-    summaries: Sequence[UnitSummary],
-    receipts: Iterable[Receipt],
+    header: dict[str, Any], lots: Sequence[Unit], receipts: Sequence[Receipt]
 ) -> dict[str, Any]:
-    """The manifest, once all shards are written.
+    """The manifest of exported lots, whose shards it names in their order.
 
     `n_without_granularity` counts kept samples, including those that are not exported
     as they lack a required granularity. `dropped_captions` counts captions by
-    granularity; a caption with two flags counts under both.
+    granularity; a caption with two flags counts under both. `n_failed` counts kept
+    pairs that could not be exported, and `failures` the same by reason.
     """
-    shards = sorted(receipts, key=lambda receipt: receipt.name)
-    names = [(summary.unit, summary.table_names) for summary in summaries]
+    shards = [shard for receipt in receipts for shard in receipt.shards]
+    inputs = [receipt.inputs for receipt in receipts]
     fingerprints = {
-        "inputs": inputs_fingerprint(header, names),
+        "inputs": inputs_fingerprint(header, zip(lots, inputs, strict=True)),
         "shards": shards_fingerprint(shards),
     }
+    counts = [receipt.counts for receipt in receipts]
+    failures = add_up(receipt.failures for receipt in receipts)
     return header | {
         "fingerprints": header["fingerprints"] | fingerprints,
-        "ledger": _ledger(summaries) | header["ledger"],
+        "ledger": _ledger(add_up(c.outcomes for c in counts)) | header["ledger"],
         "n_samples": sum(shard.n_samples for shard in shards),
+        "n_failed": sum(failures.values()),
+        "failures": dict(sorted(failures.items())),
         "n_without_granularity": {
-            name: sum(summary.n_without_granularity[name] for summary in summaries)
+            name: sum(c.n_without_granularity[name] for c in counts)
             for name in header["granularities"]
         },
         "dropped_captions": {
-            name: _add_up(summary.dropped_captions[name] for summary in summaries)
+            name: add_up(c.dropped_captions[name] for c in counts)
             for name in header["granularities"]
         },
-        "shards": [
-            {field: getattr(shard, field) for field in _SHARD_FIELDS}
-            for shard in shards
-        ],
+        "shards": [dataclasses.asdict(shard) for shard in shards],
     }
 
 
-def _ledger(summaries: Iterable[UnitSummary]) -> dict[str, Any]:
-    counts: collections.Counter[str] = collections.Counter()
-    for summary in summaries:
-        counts.update(summary.outcome_to_count)
+def _ledger(outcome_to_count: dict[str, int]) -> dict[str, Any]:
     return {
-        "read": counts.total(),
-        "kept": counts[KEPT],
-        "unreadable": counts[UNREADABLE],
-        "dropped": {str(reason): counts[reason] for reason in DropReason},
+        "read": sum(outcome_to_count.values()),
+        "kept": outcome_to_count.get(KEPT, 0),
+        "unreadable": outcome_to_count.get(UNREADABLE, 0),
+        "dropped": {
+            str(reason): outcome_to_count.get(reason, 0) for reason in DropReason
+        },
     }
-
-
-def _add_up(name_to_counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    counts: collections.Counter[str] = collections.Counter()
-    for found in name_to_counts:
-        counts.update(found)
-    return dict(counts)
 
 
 def inputs_fingerprint(
-    header: dict[str, Any],
-    table_names: Iterable[tuple[Unit, Mapping[str, Sequence[str]]]],
+    header: dict[str, Any], lot_inputs: Iterable[tuple[Unit, Inputs]]
 ) -> str:
-    """The fingerprint of all inputs of an export, from the names of their tables."""
-    parts = ("captions", "decisions", "flags")
-    fingerprints = {part: header["fingerprints"][part] for part in parts}
-    units = [(unit.source.name, unit.name, names) for unit, names in table_names]
-    ordered = sorted(units, key=lambda unit: unit[:2])
-    return fingerprint("inputs", header["config"], fingerprints, ordered)
+    """The fingerprint of all inputs of an export."""
+    lots = [(lot.source.name, lot.name, inputs) for lot, inputs in lot_inputs]
+    parts = (header["config"], header["fingerprints"], header["ledger"])
+    return fingerprint("inputs", *parts, lots)
 
 
-def shards_fingerprint(shards: Iterable[HasFingerprint]) -> str:
+def shards_fingerprint(shards: Iterable[ShardFacts]) -> str:
     """The fingerprint of the bytes of all shards."""
-    return fingerprint("shards", sorted((s.name, s.fingerprint) for s in shards))
+    return fingerprint("shards", [(shard.name, shard.sha256) for shard in shards])
 
 
 def file_names(shard_names: Iterable[str]) -> set[str]:
     """The names of all files of shards."""
-    suffixes = ("", INDEX_SUFFIX, RECEIPT_SUFFIX)
-    return {name + suffix for name in shard_names for suffix in suffixes}
+    return {name + suffix for name in shard_names for suffix in ("", INDEX_SUFFIX)}

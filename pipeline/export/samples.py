@@ -5,26 +5,58 @@ order of the unit, with images that every decoder reads as `score` did.
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import simplejpeg
 
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import ExportConfig, Limits
-from pipeline.engine.caption_tables import CaptionTables, captions_of
+from pipeline.engine.caption_tables import CaptionTables, captions_of, texts_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.images import decoder as images
-from pipeline.records import KEPT, Decision, FlaggedCaption, Pair, Sample
+from pipeline.records import (
+    KEPT,
+    Decision,
+    FlaggedCaption,
+    Pair,
+    Sample,
+    SyntheticCaption,
+)
 from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.storage.table_rows import TableRows, open_rows
+from pipeline.storage.tables import (
+    ROWS_PER_GROUP,
+    Row,
+    UnitTables,
+    from_table,
+    schema_of,
+)
 
 _MAX_JPEG_SIDE_PX = 65_500  # of libjpeg
 
-DecidedPair = tuple[Pair, Decision, float]  # with the alignment score
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeptPair:
+    """A kept pair as a sample, still without its image."""
+
+    row: int  # in the tables of the lot
+    pair: Pair
+    sample: Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of a lot."""
+
+    outcome_to_count: Mapping[str, int]
+    kept: Sequence[KeptPair]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,19 +89,6 @@ class SampleTables:
             for granularity, folder in self.granularity_to_folder.items()
         }
 
-    def decided_pairs(self, unit: Unit) -> list[DecidedPair]:
-        """All pairs of a unit with their decisions, in the order of the unit."""
-        pairs = self.source_to_pairs[unit.source.name].read(unit.name)
-        embeddings = self.source_to_embeddings[unit.source.name]
-        scores = embeddings.read(unit.name, ["alignment_score"])
-        rows = zip(
-            from_table(pairs, Pair),
-            from_table(self.decisions.read(unit.name), Decision),
-            scores["alignment_score"].to_pylist(),
-            strict=True,
-        )
-        return list(rows)
-
 
 @dataclasses.dataclass(frozen=True)
 class DroppedFlags:
@@ -86,23 +105,23 @@ class DroppedFlags:
         granularities = tuple(g.name for g in run.config.granularities)
         return cls(names, granularities, run.flags if names else None)
 
-    def read(self, unit: Unit) -> list[FlaggedCaption]:
+    def read(self, unit: Unit) -> pa.Table:
         """The flags of all captions of a unit; empty if no flag keeps captions out."""
         if self.tables is None:
-            return []
-        return from_table(self.tables.read(unit.name), FlaggedCaption)
+            return schema_of(FlaggedCaption).empty_table()
+        return self.tables.read(unit.name)
 
     def without_dropped(
-        self, kept: list[tuple[Pair, Sample]], rows: Iterable[FlaggedCaption]
-    ) -> list[tuple[Pair, Sample]]:
-        """The kept samples of a unit, without the captions that are kept out."""
+        self, samples: list[Sample], rows: Iterable[FlaggedCaption]
+    ) -> list[Sample]:
+        """The samples without the captions that are kept out."""
         if not self.names:
-            return kept
+            return samples
         flagged: dict[tuple[bytes, str], dict[int, tuple[str, ...]]]
         flagged = collections.defaultdict(dict)
         for row in rows:
             flagged[row.sample_id, row.granularity][row.sample_index] = row.flags
-        return [(pair, self._without(sample, flagged)) for pair, sample in kept]
+        return [self._without(sample, flagged) for sample in samples]
 
     def _without(
         self,
@@ -119,32 +138,93 @@ class DroppedFlags:
         captions = {name: texts for name, texts in left.items() if texts}
         return dataclasses.replace(sample, captions=captions)
 
-    def counts(self, rows: Iterable[FlaggedCaption]) -> dict[str, dict[str, int]]:
+    def counts(self, flagged: pa.Table) -> dict[str, dict[str, int]]:
         """Counts the captions kept out by granularity: `captions`, and each flag."""
         names = ("captions", *sorted(self.names))
         found = {name: dict.fromkeys(names, 0) for name in self.granularities}
-        for row in rows:
-            if flags := self.names.intersection(row.flags):
-                for name in ("captions", *flags):
-                    found[row.granularity][name] += 1
+        columns = flagged.select(["granularity", "flags"])
+        for batch in columns.to_batches(ROWS_PER_GROUP):
+            for granularity, all_flags in zip(
+                *map(pa.Array.to_pylist, batch), strict=True
+            ):
+                if flags := self.names.intersection(all_flags):
+                    for name in ("captions", *flags):
+                        found[granularity][name] += 1
         return found
 
 
-def kept_samples(
-    unit: Unit,
-    decided_pairs: Sequence[DecidedPair],
-    tables: Mapping[Granularity, CaptionTables],
-) -> list[tuple[Pair, Sample]]:
-    """The kept pairs as samples without images.
+class LotSamples:
+    """The kept pairs of a lot as samples without images, read by numbers of rows.
 
-    A sample lacks the granularities of which its image has no caption.
+    In memory are the captions of the lot as they are stored, and the samples of one
+    group of rows. A sample lacks the granularities of which its image has no caption.
     """
-    kept = [row for row in decided_pairs if row[1].outcome == KEPT]
-    name_to_texts = {g.name: captions.texts(unit) for g, captions in tables.items()}
-    captions = captions_of([pair for pair, _, _ in kept], list(tables), name_to_texts)
-    return [
-        (
-            pair,
+
+    def __init__(
+        self,
+        tables: SampleTables,
+        captions: Mapping[Granularity, CaptionTables],
+        lot: Unit,
+    ) -> None:
+        self._tables = tables
+        self._lot = lot
+        self._captions = {g: found.read(lot) for g, found in captions.items()}
+        self._flagged = tables.flags.read(lot)
+
+    def count_dropped(self) -> dict[str, dict[str, int]]:
+        """Counts the captions of the lot that are kept out."""
+        return self._tables.flags.counts(self._flagged)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator["Chunk"]:
+        """Yields rows `start` to `stop` of the lot, a group of rows at a time."""
+        tables, source = self._tables, self._lot.source.name
+        to_open = (
+            (tables.decisions, None),
+            (tables.source_to_pairs[source], None),
+            (tables.source_to_embeddings[source], ["alignment_score"]),
+        )
+        with contextlib.ExitStack() as stack:
+            opened = [
+                stack.enter_context(open_rows(each.path(self._lot.name), columns))
+                for each, columns in to_open
+            ]
+            stop = opened[0].n_rows if stop is None else stop
+            while start < stop:
+                end = min((start // ROWS_PER_GROUP + 1) * ROWS_PER_GROUP, stop)
+                yield self._read(start, end, opened)
+                start = end
+
+    def _read(self, start: int, stop: int, opened: Sequence[TableRows]) -> "Chunk":
+        decided, *others = opened
+        decisions = decided.read(start, stop)
+        outcomes = decisions["outcome"]
+        is_kept = pc.equal(outcomes, KEPT)
+        kept_rows = np.flatnonzero(is_kept.to_numpy())
+        kept: list[KeptPair] = []
+        if len(kept_rows):
+            pairs, scores = (rows.read(start, stop).filter(is_kept) for rows in others)
+            kept_pairs = from_table(pairs, Pair)
+            samples = self._samples(
+                kept_pairs,
+                from_table(decisions.filter(is_kept), Decision),
+                scores["alignment_score"].to_pylist(),
+            )
+            rows = (start + kept_rows).tolist()
+            kept = list(map(KeptPair, rows, kept_pairs, samples))
+        counts = {
+            one["values"]: one["counts"] for one in outcomes.value_counts().to_pylist()
+        }
+        return Chunk(counts, kept)
+
+    def _samples(
+        self,
+        pairs: Sequence[Pair],
+        decisions: Sequence[Decision],
+        scores: Sequence[float],
+    ) -> list[Sample]:
+        """The samples of some kept pairs, without captions that are kept out."""
+        captions = self._captions_of(pairs)
+        samples = [
             Sample(
                 sample_id=pair.sample_id,
                 image=b"",
@@ -153,15 +233,33 @@ def kept_samples(
                 height=pair.height,
                 alt_text=pair.alt_text,
                 captions=name_to_captions,
-                alignment_score=alignment_score,
-                source=unit.source.name,
+                alignment_score=score,
+                source=self._lot.source.name,
                 seeds=decision.seeds,
-            ),
-        )
-        for (pair, decision, alignment_score), name_to_captions in zip(
-            kept, captions, strict=True
-        )
-    ]
+            )
+            for pair, decision, score, name_to_captions in zip(
+                pairs, decisions, scores, captions, strict=True
+            )
+        ]
+        ids = [pair.sample_id for pair in pairs]
+        flagged = _rows_with(self._flagged, "sample_id", ids, FlaggedCaption)
+        return self._tables.flags.without_dropped(samples, flagged)
+
+    def _captions_of(self, pairs: Sequence[Pair]) -> list[dict[str, tuple[str, ...]]]:
+        hashes = [pair.image_hash for pair in pairs]
+        name_to_texts = {
+            g.name: texts_of(_rows_with(table, "image_hash", hashes, SyntheticCaption))
+            for g, table in self._captions.items()
+        }
+        return captions_of(pairs, list(self._captions), name_to_texts)
+
+
+def _rows_with(
+    table: pa.Table, column: str, values: Sequence[bytes], row_type: type[Row]
+) -> list[Row]:
+    """The rows of a table that have one of some values, in its order."""
+    wanted = pa.array(values, pa.binary())
+    return from_table(table.filter(pc.is_in(table[column], wanted)), row_type)
 
 
 def with_image(

@@ -25,6 +25,10 @@ class ShardFormat:
         """The folder of the shards of a run."""
         return files.join(run_folder, self.folder)
 
+    def shard_name(self, lot_base: str, number: int, digest: str) -> str:
+        """The name of a shard of a lot, by its number in the lot and its contents."""
+        return f"train-{lot_base}-{number:05d}-{digest}{self.suffix}"
+
 
 TFRECORD = ShardFormat("tfrecord", "tfrecords", ".tfrecord", tfrecords.write_local)
 WEBDATASET = ShardFormat("webdataset", "webdataset", ".tar", webdataset.write_local)

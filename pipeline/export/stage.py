@@ -1,292 +1,190 @@
-"""Exports the training shards of the kept images and their captions.
+"""Exports the training shards of lots: the kept images and their captions.
 
-In: units with scores, decisions and captions. Out, in one folder: shards in the order
-of the sources, each with an index and a receipt, and at the end the manifest. The bytes
-of a shard depend only on its samples and the export settings; a shard with a valid
-receipt is not written again.
+In: lots with scores, decisions and captions. Out, in one folder: shards of each lot,
+each with an index, and the receipt of the lot. `publishing.py` then makes the manifest.
+
+A shard is named by its lot and by all that determines its bytes: its samples and the
+settings of the export. So old and new shards of a lot lie side by side, and one that is
+there is not written again.
 """
 
-import collections
 import dataclasses
-import hashlib
-import os
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 
 from pipeline.config.captions import Granularity
-from pipeline.config.curation import CurationConfig, ExportConfig
-from pipeline.config.fingerprint import fingerprint
+from pipeline.config.curation import CurationConfig
+from pipeline.engine import error_tables
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.counters import add_to_counter
+from pipeline.engine.error_tables import Failure
 from pipeline.engine.run_folder import RunFolder
-from pipeline.export import manifest
-from pipeline.export.completeness import names_in, table_names_of
-from pipeline.export.manifest import Receipt, UnitSummary
-from pipeline.export.samples import SampleTables, kept_samples, with_image
+from pipeline.export import receipts
+from pipeline.export.lot_shards import PlannedShard, ShardIdentity, plan_shards
+from pipeline.export.publishing import STAGE as STAGE
+from pipeline.export.receipts import Counts, Inputs, Receipt, ShardFacts
+from pipeline.export.samples import LotSamples, SampleTables
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
-from pipeline.records import SCHEMA_VERSION, Pair, Sample
-from pipeline.sources import shards as sources
+from pipeline.export.shard_writer import ShardWriter
 from pipeline.sources.shards import Unit
-from pipeline.storage import files
-from pipeline.storage.json_files import read_json, write_json
-from pipeline.storage.prefetch import map_ahead
 
-STAGE = "export"
-
-_OWN_NAME = re.compile(
-    r"train-\d{5,}-of-\d{5,}\.(tfrecord|tar)(\..+)?|manifest\.json\..+\.tmp"
-)
-_N_IMAGES_AHEAD = 32
+_N_ITEMS = 8  # of a lot, which are worked on side by side
 
 
 class Export(beam.PTransform):
-    """Writes the training shards of a run; yields the path of their manifest.
+    """Writes the shards and the receipts of lots; yields the names of the lots.
 
-    Counters: `samples_written`, `shards_written`, `shards_skipped`.
+    Counters: `samples_written`, `shards_written`, `shards_skipped`, `images_failed`.
     """
 
     def __init__(self, run: RunFolder, shard_format: ShardFormat = TFRECORD) -> None:
         super().__init__()
-        self._config = run.config
-        self._folder = shard_format.path(run.root)
-        self._format = shard_format
-        self._tables = SampleTables.of(run)
-        self._header = manifest.header(run)
+        self._work = _Work.of(run, shard_format)
 
-    def expand(self, units: beam.PCollection) -> beam.PCollection:
-        tables, config, folder = self._tables, self._config, self._folder
-        write_shard = _WriteShard(tables, config, folder, self._format)
-        summaries = (
-            units
-            | "Distribute units" >> beam.Reshuffle()
-            | "Summarize units" >> beam.ParDo(_SummarizeUnit(tables, config.export))
-        )
-        receipts = (
-            summaries
-            | "Collect summaries" >> beam.combiners.ToList()
-            | "Plan shards" >> beam.FlatMap(_plan, config.export, folder, self._format)
-            | "Distribute shards" >> beam.Reshuffle()
-            | "Write shards" >> beam.ParDo(write_shard)
-        )
+    def expand(self, lots: beam.PCollection) -> beam.PCollection:
         return (
-            units.pipeline
-            | "Start the manifest" >> beam.Create([self._header])
-            | "Write the manifest"
-            >> beam.Map(
-                _write_manifest,
-                files.join(folder, manifest.NAME),
-                summaries=beam.pvalue.AsList(summaries),
-                receipts=beam.pvalue.AsList(receipts),
-            )
+            lots
+            | "Distribute lots" >> beam.Reshuffle()
+            | "Plan shards" >> beam.ParDo(_PlanLot(self._work))
+            | "Distribute shards" >> beam.Reshuffle()
+            | "Write shards" >> beam.ParDo(_WriteShards(self._work))
+            | "Group by lot" >> beam.GroupByKey()
+            | "Write receipts" >> beam.ParDo(_WriteReceipt(self._work))
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """Samples `start` to `stop` of the exported samples of a unit."""
+class _Work:
+    """What workers know of a run."""
 
-    unit: Unit
-    start: int
-    stop: int
+    root: str
+    config: CurationConfig
+    tables: SampleTables
+    settings: str
+    shard_format: ShardFormat
+
+    @classmethod
+    def of(cls, run: RunFolder, shard_format: ShardFormat) -> "_Work":
+        tables = SampleTables.of(run)
+        settings = receipts.settings_of(run.config, tables)
+        return cls(run.root, run.config, tables, settings, shard_format)
+
+    @property
+    def folder(self) -> str:
+        return self.shard_format.path(self.root)
+
+    @property
+    def identity(self) -> ShardIdentity:
+        return ShardIdentity.of(self.config, self.shard_format)
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardPlan:
-    """One shard: its samples, and the fingerprint of its bytes."""
+class _Item:
+    """Consecutive shards of a lot: what one worker writes."""
 
-    name: str
-    fingerprint: str
-    slices: tuple[Slice, ...]
-
-
-def plan_shards(
-    summaries: Iterable[UnitSummary],
-    export: ExportConfig,
-    shard_format: ShardFormat = TFRECORD,
-) -> list[ShardPlan]:
-    """Divides the samples of all units, by source and path, into full shards."""
-    n_per_shard, n_before = export.samples_per_shard, 0
-    shards = collections.defaultdict(list)
-    for summary in sorted(
-        summaries, key=lambda s: (s.unit.source.name, s.unit.shards[0].uri)
-    ):
-        start = 0
-        while start < summary.n_samples:
-            shard, n_in_shard = divmod(n_before + start, n_per_shard)
-            stop = min(start + n_per_shard - n_in_shard, summary.n_samples)
-            shards[shard].append((Slice(summary.unit, start, stop), summary.digest))
-            start = stop
-        n_before += summary.n_samples
-    return [
-        ShardPlan(
-            name=f"train-{shard:05d}-of-{len(shards):05d}{shard_format.suffix}",
-            fingerprint=_shard_fingerprint(parts, export),
-            slices=tuple(piece for piece, _ in parts),
-        )
-        for shard, parts in shards.items()
-    ]
+    lot: Unit
+    number: int
+    n_items: int
+    shards: tuple[PlannedShard, ...]
+    known: tuple[ShardFacts, ...]  # of the last receipt
+    inputs: Inputs
+    counts: Counts
 
 
-def _shard_fingerprint(parts: Sequence[tuple[Slice, str]], export: ExportConfig) -> str:
-    samples = [(digest, piece.start, piece.stop) for piece, digest in parts]
-    preparation = (export.max_side_px, export.jpeg_quality)
-    return fingerprint("shard", SCHEMA_VERSION, preparation, samples)
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What became of an item."""
+
+    item: _Item
+    shards: tuple[ShardFacts, ...]
+    failures: tuple[Failure, ...]
 
 
-class _SummarizeUnit(beam.DoFn):
-    """Summarizes the samples of a unit, without their images."""
+class _WithCaptions(beam.DoFn):
+    """Knows which tables of captions are there."""
 
-    def __init__(self, tables: SampleTables, export: ExportConfig) -> None:
-        self._tables = tables
-        self._export = export
+    def __init__(self, work: _Work) -> None:
+        self._work = work
         self._captions: dict[Granularity, CaptionTables] = {}
 
     def setup(self) -> None:
-        self._captions = self._tables.open_captions()
+        self._captions = self._work.tables.open_captions()
 
-    def process(self, unit: Unit) -> Iterator[UnitSummary]:
-        pairs = self._tables.decided_pairs(unit)
-        kept = kept_samples(unit, pairs, self._captions)
-        flagged = self._tables.flags.read(unit)
-        kept = self._tables.flags.without_dropped(kept, flagged)
-        exported = _find_exported(kept, self._export)
-        digest = hashlib.blake2b(digest_size=16)
-        for _, sample in exported:
-            digest.update(repr(sample).encode())
-        yield UnitSummary(
-            unit=unit,
-            table_names=table_names_of(self._captions, unit),
-            outcome_to_count=collections.Counter(d.outcome for _, d, _ in pairs),
-            n_without_granularity={
-                g.name: sum(g.name not in sample.captions for _, sample in kept)
-                for g in self._captions
-            },
-            n_samples=len(exported),
-            digest=digest.hexdigest(),
-            dropped_captions=self._tables.flags.counts(flagged),
+
+class _PlanLot(_WithCaptions):
+    """Divides the samples of a lot into shards; reads no image."""
+
+    def process(self, lot: Unit) -> Iterator[_Item]:
+        work = self._work
+        inputs = receipts.inputs_of(lot, work.tables, self._captions, work.settings)
+        samples = LotSamples(work.tables, self._captions, lot)
+        planned, counts = plan_shards(samples, work.config, work.identity)
+        (last,) = receipts.read(work.folder, [lot])
+        known = {} if last is None else {shard.name: shard for shard in last.shards}
+        parts = _divide(planned, _N_ITEMS)
+        for number, shards in enumerate(parts):
+            names = (self._name(lot, shard) for shard in shards)
+            facts = tuple(known[name] for name in names if name in known)
+            yield _Item(lot, number, len(parts), shards, facts, inputs, counts)
+
+    def _name(self, lot: Unit, shard: PlannedShard) -> str:
+        return self._work.shard_format.shard_name(lot.base, shard.number, shard.digest)
+
+
+def _divide(
+    shards: Sequence[PlannedShard], n_parts: int
+) -> list[tuple[PlannedShard, ...]]:
+    """Up to `n_parts` parts of about equal length; one of a lot without shards."""
+    n_parts = max(1, min(n_parts, len(shards)))
+    bounds = [len(shards) * part // n_parts for part in range(n_parts + 1)]
+    return [tuple(shards[start:stop]) for start, stop in itertools.pairwise(bounds)]
+
+
+class _WriteShards(_WithCaptions):
+    """Writes the shards of an item that are not there yet."""
+
+    def process(self, item: _Item) -> Iterator[tuple[str, _Written]]:
+        work, lot = self._work, item.lot
+        name_to_known = {shard.name: shard for shard in item.known}
+        samples = LotSamples(work.tables, self._captions, lot)
+        writer = ShardWriter(
+            work.folder, work.shard_format, work.config, work.identity, lot, samples
         )
+        found: list[ShardFacts] = []
+        failures: list[Failure] = []
+        for shard in item.shards:
+            facts = writer.find(shard, name_to_known)
+            if facts is None:
+                facts = writer.write(shard, failures)
+                add_to_counter(STAGE, "shards_written", int(facts.n_samples > 0))
+                add_to_counter(STAGE, "samples_written", facts.n_samples)
+            else:
+                add_to_counter(STAGE, "shards_skipped")
+            if facts.n_samples:
+                found.append(facts)
+        if failures:
+            add_to_counter(STAGE, "images_failed", len(failures))
+        yield lot.name, _Written(item, tuple(found), tuple(failures))
 
 
-def _find_exported(
-    kept: Iterable[tuple[Pair, Sample]], export: ExportConfig
-) -> list[tuple[Pair, Sample]]:
-    required = set(export.required_granularities)
-    return [
-        (pair, sample) for pair, sample in kept if required <= sample.captions.keys()
-    ]
+class _WriteReceipt(beam.DoFn):
+    """Writes the table of errors of a lot, and then its receipt."""
 
+    def __init__(self, work: _Work) -> None:
+        self._work = work
 
-def _plan(
-    summaries: Iterable[UnitSummary],
-    export: ExportConfig,
-    folder: str,
-    shard_format: ShardFormat,
-) -> list[ShardPlan]:
-    """Plans the shards, and removes files that are not of the plan."""
-    shards = plan_shards(summaries, export, shard_format)
-    _remove_stale(folder, shards)
-    return shards
-
-
-def _remove_stale(folder: str, shards: Sequence[ShardPlan]) -> None:
-    """Removes a manifest of other shards, then those shards, then their indexes.
-
-    In this order a manifest never names a missing shard, and a shard never lacks its
-    index. Half-written files of a killed run are removed too.
-    """
-    path = files.join(folder, manifest.NAME)
-    written = read_json(path)
-    planned = manifest.shards_fingerprint(shards)
-    if written is not None and written["fingerprints"]["shards"] != planned:
-        files.delete(folder, [manifest.NAME])
-    own = {name for name in names_in(folder) if _OWN_NAME.fullmatch(name)}
-    stale = own - manifest.file_names(shard.name for shard in shards)
-    by_kind = sorted(stale, key=lambda s: (s.endswith(manifest.INDEX_SUFFIX), s))
-    files.delete(folder, by_kind)
-
-
-class _WriteShard(beam.DoFn):
-    """Writes a shard unless it exists: its index, its records, then its receipt."""
-
-    def __init__(
-        self,
-        tables: SampleTables,
-        config: CurationConfig,
-        folder: str,
-        shard_format: ShardFormat,
-    ) -> None:
-        self._tables = tables
-        self._export = config.export
-        self._limits = config.limits
-        self._folder = folder
-        self._format = shard_format
-        self._granularities = [g.name for g in config.granularities]
-        self._captions: dict[Granularity, CaptionTables] = {}
-
-    def setup(self) -> None:
-        self._captions = self._tables.open_captions()
-
-    def process(self, shard: ShardPlan) -> Iterator[Receipt]:
-        receipt = self._receipt(shard)
-        if receipt is None:
-            receipt = self._write(shard)
-            add_to_counter(STAGE, "shards_written")
-            add_to_counter(STAGE, "samples_written", receipt.n_samples)
-        else:
-            add_to_counter(STAGE, "shards_skipped")
-        yield receipt
-
-    def _receipt(self, shard: ShardPlan) -> Receipt | None:
-        """The receipt of a shard; None if it is missing, or of another plan."""
-        path = files.join(self._folder, shard.name)
-        stored = read_json(path + manifest.RECEIPT_SUFFIX)
-        if stored is None or stored["fingerprint"] != shard.fingerprint:
-            return None
-        parts = (path, path + manifest.INDEX_SUFFIX)
-        return Receipt(**stored) if all(map(files.is_file, parts)) else None
-
-    def _write(self, shard: ShardPlan) -> Receipt:
-        path = files.join(self._folder, shard.name)
-        suffixes = (manifest.RECEIPT_SUFFIX, "", manifest.INDEX_SUFFIX)
-        there = [shard.name + s for s in suffixes if files.is_file(path + s)]
-        files.delete(self._folder, there)
-        with tempfile.TemporaryDirectory() as folder:
-            local = os.path.join(folder, shard.name)
-            samples = self._samples(shard)
-            index = self._format.write_local(local, samples, self._granularities)
-            files.write(path + manifest.INDEX_SUFFIX, index.tobytes())
-            n_bytes, sha256 = files.publish(local, path)
-        receipt = Receipt(shard.name, shard.fingerprint, len(index), n_bytes, sha256)
-        write_json(path + manifest.RECEIPT_SUFFIX, dataclasses.asdict(receipt))
-        return receipt
-
-    def _samples(self, shard: ShardPlan) -> Iterator[Sample]:
-        for piece in shard.slices:
-            pairs = self._tables.decided_pairs(piece.unit)
-            kept = kept_samples(piece.unit, pairs, self._captions)
-            flagged = self._tables.flags.read(piece.unit)
-            kept = self._tables.flags.without_dropped(kept, flagged)
-            exported = _find_exported(kept, self._export)[piece.start : piece.stop]
-            encoded = sources.read_images(piece.unit, [pair for pair, _ in exported])
-            samples = [sample for _, sample in exported]
-            items = zip(samples, encoded, strict=True)
-            yield from map_ahead(
-                self._with_image, items, _N_IMAGES_AHEAD, lambda item: len(item[1])
-            )
-
-    def _with_image(self, item: tuple[Sample, bytes]) -> Sample:
-        return with_image(*item, self._export, self._limits)
-
-
-def _write_manifest(
-    header: dict[str, Any],
-    path: str,
-    summaries: Sequence[UnitSummary],
-    receipts: Sequence[Receipt],
-) -> str:
-    write_json(path, manifest.complete(header, summaries, receipts))
-    return path
+    def process(self, element: tuple[str, Iterable[_Written]]) -> Iterator[str]:
+        name, written = element
+        number_to_written: Mapping[int, _Written]
+        number_to_written = {one.item.number: one for one in written}
+        items = [one for _, one in sorted(number_to_written.items())]
+        failures = [failure for one in items for failure in one.failures]
+        shards = tuple(shard for one in items for shard in one.shards)
+        first = items[0].item
+        error_tables.write(self._work.root, STAGE, name, failures)
+        reasons = error_tables.count_reasons(failures)
+        receipt = Receipt(first.inputs, first.counts, shards, reasons)
+        receipts.write(self._work.folder, name, receipt)
+        yield name

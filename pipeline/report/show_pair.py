@@ -16,6 +16,7 @@ from pipeline.engine import id_index
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.summaries import read_folders
 from pipeline.export import manifest
+from pipeline.export.receipts import base_of
 from pipeline.export.shard_formats import TFRECORD
 from pipeline.records import INDEX_DTYPE, KEPT, Sample
 from pipeline.report import caption_facts
@@ -184,19 +185,22 @@ class Record:
 def find_record(run: RunFolder, one: PairFacts) -> Record | None:
     """Finds the training record of a kept pair; None if no shard has it.
 
-    Records are in the order of the kept pairs, some of which may not be exported. So
-    the record is at the pair's position among the kept pairs, or before it by at most
-    the number of pairs that were not exported.
+    Records of a lot are in the order of its kept pairs, some of which may not be
+    exported. So the record is at the pair's position among the kept pairs of the lot,
+    or before it by at most the number of pairs that were not exported.
     """
     content = read_json(files.join(TFRECORD.path(run.root), manifest.NAME))
     fingerprint = run.pool_fingerprint
     if content is None or content["fingerprints"]["decisions"] != fingerprint:
         return None
-    n_left_out = content["ledger"]["kept"] - content["n_samples"]
-    last = _count_kept_before(run, one.location)
+    lot = run.units[one.location.unit]
+    is_kept = _is_kept(run.decisions, lot)
+    shards = [s for s in content["shards"] if base_of(s["name"]) == lot.base]
+    n_left_out = int(is_kept.sum()) - sum(shard["n_samples"] for shard in shards)
+    last = int(is_kept[: one.location.row].sum())
     start = 0
-    for shard in content["shards"]:
-        first = max(0, last - n_left_out - start)
+    for shard in shards:
+        first = max(0, last - max(n_left_out, 0) - start)
         stop = min(shard["n_samples"], last + 1 - start)
         for position in range(first, stop):
             sample = _read_sample(run, shard["name"], position)
@@ -204,18 +208,6 @@ def find_record(run: RunFolder, one: PairFacts) -> Record | None:
                 return Record(shard["name"], position, sample)
         start += shard["n_samples"]
     return None
-
-
-def _count_kept_before(run: RunFolder, location: PairLocation) -> int:
-    """Kept pairs before a pair in the order of the training shards."""
-    own, decisions = run.units[location.unit], run.decisions
-    before = [unit for unit in run.units if _sort_key(unit) < _sort_key(own)]
-    whole = sum(int(_is_kept(decisions, unit).sum()) for unit in before)
-    return whole + int(_is_kept(decisions, own)[: location.row].sum())
-
-
-def _sort_key(unit: Unit) -> tuple[str, str]:
-    return unit.source.name, unit.shards[0].uri
 
 
 def _is_kept(decisions: UnitTables, unit: Unit) -> np.ndarray:

@@ -46,7 +46,8 @@ def curated(web, tmp_path_factory) -> pathlib.Path:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def samples(curated: pathlib.Path) -> list[records.Sample]:

@@ -98,9 +98,8 @@ def units_of(output: Path, stage: str) -> dict[Path, tuple[int, int]]:
     """Finished tables or shards of a stage, with what changes if they are rewritten."""
     folders = [f for glob in STAGE_TO_OUTPUTS[stage] for f in output.glob(glob)]
     paths = [p for f in folders for p in f.rglob("*.parquet") if is_complete(p)]
-    for receipt in output.glob("tfrecords/*.tfrecord.json"):
-        if stage == "export":
-            paths += [receipt.with_suffix(""), receipt.with_suffix(".index")]
+    if stage == "export":
+        paths = list(output.glob("tfrecords/*.tfrecord"))
     return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
 
@@ -122,8 +121,6 @@ def without_stage(root: Path, output: Path, stage: str) -> None:
 def forget_half(output: Path, stage: str, rng: np.random.Generator) -> None:
     """So that there is work for more kills."""
     paths = sorted(units_of(output, stage))
-    if stage == "export":
-        paths = sorted(output.glob("tfrecords/*.tfrecord.json"))
     for path in rng.permutation(paths)[: -(-len(paths) // 2)]:
         path.unlink()
 

@@ -79,6 +79,7 @@ def test_the_version_changes_no_fingerprint(monkeypatch):
     def fingerprints() -> tuple[str, ...]:
         header = {
             "config": repr(_recipe("demo")),
+            "ledger": {},
             "fingerprints": {"captions": {}, "decisions": "d", "flags": None},
         }
         inputs = manifest.inputs_fingerprint(header, [])

@@ -53,12 +53,11 @@ class Shards:
         """Raises ValueError if the folder is no complete export of our schema."""
         self._folder = str(folder)
         places.check([("data", files.join(self._folder, _MANIFEST))])
-        manifest = _read_manifest(self._folder)
+        manifest = _read_whole_export(self._folder)
         self.granularities: tuple[str, ...] = tuple(manifest["granularities"])
         self._files = [ShardFile(x["name"], x["n_bytes"]) for x in manifest["shards"]]
         counts = [shard["n_samples"] for shard in manifest["shards"]]
         self._ends = list(itertools.accumulate(counts))
-        _check_sizes(self._folder, manifest["shards"])
         if not len(self):
             raise ValueError(f"{folder}: 0 samples, expected at least one")
         contents = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
@@ -103,9 +102,14 @@ class Shards:
         shard whose bytes are not those of the manifest although every record is whole.
         """
         described = _read_manifest(self._folder)["shards"]
+        name_to_sha256 = {shard["name"]: shard["sha256"] for shard in described}
         starts = [0, *self._ends[:-1]]
         for number, shard in enumerate(self._files):
-            path, expected = self._path(shard), described[number]["sha256"]
+            path = self._path(shard)
+            if shard.name not in name_to_sha256:
+                yield f"{path}: the manifest does not name it any more"
+                continue
+            expected = name_to_sha256[shard.name]
             found = _digest(self._folder, shard)
             is_indexed = _is_contiguous(self._folder, shard)
             if found != expected or not is_indexed:
@@ -154,6 +158,24 @@ def check_share(n_skipped: int, n_drawn: int, n_records: int, max_share: float) 
             f"{n_skipped} damaged records skipped, expected at most {max_share:g} of"
             f" {n_drawn} (run.max_skipped_share); python -m trainer.verify names all"
         )
+
+
+def _read_whole_export(folder: str) -> dict:
+    """Reads the manifest, and compares it with the files in the folder.
+
+    An export may swap its manifest and remove old shards between the two; then the
+    manifest is another one, and is read once more.
+    """
+    manifest = _read_manifest(folder)
+    try:
+        _check_sizes(folder, manifest["shards"])
+    except ValueError:
+        newer = _read_manifest(folder)
+        if newer == manifest:
+            raise
+        _check_sizes(folder, newer["shards"])
+        return newer
+    return manifest
 
 
 def _read_manifest(folder: str) -> dict:

@@ -10,6 +10,7 @@ from pipeline.config.curation import ExportConfig
 from pipeline.engine import id_index
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import stage as export
+from pipeline.export.publishing import publish
 from pipeline.report import find_pairs, show_pair
 from pipeline.report.find_pairs import Question, ScoreRange, find
 from pipeline.report.pair_facts import PairFacts
@@ -115,6 +116,7 @@ def test_show_finds_the_training_record_even_if_some_pairs_are_not_exported(tmp_
     )
     write_captions(made, {"0": captioned}, [SHORT])
     run_stage(export.Export(made), made.units)
+    publish(made)
     before = bytes_of(tmp_path / "run")
     unit = made.units[0]
     for row, expected in ((0, 0), (3, 1), (5, 3)):
@@ -130,7 +132,7 @@ def test_show_finds_the_training_record_even_if_some_pairs_are_not_exported(tmp_
 
 
 def _shard_number(name: str) -> int:
-    return int(name.split("-")[1])
+    return int(name.split("-")[-2])
 
 
 def _kept(made: RunFolder, row: int) -> PairFacts:

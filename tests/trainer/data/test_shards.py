@@ -5,6 +5,7 @@ from concurrent import futures
 import pytest
 
 from pipeline import records
+from pipeline.storage import files
 from tests.support import served_store, tiny_export
 from tests.support.quick_http import Reply
 from trainer.data.shards import RecordError, Shards
@@ -238,3 +239,26 @@ def test_an_index_that_points_out_of_its_block_is_found(store, offset, number):
 def test_an_unknown_scheme_is_an_error():
     with pytest.raises(ValueError, match="gopher"):
         Shards("gopher://b")
+
+
+def test_a_manifest_that_was_swapped_while_shards_opens_is_read_again(
+    tmp_path, monkeypatch
+):
+    samples = [tiny_export.sample(i) for i in range(3)]
+    folder = tiny_export.write(tmp_path / "tfrecords", samples, n_shards=1)
+    newer = tiny_export.write(tmp_path / "newer", samples[:2], n_shards=1)
+    list_folder = files.list_folder
+
+    def swap_and_list(path):
+        if newer.exists():
+            (folder / "train-00000-of-00001.tfrecord").unlink()
+            for found in newer.iterdir():
+                found.replace(folder / found.name)
+            newer.rmdir()
+        return list_folder(path)
+
+    monkeypatch.setattr(files, "list_folder", swap_and_list)
+    assert len(Shards(folder)) == 2
+    (folder / "train-00000-of-00001.tfrecord").unlink()
+    with pytest.raises(ValueError, match="missing, expected as the manifest names it"):
+        Shards(folder)

@@ -1,0 +1,105 @@
+"""Puts the shards of all lots into the manifest, and then removes what it left out.
+
+In: the receipts of all lots. Out: the manifest, swapped as a whole. Nothing is removed
+before: a reader finds every shard of the manifest that it read, or another manifest.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.engine import error_tables
+from pipeline.engine.counters import Counters
+from pipeline.engine.run_folder import RunFolder
+from pipeline.export import manifest, receipts
+from pipeline.export.completeness import names_in
+from pipeline.export.receipts import Receipt
+from pipeline.export.shard_formats import TFRECORD, ShardFormat
+from pipeline.storage import files
+from pipeline.storage.object_urls import is_object_url
+
+STAGE = "export"
+
+_OWN_NAME = re.compile(
+    r"train-(.+-\d{5,}-[0-9a-f]{12}|\d{5,}-of-\d{5,})\.(tfrecord|tar)(\..+)?"
+    r"|manifest\.json\..+\.tmp"
+)
+
+
+def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
+    """Swaps the manifest once all lots have receipts.
+
+    Raises:
+      ValueError: if a lot has none, or more pairs failed than the recipe allows; then
+        the manifest and its shards stay as they were.
+    """
+    folder = shard_format.path(run.root)
+    found = _read_receipts(run, folder)
+    content = manifest.complete(manifest.header(run), run.units, found)
+    n_tried = content["n_samples"] + content["n_failed"]
+    bound = run.config.max_failed_share
+    error_tables.expect_few(run.root, STAGE, content["failures"], n_tried, bound)
+    there = names_in(folder)
+    named = manifest.file_names(shard["name"] for shard in content["shards"])
+    if lost := sorted(named - there):
+        path = files.join(folder, lost[0])
+        raise ValueError(f"{path}: expected a file of a shard; run `export` again")
+    _swap(files.join(folder, manifest.NAME), content)
+    n_removed = _remove_others(folder, there, named)
+    _remove_other_receipts(folder, {lot.name for lot in run.units})
+    return {"files_removed": n_removed} if n_removed else {}
+
+
+def _read_receipts(run: RunFolder, folder: str) -> list[Receipt]:
+    found = list(receipts.read(folder, run.units))
+    missing = [
+        lot.name
+        for lot, receipt in zip(run.units, found, strict=True)
+        if receipt is None
+    ]
+    if missing:
+        raise ValueError(
+            f"{files.join(folder, receipts.FOLDER)}: expected a receipt of every lot,"
+            f" but {len(missing):,} have none, such as {missing[0]}; run `export` again"
+        )
+    return [receipt for receipt in found if receipt is not None]
+
+
+def _swap(path: str, content: Mapping[str, Any]) -> None:
+    """Replaces the manifest unless it says the same.
+
+    Raises:
+      ValueError: if another export wrote it meanwhile.
+    """
+    data = json.dumps(content, indent=1).encode() + b"\n"
+    try:
+        written, version = files.read_with_version(path)
+    except FileNotFoundError:
+        is_swapped = files.create(path, data)
+    else:
+        is_swapped = written == data or files.replace(path, data, version)
+    if not is_swapped and files.is_remote(path) and not is_object_url(path):
+        files.write(path, data)  # such a file system knows no conditions
+        is_swapped = True
+    if not is_swapped and files.read(path) != data:
+        raise ValueError(f"{path}: expected no other export to write it meanwhile")
+
+
+def _remove_others(folder: str, there: set[str], named: set[str]) -> int:
+    """Removes shards that the manifest does not name, and then their indexes.
+
+    In this order a shard never lacks its index. Half-written files and shards of
+    attempts that were killed go too.
+    """
+    own = {name for name in there if _OWN_NAME.fullmatch(name)}
+    by_kind = sorted(own - named, key=lambda s: (s.endswith(manifest.INDEX_SUFFIX), s))
+    files.delete(folder, by_kind)
+    return len(by_kind)
+
+
+def _remove_other_receipts(folder: str, lot_names: set[str]) -> None:
+    there = names_in(files.join(folder, receipts.FOLDER))
+    stale = sorted(there - {name + receipts.SUFFIX for name in lot_names})
+    own: Sequence[str] = [name for name in stale if name.endswith(receipts.SUFFIX)]
+    files.delete(files.join(folder, receipts.FOLDER), own)

@@ -1,0 +1,163 @@
+"""The receipts of exported lots: which shards they are, and what they are made from.
+
+In: the summaries of a lot's tables. Out: one small JSON object a lot and format, beside
+the shards, from which the manifest is made. A lot whose tables are those of its receipt
+is done.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from pipeline.config.captions import Granularity
+from pipeline.config.curation import CurationConfig
+from pipeline.config.fingerprint import fingerprint
+from pipeline.engine.caption_tables import CaptionTables
+from pipeline.export.samples import SampleTables
+from pipeline.records import SCHEMA_VERSION
+from pipeline.sources.shards import Unit
+from pipeline.storage import files
+from pipeline.storage.tables import UnitTables
+
+FOLDER = "lots"  # beside the shards
+SUFFIX = ".json"
+CODE_VERSION = 1  # to be raised when the same tables give other shards
+
+Inputs = dict[str, Any]
+ReadSummary = Callable[[UnitTables, str], Mapping[str, Any]]
+
+_SHARD_NAME = re.compile(r"train-(?P<base>.+)-\d{5,}-[0-9a-f]{12}\.(tfrecord|tar)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFacts:
+    """What the manifest says of a shard."""
+
+    name: str
+    n_samples: int
+    n_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What the manifest counts, of one lot."""
+
+    outcomes: Mapping[str, int]  # of the pairs read
+    n_without_granularity: Mapping[str, int]  # of the kept
+    # Granularity to what is not exported: "captions", and how many have each flag.
+    dropped_captions: Mapping[str, Mapping[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """Says that a lot is exported."""
+
+    inputs: Inputs
+    counts: Counts
+    shards: tuple[ShardFacts, ...]
+    failures: Mapping[str, int]  # pairs that could not be exported, by reason
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self | None:
+        """The receipt that a file holds; None if it is damaged."""
+        try:
+            found = json.loads(data)
+            shards = tuple(ShardFacts(**shard) for shard in found["shards"])
+            counts = Counts(**found["counts"])
+            return cls(found["inputs"], counts, shards, found["failures"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"
+
+
+def path(folder: str, lot_name: str) -> str:
+    """Where the receipt of a lot lies; `folder` is that of the shards."""
+    return files.join(folder, FOLDER, lot_name + SUFFIX)
+
+
+def read(folder: str, lots: Sequence[Unit]) -> Iterator[Receipt | None]:
+    """The receipts of lots, in their order; None where there is none."""
+    paths = [path(folder, lot.name) for lot in lots]
+    for data in files.read_many(paths):
+        if isinstance(data, FileNotFoundError):
+            yield None
+        elif isinstance(data, OSError):
+            raise data
+        else:
+            yield Receipt.parse(data)
+
+
+def write(folder: str, lot_name: str, receipt: Receipt) -> None:
+    """Says that a lot is exported; leaves a file alone that says the same."""
+    where, data = path(folder, lot_name), receipt.to_json()
+    try:
+        is_there = files.read(where) == data
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        files.write(where, data)
+
+
+def settings_of(config: CurationConfig, tables: SampleTables) -> str:
+    """The fingerprint of all settings that the samples of a lot depend on."""
+    granularities = [
+        (granularity.name, granularity.prompt, files.split(folder)[1])
+        for granularity, folder in tables.granularity_to_folder.items()
+    ]
+    order = [granularity.name for granularity in config.granularities]
+    return fingerprint(
+        *("export", CODE_VERSION, SCHEMA_VERSION),
+        *(config.export, config.limits, granularities, order),
+    )
+
+
+def inputs_of(
+    lot: Unit,
+    tables: SampleTables,
+    captions: Mapping[Granularity, CaptionTables],
+    settings: str,
+    read_summary: ReadSummary = UnitTables.read_summary,
+) -> Inputs:
+    """What the shards of a lot are made from: the contents of its tables.
+
+    Raises:
+      FileNotFoundError, KeyError: if it has no such table.
+    """
+
+    def digest(of: UnitTables, name: str) -> str:
+        return read_summary(of, name)["sha256"]
+
+    source, flags = lot.source.name, tables.flags.tables
+    return {
+        "settings": settings,
+        "pairs": digest(tables.source_to_pairs[source], lot.name),
+        "scores": digest(tables.source_to_embeddings[source], lot.name),
+        "decisions": digest(tables.decisions, lot.name),
+        "captions": {
+            granularity.name: {
+                name: digest(found.tables, name) for name in found.names(lot)
+            }
+            for granularity, found in captions.items()
+        },
+        "flags": None if flags is None else digest(flags, lot.name),
+    }
+
+
+def base_of(shard_name: str) -> str:
+    """The base name of the lot that a shard belongs to; "" of another file."""
+    found = _SHARD_NAME.fullmatch(shard_name)
+    return found["base"] if found else ""
+
+
+def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Sums of counts by name."""
+    totals: dict[str, int] = {}
+    for found in counts:
+        for name, n in found.items():
+            totals[name] = totals.get(name, 0) + n
+    return totals

@@ -23,7 +23,7 @@ from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.scoring import missing_tables
 from pipeline.scoring import stage as scoring
 from pipeline.scoring.encoder_handler import EncoderHandler
-from pipeline.selection import ledger
+from pipeline.selection import ledger, reference_accounts
 from pipeline.selection import stage as selection
 
 
@@ -43,7 +43,7 @@ def score(run: RunFolder, options: PipelineOptions) -> Counters:
 def select(run: RunFolder, options: PipelineOptions) -> Counters:
     """Decides which pairs to keep, from scores and thresholds alone."""
     if ledger.is_complete(run):
-        ledger.restore_ledger(run)
+        reference_accounts.expect_enough(run, ledger.restore_ledger(run))
         return {}
     fault = "without scores of the present contents"
     scored_shards.expect_scored(run, fault, "run `score` first")

@@ -18,6 +18,7 @@ from pipeline.config.duplicates import (
     TorchDescriptor,
 )
 from pipeline.config.fingerprint import FORMAT_VERSION, fingerprint
+from pipeline.config.selection import SelectionConfig
 from pipeline.engine import listed_lots, lot_plan, removals
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.lot_plan import LotPlan
@@ -217,8 +218,13 @@ class RunFolder:
         """Of all that decides on pairs, but the pool itself: the pool grows."""
         keep_all = [s.name for s in self.config.sources if s.keep_all]
         references = (self.evaluation_units, self.seed_units)
+        # The share decides whether `select` goes on, and on no pair.
+        share = SelectionConfig.max_unreadable_reference_share
+        any_share = dataclasses.replace(
+            self.config.selection, max_unreadable_reference_share=share
+        )
         selection = (
-            self.config.selection,
+            any_share,
             drop_lists.contents_digests(self.drop_list),
             *filter(None, (dict(self.path_to_digest),)),
         )
@@ -237,7 +243,8 @@ class RunFolder:
     def pool_fingerprint(self) -> str:
         """Of the decisions on this pool: of all that decides on its pairs, and of the
         pool."""
-        return fingerprint(self.decisions_fingerprint, self._tables_of(self.units))
+        tables = sorted(self._tables_of(self.units))  # whenever each lot came
+        return fingerprint(self.decisions_fingerprint, tables)
 
     def _tables_of(self, units: Iterable[Unit]) -> list[tuple[str, str]]:
         """What is scored of some lots, by source name."""

@@ -82,8 +82,9 @@ def make_accounts(run: RunFolder) -> dict[str, dict[str, Any]]:
       ValueError: if more of a set is not compared than the recipe allows.
     """
     sets = list(_read_sets(run))
+    max_share = run.config.selection.max_unreadable_reference_share
     for one in sets:
-        _expect_enough(one, run.config.selection.max_unreadable_reference_share)
+        _expect_enough(one.role, one.name, one.to_json(), max_share)
     lines = [
         json.dumps(dataclasses.asdict(left_out)) + "\n"
         for one in sets
@@ -180,19 +181,30 @@ def _read_set(
     return _Set(role, name, n_read, n_unused, tuple(left_out), n_unreadable)
 
 
-def _expect_enough(one: _Set, max_share: float) -> None:
-    n_left_out = len(one.left_out)
-    if one.n_unused or n_left_out == 0:
+def expect_enough(run: RunFolder, ledger: Mapping[str, Any]) -> None:
+    """Raises ValueError if a ledger has a set of which too little was compared."""
+    max_share = run.config.selection.max_unreadable_reference_share
+    for role in SET_ROLES:
+        for name, counts in ledger.get(role, {}).items():
+            _expect_enough(role, name, counts, max_share)
+
+
+def _expect_enough(
+    role: str, set_name: str, counts: Mapping[str, Any], max_share: float
+) -> None:
+    n_read = counts["read"]
+    n_left_out = n_read - counts["compared"]
+    if UNUSED in counts["not_compared"] or n_left_out == 0:
         return
-    if n_left_out == one.n_read:
+    if n_left_out == n_read:
         expected = "at least one readable image"
-    elif n_left_out > max_share * one.n_read:
+    elif n_left_out > max_share * n_read:
         bound = f"max_unreadable_reference_share={max_share}"
         expected = f"{bound} of it at most to be left out"
     else:
         return
-    name, missing = _ROLE_TO_NAME[one.role], describe_missing(one.role, one.to_json())
-    raise ValueError(f"{name}={one.name}: expected {expected}: {missing}")
+    name, missing = _ROLE_TO_NAME[role], describe_missing(role, counts)
+    raise ValueError(f"{name}={set_name}: expected {expected}: {missing}")
 
 
 def _group_errors(errors: Sequence[str]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What is compared with is accounted for: read = compared + left out, by reason."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -178,6 +179,20 @@ def test_half_of_a_set_or_a_bound_that_is_met_goes_on(tmp_path):
         )
         _, ledger = sets_of(tmp_path, config, evaluation={"e/1": HALF})
         assert ledger["evaluation"]["e"]["compared"] == 2
+
+
+def test_another_bound_decides_nothing_again_and_holds_for_what_is_decided(tmp_path):
+    config = SelectionConfig(max_evaluation_similarity=0.9)
+    run, _ = sets_of(tmp_path, config, evaluation={"e/1": HALF})
+    strict = dataclasses.replace(config, max_unreadable_reference_share=0.4)
+    stricter = dataclasses.replace(
+        run, config=dataclasses.replace(run.config, selection=strict)
+    )
+    assert stricter.decisions == run.decisions
+    assert curate.select(run, PipelineOptions([])) == {}
+    message = "max_unreadable_reference_share=0.4 of it at most to be left out"
+    with pytest.raises(ValueError, match=message):
+        curate.select(stricter, PipelineOptions([]))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])

@@ -71,6 +71,7 @@ setup(
         "torch": ["torch", "torchvision"],
         "dev": [
             "beartype",
+            "duckdb",
             "google-genai>=3",
             "hypothesis",
             "jaxtyping",

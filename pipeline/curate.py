@@ -29,12 +29,13 @@ from pipeline.selection import stage as selection
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: its image and text, its language, its embedding."""
-    if missing_tables.is_complete(run):
+    units = missing_tables.incomplete_units(run)
+    if not units:
         scoring.remove_outdated(run)
         return {}
     handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
-    counters = run_stage(run, run.all_units, scoring.STAGE, stage, options)
+    counters = run_stage(run, units, scoring.STAGE, stage, options)
     scoring.expect_scored(run)
     scoring.remove_outdated(run)
     return counters

@@ -12,9 +12,9 @@ from pipeline.captioning import imported as importing
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine import progress
+from pipeline.engine.caption_tables import FAILED
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
-from pipeline.records import FinishReason
 from pipeline.sources.shards import Unit
 from pipeline.storage import files
 from pipeline.storage.tables import UnitTables
@@ -63,7 +63,7 @@ def work_of(
     """
     if stage == "score":
         pairs = {run.pairs(unit.source).folder for unit in run.all_units}
-        rows = progress.Rows(pairs, "error", bool)
+        rows = progress.Rows(pairs, "unreadable")
         to_make = _tables_of(run.all_units, run.embeddings)
         return progress.Work(len(run.all_units), lambda: _n_made(to_make), rows)
     if stage == "select":
@@ -81,7 +81,7 @@ def _captioning_of(
     imported = [g for g in granularities if g.captioner == "imported"]
     folders = {run.captions(g) for g in granularities if g not in imported}
     n_total = len(run.units) * len(folders) + len(imported)
-    rows = progress.Rows(folders, "finish_reason", FinishReason.ERROR.__eq__)
+    rows = progress.Rows(folders, FAILED)
 
     def count_done() -> int:
         n_imported = sum(importing.is_complete(run, g) for g in imported)
@@ -107,4 +107,4 @@ def _n_made(to_make: Mapping[UnitTables, set[str]]) -> int:
 
 
 def _n_files(folders: set[str]) -> int:
-    return sum(len(files.list_folder(f, suffix=".parquet")) for f in folders)
+    return sum(len(UnitTables(folder).unit_names()) for folder in folders)

@@ -10,25 +10,28 @@ The plan is one table, RUN/lots/plan.parquet, with a row per shard.
 
 import dataclasses
 import hashlib
+import io
 import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.sources.shards import Shard, Unit, list_shards
 from pipeline.storage import files
-from pipeline.storage.tables import open_table
 
 NAME = "lots/plan.parquet"
 ROLES = ("pool", "evaluation", "seeds")
 SINGLE = "shard"  # the base name of lots of one shard that a sample is made of
 
-_COLUMNS = ("lot", "role", "source", "predecessor", "removed", "uri", "mark")
+_IDENTITY = ("lot", "role", "source", "predecessor", "removed")
+_COLUMNS = (*_IDENTITY, "uri", "mark")
 # Paths are bytes, as not all of them are texts.
 _SCHEMA = pa.schema([(n, pa.binary() if n == "uri" else pa.string()) for n in _COLUMNS])
 _MAX_BASE_CHARS = 60
@@ -86,32 +89,33 @@ class LotPlan:
     """The known lots, in the order in which they came to be."""
 
     lots: tuple[PlannedLot, ...] = ()
+    # Whether the run folder has this plan.
+    is_written: bool = dataclasses.field(default=False, compare=False)
 
     @classmethod
     def read(cls, root: str) -> Self:
         """The plan of a run folder; empty if it has none yet."""
-        path = files.join(root, *NAME.split("/"))
         try:
-            with open_table(path) as file:
-                table = pq.read_table(file, columns=list(_COLUMNS))
+            data = files.read(files.join(root, *NAME.split("/")))
         except FileNotFoundError:
             return cls()
-        rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
-        return cls(
-            tuple(
-                PlannedLot(
-                    *(name, role, source_name, predecessor, removed),
-                    tuple((os.fsdecode(uri), mark) for *_, uri, mark in group),
-                )
-                for (name, role, source_name, predecessor, removed), group in (
-                    itertools.groupby(rows, lambda row: row[:5])
-                )
+        table = pq.read_table(io.BytesIO(data), columns=list(_COLUMNS))
+        uris = map(os.fsdecode, table["uri"].to_pylist())
+        places = list(zip(uris, table["mark"].to_pylist(), strict=True))
+        ends = [*_starts_of_runs(table["lot"]), len(places)]
+        firsts = table.take(ends[:-1])
+        identities = zip(*(firsts[n].to_pylist() for n in _IDENTITY), strict=True)
+        lots = (
+            PlannedLot(name, role, of, before, removed, tuple(places[start:stop]))
+            for (name, role, of, before, removed), (start, stop) in zip(
+                identities, itertools.pairwise(ends), strict=True
             )
         )
+        return cls(tuple(lots), is_written=True)
 
     def write(self, root: str) -> None:
-        """Writes the plan into a run folder, unless it is there."""
-        if self.lots == LotPlan.read(root).lots:
+        """Writes the plan into a run folder, unless it was read from there."""
+        if self.is_written:
             return
         rows = [
             (*lot.identity, os.fsencode(uri), mark)
@@ -141,12 +145,14 @@ class LotPlan:
         places = sorted(left.items())
         for first in range(0, len(places), size):
             base = f"{_base_of(role, source.name)}-{number:05d}"
-            chosen.append(_make_lot(base, role, source.name, places[first:][:size]))
+            chosen.append(
+                _make_lot(base, role, source.name, places[first : first + size])
+            )
             number += 1
         names = {lot.name for lot in self.lots}
         new = tuple(lot for lot in chosen if lot.name not in names)
         units = tuple(lot.to_unit(source) for lot in chosen)
-        return LotPlan((*self.lots, *new)), units
+        return (LotPlan((*self.lots, *new)) if new else self), units
 
     def paths(self, role: Role, source_name: str) -> list[str]:
         """The paths of all shards of a source that are known, sorted."""
@@ -179,7 +185,16 @@ class LotPlan:
     def without(self, names: Iterable[str]) -> "LotPlan":
         """The plan without some lots."""
         left_out = set(names)
-        return LotPlan(tuple(x for x in self.lots if x.name not in left_out))
+        lots = tuple(x for x in self.lots if x.name not in left_out)
+        return self if len(lots) == len(self.lots) else LotPlan(lots)
+
+
+def _starts_of_runs(column: pa.ChunkedArray) -> list[int]:
+    """The positions of values that differ from the one before."""
+    if not len(column):
+        return []
+    is_new = pc.not_equal(column[1:], column[: len(column) - 1]).to_numpy()
+    return [0, *(np.flatnonzero(is_new) + 1).tolist()]
 
 
 def _take_known(

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -21,6 +22,7 @@ from pipeline.storage import files, patterns
 _LOCAL = ("", "direct", "fnapi")
 _MAX_IN_GRAPH = 1_000  # shards
 _N_PER_FILE = 100  # lots
+_N_WRITTEN_AT_ONCE = 16
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -114,7 +116,7 @@ class ListUnits(beam.PTransform):
 
 def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
     """Paths of files that hold all lots, written unless they are there."""
-    paths = []
+    path_to_data = {}
     for first in range(0, len(units), _N_PER_FILE):
         part = units[first : first + _N_PER_FILE]
         listed = [
@@ -127,11 +129,12 @@ def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
         ]
         data = json.dumps(listed).encode()
         digest = hashlib.blake2b(data, digest_size=6).hexdigest()
-        path = files.join(root, "lots", f"{digest}.json")
-        if not files.is_file(path):
-            files.write(path, data)
-        paths.append(path)
-    return paths
+        path_to_data[files.join(root, "lots", f"{digest}.json")] = data
+    there = files.list_folder(files.join(root, "lots"), suffix=".json")
+    missing = path_to_data.keys() - there.keys()
+    with futures.ThreadPoolExecutor(_N_WRITTEN_AT_ONCE) as executor:
+        list(executor.map(lambda path: files.write(path, path_to_data[path]), missing))
+    return list(path_to_data)
 
 
 def read_list(

@@ -8,6 +8,7 @@ import collections
 from pipeline.config.curation import ImageTextSource
 from pipeline.config.duplicates import Descriptor
 from pipeline.engine.run_folder import RunFolder
+from pipeline.sources.shards import Unit
 from pipeline.storage.tables import UnitTables
 
 Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
@@ -47,6 +48,11 @@ def count_missing(run: RunFolder) -> dict[str, int]:
     return {kind: n for kind, n in kind_to_n.items() if n}
 
 
-def is_complete(run: RunFolder) -> bool:
-    """Whether no shard lacks a table; lists the folders of tables."""
-    return not count_missing(run)
+def incomplete_units(run: RunFolder) -> tuple[Unit, ...]:
+    """The lots that lack a table; lists the folders of tables."""
+    source_to_complete = {
+        source: frozenset.intersection(*(t.unit_names() for t in tables.values()))
+        for source, tables in tables_by_source(run).items()
+    }
+    units = (u for u in run.all_units if u.name not in source_to_complete[u.source])
+    return tuple(units)

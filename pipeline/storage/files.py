@@ -121,10 +121,10 @@ def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str,
     {} if the folder is not there.
     """
     place = _with_slash(folder)
-    if prefix and is_object_url(folder):
-        found: Iterable[FileFacts] = _begin_with(place, prefix)
+    if is_object_url(folder):
+        found = _list_objects(folder.rstrip("/"), prefix)
     else:
-        _, found = _system(folder).list_folder(folder)
+        found = iter(_system(folder).list_folder(folder)[1])
     name_to_found = {one.path.rpartition("/")[2]: one for one in found}
     return {
         place + name: one.n_bytes
@@ -133,10 +133,15 @@ def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str,
     }
 
 
-def _begin_with(place: str, prefix: str) -> Iterator[FileFacts]:
-    """The objects of a folder whose names begin so, of which there may be millions."""
-    for found in _system(place).list_below(place.rstrip("/"), prefix[:-1]):
-        name = found.path[len(place) :]
+def _list_objects(folder: str, prefix: str) -> Iterator[FileFacts]:
+    """The objects of a folder; of millions only those whose names begin so."""
+    from pipeline.storage import object_store
+
+    if not prefix:
+        yield from object_store.list_objects(folder)
+        return
+    for found in object_store.list_below(folder, prefix[:-1]):
+        name = found.path[len(folder) + 1 :]
         if name > prefix and not name.startswith(prefix):
             return
         if "/" not in name:

@@ -23,6 +23,9 @@ KEYS_PER_PAGE = 1000
 _N_AT_ONCE = 32
 _LAST = "\U0010ffff"  # behind all other letters
 
+# Of folders that were listed in this process and took several pages: their last keys.
+_place_to_ends: dict[str, list[str]] = {}
+
 Item = typing.TypeVar("Item")
 Listed = typing.TypeVar("Listed")
 
@@ -91,17 +94,18 @@ class _Span(NamedTuple):
 def _split(folder: str, known: Sequence[str]) -> list[_Span]:
     """Spans that hold every key once, whatever was added or removed since.
 
+    Where nothing is known of a folder, its pages are when this process listed it last.
     On Azure it is one: some of its servers know no key to begin behind.
     """
     bucket, key = object_urls.parse(folder)
     place = bucket.url(f"{key}/" if key else "")
     first = bisect.bisect_left(known, place)
     last = bisect.bisect_left(known, place + _LAST)
-    cuts: list[str | None] = []
-    if bucket.scheme != "az":
-        start = len(bucket.url(""))
-        ends = range(first + KEYS_PER_PAGE - 1, last, KEYS_PER_PAGE)
-        cuts = [known[position][start:] for position in ends]
+    start = len(bucket.url(""))
+    ends = range(first + KEYS_PER_PAGE - 1, last, KEYS_PER_PAGE)
+    cuts = [known[position][start:] for position in ends]
+    cuts = cuts or _place_to_ends.get(bucket.url(key), [])
+    cuts = [] if bucket.scheme == "az" else cuts
     return [_Span(*ends) for ends in itertools.pairwise([None, *cuts, None])]
 
 
@@ -193,11 +197,17 @@ def _list_level_by_level(folder: str, depth: int, pattern: str) -> Iterator[File
         yield from found
 
 
+def list_objects(folder: str) -> Iterator[FileFacts]:
+    """The objects right in a folder, sorted by key."""
+    spans = _split(folder, ())
+    return _list_spans(folder, 0, spans) if len(spans) > 1 else _list_right_in(folder)
+
+
 def _list_right_in(folder: str) -> Iterator[FileFacts]:
     """The objects of a folder without its folders, page by page if there are none."""
     bucket, key = object_urls.parse(folder)
     n_slashes = key.count("/") + bool(key)
-    pages, last = _Pages(folder, None), ""
+    pages, last, ends = _Pages(folder, None), "", []
     while page := pages.take():
         for meta in page:
             if meta["path"].count("/") == n_slashes and meta["path"] != key:
@@ -207,6 +217,9 @@ def _list_right_in(folder: str) -> Iterator[FileFacts]:
             found = list_folder(folder)[1]  # passes over what may be many more
             yield from (one for one in found if one.path > last)
             return
+        ends.append(meta["path"])
+    if len(ends) > 1:
+        _place_to_ends[bucket.url(key)] = ends[:-1]
 
 
 def _may_match(folder: str, pattern: str) -> bool:

@@ -104,6 +104,7 @@ open_for_reading = remote_files.open_ranges
 open_stream = remote_files.open_stream
 list_folder = object_listings.list_folder
 list_below = object_listings.list_below
+list_objects = object_listings.list_objects
 
 
 def write(url: str, data: typing.Any) -> None:

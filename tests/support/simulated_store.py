@@ -12,12 +12,14 @@ import heapq
 import itertools
 import multiprocessing
 import multiprocessing.connection
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.support import store_process
 from tests.support.fake_object_store import FakeObjectStore
 from tests.support.object_table import Asked, Entry, Key, ObjectTable, names_among
+from tests.support.quick_http import Headers, Reply
 from tests.support.store_requests import Request
 
 BUCKET = "bucket"
@@ -75,12 +77,24 @@ class _Table(ObjectTable):
 
 
 class _Server(FakeObjectStore):
-    """Keeps counts of requests alone."""
+    """Answers after a delay, and keeps counts of requests alone."""
 
     def __init__(self, numbered: Sequence[Numbered]) -> None:
+        self.latency_s = 0.0
+        self.n_open = self.max_open = 0  # requests that have no answer yet
         self.folder_counts: Counts = collections.Counter()
         super().__init__([BUCKET])
         self.objects = _Table(numbered)
+
+    def _answer(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
+        with self._lock:
+            self.n_open += 1
+            self.max_open = max(self.max_open, self.n_open)
+        time.sleep(self.latency_s)  # others are answered meanwhile
+        reply = super()._answer(method, target, headers, body)
+        with self._lock:
+            self.n_open -= 1
+        return reply
 
     def _note(self, request: Request) -> None:
         path = request.key or request.query.get("prefix", "")
@@ -122,6 +136,10 @@ class SimulatedStore:
     def take_counts(self) -> Counts:
         """Requests by operation and folder since they were taken last."""
         return self._ask("counts")
+
+    def add_counts(self, counts: Counts) -> None:
+        """Counts requests that were taken as if they had not been."""
+        self._ask("add_counts", counts)
 
 
 @contextlib.contextmanager
@@ -167,6 +185,11 @@ def _take_counts(server: _Server) -> Counts:
         return counts
 
 
+def _add_counts(server: _Server, counts: Counts) -> None:
+    with server._lock:
+        server.folder_counts += counts
+
+
 def _take_max_at_once(server: _Server) -> int:
     with server._lock:
         found, server.max_open = server.max_open, server.n_open
@@ -179,5 +202,6 @@ _ANSWERS: Mapping[str, Any] = {
     "put": _put,
     "delete": _delete,
     "counts": _take_counts,
+    "add_counts": _add_counts,
     "max_at_once": _take_max_at_once,
 }

@@ -19,11 +19,12 @@ def tables(tmp_path) -> UnitTables:
 
 
 def write(tables: UnitTables, name: str, *errors: str) -> None:
-    tables.write(name, pa.table({"error": list(errors)}))
+    facts = {"unreadable": len(list(filter(None, errors)))}
+    tables.write(name, pa.table({"error": list(errors)}), facts)
 
 
 def work_on(tables: UnitTables, n_total: int) -> Work:
-    rows = Rows({tables.folder}, "error", bool)
+    rows = Rows({tables.folder}, "unreadable")
     return Work(n_total, lambda: len(tables.unit_names()), rows)
 
 

@@ -60,6 +60,25 @@ def test_objects_of_deeper_folders_are_passed_over(server, bucket, small_pages):
         assert server.counts()["list"] <= 12
 
 
+def test_a_folder_that_was_listed_before_is_listed_side_by_side(
+    server, bucket, small_pages
+):
+    names = [f"{number:03d}" for number in range(200)]
+    fill(server, [f"in/{name}" for name in names])
+    first = files.list_folder(f"{bucket}/in")
+    asked_side_by_side = []
+
+    def note(request):
+        asked_side_by_side.append("start-after" in request.query)
+
+    server.answers = note
+    server.objects["bucket", "in/0555"] = b"x"
+    del server.objects["bucket", "in/000"]
+    found = files.list_folder(f"{bucket}/in")
+    assert found.keys() == first.keys() - {f"{bucket}/in/000"} | {f"{bucket}/in/0555"}
+    assert sum(asked_side_by_side) == 20  # one of them goes on behind a new key
+
+
 def test_azure_is_listed_page_after_page():
     known = [f"az://container/in/{number:05d}" for number in range(5000)]
     assert object_listings._split("az://container/in", known) == [(None, None)]

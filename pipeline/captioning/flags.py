@@ -59,14 +59,10 @@ def repetition(items: Sequence[Hashable], n: int = REPETITION_WORDS) -> float:
 
 def has_no_end(caption: CaptionFacts, quality: CaptionQuality) -> bool:
     """Whether it was cut at the limit of new tokens."""
-    """Whether it was cut at the limit of new tokens."""
-    """Whether it was cut at the limit of new tokens."""
     return caption.finish_reason == FinishReason.LENGTH
 
 
 def is_empty(caption: CaptionFacts, quality: CaptionQuality) -> bool:
-    """Whether it holds nothing but spaces and punctuation."""
-    """Whether it holds nothing but spaces and punctuation."""
     """Whether it holds nothing but spaces and punctuation."""
     return not normalize_text(caption.text)
 
@@ -78,15 +74,11 @@ def repeats_itself(caption: CaptionFacts, quality: CaptionQuality) -> bool:
 
 def has_other_length(caption: CaptionFacts, quality: CaptionQuality) -> bool:
     """Whether it has fewer or more words than its granularity expects."""
-    """Whether it has fewer or more words than its granularity expects."""
-    """Whether it has fewer or more words than its granularity expects."""
     fewest, most = caption.n_words
     return not fewest <= len(words(caption.text)) <= most
 
 
 def has_location_tokens(caption: CaptionFacts, quality: CaptionQuality) -> bool:
-    """Whether it holds tokens of detection or segmentation."""
-    """Whether it holds tokens of detection or segmentation."""
     """Whether it holds tokens of detection or segmentation."""
     return _LOCATION_TOKEN.search(caption.text) is not None
 
@@ -98,8 +90,6 @@ def echoes_prompt(caption: CaptionFacts, quality: CaptionQuality) -> bool:
 
 
 def equals_alt_text(caption: CaptionFacts, quality: CaptionQuality) -> bool:
-    """Whether it says the same as the alt text."""
-    """Whether it says the same as the alt text."""
     """Whether it says the same as the alt text."""
     return _are_equal(caption.text, caption.alt_text)
 
@@ -113,8 +103,6 @@ def equals_other(caption: CaptionFacts, quality: CaptionQuality) -> bool:
 
 
 def is_frequent(caption: CaptionFacts, quality: CaptionQuality) -> bool:
-    """Whether too many other images have the same caption."""
-    """Whether too many other images have the same caption."""
     """Whether too many other images have the same caption."""
     return caption.n_images - 1 > quality.max_identical
 
@@ -131,14 +119,10 @@ def is_foreign(caption: CaptionFacts, quality: CaptionQuality) -> bool:
 
 def has_low_logprob(caption: CaptionFacts, quality: CaptionQuality) -> bool:
     """Whether the captioner gave it a mean log-probability below the bound."""
-    """Whether the captioner gave it a mean log-probability below the bound."""
-    """Whether the captioner gave it a mean log-probability below the bound."""
     return _is_below(caption.mean_logprob, quality.min_mean_logprob)
 
 
 def has_low_alignment(caption: CaptionFacts, quality: CaptionQuality) -> bool:
-    """Whether its cosine with the image is below the bound."""
-    """Whether its cosine with the image is below the bound."""
     """Whether its cosine with the image is below the bound."""
     return _is_below(caption.alignment_score, quality.min_alignment_score)
 

@@ -134,8 +134,6 @@ class GeminiCaptioner:
 
     def encode(self, images: Sequence[np.ndarray]) -> list[bytes]:
         """The bytes of the JPEGs of `prepare_image`."""
-        """The bytes of the JPEGs of `prepare_image`."""
-        """The bytes of the JPEGs of `prepare_image`."""
         return [image.tobytes() for image in images]
 
     def caption(

@@ -26,13 +26,11 @@ def crop(rgb: np.ndarray, area: float) -> np.ndarray:
 
 def halve(rgb: np.ndarray) -> np.ndarray:
     """Halves both sides."""
-    """Halves both sides."""
     size_px = (max(1, rgb.shape[1] // 2), max(1, rgb.shape[0] // 2))
     return cv2.resize(rgb, size_px, interpolation=cv2.INTER_AREA)
 
 
 def recompress(rgb: np.ndarray) -> np.ndarray:
-    """Encodes as a JPEG of low quality, and decodes it."""
     """Encodes as a JPEG of low quality, and decodes it."""
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), _JPEG_QUALITY)
     return simplejpeg.decode_jpeg(data)
@@ -40,18 +38,15 @@ def recompress(rgb: np.ndarray) -> np.ndarray:
 
 def blur(rgb: np.ndarray) -> np.ndarray:
     """Blurs with a Gaussian of 1 % of the short side."""
-    """Blurs with a Gaussian of 1 % of the short side."""
     return cv2.GaussianBlur(rgb, (0, 0), max(0.5, _BLUR * min(rgb.shape[:2])))
 
 
 def warm_colors(rgb: np.ndarray) -> np.ndarray:
     """Shifts colors towards red."""
-    """Shifts colors towards red."""
     return np.clip(rgb * _WARMER, 0, 255).astype(np.uint8)
 
 
 def mirror(rgb: np.ndarray) -> np.ndarray:
-    """Swaps left and right."""
     """Swaps left and right."""
     return cv2.flip(rgb, 1)
 

@@ -11,6 +11,7 @@ from pipeline.engine import engines, error_tables, progress, run_lock
 from pipeline.engine.jobs import EngineError
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.summaries import Summaries, read_folders
+from pipeline.scoring import environment
 from pipeline.selection import ledger, reference_accounts
 from pipeline.storage import files
 from recipes.safe_text import visible
@@ -46,6 +47,8 @@ def print_status(run: RunFolder) -> None:
         except EngineError as error:
             print(f"{job}: not known, as {error}")
     print(f"scored: {_describe_scored(run)}")
+    if mixed := _describe_environments(run):
+        print(f"  measured with different versions or devices: {mixed}")
     found = ledger.read(run)
     print(f"selected: {json.dumps(found, indent=1) if found else 'no'}")
     for line in reference_accounts.warnings(run, found or {}):
@@ -92,6 +95,20 @@ def _describe_scored(run: RunFolder) -> str:
         f"{len(summaries):,} of {len(run.units):,} lots, {n_pairs:,} pairs,"
         f" {n_unreadable:,} of them unreadable"
     )
+
+
+def _describe_environments(run: RunFolder) -> str:
+    """What the environments that embeddings were measured in differ in."""
+    folders = {run.embeddings(source).folder for source in run.config.sources}
+    names = {unit.name for unit in run.units}
+    found = {
+        each
+        for summaries in read_folders(sorted(folders))
+        for name, summary in summaries.items()
+        if name in names
+        for each in summary.get(environment.KEY, ())
+    }
+    return environment.describe_mixture(sorted(found))
 
 
 def _describe_errors(root: str, stage: str) -> str:

@@ -8,7 +8,7 @@ belong to a shard and not to a lot; their folder is removed once a lot has their
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.duplicates import Descriptor
 from pipeline.config.fingerprint import fingerprint
+from pipeline.scoring import environment
 from pipeline.scoring.missing_tables import Measure, Tables
 from pipeline.sources.shards import Shard
 from pipeline.storage import files
@@ -82,14 +83,20 @@ class ShardParts:
         with open_table(self._path(part)) as file:
             return set(map(name_of, measures)) <= set(pq.read_schema(file).names)
 
-    def write(self, part: Part, measure_to_table: Mapping[Measure, pa.Table]) -> None:
+    def write(
+        self,
+        part: Part,
+        measure_to_table: Mapping[Measure, pa.Table],
+        environments: Iterable[str],
+    ) -> None:
         """Writes the rows of a part, in a file of their own."""
         columns = {
             name_of(measure): table.to_struct_array().combine_chunks()
             for measure, table in measure_to_table.items()
         }
         buffer = io.BytesIO()
-        pq.write_table(pa.table(columns), buffer, compression="zstd")
+        table = pa.table(columns, metadata=environment.to_metadata(environments))
+        pq.write_table(table, buffer, compression="zstd")
         files.write(self._path(part), buffer.getvalue())
 
     def read(self, part: Part, measure: Measure) -> pa.Table:
@@ -98,6 +105,11 @@ class ShardParts:
         with open_table(self._path(part)) as file:
             rows = pq.read_table(file, columns=[name])[name]
         return pa.Table.from_struct_array(rows)
+
+    def environments(self, part: Part) -> list[str]:
+        """The environments that a part was measured in."""
+        with open_table(self._path(part)) as file:
+            return environment.of_schema(pq.read_schema(file))
 
     def delete(self) -> None:
         """Removes all parts of the shard."""

@@ -6,7 +6,7 @@ that another lot has of the same shard are taken over, and no model runs on them
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -21,6 +21,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import WorkerChecks
 from pipeline.models import descriptors, language
 from pipeline.records import Pair
+from pipeline.scoring import environment
 from pipeline.scoring.encoder_handler import EncoderHandler
 from pipeline.scoring.missing_tables import Measure, tables_by_source
 from pipeline.scoring.parts import Part, ShardParts
@@ -86,20 +87,25 @@ class ScoreShard(beam.DoFn):
         known = {m: rows.slice(start) for m, rows in self._read_known(work).items()}
         to_make = [m for m in work.missing if m not in known]
         taken = {m: rows for m, rows in known.items() if m in work.missing}
+        environments = self._read_environments(work, taken)
         if not to_make:
             n_rows = known["pairs"].num_rows
             add_to_counter(STAGE, "pairs_taken_over", n_rows)
             errors = known["pairs"]["error"].to_pylist()
             part = Part(start, start + n_rows, sum(map(bool, errors)), is_last=True)
-            parts.write(part, taken)
+            parts.write(part, taken, environments)
             return True
+        here = environment.describe(to_make, self._handler.config.batch_size)
         one_pass = self._plan_pass(to_make)
         if "pairs" in known:
             measured = one_pass.over_pairs(work.shard, from_table(known["pairs"], Pair))
         else:
             measured = one_pass.over_shard(work.shard, start)
         counters = self._source_to_counters[work.shard.source]
-        writer = _PartWriter(parts, self._handler, one_pass, to_make, counters, taken)
+        add_part = functools.partial(parts.write, environments=(*environments, here))
+        writer = _PartWriter(
+            add_part, self._handler, one_pass, to_make, counters, taken
+        )
         writer.write(measured, start)
         if "pairs" in to_make and work.shard.has_changed():
             return False
@@ -122,6 +128,16 @@ class ScoreShard(beam.DoFn):
                 rows = _read_rows(tables[measure], name, first, pairs.num_rows)
                 known[measure] = rows
         return known
+
+    def _read_environments(
+        self, work: ShardWork, measures: Iterable[Measure]
+    ) -> Sequence[str]:
+        """The environments that rows of a donor were measured in."""
+        if work.donor is None:
+            return ()
+        tables = self._source_to_tables[work.shard.source]
+        summaries = (tables[m].read_summary(work.donor.lot_name) for m in measures)
+        return [each for found in summaries for each in found.get(environment.KEY, ())]
 
     def _plan_pass(self, to_make: Sequence[Measure]) -> ShardPass:
         """Loads a model only if a table needs it."""
@@ -159,14 +175,14 @@ class _PartWriter:
 
     def __init__(
         self,
-        parts: ShardParts,
+        add_part: Callable[[Part, _Rows], None],
         handler: EncoderHandler,
         one_pass: ShardPass,
         measures: Sequence[Measure],
         counters: _Counters,
         taken: _Rows,
     ) -> None:
-        self._parts = parts
+        self._add_part = add_part
         self._make_scores = functools.partial(ShardScores, handler, one_pass)
         self._measures = measures
         self._counters = counters
@@ -193,7 +209,7 @@ class _PartWriter:
         offset = self._start - self._first
         taken = {m: rows.slice(offset, n_pairs) for m, rows in self._taken.items()}
         made = {measure: scores.table(measure) for measure in self._measures}
-        self._parts.write(part, taken | made)
+        self._add_part(part, taken | made)
         for measure in self._measures:
             scores.count(measure, *self._counters)
         self._start += n_pairs

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine import id_index
+from pipeline.scoring import environment
 from pipeline.scoring.missing_tables import Measure, Tables
 from pipeline.scoring.parts import Part, ShardParts
 from pipeline.scoring.shard_work import PLACES_KEY, ScoredShard, write_places
@@ -47,8 +48,12 @@ class SealLot(beam.DoFn):
             ShardParts.of(self._root, tables, unit.name, shard) for shard in unit.shards
         ]
         found = [(one, one.find(still_missing)) for one in shard_parts]
+        environments = {
+            each for one, parts in found for p in parts for each in one.environments(p)
+        }
         facts = {
             "source": unit.source.name,
+            environment.KEY: sorted(environments),
             "unreadable": sum(p.n_unreadable for _, parts in found for p in parts),
         }
         for measure in still_missing:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine import lot_plan
-from pipeline.scoring import parts, score_shard, shard_pass
+from pipeline.scoring import environment, parts, score_shard, shard_pass
 from pipeline.scoring.parts import Part
 from pipeline.sources import shards
 from tests.pipeline.scoring.test_stage import (
@@ -131,3 +131,29 @@ def test_parts_of_two_workers_are_joined_without_gap_or_overlap(mine, others):
     joined = parts.join(sorted(made))
     assert joined[-1] == Part(end, end, 0, is_last=True)
     assert [part.start for part in joined] == [0, *(p.stop for p in joined[:-1])]
+
+
+def test_tables_say_in_which_environments_they_were_measured(crawl, monkeypatch):
+    run = lots_of(crawl, "run", size=1)
+    first = run.units[0]
+    score(dataclasses.replace(run, units=(first,)))
+    monkeypatch.setattr(environment, "_device_kind", lambda: "NVIDIA H200")
+    score(run)
+    tables = run.embeddings(first.source)
+    found = [tables.read_summary(unit.name)["environments"] for unit in run.units]
+    assert [len(each) for each in found] == [1, 1]
+    assert "batch_size 2, device " in found[0][0]
+    mixed = environment.describe_mixture([*found[0], *found[1]])
+    assert mixed == "device NVIDIA H200 or cpu"
+
+
+def test_rows_that_are_taken_over_bring_their_environment(crawl, monkeypatch):
+    run = lots_of(crawl, "run")
+    (unit,) = run.units
+    sample = dataclasses.replace(run, units=(lot_plan.single(unit.shards[1]),))
+    score(sample)
+    monkeypatch.setattr(environment, "_device_kind", lambda: "NVIDIA H200")
+    score(run)
+    found = run.embeddings(unit.source).read_summary(unit.name)["environments"]
+    assert environment.describe_mixture(found) == "device NVIDIA H200 or cpu"
+    assert environment.describe_mixture(found[:1]) == ""

@@ -14,6 +14,26 @@ from recipes.validation import ADDED_LATER
 
 FORMAT_VERSION = 3  # of everything in a run folder
 
+# Raised by hand when the code that makes a kind of table writes something else from the
+# same settings and inputs; tables of before are then made again.
+CODE_VERSIONS = {
+    "pairs": 1,
+    "language": 1,
+    "embedding": 1,
+    "description": 1,
+    "similarity": 1,
+    "decisions": 1,
+    "captions": 1,
+    "caption_language": 1,
+    "caption_alignment": 1,
+    "flags": 1,
+}
+
+
+def table_fingerprint(kind: str, *parts: Any) -> str:
+    """The fingerprint of a kind of table: of its parts and the version of its code."""
+    return fingerprint(kind, CODE_VERSIONS[kind], *parts)
+
 
 def fingerprint(*parts: Any) -> str:
     """12 hexadecimal digits of what determines a table."""

@@ -8,7 +8,6 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 
-from pipeline import records
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.config.duplicates import (
@@ -17,15 +16,14 @@ from pipeline.config.duplicates import (
     EncoderDescriptor,
     TorchDescriptor,
 )
-from pipeline.config.fingerprint import FORMAT_VERSION, fingerprint
+from pipeline.config.fingerprint import FORMAT_VERSION, fingerprint, table_fingerprint
 from pipeline.config.selection import SelectionConfig
-from pipeline.engine import listed_lots, lot_plan, removals
+from pipeline.engine import listed_lots, lot_plan, model_digests, removals
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.lot_plan import LotPlan
 from pipeline.engine.removals import Removals
-from pipeline.models import checkpoints
 from pipeline.records import Pair, content_hash
-from pipeline.sources import drop_lists, imported_captions
+from pipeline.sources import drop_lists
 from pipeline.sources.drop_lists import ListFile
 from pipeline.sources.imported_captions import ImportedFile
 from pipeline.sources.shards import Unit, list_shards
@@ -108,23 +106,8 @@ class RunFolder:
           ValueError: on a glob without a match, a checkpoint that is not there, a file
             that cannot be read, and while a removal is not complete.
         """
-        encoder = config.encoder.checkpoint
-        digests = dict(known_digests or {})
-        if encoder not in digests:
-            digests[encoder] = _weights_digest(encoder, revision="")
-        digests = _descriptor_digests(config) | digests
-        imported = [g for g in config.granularities if g.captioner == "imported"]
-        imports = {g.checkpoint: imported_captions.list_files(g) for g in imported}
-        for granularity in config.granularities:
-            name = _model_name(granularity)
-            if name not in digests:
-                digests[name] = _captioner_digest(granularity, imports)
-            if granularity.digest not in ("", digests[name]):
-                raise ValueError(
-                    f"digest={granularity.digest!r} of granularity "
-                    f"{granularity.name!r}: expected {digests[name]!r}, that of "
-                    f"checkpoint {granularity.checkpoint!r}"
-                )
+        imports = model_digests.list_imports(config)
+        digests = model_digests.find(config, imports, known_digests or {})
         root = root.rstrip("/") or "/"  # fingerprints hold what is behind it
         plan, lots = (_planned_lots if is_listed else _plan_lots)(root, config)
         return cls(
@@ -172,22 +155,24 @@ class RunFolder:
     def languages(self, source: ImageTextSource) -> UnitTables:
         """Rows of `records.Language`, one per row of `pairs`."""
         detector = self.config.language_detector
-        parts = ("language", detector, self._pairs_fingerprint(source))
-        return self._scores("language", fingerprint(*parts))
+        parts = (detector, self._pairs_fingerprint(source))
+        return self._scores("language", table_fingerprint("language", *parts))
 
     def embeddings(self, source: ImageTextSource) -> UnitTables:
         """Image embedding and alignment score, one row a row of `pairs`."""
         encoder = self.config.encoder
         digest = self.checkpoint_to_digest[encoder.checkpoint]
-        parts = ("embedding", digest, encoder.dtype, self._pairs_fingerprint(source))
+        parts = (digest, encoder.dtype, self._pairs_fingerprint(source))
         # Only where it is not the default, so that older tables keep their names.
         token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
-        return self._scores("embedding", fingerprint(*parts, *token))
+        return self._scores("embedding", table_fingerprint("embedding", *parts, *token))
 
     def similarities(self, source: ImageTextSource, set_fingerprint: str) -> UnitTables:
         """Stored similarities to the images of one set (see `similarity_cache`)."""
         vectors = self.vectors(source).folder.removeprefix(self.root)
-        return self._scores("similarity", fingerprint(vectors, set_fingerprint))
+        return self._scores(
+            "similarity", table_fingerprint("similarity", vectors, set_fingerprint)
+        )
 
     def descriptions(
         self, source: ImageTextSource, descriptor: Descriptor
@@ -199,8 +184,8 @@ class RunFolder:
         if isinstance(descriptor, TorchDescriptor):
             digest = self.checkpoint_to_digest[descriptor.checkpoint]
             identity = (*identity, digest, descriptor.size_px)
-        parts = ("description", *identity, self._pairs_fingerprint(source))
-        return self._scores(descriptor.name, fingerprint(*parts))
+        parts = (*identity, self._pairs_fingerprint(source))
+        return self._scores(descriptor.name, table_fingerprint("description", *parts))
 
     def vectors(self, source: ImageTextSource) -> UnitTables:
         """`embedding` by the descriptor that images are compared by."""
@@ -228,7 +213,7 @@ class RunFolder:
             drop_lists.contents_digests(self.drop_list),
             *filter(None, (dict(self.path_to_digest),)),
         )
-        return fingerprint(
+        return table_fingerprint(
             "decisions",
             *selection,
             keep_all,
@@ -279,17 +264,19 @@ class RunFolder:
         model = (granularity.captioner, self.model_digest(granularity))
         image = (granularity.resampling, granularity.dtype)
         text = (granularity.prompt, granularity.max_new_tokens, granularity.decoding)
-        return fingerprint("captions", *model, *image, *text)
+        return table_fingerprint("captions", *model, *image, *text)
 
     def model_digest(self, granularity: Granularity) -> str:
         """Identity of a granularity's captioner."""
-        return self.checkpoint_to_digest[_model_name(granularity)]
+        return self.checkpoint_to_digest[model_digests.name_of(granularity)]
 
     def caption_languages(self, granularity: Granularity) -> UnitTables:
         """Rows of `records.Language`; one table per table of captions, of its name."""
         detector = self.config.language_detector
         parts = (detector, self.granularity_fingerprint(granularity))
-        return self._scores("caption_language", fingerprint("language", *parts))
+        return self._scores(
+            "caption_language", table_fingerprint("caption_language", *parts)
+        )
 
     def caption_alignment(
         self, source: ImageTextSource, granularity: Granularity
@@ -297,7 +284,9 @@ class RunFolder:
         """`alignment_score`; one table per table of captions, of its name."""
         embeddings = self.embeddings(source).folder.removeprefix(self.root)
         parts = (embeddings, self.granularity_fingerprint(granularity))
-        return self._scores("caption_alignment", fingerprint("alignment", *parts))
+        return self._scores(
+            "caption_alignment", table_fingerprint("caption_alignment", *parts)
+        )
 
     @property
     def flags(self) -> UnitTables:
@@ -312,7 +301,9 @@ class RunFolder:
             for g in self.config.granularities
         ]
         settings = (self.config.caption_quality, self.config.language_detector)
-        return fingerprint("flags", settings, self.decisions_fingerprint, captions)
+        return table_fingerprint(
+            "flags", settings, self.decisions_fingerprint, captions
+        )
 
     @property
     def flag_inputs_fingerprint(self) -> str:
@@ -333,41 +324,11 @@ class RunFolder:
     def _pairs_fingerprint(self, source: ImageTextSource) -> str:
         columns = (source.image_column, source.alt_text_column, source.key_column)
         settings = (columns, source.needs_alt_text, self.config.limits)
-        return fingerprint("pairs", *settings, schema_of(Pair).names)
+        return table_fingerprint("pairs", *settings, schema_of(Pair).names)
 
     def _scores(self, measure: str, measure_fingerprint: str) -> UnitTables:
         name = f"{measure}-{measure_fingerprint}"
         return UnitTables(files.join(self.root, "scores", name))
-
-
-def _model_name(granularity: Granularity) -> str:
-    revision = granularity.revision
-    return granularity.checkpoint + (f"@{revision}" if revision else "")
-
-
-def _captioner_digest(
-    granularity: Granularity, imports: Mapping[str, tuple[ImportedFile, ...]]
-) -> str:
-    if granularity.captioner == "imported":
-        return imported_captions.contents_digest(imports[granularity.checkpoint])
-    if granularity.captioner == "gemini":
-        return granularity.checkpoint  # all that an API says of its model
-    if granularity.has_own_captioner:
-        return _model_name(granularity)  # what the recipe says of it
-    return _weights_digest(granularity.checkpoint, granularity.revision)
-
-
-def _descriptor_digests(config: CurationConfig) -> dict[str, str]:
-    """Path to digest of the files of descriptors; ValueError if one is not there."""
-    digests = {}
-    for descriptor in config.selection.descriptors:
-        if isinstance(descriptor, TorchDescriptor):
-            path = descriptor.checkpoint
-            if not files.is_file(path):
-                name = f"checkpoint={path!r} of descriptor {descriptor.name!r}"
-                raise ValueError(f"{name}: expected a TorchScript file")
-            digests[path] = records.content_hash(files.read(path)).hex()
-    return digests
 
 
 def _plan_lots(
@@ -395,11 +356,6 @@ def _planned_lots(
 ) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Unit, ...]]]:
     plan = LotPlan.read(root)
     return plan, listed_lots.units_of(config, plan, root)
-
-
-def _weights_digest(checkpoint: str, revision: str) -> str:
-    folder = checkpoints.resolve_checkpoint(checkpoint, revision)
-    return checkpoints.weights_digest(folder)
 
 
 def _digest(path: str) -> str:

@@ -35,7 +35,7 @@ from pipeline.models.paligemma import PaliGemma
 from pipeline.models.paligemma_captioner import PaliGemmaCaptioner
 from pipeline.models.weights import save_params
 from pipeline.records import SyntheticCaption, content_hash
-from pipeline.storage.tables import UnitTables, to_table
+from pipeline.storage.tables import LotTables, to_table
 from tools import tiny_tokenizers
 
 PROMPTS_AND_LENGTHS = (("cap en", 12), ("caption en", 25), ("describe en", 70))
@@ -305,7 +305,7 @@ def write_table(encoded: list[bytes], rows: list) -> int:
         SyntheticCaption,
     )
     with tempfile.TemporaryDirectory() as folder:
-        UnitTables(folder).write("unit", table)
+        LotTables(folder).write("lot", table)
     return table.nbytes
 
 

@@ -120,9 +120,9 @@ def _write_shards(place: str, form: str, flags: argparse.Namespace) -> Chosen:
 def _keep(shards: Chosen, rate: float) -> Chosen:
     rng = random.Random(1)
     kept = []
-    for unit, pairs in shards:
+    for lot, pairs in shards:
         rows = sorted(rng.sample(range(len(pairs)), round(rate * len(pairs))))
-        kept.append((unit, [pairs[row] for row in rows]))
+        kept.append((lot, [pairs[row] for row in rows]))
     return kept
 
 

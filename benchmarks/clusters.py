@@ -21,18 +21,18 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from benchmarks.retrieval import draw, write_run
 from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
+from pipeline.selection.lot_decisions import open_lot
 from pipeline.selection.search import embeddings, kmeans
-from pipeline.selection.unit_decisions import open_unit
 from pipeline.storage import files
 
 
 def train(run: RunFolder, clusters: SeededClusters, record: str) -> None:
-    workers = run.without_units()
+    workers = run.without_lots()
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         _ = (
             pipeline
-            | beam.Create(run.units)
-            | beam.Map(open_unit, workers)
+            | beam.Create(run.lots)
+            | beam.Map(open_lot, workers)
             | kmeans.TrainCentroids(workers, clusters, record)
         )
 
@@ -59,7 +59,7 @@ def measure(run: RunFolder, clusters: SeededClusters) -> dict[str, object]:
     return {
         "wall_s": round(wall_s, 1),
         "cpu_s": round(cpu_s, 1),
-        "reads_of_pool": len(opened) / len(run.units),
+        "reads_of_pool": len(opened) / len(run.lots),
         "more_peak_mib": round(_peak_mib() - before_mib),
         "blake2b": json.loads(files.read(record))["blake2b"],
     }

@@ -108,7 +108,7 @@ def look_up_parts(path: str, numbers: Sequence[int]) -> dict[str, object]:
             listed
             for key in range(n_parts)
             for _, listed in rights.search_part(
-                (key, [("unit", names.take(part == key))]), path, n_parts
+                (key, [("lot", names.take(part == key))]), path, n_parts
             )
         ]
         rows = np.concatenate([names.row for names in found])

@@ -67,8 +67,8 @@ def draw_crawl(folder: pathlib.Path, n_pairs: int) -> int:
     n_readable = 0
     source = ImageTextSource("web", f"{folder}/crawl/*.tar")
     with open(folder / "pairs.jsonl", "w") as lines:
-        for unit in shards.list_shards(source):
-            for pair in shards.read_pairs(unit, Limits()):
+        for lot in shards.list_shards(source):
+            for pair in shards.read_pairs(lot, Limits()):
                 if pair.error or not pair.text:
                     continue
                 path = images / f"{n_readable:08d}"

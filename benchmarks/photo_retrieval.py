@@ -74,26 +74,26 @@ class Embedder:
 def photos(pattern: str) -> Iterator[np.ndarray]:
     """Yields the RGB pixels of all images of source shards."""
     source = ImageTextSource("photos", pattern, needs_alt_text=False)
-    for unit in shards.list_shards(source):
-        for pair in shards.read_pairs(unit, Limits()):
+    for lot in shards.list_shards(source):
+        for pair in shards.read_pairs(lot, Limits()):
             yield images.decode(pair.image, Limits()).rgb
 
 
 def retrieve(root: str, pool: np.ndarray, seeds: np.ndarray, mode: Retrieval):
     """Returns which rows of the pool a mode keeps: bool [n]."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("flowers", "f/*")
-    units, seed_units = (single(Shard(web, "web/0")),), (single(Shard(curated, "f/0")),)
+    lots, seed_lots = (single(Shard(web, "web/0")),), (single(Shard(curated, "f/0")),)
     config = CurationConfig(
         encoder=EncoderConfig("mobilenet"),
         selection=SelectionConfig(retrieval=mode),
         sources=(web,),
         seed_sets=(curated,),
     )
-    run = RunFolder(root, config, units, (), seed_units, {"mobilenet": "mobilenet"})
-    write_tables(run, units[0], pool, 0)
-    write_tables(run, seed_units[0], seeds, len(pool))
+    run = RunFolder(root, config, lots, (), seed_lots, {"mobilenet": "mobilenet"})
+    write_tables(run, lots[0], pool, 0)
+    write_tables(run, seed_lots[0], seeds, len(pool))
     curate.select(run, PipelineOptions([]))
-    outcome = run.decisions.read(units[0].name, ["outcome"])["outcome"]
+    outcome = run.decisions.read(lots[0].name, ["outcome"])["outcome"]
     return np.array(outcome.to_pylist()) == records.KEPT
 
 

@@ -93,7 +93,7 @@ def draw_vectors(
     """
     rng = np.random.default_rng((len(group), rows[0]))
     mine = group[rows]
-    own = _unit(rng.random((len(rows), dim), np.float32) - np.float32(0.5))
+    own = _lot(rng.random((len(rows), dim), np.float32) - np.float32(0.5))
     is_member = mine != rows
     for i in np.flatnonzero(is_grouped[rows]):
         found = np.random.default_rng(mine[i]).standard_normal(dim, np.float32)
@@ -103,8 +103,8 @@ def draw_vectors(
     own *= np.float32(0.7)
     own += topics[topic]
     own += subtopics[subtopic]
-    vectors = _unit(own)
-    noise = _unit(rng.standard_normal((is_member.sum(), dim), np.float32))
+    vectors = _lot(own)
+    noise = _lot(rng.standard_normal((is_member.sum(), dim), np.float32))
     vectors[is_member] += rng.uniform(0.05, 0.4, (is_member.sum(), 1)) * noise
     return vectors.astype(np.float16)
 
@@ -112,12 +112,12 @@ def draw_vectors(
 @functools.cache
 def _draw_topics(dim: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    topics = _unit(rng.standard_normal((N_TOPICS, dim), np.float32))
-    subtopics = _unit(rng.standard_normal((N_SUBTOPICS, dim), np.float32))
+    topics = _lot(rng.standard_normal((N_TOPICS, dim), np.float32))
+    subtopics = _lot(rng.standard_normal((N_SUBTOPICS, dim), np.float32))
     return topics, np.float32(0.6) * subtopics
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _lot(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]
 
 
@@ -298,20 +298,20 @@ def describe_run(root: str, n_rows: int, bound: float) -> RunFolder:
         encoder=EncoderConfig("none"), selection=selection, sources=(source,)
     )
     starts = range(0, n_rows, ROWS_PER_SHARD)
-    units = tuple(single(Shard(source, f"web/{start:09d}")) for start in starts)
-    return RunFolder(root, config, units, (), (), {"none": "none"})
+    lots = tuple(single(Shard(source, f"web/{start:09d}")) for start in starts)
+    return RunFolder(root, config, lots, (), (), {"none": "none"})
 
 
 def write_tables(run: RunFolder, pool: Pool) -> None:
     """Writes the tables that `score` would write."""
-    for i, unit in enumerate(run.units):
+    for i, lot in enumerate(run.lots):
         rows = np.arange(i * ROWS_PER_SHARD, (i + 1) * ROWS_PER_SHARD)
         rows = rows[rows < len(pool.group)]
         pairs = [_pair(records.content_hash(str(row).encode())) for row in rows]
-        run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
+        run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
         embedding = to_vector_column(pool.vectors[rows])
         table = {"embedding": embedding, "alignment_score": np.zeros(len(rows))}
-        run.embeddings(unit.source).write(unit.name, pa.table(table))
+        run.embeddings(lot.source).write(lot.name, pa.table(table))
 
 
 def _pair(sample_id: bytes) -> records.Pair:

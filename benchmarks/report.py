@@ -26,9 +26,9 @@ from pipeline.config.selection import (
 from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.report import page
+from pipeline.selection.lot_decisions import OUTCOMES, LotDecisions, outcome_counts
 from pipeline.selection.rules import FewWords, SmallImage
-from pipeline.selection.unit_decisions import OUTCOMES, UnitDecisions, outcome_counts
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage import files
 from pipeline.storage.tables import schema_of
 
@@ -77,12 +77,12 @@ def synthetic_run(root: str, n_pairs: int) -> tuple[RunFolder, dict]:
     shards = tuple(single(Shard(web, f"/no/web/{i:05d}.tar")) for i in range(n_shards))
     sets = [single(Shard(one, f"/no/{one.name}/0.tar")) for one in (evaluation, seeds)]
     run = RunFolder(root, config, shards, (sets[0],), (sets[1],), {"none": "none"})
-    for number, unit in enumerate(sets):
-        _write_scores(run, unit, np.random.default_rng(number), N_REFERENCES)
+    for number, lot in enumerate(sets):
+        _write_scores(run, lot, np.random.default_rng(number), N_REFERENCES)
     counts = np.zeros(len(OUTCOMES), np.int64)
-    for number, unit in enumerate(shards):
+    for number, lot in enumerate(shards):
         n = min(PAIRS_PER_SHARD, n_pairs - number * PAIRS_PER_SHARD)
-        counts += _write_shard(run, unit, np.random.default_rng(10 + number), n)
+        counts += _write_shard(run, lot, np.random.default_rng(10 + number), n)
     return run, _ledger(counts)
 
 
@@ -98,17 +98,17 @@ def _ledger(counts: np.ndarray) -> dict:
 
 
 def _write_shard(
-    run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
+    run: RunFolder, lot: Lot, chance: np.random.Generator, n: int
 ) -> np.ndarray:
     """Writes the tables of one shard that the report reads, unless they exist."""
-    if not files.is_file(run.decisions.path(unit.name)):
-        _write_scores(run, unit, chance, n)
-        _write_decisions(run, unit, chance, n)
-    return outcome_counts(run.decisions.read(unit.name, ["outcome"]))
+    if not files.is_file(run.decisions.path(lot.name)):
+        _write_scores(run, lot, chance, n)
+        _write_decisions(run, lot, chance, n)
+    return outcome_counts(run.decisions.read(lot.name, ["outcome"]))
 
 
 def _write_scores(
-    run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
+    run: RunFolder, lot: Lot, chance: np.random.Generator, n: int
 ) -> None:
     ids = [chance.bytes(16) for _ in range(n)]
     words = chance.choice(["red", "circle", "on", "a", "field", "of", "wheat"], (n, 8))
@@ -129,32 +129,32 @@ def _write_scores(
         "robots": [""] * n,
     }
     schema = schema_of(records.Pair)
-    run.pairs(unit.source).write(unit.name, pa.table(pairs, schema=schema))
+    run.pairs(lot.source).write(lot.name, pa.table(pairs, schema=schema))
     languages = {"code": chance.choice(LANGUAGES, n), "probability": chance.random(n)}
     schema = schema_of(records.Language)
-    run.languages(unit.source).write(unit.name, pa.table(languages, schema=schema))
+    run.languages(lot.source).write(lot.name, pa.table(languages, schema=schema))
     vectors = chance.standard_normal((n, DIM), np.float32).astype(np.float16)
     flat = pa.array(vectors.ravel())
     embedding = pa.FixedSizeListArray.from_arrays(flat, DIM)
     scores = pa.array(chance.random(n, np.float32))
     table = pa.table({"embedding": embedding, "alignment_score": scores})
-    run.embeddings(unit.source).write(unit.name, table)
+    run.embeddings(lot.source).write(lot.name, table)
 
 
 def _write_decisions(
-    run: RunFolder, unit: Unit, chance: np.random.Generator, n: int
+    run: RunFolder, lot: Lot, chance: np.random.Generator, n: int
 ) -> None:
     """Writes random outcomes, since their cause does not affect the time."""
-    decisions = UnitDecisions(
-        unit=unit,
+    decisions = LotDecisions(
+        lot=lot,
         outcome=chance.integers(0, len(OUTCOMES), n).astype(np.int8),
         value=chance.random(n),
         threshold=np.full(n, 0.5),
         detail=np.full(n, "detail", dtype=object),
         seeds=np.fromiter((() for _ in range(n)), dtype=object, count=n),
     )
-    ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
-    run.decisions.write(unit.name, decisions.to_table(ids))
+    ids = run.pairs(lot.source).read(lot.name, ["sample_id"])["sample_id"]
+    run.decisions.write(lot.name, decisions.to_table(ids))
 
 
 if __name__ == "__main__":

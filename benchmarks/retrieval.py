@@ -35,6 +35,7 @@ from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSou
 from pipeline.config.selection import NearestToSeeds, SelectionConfig
 from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
+from pipeline.selection.lot_decisions import open_lot
 from pipeline.selection.retrieval import keep_curated, nearest_to_seeds
 from pipeline.selection.search import (
     index_builder,
@@ -43,10 +44,9 @@ from pipeline.selection.search import (
     similarity_cache,
 )
 from pipeline.selection.search.embeddings import count_rows, normalize
-from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, to_table
+from pipeline.storage.tables import LotTables, to_table
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
 _QUERIES_PER_BLOCK = 256  # of a product in memory
@@ -65,22 +65,22 @@ def write_run(root: str, pool: np.ndarray, seeds: np.ndarray) -> RunFolder:
     """Writes a run folder with the tables from which `select` reads embeddings."""
     web, curated = ImageTextSource("web", "web/*"), ImageTextSource("curated", "c/*")
     starts = range(0, len(pool), _ROWS_PER_SHARD)
-    units = tuple(single(Shard(web, f"web/{start:09d}")) for start in starts)
-    seed_units = (single(Shard(curated, "c/0")),)
+    lots = tuple(single(Shard(web, f"web/{start:09d}")) for start in starts)
+    seed_lots = (single(Shard(curated, "c/0")),)
     config = CurationConfig(
         encoder=EncoderConfig("none"),
         selection=SelectionConfig(),
         sources=(web,),
         seed_sets=(curated,),
     )
-    run = RunFolder(root, config, units, (), seed_units, {"none": "none"})
-    for unit, start in zip(units, starts, strict=True):
-        write_tables(run, unit, pool[start : start + _ROWS_PER_SHARD], start)
-    write_tables(run, seed_units[0], seeds, len(pool))
+    run = RunFolder(root, config, lots, (), seed_lots, {"none": "none"})
+    for lot, start in zip(lots, starts, strict=True):
+        write_tables(run, lot, pool[start : start + _ROWS_PER_SHARD], start)
+    write_tables(run, seed_lots[0], seeds, len(pool))
     return run
 
 
-def write_tables(run: RunFolder, unit: Unit, vectors: np.ndarray, first: int) -> None:
+def write_tables(run: RunFolder, lot: Lot, vectors: np.ndarray, first: int) -> None:
     """Writes pairs whose sample ids are their numbers, and embeddings."""
     numbers = range(first, first + len(vectors))
     pairs = [
@@ -88,9 +88,9 @@ def write_tables(run: RunFolder, unit: Unit, vectors: np.ndarray, first: int) ->
         for i in numbers
     ]
     embedding = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
+    run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
     table = pa.table({"embedding": embedding})
-    run.embeddings(unit.source).write(unit.name, table)
+    run.embeddings(lot.source).write(lot.name, table)
 
 
 def sample_id(number: int) -> bytes:
@@ -103,7 +103,7 @@ class Nearest:
     def __init__(self, run: RunFolder, k: int) -> None:
         self._run = run
         self._retrieval = NearestToSeeds(k)
-        self._sets = index_builder.build("seed_sets", run, run.seed_units)
+        self._sets = index_builder.build("seed_sets", run, run.seed_lots)
         self._folder = files.join(run.root, "found")
 
     def __call__(self) -> None:
@@ -111,8 +111,8 @@ class Nearest:
         enter = nearest_to_seeds.ProposeNearest(self._run, self._sets, self._retrieval)
         _, entrants = (
             pipeline
-            | beam.Create(self._run.units)
-            | beam.Map(open_unit, self._run)
+            | beam.Create(self._run.lots)
+            | beam.Map(open_lot, self._run)
             | beam.ParDo(enter).with_outputs("candidates", main="decisions")
         )
         _ = (
@@ -140,7 +140,7 @@ class Threshold:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._sets = index_builder.build("seed_sets", run, run.seed_units)
+        self._sets = index_builder.build("seed_sets", run, run.seed_lots)
 
     def __call__(self) -> None:
         shutil.rmtree(self._tables().folder, ignore_errors=True)
@@ -148,23 +148,23 @@ class Threshold:
         pipeline = beam.Pipeline(runner=FnApiRunner())
         _ = (
             pipeline
-            | beam.Create(self._run.units)
-            | beam.Map(open_unit, self._run)
+            | beam.Create(self._run.lots)
+            | beam.Map(open_lot, self._run)
             | beam.ParDo(search_steps.Search(self._run, self._sets, judge))
         )
         pipeline.run().wait_until_finish()
 
-    def _tables(self) -> UnitTables:
+    def _tables(self) -> LotTables:
         (curated,) = map(reference_sets.ReferenceSet.open, self._sets)
-        return self._run.similarities(self._run.units[0].source, curated.fingerprint)
+        return self._run.similarities(self._run.lots[0].source, curated.fingerprint)
 
     def found(self) -> np.ndarray:
         """Returns the number of the seed nearest to each image of the pool: [n, 1]."""
         tables, run = self._tables(), self._run
-        n_rows = [count_rows(run, [unit]) for unit in run.units]
+        n_rows = [count_rows(run, [lot]) for lot in run.lots]
         images = [
-            similarity_cache.read(tables, unit.name, n)[1]
-            for unit, n in zip(run.units, n_rows, strict=True)
+            similarity_cache.read(tables, lot.name, n)[1]
+            for lot, n in zip(run.lots, n_rows, strict=True)
         ]
         return np.concatenate(images)[:, None]
 

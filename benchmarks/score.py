@@ -100,11 +100,11 @@ def stage(paths: list[str]) -> int:
     config = CurationConfig(
         encoder=EncoderConfig("none"), selection=SelectionConfig(), sources=sources
     )
-    units = tuple(unit for source in sources for unit in singles(source))
+    lots = tuple(lot for source in sources for lot in singles(source))
     with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(folder, config, units, (), (), {"none": "none"})
+        run = RunFolder(folder, config, lots, (), (), {"none": "none"})
         pipeline = beam.Pipeline(runner=FnApiRunner())
-        _ = pipeline | beam.Create(units) | Score(run, NoModelHandler(config.encoder))
+        _ = pipeline | beam.Create(lots) | Score(run, NoModelHandler(config.encoder))
         counters = pipeline.run().metrics().query()["counters"]
     names = {counter.key.metric.name: counter.committed for counter in counters}
     return names["pairs"]
@@ -192,8 +192,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         if flags.input:
-            units = singles(ImageTextSource("input", flags.input))
-            paths = [unit.shards[0].uri for unit in units]
+            lots = singles(ImageTextSource("input", flags.input))
+            paths = [lot.shards[0].uri for lot in lots]
         else:
             paths = draw_shards(pathlib.Path(folder), flags.pairs)
         print(json.dumps(measure(paths, flags.repeats), indent=2))

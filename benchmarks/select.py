@@ -33,7 +33,7 @@ from pipeline.config.selection import (
 from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import ledger as ledgers
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage.tables import to_table
 
 _ROWS_PER_SHARD = 10_000  # as img2dataset
@@ -60,24 +60,24 @@ def describe_run(root: str, n_rows: int) -> RunFolder:
         seed_sets=(sources["seeds"],),
     )
     starts = range(0, n_rows, _ROWS_PER_SHARD)
-    units = tuple(single(Shard(sources["web"], f"web/{start:09d}")) for start in starts)
+    lots = tuple(single(Shard(sources["web"], f"web/{start:09d}")) for start in starts)
     evaluation, seeds = (
         (single(Shard(sources[name], f"{name}/0")),) for name in kinds[1:]
     )
-    return RunFolder(root, config, units, evaluation, seeds, {"none": "none"})
+    return RunFolder(root, config, lots, evaluation, seeds, {"none": "none"})
 
 
 def write_tables(root: str, n_rows: int, n_references: int, dim: int) -> None:
     """Writes the tables that `score` would write."""
     run = describe_run(root, n_rows)
-    for i, unit in enumerate(run.units):
+    for i, lot in enumerate(run.lots):
         first = i * _ROWS_PER_SHARD
-        _write_unit(run, unit, first, min(_ROWS_PER_SHARD, n_rows - first), dim)
-    for i, unit in enumerate((*run.evaluation_units, *run.seed_units), start=1):
-        _write_unit(run, unit, 10**12 * i, n_references, dim)
+        _write_lot(run, lot, first, min(_ROWS_PER_SHARD, n_rows - first), dim)
+    for i, lot in enumerate((*run.evaluation_lots, *run.seed_lots), start=1):
+        _write_lot(run, lot, 10**12 * i, n_references, dim)
 
 
-def _write_unit(run: RunFolder, unit: Unit, first: int, n: int, dim: int) -> None:
+def _write_lot(run: RunFolder, lot: Lot, first: int, n: int, dim: int) -> None:
     rng = np.random.default_rng(first)
     numbers = first + np.arange(n)
     images = np.where(rng.random(n) < _SHARE_REPEATED, numbers // 2, numbers)
@@ -97,17 +97,17 @@ def _write_unit(run: RunFolder, unit: Unit, first: int, n: int, dim: int) -> Non
         )
         for number, image in zip(numbers.tolist(), images.tolist(), strict=True)
     ]
-    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
+    run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
     is_english = rng.random(n) < _SHARE_ENGLISH
     languages = {
         "code": np.where(is_english, "en", "de").astype(object),
         "probability": rng.random(n),
     }
-    run.languages(unit.source).write(unit.name, pa.table(languages))
+    run.languages(lot.source).write(lot.name, pa.table(languages))
     embedding = pa.FixedSizeListArray.from_arrays(_draw(rng, n, dim).ravel(), dim)
     scores = rng.normal(0.2, 0.1, n).astype(np.float32)
     table = pa.table({"embedding": embedding, "alignment_score": scores})
-    run.embeddings(unit.source).write(unit.name, table)
+    run.embeddings(lot.source).write(lot.name, table)
 
 
 def _draw(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def build(run: RunFolder, max_exact: int | None) -> dict[str, float]:
     memory = PeakMemory()
     memory.start()
     start_s = time.perf_counter(), time.process_time()
-    (paths,) = index_builder.build("set", run, run.seed_units, max_exact=max_exact)
+    (paths,) = index_builder.build("set", run, run.seed_lots, max_exact=max_exact)
     return {
         "more_peak_mib": memory.stop(),
         "wall_s": round(time.perf_counter() - start_s[0], 1),

@@ -1,6 +1,6 @@
 """The method: score, select, caption, export.
 
-Each stage is one Beam pipeline over the units of a run. It reads the tables of earlier
+Each stage is one Beam pipeline over the lots of a run. It reads the tables of earlier
 stages, writes those of its own that are missing, and returns its counters. A stage that
 has nothing to do returns none.
 """
@@ -29,13 +29,13 @@ from pipeline.selection import stage as selection
 
 def score(run: RunFolder, options: PipelineOptions) -> Counters:
     """Measures every pair: its image and text, its language, its embedding."""
-    units = missing_tables.incomplete_units(run)
-    if not units:
+    lots = missing_tables.incomplete_lots(run)
+    if not lots:
         scoring.remove_outdated(run)
         return {}
     handler = EncoderHandler(run.config.encoder)
     stage = scoring.Score(run, handler)
-    counters = run_stage(run, units, scoring.STAGE, stage, options)
+    counters = run_stage(run, lots, scoring.STAGE, stage, options)
     scoring.expect_scored(run)
     scoring.remove_outdated(run)
     return counters
@@ -48,7 +48,7 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
         return {}
     fault = "without scores of the present contents"
     scored_shards.expect_scored(run, fault, "run `score` first")
-    return run_stage(run, run.units, selection.STAGE, selection.Select(run), options)
+    return run_stage(run, run.lots, selection.STAGE, selection.Select(run), options)
 
 
 def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
@@ -56,7 +56,7 @@ def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
     if ledger.is_complete(sample):
         return {}
     transform = selection.Select(sample, is_sample=True)
-    return run_stage(sample, sample.units, selection.STAGE, transform, options)
+    return run_stage(sample, sample.lots, selection.STAGE, transform, options)
 
 
 def caption(
@@ -81,7 +81,7 @@ def caption(
     for granularity in wanted:
         captioning.describe(run, granularity)
     transform = captioning.Caption(run, wanted, name_to_allowance=allowed)
-    captioned = run_stage(run, run.units, captioning.STAGE, transform, options)
+    captioned = run_stage(run, run.lots, captioning.STAGE, transform, options)
     failed_captions.check(run, wanted)
     return {**captioned, **flag(run, options)}
 
@@ -103,7 +103,7 @@ def flag(run: RunFolder, options: PipelineOptions) -> Counters:
     """Flags doubtful captions; drops none."""
     if not run.config.granularities or flag_counts.is_complete(run):
         return {}
-    return run_stage(run, run.units, flag_stage.STAGE, flag_stage.Flag(run), options)
+    return run_stage(run, run.lots, flag_stage.STAGE, flag_stage.Flag(run), options)
 
 
 def export_shards(

@@ -36,11 +36,11 @@ class Grade:
 def read_outcomes(run: RunFolder) -> dict[PairKey, str]:
     """Returns the outcome of every pair of a run."""
     outcomes: dict[PairKey, str] = {}
-    for unit in run.units:
-        pairs = run.pairs(unit.source).read(unit.name, ["key", "shard"])
-        decided = run.decisions.read(unit.name, ["outcome"])["outcome"].to_pylist()
+    for lot in run.lots:
+        pairs = run.pairs(lot.source).read(lot.name, ["key", "shard"])
+        decided = run.decisions.read(lot.name, ["outcome"])["outcome"].to_pylist()
         stems = [
-            shard.uri.rsplit("/", 1)[-1].removesuffix(".tar") for shard in unit.shards
+            shard.uri.rsplit("/", 1)[-1].removesuffix(".tar") for shard in lot.shards
         ]
         shards = [stems[number] for number in pairs["shard"].to_pylist()]
         keys = zip(shards, pairs["key"].to_pylist(), strict=True)

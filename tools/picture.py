@@ -79,8 +79,8 @@ def _first_pairs(run: RunFolder) -> dict[str, list[PairFacts]]:
     """Maps an outcome to its pairs, ordered by id."""
     places = [
         PairLocation(index, row)
-        for index, unit in enumerate(run.units)
-        for row in range(run.decisions.read(unit.name, ["outcome"]).num_rows)
+        for index, lot in enumerate(run.lots)
+        for row in range(run.decisions.read(lot.name, ["outcome"]).num_rows)
     ]
     found: dict[str, list[PairFacts]] = {o: [] for o in (*REASONS, KEPT)}
     for one in sorted(read_pairs(run, places).values(), key=lambda x: x.pair.sample_id):

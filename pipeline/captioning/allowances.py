@@ -1,7 +1,7 @@
-"""Divides the bounds of paid captions over units, before a job begins.
+"""Divides the bounds of paid captions over lots, before a job begins.
 
 In: the bounds of a recipe, what was asked for before, and the captions that are
-missing. Out: what each unit may ask for, or an error if the missing ones may cost more.
+missing. Out: what each lot may ask for, or an error if the missing ones may cost more.
 """
 
 import collections
@@ -17,7 +17,7 @@ from pipeline.engine.run_folder import RunFolder
 def allow(run: RunFolder, granularities: Sequence[Granularity]) -> dict[str, Allowance]:
     """What each granularity may ask for whose requests are counted.
 
-    What a bound leaves beyond the missing captions is shared among the units that lack
+    What a bound leaves beyond the missing captions is shared among the lots that lack
     some, for attempts that are made twice.
 
     Raises:
@@ -41,19 +41,19 @@ def _allowance(
         raise ValueError(reason)
     n_missing = n_requests(granularity, count)
     spare = limit - asked.total() - n_missing
-    share = spare // max(len(count.unit_to_n), 1)
+    share = spare // max(len(count.lot_to_n), 1)
     n_samples = granularity.decoding.n_samples
-    unit_to_most = collections.Counter(
-        {unit: n * n_samples + share for unit, n in count.unit_to_n.items()}
+    lot_to_most = collections.Counter(
+        {lot: n * n_samples + share for lot, n in count.lot_to_n.items()}
     )
-    for unit in unit_to_most:
-        unit_to_most[unit] += asked[unit]
-    return Allowance(granularity.name, folder, dict(unit_to_most))
+    for lot in lot_to_most:
+        lot_to_most[lot] += asked[lot]
+    return Allowance(granularity.name, folder, dict(lot_to_most))
 
 
 def n_requests(granularity: Granularity, count: Count) -> int:
     """Requests for the missing captions of a granularity."""
-    return count.unit_to_n.total() * granularity.decoding.n_samples
+    return count.lot_to_n.total() * granularity.decoding.n_samples
 
 
 def excess(granularity: Granularity, count: Count, n_asked: int) -> str:

@@ -18,7 +18,7 @@ from pipeline.captioning.missing import Missing, find_missing
 from pipeline.engine.caption_tables import STAGE
 from pipeline.engine.counters import add_to_counter
 from pipeline.records import Pair
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 # A multiple of usual batch sizes times devices, so that all batches of a block are
 # full; at 20 images a second a worker that dies loses less than two minutes.
@@ -40,7 +40,7 @@ class Block:
     One without images stands for a lot that lacks no caption.
     """
 
-    unit: Unit
+    lot: Lot
     targets: tuple[CaptionTarget, ...] = ()
     requests: tuple[Request, ...] = ()
 
@@ -61,10 +61,10 @@ class PlanBlocks(beam.DoFn):
         self._granularity_to_target = {one.granularity: one for one in targets}
         self._max_images = max_images
 
-    def process(self, unit: Unit) -> Iterator[Block]:
-        tables = self._inputs.open_captions(unit)
+    def process(self, lot: Lot) -> Iterator[Block]:
+        tables = self._inputs.open_captions(lot)
         granularities = tuple(self._granularity_to_target)
-        found = find_missing(self._inputs, tables, granularities, unit)
+        found = find_missing(self._inputs, tables, granularities, lot)
         waiting: dict[tuple[CaptionTarget, ...], list[Request]]
         waiting = collections.defaultdict(list)
         is_done = True
@@ -75,12 +75,12 @@ class PlanBlocks(beam.DoFn):
             is_done = False
             waiting[targets].append(request)
             if len(waiting[targets]) == self._max_images:
-                yield Block(unit, targets, tuple(waiting.pop(targets)))
+                yield Block(lot, targets, tuple(waiting.pop(targets)))
         for targets, requests in waiting.items():
-            yield Block(unit, targets, tuple(requests))
+            yield Block(lot, targets, tuple(requests))
         if is_done:
-            add_to_counter(STAGE, "units_skipped")
-            yield Block(unit)
+            add_to_counter(STAGE, "lots_skipped")
+            yield Block(lot)
 
     def _request(
         self, missing: Sequence[Missing]

@@ -1,6 +1,6 @@
 """Measures synthetic captions: their language and their alignment score.
 
-In: units with captions. Out: for each table of captions a table of each measure, with
+In: lots with captions. Out: for each table of captions a table of each measure, with
 the same rows. Tables of captions never change, and so neither do these: models run on
 new captions alone, and a new threshold runs no model.
 """
@@ -25,8 +25,8 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.models import language
 from pipeline.models.interfaces import Encoder
 from pipeline.records import FinishReason, Language, SyntheticCaption
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, from_table, from_vector_column, to_table
+from pipeline.sources.shards import Lot
+from pipeline.storage.tables import LotTables, from_table, from_vector_column, to_table
 
 STAGE = "flag"
 
@@ -67,8 +67,8 @@ class CaptionScores:
 
     granularity: Granularity
     folder: str
-    languages: UnitTables
-    source_to_alignment: Mapping[str, UnitTables]  # empty if it is not measured
+    languages: LotTables
+    source_to_alignment: Mapping[str, LotTables]  # empty if it is not measured
 
     @classmethod
     def of(cls, run: RunFolder, granularity: Granularity) -> Self:
@@ -86,12 +86,12 @@ class CaptionScores:
         )
 
     def by_key(
-        self, unit: Unit, captions: CaptionTables
+        self, lot: Lot, captions: CaptionTables
     ) -> dict[Key, list[ScoredCaption]]:
         """The captions of each image and prompt, by sample; without failed ones."""
         found: dict[Key, dict[int, ScoredCaption]] = collections.defaultdict(dict)
-        for name in captions.names(unit):
-            for scored in self._scored(unit, captions, name):
+        for name in captions.names(lot):
+            for scored in self._scored(lot, captions, name):
                 row = scored.row
                 if row.finish_reason != FinishReason.ERROR:
                     key = (row.image_hash, row.prompt_hash)
@@ -102,11 +102,11 @@ class CaptionScores:
         }
 
     def _scored(
-        self, unit: Unit, captions: CaptionTables, name: str
+        self, lot: Lot, captions: CaptionTables, name: str
     ) -> Iterator[ScoredCaption]:
         rows = from_table(captions.tables.read(name), SyntheticCaption)
         languages = from_table(self.languages.read(name), Language)
-        alignment = self.source_to_alignment.get(unit.source.name)
+        alignment = self.source_to_alignment.get(lot.source.name)
         scores = [None] * len(rows)
         if alignment is not None:
             scores = alignment.read(name)["alignment_score"].to_pylist()
@@ -114,7 +114,7 @@ class CaptionScores:
 
 
 class MeasureCaptions(beam.DoFn):
-    """Writes the missing measures of captions of a unit, and passes the unit on.
+    """Writes the missing measures of captions of a lot, and passes the lot on.
 
     Counters: `texts_detected` and `texts_encoded`.
     """
@@ -141,19 +141,19 @@ class MeasureCaptions(beam.DoFn):
             for scores in self._scores
         }
 
-    def process(self, unit: Unit) -> Iterator[Unit]:
+    def process(self, lot: Lot) -> Iterator[Lot]:
         for scores in self._scores:
             captions = self._captions[scores.granularity]
-            for name in _find_missing(scores.languages, captions.names(unit)):
+            for name in _find_missing(scores.languages, captions.names(lot)):
                 self._write_languages(scores.languages, captions, name)
-            alignment = scores.source_to_alignment.get(unit.source.name)
+            alignment = scores.source_to_alignment.get(lot.source.name)
             if alignment is not None:
-                for name in _find_missing(alignment, captions.names(unit)):
-                    self._write_alignment(unit, alignment, captions, name)
-        yield unit
+                for name in _find_missing(alignment, captions.names(lot)):
+                    self._write_alignment(lot, alignment, captions, name)
+        yield lot
 
     def _write_languages(
-        self, languages: UnitTables, captions: CaptionTables, name: str
+        self, languages: LotTables, captions: CaptionTables, name: str
     ) -> None:
         """Writes the languages of a table; a failed caption has none."""
         load = functools.partial(language.detector, self._detector_name)
@@ -169,8 +169,8 @@ class MeasureCaptions(beam.DoFn):
 
     def _write_alignment(
         self,
-        unit: Unit,
-        alignment: UnitTables,
+        lot: Lot,
+        alignment: LotTables,
         captions: CaptionTables,
         name: str,
     ) -> None:
@@ -183,7 +183,7 @@ class MeasureCaptions(beam.DoFn):
             texts = [rows[number].text for number in numbers]
             embedded = self._handler.run_inference(texts, self._encoder)
             hashes = [rows[number].image_hash for number in numbers]
-            scores[numbers] = (self._images.embeddings(unit, hashes) * embedded).sum(1)
+            scores[numbers] = (self._images.embeddings(lot, hashes) * embedded).sum(1)
         alignment.write(name, pa.table({"alignment_score": scores}))
         add_to_counter(STAGE, "texts_encoded", len(numbers))
 
@@ -192,8 +192,8 @@ class MeasureCaptions(beam.DoFn):
 class _Images:
     """The image embeddings that `score` wrote."""
 
-    source_to_pairs: Mapping[str, UnitTables]
-    source_to_embeddings: Mapping[str, UnitTables]
+    source_to_pairs: Mapping[str, LotTables]
+    source_to_embeddings: Mapping[str, LotTables]
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
@@ -202,14 +202,12 @@ class _Images:
             {source.name: run.embeddings(source) for source in run.config.sources},
         )
 
-    def embeddings(self, unit: Unit, image_hashes: Iterable[bytes]) -> np.ndarray:
+    def embeddings(self, lot: Lot, image_hashes: Iterable[bytes]) -> np.ndarray:
         """Embeddings, float32 `[n, d]`; NaN if the shard no longer holds the image."""
-        pairs = self.source_to_pairs[unit.source.name]
-        hashes = pairs.read(unit.name, ["image_hash"])["image_hash"].to_pylist()
+        pairs = self.source_to_pairs[lot.source.name]
+        hashes = pairs.read(lot.name, ["image_hash"])["image_hash"].to_pylist()
         hash_to_row = {image_hash: row for row, image_hash in enumerate(hashes)}
-        table = self.source_to_embeddings[unit.source.name].read(
-            unit.name, ["embedding"]
-        )
+        table = self.source_to_embeddings[lot.source.name].read(lot.name, ["embedding"])
         vectors = from_vector_column(table["embedding"].combine_chunks())
         absent = np.full((1, vectors.shape[1]), np.nan, np.float32)
         vectors = np.concatenate([vectors, absent])
@@ -217,7 +215,7 @@ class _Images:
         return vectors[rows].astype(np.float32)
 
 
-def _find_missing(tables: UnitTables, names: Iterable[str]) -> list[str]:
+def _find_missing(tables: LotTables, names: Iterable[str]) -> list[str]:
     return [name for name in names if not tables.has(name)]
 
 

@@ -77,7 +77,7 @@ class CaptionerHandler(ModelHandler[PreparedImage, Answers, Captioner]):
 
         A ValueError costs only the captions that raise it: the batch is halved down to
         one caption, which becomes a row with the error. Any other exception is not the
-        image's fault and stops the unit.
+        image's fault and stops the lot.
         """
         targets: tuple[CaptionTarget, ...] = (inference_args or {})["targets"]
         try:

@@ -1,7 +1,7 @@
 """The captions of kept pairs, and how many pairs have one.
 
 In: the tables of pairs, decisions and captions. Out: the captions of the kept pairs of
-a unit, and counts of them. Imports neither Beam nor a model, so that `status` can use
+a lot, and counts of them. Imports neither Beam nor a model, so that `status` can use
 it.
 """
 
@@ -16,8 +16,8 @@ from pipeline.engine.caption_tables import CaptionTables, Key, captions_of
 from pipeline.engine.kept_pairs import iterate_kept_pairs
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Pair
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables
+from pipeline.sources.shards import Lot
+from pipeline.storage.tables import LotTables
 
 _COLUMNS = ("sample_id", "key", "image_hash", "shard", "offset", "n_bytes")
 _MAX_COUNTED = 100  # shards; the launcher reads the tables of each, one by one
@@ -27,8 +27,8 @@ _MAX_COUNTED = 100  # shards; the launcher reads the tables of each, one by one
 class CaptionInputs:
     """The tables of earlier stages, small enough to travel to every worker."""
 
-    source_to_pairs: Mapping[str, UnitTables]
-    decisions: UnitTables
+    source_to_pairs: Mapping[str, LotTables]
+    decisions: LotTables
     granularity_to_folder: Mapping[Granularity, str]
     limits: Limits
 
@@ -44,33 +44,33 @@ class CaptionInputs:
         """The granularities of the recipe, in its order."""
         return tuple(self.granularity_to_folder)
 
-    def open_captions(self, unit: Unit | None = None) -> dict[str, CaptionTables]:
-        """The tables of captions, of all units or of one, by granularity.
+    def open_captions(self, lot: Lot | None = None) -> dict[str, CaptionTables]:
+        """The tables of captions, of all lots or of one, by granularity.
 
         Lists a folder for each.
         """
-        base = unit.base if unit else ""
+        base = lot.base if lot else ""
         return {
             granularity.name: CaptionTables.open(folder, base)
             for granularity, folder in self.granularity_to_folder.items()
         }
 
-    def kept_pairs(self, unit: Unit) -> Iterator[list[Pair]]:
-        """Yields the kept pairs of a unit in its order, some thousands at a time.
+    def kept_pairs(self, lot: Lot) -> Iterator[list[Pair]]:
+        """Yields the kept pairs of a lot in its order, some thousands at a time.
 
         They have what a captioner needs, the alt text only if a prompt names it.
         """
         columns = [*_COLUMNS]
         if any(prompts.has_alt_text(one.prompt) for one in self.granularities):
             columns.append("alt_text")
-        pairs = self.source_to_pairs[unit.source.name]
-        return iterate_kept_pairs(pairs, self.decisions, unit, columns)
+        pairs = self.source_to_pairs[lot.source.name]
+        return iterate_kept_pairs(pairs, self.decisions, lot, columns)
 
     def texts(
-        self, unit: Unit, tables: Mapping[str, CaptionTables]
+        self, lot: Lot, tables: Mapping[str, CaptionTables]
     ) -> dict[str, dict[Key, tuple[str, ...]]]:
-        """The captions of a unit that exist, by granularity."""
-        return {name: found.texts(unit) for name, found in tables.items()}
+        """The captions of a lot that exist, by granularity."""
+        return {name: found.texts(lot) for name, found in tables.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Coverage:
 def count_captioned(run: RunFolder) -> Coverage:
     """Counts the kept pairs of a run, and those with captions.
 
-    Units without decisions have no kept pairs yet. From summaries alone if all captions
+    Lots without decisions have no kept pairs yet. From summaries alone if all captions
     are checked; else from the tables.
     """
     if run.config.granularities and flag_counts.is_complete(run):
@@ -105,13 +105,13 @@ def count_captioned(run: RunFolder) -> Coverage:
         )
     inputs = CaptionInputs.of(run)
     tables = inputs.open_captions()
-    decided = inputs.decisions.unit_names()
+    decided = inputs.decisions.lot_names()
     name_to_n = dict.fromkeys(tables, 0)
     n_kept = 0
-    for unit in run.units:
-        if unit.name in decided:
-            texts = inputs.texts(unit, tables)
-            for pairs in inputs.kept_pairs(unit):
+    for lot in run.lots:
+        if lot.name in decided:
+            texts = inputs.texts(lot, tables)
+            for pairs in inputs.kept_pairs(lot):
                 n_kept += len(pairs)
                 for captions in captions_of(pairs, inputs.granularities, texts):
                     for name in captions:
@@ -128,11 +128,11 @@ def find_incomplete(
     takes longer than a pass that finds nothing to do, that is all of them.
     """
     granularities = list(granularities)
-    decided = run.decisions.unit_names()
-    is_decided = all(unit.name in decided for unit in run.units)
+    decided = run.decisions.lot_names()
+    is_decided = all(lot.name in decided for lot in run.lots)
     if not is_decided:
         return granularities
-    if len(run.units) > _MAX_COUNTED and not flag_counts.is_complete(run):
+    if len(run.lots) > _MAX_COUNTED and not flag_counts.is_complete(run):
         return granularities
     tables = CaptionInputs.of(run).open_captions()
     if not any(tables[one.name].name_to_tables for one in granularities):

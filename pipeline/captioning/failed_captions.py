@@ -54,7 +54,7 @@ def _summaries(
     run: RunFolder, granularity: Granularity
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the names and summaries of the tables of the present lots."""
-    names = {name for unit in run.units for name in (unit.base, unit.name)}
+    names = {name for lot in run.lots for name in (lot.base, lot.name)}
     found = Summaries.read(run.captions(granularity))
     for name, summary in found.items():
         if name.rpartition(".")[0] in names:
@@ -64,7 +64,7 @@ def _summaries(
 def _unmatched(run: RunFolder, granularity: Granularity) -> str:
     """Why an import has no caption for the kept images, from its receipt."""
     decisions = Summaries.read(run.decisions.folder)
-    outcomes = (decisions[unit.name]["outcomes"] for unit in run.units)
+    outcomes = (decisions[lot.name]["outcomes"] for lot in run.lots)
     if not any(counts.get(KEPT) for counts in outcomes):
         return ""
     path = files.join(run.captions(granularity), imported.RECEIPT_NAME)
@@ -91,7 +91,7 @@ def forget(run: RunFolder, granularities: Iterable[Granularity]) -> int:
                 _remove_failed(tables, name)
                 n_forgotten += summary[FAILED]
         prefix = error_prefix(run.captions(granularity))
-        errors.delete(errors.unit_names(prefix))
+        errors.delete(errors.lot_names(prefix))
     return n_forgotten
 
 

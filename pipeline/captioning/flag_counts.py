@@ -23,7 +23,7 @@ def is_complete(run: RunFolder) -> bool:
     receipt = read_json(files.join(run.flags.folder, RECEIPT_NAME))
     if receipt is None or receipt[INPUTS] != run.flag_inputs_fingerprint:
         return False
-    return run.flags.unit_names() >= {unit.name for unit in run.units}
+    return run.flags.lot_names() >= {lot.name for lot in run.lots}
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ class FlagCounts:
 def read_summaries(run: RunFolder) -> list[dict[str, Any]]:
     """The summaries of the flags of a run's lots."""
     summaries = Summaries.read(run.flags.folder)
-    return [summaries[unit.name] for unit in run.units]
+    return [summaries[lot.name] for lot in run.lots]
 
 
 def count_flags(run: RunFolder) -> dict[str, FlagCounts]:

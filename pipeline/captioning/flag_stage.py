@@ -1,7 +1,7 @@
 """Flags doubtful captions of the kept images; drops none.
 
-In: units with decisions and captions. Out: for each unit a table of `FlaggedCaption`,
-one row per caption of a kept pair, ordered by pairs of the unit, granularities of the
+In: lots with decisions and captions. Out: for each lot a table of `FlaggedCaption`,
+one row per caption of a kept pair, ordered by pairs of the lot, granularities of the
 recipe and samples. Flags drop a caption only at `export`, so a new threshold captions
 nothing again. The summary of a table says what it is made of: of a pool that grows, the
 tables of the other lots stay, unless a text of theirs has become frequent.
@@ -39,16 +39,16 @@ from pipeline.engine.counters import add_to_counter
 from pipeline.engine.kept_pairs import read_kept_pairs
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, FlaggedCaption, Pair, content_hash
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
-from pipeline.storage.tables import UnitTables, to_table
+from pipeline.storage.tables import LotTables, to_table
 
 Text = tuple[str, bytes]  # granularity, hash of the normalized text
 
 
 class Flag(beam.PTransform):
-    """Measures captions, flags them, and passes the units on.
+    """Measures captions, flags them, and passes the lots on.
 
     Counters: `captions_checked`, `captions_flagged` and one per flag, `flagged_*`;
     `texts_detected` and `texts_encoded`, the texts that models had not seen before.
@@ -67,10 +67,10 @@ class Flag(beam.PTransform):
         self._inputs = _Inputs.of(run, scores)
         self._measure = MeasureCaptions(run, scores, handler)
 
-    def expand(self, units: beam.PCollection) -> beam.PCollection:
+    def expand(self, lots: beam.PCollection) -> beam.PCollection:
         measured = (
-            units
-            | "Distribute units" >> beam.Reshuffle()
+            lots
+            | "Distribute lots" >> beam.Reshuffle()
             | "Measure captions" >> beam.ParDo(self._measure)
         )
         text_to_n_images = (
@@ -82,22 +82,22 @@ class Flag(beam.PTransform):
             | "Keep frequent" >> beam.Filter(_is_frequent, self._quality.max_identical)
         )
         flagged = measured | "Flag captions" >> beam.ParDo(
-            _FlagUnit(self._inputs, self._quality, self._flags),
+            _FlagLot(self._inputs, self._quality, self._flags),
             text_to_n_images=beam.pvalue.AsDict(text_to_n_images),
         )
         _ = (
             flagged
-            | "Count units" >> beam.combiners.Count.Globally()
+            | "Count lots" >> beam.combiners.Count.Globally()
             | "Write the receipt"
             >> beam.Map(_write_receipt, self._flags.folder, self._receipt)
         )
         return flagged
 
 
-def _write_receipt(n_units: int, folder: str, inputs: str) -> None:
+def _write_receipt(n_lots: int, folder: str, inputs: str) -> None:
     """Says, when all tables are written, what they are made of."""
     path = files.join(folder, flag_counts.RECEIPT_NAME)
-    content = {flag_counts.INPUTS: inputs, "n_units": n_units}
+    content = {flag_counts.INPUTS: inputs, "n_lots": n_lots}
     if read_json(path) != content:
         files.write(path, json.dumps(content).encode() + b"\n")
 
@@ -122,8 +122,8 @@ class _PairCaption:
 class _Inputs:
     """The tables of earlier stages, small enough to travel to every worker."""
 
-    source_to_pairs: Mapping[str, UnitTables]
-    decisions: UnitTables
+    source_to_pairs: Mapping[str, LotTables]
+    decisions: LotTables
     scores: tuple[CaptionScores, ...]  # in the order of the recipe
 
     @classmethod
@@ -138,13 +138,11 @@ class _Inputs:
         }
 
     def captions(
-        self, unit: Unit, tables: Mapping[str, CaptionTables]
+        self, lot: Lot, tables: Mapping[str, CaptionTables]
     ) -> Iterator[_PairCaption]:
         """All captions of the kept pairs, in the order of the table of flags."""
         name_to_scored = {
-            scores.granularity.name: scores.by_key(
-                unit, tables[scores.granularity.name]
-            )
+            scores.granularity.name: scores.by_key(lot, tables[scores.granularity.name])
             for scores in self.scores
         }
         name_to_texts = {
@@ -154,7 +152,7 @@ class _Inputs:
             for name, found in name_to_scored.items()
         }
         granularities = [scores.granularity for scores in self.scores]
-        pairs = self._kept_pairs(unit)
+        pairs = self._kept_pairs(lot)
         known = captions_of(pairs, granularities, name_to_texts)
         for pair, captions in zip(pairs, known, strict=True):
             others: tuple[str, ...] = ()
@@ -167,18 +165,18 @@ class _Inputs:
                         yield _PairCaption(pair, granularity, prompt, others, scored)
                 others = (*others, *texts)
 
-    def count_kept(self, unit: Unit) -> int:
-        """How many pairs of a unit are kept."""
-        outcomes = self.decisions.read(unit.name, ["outcome"])["outcome"]
+    def count_kept(self, lot: Lot) -> int:
+        """How many pairs of a lot are kept."""
+        outcomes = self.decisions.read(lot.name, ["outcome"])["outcome"]
         return pc.sum(pc.equal(outcomes, KEPT)).as_py() or 0
 
-    def _kept_pairs(self, unit: Unit) -> list[Pair]:
-        pairs = self.source_to_pairs[unit.source.name]
-        return read_kept_pairs(pairs, self.decisions, unit)
+    def _kept_pairs(self, lot: Lot) -> list[Pair]:
+        pairs = self.source_to_pairs[lot.source.name]
+        return read_kept_pairs(pairs, self.decisions, lot)
 
 
 class _ReadTexts(beam.DoFn):
-    """Yields (text, image hash) of each caption of a unit."""
+    """Yields (text, image hash) of each caption of a lot."""
 
     def __init__(self, inputs: _Inputs) -> None:
         self._inputs = inputs
@@ -187,8 +185,8 @@ class _ReadTexts(beam.DoFn):
     def setup(self) -> None:
         self._tables = self._inputs.open_captions()
 
-    def process(self, unit: Unit) -> Iterator[tuple[Text, bytes]]:
-        for caption in self._inputs.captions(unit, self._tables):
+    def process(self, lot: Lot) -> Iterator[tuple[Text, bytes]]:
+        for caption in self._inputs.captions(lot, self._tables):
             if normalize_text(caption.scored.row.text):  # else its flag is EMPTY
                 yield caption.text, caption.pair.image_hash
 
@@ -198,11 +196,11 @@ def _is_frequent(text_and_n_images: tuple[Text, int], max_identical: int) -> boo
     return n_images - 1 > max_identical
 
 
-class _FlagUnit(beam.DoFn):
-    """Writes the flags of a unit unless they are there, of the same inputs."""
+class _FlagLot(beam.DoFn):
+    """Writes the flags of a lot unless they are there, of the same inputs."""
 
     def __init__(
-        self, inputs: _Inputs, quality: CaptionQuality, flags: UnitTables
+        self, inputs: _Inputs, quality: CaptionQuality, flags: LotTables
     ) -> None:
         self._inputs = inputs
         self._quality = quality
@@ -212,13 +210,11 @@ class _FlagUnit(beam.DoFn):
     def setup(self) -> None:
         self._tables = self._inputs.open_captions()
 
-    def process(
-        self, unit: Unit, text_to_n_images: Mapping[Text, int]
-    ) -> Iterator[Unit]:
-        captions = list(self._inputs.captions(unit, self._tables))
+    def process(self, lot: Lot, text_to_n_images: Mapping[Text, int]) -> Iterator[Lot]:
+        captions = list(self._inputs.captions(lot, self._tables))
         frequent = {one.text for one in captions} & text_to_n_images.keys()
-        inputs = self._identify(unit, frequent)
-        if not self._is_of(unit, inputs):
+        inputs = self._identify(lot, frequent)
+        if not self._is_of(lot, inputs):
             rows = [
                 self._row(caption, text_to_n_images.get(caption.text, 0))
                 for caption in captions
@@ -226,23 +222,23 @@ class _FlagUnit(beam.DoFn):
             facts = {
                 flag_counts.INPUTS: inputs,
                 flag_counts.COUNTS: _counts(captions, rows),
-                flag_counts.KEPT_PAIRS: self._inputs.count_kept(unit),
+                flag_counts.KEPT_PAIRS: self._inputs.count_kept(lot),
             }
-            self._flags.replace(unit.name, to_table(rows, FlaggedCaption), facts)
+            self._flags.replace(lot.name, to_table(rows, FlaggedCaption), facts)
             _count_rows(rows)
-        yield unit
+        yield lot
 
-    def _identify(self, unit: Unit, frequent: Iterable[Text]) -> str:
-        """Of all that the flags of a unit depend on, beside settings."""
-        decisions = self._inputs.decisions.read_summary(unit.name)["sha256"]
-        names = {name: tables.names(unit) for name, tables in self._tables.items()}
+    def _identify(self, lot: Lot, frequent: Iterable[Text]) -> str:
+        """Of all that the flags of a lot depend on, beside settings."""
+        decisions = self._inputs.decisions.read_summary(lot.name)["sha256"]
+        names = {name: tables.names(lot) for name, tables in self._tables.items()}
         texts = sorted((name, text.hex()) for name, text in frequent)
         return fingerprint("flags", decisions, names, texts)
 
-    def _is_of(self, unit: Unit, inputs: str) -> bool:
-        if not self._flags.has(unit.name):
+    def _is_of(self, lot: Lot, inputs: str) -> bool:
+        if not self._flags.has(lot.name):
             return False
-        return self._flags.read_summary(unit.name).get(flag_counts.INPUTS) == inputs
+        return self._flags.read_summary(lot.name).get(flag_counts.INPUTS) == inputs
 
     def _row(self, caption: _PairCaption, n_images: int) -> FlaggedCaption:
         scored, row = caption.scored, caption.scored.row
@@ -275,7 +271,7 @@ class _FlagUnit(beam.DoFn):
 def _counts(
     captions: Sequence[_PairCaption], rows: Sequence[FlaggedCaption]
 ) -> dict[str, dict]:
-    """The fields of `FlagCounts` of a unit, by granularity."""
+    """The fields of `FlagCounts` of a lot, by granularity."""
     found: dict[str, FlagCounts] = collections.defaultdict(FlagCounts)
     last: dict[str, Pair] = {}
     for caption, row in zip(captions, rows, strict=True):

@@ -40,7 +40,7 @@ def n_image_reads(config: CurationConfig) -> int:
 
 
 def n_shuffles(config: CurationConfig) -> int:
-    """How often all units are shuffled: twice per model, and once before."""
+    """How often all lots are shuffled: twice per model, and once before."""
     return 1 + 2 * len({g.checkpoint for g in config.granularities})
 
 
@@ -49,7 +49,7 @@ def caption_bytes(run: RunFolder) -> dict[str, float]:
     found = {}
     for granularity in run.config.granularities:
         captions = CaptionTables.open(run.captions(granularity))
-        names = [name for unit in run.units for name in captions.names(unit)]
+        names = [name for lot in run.lots for name in captions.names(lot)]
         n_bytes = captions.tables.sizes(names).sum()
         rows = sum(captions.tables.read(n, ["sample_index"]).num_rows for n in names)
         if rows:
@@ -58,7 +58,7 @@ def caption_bytes(run: RunFolder) -> dict[str, float]:
 
 
 def n_tables(config: CurationConfig) -> int:
-    """Tables of one unit: flags, and two or three per granularity.
+    """Tables of one lot: flags, and two or three per granularity.
 
     A granularity has captions, their languages and, if it is measured, their alignment.
     """

@@ -1,7 +1,7 @@
 """Imports captions made elsewhere, for the kept images that they name.
 
-In: the units of a run, and files of captions. Out: for each unit a table of captions of
-its kept images that had none; the units again; lists of rows that were not imported,
+In: the lots of a run, and files of captions. Out: for each lot a table of captions of
+its kept images that had none; the lots again; lists of rows that were not imported,
 and a receipt. Ids and texts cross the shuffle, images do not.
 """
 
@@ -22,9 +22,9 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FinishReason, SyntheticCaption
 from pipeline.sources import imported_captions
 from pipeline.sources.imported_captions import ImportedText, UnreadableRow
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 RECEIPT_NAME = "import.json"
 LEFT_OUT = ("repeated", "unmatched", "unreadable")  # and why: see ImportCaptions
@@ -55,8 +55,8 @@ class PlacedText:
 class KeptImage:
     """A kept image that texts may name."""
 
-    unit_name: str
-    number: int  # among the kept pairs of its unit
+    lot_name: str
+    number: int  # among the kept pairs of its lot
     image_hash: bytes
     is_captioned: bool
 
@@ -65,7 +65,7 @@ class KeptImage:
 class Found:
     """Texts for a kept image without captions."""
 
-    number: int  # among the kept pairs of its unit
+    number: int  # among the kept pairs of its lot
     image_hash: bytes
     index_to_text: Mapping[int, str]
 
@@ -77,8 +77,8 @@ class _Import:
     folder: str
     imported: tuple[imported_captions.ImportedFile, ...]
     key_name: str
-    source_to_pairs: Mapping[str, UnitTables]
-    decisions: UnitTables
+    source_to_pairs: Mapping[str, LotTables]
+    decisions: LotTables
 
     @classmethod
     def of(cls, run: RunFolder, granularity: Granularity) -> "_Import":
@@ -99,13 +99,13 @@ class _Import:
 
 
 class ImportCaptions(beam.PTransform):
-    """Gives kept images the texts that name them, and passes the units on.
+    """Gives kept images the texts that name them, and passes the lots on.
 
     Of several texts with the same key and sample index, the first row of the file with
-    the smallest digest counts. If pairs of a unit share an image but not a key, the
+    the smallest digest counts. If pairs of a lot share an image but not a key, the
     first pair counts.
 
-    Counters: `captions_written`; `units_skipped`, for which there is no new text; and
+    Counters: `captions_written`; `lots_skipped`, for which there is no new text; and
     rows that were not imported as a whole or in part: `captions_unmatched` name no kept
     image, `captions_repeated` follow another row of the same key and sample index,
     `captions_unreadable` have an error.
@@ -116,17 +116,17 @@ class ImportCaptions(beam.PTransform):
         self._import = _Import.of(run, granularity)
         self._receipt = {"decisions": run.pool_fingerprint}
 
-    def expand(self, units: beam.PCollection) -> beam.PCollection:
+    def expand(self, lots: beam.PCollection) -> beam.PCollection:
         read = (
-            units.pipeline
+            lots.pipeline
             | "Number files" >> beam.Create(range(len(self._import.imported)))
             | "Distribute files" >> beam.Reshuffle()
             | "Read files"
             >> beam.ParDo(_ReadFile(self._import)).with_outputs(main="texts")
         )
         key_to_image = (
-            units
-            | "Distribute units" >> beam.Reshuffle()
+            lots
+            | "Distribute lots" >> beam.Reshuffle()
             | "Name kept images" >> beam.ParDo(_NameKeptImages(self._import))
         )
         matched = (
@@ -135,11 +135,11 @@ class ImportCaptions(beam.PTransform):
             | "Match texts"
             >> beam.ParDo(_Match(self._import)).with_outputs(main="found")
         )
-        name_to_unit = units | "Key by name" >> beam.Map(lambda unit: (unit.name, unit))
+        name_to_lot = lots | "Key by name" >> beam.Map(lambda lot: (lot.name, lot))
         done = (
-            {"unit": name_to_unit, "found": matched.found}
-            | "Bring texts to units" >> beam.CoGroupByKey()
-            | "Write captions" >> beam.ParDo(_WriteUnit(self._import))
+            {"lot": name_to_lot, "found": matched.found}
+            | "Bring texts to lots" >> beam.CoGroupByKey()
+            | "Write captions" >> beam.ParDo(_WriteLot(self._import))
         )
         left_out = (
             read.unreadable,
@@ -151,7 +151,7 @@ class ImportCaptions(beam.PTransform):
 
     def _finish(self, done: beam.PCollection, left_out: beam.PCollection) -> None:
         """Writes the receipt when all tables are written."""
-        n_units = done | "Count units" >> beam.combiners.Count.Globally()
+        n_lots = done | "Count lots" >> beam.combiners.Count.Globally()
         counts = left_out | "Count rows" >> beam.combiners.Count.PerKey()
         listed = left_out | "List rows" >> beam.combiners.Top.SmallestPerKey(MAX_LISTED)
         _ = (
@@ -161,7 +161,7 @@ class ImportCaptions(beam.PTransform):
             >> beam.Map(
                 write_receipt,
                 self._import.folder,
-                n_units=AsSingleton(n_units),
+                n_lots=AsSingleton(n_lots),
                 counts=AsDict(counts),
                 listed=AsDict(listed),
             )
@@ -174,15 +174,15 @@ def is_complete(run: RunFolder, granularity: Granularity) -> bool:
     if not files.is_file(path):
         return False
     receipt = json.loads(files.read(path))
-    found = receipt["decisions"], receipt["n_units"]
-    return found == (run.pool_fingerprint, len(run.units))
+    found = receipt["decisions"], receipt["n_lots"]
+    return found == (run.pool_fingerprint, len(run.lots))
 
 
 def write_receipt(
     receipt: Mapping[str, str],
     folder: str,
     *,
-    n_units: int,
+    n_lots: int,
     counts: Mapping[str, int],
     listed: Mapping[str, Sequence[Row]],
 ) -> None:
@@ -195,7 +195,7 @@ def write_receipt(
         text = "".join(json.dumps(line) + "\n" for line in lines)
         files.write(files.join(folder, f"{kind}.jsonl"), text.encode())
         add_to_counter(STAGE, f"captions_{kind}", n)
-    content = {**receipt, "n_units": n_units, "n_rows": n_rows}
+    content = {**receipt, "n_lots": n_lots, "n_rows": n_rows}
     data = json.dumps(content, indent=1).encode() + b"\n"
     files.write(files.join(folder, RECEIPT_NAME), data)
 
@@ -220,7 +220,7 @@ class _ReadFile(beam.DoFn):
 
 
 class _NameKeptImages(beam.DoFn):
-    """Yields the kept images of a unit by the key that texts name them by."""
+    """Yields the kept images of a lot by the key that texts name them by."""
 
     def __init__(self, job: _Import) -> None:
         self._import = job
@@ -228,23 +228,23 @@ class _NameKeptImages(beam.DoFn):
     def setup(self) -> None:
         self._tables = CaptionTables.open(self._import.folder)
 
-    def process(self, unit: Unit) -> Iterator[tuple[bytes, KeptImage]]:
-        done = self._tables.keys(unit)
+    def process(self, lot: Lot) -> Iterator[tuple[bytes, KeptImage]]:
+        done = self._tables.keys(lot)
         columns = [self._import.key_name, "image_hash"]
-        pairs = self._import.source_to_pairs[unit.source.name]
+        pairs = self._import.source_to_pairs[lot.source.name]
         kept = read_kept_rows(
-            pairs, self._import.decisions, unit, dict.fromkeys(columns)
+            pairs, self._import.decisions, lot, dict.fromkeys(columns)
         )
         keys, hashes = (kept[name].to_pylist() for name in columns)
         for number, (key, image_hash) in enumerate(zip(keys, hashes, strict=True)):
             if key:
                 is_captioned = (image_hash, _NO_PROMPT) in done
                 name = key.encode() if isinstance(key, str) else key
-                yield name, KeptImage(unit.name, number, image_hash, is_captioned)
+                yield name, KeptImage(lot.name, number, image_hash, is_captioned)
 
 
 class _Match(beam.DoFn):
-    """Yields (unit name, texts for an image), and rows that are not imported apart."""
+    """Yields (lot name, texts for an image), and rows that are not imported apart."""
 
     def __init__(self, job: _Import) -> None:
         self._import = job
@@ -271,7 +271,7 @@ class _Match(beam.DoFn):
         for image in images:
             if texts and not image.is_captioned:
                 found = Found(image.number, image.image_hash, index_to_text)
-                yield image.unit_name, found
+                yield image.lot_name, found
 
     def _left_out(
         self, kind: str, key: bytes, texts: Sequence[PlacedText]
@@ -286,26 +286,26 @@ class _Match(beam.DoFn):
             yield TaggedOutput(kind, (kind, listed))
 
 
-class _WriteUnit(beam.DoFn):
-    """Writes the imported captions of a unit, and yields the unit."""
+class _WriteLot(beam.DoFn):
+    """Writes the imported captions of a lot, and yields the lot."""
 
     def __init__(self, job: _Import) -> None:
         self._tables = CaptionTables.at(job.folder)
 
-    def process(self, element: tuple[str, dict[str, Iterable]]) -> Iterator[Unit]:
-        unit_name, group = element
-        (unit,) = group["unit"]
+    def process(self, element: tuple[str, dict[str, Iterable]]) -> Iterator[Lot]:
+        lot_name, group = element
+        (lot,) = group["lot"]
         rows = caption_rows(group["found"])
         if rows:
-            self._tables.add(unit_name, rows)
+            self._tables.add(lot_name, rows)
             add_to_counter(STAGE, "captions_written", len(rows))
         else:
-            add_to_counter(STAGE, "units_skipped")
-        yield unit
+            add_to_counter(STAGE, "lots_skipped")
+        yield lot
 
 
 def caption_rows(found: Iterable[Found]) -> list[SyntheticCaption]:
-    """Rows ordered by unit and sample; the first finding of an image counts."""
+    """Rows ordered by lot and sample; the first finding of an image counts."""
     hash_to_found: dict[bytes, Found] = {}
     for one in sorted(found, key=lambda one: one.number):
         hash_to_found.setdefault(one.image_hash, one)

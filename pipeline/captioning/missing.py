@@ -16,7 +16,7 @@ from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import CaptionTables, Key, captions_of, prompt_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Pair
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Missing:
     """An image without a caption of a granularity, or that shares a missing one.
 
     Attributes:
-      number: of the pair among the kept ones of its unit.
+      number: of the pair among the kept ones of its lot.
       prompt: None while captions that it names are missing.
       waits_for: the granularities of those captions.
       is_first: whether no pair before lacks the same caption.
@@ -42,13 +42,13 @@ def find_missing(
     inputs: CaptionInputs,
     tables: Mapping[str, CaptionTables],
     granularities: Sequence[Granularity],
-    unit: Unit,
+    lot: Lot,
 ) -> Iterator[Missing]:
     """Yields what kept pairs lack, pair by pair, in the order of the granularities."""
-    done = {g.name: tables[g.name].keys(unit) for g in granularities}
+    done = {g.name: tables[g.name].keys(lot) for g in granularities}
     asked: set[tuple[str, Key]] = set()
     for number, (pair, known) in enumerate(
-        _with_captions(inputs, tables, granularities, unit)
+        _with_captions(inputs, tables, granularities, lot)
     ):
         for granularity in granularities:
             prompt = prompt_of(granularity, pair, known)
@@ -68,15 +68,15 @@ def _with_captions(
     inputs: CaptionInputs,
     tables: Mapping[str, CaptionTables],
     granularities: Sequence[Granularity],
-    unit: Unit,
+    lot: Lot,
 ) -> Iterator[tuple[Pair, Mapping[str, Sequence[str]]]]:
     """Yields kept pairs with their captions, as far as a prompt may name them."""
     if not any(prompts.upstream(granularity.prompt) for granularity in granularities):
-        for pairs in inputs.kept_pairs(unit):
+        for pairs in inputs.kept_pairs(lot):
             yield from zip(pairs, itertools.repeat({}))
         return
-    texts = inputs.texts(unit, tables)
-    for pairs in inputs.kept_pairs(unit):
+    texts = inputs.texts(lot, tables)
+    for pairs in inputs.kept_pairs(lot):
         captions = captions_of(pairs, inputs.granularities, texts)
         yield from zip(pairs, captions, strict=True)
 
@@ -86,13 +86,13 @@ class Count:
     """How many captions of one granularity are missing.
 
     Attributes:
-      unit_to_n: prompts of images by unit, without units that lack nothing.
-      n_images: images that lack a caption; those of several units count in each.
+      lot_to_n: prompts of images by lot, without lots that lack nothing.
+      n_images: images that lack a caption; those of several lots count in each.
       is_exact: whether no prompt waits for a caption that is itself missing. Otherwise
         the numbers are the most there can be.
     """
 
-    unit_to_n: collections.Counter[str] = dataclasses.field(
+    lot_to_n: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
     n_images: int = 0
@@ -118,10 +118,10 @@ def count_missing(
         if g.captioner == "imported" and not imported.is_complete(run, g)
     }
     made = tuple(granularity_to_count)
-    for unit in run.units:
-        for granularity, keys in _keys_of(inputs, tables, made, unit, coming):
+    for lot in run.lots:
+        for granularity, keys in _keys_of(inputs, tables, made, lot, coming):
             count = granularity_to_count[granularity]
-            count.unit_to_n[unit.name] += len(keys)
+            count.lot_to_n[lot.name] += len(keys)
             count.n_images += len({key[0] for key in keys})
             count.is_exact &= all(len(key) == 2 for key in keys)
     return granularity_to_count
@@ -131,17 +131,17 @@ def _keys_of(
     inputs: CaptionInputs,
     tables: Mapping[str, CaptionTables],
     granularities: Sequence[Granularity],
-    unit: Unit,
+    lot: Lot,
     imports: set[str],
 ) -> Iterator[tuple[Granularity, set[tuple]]]:
-    """What identifies the missing captions of a unit, for granularities that lack any.
+    """What identifies the missing captions of a lot, for granularities that lack any.
 
     A caption whose prompt is not known yet is identified by the prompts that lead to
     it, as far as they are known: as many as there can be.
     """
     keys: dict[Granularity, set[tuple]] = collections.defaultdict(set)
     number, coming = -1, set(imports)
-    for one in find_missing(inputs, tables, granularities, unit):
+    for one in find_missing(inputs, tables, granularities, lot):
         if one.number != number:  # of the next pair
             number, coming = one.number, set(imports)
         granularity, pair = one.granularity, one.pair

@@ -1,7 +1,7 @@
 """Counts what captions cost, and lets workers ask for no more than they may.
 
-In: how many requests each unit may make. Out: `RUN/spending/<captions>/`, receipts of
-every attempt to caption a unit. A worker writes its receipt before it asks, for the
+In: how many requests each lot may make. Out: `RUN/spending/<captions>/`, receipts of
+every attempt to caption a lot. A worker writes its receipt before it asks, for the
 most that it may ask for, and corrects it at the end. So the receipts never say less
 than was asked for, whoever dies when.
 """
@@ -20,7 +20,7 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.models.interfaces import Caption, Captioner, ServiceError
 from pipeline.storage import files
 
-_RECEIPT = re.compile(r"(?P<unit>.+)\.\d+\.json")
+_RECEIPT = re.compile(r"(?P<lot>.+)\.\d+\.json")
 
 
 def receipts_folder(run: RunFolder, granularity: Granularity) -> str:
@@ -29,17 +29,17 @@ def receipts_folder(run: RunFolder, granularity: Granularity) -> str:
     return files.join(run.root, "spending", name)
 
 
-def count_requests(folder: str, unit: str = "") -> collections.Counter[str]:
-    """Requests of each unit, or of one, that receipts in a folder account for."""
+def count_requests(folder: str, lot: str = "") -> collections.Counter[str]:
+    """Requests of each lot, or of one, that receipts in a folder account for."""
     found: collections.Counter[str] = collections.Counter()
-    prefix = f"{unit}." if unit else ""
+    prefix = f"{lot}." if lot else ""
     paths = list(files.list_folder(folder, prefix=prefix, suffix=".json"))
     for path, data in zip(paths, files.read_many(paths), strict=True):
         if isinstance(data, OSError):
             raise data
         name = _RECEIPT.fullmatch(path.rpartition("/")[2])
-        if name and unit in ("", name["unit"]):
-            found[name["unit"]] += json.loads(data)["n_requests"]
+        if name and lot in ("", name["lot"]):
+            found[name["lot"]] += json.loads(data)["n_requests"]
     return found
 
 
@@ -65,46 +65,46 @@ def bound(granularity: Granularity) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Allowance:
-    """How many requests the receipts of each unit may add up to.
+    """How many requests the receipts of each lot may add up to.
 
     Attributes:
-      unit_to_most: units that it lacks may ask for nothing; None for no bound.
+      lot_to_most: lots that it lacks may ask for nothing; None for no bound.
     """
 
     name: str  # of the granularity
     folder: str
-    unit_to_most: Mapping[str, int] | None
+    lot_to_most: Mapping[str, int] | None
 
-    def reserve(self, unit: str, n_requests: int) -> "Receipt":
-        """Writes a receipt over as many requests as the unit may still make.
+    def reserve(self, lot: str, n_requests: int) -> "Receipt":
+        """Writes a receipt over as many requests as the lot may still make.
 
-        Of two attempts at a unit at the same time, the later one sees the receipt of
+        Of two attempts at a lot at the same time, the later one sees the receipt of
         the first.
 
         Raises:
           ServiceError: if that is none.
         """
         while True:
-            asked = [*_numbers(self.folder, unit)]
+            asked = [*_numbers(self.folder, lot)]
             n = n_requests
-            if self.unit_to_most is not None:
-                n_before = count_requests(self.folder, unit)[unit]
-                n = min(n, self.unit_to_most.get(unit, 0) - n_before)
+            if self.lot_to_most is not None:
+                n_before = count_requests(self.folder, lot)[lot]
+                n = min(n, self.lot_to_most.get(lot, 0) - n_before)
             if n <= 0:
                 raise _used_up(self.name)
             number = max(asked, default=-1) + 1
-            path = files.join(self.folder, f"{unit}.{number}.json")
+            path = files.join(self.folder, f"{lot}.{number}.json")
             if files.create(path, _to_json(n)):
                 return Receipt(self.name, path, n)
 
 
-def _numbers(folder: str, unit: str) -> list[int]:
-    paths = files.list_folder(folder, prefix=f"{unit}.", suffix=".json")
+def _numbers(folder: str, lot: str) -> list[int]:
+    paths = files.list_folder(folder, prefix=f"{lot}.", suffix=".json")
     names = [path.rpartition("/")[2] for path in paths]
     return [
         int(name.removesuffix(".json").rpartition(".")[2])
         for name in names
-        if (found := _RECEIPT.fullmatch(name)) and found["unit"] == unit
+        if (found := _RECEIPT.fullmatch(name)) and found["lot"] == lot
     ]
 
 
@@ -121,7 +121,7 @@ def _used_up(name: str) -> ServiceError:
 
 @dataclasses.dataclass
 class Receipt:
-    """The requests of one attempt at a unit."""
+    """The requests of one attempt at a lot."""
 
     name: str
     path: str

@@ -1,7 +1,7 @@
 """Captions the kept images, at any granularity.
 
-In: units with pairs and decisions. Out: for each unit and granularity tables of
-captions of the kept images that had none, one a block of images, and the units again.
+In: lots with pairs and decisions. Out: for each lot and granularity tables of
+captions of the kept images that had none, one a block of images, and the lots again.
 An image is captioned once, and no model is loaded if no caption is missing.
 """
 
@@ -45,7 +45,7 @@ from pipeline.models.interfaces import Captioner, ServiceError
 from pipeline.records import FinishReason, SyntheticCaption
 from pipeline.sources import imported_captions, shards
 from pipeline.sources.columns import ShardError
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
 
@@ -66,12 +66,12 @@ def _recorded_fields(settings: Any) -> list[dataclasses.Field]:
 
 
 class Caption(beam.PTransform):
-    """Writes the missing captions of kept images, and passes the units on.
+    """Writes the missing captions of kept images, and passes the lots on.
 
     Counters: `captions_written`; `captions_failed`; `images_encoded`, and
     `caption_slots`, as many as would fill all batches; `captions_waiting`, whose prompt
     names a caption that failed; `requests` of captioners that cost money; and
-    `units_skipped`, which lack no caption. Each model counts images and units again.
+    `lots_skipped`, which lack no caption. Each model counts images and lots again.
     """
 
     def __init__(
@@ -103,20 +103,20 @@ class Caption(beam.PTransform):
         self._workers = run.config.caption_workers
         self._allowances = dict(name_to_allowance)
 
-    def expand(self, units: beam.PCollection) -> beam.PCollection:
-        """Makes one pass over all units per model, in the order of their prompts.
+    def expand(self, lots: beam.PCollection) -> beam.PCollection:
+        """Makes one pass over all lots per model, in the order of their prompts.
 
-        A unit goes on to the next pass, whose prompts may name its captions, when all
+        A lot goes on to the next pass, whose prompts may name its captions, when all
         its blocks are done. Imports need no model and come first.
         """
         for name, import_captions in self._imports.items():
-            units = units | f"Import {name}" >> import_captions
-        units = units | "Distribute units" >> beam.Reshuffle()
+            lots = lots | f"Import {name}" >> import_captions
+        lots = lots | "Distribute lots" >> beam.Reshuffle()
         for group in self._passes():
             names = " and ".join(target.granularity.name for target in group)
             caption = beam.ParDo(self._caption_block(group))
-            units = (
-                units
+            lots = (
+                lots
                 | f"Plan {names}" >> beam.ParDo(PlanBlocks(self._inputs, group))
                 | f"Distribute blocks of {names}" >> beam.Reshuffle()
                 | f"Caption {names}"
@@ -124,7 +124,7 @@ class Caption(beam.PTransform):
                 | f"Wait for {names}" >> beam.CombinePerKey(_any_of)
                 | f"Go on after {names}" >> beam.Values()
             )
-        return units
+        return lots
 
     def _caption_block(self, group: tuple[CaptionTarget, ...]) -> "_CaptionBlock":
         model = _find_model(group)
@@ -174,12 +174,12 @@ def _find_model(targets: Sequence[CaptionTarget]) -> Granularity:
     )
 
 
-def _any_of(units: Iterable[Unit]) -> Unit:
-    return next(iter(units))
+def _any_of(lots: Iterable[Lot]) -> Lot:
+    return next(iter(lots))
 
 
 class _CaptionBlock(beam.DoFn):
-    """Writes the captions of a block, and yields its unit by name."""
+    """Writes the captions of a block, and yields its lot by name."""
 
     def __init__(
         self,
@@ -200,10 +200,10 @@ class _CaptionBlock(beam.DoFn):
         self._checks.at_start()
         check_package(self._handler.granularity)
 
-    def process(self, block: Block) -> Iterator[tuple[str, Unit]]:
+    def process(self, block: Block) -> Iterator[tuple[str, Lot]]:
         if block.requests:
             self._write(block)
-        yield block.unit.name, block.unit
+        yield block.lot.name, block.lot
 
     def _write(self, block: Block) -> None:
         key_to_rows: dict[tuple[str, Key], Rows] = {}
@@ -212,7 +212,7 @@ class _CaptionBlock(beam.DoFn):
             for target in block.targets:
                 if allowance := self._allowances.get(target.granularity.name):
                     n = len(block.requests) * target.granularity.decoding.n_samples
-                    receipt = allowance.reserve(block.unit.name, n)
+                    receipt = allowance.reserve(block.lot.name, n)
                     receipts[target.granularity.name] = receipt
             for target, rows in self._rows(block, receipts):
                 key = (rows[0].image_hash, rows[0].prompt_hash)
@@ -269,7 +269,7 @@ class _CaptionBlock(beam.DoFn):
             return len(item[1]) if isinstance(item[1], bytes) else 0
 
         pairs = [request.pair for request in block.requests]
-        encoded = shards.find_images(block.unit, pairs)
+        encoded = shards.find_images(block.lot, pairs)
         items = zip(block.requests, encoded, strict=True)
         return map_ahead(prepare, items, captioner.batch_size, n_bytes)
 
@@ -307,16 +307,16 @@ def _add(root: str, block: Block, key_to_rows: Mapping[tuple[str, Key], Rows]) -
             rows = key_to_rows.get((name, key), ())
             ordered += rows
             failures += [
-                Failure.of(STAGE, block.unit, request.pair, ValueError(row.text))
+                Failure.of(STAGE, block.lot, request.pair, ValueError(row.text))
                 for row in rows
                 if row.finish_reason == FinishReason.ERROR
             ]
         if failures:
-            table = name_of(block.unit.base, ordered)
+            table = name_of(block.lot.base, ordered)
             prefix = failed_captions.error_prefix(target.folder)
             error_tables.write(root, STAGE, f"{prefix}{table}", failures)
         if ordered:
-            CaptionTables.at(target.folder).add(block.unit.base, ordered)
+            CaptionTables.at(target.folder).add(block.lot.base, ordered)
         add_to_counter(STAGE, "captions_written", len(ordered) - len(failures))
         add_to_counter(STAGE, "captions_failed", len(failures))
 

@@ -75,7 +75,7 @@ def _check_folder(plan: Plan) -> None:
 def _check_listing(plan: Plan) -> None:
     run = plan.run
     if plan.command.command != "report":
-        listed_lots.expect_all(run.config, run.plan, run.root, run.role_to_units)
+        listed_lots.expect_all(run.config, run.plan, run.root, run.role_to_lots)
 
 
 def _check_report(plan: Plan) -> None:
@@ -96,7 +96,7 @@ def _check_selection(plan: Plan) -> None:
 
 
 def _check_sources(plan: Plan) -> None:
-    unread = [s for u in scored_shards.unscored_units(plan.run) for s in u.shards]
+    unread = [s for u in scored_shards.unscored_lots(plan.run) for s in u.shards]
     sources.check(unread, plan.run.drop_list, plan.run.root)
 
 

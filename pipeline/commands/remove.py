@@ -141,7 +141,7 @@ def _shards(run: RunFolder, text: str) -> set[tuple[str, str]]:
 
 
 def _expect_some_left(run: RunFolder, removals: Removals) -> None:
-    shards = ((u.source.name, shard.uri) for u in run.units for shard in u.shards)
+    shards = ((u.source.name, shard.uri) for u in run.lots for shard in u.shards)
     if all(removals.is_out(*shard) for shard in shards):
         raise ValueError(
             "remove: expected a shard that stays; to remove a whole run, delete its"

@@ -15,9 +15,9 @@ from pipeline.engine import progress
 from pipeline.engine.caption_tables import FAILED
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 
 def describe(counters: Mapping[str, int]) -> str:
@@ -30,14 +30,14 @@ def describe(counters: Mapping[str, int]) -> str:
 def has_work(counters: Mapping[str, int]) -> bool:
     """Whether a stage had anything to do."""
     done = {name for name, n in counters.items() if n}
-    return bool(done - {"units_skipped", "shards_skipped", "without_url"})
+    return bool(done - {"lots_skipped", "shards_skipped", "without_url"})
 
 
 def n_pairs_of(stage: str, counters: Mapping[str, int]) -> int:
     """How many pairs a stage has worked on; `select` counts each under its outcome."""
     if stage == "score":
         return counters.get("pairs", 0)
-    return sum(n for name, n in counters.items() if name != "units_skipped")
+    return sum(n for name, n in counters.items() if name != "lots_skipped")
 
 
 def n_rows(stage: str, counters: Mapping[str, int]) -> int:
@@ -59,16 +59,16 @@ def work_of(
 ) -> progress.Work:
     """How many tables a stage makes, and where they appear.
 
-    An import counts as one: nobody knows before its end which units it finds texts for.
+    An import counts as one: nobody knows before its end which lots it finds texts for.
     """
     if stage == "score":
-        pairs = {run.pairs(unit.source).folder for unit in run.all_units}
+        pairs = {run.pairs(lot.source).folder for lot in run.all_lots}
         rows = progress.Rows(pairs, "unreadable")
-        to_make = _tables_of(run.all_units, run.embeddings)
-        return progress.Work(len(run.all_units), lambda: _n_made(to_make), rows)
+        to_make = _tables_of(run.all_lots, run.embeddings)
+        return progress.Work(len(run.all_lots), lambda: _n_made(to_make), rows)
     if stage == "select":
-        to_make = {run.decisions: {unit.name for unit in run.units}}
-        return progress.Work(len(run.units), lambda: _n_made(to_make))
+        to_make = {run.decisions: {lot.name for lot in run.lots}}
+        return progress.Work(len(run.lots), lambda: _n_made(to_make))
     if stage == "caption":
         return _captioning_of(run, granularities)
     shards = files.join(shard_format.path(run.root), "manifest.json")
@@ -80,7 +80,7 @@ def _captioning_of(
 ) -> progress.Work:
     imported = [g for g in granularities if g.captioner == "imported"]
     folders = {run.captions(g) for g in granularities if g not in imported}
-    n_total = len(run.units) * len(folders) + len(imported)
+    n_total = len(run.lots) * len(folders) + len(imported)
     rows = progress.Rows(folders, FAILED)
 
     def count_done() -> int:
@@ -91,20 +91,20 @@ def _captioning_of(
 
 
 def _tables_of(
-    units: Iterable[Unit], tables_of: Callable[[ImageTextSource], UnitTables]
-) -> dict[UnitTables, set[str]]:
-    """Names of the units whose tables are to lie there."""
-    by_source = itertools.groupby(units, lambda unit: unit.source)
-    names: dict[UnitTables, set[str]] = collections.defaultdict(set)
+    lots: Iterable[Lot], tables_of: Callable[[ImageTextSource], LotTables]
+) -> dict[LotTables, set[str]]:
+    """Names of the lots whose tables are to lie there."""
+    by_source = itertools.groupby(lots, lambda lot: lot.source)
+    names: dict[LotTables, set[str]] = collections.defaultdict(set)
     for source, group in by_source:
-        names[tables_of(source)] |= {unit.name for unit in group}
+        names[tables_of(source)] |= {lot.name for lot in group}
     return names
 
 
-def _n_made(to_make: Mapping[UnitTables, set[str]]) -> int:
+def _n_made(to_make: Mapping[LotTables, set[str]]) -> int:
     """Tables of what shards held before lie in the same folders."""
-    return sum(len(names & tables.unit_names()) for tables, names in to_make.items())
+    return sum(len(names & tables.lot_names()) for tables, names in to_make.items())
 
 
 def _n_files(folders: set[str]) -> int:
-    return sum(len(UnitTables(folder).unit_names()) for folder in folders)
+    return sum(len(LotTables(folder).lot_names()) for folder in folders)

@@ -82,17 +82,17 @@ def _describe_scored(run: RunFolder) -> str:
     sources = run.config.sources
     pairs = read_folders([run.pairs(source).folder for source in sources])
     source_to_pairs = dict(zip(sources, pairs, strict=True))
-    source_to_names = {s: run.embeddings(s).unit_names() for s in sources}
+    source_to_names = {s: run.embeddings(s).lot_names() for s in sources}
     summaries = [
-        source_to_pairs[unit.source][unit.name]
-        for unit in run.units
-        if unit.name in source_to_names[unit.source]
-        and unit.name in source_to_pairs[unit.source]
+        source_to_pairs[lot.source][lot.name]
+        for lot in run.lots
+        if lot.name in source_to_names[lot.source]
+        and lot.name in source_to_pairs[lot.source]
     ]
     n_pairs = sum(summary["rows"] for summary in summaries)
     n_unreadable = sum(summary.get("unreadable", 0) for summary in summaries)
     return (
-        f"{len(summaries):,} of {len(run.units):,} lots, {n_pairs:,} pairs,"
+        f"{len(summaries):,} of {len(run.lots):,} lots, {n_pairs:,} pairs,"
         f" {n_unreadable:,} of them unreadable"
     )
 
@@ -100,7 +100,7 @@ def _describe_scored(run: RunFolder) -> str:
 def _describe_environments(run: RunFolder) -> str:
     """What the environments that embeddings were measured in differ in."""
     folders = {run.embeddings(source).folder for source in run.config.sources}
-    names = {unit.name for unit in run.units}
+    names = {lot.name for lot in run.lots}
     found = {
         each
         for summaries in read_folders(sorted(folders))

@@ -20,8 +20,8 @@ import pyarrow as pa
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.records import FinishReason, Pair, SyntheticCaption
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, from_table, schema_of, to_table
+from pipeline.sources.shards import Lot
+from pipeline.storage.tables import LotTables, from_table, schema_of, to_table
 from recipes.validation import one_line
 
 STAGE = "caption"  # namespace of the counters of all that fills the tables
@@ -37,13 +37,13 @@ Key = tuple[bytes, bytes]  # image hash, prompt hash
 class CaptionTables:
     """Tables of `SyntheticCaption`, one folder per granularity, listed once."""
 
-    tables: UnitTables
+    tables: LotTables
     name_to_tables: Mapping[str, Sequence[str]]
 
     @classmethod
     def at(cls, folder: str) -> Self:
         """The tables of a folder, to add to them; lists nothing."""
-        return cls(UnitTables(folder), {})
+        return cls(LotTables(folder), {})
 
     @classmethod
     def open(cls, folder: str, base: str = "") -> Self:
@@ -52,39 +52,39 @@ class CaptionTables:
         Args:
           base: of the one lot that is asked for, if it is one.
         """
-        tables = UnitTables(folder)
+        tables = LotTables(folder)
         name_to_tables = collections.defaultdict(list)
-        for table_name in sorted(tables.unit_names(base)):
+        for table_name in sorted(tables.lot_names(base)):
             name_to_tables[table_name.rpartition(".")[0]].append(table_name)
         return cls(tables, dict(name_to_tables))
 
-    def names(self, unit: Unit) -> tuple[str, ...]:
-        """Names of a unit's tables, sorted; they identify what is in them."""
+    def names(self, lot: Lot) -> tuple[str, ...]:
+        """Names of a lot's tables, sorted; they identify what is in them."""
         by_name = self.name_to_tables
-        return (*by_name.get(unit.base, ()), *by_name.get(unit.name, ()))
+        return (*by_name.get(lot.base, ()), *by_name.get(lot.name, ()))
 
-    def keys(self, unit: Unit) -> frozenset[Key]:
-        """Image and prompt hashes of all rows of a unit, captions and errors."""
+    def keys(self, lot: Lot) -> frozenset[Key]:
+        """Image and prompt hashes of all rows of a lot, captions and errors."""
         columns = ["image_hash", "prompt_hash"]
-        tables = (self.tables.read(name, columns) for name in self.names(unit))
+        tables = (self.tables.read(name, columns) for name in self.names(lot))
         return frozenset(
             key
             for table in tables
             for key in zip(*(table[name].to_pylist() for name in columns), strict=True)
         )
 
-    def texts(self, unit: Unit) -> dict[Key, tuple[str, ...]]:
+    def texts(self, lot: Lot) -> dict[Key, tuple[str, ...]]:
         """Captions by sample index; without those that failed."""
-        return texts_of(self.rows(unit))
+        return texts_of(self.rows(lot))
 
-    def read(self, unit: Unit) -> pa.Table:
-        """All rows of a unit as one table."""
-        tables = [self.tables.read(name) for name in self.names(unit)]
+    def read(self, lot: Lot) -> pa.Table:
+        """All rows of a lot as one table."""
+        tables = [self.tables.read(name) for name in self.names(lot)]
         return pa.concat_tables([schema_of(SyntheticCaption).empty_table(), *tables])
 
-    def rows(self, unit: Unit) -> Iterator[SyntheticCaption]:
-        """All rows of a unit, table by table."""
-        for name in self.names(unit):
+    def rows(self, lot: Lot) -> Iterator[SyntheticCaption]:
+        """All rows of a lot, table by table."""
+        for name in self.names(lot):
             yield from self.rows_of(name)
 
     def rows_of(self, name: str) -> list[SyntheticCaption]:
@@ -143,7 +143,7 @@ def captions_of(
 ) -> list[dict[str, tuple[str, ...]]]:
     """Granularity to captions of each pair, with those that are there.
 
-    `name_to_texts` are `CaptionTables.texts` of the pairs' unit.
+    `name_to_texts` are `CaptionTables.texts` of the pairs' lot.
     """
     in_order = [g for level in prompts.levels(granularities) for g in level]
     found: list[dict[str, tuple[str, ...]]] = []

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from pipeline.records import Pair
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, to_table
+from pipeline.storage.tables import LotTables, to_table
 from recipes.safe_text import visible
 
 REASONS = "reasons"  # in a summary: a reason in short to its number of pairs
@@ -32,7 +32,7 @@ class Failure:
     worker: str  # host and process, where its log is
 
     @classmethod
-    def of(cls, stage: str, lot: Unit, pair: Pair, error: Exception) -> "Failure":
+    def of(cls, stage: str, lot: Lot, pair: Pair, error: Exception) -> "Failure":
         """The failure of a pair on this worker."""
         uri = lot.shards[pair.shard].uri
         reason = str(error).removeprefix(uri).removeprefix(":").strip()
@@ -47,9 +47,9 @@ class Failure:
         return self.reason.partition(": ")[0]
 
 
-def tables(root: str, stage: str) -> UnitTables:
+def tables(root: str, stage: str) -> LotTables:
     """The tables of `Failure` of a stage."""
-    return UnitTables(files.join(root, "errors", stage))
+    return LotTables(files.join(root, "errors", stage))
 
 
 def count_reasons(failures: Iterable[Failure]) -> dict[str, int]:

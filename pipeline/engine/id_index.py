@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 N_BUCKETS = "id_buckets"  # the fact in the summary of a table that has an index
 SUFFIX = ".ids"
@@ -35,7 +35,7 @@ def count_buckets(n_rows: int) -> int:
 
 
 def write_beside(
-    rows: Iterable[pa.Table], tables: UnitTables, lot_name: str, n_buckets: int
+    rows: Iterable[pa.Table], tables: LotTables, lot_name: str, n_buckets: int
 ) -> Iterator[pa.Table]:
     """Passes rows of pairs on; at their end writes the index of their ids."""
     ids = []
@@ -46,12 +46,12 @@ def write_beside(
     files.write(path_of(tables, lot_name), build(found, n_buckets))
 
 
-def path_of(tables: UnitTables, lot_name: str) -> str:
+def path_of(tables: LotTables, lot_name: str) -> str:
     """Where the index of a lot lies."""
     return files.join(tables.folder, f"{lot_name}{SUFFIX}")
 
 
-def delete(tables: UnitTables, lot_names: Iterable[str]) -> None:
+def delete(tables: LotTables, lot_names: Iterable[str]) -> None:
     """Removes the indexes of some lots."""
     files.delete(tables.folder, [f"{name}{SUFFIX}" for name in lot_names])
 
@@ -69,7 +69,7 @@ def build(sample_ids: pa.ChunkedArray, n_buckets: int) -> bytes:
 
 
 def find_lots(
-    tables: UnitTables, name_to_summary: Mapping[str, Mapping], sample_id: bytes
+    tables: LotTables, name_to_summary: Mapping[str, Mapping], sample_id: bytes
 ) -> list[str]:
     """Names of the lots that may hold an id, in order.
 
@@ -84,7 +84,7 @@ def find_lots(
 
 
 def _may_hold(
-    tables: UnitTables, start: np.ndarray, lot: tuple[str, int | None]
+    tables: LotTables, start: np.ndarray, lot: tuple[str, int | None]
 ) -> bool:
     name, n_buckets = lot
     if n_buckets is None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.engine import lot_plan
 from pipeline.engine.lot_plan import LotPlan, Role
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files, patterns
 from pipeline.storage.json_files import read_json, write_json
 from recipes.safe_text import visible
@@ -42,14 +42,14 @@ def read(root: str) -> Listing:
 
 
 def write(
-    root: str, config: CurationConfig, role_to_units: Mapping[Role, Iterable[Unit]]
+    root: str, config: CurationConfig, role_to_lots: Mapping[Role, Iterable[Lot]]
 ) -> None:
     """Writes down the lots of a run."""
     content: dict[Role, dict[str, Any]] = {}
     for role, sources in sets_of(config).items():
         names: dict[str, list[str]] = {source.name: [] for source in sources}
-        for unit in role_to_units[role]:
-            names[unit.source.name].append(unit.name)
+        for lot in role_to_lots[role]:
+            names[lot.source.name].append(lot.name)
         content[role] = {
             s.name: (patterns.as_tuple(s.pattern), names[s.name]) for s in sources
         }
@@ -68,34 +68,34 @@ def replace(root: str, old_to_new: Mapping[str, str]) -> None:
     _write(root, content)
 
 
-def units_of(
+def lots_of(
     config: CurationConfig, plan: LotPlan, root: str
-) -> dict[Role, tuple[Unit, ...]]:
+) -> dict[Role, tuple[Lot, ...]]:
     """The lots that the last command had, by role."""
     listing = read(root)
     name_to_lot = {lot.name: lot for lot in plan.lots}
-    role_to_units: dict[Role, tuple[Unit, ...]] = {}
+    role_to_lots: dict[Role, tuple[Lot, ...]] = {}
     for role, sources in sets_of(config).items():
-        units: list[Unit] = []
+        lots: list[Lot] = []
         for source in sources:
             one = listing.get(role, {}).get(source.name)
             names = one.lots if one else []
-            lots = (name_to_lot[name] for name in names if name in name_to_lot)
-            units += (lot.to_unit(source) for lot in lots)
-        role_to_units[role] = tuple(units)
-    return role_to_units
+            planned = (name_to_lot[name] for name in names if name in name_to_lot)
+            lots += (one.to_lot(source) for one in planned)
+        role_to_lots[role] = tuple(lots)
+    return role_to_lots
 
 
 def expect_all(
     config: CurationConfig,
     plan: LotPlan,
     root: str,
-    role_to_units: Mapping[Role, Sequence[Unit]],
+    role_to_lots: Mapping[Role, Sequence[Lot]],
 ) -> None:
     """Raises ValueError if shards are gone that the same pattern found before."""
     listing = read(root)
     for role, sources in sets_of(config).items():
-        names = {unit.name for unit in role_to_units[role]}
+        names = {lot.name for lot in role_to_lots[role]}
         for source in sources:
             before = listing.get(role, {}).get(source.name)
             pattern = list(patterns.as_tuple(source.pattern))
@@ -103,12 +103,12 @@ def expect_all(
                 lots = set(before.lots) - names
                 known = {u for x in plan.lots if x.name in lots for u, _ in x.places}
                 if known:
-                    _expect_listed(source.name, known, role_to_units[role])
+                    _expect_listed(source.name, known, role_to_lots[role])
 
 
-def _expect_listed(name: str, known: set[str], units: Sequence[Unit]) -> None:
-    of_source = (unit for unit in units if unit.source.name == name)
-    gone = sorted(known - {shard.uri for unit in of_source for shard in unit.shards})
+def _expect_listed(name: str, known: set[str], lots: Sequence[Lot]) -> None:
+    of_source = (lot for lot in lots if lot.source.name == name)
+    gone = sorted(known - {shard.uri for lot in of_source for shard in lot.shards})
     if gone:
         is_one = len(gone) == 1
         raise ValueError(

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.curation import ImageTextSource
-from pipeline.sources.shards import Shard, Unit, list_shards
+from pipeline.sources.shards import Lot, Shard, list_shards
 from pipeline.storage import files
 
 NAME = "lots/plan.parquet"
@@ -63,10 +63,10 @@ class PlannedLot:
         lot = (self.name, self.role, self.source_name)
         return (*lot, self.predecessor, self.removed)
 
-    def to_unit(self, source: ImageTextSource) -> Unit:
+    def to_lot(self, source: ImageTextSource) -> Lot:
         """The lot as stages see it."""
         shards = tuple(Shard(source, *place) for place in self.places)
-        return Unit(source, self.name, shards, self.predecessor)
+        return Lot(source, self.name, shards, self.predecessor)
 
     def without(self, places: Collection[Place], removal: str) -> "PlannedLot | None":
         """The lot that succeeds this one in a removal; None if no shard is left.
@@ -131,7 +131,7 @@ class LotPlan:
 
     def add(
         self, role: Role, source: ImageTextSource, shards: Sequence[Shard], size: int
-    ) -> tuple["LotPlan", tuple[Unit, ...]]:
+    ) -> tuple["LotPlan", tuple[Lot, ...]]:
         """The lots of the listed shards of a source, and the plan that knows them all.
 
         Args:
@@ -151,8 +151,8 @@ class LotPlan:
             number += 1
         names = {lot.name for lot in self.lots}
         new = tuple(lot for lot in chosen if lot.name not in names)
-        units = tuple(lot.to_unit(source) for lot in chosen)
-        return (LotPlan((*self.lots, *new)) if new else self), units
+        lots = tuple(lot.to_lot(source) for lot in chosen)
+        return (LotPlan((*self.lots, *new)) if new else self), lots
 
     def paths(self, role: Role, source_name: str) -> list[str]:
         """The paths of all shards of a source that are known, sorted."""
@@ -160,9 +160,9 @@ class LotPlan:
         lots = itertools.compress(self.lots, known)
         return sorted({uri for lot in lots for uri, _ in lot.places})
 
-    def changed(self, units: Iterable[Unit]) -> dict[str, tuple[str, ...]]:
+    def changed(self, lots: Iterable[Lot]) -> dict[str, tuple[str, ...]]:
         """Name of each known lot to its shards that hold something else now."""
-        marks = {shard.uri: shard.mark for unit in units for shard in unit.shards}
+        marks = {shard.uri: shard.mark for lot in lots for shard in lot.shards}
         found = {
             lot.name: tuple(u for u, mark in lot.places if marks.get(u, mark) != mark)
             for lot in self.lots
@@ -241,12 +241,12 @@ def _number_of(lot_name: str) -> int:
     return int(lot_name.split("-")[-2])
 
 
-def single(shard: Shard) -> Unit:
+def single(shard: Shard) -> Lot:
     """The lot of one shard alone, named by it: what samples are made of."""
-    return Unit(shard.source, f"{SINGLE}-{shard.digest}", (shard,))
+    return Lot(shard.source, f"{SINGLE}-{shard.digest}", (shard,))
 
 
-def singles(source: ImageTextSource) -> tuple[Unit, ...]:
+def singles(source: ImageTextSource) -> tuple[Lot, ...]:
     """A lot for each shard of a source."""
     return tuple(map(single, list_shards(source)))
 
@@ -255,17 +255,17 @@ def plan_lots(
     plan: LotPlan,
     role_to_listed: Mapping[Role, Mapping[ImageTextSource, Sequence[Shard]]],
     size: int,
-) -> tuple[LotPlan, dict[Role, tuple[Unit, ...]]]:
+) -> tuple[LotPlan, dict[Role, tuple[Lot, ...]]]:
     """Plans the lots of all listed shards, by role and in the order of sources.
 
     Args:
       plan: that of the lots which are known.
     """
-    role_to_units: dict[Role, tuple[Unit, ...]] = {}
+    role_to_lots: dict[Role, tuple[Lot, ...]] = {}
     for role, listed in role_to_listed.items():
-        units: list[Unit] = []
+        lots: list[Lot] = []
         for source, shards in listed.items():
             plan, found = plan.add(role, source, shards, size)
-            units += found
-        role_to_units[role] = tuple(units)
-    return plan, role_to_units
+            lots += found
+        role_to_lots[role] = tuple(lots)
+    return plan, role_to_lots

@@ -26,9 +26,9 @@ from pipeline.records import Pair, content_hash
 from pipeline.sources import drop_lists
 from pipeline.sources.drop_lists import ListFile
 from pipeline.sources.imported_captions import ImportedFile
-from pipeline.sources.shards import Unit, list_shards
+from pipeline.sources.shards import Lot, list_shards
 from pipeline.storage import files, patterns
-from pipeline.storage.tables import UnitTables, schema_of
+from pipeline.storage.tables import LotTables, schema_of
 
 CONFIG_NAME = "config.json"
 LEDGER_NAME = "ledger.json"
@@ -68,13 +68,13 @@ def check_format(flag: str, folder: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The output folder of a recipe, its units of work and its model identities."""
+    """The output folder of a recipe, its lots of work and its model identities."""
 
     root: str
     config: CurationConfig
-    units: tuple[Unit, ...]
-    evaluation_units: tuple[Unit, ...]
-    seed_units: tuple[Unit, ...]
+    lots: tuple[Lot, ...]
+    evaluation_lots: tuple[Lot, ...]
+    seed_lots: tuple[Lot, ...]
     checkpoint_to_digest: dict[str, str]
     glob_to_files: Mapping[str, tuple[ImportedFile, ...]] = dataclasses.field(
         default_factory=dict
@@ -113,9 +113,9 @@ class RunFolder:
         return cls(
             root=root,
             config=config,
-            units=lots["pool"],
-            evaluation_units=lots["evaluation"],
-            seed_units=lots["seeds"],
+            lots=lots["pool"],
+            evaluation_lots=lots["evaluation"],
+            seed_lots=lots["seeds"],
             plan=plan,
             checkpoint_to_digest=digests,
             glob_to_files=imports,
@@ -124,41 +124,41 @@ class RunFolder:
         )
 
     @property
-    def all_units(self) -> tuple[Unit, ...]:
-        """Units of the pool and of the sets that it is compared with."""
-        return (*self.units, *self.evaluation_units, *self.seed_units)
+    def all_lots(self) -> tuple[Lot, ...]:
+        """Lots of the pool and of the sets that it is compared with."""
+        return (*self.lots, *self.evaluation_lots, *self.seed_lots)
 
     @property
-    def role_to_units(self) -> dict[lot_plan.Role, tuple[Unit, ...]]:
+    def role_to_lots(self) -> dict[lot_plan.Role, tuple[Lot, ...]]:
         """The lots by what they are for."""
-        each = (self.units, self.evaluation_units, self.seed_units)
+        each = (self.lots, self.evaluation_lots, self.seed_lots)
         return dict(zip(lot_plan.ROLES, each, strict=True))
 
     def write_plan(self) -> None:
         """Writes down which lots there are, and which of them the run has now."""
         self.plan.write(self.root)
-        listed_lots.write(self.root, self.config, self.role_to_units)
+        listed_lots.write(self.root, self.config, self.role_to_lots)
 
-    def without_units(self) -> "RunFolder":
+    def without_lots(self) -> "RunFolder":
         """A copy for workers, whose size does not grow with the number of lots."""
-        none: dict = {"units": (), "evaluation_units": (), "seed_units": ()}
+        none: dict = {"lots": (), "evaluation_lots": (), "seed_lots": ()}
         return dataclasses.replace(self, **none, plan=LotPlan())
 
     def comparing(self, descriptor: Descriptor) -> "RunFolder":
         """The run as steps see it that compare images by that descriptor."""
         return dataclasses.replace(self, compared_by=descriptor)
 
-    def pairs(self, source: ImageTextSource) -> UnitTables:
+    def pairs(self, source: ImageTextSource) -> LotTables:
         """Rows of `records.Pair`: every pair of a shard, in its order."""
         return self._scores("pairs", self._pairs_fingerprint(source))
 
-    def languages(self, source: ImageTextSource) -> UnitTables:
+    def languages(self, source: ImageTextSource) -> LotTables:
         """Rows of `records.Language`, one per row of `pairs`."""
         detector = self.config.language_detector
         parts = (detector, self._pairs_fingerprint(source))
         return self._scores("language", table_fingerprint("language", *parts))
 
-    def embeddings(self, source: ImageTextSource) -> UnitTables:
+    def embeddings(self, source: ImageTextSource) -> LotTables:
         """Image embedding and alignment score, one row a row of `pairs`."""
         encoder = self.config.encoder
         digest = self.checkpoint_to_digest[encoder.checkpoint]
@@ -167,7 +167,7 @@ class RunFolder:
         token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
         return self._scores("embedding", table_fingerprint("embedding", *parts, *token))
 
-    def similarities(self, source: ImageTextSource, set_fingerprint: str) -> UnitTables:
+    def similarities(self, source: ImageTextSource, set_fingerprint: str) -> LotTables:
         """Stored similarities to the images of one set (see `similarity_cache`)."""
         vectors = self.vectors(source).folder.removeprefix(self.root)
         return self._scores(
@@ -176,7 +176,7 @@ class RunFolder:
 
     def descriptions(
         self, source: ImageTextSource, descriptor: Descriptor
-    ) -> UnitTables:
+    ) -> LotTables:
         """`embedding` by a descriptor, one row a row of `pairs`."""
         if isinstance(descriptor, EncoderDescriptor):
             return self.embeddings(source)
@@ -187,22 +187,20 @@ class RunFolder:
         parts = (*identity, self._pairs_fingerprint(source))
         return self._scores(descriptor.name, table_fingerprint("description", *parts))
 
-    def vectors(self, source: ImageTextSource) -> UnitTables:
+    def vectors(self, source: ImageTextSource) -> LotTables:
         """`embedding` by the descriptor that images are compared by."""
         return self.descriptions(source, self.compared_by)
 
     @property
-    def decisions(self) -> UnitTables:
+    def decisions(self) -> LotTables:
         """Rows of `records.Decision`, one per row of `pairs`."""
-        return UnitTables(
-            files.join(self.root, "decisions", self.decisions_fingerprint)
-        )
+        return LotTables(files.join(self.root, "decisions", self.decisions_fingerprint))
 
     @property
     def decisions_fingerprint(self) -> str:
         """Of all that decides on pairs, but the pool itself: the pool grows."""
         keep_all = [s.name for s in self.config.sources if s.keep_all]
-        references = (self.evaluation_units, self.seed_units)
+        references = (self.evaluation_lots, self.seed_lots)
         # The share decides whether `select` goes on, and on no pair.
         share = SelectionConfig.max_unreadable_reference_share
         any_share = dataclasses.replace(
@@ -219,29 +217,29 @@ class RunFolder:
             keep_all,
             [self._relative(self.languages(source)) for source in self.config.sources],
             [self._relative(self.embeddings(source)) for source in self.config.sources],
-            [self._tables_of(units) for units in references],
+            [self._tables_of(lots) for lots in references],
             *self._descriptor_folders,
-            *((self._tables_of(self.units),) if self.is_sample else ()),
+            *((self._tables_of(self.lots),) if self.is_sample else ()),
         )
 
     @property
     def pool_fingerprint(self) -> str:
         """Of the decisions on this pool: of all that decides on its pairs, and of the
         pool."""
-        tables = sorted(self._tables_of(self.units))  # whenever each lot came
+        tables = sorted(self._tables_of(self.lots))  # whenever each lot came
         return fingerprint(self.decisions_fingerprint, tables)
 
-    def _tables_of(self, units: Iterable[Unit]) -> list[tuple[str, str]]:
+    def _tables_of(self, lots: Iterable[Lot]) -> list[tuple[str, str]]:
         """What is scored of some lots, by source name."""
         source_to_folder = {
-            unit.source: self._relative(self.embeddings(unit.source)) for unit in units
+            lot.source: self._relative(self.embeddings(lot.source)) for lot in lots
         }
         return [
-            (unit.source.name, f"{source_to_folder[unit.source]}/{unit.name}")
-            for unit in units
+            (lot.source.name, f"{source_to_folder[lot.source]}/{lot.name}")
+            for lot in lots
         ]
 
-    def _relative(self, tables: UnitTables) -> str:
+    def _relative(self, tables: LotTables) -> str:
         return tables.folder.removeprefix(self.root)
 
     @property
@@ -270,7 +268,7 @@ class RunFolder:
         """Identity of a granularity's captioner."""
         return self.checkpoint_to_digest[model_digests.name_of(granularity)]
 
-    def caption_languages(self, granularity: Granularity) -> UnitTables:
+    def caption_languages(self, granularity: Granularity) -> LotTables:
         """Rows of `records.Language`; one table per table of captions, of its name."""
         detector = self.config.language_detector
         parts = (detector, self.granularity_fingerprint(granularity))
@@ -280,7 +278,7 @@ class RunFolder:
 
     def caption_alignment(
         self, source: ImageTextSource, granularity: Granularity
-    ) -> UnitTables:
+    ) -> LotTables:
         """`alignment_score`; one table per table of captions, of its name."""
         embeddings = self.embeddings(source).folder.removeprefix(self.root)
         parts = (embeddings, self.granularity_fingerprint(granularity))
@@ -289,9 +287,9 @@ class RunFolder:
         )
 
     @property
-    def flags(self) -> UnitTables:
+    def flags(self) -> LotTables:
         """Rows of `records.FlaggedCaption`."""
-        return UnitTables(files.join(self.root, "flags", self.flags_fingerprint))
+        return LotTables(files.join(self.root, "flags", self.flags_fingerprint))
 
     @property
     def flags_fingerprint(self) -> str:
@@ -311,11 +309,11 @@ class RunFolder:
         caption tables, which identify what is in them."""
         granularities = self.config.granularities
         tables = [CaptionTables.open(self.captions(g)) for g in granularities]
-        units = sorted(
-            (unit.source.name, unit.name, [found.names(unit) for found in tables])
-            for unit in self.units
+        lots = sorted(
+            (lot.source.name, lot.name, [found.names(lot) for found in tables])
+            for lot in self.lots
         )
-        return fingerprint(self.flags_fingerprint, self.pool_fingerprint, units)
+        return fingerprint(self.flags_fingerprint, self.pool_fingerprint, lots)
 
     def imported_files(self, granularity: Granularity) -> tuple[ImportedFile, ...]:
         """Where the captions of an imported granularity come from, by contents."""
@@ -326,14 +324,14 @@ class RunFolder:
         settings = (columns, source.needs_alt_text, self.config.limits)
         return table_fingerprint("pairs", *settings, schema_of(Pair).names)
 
-    def _scores(self, measure: str, measure_fingerprint: str) -> UnitTables:
+    def _scores(self, measure: str, measure_fingerprint: str) -> LotTables:
         name = f"{measure}-{measure_fingerprint}"
-        return UnitTables(files.join(self.root, "scores", name))
+        return LotTables(files.join(self.root, "scores", name))
 
 
 def _plan_lots(
     root: str, config: CurationConfig
-) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Unit, ...]]]:
+) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Lot, ...]]]:
     """Lists the shards of all sources and sets, and divides them into lots."""
     removals.expect_finished(root)
     known, removed = LotPlan.read(root), Removals.read(root)
@@ -353,9 +351,9 @@ def _plan_lots(
 
 def _planned_lots(
     root: str, config: CurationConfig
-) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Unit, ...]]]:
+) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Lot, ...]]]:
     plan = LotPlan.read(root)
-    return plan, listed_lots.units_of(config, plan, root)
+    return plan, listed_lots.lots_of(config, plan, root)
 
 
 def _digest(path: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine.listed_lots import counted, shown
 from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
 
@@ -19,10 +19,10 @@ def changed(run: RunFolder) -> list[str]:
 
     Not of those that are scored again already.
     """
-    source_to_names = _scored_names(run, run.all_units)
+    source_to_names = _scored_names(run, run.all_lots)
     scored = frozenset[str]().union(*source_to_names.values())
-    unscored = {s.uri for unit in unscored_units(run) for s in unit.shards}
-    found = run.plan.changed(run.all_units)
+    unscored = {s.uri for lot in unscored_lots(run) for s in lot.shards}
+    found = run.plan.changed(run.all_lots)
     uris = {uri for name, uris in found.items() if name in scored for uri in uris}
     return sorted(uris & unscored)
 
@@ -46,7 +46,7 @@ def expect_scored(
     Args:
       finished: digests of shards of unscored lots that are not at fault.
     """
-    missing = [shard for unit in unscored_units(run) for shard in unit.shards]
+    missing = [shard for lot in unscored_lots(run) for shard in lot.shards]
     if missing:
         named = [shard.uri for shard in missing if shard.digest not in finished]
         raise ValueError(f"{counted(named)} {fault}: {shown(named)}; {advice}")
@@ -54,8 +54,8 @@ def expect_scored(
 
 def expect_decided(run: RunFolder) -> None:
     """Raises ValueError unless there are decisions on what all shards hold now."""
-    names = run.decisions.unit_names()
-    missing = [s.uri for u in run.units if u.name not in names for s in u.shards]
+    names = run.decisions.lot_names()
+    missing = [s.uri for u in run.lots if u.name not in names for s in u.shards]
     if missing:
         raise ValueError(
             f"{counted(missing)} without decisions on the present contents:"
@@ -69,23 +69,23 @@ def expect_decided(run: RunFolder) -> None:
         )
 
 
-def unscored_units(run: RunFolder) -> list[Unit]:
+def unscored_lots(run: RunFolder) -> list[Lot]:
     """Lots whose pairs are not in the run folder yet."""
-    units = (*run.units, *run.evaluation_units, *run.seed_units)
-    source_to_names = _scored_names(run, units)
-    return [unit for unit in units if unit.name not in source_to_names[unit.source]]
+    lots = (*run.lots, *run.evaluation_lots, *run.seed_lots)
+    source_to_names = _scored_names(run, lots)
+    return [lot for lot in lots if lot.name not in source_to_names[lot.source]]
 
 
-def are_scored(run: RunFolder, units: Sequence[Unit]) -> bool:
-    source_to_names = _scored_names(run, units)
-    return all(unit.name in source_to_names[unit.source] for unit in units)
+def are_scored(run: RunFolder, lots: Sequence[Lot]) -> bool:
+    source_to_names = _scored_names(run, lots)
+    return all(lot.name in source_to_names[lot.source] for lot in lots)
 
 
 def _scored_names(
-    run: RunFolder, units: Iterable[Unit]
+    run: RunFolder, lots: Iterable[Lot]
 ) -> dict[ImageTextSource, frozenset[str]]:
     """Names of tables of pairs. Lists each folder once: looking for each file would
     take its time."""
-    source_to_tables = {s: run.pairs(s) for s in {unit.source for unit in units}}
-    names = {t: t.unit_names() for t in set(source_to_tables.values())}
+    source_to_tables = {s: run.pairs(s) for s in {lot.source for lot in lots}}
+    names = {t: t.lot_names() for t in set(source_to_tables.values())}
     return {source: names[tables] for source, tables in source_to_tables.items()}

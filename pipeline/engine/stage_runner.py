@@ -16,7 +16,7 @@ from pipeline.engine import started_jobs
 from pipeline.engine.counters import Counters as Counters
 from pipeline.engine.counters import sum_counters
 from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage import files, patterns
 
 _LOCAL = ("", "direct", "fnapi")
@@ -57,13 +57,13 @@ def check_paths(options: PipelineOptions, named: Iterable[tuple[str, str]]) -> N
 
 def run_stage(
     run: RunFolder,
-    units: Iterable[Unit],
+    lots: Iterable[Lot],
     stage: str,
     transform: beam.PTransform,
     options: PipelineOptions,
 ) -> Counters:
     """Runs one stage to its end."""
-    listed = "List units" >> ListUnits(run.root, units)
+    listed = "List lots" >> ListLots(run.root, lots)
     return run_job(run.root, stage, listed | stage.capitalize() >> transform, options)
 
 
@@ -89,43 +89,43 @@ def _name(options: PipelineOptions) -> str:
     return name.rpartition(".")[2].lower().removesuffix("runner")
 
 
-class ListUnits(beam.PTransform):
-    """Maps the beginning of a pipeline to PCollection[Unit].
+class ListLots(beam.PTransform):
+    """Maps the beginning of a pipeline to PCollection[Lot].
 
     The lots of a few shards travel in the graph of the job. Many would exceed its size
     limit (20 MB on Dataflow), so they travel in files in RUN/lots, named by their
     contents.
     """
 
-    def __init__(self, root: str, units: Iterable[Unit]) -> None:
+    def __init__(self, root: str, lots: Iterable[Lot]) -> None:
         super().__init__()
         self._root = root
-        self._units = tuple(units)
+        self._lots = tuple(lots)
 
-    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Unit]:
-        if sum(len(unit.shards) for unit in self._units) <= _MAX_IN_GRAPH:
-            return begin | "Create units" >> beam.Create(self._units)
-        key_to_source = {_source_key(unit.source): unit.source for unit in self._units}
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Lot]:
+        if sum(len(lot.shards) for lot in self._lots) <= _MAX_IN_GRAPH:
+            return begin | "Create lots" >> beam.Create(self._lots)
+        key_to_source = {_source_key(lot.source): lot.source for lot in self._lots}
         return (
             begin
-            | "Create paths" >> beam.Create(write_lists(self._root, self._units))
+            | "Create paths" >> beam.Create(write_lists(self._root, self._lots))
             | "Read lists" >> beam.FlatMap(read_list, key_to_source)
-            | "Distribute units" >> beam.Reshuffle()
+            | "Distribute lots" >> beam.Reshuffle()
         )
 
 
-def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
+def write_lists(root: str, lots: Sequence[Lot]) -> list[str]:
     """Paths of files that hold all lots, written unless they are there."""
     path_to_data = {}
-    for first in range(0, len(units), _N_PER_FILE):
-        part = units[first : first + _N_PER_FILE]
+    for first in range(0, len(lots), _N_PER_FILE):
+        part = lots[first : first + _N_PER_FILE]
         listed = [
             (
-                _source_key(unit.source),
-                *(unit.name, unit.predecessor),
-                [(shard.uri, shard.mark) for shard in unit.shards],
+                _source_key(lot.source),
+                *(lot.name, lot.predecessor),
+                [(shard.uri, shard.mark) for shard in lot.shards],
             )
-            for unit in part
+            for lot in part
         ]
         data = json.dumps(listed).encode()
         digest = hashlib.blake2b(data, digest_size=6).hexdigest()
@@ -137,14 +137,12 @@ def write_lists(root: str, units: Sequence[Unit]) -> list[str]:
     return list(path_to_data)
 
 
-def read_list(
-    path: str, key_to_source: Mapping[str, ImageTextSource]
-) -> Iterator[Unit]:
+def read_list(path: str, key_to_source: Mapping[str, ImageTextSource]) -> Iterator[Lot]:
     """The lots that one file holds."""
     for key, name, predecessor, places in json.loads(files.read(path)):
         source = key_to_source[key]
         shards = tuple(Shard(source, *place) for place in places)
-        yield Unit(source, name, shards, predecessor)
+        yield Lot(source, name, shards, predecessor)
 
 
 @functools.cache

@@ -13,10 +13,10 @@ from pipeline.export import manifest, receipts
 from pipeline.export.receipts import Inputs
 from pipeline.export.samples import SampleTables
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 
 def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
@@ -29,7 +29,7 @@ def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     if written is None or written.get("n_failed") != 0:
         return False
     found = [(lot, inputs) for lot, inputs in lot_inputs(run) if inputs is not None]
-    if len(found) < len(run.units):
+    if len(found) < len(run.lots):
         return False
     expected = manifest.inputs_fingerprint(manifest.header(run), found)
     if written["fingerprints"]["inputs"] != expected:
@@ -38,12 +38,12 @@ def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     return names_in(folder) >= named
 
 
-def stale_lots(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> list[Unit]:
+def stale_lots(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> list[Lot]:
     """Lots whose shards are to be made, or looked at again."""
     folder = shard_format.path(run.root)
     there = names_in(folder)
     stale = []
-    found = receipts.read(folder, run.units)
+    found = receipts.read(folder, run.lots)
     for (lot, inputs), receipt in zip(lot_inputs(run), found, strict=True):
         if receipt is None or receipt.inputs != inputs or receipt.failures:
             stale.append(lot)
@@ -53,17 +53,17 @@ def stale_lots(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> list[Uni
     return stale
 
 
-def lot_inputs(run: RunFolder) -> Iterator[tuple[Unit, Inputs | None]]:
+def lot_inputs(run: RunFolder) -> Iterator[tuple[Lot, Inputs | None]]:
     """What the shards of each lot are made from; None if a table of it is missing."""
     tables = SampleTables.of(run)
     summaries = _read_summaries(tables)
     captions = tables.open_captions()
     settings = receipts.settings_of(run.config, tables)
 
-    def read_summary(of: UnitTables, name: str) -> Mapping[str, Any]:
+    def read_summary(of: LotTables, name: str) -> Mapping[str, Any]:
         return summaries[of.folder][name]
 
-    for lot in run.units:
+    for lot in run.lots:
         try:
             found = receipts.inputs_of(lot, tables, captions, settings, read_summary)
             yield lot, found

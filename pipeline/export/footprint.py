@@ -16,32 +16,32 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest, tfrecords
 from pipeline.export.samples import KeptPair, LotSamples, SampleTables, with_image
 from pipeline.sources import shards
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
-N_SHUFFLES = 1  # of all units
-_N_WEIGHED = 256  # kept pairs of a unit that are made into records to weigh them
+N_SHUFFLES = 1  # of all lots
+_N_WEIGHED = 256  # kept pairs of a lot that are made into records to weigh them
 
 
 def record_bytes(run: RunFolder) -> np.ndarray:
-    """Mean bytes of a kept pair in the training shards, by unit: float64 [units].
+    """Mean bytes of a kept pair in the training shards, by lot: float64 [lots].
 
-    Makes records of some pairs of each unit, with the captions that exist.
+    Makes records of some pairs of each lot, with the captions that exist.
     """
     tables = SampleTables.of(run)
     captions = tables.open_captions()
     found = []
-    for unit in run.units:
-        chunks = LotSamples(tables, captions, unit).read()
+    for lot in run.lots:
+        chunks = LotSamples(tables, captions, lot).read()
         kept = [one for chunk in chunks for one in chunk.kept]
         by_chance = sorted(kept, key=lambda one: one.pair.sample_id)
         some = sorted(by_chance[:_N_WEIGHED], key=lambda one: one.row)
-        found.append(_weigh(run, unit, some) / max(len(some), 1))
+        found.append(_weigh(run, lot, some) / max(len(some), 1))
     return np.array(found)
 
 
-def _weigh(run: RunFolder, unit: Unit, kept: Sequence[KeptPair]) -> int:
+def _weigh(run: RunFolder, lot: Lot, kept: Sequence[KeptPair]) -> int:
     """Bytes of the records of some pairs and of their index."""
-    encoded = shards.read_images(unit, [one.pair for one in kept])
+    encoded = shards.read_images(lot, [one.pair for one in kept])
     records = (
         with_image(one.sample, image, run.config.export, run.config.limits)
         for one, image in zip(kept, encoded, strict=True)
@@ -53,7 +53,7 @@ def _weigh(run: RunFolder, unit: Unit, kept: Sequence[KeptPair]) -> int:
 
 
 def count_weighed(n_kept: np.ndarray) -> int:
-    """Records that `record_bytes` makes; `n_kept` has the kept pairs of each unit."""
+    """Records that `record_bytes` makes; `n_kept` has the kept pairs of each lot."""
     return int(np.minimum(n_kept, _N_WEIGHED).sum())
 
 

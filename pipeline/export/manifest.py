@@ -18,7 +18,7 @@ from pipeline.records import (
     VERSION,
     DropReason,
 )
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
 
@@ -46,7 +46,7 @@ def header(run: RunFolder) -> dict[str, Any]:
 
 
 def complete(
-    header: dict[str, Any], lots: Sequence[Unit], receipts: Sequence[Receipt]
+    header: dict[str, Any], lots: Sequence[Lot], receipts: Sequence[Receipt]
 ) -> dict[str, Any]:
     """The manifest of exported lots, whose shards it names in their order.
 
@@ -93,7 +93,7 @@ def _ledger(outcome_to_count: dict[str, int]) -> dict[str, Any]:
 
 
 def inputs_fingerprint(
-    header: dict[str, Any], lot_inputs: Iterable[tuple[Unit, Inputs]]
+    header: dict[str, Any], lot_inputs: Iterable[tuple[Lot, Inputs]]
 ) -> str:
     """The fingerprint of all inputs of an export."""
     lots = [(lot.source.name, lot.name, inputs) for lot, inputs in lot_inputs]

@@ -36,7 +36,7 @@ def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
     """
     folder = shard_format.path(run.root)
     found = _read_receipts(run, folder)
-    content = manifest.complete(manifest.header(run), run.units, found)
+    content = manifest.complete(manifest.header(run), run.lots, found)
     n_tried = content["n_samples"] + content["n_failed"]
     bound = run.config.max_failed_share
     error_tables.expect_few(run.root, STAGE, content["failures"], n_tried, bound)
@@ -47,15 +47,15 @@ def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
         raise ValueError(f"{path}: expected a file of a shard; run `export` again")
     _swap(files.join(folder, manifest.NAME), content)
     n_removed = _remove_others(folder, there, named)
-    _remove_other_receipts(folder, {lot.name for lot in run.units})
+    _remove_other_receipts(folder, {lot.name for lot in run.lots})
     return {"files_removed": n_removed} if n_removed else {}
 
 
 def _read_receipts(run: RunFolder, folder: str) -> list[Receipt]:
-    found = list(receipts.read(folder, run.units))
+    found = list(receipts.read(folder, run.lots))
     missing = [
         lot.name
-        for lot, receipt in zip(run.units, found, strict=True)
+        for lot, receipt in zip(run.lots, found, strict=True)
         if receipt is None
     ]
     if missing:

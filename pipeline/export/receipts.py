@@ -17,16 +17,16 @@ from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.export.samples import SampleTables
 from pipeline.records import SCHEMA_VERSION
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 FOLDER = "lots"  # beside the shards
 SUFFIX = ".json"
 CODE_VERSION = 1  # to be raised when the same tables give other shards
 
 Inputs = dict[str, Any]
-ReadSummary = Callable[[UnitTables, str], Mapping[str, Any]]
+ReadSummary = Callable[[LotTables, str], Mapping[str, Any]]
 
 _SHARD_NAME = re.compile(r"train-(?P<base>.+)-\d{5,}-[0-9a-f]{12}\.(tfrecord|tar)")
 
@@ -80,7 +80,7 @@ def path(folder: str, lot_name: str) -> str:
     return files.join(folder, FOLDER, lot_name + SUFFIX)
 
 
-def read(folder: str, lots: Sequence[Unit]) -> Iterator[Receipt | None]:
+def read(folder: str, lots: Sequence[Lot]) -> Iterator[Receipt | None]:
     """The receipts of lots, in their order; None where there is none."""
     paths = [path(folder, lot.name) for lot in lots]
     for data in files.read_many(paths):
@@ -117,11 +117,11 @@ def settings_of(config: CurationConfig, tables: SampleTables) -> str:
 
 
 def inputs_of(
-    lot: Unit,
+    lot: Lot,
     tables: SampleTables,
     captions: Mapping[Granularity, CaptionTables],
     settings: str,
-    read_summary: ReadSummary = UnitTables.read_summary,
+    read_summary: ReadSummary = LotTables.read_summary,
 ) -> Inputs:
     """What the shards of a lot are made from: the contents of its tables.
 
@@ -129,7 +129,7 @@ def inputs_of(
       FileNotFoundError, KeyError: if it has no such table.
     """
 
-    def digest(of: UnitTables, name: str) -> str:
+    def digest(of: LotTables, name: str) -> str:
         return read_summary(of, name)["sha256"]
 
     source, flags = lot.source.name, tables.flags.tables

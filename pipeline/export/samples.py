@@ -1,7 +1,7 @@
 """Joins the tables of kept pairs to training samples.
 
-In: the tables of a unit and the bytes of its images. Out: `records.Sample`s in the
-order of the unit, with images that every decoder reads as `score` did.
+In: the tables of a lot and the bytes of its images. Out: `records.Sample`s in the
+order of the lot, with images that every decoder reads as `score` did.
 """
 
 import collections
@@ -29,12 +29,12 @@ from pipeline.records import (
     Sample,
     SyntheticCaption,
 )
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage.table_rows import TableRows, open_rows
 from pipeline.storage.tables import (
     ROWS_PER_GROUP,
+    LotTables,
     Row,
-    UnitTables,
     from_table,
     schema_of,
 )
@@ -63,9 +63,9 @@ class Chunk:
 class SampleTables:
     """The tables that samples are joined from."""
 
-    source_to_pairs: Mapping[str, UnitTables]
-    source_to_embeddings: Mapping[str, UnitTables]
-    decisions: UnitTables
+    source_to_pairs: Mapping[str, LotTables]
+    source_to_embeddings: Mapping[str, LotTables]
+    decisions: LotTables
     granularity_to_folder: Mapping[Granularity, str]
     flags: "DroppedFlags"
 
@@ -96,7 +96,7 @@ class DroppedFlags:
 
     names: frozenset[str]
     granularities: tuple[str, ...]
-    tables: UnitTables | None  # None if no flag does, and then none is read
+    tables: LotTables | None  # None if no flag does, and then none is read
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
@@ -105,11 +105,11 @@ class DroppedFlags:
         granularities = tuple(g.name for g in run.config.granularities)
         return cls(names, granularities, run.flags if names else None)
 
-    def read(self, unit: Unit) -> pa.Table:
-        """The flags of all captions of a unit; empty if no flag keeps captions out."""
+    def read(self, lot: Lot) -> pa.Table:
+        """The flags of all captions of a lot; empty if no flag keeps captions out."""
         if self.tables is None:
             return schema_of(FlaggedCaption).empty_table()
-        return self.tables.read(unit.name)
+        return self.tables.read(lot.name)
 
     def without_dropped(
         self, samples: list[Sample], rows: Iterable[FlaggedCaption]
@@ -164,7 +164,7 @@ class LotSamples:
         self,
         tables: SampleTables,
         captions: Mapping[Granularity, CaptionTables],
-        lot: Unit,
+        lot: Lot,
     ) -> None:
         self._tables = tables
         self._lot = lot

@@ -26,7 +26,7 @@ from pipeline.images.decoder import ImageError
 from pipeline.records import Sample
 from pipeline.sources import shards as sources
 from pipeline.sources.columns import ShardError
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.prefetch import map_ahead
 
@@ -45,7 +45,7 @@ class ShardWriter:
         shard_format: ShardFormat,
         config: CurationConfig,
         identity: ShardIdentity,
-        lot: Unit,
+        lot: Lot,
         samples: LotSamples,
     ) -> None:
         self._folder = folder

@@ -28,7 +28,7 @@ from pipeline.export.receipts import Counts, Inputs, Receipt, ShardFacts
 from pipeline.export.samples import LotSamples, SampleTables
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.export.shard_writer import ShardWriter
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 _N_ITEMS = 8  # of a lot, which are worked on side by side
 
@@ -84,7 +84,7 @@ class _Work:
 class _Item:
     """Consecutive shards of a lot: what one worker writes."""
 
-    lot: Unit
+    lot: Lot
     number: int
     n_items: int
     shards: tuple[PlannedShard, ...]
@@ -116,7 +116,7 @@ class _WithCaptions(beam.DoFn):
 class _PlanLot(_WithCaptions):
     """Divides the samples of a lot into shards; reads no image."""
 
-    def process(self, lot: Unit) -> Iterator[_Item]:
+    def process(self, lot: Lot) -> Iterator[_Item]:
         work = self._work
         inputs = receipts.inputs_of(lot, work.tables, self._captions, work.settings)
         samples = LotSamples(work.tables, self._captions, lot)
@@ -129,7 +129,7 @@ class _PlanLot(_WithCaptions):
             facts = tuple(known[name] for name in names if name in known)
             yield _Item(lot, number, len(parts), shards, facts, inputs, counts)
 
-    def _name(self, lot: Unit, shard: PlannedShard) -> str:
+    def _name(self, lot: Lot, shard: PlannedShard) -> str:
         return self._work.shard_format.shard_name(lot.base, shard.number, shard.digest)
 
 

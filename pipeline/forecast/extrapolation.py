@@ -35,8 +35,8 @@ class PairCosts:
     stage_to_cpu_s: Mapping[str, float]  # per pair; for `export` per kept pair
     embedding_dim: int
     decision_bytes: float  # per pair, of decisions between two steps of `select`
-    unit_bytes: int  # of a pickled `Unit`
-    n_tables: int  # per unit
+    lot_bytes: int  # of a pickled `Lot`
+    n_tables: int  # per lot
 
     @classmethod
     def from_sample(
@@ -56,7 +56,7 @@ class PairCosts:
             stage_to_cpu_s={s: t.cpu_s_per_pair for s, t in stage_to_time.items()},
             embedding_dim=scoring.embedding_dim(sample),
             decision_bytes=selection.decision_bytes(sample),
-            unit_bytes=len(pickle.dumps(sample.units[0])),
+            lot_bytes=len(pickle.dumps(sample.lots[0])),
             n_tables=scoring.n_tables(sample)
             + selection.N_TABLES
             + captioning.n_tables(sample.config),
@@ -134,15 +134,15 @@ def worker_bytes(costs: PairCosts, n_pairs: int) -> dict[str, float]:
 
 
 def shuffle_bytes(costs: PairCosts, n_pairs: int) -> float:
-    """Bytes that cross shuffles: units, and what `select` compares."""
+    """Bytes that cross shuffles: lots, and what `select` compares."""
     crawl = costs.crawl(n_pairs)
     n_shuffles = captioning.n_shuffles(costs.config) + export.N_SHUFFLES
-    units = float(crawl.n_shards * costs.unit_bytes * n_shuffles)
-    return units + selection.shuffle_bytes(costs.config.selection, crawl)
+    lots = float(crawl.n_shards * costs.lot_bytes * n_shuffles)
+    return lots + selection.shuffle_bytes(costs.config.selection, crawl)
 
 
 def n_files(costs: PairCosts, n_pairs: int) -> int:
-    """Tables of all units and training shards, without ledgers and the manifest."""
+    """Tables of all lots and training shards, without ledgers and the manifest."""
     n_kept = n_pairs * costs.outcome_to_share[KEPT]
     tables = costs.crawl(n_pairs).n_shards * costs.n_tables
     return tables + export.n_files(costs.config.export, n_kept)

@@ -23,7 +23,7 @@ from pipeline.forecast.stratified_estimates import Design, Interval
 from pipeline.records import KEPT, content_hash
 from pipeline.scoring import footprint as scoring
 from pipeline.selection import footprint as selection_footprint
-from pipeline.selection.unit_decisions import OUTCOMES, outcome_counts
+from pipeline.selection.lot_decisions import OUTCOMES, outcome_counts
 from pipeline.sources.shards import Shard
 from pipeline.storage import files, patterns
 
@@ -45,16 +45,16 @@ def draw_sample(run: RunFolder, n_shards: int) -> RunFolder:
         )
     source_to_shards: dict[ImageTextSource, list[Shard]]
     source_to_shards = collections.defaultdict(list)
-    for unit in run.units:
-        source_to_shards[unit.source] += unit.shards
+    for lot in run.lots:
+        source_to_shards[lot.source] += lot.shards
     chosen = {
         shard
         for shards in source_to_shards.values()
         for shard in sorted(shards, key=_uri_hash)[:n_shards]
     }
     in_order = (s for shards in source_to_shards.values() for s in shards)
-    units = tuple(lot_plan.single(shard) for shard in in_order if shard in chosen)
-    return dataclasses.replace(run, units=units, is_sample=True)
+    lots = tuple(lot_plan.single(shard) for shard in in_order if shard in chosen)
+    return dataclasses.replace(run, lots=lots, is_sample=True)
 
 
 def _uri_hash(shard: Shard) -> bytes:
@@ -64,7 +64,7 @@ def _uri_hash(shard: Shard) -> bytes:
 def make_design(run: RunFolder, sample: RunFolder) -> Design:
     """Returns the design of a sample; sources are its strata."""
     names = [source.name for source in run.config.sources]
-    stratum = [names.index(unit.source.name) for unit in sample.units]
+    stratum = [names.index(lot.source.name) for lot in sample.lots]
     n_shards = _n_shards(run)
     return Design(np.array(stratum), np.array([n_shards[name] for name in names]))
 
@@ -100,13 +100,13 @@ def measure_sample(sample: RunFolder) -> SampleFigures:
     Raises:
       ValueError: if the sample has no pair.
     """
-    decisions = [sample.decisions.read(unit.name, ["outcome"]) for unit in sample.units]
+    decisions = [sample.decisions.read(lot.name, ["outcome"]) for lot in sample.lots]
     outcomes = np.stack(list(map(outcome_counts, decisions)))
     if not outcomes.any():
         raise ValueError(f"{len(outcomes)} shards sampled: expected pairs in them")
     kept = [
-        read_kept_pairs(sample.pairs(unit.source), sample.decisions, unit)
-        for unit in sample.units
+        read_kept_pairs(sample.pairs(lot.source), sample.decisions, lot)
+        for lot in sample.lots
     ]
     n_kept = np.array(list(map(len, kept)))
     return SampleFigures(
@@ -118,8 +118,8 @@ def measure_sample(sample: RunFolder) -> SampleFigures:
             for granularity in sample.config.granularities
         },
         kept_image_bytes=np.array([sum(p.n_bytes for p in pairs) for pairs in kept]),
-        score_bytes=scoring.table_bytes(sample, sample.units),
-        decision_bytes=selection_footprint.table_bytes(sample, sample.units),
+        score_bytes=scoring.table_bytes(sample, sample.lots),
+        decision_bytes=selection_footprint.table_bytes(sample, sample.lots),
         record_bytes=n_kept * export.record_bytes(sample),
         name_to_caption_bytes=captioning.caption_bytes(sample),
     )
@@ -187,8 +187,8 @@ def _count_shards(run: RunFolder, sample: RunFolder) -> dict[str, tuple[int, int
 def _n_shards(run: RunFolder) -> collections.Counter[str]:
     """Source name to its number of shards."""
     counts: collections.Counter[str] = collections.Counter()
-    for unit in run.units:
-        counts[unit.source.name] += len(unit.shards)
+    for lot in run.lots:
+        counts[lot.source.name] += len(lot.shards)
     return counts
 
 

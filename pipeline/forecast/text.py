@@ -131,7 +131,7 @@ def _format(interval: Interval, text_of: Callable[[float], str]) -> str:
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Formats a size with three digits in a decimal unit."""
+    """Formats a size with three digits in a decimal lot."""
     power = 0
     while n_bytes >= 999.5 and power + 1 < len(_BYTE_UNITS):
         n_bytes, power = n_bytes / 1000, power + 1

@@ -232,7 +232,7 @@ def _signs() -> np.ndarray:
 
 
 class DescriptorTable:
-    """Gathers what one descriptor says of the images of a unit, in batches."""
+    """Gathers what one descriptor says of the images of a lot, in batches."""
 
     def __init__(self, image_descriptor: ImageDescriptor) -> None:
         self._image_descriptor = image_descriptor
@@ -268,7 +268,7 @@ class DescriptorTable:
 def unit_vectors(
     image_descriptor: ImageDescriptor, prepared: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Vectors of prepared images, as a table keeps them: float16 [n, dim], unit."""
+    """Vectors of prepared images, as a table keeps them: float16 [n, dim], lot."""
     vectors = image_descriptor.describe(np.stack(prepared)).astype(np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(length > 0, length, 1)).astype(np.float16)

@@ -19,10 +19,10 @@ from pipeline.engine.summaries import CACHE_NAME, Summaries
 from pipeline.removal.lot_tables import NAMING, Folders
 from pipeline.scoring import parts
 from pipeline.selection import ledger, reference_accounts
-from pipeline.selection.unit_decisions import OUTCOMES
+from pipeline.selection.lot_decisions import OUTCOMES
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
-from pipeline.storage.tables import SUMMARY_SUFFIX, UnitTables, open_table
+from pipeline.storage.tables import SUMMARY_SUFFIX, LotTables, open_table
 
 # Folders and files that show single pairs, each made again by a command.
 _NAME_TO_MAKER = {
@@ -42,7 +42,7 @@ def delete_lots(root: str, names: Collection[str]) -> None:
     """Deletes all tables of lots, and files of summaries of several lots."""
     folders, bases = Folders.of(root), {name.rpartition("-")[0] for name in names}
     for tables in folders.errors:  # of caption tables, which have names of bases
-        stems = sorted(tables.unit_names())
+        stems = sorted(tables.lot_names())
         tables.delete([n for n in stems if any(f"{base}." in n for base in bases)])
     for tables in folders.all:
         found = [files.split(path)[1] for path in files.list_folder(tables.folder)]
@@ -113,14 +113,14 @@ def restore_ledger(run: RunFolder) -> bool:
     decided, pairs = Summaries.read(run.decisions.folder), {}
     for source in run.config.sources:
         pairs[source] = Summaries.read(run.pairs(source).folder)
-    if not all(unit.name in decided for unit in run.units):
+    if not all(lot.name in decided for lot in run.lots):
         return False
     totals: dict[str, np.ndarray] = {}
-    for unit in run.units:
-        outcomes = decided[unit.name]["outcomes"]
+    for lot in run.lots:
+        outcomes = decided[lot.name]["outcomes"]
         counts = np.array([outcomes[str(name)] for name in OUTCOMES])
-        n_read = pairs[unit.source][unit.name]["rows"]
-        name, found = ledger.count_unit(unit, n_read=n_read, outcomes=counts)
+        n_read = pairs[lot.source][lot.name]["rows"]
+        name, found = ledger.count_lot(lot, n_read=n_read, outcomes=counts)
         totals[name] = totals.get(name, 0) + found
     path = files.join(run.decisions.folder, "ledger.json")
     before: Mapping = read_json(path) or {}
@@ -139,13 +139,13 @@ def move_flags(run: RunFolder, unfinished: Unfinished) -> None:
     parent, name = files.split(run.flags.folder)
     if unfinished.flags == name or unfinished.flags not in files.folders(parent):
         return
-    before = UnitTables(files.join(parent, unfinished.flags))
-    there = before.unit_names()
-    for unit in run.units:
-        if unit.name in there and not run.flags.has(unit.name):
+    before = LotTables(files.join(parent, unfinished.flags))
+    there = before.lot_names()
+    for lot in run.lots:
+        if lot.name in there and not run.flags.has(lot.name):
             for old, new in (
-                (before.path(unit.name), run.flags.path(unit.name)),
-                (before.summary_path(unit.name), run.flags.summary_path(unit.name)),
+                (before.path(lot.name), run.flags.path(lot.name)),
+                (before.summary_path(lot.name), run.flags.summary_path(lot.name)),
             ):
                 files.write(new, files.read(old))
     files.delete_folder(parent, unfinished.flags)

@@ -20,12 +20,12 @@ from pipeline.engine.error_tables import Failure
 from pipeline.engine.removals import Removals, Succession
 from pipeline.records import SyntheticCaption
 from pipeline.scoring.shard_work import PLACES_KEY
+from pipeline.selection.lot_decisions import OUTCOMES, outcome_counts
 from pipeline.selection.search import similarity_cache
-from pipeline.selection.unit_decisions import OUTCOMES, outcome_counts
 from pipeline.storage import files
 from pipeline.storage.tables import (
     SUMMARY_SUFFIX,
-    UnitTables,
+    LotTables,
     from_table,
     open_table,
     to_table,
@@ -44,13 +44,13 @@ Rows = np.ndarray  # bool [n]: which rows of a table stay
 class Folders:
     """The folders of tables in a run folder, whatever settings they are of."""
 
-    pairs: tuple[UnitTables, ...]
-    aligned: tuple[UnitTables, ...]  # one row per pair
-    similarities: tuple[UnitTables, ...]
-    flags: tuple[UnitTables, ...]
-    errors: tuple[UnitTables, ...]
-    captions: tuple[UnitTables, ...]
-    caption_measures: tuple[UnitTables, ...]
+    pairs: tuple[LotTables, ...]
+    aligned: tuple[LotTables, ...]  # one row per pair
+    similarities: tuple[LotTables, ...]
+    flags: tuple[LotTables, ...]
+    errors: tuple[LotTables, ...]
+    captions: tuple[LotTables, ...]
+    caption_measures: tuple[LotTables, ...]
 
     @classmethod
     def of(cls, root: str) -> Self:
@@ -73,19 +73,19 @@ class Folders:
         )
 
     @property
-    def all(self) -> tuple[UnitTables, ...]:
+    def all(self) -> tuple[LotTables, ...]:
         """Every folder."""
         fields = dataclasses.fields(self)
         return tuple(one for f in fields for one in getattr(self, f.name))
 
 
-def _tables(root: str, kind: str) -> tuple[UnitTables, ...]:
+def _tables(root: str, kind: str) -> tuple[LotTables, ...]:
     parent = files.join(root, kind)
     names = sorted(files.folders(parent))
-    return tuple(UnitTables(files.join(parent, name)) for name in names)
+    return tuple(LotTables(files.join(parent, name)) for name in names)
 
 
-def _named(tables: Sequence[UnitTables], *prefixes: str) -> tuple[UnitTables, ...]:
+def _named(tables: Sequence[LotTables], *prefixes: str) -> tuple[LotTables, ...]:
     return tuple(t for t in tables if files.split(t.folder)[1].startswith(prefixes))
 
 
@@ -156,7 +156,7 @@ def _rewrite_others(
                 tables.write(lot.new, to_table(failures, Failure), reasons)
 
 
-def _of_samples(tables: UnitTables, lot: Succession, samples: Images) -> pa.Table:
+def _of_samples(tables: LotTables, lot: Succession, samples: Images) -> pa.Table:
     """The rows of a table that are not of removed pairs."""
     table = tables.read(lot.old)
     rows = samples.rows_left(table["sample_id"])
@@ -168,14 +168,14 @@ def _split(hashes: pa.ChunkedArray, is_left: Rows) -> Images:
     return Images(frozenset(gone.to_pylist()), frozenset(left.to_pylist()))
 
 
-def _facts(tables: UnitTables, name: str, n_unreadable: int) -> dict[str, Any]:
+def _facts(tables: LotTables, name: str, n_unreadable: int) -> dict[str, Any]:
     summary = tables.read_summary(name)
     facts = {key: summary[key] for key in _FACTS if key in summary}
     return facts | ({"unreadable": n_unreadable} if "unreadable" in summary else {})
 
 
 def _rewrite_table(
-    tables: UnitTables,
+    tables: LotTables,
     lot: Succession,
     is_left: Rows,
     facts: Mapping[str, Any],
@@ -252,7 +252,7 @@ def rewrite_captions(folders: Folders, old: str, new: str, images: Images) -> No
                 _rewrite_captions(one, name, target, rows)
 
 
-def _rewrite_captions(tables: UnitTables, name: str, target: str, rows: Rows) -> None:
+def _rewrite_captions(tables: LotTables, name: str, target: str, rows: Rows) -> None:
     if not tables.has(name):
         return
     table = tables.read(name)
@@ -270,7 +270,7 @@ def _rewrite_captions(tables: UnitTables, name: str, target: str, rows: Rows) ->
         tables.write(target, kept, facts)
 
 
-def _names(tables: UnitTables, stem: str) -> list[str]:
+def _names(tables: LotTables, stem: str) -> list[str]:
     paths = files.list_folder(tables.folder, prefix=f"{stem}.", suffix=".parquet")
     names = (files.split(path)[1].removesuffix(".parquet") for path in paths)
     return sorted(name for name in names if name.rpartition(".")[0] == stem)

@@ -78,7 +78,7 @@ def begin(
 def _count_removed(
     run: RunFolder, removals: Removals, options: PipelineOptions
 ) -> dict[str, int]:
-    names = sorted({n for t in Folders.of(run.root).pairs for n in t.unit_names()})
+    names = sorted({n for t in Folders.of(run.root).pairs for n in t.lot_names()})
     if not any(removals.kind_to_hashes.values()) or not names:
         return {}
     path = files.join(run.root, "lots", "removed.json")

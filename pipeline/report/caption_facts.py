@@ -17,8 +17,8 @@ from pipeline.engine.caption_tables import CaptionTables, captions_of
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FlaggedCaption, Pair
 from pipeline.report.pair_facts import PairFacts
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.sources.shards import Lot
+from pipeline.storage.tables import LotTables, from_table
 
 MAX_LENGTH = 60  # words; the last bin includes longer captions
 _N_READ = 5000  # captions of a granularity whose words are counted
@@ -88,11 +88,11 @@ def read_lengths(run: RunFolder) -> dict[str, CaptionLengths]:
     if not granularities:
         return {}
     tables = run.flags
-    there = tables.unit_names()
-    for unit in run.units:
-        if unit.name in there:
+    there = tables.lot_names()
+    for lot in run.lots:
+        if lot.name in there:
             columns = ["granularity", "flags", "n_words"]
-            table = tables.read(unit.name, columns)
+            table = tables.read(lot.name, columns)
             for name, one in found.items():
                 _add(one, table.filter(pc.equal(table["granularity"], name)))
     return {name: one for name, one in found.items() if one.n_captions}
@@ -115,12 +115,12 @@ def read_captions(
     tables = {g.name: CaptionTables.open(run.captions(g)) for g in granularities}
     flag_tables = run.flags
     found = {}
-    for unit, group in _group_by_unit(kept).items():
-        texts = {name: table.texts(unit) for name, table in tables.items()}
+    for lot, group in _group_by_lot(kept).items():
+        texts = {name: table.texts(lot) for name, table in tables.items()}
         rows = [one.location.row for one in group]
-        pairs = from_table(run.pairs(unit.source).take(unit.name, rows), Pair)
+        pairs = from_table(run.pairs(lot.source).take(lot.name, rows), Pair)
         captions = captions_of(pairs, list(granularities), texts)
-        flags = _read_flags(flag_tables, unit)
+        flags = _read_flags(flag_tables, lot)
         for one, name_to_texts in zip(group, captions, strict=True):
             found[one.location.key] = [
                 CaptionWithFlags(
@@ -132,34 +132,34 @@ def read_captions(
     return found
 
 
-def _group_by_unit(facts: Iterable[PairFacts]) -> dict[Unit, list[PairFacts]]:
+def _group_by_lot(facts: Iterable[PairFacts]) -> dict[Lot, list[PairFacts]]:
     found = collections.defaultdict(list)
     for one in sorted(facts, key=lambda one: one.location):
-        found[one.unit].append(one)
+        found[one.lot].append(one)
     return found
 
 
 def _read_flags(
-    tables: UnitTables, unit: Unit
+    tables: LotTables, lot: Lot
 ) -> Mapping[tuple[bytes, str, int], tuple[str, ...]]:
     try:
-        table = tables.read(unit.name)
+        table = tables.read(lot.name)
     except FileNotFoundError:
         return {}
     rows = from_table(table, FlaggedCaption)
     return {(r.sample_id, r.granularity, r.sample_index): r.flags for r in rows}
 
 
-def read_vocabularies(run: RunFolder, units: Iterable[Unit]) -> dict[str, Vocabulary]:
-    """Returns granularity to the words of its captions in some units."""
-    units = list(units)
+def read_vocabularies(run: RunFolder, lots: Iterable[Lot]) -> dict[str, Vocabulary]:
+    """Returns granularity to the words of its captions in some lots."""
+    lots = list(lots)
     found = {}
     for granularity in run.config.granularities:
         tables = CaptionTables.open(run.captions(granularity))
         texts: list[str] = []
-        for unit in units:
+        for lot in lots:
             if len(texts) < _N_READ:
-                captions = tables.texts(unit).values()
+                captions = tables.texts(lot).values()
                 texts += [text for row in captions for text in row]
         if texts:
             found[granularity.name] = Vocabulary.from_texts(texts[:_N_READ])

@@ -36,19 +36,19 @@ def list_captions(data: PageData, kept: Sequence[PairFacts]) -> list[dict[str, A
 def describe_texts(data: PageData, kept: Sequence[PairFacts]) -> dict[str, Any]:
     """Returns lengths and words of alt texts and captions.
 
-    Words of captions are those of the units of `kept`.
+    Words of captions are those of the lots of `kept`.
     """
     last = caption_facts.MAX_LENGTH
     n_words = [min(one.n_words, last) for one in data.sample]
     alt_texts = np.bincount(np.array(n_words, np.int64), minlength=last + 1)
     no_flags = caption_facts.CaptionLengths(alt_texts, collections.Counter())
     lengths = {caption_facts.ALT_TEXT: no_flags, **caption_facts.read_lengths(data.run)}
-    units = list(dict.fromkeys(one.unit for one in kept))
+    lots = list(dict.fromkeys(one.lot for one in kept))
     words = caption_facts.Vocabulary.from_texts(
         one.pair.alt_text for one in data.sample
     )
     vocabularies = {caption_facts.ALT_TEXT: words}
-    vocabularies |= caption_facts.read_vocabularies(data.run, units)
+    vocabularies |= caption_facts.read_vocabularies(data.run, lots)
     return {
         "lengths": [_describe_lengths(name, one) for name, one in lengths.items()],
         "vocabularies": [

@@ -59,7 +59,7 @@ def explain_outcome(outcome: str) -> str:
 def make_card(one: PairFacts, decision: str) -> Card:
     """Makes a card with all facts of a pair; `decision` is text."""
     pair = one.pair
-    facts = [("sample id", pair.sample_id.hex()), ("source", one.unit.source.name)]
+    facts = [("sample id", pair.sample_id.hex()), ("source", one.lot.source.name)]
     facts += [("key", pair.key), ("address", pair.url), ("detail", one.decision.detail)]
     facts += [("error", pair.error), ("seeds", ", ".join(one.decision.seeds))]
     if not pair.error:

@@ -26,7 +26,7 @@ from pipeline.report.lot_parts import (
 )
 from pipeline.report.pair_facts import PairFacts, Reader, References
 from pipeline.report.sampling import PairLocation, SmallestKeys
-from pipeline.selection.unit_decisions import OUTCOMES
+from pipeline.selection.lot_decisions import OUTCOMES
 from pipeline.storage.prefetch import map_ahead
 
 _N_LOTS_AHEAD = 1  # of which parts are made here
@@ -70,8 +70,8 @@ def scan_decisions(
     location_to_facts: dict[PairLocation, PairFacts] = {}
     n_readable = 0
     for number, table in _read_parts(run):
-        unit = run.units[number]
-        summary = parts[unit.name]
+        lot = run.lots[number]
+        summary = parts[lot.name]
         n_readable += summary[N_READABLE]
         for code, (n_pairs, n_kept) in summary[LANGUAGES].items():
             languages[code, True] += n_kept
@@ -81,7 +81,7 @@ def scan_decisions(
         for outcome in pc.unique(outcomes).to_pylist():
             rows = table.filter(pc.equal(outcomes, outcome))
             _add_smallest(examples[outcome], number, rows, "example_key", np.inf)
-        facts = from_part(table, unit, number)
+        facts = from_part(table, lot, number)
         location_to_facts |= {one.location: one for one in facts}
     scan = Scan(
         n_readable=n_readable,
@@ -107,7 +107,7 @@ def _make_missing(run: RunFolder, bounds: Bounds, references: References) -> Sum
 
 def _read_parts(run: RunFolder) -> Iterator[tuple[int, pa.Table]]:
     """Position of a lot to its part, in order."""
-    names = [unit.name for unit in run.units]
+    names = [lot.name for lot in run.lots]
     found = map_ahead(
         lot_parts.tables(run).read, names, _N_READ_AT_ONCE, n_threads=_N_READ_AT_ONCE
     )

@@ -19,11 +19,11 @@ from pipeline.images import decoder as images
 from pipeline.report import show_pair
 from pipeline.report.cards import format_number
 from pipeline.report.sampling import PairLocation
+from pipeline.selection.lot_decisions import OUTCOMES
 from pipeline.selection.search.embeddings import normalize
-from pipeline.selection.unit_decisions import OUTCOMES
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage.prefetch import map_ahead
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 from recipes.safe_text import visible
 
 _LANGUAGE = "language_probability"
@@ -128,7 +128,7 @@ def lines(run: RunFolder, question: Question, like: str, limit: int) -> Iterator
 
 
 def _check_seed(run: RunFolder, seed: str) -> None:
-    names = dict.fromkeys(unit.source.name for unit in run.seed_units)
+    names = dict.fromkeys(lot.source.name for lot in run.seed_lots)
     if seed and seed not in names:
         expected = f"one of {', '.join(names)}" if names else "a run with seed sets"
         raise ValueError(f"--seed {seed}: expected {expected}")
@@ -141,11 +141,11 @@ def find(run: RunFolder, question: Question) -> Iterator[FoundPair]:
     """
     decisions = run.decisions
 
-    def find_in(unit: Unit) -> list[FoundPair]:
-        table = _read_facts(run, decisions, unit, question)
+    def find_in(lot: Lot) -> list[FoundPair]:
+        table = _read_facts(run, decisions, lot, question)
         return list(_to_pairs(table, np.flatnonzero(_matches(table, question))))
 
-    found = map_ahead(find_in, run.units, _N_LOTS_AHEAD, n_threads=_N_LOTS_AHEAD)
+    found = map_ahead(find_in, run.lots, _N_LOTS_AHEAD, n_threads=_N_LOTS_AHEAD)
     return itertools.chain.from_iterable(found)
 
 
@@ -162,9 +162,9 @@ def find_nearest(
     best: list[tuple[float, PairLocation, FoundPair]] = []
 
     def find_in(number: int) -> list[tuple[float, PairLocation, FoundPair]]:
-        unit = run.units[number]
-        table = _read_facts(run, decisions, unit, question)
-        similarity = _compare(run, unit, query)
+        lot = run.lots[number]
+        table = _read_facts(run, decisions, lot, question)
+        similarity = _compare(run, lot, query)
         rows = np.flatnonzero(_matches(table, question) & ~np.isnan(similarity))
         rows = rows[np.argsort(-similarity[rows], kind="stable")[:n]]
         cosines = similarity[rows].tolist()
@@ -175,15 +175,15 @@ def find_nearest(
         ]
         return list(zip([-c for c in cosines], places, pairs, strict=True))
 
-    numbers = range(len(run.units))
+    numbers = range(len(run.lots))
     for found in map_ahead(find_in, numbers, _N_VECTORS_AHEAD):
         best = heapq.nsmallest(n, [*best, *found], key=lambda item: item[:2])
     return [pair for _, _, pair in best]
 
 
-def _compare(run: RunFolder, unit: Unit, query: np.ndarray) -> np.ndarray:
-    """Cosines of the images of a unit with the query: [n]; NaN without an embedding."""
-    table = run.embeddings(unit.source).read(unit.name, ["embedding"])
+def _compare(run: RunFolder, lot: Lot, query: np.ndarray) -> np.ndarray:
+    """Cosines of the images of a lot with the query: [n]; NaN without an embedding."""
+    table = run.embeddings(lot.source).read(lot.name, ["embedding"])
     column = table["embedding"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
     vectors, has_embedding = normalize(values.reshape(len(column), len(query)))
@@ -200,21 +200,21 @@ def _embed(run: RunFolder, image: bytes) -> np.ndarray:
 
 
 def _read_facts(
-    run: RunFolder, decisions: UnitTables, unit: Unit, question: Question
+    run: RunFolder, decisions: LotTables, lot: Lot, question: Question
 ) -> pa.Table:
     """Reads one row per pair of a lot: what a line shows and the question asks for."""
-    source, asked = unit.source, {score.name for score in question.scores}
+    source, asked = lot.source, {score.name for score in question.scores}
     pairs, decided = ["sample_id", "alt_text"], ["outcome"]
     pairs += [name for name in ("width", "height") if name in asked]
     decided += [name for name in ("value",) if name in asked]
     decided += ["seeds"] if question.seed else []
-    table = run.pairs(source).read(unit.name, pairs)
+    table = run.pairs(source).read(lot.name, pairs)
     others = [
-        decisions.read(unit.name, decided),
-        run.embeddings(source).read(unit.name, ["alignment_score"]),
+        decisions.read(lot.name, decided),
+        run.embeddings(source).read(lot.name, ["alignment_score"]),
     ]
     if _LANGUAGE in asked:
-        languages = run.languages(source).read(unit.name, ["probability"])
+        languages = run.languages(source).read(lot.name, ["probability"])
         others.append(languages.rename_columns([_LANGUAGE]))
     for other in others:
         for name in other.column_names:

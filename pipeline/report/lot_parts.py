@@ -23,10 +23,10 @@ from pipeline.records import Decision, Drop, DropReason, Language, Pair
 from pipeline.report import pair_facts
 from pipeline.report.pair_facts import Match, PairFacts
 from pipeline.report.sampling import PairLocation, SmallestKeys, hash_identities
-from pipeline.selection.unit_decisions import OUTCOMES, outcome_codes, to_objects
-from pipeline.sources.shards import Unit
+from pipeline.selection.lot_decisions import OUTCOMES, outcome_codes, to_objects
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, from_table, to_table
+from pipeline.storage.tables import LotTables, from_table, to_table
 
 N_EXAMPLES = 12  # of each outcome
 N_READABLE, LANGUAGES = "n_readable", "languages"  # facts of a part
@@ -80,19 +80,19 @@ def _bound(n_pairs: int, n_expected: float) -> float:
     return 2.0 ** math.ceil(math.log2(n_expected / n_pairs))
 
 
-def tables(run: RunFolder) -> UnitTables:
+def tables(run: RunFolder) -> LotTables:
     """The parts of a run."""
     name = f"parts-{run.decisions_fingerprint}"
-    return UnitTables(files.join(run.root, "report", name))
+    return LotTables(files.join(run.root, "report", name))
 
 
-def find_missing(run: RunFolder, bounds: Bounds) -> list[Unit]:
+def find_missing(run: RunFolder, bounds: Bounds) -> list[Lot]:
     """Lots without a part of their present decisions that holds enough pairs."""
     decided, parts = read_folders([run.decisions.folder, tables(run).folder])
     return [
-        unit
-        for unit in run.units
-        if not _is_current(parts.get(unit.name), decided[unit.name], bounds)
+        lot
+        for lot in run.lots
+        if not _is_current(parts.get(lot.name), decided[lot.name], bounds)
     ]
 
 
@@ -111,19 +111,19 @@ class PartMaker:
     """Makes the parts of a run, one lot at a time; knows no lots."""
 
     run: RunFolder
-    parts: UnitTables
+    parts: LotTables
     reader: pair_facts.Reader
     bounds: Bounds
 
-    def make(self, unit: Unit) -> None:
+    def make(self, lot: Lot) -> None:
         """Writes the part of a lot."""
         decisions = self.reader.decisions
-        digest = decisions.read_summary(unit.name)["sha256"]
-        outcome = outcome_codes(decisions.read(unit.name, ["outcome"]))
-        row_to_sample_key = self._choose_sample(unit, outcome)
-        row_to_example_key = self._choose_examples(unit, outcome)
+        digest = decisions.read_summary(lot.name)["sha256"]
+        outcome = outcome_codes(decisions.read(lot.name, ["outcome"]))
+        row_to_sample_key = self._choose_sample(lot, outcome)
+        row_to_example_key = self._choose_examples(lot, outcome)
         rows = sorted(row_to_sample_key.keys() | row_to_example_key.keys())
-        facts = self.reader.read_unit(unit, 0, rows) if rows else []
+        facts = self.reader.read_lot(lot, 0, rows) if rows else []
         keys = {
             "sample_key": pa.array(map(row_to_sample_key.get, rows), pa.float64()),
             "example_key": pa.array(map(row_to_example_key.get, rows), pa.float64()),
@@ -132,21 +132,21 @@ class PartMaker:
             _DECISIONS: digest,
             _BOUNDS: self.bounds.to_json(),
             N_READABLE: int((outcome != _UNREADABLE).sum()),
-            LANGUAGES: self._count_languages(unit, outcome),
+            LANGUAGES: self._count_languages(lot, outcome),
         }
-        self.parts.replace(unit.name, pa.table(keys | _columns(facts)), counts)
+        self.parts.replace(lot.name, pa.table(keys | _columns(facts)), counts)
 
-    def _choose_sample(self, unit: Unit, outcome: np.ndarray) -> dict[int, float]:
+    def _choose_sample(self, lot: Lot, outcome: np.ndarray) -> dict[int, float]:
         """Readable pairs with the smallest hashes of their images."""
-        pairs = self.run.pairs(unit.source).read(unit.name, ["image_hash"])
+        pairs = self.run.pairs(lot.source).read(lot.name, ["image_hash"])
         rows = np.flatnonzero(outcome != _UNREADABLE)
         hashes = pairs["image_hash"].take(pa.array(rows)).to_pylist()
         keys = hash_identities(hashes)
         return _smallest(self.bounds.n_sample, self.bounds.sample, rows, keys)
 
-    def _choose_examples(self, unit: Unit, outcome: np.ndarray) -> dict[int, float]:
+    def _choose_examples(self, lot: Lot, outcome: np.ndarray) -> dict[int, float]:
         """Pairs of each outcome with the smallest hashes of their ids."""
-        pairs = self.run.pairs(unit.source).read(unit.name, ["sample_id"])
+        pairs = self.run.pairs(lot.source).read(lot.name, ["sample_id"])
         keys = hash_identities(pairs["sample_id"].to_pylist())
         found: dict[int, float] = {}
         for code, bound in enumerate(self.bounds.examples):
@@ -155,10 +155,10 @@ class PartMaker:
         return found
 
     def _count_languages(
-        self, unit: Unit, outcome: np.ndarray
+        self, lot: Lot, outcome: np.ndarray
     ) -> dict[str, tuple[int, int]]:
         """Code to the number of readable pairs, and of those that are kept."""
-        languages = self.run.languages(unit.source).read(unit.name, ["code"])
+        languages = self.run.languages(lot.source).read(lot.name, ["code"])
         is_readable = outcome != _UNREADABLE
         codes = to_objects(languages["code"])[is_readable]
         n_pairs = collections.Counter(codes)
@@ -210,7 +210,7 @@ _NAME_TO_MATCH: Mapping[str, Any] = {
 }
 
 
-def from_part(table: pa.Table, unit: Unit, number: int) -> list[PairFacts]:
+def from_part(table: pa.Table, lot: Lot, number: int) -> list[PairFacts]:
     """The pairs of a part of a lot, in its order."""
     structs = {
         name: from_table(pa.Table.from_struct_array(table[name]), kind)
@@ -222,7 +222,7 @@ def from_part(table: pa.Table, unit: Unit, number: int) -> list[PairFacts]:
     return [
         PairFacts(
             location=PairLocation(number, row),
-            unit=unit,
+            lot=lot,
             pair=pair,
             n_words=n_words,
             decision=decision,

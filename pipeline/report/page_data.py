@@ -122,5 +122,5 @@ def nearest_to_thresholds(data: PageData) -> list[PairFacts]:
 def pairs_near_seeds(data: PageData) -> list[PairFacts]:
     """Kept pairs of the sample that have a nearest seed image."""
     kept = (one for one in data.sample if one.decision.outcome == records.KEPT)
-    near = (one for one in kept if one.seed and not one.unit.source.keep_all)
+    near = (one for one in kept if one.seed and not one.lot.source.keep_all)
     return list(itertools.islice(near, N_EXAMPLES))

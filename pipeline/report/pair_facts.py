@@ -1,4 +1,4 @@
-"""Everything known about a few pairs, read from the tables of their units.
+"""Everything known about a few pairs, read from the tables of their lots.
 
 In: locations of pairs. Out: `PairFacts`. They include measures that the tables of
 decisions do not have: which rules would drop the pair if it reached them, and its
@@ -16,11 +16,11 @@ from pipeline.config.selection import NearSeeds
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, Drop, Language, Pair
 from pipeline.report.sampling import PairLocation
+from pipeline.selection.lot_decisions import open_lot
 from pipeline.selection.rules import count_words
-from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage.prefetch import map_ahead
-from pipeline.storage.tables import Row, UnitTables, from_table
+from pipeline.storage.tables import LotTables, Row, from_table
 
 if typing.TYPE_CHECKING:
     from pipeline.selection.search.reference_sets import (
@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
 
 UNDECIDED = "undecided"  # the outcome before `select`
 
-_N_UNITS_AHEAD = 8  # that are read ahead
+_N_LOTS_AHEAD = 8  # that are read ahead
 _MAX_CHARS = 2000  # of an alt text that is kept in memory
 
 
@@ -48,7 +48,7 @@ class PairFacts:
     """A pair with everything that the tables say about it."""
 
     location: PairLocation
-    unit: Unit
+    lot: Lot
     pair: Pair  # a long alt text is cut
     n_words: int  # of the whole alt text
     decision: Decision
@@ -61,7 +61,7 @@ class PairFacts:
     @property
     def shard(self) -> Shard:
         """The source shard that holds the pair."""
-        return self.unit.shards[self.pair.shard]
+        return self.lot.shards[self.pair.shard]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +107,14 @@ def find_indexes(
         evaluation = index_builder.build(
             "evaluation_sets",
             run,
-            run.evaluation_units,
+            run.evaluation_lots,
             max_exact=selection.max_exact_set,
         )
     if selection.retrieval is not None:
         is_searched = isinstance(selection.retrieval, NearSeeds)
         max_exact = selection.max_exact_set if is_searched else None
         seeds = index_builder.build(
-            "seed_sets", run, run.seed_units, max_exact=max_exact
+            "seed_sets", run, run.seed_lots, max_exact=max_exact
         )
     return evaluation, seeds
 
@@ -124,46 +124,46 @@ def read_pairs(
     locations: Iterable[PairLocation],
     references: References | None = None,
 ) -> dict[PairLocation, PairFacts]:
-    """Reads the facts of pairs, in any order and of any units.
+    """Reads the facts of pairs, in any order and of any lots.
 
     Without `references` no nearest images are searched.
     """
     reader = Reader(run, run.decisions, references)
-    in_order = itertools.groupby(sorted(set(locations)), lambda one: one.unit)
-    units = ((number, [one.row for one in group]) for number, group in in_order)
+    in_order = itertools.groupby(sorted(set(locations)), lambda one: one.lot)
+    lots = ((number, [one.row for one in group]) for number, group in in_order)
     facts = map_ahead(
-        lambda unit: reader.read_unit(run.units[unit[0]], *unit), units, _N_UNITS_AHEAD
+        lambda lot: reader.read_lot(run.lots[lot[0]], *lot), lots, _N_LOTS_AHEAD
     )
     return {one.location: one for one in itertools.chain.from_iterable(facts)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads pairs of one unit, which has a number.
+    """Reads pairs of one lot, which has a number.
 
-    It holds the tables of decisions, as their fingerprint takes the names of all units.
+    It holds the tables of decisions, as their fingerprint takes the names of all lots.
     """
 
     run: RunFolder
-    decisions: UnitTables
+    decisions: LotTables
     references: References | None
 
-    def read_unit(self, unit: Unit, number: int, rows: list[int]) -> list[PairFacts]:
+    def read_lot(self, lot: Lot, number: int, rows: list[int]) -> list[PairFacts]:
         """Reads the pairs of some rows, which ascend."""
         run = self.run
-        pairs = _read_rows(run.pairs(unit.source), unit, rows, Pair)
-        languages = _read_rows(run.languages(unit.source), unit, rows, Language)
-        decisions = self._read_decisions(unit, rows, pairs)
-        scores = run.embeddings(unit.source).take(unit.name, rows, ["alignment_score"])
+        pairs = _read_rows(run.pairs(lot.source), lot, rows, Pair)
+        languages = _read_rows(run.languages(lot.source), lot, rows, Language)
+        decisions = self._read_decisions(lot, rows, pairs)
+        scores = run.embeddings(lot.source).take(lot.name, rows, ["alignment_score"])
         scores = scores["alignment_score"].to_pylist()
-        matches = _find_matches(run, unit, np.array(rows), self.references)
+        matches = _find_matches(run, lot, np.array(rows), self.references)
         columns = zip(rows, pairs, languages, decisions, scores, matches, strict=True)
         found = []
         for row, pair, language, decision, score, (evaluation, seed) in columns:
             rules = () if pair.error else run.config.selection.drop_rules
             one = PairFacts(
                 location=PairLocation(number, row),
-                unit=unit,
+                lot=lot,
                 pair=dataclasses.replace(pair, alt_text=pair.alt_text[:_MAX_CHARS]),
                 n_words=count_words(pair.alt_text),
                 decision=decision,
@@ -177,23 +177,23 @@ class Reader:
         return found
 
     def _read_decisions(
-        self, unit: Unit, rows: list[int], pairs: Sequence[Pair]
+        self, lot: Lot, rows: list[int], pairs: Sequence[Pair]
     ) -> list[Decision]:
         try:
-            return _read_rows(self.decisions, unit, rows, Decision)
+            return _read_rows(self.decisions, lot, rows, Decision)
         except FileNotFoundError:
             unknown = (UNDECIDED, None, None, "", ())
             return [Decision(pair.sample_id, *unknown) for pair in pairs]
 
 
 def _read_rows(
-    tables: UnitTables, unit: Unit, rows: list[int], row_type: type[Row]
+    tables: LotTables, lot: Lot, rows: list[int], row_type: type[Row]
 ) -> list[Row]:
-    return from_table(tables.take(unit.name, rows), row_type)
+    return from_table(tables.take(lot.name, rows), row_type)
 
 
 def _find_matches(
-    run: RunFolder, unit: Unit, rows: np.ndarray, references: References | None
+    run: RunFolder, lot: Lot, rows: np.ndarray, references: References | None
 ) -> list[tuple[Match | None, Match | None]]:
     """Nearest evaluation and seed image of each row; rows ascend."""
     if references is None:
@@ -203,7 +203,7 @@ def _find_matches(
         return [(None, None)] * len(rows)
     from pipeline.selection.search import reference_sets  # FAISS, as above
 
-    found = reference_sets.find_nearest(both, run, open_unit(unit, run), rows)
+    found = reference_sets.find_nearest(both, run, open_lot(lot, run), rows)
     n = len(references.evaluation)
     halves = (
         reference_sets.NearestImages(

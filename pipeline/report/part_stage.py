@@ -16,7 +16,7 @@ from pipeline.report.charts import count_by_outcome
 from pipeline.report.lot_parts import Bounds, PartMaker
 from pipeline.report.page_data import choose_bounds
 from pipeline.report.pair_facts import Reader, References, find_indexes
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 STAGE = "report"
 
@@ -40,7 +40,7 @@ class MakeParts(beam.PTransform):
         super().__init__()
         self._make = _MakePart(run, bounds)
 
-    def expand(self, lots: beam.PCollection[Unit]) -> beam.PCollection:
+    def expand(self, lots: beam.PCollection[Lot]) -> beam.PCollection:
         return (
             lots
             | "Distribute lots" >> beam.Reshuffle()
@@ -52,7 +52,7 @@ class _MakePart(beam.DoFn):
     """Makes the part of one lot."""
 
     def __init__(self, run: RunFolder, bounds: Bounds) -> None:
-        self._run = run.without_units()
+        self._run = run.without_lots()
         self._decisions, self._parts = run.decisions, lot_parts.tables(run)
         self._indexes = find_indexes(run)
         self._bounds = bounds
@@ -62,5 +62,5 @@ class _MakePart(beam.DoFn):
         reader = Reader(self._run, self._decisions, references)
         self._maker = PartMaker(self._run, self._parts, reader, self._bounds)
 
-    def process(self, lot: Unit) -> None:
+    def process(self, lot: Lot) -> None:
         self._maker.make(lot)

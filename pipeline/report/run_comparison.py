@@ -16,10 +16,10 @@ import pyarrow as pa
 from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.records import Decision
 from pipeline.report.sampling import PairLocation, SmallestKeys, hash_identities
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.storage.tables import LotTables, from_table
 
 _N_SHOWN = 12  # most frequent changes, which have examples
 
@@ -31,7 +31,7 @@ class OtherRun:
     """Decisions to compare with, and the configuration behind them."""
 
     folder: str
-    decisions: UnitTables
+    decisions: LotTables
     config: Any  # as `to_json` gives it
 
     @classmethod
@@ -51,8 +51,8 @@ class OtherRun:
             )
         is_run = files.split(folder.rstrip("/"))[1] != fingerprint
         own = files.join(folder, "decisions", fingerprint) if is_run else folder
-        tables = UnitTables(own)
-        if not tables.unit_names():
+        tables = LotTables(own)
+        if not tables.lot_names():
             raise ValueError(f"--against {folder}: expected decisions in {own}")
         return cls(folder, tables, content["config"])
 
@@ -83,14 +83,14 @@ class Changes:
 
 def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
     """Compares all decisions of two runs; keeps `n_examples` of each change."""
-    names = other.decisions.unit_names()
-    own_to_other = _match_units(run, names)
+    names = other.decisions.lot_names()
+    own_to_other = _match_lots(run, names)
     counts: collections.Counter[Change] = collections.Counter()
     examples: dict[Change, SmallestKeys] = {}
     n_common = n_only_here = n_only_there = 0
     decisions = run.decisions
-    for number, unit in enumerate(run.units):
-        joined = _JoinedUnit.read(decisions, other, unit, own_to_other.get(unit.name))
+    for number, lot in enumerate(run.lots):
+        joined = _JoinedLot.read(decisions, other, lot, own_to_other.get(lot.name))
         n_common += len(joined.rows)
         n_only_here += joined.n_own - len(joined.rows)
         n_only_there += joined.n_other - len(joined.rows)
@@ -112,7 +112,7 @@ def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
         change_to_count=dict(by_count),
         change_to_examples={
             change: [
-                _read_change(run.units[one.unit], decisions, other, one, own_to_other)
+                _read_change(run.lots[one.lot], decisions, other, one, own_to_other)
                 for one in examples[change].locations()
             ]
             for change, _ in by_count[:_N_SHOWN]
@@ -120,24 +120,24 @@ def compare(run: RunFolder, other: OtherRun, n_examples: int) -> Changes:
     )
 
 
-def _match_units(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
+def _match_lots(run: RunFolder, names: frozenset[str]) -> dict[str, str]:
     """Name of a lot here to its name in the other run, or that of one in its place."""
     base_to_names = collections.defaultdict(list)
     for name in sorted(names):
-        base_to_names[Unit(run.config.sources[0], name).base].append(name)
+        base_to_names[Lot(run.config.sources[0], name).base].append(name)
     found = {}
-    for unit in run.units:
-        same_base = base_to_names[unit.base]
-        if unit.name in names:
-            found[unit.name] = unit.name
+    for lot in run.lots:
+        same_base = base_to_names[lot.base]
+        if lot.name in names:
+            found[lot.name] = lot.name
         elif len(same_base) == 1:
-            found[unit.name] = same_base[0]
+            found[lot.name] = same_base[0]
     return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _JoinedUnit:
-    """The pairs of one unit that both runs have, as rows of the two tables."""
+class _JoinedLot:
+    """The pairs of one lot that both runs have, as rows of the two tables."""
 
     own: pa.Table
     n_own: int
@@ -150,13 +150,13 @@ class _JoinedUnit:
     @classmethod
     def read(
         cls,
-        decisions: UnitTables,
+        decisions: LotTables,
         other: OtherRun,
-        unit: Unit,
+        lot: Lot,
         other_name: str | None,
-    ) -> "_JoinedUnit":
+    ) -> "_JoinedLot":
         columns = ["sample_id", "outcome"]
-        own = decisions.read(unit.name, columns)
+        own = decisions.read(lot.name, columns)
         if other_name is None:
             theirs = own.slice(0, 0)
         else:
@@ -204,15 +204,15 @@ def _texts(column: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
 
 
 def _read_change(
-    unit: Unit,
-    decisions: UnitTables,
+    lot: Lot,
+    decisions: LotTables,
     other: OtherRun,
     location: PairLocation,
     own_to_other: Mapping[str, str],
 ) -> ChangedPair:
-    """Reads the decision of the other run on one pair of a unit."""
-    other_name = own_to_other[unit.name]
-    joined = _JoinedUnit.read(decisions, other, unit, other_name)
+    """Reads the decision of the other run on one pair of a lot."""
+    other_name = own_to_other[lot.name]
+    joined = _JoinedLot.read(decisions, other, lot, other_name)
     row = joined.other_rows[np.searchsorted(joined.rows, location.row)]
     table = other.decisions.read(other_name).take(pa.array([row]))
     (decision,) = from_table(table, Decision)

@@ -1,6 +1,6 @@
 """The pairs that the report shows: those whose identities have the smallest hashes.
 
-In: identities, one unit at a time and in any order. Out: locations of pairs, the same
+In: identities, one lot at a time and in any order. Out: locations of pairs, the same
 on every machine. Memory depends only on the number of pairs requested.
 """
 
@@ -17,13 +17,13 @@ _SALT = "report"
 class PairLocation(NamedTuple):
     """Where a pair of a run is stored."""
 
-    unit: int  # position among the units of the run
+    lot: int  # position among the lots of the run
     row: int
 
     @property
     def key(self) -> str:
         """The identifier of the pair in the page."""
-        return f"{self.unit}-{self.row}"
+        return f"{self.lot}-{self.row}"
 
 
 def hash_identities(identities: Sequence[bytes]) -> np.ndarray:
@@ -37,19 +37,19 @@ class SmallestKeys:
     def __init__(self, n: int) -> None:
         self._n = n
         self._keys = np.empty(0)
-        self._unit = np.empty(0, np.int64)
+        self._lot = np.empty(0, np.int64)
         self._row = np.empty(0, np.int64)
 
-    def add(self, unit: int, rows: np.ndarray, keys: np.ndarray) -> None:
-        """Adds rows of one unit; each unit is added once."""
+    def add(self, lot: int, rows: np.ndarray, keys: np.ndarray) -> None:
+        """Adds rows of one lot; each lot is added once."""
         if len(self._keys) > self._n:
             is_small = keys <= self._keys[-1]
             rows, keys = rows[is_small], keys[is_small]
         all_keys = np.concatenate([self._keys, keys])
-        all_units = np.concatenate([self._unit, np.full(len(rows), unit)])
+        all_lots = np.concatenate([self._lot, np.full(len(rows), lot)])
         all_rows = np.concatenate([self._row, rows])
-        order = np.lexsort((all_rows, all_units, all_keys))[: self._n + 1]
-        self._keys, self._unit = all_keys[order], all_units[order]
+        order = np.lexsort((all_rows, all_lots, all_keys))[: self._n + 1]
+        self._keys, self._lot = all_keys[order], all_lots[order]
         self._row = all_rows[order]
 
     def locations(self) -> list[PairLocation]:
@@ -57,7 +57,7 @@ class SmallestKeys:
         return self._first(min(self._n, len(self._keys)))
 
     def row_to_key(self) -> dict[int, float]:
-        """The collected pairs, all of one unit, and the next one."""
+        """The collected pairs, all of one lot, and the next one."""
         return dict(zip(self._row.tolist(), self._keys.tolist(), strict=True))
 
     def whole_groups(self) -> list[PairLocation]:
@@ -72,5 +72,5 @@ class SmallestKeys:
         return self._first(n_whole or self._n)
 
     def _first(self, n: int) -> list[PairLocation]:
-        units, rows = self._unit[:n].tolist(), self._row[:n].tolist()
-        return list(map(PairLocation, units, rows))
+        lots, rows = self._lot[:n].tolist(), self._row[:n].tolist()
+        return list(map(PairLocation, lots, rows))

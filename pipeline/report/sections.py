@@ -262,12 +262,12 @@ def _side_by_side(data: PageData) -> list[dict[str, Any]]:
     evaluation = [(one, one.decision.detail) for one in near]
     seeds = [(one, one.seed.name) for one in pairs_near_seeds(data) if one.seed]
     found = []
-    for section, units, couples in (
-        (_NEAR_EVALUATION, run.evaluation_units, evaluation),
-        (_NEAR_SEEDS, run.seed_units, seeds),
+    for section, lots, couples in (
+        (_NEAR_EVALUATION, run.evaluation_lots, evaluation),
+        (_NEAR_SEEDS, run.seed_lots, seeds),
     ):
         named = [(name, one.location) for one, name in couples]
-        urls = thumbnails.draw_references(run, units, named)
+        urls = thumbnails.draw_references(run, lots, named)
         if couples:
             described = [
                 _describe_couple(one, name, urls.get((name, one.location), ""))

@@ -25,7 +25,7 @@ from pipeline.records import DropReason
 from pipeline.report import measures
 from pipeline.report.pair_facts import PairFacts
 from pipeline.selection import rules as filters
-from pipeline.selection.unit_decisions import OUTCOMES
+from pipeline.selection.lot_decisions import OUTCOMES
 
 UNKNOWN = "unknown"  # the outcome of a pair that a step would have to decide again
 PAGE_OUTCOMES = (*map(str, OUTCOMES), UNKNOWN)

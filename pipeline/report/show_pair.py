@@ -24,11 +24,11 @@ from pipeline.report.cards import describe_decision, format_number
 from pipeline.report.pair_facts import UNDECIDED, PairFacts, References, read_pairs
 from pipeline.report.sampling import PairLocation
 from pipeline.sources import shards
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
 from pipeline.storage.prefetch import map_ahead
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.storage.tables import LotTables, from_table
 from recipes.safe_text import visible
 
 _ID_BYTES = 16
@@ -60,8 +60,8 @@ def find_locations(run: RunFolder, sample_id: bytes) -> list[PairLocation]:
     numbers = _lots_that_may_hold(run, sample_id)
 
     def find_rows(number: int) -> list[PairLocation]:
-        unit = run.units[number]
-        ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
+        lot = run.lots[number]
+        ids = run.pairs(lot.source).read(lot.name, ["sample_id"])["sample_id"]
         rows = np.flatnonzero(pc.equal(ids, sample_id).to_numpy())
         return [PairLocation(number, row) for row in rows.tolist()]
 
@@ -86,8 +86,8 @@ def _lots_that_may_hold(run: RunFolder, sample_id: bytes) -> list[int]:
     }
     return [
         number
-        for number, unit in enumerate(run.units)
-        if unit.name in source_to_names[unit.source]
+        for number, lot in enumerate(run.lots)
+        if lot.name in source_to_names[lot.source]
     ]
 
 
@@ -123,7 +123,7 @@ def describe_pairs(run: RunFolder, locations: Sequence[PairLocation]) -> Iterato
 def _facts(one: PairFacts) -> Iterator[tuple[str, str]]:
     pair = one.pair
     yield "sample id", pair.sample_id.hex()
-    yield "source", f"{one.unit.source.name} {one.shard.uri}"
+    yield "source", f"{one.lot.source.name} {one.shard.uri}"
     yield "place", f"row {one.location.row}, key {pair.key}, offset {pair.offset}"
     yield "address", pair.url or "none"
     if pair.error:
@@ -193,7 +193,7 @@ def find_record(run: RunFolder, one: PairFacts) -> Record | None:
     fingerprint = run.pool_fingerprint
     if content is None or content["fingerprints"]["decisions"] != fingerprint:
         return None
-    lot = run.units[one.location.unit]
+    lot = run.lots[one.location.lot]
     is_kept = _is_kept(run.decisions, lot)
     shards = [s for s in content["shards"] if base_of(s["name"]) == lot.base]
     n_left_out = int(is_kept.sum()) - sum(shard["n_samples"] for shard in shards)
@@ -210,8 +210,8 @@ def find_record(run: RunFolder, one: PairFacts) -> Record | None:
     return None
 
 
-def _is_kept(decisions: UnitTables, unit: Unit) -> np.ndarray:
-    outcomes = decisions.read(unit.name, ["outcome"])["outcome"]
+def _is_kept(decisions: LotTables, lot: Lot) -> np.ndarray:
+    outcomes = decisions.read(lot.name, ["outcome"])["outcome"]
     return pc.equal(outcomes, KEPT).to_numpy()
 
 
@@ -243,9 +243,9 @@ def read_image_at(run: RunFolder, location: PairLocation) -> bytes:
     Raises:
       ValueError: if it is no longer there, or was never readable.
     """
-    unit = run.units[location.unit]
-    table = run.pairs(unit.source).take(unit.name, [location.row])
+    lot = run.lots[location.lot]
+    table = run.pairs(lot.source).take(lot.name, [location.row])
     (pair,) = from_table(table, records.Pair)
     if pair.error:
         raise ValueError(f"{pair.sample_id.hex()}: expected an image: {pair.error}")
-    return next(shards.read_images(unit, [pair]))
+    return next(shards.read_images(lot, [pair]))

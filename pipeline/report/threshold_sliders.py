@@ -43,7 +43,7 @@ def to_json(
         "n_images": len({one.pair.image_hash for one in sample}),
         "decided": encode_column(decision_codes(sample)),
         "keep_all": encode_column(
-            np.array([one.unit.source.keep_all for one in sample])
+            np.array([one.lot.source.keep_all for one in sample])
         ),
         "steps": [_step(step) for step in steps],
         "ids": [one.pair.sample_id.hex() for one in sample],
@@ -81,11 +81,11 @@ def slider_range(knob: Knob, step: Step, measure: Measure | None) -> dict[str, f
     if measure is not None and measure.is_whole:
         return {"low": min(ends), "high": max(ends), "n_decimals": 0}
     n_decimals = 3 if max(ends) <= 1 else 2
-    unit = 10**-n_decimals
-    low, high = math.floor(min(ends) / unit), math.ceil(max(ends) / unit)
+    lot = 10**-n_decimals
+    low, high = math.floor(min(ends) / lot), math.ceil(max(ends) / lot)
     return {
-        "low": round(low * unit, n_decimals),
-        "high": round(high * unit, n_decimals),
+        "low": round(low * lot, n_decimals),
+        "high": round(high * lot, n_decimals),
         "n_decimals": n_decimals,
     }
 

@@ -5,12 +5,12 @@ from pipeline.engine.run_folder import RunFolder
 
 def check(run: RunFolder) -> None:
     """Raises ValueError if the encoder is still needed and cannot be read."""
-    units = (*run.units, *run.evaluation_units, *run.seed_units)
+    lots = (*run.lots, *run.evaluation_lots, *run.seed_lots)
     source_to_names = {
-        source: run.embeddings(source).unit_names()
-        for source in {unit.source for unit in units}
+        source: run.embeddings(source).lot_names()
+        for source in {lot.source for lot in lots}
     }
-    if all(unit.name in source_to_names[unit.source] for unit in units):
+    if all(lot.name in source_to_names[lot.source] for lot in lots):
         return
     from pipeline.models import encoders  # JAX takes seconds
 

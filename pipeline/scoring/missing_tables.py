@@ -8,11 +8,11 @@ import collections
 from pipeline.config.curation import ImageTextSource
 from pipeline.config.duplicates import Descriptor
 from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables
+from pipeline.sources.shards import Lot
+from pipeline.storage.tables import LotTables
 
 Measure = str | Descriptor  # "pairs", "languages", "embeddings", or by a descriptor
-Tables = dict[Measure, UnitTables]
+Tables = dict[Measure, LotTables]
 
 
 def tables_by_source(run: RunFolder) -> dict[ImageTextSource, Tables]:
@@ -40,19 +40,19 @@ def count_missing(run: RunFolder) -> dict[str, int]:
     kind_to_n: collections.Counter[str] = collections.Counter()
     source_to_tables = tables_by_source(run)
     for source, measure_to_tables in source_to_tables.items():
-        name_to_n = {u.name: len(u.shards) for u in run.all_units if u.source == source}
+        name_to_n = {u.name: len(u.shards) for u in run.all_lots if u.source == source}
         for measure, tables in measure_to_tables.items():
             kind = measure if isinstance(measure, str) else "descriptions"
-            missing = name_to_n.keys() - tables.unit_names()
+            missing = name_to_n.keys() - tables.lot_names()
             kind_to_n[kind] += sum(name_to_n[name] for name in missing)
     return {kind: n for kind, n in kind_to_n.items() if n}
 
 
-def incomplete_units(run: RunFolder) -> tuple[Unit, ...]:
+def incomplete_lots(run: RunFolder) -> tuple[Lot, ...]:
     """The lots that lack a table; lists the folders of tables."""
     source_to_complete = {
-        source: frozenset.intersection(*(t.unit_names() for t in tables.values()))
+        source: frozenset.intersection(*(t.lot_names() for t in tables.values()))
         for source, tables in tables_by_source(run).items()
     }
-    units = (u for u in run.all_units if u.name not in source_to_complete[u.source])
-    return tuple(units)
+    lots = (u for u in run.all_lots if u.name not in source_to_complete[u.source])
+    return tuple(lots)

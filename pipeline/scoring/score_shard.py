@@ -27,7 +27,7 @@ from pipeline.scoring.missing_tables import Measure, tables_by_source
 from pipeline.scoring.parts import Part, ShardParts
 from pipeline.scoring.shard_pass import STAGE, MeasuredPair, ShardPass, ShardScores
 from pipeline.scoring.shard_work import ScoredShard, ShardWork
-from pipeline.storage.tables import UnitTables, from_table, open_table
+from pipeline.storage.tables import LotTables, from_table, open_table
 
 PART_S = 30.0  # a worker that dies loses no more work than this, and a batch
 
@@ -216,7 +216,7 @@ class _PartWriter:
         self._scores = self._make_scores()
 
 
-def _read_shard(tables: UnitTables, lot_name: str, number: int) -> tuple[pa.Table, int]:
+def _read_shard(tables: LotTables, lot_name: str, number: int) -> tuple[pa.Table, int]:
     """The pairs of one shard of a lot, and how many rows come before them."""
     with open_table(tables.path(lot_name)) as file:
         numbers = pq.read_table(file, columns=["shard"])["shard"].to_numpy()
@@ -224,7 +224,7 @@ def _read_shard(tables: UnitTables, lot_name: str, number: int) -> tuple[pa.Tabl
     return _read_rows(tables, lot_name, first, stop - first), first
 
 
-def _read_rows(tables: UnitTables, lot_name: str, first: int, n_rows: int) -> pa.Table:
+def _read_rows(tables: LotTables, lot_name: str, first: int, n_rows: int) -> pa.Table:
     """Some rows of the table of a lot; reads only the groups of rows that hold them."""
     with open_table(tables.path(lot_name)) as file:
         opened = pq.ParquetFile(file, pre_buffer=True)

@@ -19,7 +19,7 @@ from pipeline.scoring import environment
 from pipeline.scoring.missing_tables import Measure, Tables
 from pipeline.scoring.parts import Part, ShardParts
 from pipeline.scoring.shard_work import PLACES_KEY, ScoredShard, write_places
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 
 class SealLot(beam.DoFn):
@@ -31,39 +31,39 @@ class SealLot(beam.DoFn):
         self._root = root
         self._source_to_tables = source_to_tables
 
-    def process(self, element: tuple[str, Iterable[ScoredShard]]) -> Iterator[Unit]:
+    def process(self, element: tuple[str, Iterable[ScoredShard]]) -> Iterator[Lot]:
         _, found = element
         number_to_scored = {scored.number: scored for scored in found}
         first = number_to_scored.get(0)
-        if first is None or first.unit is None:
+        if first is None or first.lot is None:
             return
-        if len(number_to_scored) == len(first.unit.shards):
-            self._seal(first.unit, first.missing)
-            yield first.unit
+        if len(number_to_scored) == len(first.lot.shards):
+            self._seal(first.lot, first.missing)
+            yield first.lot
 
-    def _seal(self, unit: Unit, missing: Sequence[Measure]) -> None:
-        tables = self._source_to_tables[unit.source]
-        still_missing = [m for m in missing if not tables[m].has(unit.name)]
+    def _seal(self, lot: Lot, missing: Sequence[Measure]) -> None:
+        tables = self._source_to_tables[lot.source]
+        still_missing = [m for m in missing if not tables[m].has(lot.name)]
         shard_parts = [
-            ShardParts.of(self._root, tables, unit.name, shard) for shard in unit.shards
+            ShardParts.of(self._root, tables, lot.name, shard) for shard in lot.shards
         ]
         found = [(one, one.find(still_missing)) for one in shard_parts]
         environments = {
             each for one, parts in found for p in parts for each in one.environments(p)
         }
         facts = {
-            "source": unit.source.name,
+            "source": lot.source.name,
             environment.KEY: sorted(environments),
             "unreadable": sum(p.n_unreadable for _, parts in found for p in parts),
         }
         for measure in still_missing:
-            self._write(unit, tables, measure, found, facts)
+            self._write(lot, tables, measure, found, facts)
         for one in shard_parts:
             one.delete()
 
     def _write(
         self,
-        unit: Unit,
+        lot: Lot,
         tables: Tables,
         measure: Measure,
         found: Sequence[tuple[ShardParts, Sequence[Part]]],
@@ -78,14 +78,14 @@ class SealLot(beam.DoFn):
         schema = first.schema
         chained: Iterator[pa.Table] = itertools.chain([first], rows)
         if measure == "pairs":
-            schema = schema.with_metadata({PLACES_KEY: write_places(unit.shards)})
+            schema = schema.with_metadata({PLACES_KEY: write_places(lot.shards)})
             n_rows = sum(part.stop - part.start for _, parts in found for part in parts)
             n_buckets = id_index.count_buckets(n_rows)
             facts = {**facts, id_index.N_BUCKETS: n_buckets}
             chained = id_index.write_beside(
-                chained, tables[measure], unit.name, n_buckets
+                chained, tables[measure], lot.name, n_buckets
             )
-        tables[measure].write_parts(unit.name, schema, chained, facts)
+        tables[measure].write_parts(lot.name, schema, chained, facts)
 
 
 def _numbered(rows: pa.Table, number: int, measure: Measure) -> pa.Table:

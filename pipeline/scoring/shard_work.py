@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 
 from pipeline.scoring.missing_tables import Measure
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage.tables import open_table
 
 PLACES_KEY = b"shards"  # of the metadata of a table of pairs
@@ -31,11 +31,11 @@ class ShardWork:
     number: int  # of the shard in the lot
     missing: tuple[Measure, ...]
     donor: Donor | None
-    unit: Unit | None  # the lot, with its first shard alone: it holds all shards
+    lot: Lot | None  # the lot, with its first shard alone: it holds all shards
 
     def scored(self) -> "ScoredShard":
         """What is left to say once the parts are there."""
-        return ScoredShard(self.number, self.missing, self.unit)
+        return ScoredShard(self.number, self.missing, self.lot)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ScoredShard:
 
     number: int
     missing: tuple[Measure, ...]
-    unit: Unit | None
+    lot: Lot | None
 
 
 def write_places(shards: Sequence[Shard]) -> bytes:

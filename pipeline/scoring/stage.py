@@ -23,7 +23,7 @@ from pipeline.scoring.score_shard import ScoreShard
 from pipeline.scoring.seal_lot import SealLot
 from pipeline.scoring.shard_pass import STAGE as STAGE
 from pipeline.scoring.shard_work import Donor, ShardWork, read_places
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 
 class Score(beam.PTransform):
@@ -37,7 +37,7 @@ class Score(beam.PTransform):
     `evaluation_images` and `evaluation_unreadable`, `seed_images` and
     `seed_unreadable`; `images_encoded`, `texts_encoded`, `languages_detected` and
     `images_described`; `pairs_taken_over`, from tables of other lots;
-    `members_left_out`, which a key has besides those of its pair; `units_skipped`,
+    `members_left_out`, which a key has besides those of its pair; `lots_skipped`,
     which lack nothing, and `shards_changed`.
     """
 
@@ -49,8 +49,8 @@ class Score(beam.PTransform):
         self._seal_lot = SealLot(run.root, tables)
         self._workers = run.config.score_workers
 
-    def expand(self, units: beam.PCollection) -> beam.PCollection:
-        listed = units | "List shards" >> beam.ParDo(self._list_work).with_outputs(
+    def expand(self, lots: beam.PCollection) -> beam.PCollection:
+        listed = lots | "List shards" >> beam.ParDo(self._list_work).with_outputs(
             "finished", main="work"
         )
         score_shards = beam.ParDo(self._score_shard)
@@ -68,8 +68,8 @@ def expect_scored(run: RunFolder) -> None:
     """Raises ValueError if a lot is not scored, though every worker has ended."""
     source_to_tables = tables_by_source(run)
     finished: set[str] = set()
-    for unit in scored_shards.unscored_units(run):
-        tables = source_to_tables[unit.source]
+    for lot in scored_shards.unscored_lots(run):
+        tables = source_to_tables[lot.source]
         finished |= finished_shards(run.root, tables)
     fault, advice = "changed while being read", "run the same command again"
     scored_shards.expect_scored(run, fault, advice, finished)
@@ -78,13 +78,13 @@ def expect_scored(run: RunFolder) -> None:
 def remove_outdated(run: RunFolder) -> None:
     """Removes the tables of what shards held before, once those of now are there, and
     parts of shards whose lots are sealed."""
-    outdated = run.plan.changed(run.all_units).keys() - {u.name for u in run.all_units}
+    outdated = run.plan.changed(run.all_lots).keys() - {u.name for u in run.all_lots}
     for tables in tables_by_source(run).values():
-        for unit_tables in tables.values():
-            names = sorted(outdated & unit_tables.unit_names())
-            unit_tables.delete(names)
-            if unit_tables == tables["pairs"]:
-                id_index.delete(unit_tables, names)
+        for lot_tables in tables.values():
+            names = sorted(outdated & lot_tables.lot_names())
+            lot_tables.delete(names)
+            if lot_tables == tables["pairs"]:
+                id_index.delete(lot_tables, names)
         delete_parts(run.root, tables)
     run.plan.without(outdated).write(run.root)
 
@@ -94,7 +94,7 @@ def _samples(run: RunFolder) -> dict[ImageTextSource, frozenset[str]]:
     start = f"{lot_plan.SINGLE}-"
     return {
         source: frozenset(
-            name for name in run.pairs(source).unit_names() if name.startswith(start)
+            name for name in run.pairs(source).lot_names() if name.startswith(start)
         )
         for source in (
             *run.config.evaluation_sets,
@@ -116,31 +116,31 @@ class _ListWork(beam.DoFn):
         self._source_to_samples = source_to_samples
 
     def process(
-        self, unit: Unit
-    ) -> Iterator[ShardWork | TaggedOutput[Literal["finished"], Unit]]:
-        tables = self._source_to_tables[unit.source]
-        missing = tuple(m for m, found in tables.items() if not found.has(unit.name))
+        self, lot: Lot
+    ) -> Iterator[ShardWork | TaggedOutput[Literal["finished"], Lot]]:
+        tables = self._source_to_tables[lot.source]
+        missing = tuple(m for m, found in tables.items() if not found.has(lot.name))
         if not missing:
-            add_to_counter(STAGE, "units_skipped", 1)
-            yield TaggedOutput("finished", unit)
+            add_to_counter(STAGE, "lots_skipped", 1)
+            yield TaggedOutput("finished", lot)
             return
-        donors = self._donors(unit, tables) if "pairs" in missing else {}
-        for number, shard in enumerate(unit.shards):
-            donor, lot = donors.get(number), None if number else unit
-            yield ShardWork(unit.name, shard, number, missing, donor, lot)
+        donors = self._donors(lot, tables) if "pairs" in missing else {}
+        for number, shard in enumerate(lot.shards):
+            donor, carried = donors.get(number), None if number else lot
+            yield ShardWork(lot.name, shard, number, missing, donor, carried)
 
-    def _donors(self, unit: Unit, tables: Tables) -> dict[int, Donor]:
+    def _donors(self, lot: Lot, tables: Tables) -> dict[int, Donor]:
         """Lots that hold a shard's pairs already, by number of the shard."""
         place_to_donor = {}
-        if unit.predecessor and tables["pairs"].has(unit.predecessor):
-            places = read_places(tables["pairs"].path(unit.predecessor))
+        if lot.predecessor and tables["pairs"].has(lot.predecessor):
+            places = read_places(tables["pairs"].path(lot.predecessor))
             for number, place in enumerate(places):
-                place_to_donor[place] = Donor(unit.predecessor, number)
+                place_to_donor[place] = Donor(lot.predecessor, number)
         donors = {}
-        for number, shard in enumerate(unit.shards):
+        for number, shard in enumerate(lot.shards):
             sample = lot_plan.single(shard).name
             if donor := place_to_donor.get((shard.uri, shard.mark)):
                 donors[number] = donor
-            elif sample in self._source_to_samples[unit.source] - {unit.name}:
+            elif sample in self._source_to_samples[lot.source] - {lot.name}:
                 donors[number] = Donor(sample, 0)
         return donors

@@ -3,7 +3,7 @@
 In: decisions and alignment scores. Out: the decisions, with the pairs dropped that
 score below an absolute bound, or below the best share of the pool.
 
-The transform maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
+The transform maps PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import functools
@@ -18,8 +18,8 @@ from pipeline.config.selection import KeepFraction, MinScore
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection import quantiles
+from pipeline.selection.lot_decisions import LotDecisions, read_rows
 from pipeline.selection.quantiles import Cut
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
 
 ALL_SOURCES = "all sources"  # no source can have this name
@@ -46,7 +46,7 @@ class FilterAlignment(beam.PTransform):
         self._alignment = alignment
         self._folder = folder
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         match self._alignment:
             case None:
                 return decisions
@@ -67,7 +67,7 @@ class FilterAlignment(beam.PTransform):
 class RecordCuts(beam.PTransform):
     """Finds the cut of each group, and writes them down before any is used.
 
-    Maps PCollection[UnitDecisions] to one dictionary, group to cut.
+    Maps PCollection[LotDecisions] to one dictionary, group to cut.
     """
 
     def __init__(self, run: RunFolder, share: KeepFraction, folder: str) -> None:
@@ -77,7 +77,7 @@ class RecordCuts(beam.PTransform):
         self._path = files.join(folder, CUTS_NAME)
 
     def expand(
-        self, decisions: beam.PCollection[UnitDecisions]
+        self, decisions: beam.PCollection[LotDecisions]
     ) -> beam.PCollection[dict]:
         read = functools.partial(droppable_scores, run=self._run, share=self._share)
         return (
@@ -96,19 +96,19 @@ def write_cuts(group_to_cut: dict[str, Cut], path: str) -> dict[str, Cut]:
 
 
 def filter_by_cut(
-    decisions: UnitDecisions,
+    decisions: LotDecisions,
     run: RunFolder,
     share: KeepFraction,
     group_to_cut: Mapping[str, Cut],
-) -> UnitDecisions:
+) -> LotDecisions:
     """Drops pairs whose alignment score is below the cut of their group."""
     cut = group_to_cut[_group_of(decisions, share)].score
     return filter_alignment(decisions, run, cut)
 
 
 def filter_alignment(
-    decisions: UnitDecisions, run: RunFolder, cut: float
-) -> UnitDecisions:
+    decisions: LotDecisions, run: RunFolder, cut: float
+) -> LotDecisions:
     """Drops pairs whose alignment score is below `cut`, and pairs without a score."""
     rows = decisions.droppable_rows
     scores = read_scores(decisions, run, rows)
@@ -123,21 +123,21 @@ def filter_alignment(
 
 
 def droppable_scores(
-    decisions: UnitDecisions, run: RunFolder, share: KeepFraction
+    decisions: LotDecisions, run: RunFolder, share: KeepFraction
 ) -> tuple[str, np.ndarray]:
-    """The group of a unit, and the alignment scores of its droppable pairs, float32."""
+    """The group of a lot, and the alignment scores of its droppable pairs, float32."""
     scores = read_scores(decisions, run, decisions.droppable_rows)
     return _group_of(decisions, share), scores.astype(np.float32)
 
 
-def _group_of(decisions: UnitDecisions, share: KeepFraction) -> str:
-    return decisions.unit.source.name if share.per_source else ALL_SOURCES
+def _group_of(decisions: LotDecisions, share: KeepFraction) -> str:
+    return decisions.lot.source.name if share.per_source else ALL_SOURCES
 
 
 def read_scores(
-    decisions: UnitDecisions, run: RunFolder, rows: np.ndarray
+    decisions: LotDecisions, run: RunFolder, rows: np.ndarray
 ) -> np.ndarray:
     """Alignment scores of some pairs: cosines, float64; NaN where there is none."""
-    tables = run.embeddings(decisions.unit.source)
+    tables = run.embeddings(decisions.lot.source)
     scores = read_rows(tables, decisions, rows, "alignment_score")
     return scores["alignment_score"].to_numpy().astype(np.float64)

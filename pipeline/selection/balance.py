@@ -4,7 +4,7 @@ A cap divides the pool into groups by nearest seed, cluster or concept, and coun
 over all shards. A pair in a group of `count` pairs is kept with probability p = min(1,
 max_count / count), a pair in several groups with 1 - prod(1 - p), as in MetaCLIP
 (arXiv:2309.16671, algorithm 1). The draw depends on the sample id and `rng_seed` alone.
-The transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
+The transforms map PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from pipeline.records import DropReason
 from pipeline.selection.concepts import Concepts
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import Counts, SumCounts
+from pipeline.selection.lot_decisions import LotDecisions, read_rows
 from pipeline.selection.search import kmeans, reference_sets, search_steps
 from pipeline.selection.search.reference_sets import IndexFiles
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
 
 _TEXTS_AT_A_TIME = 10_000
@@ -34,7 +34,7 @@ _TEXTS_AT_A_TIME = 10_000
 class Grouped:
     """Decisions, and the groups of their droppable pairs."""
 
-    decisions: UnitDecisions
+    decisions: LotDecisions
     row: np.ndarray  # int64 [m]; a pair may have several groups, or none
     group: np.ndarray  # int64 [m]
     group_to_name: Mapping[int, str]
@@ -43,7 +43,7 @@ class Grouped:
 class Balance(beam.PTransform):
     """Applies caps one after the other, each to the pairs that the others have kept.
 
-    `seeds` are the seed sets of `CapPerSeed`. `run` must list its units, which enter
+    `seeds` are the seed sets of `CapPerSeed`. `run` must list its lots, which enter
     the names of the files of centroids.
     """
 
@@ -55,8 +55,8 @@ class Balance(beam.PTransform):
         self._seeds = seeds
         self._caps = caps
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
-        run = self._run.without_units()
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
+        run = self._run.without_lots()
         for i, cap in enumerate(self._caps):
             grouped = self._group(decisions, i, cap)
             counts = grouped | f"Find crowded, cap {i}" >> CountCrowded(cap.max_count)
@@ -66,9 +66,9 @@ class Balance(beam.PTransform):
         return decisions
 
     def _group(
-        self, decisions: beam.PCollection[UnitDecisions], i: int, cap: Cap
+        self, decisions: beam.PCollection[LotDecisions], i: int, cap: Cap
     ) -> beam.PCollection[Grouped]:
-        run = self._run.without_units()
+        run = self._run.without_lots()
         match cap:
             case CapPerSeed():
                 return decisions | f"Find seeds, cap {i}" >> beam.ParDo(
@@ -128,7 +128,7 @@ class GroupBySeed(search_steps.DoFnWithSets):
         super().__init__(sets)
         self._run = run
 
-    def process(self, decisions: UnitDecisions) -> Iterator[Grouped]:
+    def process(self, decisions: LotDecisions) -> Iterator[Grouped]:
         sets = self.sets()
         rows = decisions.droppable_rows
         found = reference_sets.find_nearest(sets, self._run, decisions, rows)
@@ -149,7 +149,7 @@ class GroupByCluster(kmeans.DoFnWithCentroids):
         super().__init__()
         self._run = run
 
-    def process(self, decisions: UnitDecisions, path: str) -> Iterator[Grouped]:
+    def process(self, decisions: LotDecisions, path: str) -> Iterator[Grouped]:
         rows, group = kmeans.nearest_to_rows(
             self.centroids(path), self._run, decisions, decisions.droppable_rows
         )
@@ -169,9 +169,9 @@ class GroupByConcept(beam.DoFn):
         # `Shared` holds a weak reference; this one keeps the list while the DoFn lives.
         self._concepts = self._shared.acquire(lambda: Concepts.load(self._path))
 
-    def process(self, decisions: UnitDecisions) -> Iterator[Grouped]:
+    def process(self, decisions: LotDecisions) -> Iterator[Grouped]:
         rows = decisions.droppable_rows
-        tables = self._run.pairs(decisions.unit.source)
+        tables = self._run.pairs(decisions.lot.source)
         texts = read_rows(tables, decisions, rows, "alt_text")["alt_text"]
         counts, numbers = [rows[:0]], [rows[:0]]
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
@@ -184,7 +184,7 @@ class GroupByConcept(beam.DoFn):
         yield Grouped(decisions, row, group, group_to_name)
 
 
-def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDecisions:
+def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> LotDecisions:
     """Drops pairs whose draw is not below their probability.
 
     `counts` are those of groups above `max_count`; the others lose nothing.
@@ -197,7 +197,7 @@ def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDeci
     is_certain = not isinstance(cap, CapPerConcept) or cap.keep_unmatched
     probability = probabilities(grouped, cap.max_count, counts)[rows]
     probability = np.where(np.isnan(probability), float(is_certain), probability)
-    tables = run.pairs(decisions.unit.source)
+    tables = run.pairs(decisions.lot.source)
     ids = read_rows(tables, decisions, rows, "sample_id")["sample_id"].to_pylist()
     draw = unit_hashes(ids, f"{type(cap).__name__} {cap.rng_seed}")
     fails = draw >= probability
@@ -211,7 +211,7 @@ def thin(grouped: Grouped, run: RunFolder, cap: Cap, counts: Counts) -> UnitDeci
 
 
 def probabilities(grouped: Grouped, max_count: int, counts: Counts) -> np.ndarray:
-    """The probability to keep each pair of a unit: float64 [n]; NaN without a group."""
+    """The probability to keep each pair of a lot: float64 [n]; NaN without a group."""
     share = max_count / np.maximum(counts.count_of(grouped.group), max_count)
     n_pairs = len(grouped.decisions.outcome)
     loss = np.ones(n_pairs)
@@ -234,7 +234,7 @@ def _smallest_groups(grouped: Grouped, counts: Counts, rows: np.ndarray) -> list
 def check(run: RunFolder) -> None:
     """Raises ValueError on a cap without its seed sets or its list of concepts."""
     for cap in run.config.selection.balance:
-        if isinstance(cap, CapPerSeed) and not run.seed_units:
+        if isinstance(cap, CapPerSeed) and not run.seed_lots:
             raise ValueError(f"balance={cap}: expected seed sets")
         if isinstance(cap, CapPerConcept):
             Concepts.load(cap.concepts)

@@ -14,7 +14,7 @@ from pipeline.engine.scored_shards import are_scored
 from pipeline.models import descriptors
 from pipeline.selection import balance, ledger, safety
 from pipeline.selection.retrieval import keep_curated
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 
 
 def check(run: RunFolder) -> None:
@@ -30,7 +30,7 @@ def check(run: RunFolder) -> None:
 def check_settings(run: RunFolder) -> None:
     """Raises ValueError on settings that contradict one another or the sets."""
     selection = run.config.selection
-    if selection.evaluation_bounds and not run.evaluation_units:
+    if selection.evaluation_bounds and not run.evaluation_lots:
         is_short = selection.max_evaluation_similarity is not None
         name = "max_evaluation_similarity" if is_short else "evaluation_duplicates"
         raise ValueError(
@@ -46,32 +46,32 @@ def check_settings(run: RunFolder) -> None:
 def _check_scored(run: RunFolder) -> None:
     """Raises ValueError on settings that do not fit the scored pairs."""
     safety.check(run)
-    if are_scored(run, run.units):
+    if are_scored(run, run.lots):
         keep_curated.check_pool(run)
     selection = run.config.selection
     if selection.evaluation_bounds:
-        _check_sets("evaluation_sets", run, run.evaluation_units)
+        _check_sets("evaluation_sets", run, run.evaluation_lots)
     if selection.retrieval is not None or needs_seeds(selection.balance):
-        _check_sets("seed_sets", run, run.seed_units)
+        _check_sets("seed_sets", run, run.seed_lots)
 
 
 def doubts(run: RunFolder) -> Iterator[str]:
     """Yields a line for each role of image sets that `select` does not use."""
     selection = run.config.selection
-    if run.evaluation_units and not selection.evaluation_bounds:
+    if run.evaluation_lots and not selection.evaluation_bounds:
         yield "evaluation_sets: not compared, as max_evaluation_similarity=None"
     is_searched = selection.retrieval is not None or needs_seeds(selection.balance)
-    if run.seed_units and not is_searched:
+    if run.seed_lots and not is_searched:
         yield "seed_sets: not searched for, as retrieval=None"
 
 
-def _check_sets(role: str, run: RunFolder, units: tuple[Unit, ...]) -> None:
-    for name in sorted({unit.source.name for unit in units}):
-        mine = [unit for unit in units if unit.source.name == name]
-        if are_scored(run, mine) and not any(_has_image(run, unit) for unit in mine):
+def _check_sets(role: str, run: RunFolder, lots: tuple[Lot, ...]) -> None:
+    for name in sorted({lot.source.name for lot in lots}):
+        mine = [lot for lot in lots if lot.source.name == name]
+        if are_scored(run, mine) and not any(_has_image(run, lot) for lot in mine):
             raise ValueError(f"{role}={name}: expected at least one readable image")
 
 
-def _has_image(run: RunFolder, unit: Unit) -> bool:
-    errors = run.pairs(unit.source).read(unit.name, ["error"])["error"]
+def _has_image(run: RunFolder, lot: Lot) -> bool:
+    errors = run.pairs(lot.source).read(lot.name, ["error"])["error"]
     return bool(pc.any(pc.equal(errors, "")).as_py())

@@ -15,10 +15,10 @@ from pipeline.engine.run_folder import RunFolder
 from pipeline.records import KEPT, DropReason
 from pipeline.selection import quantiles
 from pipeline.selection.duplicates import exact
-from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Unit
+from pipeline.selection.lot_decisions import open_lot
+from pipeline.sources.shards import Lot
 
-N_TABLES = 1  # of a unit: its decisions
+N_TABLES = 1  # of a lot: its decisions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Crawl:
         return sum(self.outcome_to_share[outcome] for outcome in outcomes)
 
 
-def table_bytes(run: RunFolder, units: Sequence[Unit]) -> np.ndarray:
-    """Bytes of the decisions on each unit: int64 [units]."""
-    return run.decisions.sizes(unit.name for unit in units)
+def table_bytes(run: RunFolder, lots: Sequence[Lot]) -> np.ndarray:
+    """Bytes of the decisions on each lot: int64 [lots]."""
+    return run.decisions.sizes(lot.name for lot in lots)
 
 
 def decision_bytes(run: RunFolder) -> float:
-    """Bytes per pair of the decisions on a unit as they travel between steps."""
-    decisions = open_unit(run.units[0], run)
+    """Bytes per pair of the decisions on a lot as they travel between steps."""
+    decisions = open_lot(run.lots[0], run)
     return len(pickle.dumps(decisions)) / max(len(decisions.outcome), 1)
 
 
@@ -74,7 +74,7 @@ def worker_bytes(selection: SelectionConfig, crawl: Crawl) -> dict[str, float]:
 def shuffle_bytes(selection: SelectionConfig, crawl: Crawl) -> float:
     """Bytes that cross shuffles, none of them of images.
 
-    Exact duplicates send identities to groups, and repeats and decisions back to units;
+    Exact duplicates send identities to groups, and repeats and decisions back to lots;
     a quantile sends counts of scores. The embeddings that near duplicates send to cells
     are not counted, as their number depends on how the pool is spread over the cells:
     `forecast` names this.

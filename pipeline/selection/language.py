@@ -2,7 +2,7 @@
 
 In: decisions on pairs and the detected language of their alt text. Out: the decisions,
 with the pairs dropped whose text is in another language. The transform maps
-PCollection[UnitDecisions] to PCollection[UnitDecisions].
+PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import apache_beam as beam
@@ -14,8 +14,8 @@ from pipeline.config.selection import KeepLanguages, ShortText
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.alignment import read_scores
+from pipeline.selection.lot_decisions import LotDecisions, read_rows, to_objects
 from pipeline.selection.rules import count_words
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_objects
 
 
 class FilterLanguage(beam.PTransform):
@@ -26,7 +26,7 @@ class FilterLanguage(beam.PTransform):
         self._run = run
         self._languages = languages
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         if self._languages is None:
             return decisions
         return decisions | "Compare languages" >> beam.Map(
@@ -35,8 +35,8 @@ class FilterLanguage(beam.PTransform):
 
 
 def filter_language(
-    decisions: UnitDecisions, run: RunFolder, languages: KeepLanguages
-) -> UnitDecisions:
+    decisions: LotDecisions, run: RunFolder, languages: KeepLanguages
+) -> LotDecisions:
     """Drops pairs by the detected language of their alt text.
 
     The detail of a decision is the language, its value the probability of the language.
@@ -49,7 +49,7 @@ def filter_language(
             decisions, run, rows[is_short], languages.short_text
         )
         rows = rows[~is_short]
-    table = read_rows(run.languages(decisions.unit.source), decisions, rows)
+    table = read_rows(run.languages(decisions.lot.source), decisions, rows)
     probabilities = table["probability"].to_numpy()
     is_wanted = pc.is_in(table["code"], pa.array(languages.languages)).to_numpy()
     thresholds = np.where(
@@ -66,16 +66,16 @@ def filter_language(
 
 
 def _is_short(
-    decisions: UnitDecisions, run: RunFolder, rows: np.ndarray, max_words: int
+    decisions: LotDecisions, run: RunFolder, rows: np.ndarray, max_words: int
 ) -> np.ndarray:
-    tables = run.pairs(decisions.unit.source)
+    tables = run.pairs(decisions.lot.source)
     texts = read_rows(tables, decisions, rows, "alt_text")["alt_text"].to_pylist()
     return np.array([count_words(text) <= max_words for text in texts], dtype=bool)
 
 
 def _filter_short_text(
-    decisions: UnitDecisions, run: RunFolder, rows: np.ndarray, short_text: ShortText
-) -> UnitDecisions:
+    decisions: LotDecisions, run: RunFolder, rows: np.ndarray, short_text: ShortText
+) -> LotDecisions:
     if short_text.policy == "keep":
         return decisions
     if short_text.policy == "drop":

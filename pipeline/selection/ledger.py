@@ -1,6 +1,6 @@
 """The ledger: how many pairs were read, kept, unreadable and dropped, by reason.
 
-In: counts of each unit. Out: `ledger.json`, in which read = kept + unreadable +
+In: counts of each lot. Out: `ledger.json`, in which read = kept + unreadable +
 dropped, for all sources together and for each of them.
 """
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline import records
 from pipeline.engine.run_folder import LEDGER_NAME, RunFolder
-from pipeline.selection.unit_decisions import OUTCOMES
-from pipeline.sources.shards import Unit
+from pipeline.selection.lot_decisions import OUTCOMES
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
 
@@ -20,18 +20,18 @@ from pipeline.storage.json_files import read_json
 SourceCounts = tuple[str, np.ndarray]
 
 
-def count_pairs(unit: Unit, run: RunFolder) -> SourceCounts:
+def count_pairs(lot: Lot, run: RunFolder) -> SourceCounts:
     """Counts the pairs of a lot from their table, and not from its decisions."""
-    n_read = run.pairs(unit.source).read_summary(unit.name)["rows"]
-    return count_unit(unit, n_read=n_read)
+    n_read = run.pairs(lot.source).read_summary(lot.name)["rows"]
+    return count_lot(lot, n_read=n_read)
 
 
-def count_unit(
-    unit: Unit, *, n_read: int = 0, outcomes: np.ndarray | None = None
+def count_lot(
+    lot: Lot, *, n_read: int = 0, outcomes: np.ndarray | None = None
 ) -> SourceCounts:
-    """The counts of one unit, `outcomes` in the order of OUTCOMES."""
+    """The counts of one lot, `outcomes` in the order of OUTCOMES."""
     outcomes = np.zeros(len(OUTCOMES), np.int64) if outcomes is None else outcomes
-    return unit.source.name, np.array([n_read, *outcomes])
+    return lot.source.name, np.array([n_read, *outcomes])
 
 
 def make_ledger(source_to_counts: dict[str, np.ndarray]) -> dict:
@@ -92,8 +92,8 @@ def read(run: RunFolder) -> dict[str, Any] | None:
     """Reads what became of all pairs; None before they are decided on."""
     found = read_json(_ledger_path(run.decisions.folder))
     is_of_pool = found is not None and found.get("pool") == run.pool_fingerprint
-    names = {unit.name for unit in run.units}
-    return found if is_of_pool and names <= run.decisions.unit_names() else None
+    names = {lot.name for lot in run.lots}
+    return found if is_of_pool and names <= run.decisions.lot_names() else None
 
 
 def _ledger_path(folder: str) -> str:

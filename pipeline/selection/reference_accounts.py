@@ -17,9 +17,9 @@ import numpy as np
 from pipeline.config.duplicates import ENCODER, Descriptor
 from pipeline.config.selection import SelectionConfig, needs_seeds
 from pipeline.engine.run_folder import SET_ROLES, RunFolder
+from pipeline.selection.lot_decisions import to_objects
 from pipeline.selection.search.embeddings import normalize, read_matrix_blocks
-from pipeline.selection.unit_decisions import to_objects
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from recipes.safe_text import visible
 
@@ -131,12 +131,12 @@ def _path(run: RunFolder) -> str:
 
 def _read_sets(run: RunFolder) -> Iterator[_Set]:
     descriptors = _descriptors(run.config.selection)
-    role_to_units = zip(SET_ROLES, (run.evaluation_units, run.seed_units), strict=True)
-    for role, units in role_to_units:
-        name_to_units = collections.defaultdict(list)
-        for unit in units:
-            name_to_units[unit.source.name].append(unit)
-        for name, mine in sorted(name_to_units.items()):
+    role_to_lots = zip(SET_ROLES, (run.evaluation_lots, run.seed_lots), strict=True)
+    for role, lots in role_to_lots:
+        name_to_lots = collections.defaultdict(list)
+        for lot in lots:
+            name_to_lots[lot.source.name].append(lot)
+        for name, mine in sorted(name_to_lots.items()):
             yield _read_set(run, role, name, mine, descriptors[role])
 
 
@@ -153,20 +153,20 @@ def _read_set(
     run: RunFolder,
     role: str,
     name: str,
-    units: Sequence[Unit],
+    lots: Sequence[Lot],
     descriptors: Sequence[Descriptor],
 ) -> _Set:
     """Counts the images of a set, shard by shard, and those without a vector."""
     n_read = n_unreadable = 0
     left_out: list[LeftOut] = []
-    for unit in units:
-        table = run.pairs(unit.source).read(unit.name, ["key", "error", "shard"])
+    for lot in lots:
+        table = run.pairs(lot.source).read(lot.name, ["key", "error", "shard"])
         keys, errors = to_objects(table["key"]), to_objects(table["error"])
         shards = table["shard"].to_pylist()
         n_read += len(errors)
         n_unreadable += int((errors != "").sum())
         for descriptor in descriptors:
-            blocks = read_matrix_blocks(run.comparing(descriptor), unit)
+            blocks = read_matrix_blocks(run.comparing(descriptor), lot)
             has_direction = [
                 errors[:0] == "",
                 *(normalize(block)[1] for block in blocks),
@@ -174,7 +174,7 @@ def _read_set(
             is_lost = (errors == "") & ~np.concatenate(has_direction)
             errors[is_lost] = f"no embedding by {descriptor.name}"
         left_out += [
-            LeftOut(role, name, unit.shards[shards[row]].uri, keys[row], errors[row])
+            LeftOut(role, name, lot.shards[shards[row]].uri, keys[row], errors[row])
             for row in np.flatnonzero(errors != "")
         ]
     n_unused = 0 if descriptors else n_read - len(left_out)

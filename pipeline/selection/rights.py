@@ -1,6 +1,6 @@
 """Pairs that must not be used: owners' opt-outs and the entries of a drop list.
 
-The transform maps PCollection[UnitDecisions] to PCollection[UnitDecisions]. It comes
+The transform maps PCollection[LotDecisions] to PCollection[LotDecisions]. It comes
 before all other steps of `select`, and also drops pairs of sources with `keep_all`.
 """
 
@@ -16,8 +16,8 @@ from apache_beam.utils.shared import Shared
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows
-from pipeline.selection.unit_join import join_by_unit
+from pipeline.selection.lot_decisions import LotDecisions, read_rows
+from pipeline.selection.lot_join import join_by_lot
 from pipeline.sources import drop_lists, drop_tables
 from pipeline.sources.drop_lists import DropList, Names
 from pipeline.sources.robots import opt_out
@@ -34,7 +34,7 @@ class DropForbidden(beam.PTransform):
         self._run = run
         self._directives = directives
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         if self._directives:
             decisions = decisions | "Honor opt-outs" >> beam.Map(
                 drop_opt_outs, self._run, self._directives
@@ -46,11 +46,11 @@ class DropForbidden(beam.PTransform):
 
 
 def drop_opt_outs(
-    decisions: UnitDecisions, run: RunFolder, directives: Sequence[str]
-) -> UnitDecisions:
+    decisions: LotDecisions, run: RunFolder, directives: Sequence[str]
+) -> LotDecisions:
     """Drops pairs that have one of the directives; the detail names it."""
     rows = decisions.kept_rows
-    table = read_rows(run.pairs(decisions.unit.source), decisions, rows, "robots")
+    table = read_rows(run.pairs(decisions.lot.source), decisions, rows, "robots")
     robots = table["robots"].combine_chunks().dictionary_encode()
     found = [opt_out(text, directives) for text in robots.dictionary.to_pylist()]
     details = np.array(found, dtype=object).take(robots.indices)
@@ -74,7 +74,7 @@ class LookUp(beam.PTransform):
         self._table = table
         self._max_mapped = max_mapped
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         n_entries = drop_tables.count_entries(self._table)
         if n_entries <= self._max_mapped:
             return decisions | "Search list" >> beam.ParDo(
@@ -87,7 +87,7 @@ class LookUp(beam.PTransform):
             | "Bring names to their part" >> beam.GroupByKey()
             | "Search parts" >> beam.FlatMap(search_part, self._table, n_parts)
         )
-        joined = join_by_unit(decisions, listed, "listed names")
+        joined = join_by_lot(decisions, listed, "listed names")
         return joined | "Drop listed pairs" >> beam.MapTuple(drop_listed)
 
 
@@ -105,28 +105,28 @@ class SearchMapped(beam.DoFn):
             lambda: DropList.open(files.local_copy(self._table))
         )
 
-    def process(self, decisions: UnitDecisions) -> Iterator[UnitDecisions]:
+    def process(self, decisions: LotDecisions) -> Iterator[LotDecisions]:
         rows, pairs = read_named(decisions, self._run)
         yield _drop(decisions, rows, self._listed.kinds_of(pairs))
 
 
-def read_named(decisions: UnitDecisions, run: RunFolder) -> tuple[np.ndarray, pa.Table]:
-    """The kept rows of a unit, and what may name their pairs.
+def read_named(decisions: LotDecisions, run: RunFolder) -> tuple[np.ndarray, pa.Table]:
+    """The kept rows of a lot, and what may name their pairs.
 
     Counts pairs `without_url`, which no address of the list can match.
     """
     rows = decisions.kept_rows
     columns = ("url", "image_hash", "sample_id")
-    pairs = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
+    pairs = read_rows(run.pairs(decisions.lot.source), decisions, rows, *columns)
     without_url = int(pc.sum(pc.equal(pairs["url"], "")).as_py() or 0)
     add_to_counter("select", "without_url", without_url)
     return rows, pairs
 
 
 def spread_names(
-    decisions: UnitDecisions, run: RunFolder, n_parts: int
+    decisions: LotDecisions, run: RunFolder, n_parts: int
 ) -> Iterator[tuple[int, tuple[str, Names]]]:
-    """Yields (part of the table, (unit name, names of its pairs))."""
+    """Yields (part of the table, (lot name, names of its pairs))."""
     rows, pairs = read_named(decisions, run)
     names = Names.of(pairs)
     names = dataclasses.replace(names, row=rows[names.row])
@@ -134,23 +134,23 @@ def spread_names(
     order = np.argsort(part, kind="stable")
     parts, starts = np.unique(part[order], return_index=True)
     for key, mine in zip(parts.tolist(), np.split(order, starts[1:]), strict=False):
-        yield key, (decisions.unit.name, names.take(mine))
+        yield key, (decisions.lot.name, names.take(mine))
 
 
 def search_part(
     part_to_names: tuple[int, Iterable[tuple[str, Names]]], table: str, n_parts: int
 ) -> Iterator[tuple[str, Names]]:
-    """Yields (unit name, names that are listed), reading one part of the table."""
+    """Yields (lot name, names that are listed), reading one part of the table."""
     part, blocks = part_to_names
     entries = drop_tables.read_part(table, part, n_parts)
-    for unit_name, names in blocks:
+    for lot_name, names in blocks:
         is_listed = drop_tables.is_in(names.digest, entries)
         if is_listed.any():
-            yield unit_name, names.take(is_listed)
+            yield lot_name, names.take(is_listed)
 
 
-def drop_listed(decisions: UnitDecisions, found: Iterable[Names]) -> UnitDecisions:
-    """Drops the pairs of one unit that have a listed name."""
+def drop_listed(decisions: LotDecisions, found: Iterable[Names]) -> LotDecisions:
+    """Drops the pairs of one lot that have a listed name."""
     rows = np.arange(len(decisions.outcome))
     found = [Names(rows[:0], np.empty(0, np.int8), rows[:0]), *found]
     row = np.concatenate([names.row for names in found])
@@ -159,8 +159,6 @@ def drop_listed(decisions: UnitDecisions, found: Iterable[Names]) -> UnitDecisio
     return _drop(decisions, rows, drop_lists.first_kinds(listed, len(rows)))
 
 
-def _drop(
-    decisions: UnitDecisions, rows: np.ndarray, kinds: np.ndarray
-) -> UnitDecisions:
+def _drop(decisions: LotDecisions, rows: np.ndarray, kinds: np.ndarray) -> LotDecisions:
     is_out = kinds != ""
     return decisions.drop(rows[is_out], DropReason.DROP_LIST, detail=kinds[is_out])

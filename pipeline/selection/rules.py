@@ -2,7 +2,7 @@
 
 A rule is a frozen dataclass that maps a pair to a `Drop`, or to None to keep the pair.
 A recipe lists rules, those of this module and its own. The transform maps
-PCollection[UnitDecisions] to PCollection[UnitDecisions].
+PCollection[LotDecisions] to PCollection[LotDecisions].
 
 >>> from pipeline.records import Pair
 >>> fields = dict.fromkeys(Pair.__dataclass_fields__, 0)
@@ -26,7 +26,7 @@ import numpy as np
 from pipeline.config.selection import DropRule
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Drop, DropReason, Pair
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows
+from pipeline.selection.lot_decisions import LotDecisions, read_rows
 from pipeline.storage.tables import from_table
 from recipes.settings import Settings
 from recipes.user_code import UserCodeError, call
@@ -196,11 +196,11 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def apply_rules(
-    decisions: UnitDecisions, run: RunFolder, rules: tuple[DropRule, ...]
-) -> UnitDecisions:
-    """Tries the rules on the droppable pairs of one unit."""
+    decisions: LotDecisions, run: RunFolder, rules: tuple[DropRule, ...]
+) -> LotDecisions:
+    """Tries the rules on the droppable pairs of one lot."""
     rows = decisions.droppable_rows
-    table = read_rows(run.pairs(decisions.unit.source), decisions, rows)
+    table = read_rows(run.pairs(decisions.lot.source), decisions, rows)
     found = [first_drop(rules, pair) for pair in from_table(table, Pair)]
     row_to_drop = {row: drop for row, drop in zip(rows, found, strict=True) if drop}
     for reason in sorted({drop.reason for drop in row_to_drop.values()}):

@@ -4,7 +4,7 @@ In: a linear head on the image embeddings of the run's encoder, an `.npz` file w
 `weight` [d] and `bias`, one number. For an embedding x of length one, the probability
 of an unsafe image is sigmoid(weight . x + bias). A logistic regression on embeddings
 has this form, and so has the difference of the embeddings of two texts. The transform
-maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
+maps PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ import numpy as np
 from pipeline.config.selection import SafetyHead
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
+from pipeline.selection.lot_decisions import LotDecisions
 from pipeline.selection.search.embeddings import embedding_dim, read_vectors
-from pipeline.selection.unit_decisions import UnitDecisions
 from pipeline.storage import files
 
 
@@ -70,7 +70,7 @@ class DropUnsafe(beam.PTransform):
         self._run = run
         self._safety = safety
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         if self._safety is None:
             return decisions
         head = LinearHead.load(self._safety.head)
@@ -81,8 +81,8 @@ class DropUnsafe(beam.PTransform):
 
 
 def drop_unsafe(
-    decisions: UnitDecisions, run: RunFolder, head: LinearHead, max_probability: float
-) -> UnitDecisions:
+    decisions: LotDecisions, run: RunFolder, head: LinearHead, max_probability: float
+) -> LotDecisions:
     """Drops pairs above `max_probability`, and pairs without an embedding."""
     rows = decisions.kept_rows
     probabilities = np.full(len(rows), np.nan)

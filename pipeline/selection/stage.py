@@ -1,6 +1,6 @@
 """The steps of `select`, in their order: one decision on every pair.
 
-In: the tables that `score` wrote. Out: a table of decisions for every unit, and the
+In: the tables that `score` wrote. Out: a table of decisions for every lot, and the
 ledger. No model runs, and no image crosses a shuffle. Embeddings cross one only where
 the images of the pool are compared with one another.
 """
@@ -35,26 +35,26 @@ from pipeline.selection import (
 from pipeline.selection.duplicates import evaluation, exact, pool
 from pipeline.selection.duplicates.evaluation import EvaluationBound
 from pipeline.selection.ledger import SourceCounts
+from pipeline.selection.lot_decisions import (
+    OUTCOMES,
+    LotDecisions,
+    open_lot,
+)
 from pipeline.selection.retrieval import keep_curated
 from pipeline.selection.search import index_builder
 from pipeline.selection.search.reference_sets import IndexFiles
-from pipeline.selection.unit_decisions import (
-    OUTCOMES,
-    UnitDecisions,
-    open_unit,
-)
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage.json_files import read_json
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 STAGE = "select"
 
 
 class Select(beam.PTransform):
-    """Maps PCollection[Unit] to the ledger, one dictionary.
+    """Maps PCollection[Lot] to the ledger, one dictionary.
 
     Writes `run.decisions` and `RUN/ledger.json`; a sample of a run does not touch the
-    latter. Units that have decisions are counted from their tables, not searched again.
+    latter. Lots that have decisions are counted from their tables, not searched again.
 
     Raises:
       ValueError: when applied, on contradictory settings, and on an evaluation or seed
@@ -67,7 +67,7 @@ class Select(beam.PTransform):
         self._run = run
         self._is_sample = is_sample
 
-    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[dict]:
+    def expand(self, lots: beam.PCollection[Lot]) -> beam.PCollection[dict]:
         checks.check_settings(self._run)
         keep_curated.check_pool(self._run)
         safety.check(self._run)
@@ -75,10 +75,10 @@ class Select(beam.PTransform):
         tables = self._run.decisions
         sets = reference_accounts.make_accounts(self._run)
         bounds, seeds = build_indexes(self._run)
-        run, run_pool = self._run.without_units(), self._run.pool_fingerprint
+        run, run_pool = self._run.without_lots(), self._run.pool_fingerprint
         filtered = (
-            units
-            | "Read pairs" >> beam.Map(open_unit, run)
+            lots
+            | "Read pairs" >> beam.Map(open_lot, run)
             | "Drop forbidden pairs"
             >> rights.DropForbidden(run, selection.opt_out_directives)
             | "Apply rules" >> ApplyRules(run, selection.drop_rules)
@@ -93,15 +93,15 @@ class Select(beam.PTransform):
         skip = beam.ParDo(SkipFinished(tables, pool)).with_outputs(
             "finished", main="rest"
         )
-        if is_global(selection):  # finished units take part as well
+        if is_global(selection):  # finished lots take part as well
             compared = filtered | "Compare embeddings" >> compare
-            rest, finished = compared | "Skip finished units" >> skip
+            rest, finished = compared | "Skip finished lots" >> skip
         else:
-            rest, finished = filtered | "Skip finished units" >> skip
+            rest, finished = filtered | "Skip finished lots" >> skip
             rest = rest | "Compare embeddings" >> compare
         write = beam.ParDo(WriteDecisions(run, tables, pool))
         decided = rest | "Write decisions" >> write
-        read = units | "Count pairs" >> beam.Map(ledger.count_pairs, run)
+        read = lots | "Count pairs" >> beam.Map(ledger.count_pairs, run)
         counts = (read, finished, decided) | "Flatten counts" >> beam.Flatten()
         root = () if self._is_sample else (self._run.root,)
         return counts | "Add up" >> WriteLedger(sets, run_pool, *root, tables.folder)
@@ -115,7 +115,7 @@ class ApplyRules(beam.PTransform):
         self._run = run
         self._rules = drop_rules
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         if not self._rules:
             return decisions
         return decisions | "Try rules" >> beam.Map(
@@ -150,7 +150,7 @@ class WriteLedger(beam.PTransform):
 class CompareEmbeddings(beam.PTransform):
     """The steps that compare embeddings.
 
-    Maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
+    Maps PCollection[LotDecisions] to PCollection[LotDecisions].
     """
 
     def __init__(
@@ -164,9 +164,9 @@ class CompareEmbeddings(beam.PTransform):
         self._evaluation = evaluation
         self._seeds = seeds
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         selection = self._run.config.selection
-        run = self._run.without_units()
+        run = self._run.without_lots()
         left = (
             decisions
             | "Drop unsafe images" >> safety.DropUnsafe(run, selection.safety)
@@ -185,7 +185,7 @@ class CompareEmbeddings(beam.PTransform):
 
 
 def is_global(selection: SelectionConfig) -> bool:
-    """Whether the decisions on a unit depend on the other units."""
+    """Whether the decisions on a lot depend on the other lots."""
     steps = (pool.component_rules(selection), selection.balance)
     return any(steps) or keep_curated.is_global(selection.retrieval)
 
@@ -212,7 +212,7 @@ def build_indexes(
         seeds = index_builder.build(
             "seed_sets",
             run,
-            run.seed_units,
+            run.seed_lots,
             max_exact=selection.max_exact_set if is_searched else None,
         )
     return evaluation, seeds
@@ -220,54 +220,54 @@ def build_indexes(
 
 def _evaluation_index(run: RunFolder) -> tuple[IndexFiles, ...]:
     max_exact = run.config.selection.max_exact_set
-    units = run.evaluation_units
-    return index_builder.build("evaluation_sets", run, units, max_exact=max_exact)
+    lots = run.evaluation_lots
+    return index_builder.build("evaluation_sets", run, lots, max_exact=max_exact)
 
 
 class SkipFinished(beam.DoFn):
-    """Yields the decisions that are still to write, and the counts of finished units.
+    """Yields the decisions that are still to write, and the counts of finished lots.
 
     Looks for each table only once: a second look could find a table that a failed
     attempt of the same run has written. Where decisions depend on the whole pool, those
     on another pool are made again.
     """
 
-    def __init__(self, tables: UnitTables, pool: str) -> None:
+    def __init__(self, tables: LotTables, pool: str) -> None:
         self._tables = tables
         self._pool = pool
 
     def process(
-        self, decisions: UnitDecisions
-    ) -> Iterator[UnitDecisions | TaggedOutput[Literal["finished"], SourceCounts]]:
-        unit = decisions.unit
-        summary = read_json(self._tables.summary_path(unit.name))
+        self, decisions: LotDecisions
+    ) -> Iterator[LotDecisions | TaggedOutput[Literal["finished"], SourceCounts]]:
+        lot = decisions.lot
+        summary = read_json(self._tables.summary_path(lot.name))
         if summary is None or summary.get("pool") != self._pool:
             yield decisions
             return
-        add_to_counter(STAGE, "units_skipped")
+        add_to_counter(STAGE, "lots_skipped")
         counts = np.array([summary["outcomes"][str(name)] for name in OUTCOMES])
-        yield TaggedOutput("finished", ledger.count_unit(unit, outcomes=counts))
+        yield TaggedOutput("finished", ledger.count_lot(lot, outcomes=counts))
 
 
 class WriteDecisions(beam.DoFn):
-    """Writes the decisions of a unit and yields their counts."""
+    """Writes the decisions of a lot and yields their counts."""
 
-    def __init__(self, run: RunFolder, tables: UnitTables, pool: str) -> None:
+    def __init__(self, run: RunFolder, tables: LotTables, pool: str) -> None:
         self._run = run
         self._tables = tables
         self._pool = pool
 
-    def process(self, decisions: UnitDecisions) -> Iterator[SourceCounts]:
-        unit = decisions.unit
-        pairs = self._run.pairs(unit.source).read(unit.name, columns=["sample_id"])
+    def process(self, decisions: LotDecisions) -> Iterator[SourceCounts]:
+        lot = decisions.lot
+        pairs = self._run.pairs(lot.source).read(lot.name, columns=["sample_id"])
         counts = decisions.counts()
         facts = {
             "pool": self._pool,
             "outcomes": dict(zip(map(str, OUTCOMES), counts.tolist(), strict=True)),
         }
-        self._tables.replace(unit.name, decisions.to_table(pairs["sample_id"]), facts)
+        self._tables.replace(lot.name, decisions.to_table(pairs["sample_id"]), facts)
         for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True):
             is_reason = isinstance(outcome, DropReason)
             name = f"dropped_{outcome}" if is_reason else outcome
             add_to_counter(STAGE, name, n)
-        yield ledger.count_unit(unit, outcomes=counts)
+        yield ledger.count_lot(lot, outcomes=counts)

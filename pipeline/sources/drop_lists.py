@@ -2,7 +2,7 @@
 
 In: text files with one entry a line, on any file system that Beam knows: a URL, or
 `host:NAME`, `image_hash:HEX` or `sample_id:HEX`. Blank lines and lines that begin with
-`#` say nothing. Out: for the pairs of a unit the kind of entry that names each of them.
+`#` say nothing. Out: for the pairs of a lot the kind of entry that names each of them.
 The launcher reads the files and writes a sorted table of 16 bytes an entry, named by
 what they hold. Workers map it into memory, or read parts of it if it is very large.
 """

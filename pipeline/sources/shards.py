@@ -52,7 +52,7 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class Lot:
     """A lot: a fixed list of shards of one source, the unit of every table."""
 
     source: ImageTextSource
@@ -161,7 +161,7 @@ def read_pairs(shard: Shard, limits: Limits) -> Iterator[RawPair]:
         yield RawPair(error=f"shard cannot be opened: {error.strerror or error}")
 
 
-def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
+def read_images(lot: Lot, pairs: Sequence[Pair]) -> Iterator[bytes]:
     """Reads the encoded images of readable pairs of a lot, in their order.
 
     Args:
@@ -171,13 +171,13 @@ def read_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes]:
       ShardError: if an image is not the one that was scored, or is gone.
       OSError: on a failure that another attempt may cure, such as of a network.
     """
-    yield from _raise_errors(find_images(unit, pairs))
+    yield from _raise_errors(find_images(lot, pairs))
 
 
-def find_images(unit: Unit, pairs: Sequence[Pair]) -> Iterator[bytes | ShardError]:
+def find_images(lot: Lot, pairs: Sequence[Pair]) -> Iterator[bytes | ShardError]:
     """`read_images`, with an error in the place of each image that is gone."""
     by_shard = itertools.groupby(pairs, lambda pair: pair.shard)
-    chosen = ((unit.shards[number], list(group)) for number, group in by_shard)
+    chosen = ((lot.shards[number], list(group)) for number, group in by_shard)
     return read_images_of(chosen)
 
 

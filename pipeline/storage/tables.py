@@ -106,7 +106,7 @@ def read_vector_dim(path: str, column: str = "embedding") -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class UnitTables:
+class LotTables:
     """One Parquet table per lot, in one folder named by a fingerprint.
 
     Beside each table lies its summary, `<lot>.summary.json`, which is written last: a
@@ -115,43 +115,43 @@ class UnitTables:
 
     folder: str
 
-    def path(self, unit_name: str) -> str:
+    def path(self, lot_name: str) -> str:
         """Where the table of a lot lies."""
-        return files.join(self.folder, f"{unit_name}.parquet")
+        return files.join(self.folder, f"{lot_name}.parquet")
 
-    def summary_path(self, unit_name: str) -> str:
+    def summary_path(self, lot_name: str) -> str:
         """Where the summary of a lot's table lies."""
-        return files.join(self.folder, f"{unit_name}{SUMMARY_SUFFIX}")
+        return files.join(self.folder, f"{lot_name}{SUMMARY_SUFFIX}")
 
-    def has(self, unit_name: str) -> bool:
+    def has(self, lot_name: str) -> bool:
         """Whether the table of a lot is there, with its summary."""
-        paths = (self.summary_path(unit_name), self.path(unit_name))
+        paths = (self.summary_path(lot_name), self.path(lot_name))
         return all(map(files.is_file, paths))
 
-    def unit_names(self, prefix: str = "") -> frozenset[str]:
+    def lot_names(self, prefix: str = "") -> frozenset[str]:
         """Lots whose table is there, or those whose names begin with a prefix."""
         found = files.list_folder(self.folder, prefix=prefix)
         names = {files.split(path)[1] for path in found}
         tables = {name.removesuffix(".parquet") for name in names}
         return frozenset(x for x in tables if f"{x}{SUMMARY_SUFFIX}" in names) - names
 
-    def sizes(self, unit_names: Iterable[str]) -> np.ndarray:
+    def sizes(self, lot_names: Iterable[str]) -> np.ndarray:
         """Bytes of the tables of some lots: int64 [n].
 
         Raises:
           KeyError: if a lot has no table.
         """
         path_to_size = files.list_folder(self.folder, suffix=".parquet")
-        sizes = [path_to_size[self.path(name)] for name in unit_names]
+        sizes = [path_to_size[self.path(name)] for name in lot_names]
         return np.array(sizes, np.int64)
 
-    def read(self, unit_name: str, columns: list[str] | None = None) -> pa.Table:
+    def read(self, lot_name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads the table of a lot; `columns` None reads all."""
-        with open_table(self.path(unit_name)) as file:
+        with open_table(self.path(lot_name)) as file:
             return pq.read_table(file, columns=columns, pre_buffer=True)
 
     def take(
-        self, unit_name: str, rows: Sequence[int], columns: list[str] | None = None
+        self, lot_name: str, rows: Sequence[int], columns: list[str] | None = None
     ) -> pa.Table:
         """Some rows of a lot's table, in that order; reads the groups that hold them.
 
@@ -159,7 +159,7 @@ class UnitTables:
           IndexError: if there is no such row.
         """
         wanted = np.asarray(rows, np.int64)
-        with open_table(self.path(unit_name)) as file:
+        with open_table(self.path(lot_name)) as file:
             opened = pq.ParquetFile(file, pre_buffer=True)
             metadata = opened.metadata
             groups = range(metadata.num_row_groups)
@@ -173,17 +173,17 @@ class UnitTables:
         places += (read.cumsum() - read)[np.searchsorted(to_read, group_of_row)]
         return table.take(pa.array(places))
 
-    def read_summary(self, unit_name: str) -> dict[str, typing.Any]:
+    def read_summary(self, lot_name: str) -> dict[str, typing.Any]:
         """What a table says of itself: `rows`, `sha256`, `version`, and more by kind.
 
         Raises:
           FileNotFoundError: if there is no such table.
         """
-        return json.loads(files.read(self.summary_path(unit_name)))
+        return json.loads(files.read(self.summary_path(lot_name)))
 
     def write(
         self,
-        unit_name: str,
+        lot_name: str,
         table: pa.Table,
         facts: Mapping[str, typing.Any] | None = None,
     ) -> None:
@@ -191,31 +191,31 @@ class UnitTables:
         buffer = io.BytesIO()
         with _open_writer(buffer, table.schema) as writer:
             writer.write_table(table, ROWS_PER_GROUP)
-        path, data = self.path(unit_name), buffer.getvalue()
+        path, data = self.path(lot_name), buffer.getvalue()
         files.write(path, data)
         if is_object_url(path):
             recent_tables.keep(path, data)
         sha256 = hashlib.sha256(data).hexdigest()
-        self.write_summary(unit_name, table.num_rows, sha256, facts)
+        self.write_summary(lot_name, table.num_rows, sha256, facts)
 
     def replace(
-        self, unit_name: str, table: pa.Table, facts: Mapping[str, typing.Any]
+        self, lot_name: str, table: pa.Table, facts: Mapping[str, typing.Any]
     ) -> None:
         """Writes a table and its summary; of a table that is the same, the latter."""
         buffer = io.BytesIO()
         with _open_writer(buffer, table.schema) as writer:
             writer.write_table(table, ROWS_PER_GROUP)
         sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        if self.has(unit_name):
-            if self.read_summary(unit_name)["sha256"] == sha256:
-                self.write_summary(unit_name, table.num_rows, sha256, facts)
+        if self.has(lot_name):
+            if self.read_summary(lot_name)["sha256"] == sha256:
+                self.write_summary(lot_name, table.num_rows, sha256, facts)
                 return
-            files.delete(self.folder, [f"{unit_name}{SUMMARY_SUFFIX}"])
-        self.write(unit_name, table, facts)
+            files.delete(self.folder, [f"{lot_name}{SUMMARY_SUFFIX}"])
+        self.write(lot_name, table, facts)
 
     def write_parts(
         self,
-        unit_name: str,
+        lot_name: str,
         schema: pa.Schema,
         parts: Iterable[pa.Table],
         facts: Mapping[str, typing.Any] | None = None,
@@ -231,12 +231,12 @@ class UnitTables:
                 for group in _regroup(parts, schema):
                     writer.write_table(group, ROWS_PER_GROUP)
                     n_rows += group.num_rows
-            _, sha256 = files.publish(local, self.path(unit_name))
-        self.write_summary(unit_name, n_rows, sha256, facts)
+            _, sha256 = files.publish(local, self.path(lot_name))
+        self.write_summary(lot_name, n_rows, sha256, facts)
 
     def write_summary(
         self,
-        unit_name: str,
+        lot_name: str,
         n_rows: int,
         sha256: str,
         facts: Mapping[str, typing.Any] | None = None,
@@ -244,11 +244,11 @@ class UnitTables:
         """Says that a table is there."""
         content = {"rows": n_rows, "sha256": sha256, "version": VERSION}
         data = json.dumps(content | dict(facts or {}), sort_keys=True).encode()
-        files.write(self.summary_path(unit_name), data + b"\n")
+        files.write(self.summary_path(lot_name), data + b"\n")
 
-    def delete(self, unit_names: Iterable[str]) -> None:
+    def delete(self, lot_names: Iterable[str]) -> None:
         """Removes the tables of some lots, their summaries first."""
-        names = list(unit_names)
+        names = list(lot_names)
         for suffix in (SUMMARY_SUFFIX, ".parquet"):
             files.delete(self.folder, [f"{name}{suffix}" for name in names])
 

@@ -41,7 +41,7 @@ def write_csv(path, rows=None):
 def pairs_of(folder) -> dict[str, str]:
     """File name to alt text, as the pipeline reads them."""
     source = ImageTextSource("web", f"{folder}/*.tar")
-    found = [p for unit in list_shards(source) for p in read_pairs(unit, Limits())]
+    found = [p for lot in list_shards(source) for p in read_pairs(lot, Limits())]
     assert not any(pair.error for pair in found)
     return {pair.url: pair.text for pair in found}
 

@@ -6,7 +6,7 @@ from pipeline.selection.duplicates.members import image_numbers, members_dtype
 from pipeline.selection.search.embeddings import normalize
 
 
-def unit_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+def lot_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
     """Random unit vectors, float32 [n, dim]."""
     vectors = rng.standard_normal((n, dim))
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -16,10 +16,10 @@ def unit_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
 def near_copies(
     n: int, dim: int, noise: float, rng: np.random.Generator, n_groups: int = 0
 ) -> np.ndarray:
-    """Unit vectors around each of some, of n / 4 unless told; nearer by less noise."""
+    """Lot vectors around each of some, of n / 4 unless told; nearer by less noise."""
     n_groups = n_groups or n // 4
-    centers = np.repeat(unit_rows(n_groups, dim, rng), n // n_groups, axis=0)
-    vectors = centers + noise * unit_rows(len(centers), dim, rng)
+    centers = np.repeat(lot_rows(n_groups, dim, rng), n // n_groups, axis=0)
+    vectors = centers + noise * lot_rows(len(centers), dim, rng)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -50,11 +50,11 @@ def _cosines(embeddings: np.ndarray) -> np.ndarray:
     return np.einsum("id,jd->ij", vectors, vectors).clip(-1, 1).astype(np.float32)
 
 
-def members(unit: int, embeddings: np.ndarray, first_id: int = 1) -> np.ndarray:
-    """The images of one unit, with ids that count from one."""
+def members(lot: int, embeddings: np.ndarray, first_id: int = 1) -> np.ndarray:
+    """The images of one lot, with ids that count from one."""
     n = len(embeddings)
     found = np.zeros(n, members_dtype(embeddings.shape[1]))
-    found["image"] = image_numbers(unit, np.arange(n))
+    found["image"] = image_numbers(lot, np.arange(n))
     found["sample_id"][:, 1] = first_id + np.arange(n)
     found["embedding"] = embeddings
     return found

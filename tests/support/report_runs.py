@@ -24,8 +24,8 @@ from pipeline.report import page
 from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
-from pipeline.selection.unit_decisions import open_unit
-from pipeline.sources.shards import Unit, list_shards
+from pipeline.selection.lot_decisions import open_lot
+from pipeline.sources.shards import Lot, list_shards
 from pipeline.storage.tables import to_table
 from tests.support.score_tables import select
 from tests.support.tiny_run import encoded
@@ -118,16 +118,14 @@ def make_run(
         role: {source: list_shards(source)}
         for role, source in zip(lot_plan.ROLES, sources.values(), strict=True)
     }
-    plan, lots = lot_plan.plan_lots(lot_plan.LotPlan(), listed, size=1)
-    units = [*lots.values()]
+    plan, planned = lot_plan.plan_lots(lot_plan.LotPlan(), listed, size=1)
+    lots = [*planned.values()]
     plan.write(str(root / "run"))
     digest = weights.weights_digest(Path(checkpoint)) if checkpoint else "d0"
-    run = RunFolder(
-        str(root / "run"), settings, *units, {checkpoint: digest}, plan=plan
-    )
-    for role_units, shard_rows in zip(units, roles.values(), strict=True):
-        for unit, rows in zip(role_units, shard_rows, strict=True):
-            _write_scores(run, unit, rows)
+    run = RunFolder(str(root / "run"), settings, *lots, {checkpoint: digest}, plan=plan)
+    for role_lots, shard_rows in zip(lots, roles.values(), strict=True):
+        for lot, rows in zip(role_lots, shard_rows, strict=True):
+            _write_scores(run, lot, rows)
     if keep_all:
         _keep(run)
     else:
@@ -137,10 +135,10 @@ def make_run(
 
 def _keep(run: RunFolder) -> None:
     counts = []
-    for unit in run.units:
-        decisions = open_unit(unit, run)
-        ids = run.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
-        run.decisions.write(unit.name, decisions.to_table(ids))
+    for lot in run.lots:
+        decisions = open_lot(lot, run)
+        ids = run.pairs(lot.source).read(lot.name, ["sample_id"])["sample_id"]
+        run.decisions.write(lot.name, decisions.to_table(ids))
         counts.append(np.array([len(ids), *decisions.counts()]))
     ledger = ledgers.make_ledger({"crawl": sum(counts)})
     folders = (run.root, run.decisions.folder)
@@ -172,8 +170,8 @@ def _image(row: ScoredRow) -> bytes:
     return b"no image" if row.error else encoded(row.color, row.size)
 
 
-def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[ScoredRow]) -> None:
-    with tarfile.open(unit.shards[0].uri) as tar:
+def _write_scores(run: RunFolder, lot: Lot, rows: Sequence[ScoredRow]) -> None:
+    with tarfile.open(lot.shards[0].uri) as tar:
         offsets = [member.offset_data for member in tar.getmembers()]
     pairs = [
         _pair(number, row, offset)
@@ -185,9 +183,9 @@ def _write_scores(run: RunFolder, unit: Unit, rows: Sequence[ScoredRow]) -> None
     scores = pa.array([row.score for row in rows], pa.float32())
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 2)
     table = pa.table({"embedding": column, "alignment_score": scores})
-    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
-    run.languages(unit.source).write(unit.name, to_table(languages, records.Language))
-    run.embeddings(unit.source).write(unit.name, table)
+    run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
+    run.languages(lot.source).write(lot.name, to_table(languages, records.Language))
+    run.embeddings(lot.source).write(lot.name, table)
 
 
 def _pair(number: int, row: ScoredRow, offset: int) -> records.Pair:

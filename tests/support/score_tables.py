@@ -16,10 +16,10 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine.lot_plan import single
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection import stage as selection
+from pipeline.selection.lot_decisions import LotDecisions, open_lot
 from pipeline.selection.search import index_builder, reference_sets
 from pipeline.selection.search.reference_sets import ReferenceSet
-from pipeline.selection.unit_decisions import UnitDecisions, open_unit
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage import files
 from pipeline.storage.tables import from_table, to_table
 
@@ -59,8 +59,8 @@ def make_run(
     The shard `web/1` is of the source or set `web`.
     """
     tables = [shards, evaluation or {}, seeds or {}]
-    units = [_units(role, keep_all) for role in tables]
-    names = [sorted({unit.source for unit in role}, key=repr) for role in units]
+    lots = [_lots(role, keep_all) for role in tables]
+    names = [sorted({lot.source for lot in role}, key=repr) for role in lots]
     curation = CurationConfig(
         encoder=EncoderConfig("encoder"),
         selection=config,
@@ -68,28 +68,28 @@ def make_run(
         evaluation_sets=tuple(names[1]),
         seed_sets=tuple(names[2]),
     )
-    run = RunFolder(root, curation, *units, checkpoint_to_digest={"encoder": "digest"})
-    for role, uri_to_rows in zip(units, tables, strict=True):
-        for unit in role:
-            write_scores(run, unit, uri_to_rows[unit.shards[0].uri])
+    run = RunFolder(root, curation, *lots, checkpoint_to_digest={"encoder": "digest"})
+    for role, uri_to_rows in zip(lots, tables, strict=True):
+        for lot in role:
+            write_scores(run, lot, uri_to_rows[lot.shards[0].uri])
     return run
 
 
-def write_scores(run: RunFolder, unit: Unit, rows: Sequence[Row]) -> None:
+def write_scores(run: RunFolder, lot: Lot, rows: Sequence[Row]) -> None:
     """Writes the three tables of one shard."""
-    pairs = [_pair(unit, i, row) for i, row in enumerate(rows)]
-    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
+    pairs = [_pair(lot, i, row) for i, row in enumerate(rows)]
+    run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
     languages = [records.Language(row.code, row.probability) for row in rows]
     table = to_table(languages, records.Language)
-    run.languages(unit.source).write(unit.name, table)
+    run.languages(lot.source).write(lot.name, table)
     scores = pa.array([row.score for row in rows], pa.float32())
     embeddings = _vector_column([row.embedding for row in rows])
     table = pa.table({"embedding": embeddings, "alignment_score": scores})
-    run.embeddings(unit.source).write(unit.name, table)
+    run.embeddings(lot.source).write(lot.name, table)
     for descriptor in run.config.selection.descriptors:
         described = _vector_column([row.perceptual for row in rows])
-        tables = run.descriptions(unit.source, descriptor)
-        tables.write(unit.name, pa.table({"embedding": described}))
+        tables = run.descriptions(lot.source, descriptor)
+        tables.write(lot.name, pa.table({"embedding": described}))
 
 
 def _vector_column(vectors: Sequence[tuple[float, ...]]) -> pa.FixedSizeListArray:
@@ -102,10 +102,10 @@ def sample_id(row: Row, image: str) -> bytes:
     return records.sample_id(image.encode(), row.alt_text.encode())
 
 
-def select(run: RunFolder, *, units: Sequence[Unit] | None = None) -> dict:
+def select(run: RunFolder, *, lots: Sequence[Lot] | None = None) -> dict:
     """Runs `select` and returns the ledger."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        created = pipeline | beam.Create(run.units if units is None else units)
+        created = pipeline | beam.Create(run.lots if lots is None else lots)
         _ = created | selection.Select(run)
     return json.loads(files.read(files.join(run.root, "ledger.json")))
 
@@ -120,25 +120,25 @@ def outcomes(run: RunFolder) -> dict[str, list[str]]:
 
 
 def after_step(
-    run: RunFolder, step: Callable[[UnitDecisions], UnitDecisions]
+    run: RunFolder, step: Callable[[LotDecisions], LotDecisions]
 ) -> list[records.Decision]:
-    """Decisions on the first unit after one step, without a pipeline."""
-    unit = run.units[0]
-    sample_ids = run.pairs(unit.source).read(unit.name)["sample_id"]
-    table = step(open_unit(unit, run)).to_table(sample_ids)
+    """Decisions on the first lot after one step, without a pipeline."""
+    lot = run.lots[0]
+    sample_ids = run.pairs(lot.source).read(lot.name)["sample_id"]
+    table = step(open_lot(lot, run)).to_table(sample_ids)
     return from_table(table, records.Decision)
 
 
 def after_search(
     run: RunFolder,
-    units: Sequence[Unit],
-    decide: Callable[..., UnitDecisions],
+    lots: Sequence[Lot],
+    decide: Callable[..., LotDecisions],
     bound: float,
 ) -> list[records.Decision]:
-    """`after_step` for a step that searches the sets that `units` belong to."""
-    sets = tuple(map(ReferenceSet.open, index_builder.build("sets", run, units)))
+    """`after_step` for a step that searches the sets that `lots` belong to."""
+    sets = tuple(map(ReferenceSet.open, index_builder.build("sets", run, lots)))
 
-    def step(decisions: UnitDecisions) -> UnitDecisions:
+    def step(decisions: LotDecisions) -> LotDecisions:
         search = functools.partial(reference_sets.find_nearest, sets, run, decisions)
         return decide(decisions, search, bound)
 
@@ -149,12 +149,12 @@ def read_decisions(run: RunFolder) -> dict[str, list[records.Decision]]:
     """Path of the shard to its decisions."""
     tables = run.decisions
     return {
-        unit.shards[0].uri: from_table(tables.read(unit.name), records.Decision)
-        for unit in run.units
+        lot.shards[0].uri: from_table(tables.read(lot.name), records.Decision)
+        for lot in run.lots
     }
 
 
-def _units(shards: Shards, keep_all: Sequence[str]) -> tuple[Unit, ...]:
+def _lots(shards: Shards, keep_all: Sequence[str]) -> tuple[Lot, ...]:
     names = [uri.split("/")[0] for uri in shards]
     return tuple(
         single(
@@ -164,8 +164,8 @@ def _units(shards: Shards, keep_all: Sequence[str]) -> tuple[Unit, ...]:
     )
 
 
-def _pair(unit: Unit, i: int, row: Row) -> records.Pair:
-    image = row.image or f"{unit.shards[0].uri} {i}"
+def _pair(lot: Lot, i: int, row: Row) -> records.Pair:
+    image = row.image or f"{lot.shards[0].uri} {i}"
     is_readable = not row.error
     return records.Pair(
         sample_id=sample_id(row, image),

@@ -88,17 +88,17 @@ def make_run(
     )
     for stem, rows in stem_to_rows.items():
         write_shard(root / "crawl" / f"{stem}.tar", rows)
-    units = tuple(u for s in settings.sources for u in singles(s))
+    lots = tuple(u for s in settings.sources for u in singles(s))
     checkpoints = {"tiny": "d0"} | {g.checkpoint: "d1" for g in settings.granularities}
-    run = RunFolder(str(root / "run"), settings, units, (), (), checkpoints)
-    for unit in units:
-        write_tables(run, unit, stem_to_rows[Path(unit.shards[0].uri).stem])
+    run = RunFolder(str(root / "run"), settings, lots, (), (), checkpoints)
+    for lot in lots:
+        write_tables(run, lot, stem_to_rows[Path(lot.shards[0].uri).stem])
     return run
 
 
-def write_tables(run: RunFolder, unit: shards.Unit, rows: Sequence[Row]) -> None:
-    """What `score` and `select` would write of a unit."""
-    with tarfile.open(unit.shards[0].uri) as tar:
+def write_tables(run: RunFolder, lot: shards.Lot, rows: Sequence[Row]) -> None:
+    """What `score` and `select` would write of a lot."""
+    with tarfile.open(lot.shards[0].uri) as tar:
         offsets = [m.offset_data for m in tar.getmembers() if m.name.endswith(".jpg")]
     pairs = [
         _pair(str(number), row, offset)
@@ -111,9 +111,9 @@ def write_tables(run: RunFolder, unit: shards.Unit, rows: Sequence[Row]) -> None
     scores = pa.array([row.score for row in rows], pa.float32())
     embedding = pa.FixedSizeListArray.from_arrays(np.zeros(2 * len(rows), "f2"), 2)
     embeddings = pa.table({"embedding": embedding, "alignment_score": scores})
-    run.pairs(unit.source).write(unit.name, to_table(pairs, records.Pair))
-    run.embeddings(unit.source).write(unit.name, embeddings)
-    run.decisions.write(unit.name, to_table(decisions, records.Decision))
+    run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
+    run.embeddings(lot.source).write(lot.name, embeddings)
+    run.decisions.write(lot.name, to_table(decisions, records.Decision))
 
 
 def _pair(key: str, row: Row, offset: int) -> records.Pair:
@@ -145,16 +145,16 @@ def write_captions(
     """What `caption` with a FakeCaptioner would add."""
     for granularity in granularities:
         tables = CaptionTables.open(run.captions(granularity))
-        for unit in run.units:
-            done = {image_hash for image_hash, _ in tables.keys(unit)}
+        for lot in run.lots:
+            done = {image_hash for image_hash, _ in tables.keys(lot)}
             captions = [
                 _caption(row.image, granularity)
-                for row in stem_to_rows[Path(unit.shards[0].uri).stem]
+                for row in stem_to_rows[Path(lot.shards[0].uri).stem]
                 if row.outcome == records.KEPT
                 and records.content_hash(row.image) not in done
             ]
             if captions:
-                tables.add(unit.base, captions)
+                tables.add(lot.base, captions)
 
 
 def _caption(image: bytes, granularity: Granularity) -> records.SyntheticCaption:
@@ -169,10 +169,10 @@ def _caption(image: bytes, granularity: Granularity) -> records.SyntheticCaption
     return records.SyntheticCaption(*key, 0, text, 4, reason, -0.5)
 
 
-def run_stage(stage: beam.PTransform, units: Sequence[shards.Unit]) -> dict[str, int]:
+def run_stage(stage: beam.PTransform, lots: Sequence[shards.Lot]) -> dict[str, int]:
     """Runs one stage in memory; gives its counters."""
     pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions([]))
-    _ = pipeline | "Units" >> beam.Create(list(units), reshuffle=False) | stage
+    _ = pipeline | "Lots" >> beam.Create(list(lots), reshuffle=False) | stage
     result = pipeline.run()
     result.wait_until_finish()
     totals: collections.Counter[str] = collections.Counter()

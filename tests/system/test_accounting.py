@@ -21,7 +21,7 @@ from pipeline.config.selection import KeepLanguages, MinScore, SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Decision, DropReason, Pair, sample_id
 from pipeline.selection.rules import FewWords
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage.tables import from_table
 from tests.pipeline.scoring.test_stage import (
     ENGLISH,
@@ -192,16 +192,16 @@ def expect_every_pair_once(shard: Shard, pairs: Sequence[Pair]) -> None:
         assert pairs[-1].error.startswith(("tar ", "Parquet file damaged"))
 
 
-def expect_one_decision_a_pair(run: RunFolder, unit: Unit) -> collections.Counter[str]:
-    """Gives how many pairs of the unit have each outcome."""
-    pairs = pairs_of(run, unit)
-    decisions = from_table(run.decisions.read(unit.name), Decision)
+def expect_one_decision_a_pair(run: RunFolder, lot: Lot) -> collections.Counter[str]:
+    """Gives how many pairs of the lot have each outcome."""
+    pairs = pairs_of(run, lot)
+    decisions = from_table(run.decisions.read(lot.name), Decision)
     assert [d.sample_id for d in decisions] == [p.sample_id for p in pairs]
     for pair, decision in zip(pairs, decisions, strict=True):
         assert (decision.outcome == records.UNREADABLE) == bool(pair.error)
         assert decision.detail == pair.error or not pair.error
     counts = collections.Counter(decision.outcome for decision in decisions)
-    if unit.source.keep_all:
+    if lot.source.keep_all:
         reasons = {DropReason.OPT_OUT, DropReason.NEAR_EVALUATION}
         assert counts.keys() <= {records.KEPT, records.UNREADABLE, *reasons}
     return counts
@@ -225,9 +225,9 @@ def expect_accounted(crawl: Sequence[Source]) -> None:
         ledger = score_tables.select(run)
         all_shards = [shard for source in crawl for shard in source.shards]
         name_to_counts = collections.defaultdict(collections.Counter)
-        for shard, unit in zip(all_shards, run.units, strict=True):
-            expect_every_pair_once(shard, pairs_of(run, unit))
-            name_to_counts[unit.source.name] += expect_one_decision_a_pair(run, unit)
+        for shard, lot in zip(all_shards, run.lots, strict=True):
+            expect_every_pair_once(shard, pairs_of(run, lot))
+            name_to_counts[lot.source.name] += expect_one_decision_a_pair(run, lot)
         assert ledger["sources"].keys() == name_to_counts.keys()
         for name, counts in name_to_counts.items():
             expect_ledger(ledger["sources"][name], counts)

@@ -50,7 +50,7 @@ def test_a_run_scores_and_selects_with_each_image_vector(tmp_path: Path):
 
 
 def column(folder: Path) -> list[float]:
-    """The alignment scores of all units of a table."""
+    """The alignment scores of all lots of a table."""
     return [
         score
         for path in sorted(folder.rglob("*.parquet"))

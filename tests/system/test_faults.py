@@ -36,7 +36,7 @@ N_PARTS, N_KILLS = 2, 7  # of each stage
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.system.test_faults"])
 
-# Written by every command, or once all units are done.
+# Written by every command, or once all lots are done.
 SUMMARIES = {"config.json", "ledger.json", "lock.json", "progress.json"}
 STAGE_TO_OUTPUTS = {
     "score": ("scores/pairs-*", "scores/language-*", "scores/embedding-*"),
@@ -94,7 +94,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def units_of(output: Path, stage: str) -> dict[Path, tuple[int, int]]:
+def lots_of(output: Path, stage: str) -> dict[Path, tuple[int, int]]:
     """Finished tables or shards of a stage, with what changes if they are rewritten."""
     folders = [f for glob in STAGE_TO_OUTPUTS[stage] for f in output.glob(glob)]
     paths = [p for f in folders for p in f.rglob("*.parquet") if is_complete(p)]
@@ -120,7 +120,7 @@ def without_stage(root: Path, output: Path, stage: str) -> None:
 
 def forget_half(output: Path, stage: str, rng: np.random.Generator) -> None:
     """So that there is work for more kills."""
-    paths = sorted(units_of(output, stage))
+    paths = sorted(lots_of(output, stage))
     for path in rng.permutation(paths)[: -(-len(paths) // 2)]:
         path.unlink()
 
@@ -130,8 +130,8 @@ def kill_at_random(
 ) -> None:
     """At work in two cases of three, else at any moment, as while a model loads."""
     if rng.random() < 2 / 3:
-        before = units_of(output, stage).keys()
-        while process.is_alive() and units_of(output, stage).keys() == before:
+        before = lots_of(output, stage).keys()
+        while process.is_alive() and lots_of(output, stage).keys() == before:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.3))
     else:
@@ -143,21 +143,21 @@ def kill_at_random(
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(N_PARTS))
 @pytest.mark.parametrize("stage", small_run.STAGES)
-def test_a_kill_changes_no_byte_and_repeats_no_unit(small, tmp_path, stage, part):
+def test_a_kill_changes_no_byte_and_repeats_no_lot(small, tmp_path, stage, part):
     output, rng = tmp_path / "run", np.random.default_rng(part)
     without_stage(small, output, stage)
     tally: Counter[str] = Counter()
     while tally["kills"] < N_KILLS:
-        before = units_of(output, stage)
+        before = lots_of(output, stage)
         process = started(small, stage, str(output))
         kill_at_random(process, output, stage, rng)
-        after = units_of(output, stage)
+        after = lots_of(output, stage)
         assert after.items() >= before.items()
         is_killed = process.exitcode == -signal.SIGKILL
         assert is_killed or process.exitcode == 0
         tally["kills"] += is_killed
-        tally["with units finished in the attempt"] += is_killed and after != before
-        if not is_killed or len(after) == len(units_of(small / "quiet", stage)):
+        tally["with lots finished in the attempt"] += is_killed and after != before
+        if not is_killed or len(after) == len(lots_of(small / "quiet", stage)):
             forget_half(output, stage, rng)
             tally["times half was taken away"] += 1
     print(stage, json.dumps(tally))  # `pytest -s` shows it
@@ -190,7 +190,7 @@ def test_score_resumes_after_a_failing_file_system(
     n_attempts, before = 1, {}
     while not is_scored(failing):
         assert (n_attempts := n_attempts + 1) < 30
-        after = units_of(tmp_path / "failing", "score")
+        after = lots_of(tmp_path / "failing", "score")
         assert after.items() >= before.items()
         before = after
     assert faults.n_failures > 0
@@ -292,20 +292,20 @@ def test_a_full_or_read_only_disk_costs_no_more_than_a_restart(small, disk):
     assert "Read-only file system" in error_of(small)
     for n_kib in range(16, 16 + 60 * 24, 24):
         mount(disk, f"remount,rw,size={n_kib}k")
-        before = all_units(output)
+        before = all_lots(output)
         if finished(started(small, "curate", str(output))) == 0:
             break
         assert "No space left on device" in error_of(small)
-        assert all_units(output).items() >= before.items()
+        assert all_lots(output).items() >= before.items()
         n_full += 1
     print(f"{n_full} attempts on a full disk, done with {n_kib} KiB")
     assert n_full > 3
     assert outputs_of(output) == outputs_of(small / "quiet")
 
 
-def all_units(output: Path) -> dict[Path, tuple[int, int]]:
+def all_lots(output: Path) -> dict[Path, tuple[int, int]]:
     return {
         path: stamp
         for stage in small_run.STAGES
-        for path, stamp in units_of(output, stage).items()
+        for path, stamp in lots_of(output, stage).items()
     }

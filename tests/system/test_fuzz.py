@@ -51,11 +51,11 @@ def open_run(root: Path) -> RunFolder:
 def score_alone(run: RunFolder) -> None:
     """What `Score` does with each shard, without a runner that could hide a hang."""
     score = scoring.Score(run, NullHandler(run.config.encoder))
-    for unit in run.units:
-        with in_time(unit.shards[0].uri):
-            (work,) = score._list_work.process(unit)
+    for lot in run.lots:
+        with in_time(lot.shards[0].uri):
+            (work,) = score._list_work.process(lot)
             ((name, scored),) = score._score_shard.process(work)
-            assert list(score._seal_lot.process((name, [scored]))) == [unit]
+            assert list(score._seal_lot.process((name, [scored]))) == [lot]
 
 
 @contextlib.contextmanager
@@ -73,14 +73,14 @@ def in_time(uri: str) -> Iterator[None]:
 def expect_accounted(run: RunFolder, name_to_mutant: dict[str, Mutant]) -> int:
     """Every pair has a row in each table; gives the number of rows."""
     n_pairs = 0
-    for unit in run.units:
-        made = name_to_mutant[Path(unit.shards[0].uri).name]
-        pairs = from_table(run.pairs(unit.source).read(unit.name), Pair)
-        expect_rows(made, pairs, unit.shards[0].uri)
-        languages = run.languages(unit.source).read(unit.name)
+    for lot in run.lots:
+        made = name_to_mutant[Path(lot.shards[0].uri).name]
+        pairs = from_table(run.pairs(lot.source).read(lot.name), Pair)
+        expect_rows(made, pairs, lot.shards[0].uri)
+        languages = run.languages(lot.source).read(lot.name)
         assert len(from_table(languages, Language)) == len(pairs)
-        assert run.embeddings(unit.source).read(unit.name).num_rows == len(pairs)
-        decisions = from_table(run.decisions.read(unit.name), Decision)
+        assert run.embeddings(lot.source).read(lot.name).num_rows == len(pairs)
+        decisions = from_table(run.decisions.read(lot.name), Decision)
         assert [d.sample_id for d in decisions] == [p.sample_id for p in pairs]
         n_pairs += len(pairs)
     return n_pairs

@@ -67,7 +67,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def graph(run: RunFolder, *stages: beam.PTransform) -> proto.Pipeline:
-    """Each stage on units of its own, in a container."""
+    """Each stage on lots of its own, in a container."""
     pipeline = beam.Pipeline()
     add(pipeline, run, stages)
     container = DockerEnvironment.from_container_image("registry/tips:1")
@@ -78,7 +78,7 @@ def add(
     pipeline: beam.Pipeline, run: RunFolder, stages: Sequence[beam.PTransform]
 ) -> None:
     for i, stage in enumerate(stages):
-        _ = pipeline | f"List {i}" >> beam.Create(run.units) | f"Stage {i}" >> stage
+        _ = pipeline | f"List {i}" >> beam.Create(run.lots) | f"Stage {i}" >> stage
 
 
 def name_to_hints(graph: proto.Pipeline) -> dict[str, dict[str, bytes]]:
@@ -134,7 +134,7 @@ def test_only_steps_with_a_model_ask_for_resources(run):
 
 def test_local_runners_accept_resource_hints(run):
     stage = Caption(run, run.config.granularities, tiny_run.FakeHandler)
-    assert tiny_run.run_stage(stage, run.units)["captions_written"] == 4
+    assert tiny_run.run_stage(stage, run.lots)["captions_written"] == 4
 
 
 def test_resources_of_model_steps_change_no_result(run):
@@ -169,11 +169,11 @@ def test_a_fresh_interpreter_reads_all_functions(run, tmp_path):
     subprocess.run(command, input=pickle.dumps(payloads), check=True)
 
 
-def test_functions_unpickle_and_do_not_grow_with_the_number_of_units(run):
-    (unit,) = run.units
-    shards = [Shard(unit.source, f"gs://b/{i:05d}.tar") for i in range(999)]
+def test_functions_unpickle_and_do_not_grow_with_the_number_of_lots(run):
+    (lot,) = run.lots
+    shards = [Shard(lot.source, f"gs://b/{i:05d}.tar") for i in range(999)]
     more = map(lot_plan.single, shards)
-    many = dataclasses.replace(run, units=(unit, *more))
+    many = dataclasses.replace(run, lots=(lot, *more))
     payloads = list(pickled(graph(many, *stages_of(many))))
     assert len(payloads) > 20
     for payload in payloads:

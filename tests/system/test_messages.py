@@ -16,7 +16,7 @@ from pipeline.models.paligemma_captioner import PromptTokens
 from pipeline.models.siglip import _check_heads
 from pipeline.report import show_pair
 from pipeline.report.run_comparison import OtherRun
-from pipeline.selection import concepts, unit_decisions
+from pipeline.selection import concepts, lot_decisions
 from pipeline.selection.duplicates import audit
 from pipeline.selection.search import centroid_files
 from pipeline.sources import drop_lists, imported_captions
@@ -62,7 +62,7 @@ def test_an_audit_needs_bounds(tmp_path):
     with pytest.raises(ValueError, match="--audit: expected evaluation sets, --eval"):
         audit.check(made)
     with pytest.raises(ValueError, match="--audit: expected a recipe with bounds on"):
-        audit.check(made.__class__(**vars(made) | {"evaluation_units": made.units}))
+        audit.check(made.__class__(**vars(made) | {"evaluation_lots": made.lots}))
 
 
 def test_files_without_permission_are_named(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_missing_source_shard_is_named(tmp_path):
     made = make_run(tmp_path, {"0": rows})
     sample_id = records.sample_id(rows[0].image, rows[0].alt_text.encode())
     (place,) = show_pair.find_locations(made, sample_id)
-    pathlib.Path(made.units[0].shards[0].uri).unlink()
+    pathlib.Path(made.lots[0].shards[0].uri).unlink()
     with pytest.raises(ValueError, match=r"0\.tar: shard cannot be opened: No such"):
         show_pair.read_image_at(made, place)
 
@@ -125,7 +125,7 @@ def test_a_run_without_decisions_cannot_be_compared_with(tmp_path):
 
 def test_hashes_of_another_length_are_an_error():
     with pytest.raises(ValueError, match="16 bytes of hashes, expected 32"):
-        unit_decisions.to_words(pa.chunked_array([[bytes(8), bytes(8)]]))
+        lot_decisions.to_words(pa.chunked_array([[bytes(8), bytes(8)]]))
 
 
 @pytest.mark.parametrize("prompt", ["describe {", "describe }"])

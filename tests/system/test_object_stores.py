@@ -123,8 +123,8 @@ def test_a_folder_name_is_not_read_as_a_pattern(store, name):
 def test_missing_objects_are_reported_as_missing_files_and_shards(folder):
     with pytest.raises(FileNotFoundError):
         files.read(files.join(folder, "none"))
-    unit = Shard(ImageTextSource("web", ""), files.join(folder, "none.tar"))
-    (pair,) = read_pairs(unit, limits=None)
+    lot = Shard(ImageTextSource("web", ""), files.join(folder, "none.tar"))
+    (pair,) = read_pairs(lot, limits=None)
     assert "shard cannot be opened" in pair.error
 
 

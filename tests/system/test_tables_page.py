@@ -31,13 +31,13 @@ def run(tmp_path_factory) -> RunFolder:
     rows["a"][1] = dataclasses.replace(rows["a"][1], outcome="low_alignment")
     made = make_run(tmp_path_factory.mktemp("tables"), rows)
     lots = [
-        PlannedLot(unit.name, "pool", "web", "", ((unit.shards[0].uri, ""),))
-        for unit in made.units
+        PlannedLot(lot.name, "pool", "web", "", ((lot.shards[0].uri, ""),))
+        for lot in made.lots
     ]
     LotPlan(tuple(lots)).write(made.root)
-    for unit in made.units:
+    for lot in made.lots:
         languages = to_table([Language("en", 1.0)] * 3, Language)
-        made.languages(unit.source).write(unit.name, languages)
+        made.languages(lot.source).write(lot.name, languages)
     write_captions(made, rows, (SHORT, LONG))
     flag(made)
     return made

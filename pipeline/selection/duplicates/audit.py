@@ -28,7 +28,7 @@ from pipeline.selection.search import index_builder
 from pipeline.selection.search.embeddings import normalize, read_matrix
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.sources import shards
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.tables import from_table
 
@@ -132,7 +132,7 @@ class Audit:
 
 def check(run: RunFolder) -> None:
     """Raises ValueError if there is nothing to audit."""
-    if not run.evaluation_units:
+    if not run.evaluation_lots:
         raise ValueError("--audit: expected evaluation sets, --eval NAME=GLOB")
     if not _descriptor_to_bounds(run.config.selection):
         raise ValueError("--audit: expected a recipe with bounds on near-duplicates")
@@ -203,7 +203,7 @@ def _audit_descriptor(
 ) -> DescriptorAudit:
     image_descriptor = descriptors.load(descriptor, run.config.encoder)
     seen = run.comparing(descriptor)
-    paths = index_builder.build("evaluation_sets", seen, run.evaluation_units)
+    paths = index_builder.build("evaluation_sets", seen, run.evaluation_lots)
     sets = tuple(map(ReferenceSet.open, paths))
     copies = {
         name: nearest_similarity(
@@ -223,7 +223,7 @@ def nearest_similarity(sets: Sequence[ReferenceSet], vectors: np.ndarray) -> np.
 def _describe(
     image_descriptor: ImageDescriptor, pixels: Iterator[np.ndarray]
 ) -> np.ndarray:
-    """Unit vectors of images, rounded like those of the index."""
+    """Lot vectors of images, rounded like those of the index."""
     vectors, prepared = [np.empty((0, image_descriptor.dim), np.float16)], []
     for rgb in pixels:
         prepared.append(image_descriptor.prepare(rgb))
@@ -254,18 +254,18 @@ def _find_by_any(
 def _read_originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
     """Yields the pixels of the readable evaluation images with the smallest hashes."""
     entries = [
-        (unit, pair)
-        for unit in run.evaluation_units
-        for pair in from_table(run.pairs(unit.source).read(unit.name), Pair)
+        (lot, pair)
+        for lot in run.evaluation_lots
+        for pair in from_table(run.pairs(lot.source).read(lot.name), Pair)
         if not pair.error
     ]
     hashes = unit_hashes([pair.sample_id for _, pair in entries], "audit")
     chosen = sorted(np.argsort(hashes, kind="stable")[:n_images].tolist())
-    unit_to_pairs: dict[Unit, list[Pair]] = {}
-    for unit, pair in (entries[place] for place in chosen):
-        unit_to_pairs.setdefault(unit, []).append(pair)
-    for unit, pairs in unit_to_pairs.items():
-        for data in shards.read_images(unit, pairs):
+    lot_to_pairs: dict[Lot, list[Pair]] = {}
+    for lot, pair in (entries[place] for place in chosen):
+        lot_to_pairs.setdefault(lot, []).append(pair)
+    for lot, pairs in lot_to_pairs.items():
+        for data in shards.read_images(lot, pairs):
             yield images.decode(data, run.config.limits).rgb
 
 
@@ -300,7 +300,7 @@ class _Lookalikes:
     def vectors(
         self, run: RunFolder, image_descriptor: ImageDescriptor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors of the first and of the second image of each pair."""
+        """Lot vectors of the first and of the second image of each pair."""
         if self.a and isinstance(self.a[0], np.ndarray):
             a, b = (
                 _describe(image_descriptor, iter(side)) for side in (self.a, self.b)
@@ -313,7 +313,7 @@ class _Lookalikes:
         return a, b
 
 
-_Place = tuple[Unit, int]  # and row
+_Place = tuple[Lot, int]  # and row
 
 
 def _is_whole(pair: tuple) -> bool:
@@ -330,21 +330,21 @@ def _pixels(run: RunFolder, data: bytes) -> np.ndarray | None:
 def _find_rows(run: RunFolder, keys: set[str]) -> dict[str, _Place]:
     """Key to the first readable row with it, in the pool or an evaluation set."""
     found: dict[str, _Place] = {}
-    for unit in (*run.units, *run.evaluation_units):
-        table = run.pairs(unit.source).read(unit.name, columns=["key", "error"])
+    for lot in (*run.lots, *run.evaluation_lots):
+        table = run.pairs(lot.source).read(lot.name, columns=["key", "error"])
         rows = zip(table["key"].to_pylist(), table["error"].to_pylist(), strict=True)
         for row, (key, error) in enumerate(rows):
             if key in keys and not error:
-                found.setdefault(key, (unit, row))
+                found.setdefault(key, (lot, row))
     return found
 
 
 def _read_vectors(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
-    """Unit vectors of images from the tables of the run."""
+    """Lot vectors of images from the tables of the run."""
     vectors = np.empty((len(places), dim), np.float32)
-    units = np.array([unit.name for unit, _ in places])
-    for unit in {unit.name: unit for unit, _ in places}.values():
-        matrix = read_matrix(run, unit)
-        mine = np.flatnonzero(units == unit.name)
+    lots = np.array([lot.name for lot, _ in places])
+    for lot in {lot.name: lot for lot, _ in places}.values():
+        matrix = read_matrix(run, lot)
+        mine = np.flatnonzero(lots == lot.name)
         vectors[mine] = matrix[[places[i][1] for i in mine.tolist()]]
     return normalize(vectors)[0]

@@ -31,10 +31,10 @@ from pipeline.selection.duplicates.members import (
     mix,
     split_by,
 )
+from pipeline.selection.lot_decisions import LotDecisions, read_rows, to_words
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import normalize, read_blocks
 from pipeline.selection.search.reference_sets import ReferenceSet
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 from pipeline.storage import files
 
 _LEAST_WANTED = 1024  # images in a small cell; a part of one takes some milliseconds
@@ -63,9 +63,9 @@ class Comparison:
 
 
 def compared_rows(
-    decisions: UnitDecisions, *, of_anchors: bool
+    decisions: LotDecisions, *, of_anchors: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a unit that are compared, ascending, and which of them are anchors.
+    """The rows of a lot that are compared, ascending, and which of them are anchors.
 
     Within the pool these are the droppable ones. With anchors they are all kept images,
     and those that were dropped as near an evaluation image.
@@ -80,21 +80,21 @@ def compared_rows(
 
 
 def read_members(
-    decisions: UnitDecisions, compare: Comparison, names: Sequence[str], share: float
+    decisions: LotDecisions, compare: Comparison, names: Sequence[str], share: float
 ) -> Iterator[np.ndarray]:
-    """Yields blocks of the images of a unit that are compared: `members_dtype`.
+    """Yields blocks of the images of a lot that are compared: `members_dtype`.
 
-    `names` are those of all units, in order. Of all images a share is drawn, by sample
+    `names` are those of all lots, in order. Of all images a share is drawn, by sample
     id.
     """
-    run, unit = compare.run, decisions.unit
+    run, lot = compare.run, decisions.lot
     rows, is_anchor = compared_rows(decisions, of_anchors=compare.of_anchors)
-    table = read_rows(run.pairs(unit.source), decisions, rows, "sample_id")
+    table = read_rows(run.pairs(lot.source), decisions, rows, "sample_id")
     sample_id = to_words(table["sample_id"])
     if share < 1:
         drawn = mix(sample_id[:, 1]) < np.uint64(share * 2**64)
         rows, is_anchor, sample_id = rows[drawn], is_anchor[drawn], sample_id[drawn]
-    images = image_numbers(names.index(unit.name), rows)
+    images = image_numbers(names.index(lot.name), rows)
     found: list[np.ndarray] = []
     for place, embedding in read_blocks(run, decisions, rows):
         members = np.empty(len(place), members_dtype(embedding.shape[1]))
@@ -211,14 +211,14 @@ def find_entries(
 
 
 class SampleCells(kmeans.DoFnWithCentroids):
-    """Yields (cell, sampled images of one unit in it), if the pool may need a split."""
+    """Yields (cell, sampled images of one lot in it), if the pool may need a split."""
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__()
         self._comparison = comparison
 
     def process(
-        self, decisions: UnitDecisions, path: str, names: Sequence[str], n_pool: int
+        self, decisions: LotDecisions, path: str, names: Sequence[str], n_pool: int
     ) -> Iterator[tuple[int, np.ndarray]]:
         centroids = grid_centroids(self.centroids(path))
         plan = self._comparison.plan(n_pool, centroids.shape[1])
@@ -262,7 +262,7 @@ class WriteSplits(beam.DoFn):
 
 
 class EnterCells(kmeans.DoFnWithCentroids):
-    """Yields (part of a cell, images of one unit that enter it)."""
+    """Yields (part of a cell, images of one lot that enter it)."""
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class EnterCells(kmeans.DoFnWithCentroids):
 
     def process(
         self,
-        decisions: UnitDecisions,
+        decisions: LotDecisions,
         path: str,
         names: Sequence[str],
         cell_to_path: Mapping[int, str],

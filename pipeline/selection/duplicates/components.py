@@ -2,7 +2,7 @@
 
 In: the images of a cell with their vectors. Out: the images that have a near-duplicate
 there, with one image that names their component. Later, of whole components: for each
-unit, the images to drop and the images kept in their place. The outcome does not depend
+lot, the images to drop and the images kept in their place. The outcome does not depend
 on the order of work: similarities are computed in double precision, and ties are broken
 by sample id.
 """
@@ -18,11 +18,11 @@ from pipeline.selection.duplicates.members import (
     LINKED,
     root_names,
     split_by,
-    to_unit_and_row,
+    to_lot_and_row,
 )
+from pipeline.selection.lot_decisions import to_hex
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.exact_search import cosines
-from pipeline.selection.unit_decisions import to_hex
 
 _PRODUCTS_PER_BLOCK = 2**22  # 16 MB of float32, and a few times as much beside
 _SLACK = 1e-4  # far above the rounding of a product in single precision
@@ -194,7 +194,7 @@ def merge_linked(blocks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Rows of one unit that are near-duplicates of an image that is kept."""
+    """Rows of one lot that are near-duplicates of an image that is kept."""
 
     row: np.ndarray  # int64 [n]
     kept_id: np.ndarray  # uint64 [n, 2]
@@ -205,7 +205,7 @@ class Duplicates:
 def sort_by_component(linked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorts images by component; returns them and where each component starts.
 
-    Within a component anchors come first, then images by sample id, unit and row.
+    Within a component anchors come first, then images by sample id, lot and row.
     """
     keys = (
         linked["image"],
@@ -220,7 +220,7 @@ def sort_by_component(linked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def find_duplicates(
     linked: np.ndarray, *, of_anchors: bool
 ) -> Iterator[tuple[int, Duplicates]]:
-    """Yields (number of the unit, duplicates to drop), of whole components.
+    """Yields (number of the lot, duplicates to drop), of whole components.
 
     These are all images of a component but the first. With `of_anchors` they are all
     images but the anchors of the components that have an anchor.
@@ -233,8 +233,8 @@ def find_duplicates(
     else:
         is_dropped = first != np.arange(len(first))
     dropped = np.flatnonzero(is_dropped)
-    unit, row = to_unit_and_row(linked["image"])
-    for number, mine in split_by(unit[dropped], dropped):
+    lot, row = to_lot_and_row(linked["image"])
+    for number, mine in split_by(lot[dropped], dropped):
         yield (
             number,
             Duplicates(

@@ -2,7 +2,7 @@
 
 In: decisions on pairs and the indexes of the evaluation sets. Out: the decisions, with
 the pairs dropped that are too similar to an evaluation image. The transform maps
-PCollection[UnitDecisions] to PCollection[UnitDecisions].
+PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import functools
@@ -14,9 +14,9 @@ import numpy as np
 from pipeline.config.duplicates import ENCODER, Resemblance
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
+from pipeline.selection.lot_decisions import LotDecisions
 from pipeline.selection.search import search_steps
 from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
-from pipeline.selection.unit_decisions import UnitDecisions
 
 EvaluationBound = tuple[Resemblance, tuple[IndexFiles, ...]]
 
@@ -32,7 +32,7 @@ class DropNearEvaluation(beam.PTransform):
         self._run = run
         self._bounds = bounds
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         for resemblance, sets in self._bounds:
             descriptor = resemblance.descriptor
             decide = functools.partial(
@@ -50,11 +50,11 @@ class DropNearEvaluation(beam.PTransform):
 
 
 def drop_near_evaluation(
-    decisions: UnitDecisions,
+    decisions: LotDecisions,
     search: Callable[[np.ndarray], NearestImages],
     max_similarity: float,
     by: str = "",
-) -> UnitDecisions:
+) -> LotDecisions:
     """Drops pairs whose cosine with some evaluation image is above `max_similarity`.
 
     The detail is the nearest evaluation image, followed by `by`. An image without an

@@ -1,6 +1,6 @@
 """Exact duplicates: of all pairs with the same image bytes, one is kept.
 
-All transforms map PCollection[UnitDecisions] to PCollection[UnitDecisions].
+All transforms map PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.selection.unit_decisions import (
-    UnitDecisions,
+from pipeline.selection.lot_decisions import (
+    LotDecisions,
     read_rows,
     to_hex,
     to_words,
 )
-from pipeline.selection.unit_join import join_by_unit
+from pipeline.selection.lot_join import join_by_lot
 
 _MIN_GROUPS = 256  # of the shuffle, by image hash
 _PAIRS_PER_GROUP = 2**20  # of larger pools: 107 MB while it is searched
@@ -35,9 +35,9 @@ _PEAK_BYTES = 2 * _IDENTITY_BYTES + 8 + 2 * 8 + 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Identities:
-    """Identities of n pairs of one unit, as hashes of two words each."""
+    """Identities of n pairs of one lot, as hashes of two words each."""
 
-    unit_name: str
+    lot_name: str
     uri: str
     row: np.ndarray  # int64 [n], ascending
     image_hash: np.ndarray  # uint64 [n, 2]
@@ -55,14 +55,14 @@ class Identities:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeats:
-    """Rows of one unit that repeat an image.
+    """Rows of one lot that repeat an image.
 
-    `kept_id` is the id of the pair that is kept, unless another `Repeats` of the unit
+    `kept_id` is the id of the pair that is kept, unless another `Repeats` of the lot
     has the row `first`: that pair is then a repeat as well, of the same pair.
     """
 
     row: np.ndarray  # int64 [n]
-    first: np.ndarray  # int64 [n], of the same image in the unit, perhaps `row` itself
+    first: np.ndarray  # int64 [n], of the same image in the lot, perhaps `row` itself
     kept_id: np.ndarray  # uint64 [n, 2]
 
 
@@ -70,10 +70,10 @@ class DropExactDuplicates(beam.PTransform):
     """Keeps one pair of all that have the same image bytes.
 
     Equal sample ids imply equal images. The pair with the smallest sample id is kept;
-    of equal ids, the first by path of the unit and row. Only droppable pairs take part.
+    of equal ids, the first by path of the lot and row. Only droppable pairs take part.
 
-    Of each image a unit sends one pair through the shuffle, to as many groups as the
-    pool needs, so no worker holds more for an image than one pair of each unit.
+    Of each image a lot sends one pair through the shuffle, to as many groups as the
+    pool needs, so no worker holds more for an image than one pair of each lot.
     """
 
     def __init__(self, run: RunFolder, is_on: bool) -> None:
@@ -81,7 +81,7 @@ class DropExactDuplicates(beam.PTransform):
         self._run = run
         self._is_on = is_on
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         if not self._is_on:
             return decisions
         groups = AsSingleton(
@@ -99,7 +99,7 @@ class DropExactDuplicates(beam.PTransform):
             | "Find repeats" >> beam.FlatMapTuple(find_repeats)
         )
         repeats = (own, others) | "Take all repeats" >> beam.Flatten()
-        joined = join_by_unit(decisions, repeats, "repeats")
+        joined = join_by_lot(decisions, repeats, "repeats")
         return joined | "Drop repeats" >> beam.MapTuple(drop_repeats)
 
 
@@ -109,18 +109,18 @@ def n_groups(n_pairs: float) -> int:
 
 
 def spread_identities(
-    decisions: UnitDecisions, run: RunFolder, n_groups: int
+    decisions: LotDecisions, run: RunFolder, n_groups: int
 ) -> Iterator[
     tuple[int, Identities] | TaggedOutput[Literal["own"], tuple[str, Repeats]]
 ]:
-    """Yields (group, identities) of the droppable pairs of a unit, one of each image.
+    """Yields (group, identities) of the droppable pairs of a lot, one of each image.
 
-    The output `own` has (unit name, repeats) for the others.
+    The output `own` has (lot name, repeats) for the others.
     """
     rows = decisions.droppable_rows
     columns = ("image_hash", "sample_id")
-    table = read_rows(run.pairs(decisions.unit.source), decisions, rows, *columns)
-    name, uri = decisions.unit.name, decisions.unit.shards[0].uri
+    table = read_rows(run.pairs(decisions.lot.source), decisions, rows, *columns)
+    name, uri = decisions.lot.name, decisions.lot.shards[0].uri
     words = (to_words(table[column]) for column in columns)
     firsts, own = set_own_repeats_aside(Identities(name, uri, rows, *words))
     if len(own.row):
@@ -132,17 +132,17 @@ def spread_identities(
         yield key, firsts.take(mine)
 
 
-def set_own_repeats_aside(unit: Identities) -> tuple[Identities, Repeats]:
-    """The first pair of each image of a unit, and the repeats of these pairs."""
-    repeat, first = find_equals(unit.image_hash, unit.sample_id)
-    own = Repeats(unit.row[repeat], unit.row[first], unit.sample_id[first])
-    return unit.take(np.delete(np.arange(len(unit.row)), repeat)), own
+def set_own_repeats_aside(lot: Identities) -> tuple[Identities, Repeats]:
+    """The first pair of each image of a lot, and the repeats of these pairs."""
+    repeat, first = find_equals(lot.image_hash, lot.sample_id)
+    own = Repeats(lot.row[repeat], lot.row[first], lot.sample_id[first])
+    return lot.take(np.delete(np.arange(len(lot.row)), repeat)), own
 
 
 def find_repeats(
     group: int, blocks: Iterable[Identities]
 ) -> Iterator[tuple[str, Repeats]]:
-    """Yields (unit name, repeats) of the pairs that are not kept."""
+    """Yields (lot name, repeats) of the pairs that are not kept."""
     del group
     blocks = sorted(blocks, key=lambda block: block.uri)
     row = np.concatenate([block.row for block in blocks])
@@ -156,7 +156,7 @@ def find_repeats(
     for block, places in zip(blocks, mine, strict=False):
         if len(places):
             rows = row[repeat[places]]
-            yield block.unit_name, Repeats(rows, rows, sample_id[first[places]])
+            yield block.lot_name, Repeats(rows, rows, sample_id[first[places]])
 
 
 def find_equals(
@@ -191,15 +191,15 @@ def shuffle_bytes(n_pairs: float, n_repeats: float) -> float:
     return _IDENTITY_BYTES * n_pairs + _REPEAT_BYTES * n_repeats
 
 
-def drop_repeats(decisions: UnitDecisions, found: Iterable[Repeats]) -> UnitDecisions:
-    """Drops the repeats of one unit; the detail is the sample id of the pair kept."""
+def drop_repeats(decisions: LotDecisions, found: Iterable[Repeats]) -> LotDecisions:
+    """Drops the repeats of one lot; the detail is the sample id of the pair kept."""
     row, kept_id = kept_ids(found)
     details = [to_hex(words) for words in kept_id]
     return decisions.drop(row, DropReason.EXACT_DUPLICATE, detail=details)
 
 
 def kept_ids(found: Iterable[Repeats]) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of all repeats of a unit, ascending, and the ids of the pairs kept."""
+    """The rows of all repeats of a lot, ascending, and the ids of the pairs kept."""
     none = np.empty(0, np.int64)
     found = [Repeats(none, none, np.empty((0, 2), np.uint64)), *found]
     row = np.concatenate([repeats.row for repeats in found])

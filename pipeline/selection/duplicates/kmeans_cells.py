@@ -81,7 +81,7 @@ def border_distances(
     """The distance of each image from the border of its cell with each cell: [n, c].
 
     The border of two cells is the plane of the points that are equally near to both
-    centroids. The distance is zero for the image's own cell. The unit is a step of the
+    centroids. The distance is zero for the image's own cell. The lot is a step of the
     grid. `between` holds the distances of all centroids, [c, c], if they are known.
     """
     distance = grid @ centroids.T

@@ -1,7 +1,7 @@
 """Images that are compared, as they travel between the steps.
 
 One array holds any number of them, so that a shuffle moves few objects. An image is
-named by one number: that of its unit among all names in order, and its row.
+named by one number: that of its lot among all names in order, and its row.
 """
 
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ LINKED = np.dtype(
 )
 
 
-def image_numbers(unit: int, rows: np.ndarray) -> np.ndarray:
-    """Numbers of images, int64 [n], in the order of units and rows."""
-    return (unit << _ROW_BITS) + rows.astype(np.int64)
+def image_numbers(lot: int, rows: np.ndarray) -> np.ndarray:
+    """Numbers of images, int64 [n], in the order of lots and rows."""
+    return (lot << _ROW_BITS) + rows.astype(np.int64)
 
 
-def to_unit_and_row(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the units of images, and their rows: int64 [n] each."""
+def to_lot_and_row(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the lots of images, and their rows: int64 [n] each."""
     return images >> _ROW_BITS, images & ((1 << _ROW_BITS) - 1)
 
 

@@ -4,7 +4,7 @@ K-means divides the pool into cells, and the images of a cell are compared with 
 another. Similar images make up components, of which one image is kept. Only here do
 embeddings cross a shuffle, as they are stored. Nothing that grows with the pool passes
 one worker, but what two rounds of merging leave of components. The transforms map
-PCollection[UnitDecisions] to PCollection[UnitDecisions].
+PCollection[LotDecisions] to PCollection[LotDecisions].
 """
 
 import dataclasses
@@ -46,9 +46,9 @@ from pipeline.selection.duplicates.component_roots import (
 )
 from pipeline.selection.duplicates.components import Duplicates
 from pipeline.selection.duplicates.members import LINKED, split_by
+from pipeline.selection.lot_decisions import LotDecisions, to_hex
+from pipeline.selection.lot_join import join_by_lot
 from pipeline.selection.search import kmeans
-from pipeline.selection.unit_decisions import UnitDecisions, to_hex
-from pipeline.selection.unit_join import join_by_unit
 from pipeline.storage import files
 
 _LINKS_PER_BLOCK = 10**6  # of 46 bytes, that a worker collects
@@ -93,7 +93,7 @@ def component_rules(selection: SelectionConfig) -> tuple[Rule, ...]:
 class DropLinked(beam.PTransform):
     """Drops images of components by one rule, and writes the sizes of components.
 
-    `run` must list its units, which enter the names of the files of centroids.
+    `run` must list its lots, which enter the names of the files of centroids.
     """
 
     def __init__(self, run: RunFolder, rule: Rule) -> None:
@@ -101,11 +101,11 @@ class DropLinked(beam.PTransform):
         self._run = run
         self._rule = rule
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
         rule = self._rule
         names = AsSingleton(
             decisions
-            | "Name units" >> beam.Map(lambda v: v.unit.name)
+            | "Name lots" >> beam.Map(lambda v: v.lot.name)
             | "Collect names" >> beam.combiners.ToList()
             | "Sort names" >> beam.Map(sorted)
         )
@@ -131,14 +131,14 @@ class DropLinked(beam.PTransform):
             | "Add accounts" >> beam.CombineGlobally(components.add_sizes)
             | "Write account" >> beam.Map(write_account, rule, path)
         )
-        joined = join_by_unit(decisions, found.duplicates, "duplicates")
+        joined = join_by_lot(decisions, found.duplicates, "duplicates")
         return joined | "Drop duplicates" >> beam.MapTuple(
             functools.partial(drop, rule)
         )
 
     def _find_links(
         self,
-        decisions: beam.PCollection[UnitDecisions],
+        decisions: beam.PCollection[LotDecisions],
         number: int,
         names: AsSingleton,
         n_pool: AsSingleton,
@@ -147,7 +147,7 @@ class DropLinked(beam.PTransform):
         rule, resemblance = self._rule, self._rule.by[number]
         name = resemblance.descriptor.name
         record = record_path(self._run, resemblance, rule)
-        run = self._run.without_units().comparing(resemblance.descriptor)
+        run = self._run.without_lots().comparing(resemblance.descriptor)
         comparison = Comparison(run, rule.cells, resemblance, rule.of_anchors)
         pool = decisions
         if rule.of_anchors:
@@ -262,8 +262,8 @@ def concatenate(key: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(list(blocks))
 
 
-def count_compared(decisions: UnitDecisions, rule: Rule) -> int:
-    """The number of images of a unit that are compared with others."""
+def count_compared(decisions: LotDecisions, rule: Rule) -> int:
+    """The number of images of a lot that are compared with others."""
     return len(compared_rows(decisions, of_anchors=rule.of_anchors)[0])
 
 
@@ -278,7 +278,7 @@ def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
         pool_duplicates=None,
     )
     config = dataclasses.replace(run.config, selection=selection)
-    pool = dataclasses.replace(run, config=config, seed_units=())
+    pool = dataclasses.replace(run, config=config, seed_lots=())
     training = dataclasses.replace(rule.cells, max_per_image=1)
     tables = [
         run.descriptions(source, resemblance.descriptor).folder.removeprefix(run.root)
@@ -289,15 +289,15 @@ def record_path(run: RunFolder, resemblance: Resemblance, rule: Rule) -> str:
     return files.join(run.root, "clusters", name)
 
 
-def make_all_droppable(decisions: UnitDecisions) -> UnitDecisions:
+def make_all_droppable(decisions: LotDecisions) -> LotDecisions:
     """The same decisions, with all kept rows droppable."""
-    source = dataclasses.replace(decisions.unit.source, keep_all=False)
-    unit = dataclasses.replace(decisions.unit, source=source)
-    return dataclasses.replace(decisions, unit=unit)
+    source = dataclasses.replace(decisions.lot.source, keep_all=False)
+    lot = dataclasses.replace(decisions.lot, source=source)
+    return dataclasses.replace(decisions, lot=lot)
 
 
 class FindDuplicates(beam.DoFn):
-    """Yields (unit name, duplicates to drop), and the sizes of components."""
+    """Yields (lot name, duplicates to drop), and the sizes of components."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
@@ -307,10 +307,10 @@ class FindDuplicates(beam.DoFn):
     ) -> Iterator[tuple[str, Duplicates] | TaggedOutput[Literal["account"], dict]]:
         sizes = components.component_sizes(linked, self._rule.alarm_size)
         yield TaggedOutput("account", sizes)
-        for unit, found in components.find_duplicates(
+        for lot, found in components.find_duplicates(
             linked, of_anchors=self._rule.of_anchors
         ):
-            yield names[unit], found
+            yield names[lot], found
 
 
 def write_account(sizes: dict, rule: Rule, path: str) -> None:
@@ -325,9 +325,9 @@ def write_account(sizes: dict, rule: Rule, path: str) -> None:
 
 
 def drop(
-    rule: Rule, decisions: UnitDecisions, duplicates: Iterable[Duplicates]
-) -> UnitDecisions:
-    """Drops the duplicates of one unit; the detail names the image that stays."""
+    rule: Rule, decisions: LotDecisions, duplicates: Iterable[Duplicates]
+) -> LotDecisions:
+    """Drops the duplicates of one lot; the detail names the image that stays."""
     bounds = np.array([resemblance.max_similarity for resemblance in rule.by])
     names = [resemblance.descriptor.name for resemblance in rule.by]
     before = "component of " if rule.of_anchors else ""

@@ -19,19 +19,19 @@ from pipeline.config.selection import (
 )
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
+from pipeline.selection.lot_decisions import LotDecisions
+from pipeline.selection.lot_join import join_by_lot
 from pipeline.selection.retrieval import nearest_to_seeds, seeded_clusters
 from pipeline.selection.retrieval.top_k import SeedHits
 from pipeline.selection.search import search_steps
 from pipeline.selection.search.embeddings import count_rows
 from pipeline.selection.search.reference_sets import IndexFiles, NearestImages
-from pipeline.selection.unit_decisions import UnitDecisions
-from pipeline.selection.unit_join import join_by_unit
 
 
 class KeepCurated(beam.PTransform):
     """Keeps the hits of some seed set, and records all sets that they are hits of.
 
-    Maps PCollection[UnitDecisions] to PCollection[UnitDecisions].
+    Maps PCollection[LotDecisions] to PCollection[LotDecisions].
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class KeepCurated(beam.PTransform):
         self._sets = sets
         self._retrieval = retrieval
 
-    def expand(self, decisions: beam.PCollection[UnitDecisions]) -> beam.PCollection:
-        run, sets = self._run.without_units(), self._sets
+    def expand(self, decisions: beam.PCollection[LotDecisions]) -> beam.PCollection:
+        run, sets = self._run.without_lots(), self._sets
         match self._retrieval:
             case None:
                 return decisions
@@ -66,7 +66,7 @@ class KeepCurated(beam.PTransform):
 
 
 def is_global(retrieval: Retrieval | None) -> bool:
-    """Whether the images kept of a unit depend on the other units."""
+    """Whether the images kept of a lot depend on the other lots."""
     return isinstance(retrieval, NearestToSeeds | SeededClusters)
 
 
@@ -75,11 +75,11 @@ def check(run: RunFolder) -> None:
     retrieval = run.config.selection.retrieval
     if retrieval is None:
         return
-    if not run.seed_units:
+    if not run.seed_lots:
         expected = "seed sets, --seeds NAME=GLOB, or --set selection.retrieval=null"
         raise ValueError(f"retrieval={retrieval}: expected {expected}")
     if isinstance(retrieval, NearestToSeeds):
-        names = sorted({unit.source.name for unit in run.seed_units})
+        names = sorted({lot.source.name for lot in run.seed_lots})
         for name, k in retrieval.set_to_k.items():
             if name not in names:
                 expected = ", ".join(names)
@@ -90,26 +90,26 @@ def check_pool(run: RunFolder) -> None:
     """Raises ValueError if the pool has fewer images than k or k-means needs."""
     match run.config.selection.retrieval:
         case NearestToSeeds() as retrieval:
-            names = {unit.source.name for unit in run.seed_units}
+            names = {lot.source.name for lot in run.seed_lots}
             name, n_asked = "k", max(map(retrieval.k_of, names))
         case SeededClusters(n_clusters):
             name, n_asked = "n_clusters", n_clusters
         case _:
             return
     n_pool = 0
-    for unit in run.units:
+    for lot in run.lots:
         if n_pool >= n_asked:
             return
-        n_pool += 0 if unit.source.keep_all else count_rows(run, [unit])
+        n_pool += 0 if lot.source.keep_all else count_rows(run, [lot])
     if n_pool < n_asked:
         raise ValueError(f"{name}={n_asked}: expected at most the {n_pool} of the pool")
 
 
 def keep_near_seeds(
-    decisions: UnitDecisions,
+    decisions: LotDecisions,
     search: Callable[[np.ndarray], NearestImages],
     min_similarity: float,
-) -> UnitDecisions:
+) -> LotDecisions:
     """Drops pairs whose cosine with every seed is below `min_similarity`.
 
     The detail of a drop is the nearest seed.
@@ -130,17 +130,17 @@ def keep_near_seeds(
 
 def _keep_hits(
     found: tuple[beam.PCollection, beam.PCollection], detail: str
-) -> beam.PCollection[UnitDecisions]:
-    joined = join_by_unit(*found, "hits")
+) -> beam.PCollection[LotDecisions]:
+    joined = join_by_lot(*found, "hits")
     return joined | "Keep hits" >> beam.MapTuple(
         functools.partial(keep_hits, detail=detail)
     )
 
 
 def keep_hits(
-    decisions: UnitDecisions, hits: Sequence[SeedHits], detail: str
-) -> UnitDecisions:
-    """Drops the pairs of one unit that are a hit of no seed set."""
+    decisions: LotDecisions, hits: Sequence[SeedHits], detail: str
+) -> LotDecisions:
+    """Drops the pairs of one lot that are a hit of no seed set."""
     rows = decisions.droppable_rows
     names = sorted({hit.set_name for hit in hits})
     is_hit = np.zeros((len(names), len(decisions.outcome)), dtype=bool)

@@ -15,16 +15,16 @@ from apache_beam.pvalue import TaggedOutput
 from pipeline.config.selection import NearestToSeeds
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
+from pipeline.selection.lot_decisions import LotDecisions, read_rows, to_words
 from pipeline.selection.retrieval.top_k import (
     Candidates,
     TopKPerGroup,
-    hits_by_unit,
+    hits_by_lot,
     top_k,
 )
 from pipeline.selection.search import exact_search, search_steps
 from pipeline.selection.search.embeddings import read_vector_blocks
 from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 
 SEEDS_PER_BLOCK = 4096  # with 512 dimensions 8 MB; a block of FAISS, a key of Beam
 
@@ -35,12 +35,12 @@ Floors = dict[
 
 
 def find_nearest(
-    decisions: beam.PCollection[UnitDecisions],
+    decisions: beam.PCollection[LotDecisions],
     run: RunFolder,
     sets: tuple[IndexFiles, ...],
     retrieval: NearestToSeeds,
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """Returns the decisions, and the hits of the sets as (unit name, SeedHits).
+    """Returns the decisions, and the hits of the sets as (lot name, SeedHits).
 
     Images without an embedding are dropped.
     """
@@ -50,14 +50,14 @@ def find_nearest(
     hits = (
         candidates
         | "Merge nearest" >> beam.CombinePerKey(TopKPerGroup())
-        | "Name units of nearest"
-        >> beam.FlatMapTuple(lambda key, won: hits_by_unit(key[0], won))
+        | "Name lots of nearest"
+        >> beam.FlatMapTuple(lambda key, won: hits_by_lot(key[0], won))
     )
     return decided, hits
 
 
 class ProposeNearest(search_steps.DoFnWithSets):
-    """Proposes the images of one unit that are nearest to each seed."""
+    """Proposes the images of one lot that are nearest to each seed."""
 
     def __init__(
         self, run: RunFolder, sets: tuple[IndexFiles, ...], retrieval: NearestToSeeds
@@ -68,12 +68,12 @@ class ProposeNearest(search_steps.DoFnWithSets):
         self._floors: Floors = {}
 
     def process(
-        self, decisions: UnitDecisions
+        self, decisions: LotDecisions
     ) -> Iterator[
-        UnitDecisions | TaggedOutput[Literal["candidates"], tuple[BlockKey, Candidates]]
+        LotDecisions | TaggedOutput[Literal["candidates"], tuple[BlockKey, Candidates]]
     ]:
         ids = read_rows(
-            self._run.pairs(decisions.unit.source),
+            self._run.pairs(decisions.lot.source),
             decisions,
             np.arange(len(decisions.outcome)),
             "sample_id",
@@ -85,8 +85,8 @@ class ProposeNearest(search_steps.DoFnWithSets):
             embedded.append(rows)
             for key, seed, place, similarity in self._search(vectors):
                 row = rows[place]
-                candidates = Candidates.of_unit(
-                    decisions.unit.name,
+                candidates = Candidates.of_lot(
+                    decisions.lot.name,
                     self._retrieval.k_of(key[0]),
                     group=seed,
                     rank=-similarity.astype(np.float64),
@@ -108,8 +108,8 @@ class ProposeNearest(search_steps.DoFnWithSets):
 
 
 def drop_without_embedding(
-    decisions: UnitDecisions, embedded: np.ndarray
-) -> UnitDecisions:
+    decisions: LotDecisions, embedded: np.ndarray
+) -> LotDecisions:
     """Drops droppable pairs but the `embedded` rows."""
     without = np.setdiff1d(decisions.droppable_rows, embedded, assume_unique=True)
     reason = DropReason.FAR_FROM_SEEDS

@@ -16,17 +16,17 @@ from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.hashed_random import unit_hashes
+from pipeline.selection.lot_decisions import LotDecisions, read_rows, to_words
 from pipeline.selection.retrieval.nearest_to_seeds import drop_without_embedding
 from pipeline.selection.retrieval.top_k import (
     Candidates,
     TopKPerGroup,
-    hits_by_unit,
+    hits_by_lot,
     top_k,
 )
 from pipeline.selection.search import kmeans
 from pipeline.selection.search.embeddings import ROWS_PER_SEARCH
 from pipeline.selection.search.reference_sets import IndexFiles, ReferenceSet
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows, to_words
 from pipeline.storage import files
 
 CLUSTERS_PER_BLOCK = 64  # in one key of Beam: at most 64 * `max_per_cluster` images
@@ -37,17 +37,17 @@ SetToCounts = Mapping[str, np.ndarray]
 
 
 def draw(
-    decisions: beam.PCollection[UnitDecisions],
+    decisions: beam.PCollection[LotDecisions],
     run: RunFolder,
     sets: tuple[IndexFiles, ...],
     clusters: SeededClusters,
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """Returns the decisions, and the hits of the sets as (unit name, SeedHits).
+    """Returns the decisions, and the hits of the sets as (lot name, SeedHits).
 
     Images of clusters with few seeds, and images without an embedding, are dropped.
-    `run` must list its units, which enter the name of the file of centroids.
+    `run` must list its lots, which enter the name of the file of centroids.
     """
-    record, run = record_path(run, clusters), run.without_units()
+    record, run = record_path(run, clusters), run.without_lots()
     path = AsSingleton(
         decisions | "Train centroids" >> kmeans.TrainCentroids(run, clusters, record)
     )
@@ -65,7 +65,7 @@ def draw(
         | "Take drawn images" >> beam.Values()
         | "Propose for sets" >> beam.FlatMap(propose_for_sets, clusters, set_to_counts)
         | "Draw for sets" >> beam.CombinePerKey(TopKPerGroup())
-        | "Name units of drawn images" >> beam.FlatMapTuple(hits_by_unit)
+        | "Name lots of drawn images" >> beam.FlatMapTuple(hits_by_lot)
     )
     return decided, hits
 
@@ -80,7 +80,7 @@ def record_path(run: RunFolder, clusters: SeededClusters) -> str:
     )
     selection = dataclasses.replace(run.config.selection, retrieval=training)
     config = dataclasses.replace(run.config, selection=selection)
-    pool = dataclasses.replace(run, config=config, seed_units=())
+    pool = dataclasses.replace(run, config=config, seed_lots=())
     name = f"{pool.pool_fingerprint}.json"
     return files.join(run.root, "clusters", name)
 
@@ -109,7 +109,7 @@ def n_by_cluster(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarray:
 
 
 class ProposeFromClusters(kmeans.DoFnWithCentroids):
-    """Proposes images of one unit for the samples of their clusters."""
+    """Proposes images of one lot for the samples of their clusters."""
 
     def __init__(self, run: RunFolder, clusters: SeededClusters) -> None:
         super().__init__()
@@ -117,9 +117,9 @@ class ProposeFromClusters(kmeans.DoFnWithCentroids):
         self._clusters = clusters
 
     def process(
-        self, decisions: UnitDecisions, path: str, set_to_counts: SetToCounts
+        self, decisions: LotDecisions, path: str, set_to_counts: SetToCounts
     ) -> Iterator[
-        UnitDecisions | TaggedOutput[Literal["candidates"], tuple[int, Candidates]]
+        LotDecisions | TaggedOutput[Literal["candidates"], tuple[int, Candidates]]
     ]:
         rows, cluster = kmeans.nearest_to_rows(
             self.centroids(path), self._run, decisions, decisions.droppable_rows
@@ -143,13 +143,13 @@ class ProposeFromClusters(kmeans.DoFnWithCentroids):
             yield TaggedOutput("candidates", (key, top_k([mine])))
 
     def _propose(
-        self, decisions: UnitDecisions, rows: np.ndarray, cluster: np.ndarray
+        self, decisions: LotDecisions, rows: np.ndarray, cluster: np.ndarray
     ) -> Candidates:
-        tables = self._run.pairs(decisions.unit.source)
+        tables = self._run.pairs(decisions.lot.source)
         ids = read_rows(tables, decisions, rows, "sample_id")["sample_id"]
         salt = f"cluster {self._clusters.rng_seed}"
-        return Candidates.of_unit(
-            decisions.unit.name,
+        return Candidates.of_lot(
+            decisions.lot.name,
             self._clusters.max_per_cluster,
             group=cluster,
             rank=unit_hashes(ids.to_pylist(), salt),

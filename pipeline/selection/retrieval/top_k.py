@@ -1,6 +1,6 @@
 """The k best images of each group over all shards, the same in any order of work.
 
-In: candidates of each unit, as arrays. Out: for each unit, the rows among the k best of
+In: candidates of each lot, as arrays. Out: for each lot, the rows among the k best of
 their group, and the seed set that they are hits of.
 """
 
@@ -18,21 +18,21 @@ class Candidates:
     """Images that are ranked within groups, of which the first `n_places` are kept.
 
     The smallest `rank` comes first; then the smallest sample id, then the first by name
-    of the unit and row.
+    of the lot and row.
     """
 
     n_places: int
-    unit_names: tuple[str, ...]  # ascending
+    lot_names: tuple[str, ...]  # ascending
     group: np.ndarray  # int64 [n]
     rank: np.ndarray  # float64 [n]
     sample_id: np.ndarray  # uint64 [n, 2]
-    unit: np.ndarray  # int64 [n], position in unit_names
+    lot: np.ndarray  # int64 [n], position in lot_names
     row: np.ndarray  # int64 [n]
 
     @classmethod
-    def of_unit(
+    def of_lot(
         cls,
-        unit_name: str,
+        lot_name: str,
         n_places: int,
         *,
         group: np.ndarray,
@@ -40,20 +40,20 @@ class Candidates:
         sample_id: np.ndarray,
         row: np.ndarray,
     ) -> "Candidates":
-        """The candidates of one unit."""
-        unit = np.zeros(len(row), np.int64)
-        return cls(n_places, (unit_name,), group, rank, sample_id, unit, row)
+        """The candidates of one lot."""
+        lot = np.zeros(len(row), np.int64)
+        return cls(n_places, (lot_name,), group, rank, sample_id, lot, row)
 
     def take(self, places: np.ndarray) -> "Candidates":
         """Some of the candidates, in the order of `places`."""
-        used, unit = np.unique(self.unit[places], return_inverse=True)
+        used, lot = np.unique(self.lot[places], return_inverse=True)
         return dataclasses.replace(
             self,
-            unit_names=tuple(self.unit_names[i] for i in used),
+            lot_names=tuple(self.lot_names[i] for i in used),
             group=self.group[places],
             rank=self.rank[places],
             sample_id=self.sample_id[places],
-            unit=unit,
+            lot=lot,
             row=self.row[places],
         )
 
@@ -64,7 +64,7 @@ def top_k(blocks: Sequence[Candidates]) -> Candidates:
     order = np.lexsort(  # takes its last key first
         (
             everyone.row,
-            everyone.unit,
+            everyone.lot,
             everyone.sample_id[:, 1],
             everyone.sample_id[:, 0],
             everyone.rank,
@@ -77,21 +77,19 @@ def top_k(blocks: Sequence[Candidates]) -> Candidates:
 
 
 def _concatenate(blocks: Sequence[Candidates]) -> Candidates:
-    names = sorted({name for block in blocks for name in block.unit_names})
-    name_to_unit = {name: unit for unit, name in enumerate(names)}
-    units = [
-        np.array([name_to_unit[name] for name in block.unit_names], np.int64)[
-            block.unit
-        ]
+    names = sorted({name for block in blocks for name in block.lot_names})
+    name_to_lot = {name: lot for lot, name in enumerate(names)}
+    lots = [
+        np.array([name_to_lot[name] for name in block.lot_names], np.int64)[block.lot]
         for block in blocks
     ]
     return Candidates(
         n_places=blocks[0].n_places,
-        unit_names=tuple(names),
+        lot_names=tuple(names),
         group=np.concatenate([block.group for block in blocks]),
         rank=np.concatenate([block.rank for block in blocks]),
         sample_id=np.concatenate([block.sample_id for block in blocks]),
-        unit=np.concatenate(units),
+        lot=np.concatenate(lots),
         row=np.concatenate([block.row for block in blocks]),
     )
 
@@ -126,13 +124,13 @@ class TopKPerGroup(beam.CombineFn):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeedHits:
-    """Rows of one unit that are hits of a seed set."""
+    """Rows of one lot that are hits of a seed set."""
 
     set_name: str
     row: np.ndarray  # int64, ascending
 
 
-def hits_by_unit(set_name: str, won: Candidates) -> Iterator[tuple[str, SeedHits]]:
-    """Yields (unit name, hits of a seed set in it)."""
-    for unit, unit_name in enumerate(won.unit_names):
-        yield unit_name, SeedHits(set_name, np.unique(won.row[won.unit == unit]))
+def hits_by_lot(set_name: str, won: Candidates) -> Iterator[tuple[str, SeedHits]]:
+    """Yields (lot name, hits of a seed set in it)."""
+    for lot, lot_name in enumerate(won.lot_names):
+        yield lot_name, SeedHits(set_name, np.unique(won.row[won.lot == lot]))

@@ -1,6 +1,6 @@
 """Image embeddings as `score` stored them, and as unit vectors.
 
-In: the table of embeddings of a unit, and rows of it. Out: a matrix of the vectors of
+In: the table of embeddings of a lot, and rows of it. Out: a matrix of the vectors of
 these rows, without those that have no embedding.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.engine.run_folder import RunFolder
-from pipeline.selection.unit_decisions import UnitDecisions, expect_rows
-from pipeline.sources.shards import Unit
+from pipeline.selection.lot_decisions import LotDecisions, expect_rows
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
 from pipeline.storage.tables import (
     from_vector_column,
@@ -24,7 +24,7 @@ _ROWS_PER_BLOCK = 4 * ROWS_PER_SEARCH
 
 
 def read_vectors(
-    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
+    run: RunFolder, decisions: LotDecisions, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that have an embedding, and their unit vectors: float32 [n, d]."""
     found = read_blocks(run, decisions, rows)
@@ -32,7 +32,7 @@ def read_vectors(
 
 
 def read_vector_blocks(
-    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
+    run: RunFolder, decisions: LotDecisions, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields rows that have an embedding, and their unit vectors: float32 [n, d].
 
@@ -49,7 +49,7 @@ def read_vector_blocks(
 
 
 def read_embeddings(
-    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
+    run: RunFolder, decisions: LotDecisions, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that have an embedding, and these as they are stored: float16 [n, d]."""
     found = read_blocks(run, decisions, rows)
@@ -80,9 +80,9 @@ def normalize(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(vectors / length[:, None]), has_direction
 
 
-def count_rows(run: RunFolder, units: Iterable[Unit]) -> int:
-    """The number of pairs in units, readable or not."""
-    return sum(_n_rows(run.pairs(unit.source).path(unit.name)) for unit in units)
+def count_rows(run: RunFolder, lots: Iterable[Lot]) -> int:
+    """The number of pairs in lots, readable or not."""
+    return sum(_n_rows(run.pairs(lot.source).path(lot.name)) for lot in lots)
 
 
 def _n_rows(path: str) -> int:
@@ -90,28 +90,28 @@ def _n_rows(path: str) -> int:
         return pq.read_metadata(file).num_rows
 
 
-def read_matrix(run: RunFolder, unit: Unit) -> np.ndarray:
-    """The vectors of all pairs of a unit, as they are stored: float16 [n, d]."""
-    table = run.vectors(unit.source).read(unit.name, columns=["embedding"])
+def read_matrix(run: RunFolder, lot: Lot) -> np.ndarray:
+    """The vectors of all pairs of a lot, as they are stored: float16 [n, d]."""
+    table = run.vectors(lot.source).read(lot.name, columns=["embedding"])
     return from_vector_column(table["embedding"].combine_chunks())
 
 
-def read_matrix_blocks(run: RunFolder, unit: Unit) -> Iterator[np.ndarray]:
-    """Yields the vectors of all pairs of a unit, 4,096 at a time: float16 [n, d]."""
-    with open_table(run.vectors(unit.source).path(unit.name)) as file:
+def read_matrix_blocks(run: RunFolder, lot: Lot) -> Iterator[np.ndarray]:
+    """Yields the vectors of all pairs of a lot, 4,096 at a time: float16 [n, d]."""
+    with open_table(run.vectors(lot.source).path(lot.name)) as file:
         parquet = pq.ParquetFile(file)
         for batch in parquet.iter_batches(ROWS_PER_SEARCH, columns=["embedding"]):
             yield from_vector_column(batch.column("embedding"))
 
 
 def read_blocks(
-    run: RunFolder, decisions: UnitDecisions, rows: np.ndarray
+    run: RunFolder, decisions: LotDecisions, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields positions in `rows`, which must ascend, and the embeddings of these rows.
 
     Reads the table block by block, so a large shard does not fill the memory.
     """
-    path = run.vectors(decisions.unit.source).path(decisions.unit.name)
+    path = run.vectors(decisions.lot.source).path(decisions.lot.name)
     with open_table(path) as file:
         parquet = pq.ParquetFile(file)
         expect_rows(path, parquet.metadata.num_rows, decisions)
@@ -124,16 +124,16 @@ def read_blocks(
             first_row += len(batch)
 
 
-def stored_dim(run: RunFolder, unit: Unit) -> int:
-    """The width of the embeddings that a unit has, from the schema of their table."""
-    return read_vector_dim(run.vectors(unit.source).path(unit.name))
+def stored_dim(run: RunFolder, lot: Lot) -> int:
+    """The width of the embeddings that a lot has, from the schema of their table."""
+    return read_vector_dim(run.vectors(lot.source).path(lot.name))
 
 
 def embedding_dim(run: RunFolder) -> int | None:
     """The width of image embeddings; None while the first shard has none."""
-    unit = run.units[0]
-    path = run.embeddings(unit.source).path(unit.name)
-    return stored_dim(run, unit) if files.is_file(path) else None
+    lot = run.lots[0]
+    path = run.embeddings(lot.source).path(lot.name)
+    return stored_dim(run, lot) if files.is_file(path) else None
 
 
 def expect_dim(name: str, found: int, expected: int) -> None:

@@ -1,6 +1,6 @@
 """Builds the indexes of evaluation and seed sets, on the launcher.
 
-In: the embeddings of the units of a set. Out: for each set a FAISS index and a table of
+In: the embeddings of the lots of a set. Out: for each set a FAISS index and a table of
 keys under RUN/indexes, named by a fingerprint of what is in them. Vectors are read in
 blocks and put in order in a file of the temporary disk, so a set may be larger than the
 memory.
@@ -30,11 +30,11 @@ from pipeline.selection.search.embeddings import (
     stored_dim,
 )
 from pipeline.selection.search.reference_sets import IndexFiles
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
-_N_SAMPLED_UNITS = 4  # of the pool, to measure the recall of inverted lists with
+_N_SAMPLED_LOTS = 4  # of the pool, to measure the recall of inverted lists with
 _N_SAMPLED_ROWS = 512  # of each
 _DIGEST = np.dtype("S16")  # compares as bytes padded with zeros
 
@@ -42,11 +42,11 @@ _DIGEST = np.dtype("S16")  # compares as bytes padded with zeros
 def build(
     role: str,
     run: RunFolder,
-    units: Iterable[Unit],
+    lots: Iterable[Lot],
     *,
     max_exact: int | None = None,
 ) -> tuple[IndexFiles, ...]:
-    """Builds the indexes of the sets that `units` belong to, unless they are there.
+    """Builds the indexes of the sets that `lots` belong to, unless they are there.
 
     Sets of more than `max_exact` images get inverted lists; with None, no set does.
     `role` is the name of the sets in the recipe, for errors.
@@ -55,9 +55,9 @@ def build(
       ValueError: if a set has no readable image, or embeddings of another width than
         the pool's.
     """
-    by_name = sorted(units, key=lambda unit: (unit.source.name, unit.shards[0].uri))
+    by_name = sorted(lots, key=lambda lot: (lot.source.name, lot.shards[0].uri))
     found = []
-    for name, group in itertools.groupby(by_name, lambda unit: unit.source.name):
+    for name, group in itertools.groupby(by_name, lambda lot: lot.source.name):
         one = tuple(group)
         is_exact = max_exact is None or count_rows(run, one) <= max_exact
         found.append(_build_set(f"{role}={name}", run, one, is_exact))
@@ -65,19 +65,19 @@ def build(
 
 
 def _build_set(
-    role: str, run: RunFolder, units: tuple[Unit, ...], is_exact: bool
+    role: str, run: RunFolder, lots: tuple[Lot, ...], is_exact: bool
 ) -> IndexFiles:
-    name = units[0].source.name
-    stem = f"{name}-{_fingerprint('index' if is_exact else 'ivf', run, units)}"
+    name = lots[0].source.name
+    stem = f"{name}-{_fingerprint('index' if is_exact else 'ivf', run, lots)}"
     folder = files.join(run.root, "indexes")
-    tables = UnitTables(folder)
+    tables = LotTables(folder)
     paths = IndexFiles(name, files.join(folder, f"{stem}.faiss"), tables.path(stem))
     if files.is_file(paths.index_path):
         return paths
-    keys, place = _order_images(role, run, units)
+    keys, place = _order_images(role, run, lots)
     with tempfile.TemporaryDirectory() as temporary:
         local = os.path.join(temporary, "flat.faiss")
-        vectors = _write_flat(run, units, place, local)
+        vectors = _write_flat(run, lots, place, local)
         if not is_exact:
             local = os.path.join(temporary, "lists.faiss")
             recall = inverted_lists.write(vectors, _sample_queries(run, vectors), local)
@@ -90,20 +90,20 @@ def _build_set(
 
 
 def _order_images(
-    name: str, run: RunFolder, units: tuple[Unit, ...]
+    name: str, run: RunFolder, lots: tuple[Lot, ...]
 ) -> tuple[pa.Array, np.ndarray]:
     """The keys of the different readable images of a set, ascending.
 
-    Also the position in them of each pair of the units, -1 for other pairs: int64 [n].
+    Also the position in them of each pair of the lots, -1 for other pairs: int64 [n].
     Of images with the same vector the first by key counts. Takes some 100 bytes a pair.
     """
-    dim = stored_dim(run, run.units[0] if run.units else units[0])
+    dim = stored_dim(run, run.lots[0] if run.lots else lots[0])
     columns, digests, readable = [], [], []
-    for unit in units:
-        expect_dim(name, stored_dim(run, unit), dim)
-        table = run.pairs(unit.source).read(unit.name, columns=["key"])
+    for lot in lots:
+        expect_dim(name, stored_dim(run, lot), dim)
+        table = run.pairs(lot.source).read(lot.name, columns=["key"])
         columns.append(table["key"].combine_chunks())
-        for embeddings in read_matrix_blocks(run, unit):
+        for embeddings in read_matrix_blocks(run, lot):
             vectors, has_direction = normalize(embeddings)
             digests.append(np.array([*map(_digest, vectors)], _DIGEST))
             readable.append(has_direction)
@@ -124,13 +124,13 @@ def _digest(vector: np.ndarray) -> bytes:
 
 
 def _write_flat(
-    run: RunFolder, units: tuple[Unit, ...], place: np.ndarray, path: str
+    run: RunFolder, lots: tuple[Lot, ...], place: np.ndarray, path: str
 ) -> np.memmap:
     """Writes the file of a flat index of the unit vectors at their positions.
 
     Returns the vectors, mapped into memory: float32 [m, d].
     """
-    dim = stored_dim(run, units[0])
+    dim = stored_dim(run, lots[0])
     n_vectors = int(place.max()) + 1
     head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dim)).tobytes())
     head[8:16] = np.array([n_vectors]).tobytes()
@@ -141,8 +141,8 @@ def _write_flat(
     shape = (n_vectors, dim)
     written = np.memmap(path, np.float32, mode="r+", offset=len(head), shape=shape)
     first = 0
-    for unit in units:
-        for embeddings in read_matrix_blocks(run, unit):
+    for lot in lots:
+        for embeddings in read_matrix_blocks(run, lot):
             mine = place[first : first + len(embeddings)]
             vectors, _ = normalize(embeddings)
             written[mine[mine >= 0]] = vectors[mine >= 0]
@@ -152,16 +152,16 @@ def _write_flat(
 
 def _sample_queries(run: RunFolder, vectors: np.ndarray) -> np.ndarray:
     """A sample of the vectors of the pool; vectors of the set if the pool has none."""
-    units = sorted(run.units, key=lambda unit: content_hash(unit.name.encode()))
+    lots = sorted(run.lots, key=lambda lot: content_hash(lot.name.encode()))
     found = [np.empty((0, vectors.shape[1]), np.float32)]
-    for unit in units[:_N_SAMPLED_UNITS]:
-        for embeddings in itertools.islice(read_matrix_blocks(run, unit), 1):
+    for lot in lots[:_N_SAMPLED_LOTS]:
+        for embeddings in itertools.islice(read_matrix_blocks(run, lot), 1):
             some, has_direction = normalize(embeddings[:_N_SAMPLED_ROWS])
             found.append(some[has_direction])
     queries = np.concatenate(found)
     return queries if len(queries) else np.array(vectors[:_N_SAMPLED_ROWS])
 
 
-def _fingerprint(kind: str, run: RunFolder, units: tuple[Unit, ...]) -> str:
-    paths = [run.vectors(unit.source).path(unit.name) for unit in units]
+def _fingerprint(kind: str, run: RunFolder, lots: tuple[Lot, ...]) -> str:
+    paths = [run.vectors(lot.source).path(lot.name) for lot in lots]
     return fingerprint(kind, [path.removeprefix(run.root) for path in paths])

@@ -18,6 +18,7 @@ from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.utils.shared import Shared
 
 from pipeline.engine.run_folder import RunFolder
+from pipeline.selection.lot_decisions import LotDecisions
 from pipeline.selection.search import centroid_files, pool_sample, search_steps
 from pipeline.selection.search.centroid_files import Progress, TrainingFiles
 from pipeline.selection.search.embeddings import (
@@ -27,7 +28,6 @@ from pipeline.selection.search.embeddings import (
 )
 from pipeline.selection.search.pool_sample import Block, Training
 from pipeline.selection.search.reference_sets import ReferenceSet
-from pipeline.selection.unit_decisions import UnitDecisions
 
 _FIXED_POINT = 2**24  # a float32 below one has 24 bits; sums of 2^39 vectors fit
 _SPLIT = 1 / 1024  # how far the halves of a cluster are moved apart, as FAISS does
@@ -35,7 +35,7 @@ _CLUSTERS_PER_SUM = 4096  # 25 MB of sums at 768 dimensions
 
 
 class TrainCentroids(beam.PTransform):
-    """Maps PCollection[UnitDecisions] to the path of a file of centroids.
+    """Maps PCollection[LotDecisions] to the path of a file of centroids.
 
     If the file `record` exists, it names the centroids of an earlier run over the same
     pool, which are used again.
@@ -48,7 +48,7 @@ class TrainCentroids(beam.PTransform):
         self._files = TrainingFiles(record)
 
     def expand(
-        self, decisions: beam.PCollection[UnitDecisions]
+        self, decisions: beam.PCollection[LotDecisions]
     ) -> beam.PCollection[str]:
         progress = (
             decisions.pipeline
@@ -223,7 +223,7 @@ def nearest_centroids(centroids: ReferenceSet, vectors: np.ndarray) -> np.ndarra
 def nearest_to_rows(
     centroids: ReferenceSet,
     run: RunFolder,
-    decisions: UnitDecisions,
+    decisions: LotDecisions,
     rows: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that have an embedding, and their nearest centroids: int64 [n] each.

@@ -1,8 +1,8 @@
 """A sample of the pool's embeddings in files, drawn once for all rounds of k-means.
 
 In: decisions on pairs. Out: blocks of embeddings in the folder of a training, named by
-what is in them. Beside them lies an account of each unit's blocks, so a training that
-was killed reads no unit twice.
+what is in them. Beside them lies an account of each lot's blocks, so a training that
+was killed reads no lot twice.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from pipeline.config.duplicates import Cells
 from pipeline.config.selection import SeededClusters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.selection.hashed_random import unit_hashes
+from pipeline.selection.lot_decisions import LotDecisions, read_rows
 from pipeline.selection.search.centroid_files import Progress, TrainingFiles
 from pipeline.selection.search.embeddings import normalize, read_blocks
-from pipeline.selection.unit_decisions import UnitDecisions, read_rows
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, from_vector_column, to_vector_column
+from pipeline.storage.tables import LotTables, from_vector_column, to_vector_column
 
 Training = SeededClusters | Cells  # how many centroids to train, and how
 
@@ -48,7 +48,7 @@ class Block:
 
 
 class WriteSample(beam.DoFn):
-    """Writes the sample of one unit; yields the names of its blocks for `read`."""
+    """Writes the sample of one lot; yields the names of its blocks for `read`."""
 
     def __init__(
         self, run: RunFolder, training: Training, training_files: TrainingFiles
@@ -58,11 +58,11 @@ class WriteSample(beam.DoFn):
         self._folder = training_files.working_folder
 
     def process(
-        self, decisions: UnitDecisions, n_pool: int, progress: Progress
+        self, decisions: LotDecisions, n_pool: int, progress: Progress
     ) -> Iterator[str]:
         if progress.is_trained:
             return
-        name = f"{decisions.unit.name}.json"
+        name = f"{decisions.lot.name}.json"
         account = files.join(self._folder, "sampled", name)
         if not files.is_file(account):
             blocks = draw(decisions, self._run, self._training, n_pool)
@@ -72,15 +72,15 @@ class WriteSample(beam.DoFn):
 
 
 def draw(
-    decisions: UnitDecisions, run: RunFolder, training: Training, n_pool: int
+    decisions: LotDecisions, run: RunFolder, training: Training, n_pool: int
 ) -> Iterator[Block]:
-    """Draws from the droppable pairs of a unit that have an embedding, by sample id.
+    """Draws from the droppable pairs of a lot that have an embedding, by sample id.
 
     Of the whole pool these are about `n_training` images for each centroid, and more
     proposals than twice the centroids.
     """
     rows = decisions.droppable_rows
-    ids = read_rows(run.pairs(decisions.unit.source), decisions, rows, "sample_id")
+    ids = read_rows(run.pairs(decisions.lot.source), decisions, rows, "sample_id")
     sample_ids = ids["sample_id"].to_pylist()
     first_hash = unit_hashes(sample_ids, f"centroid {training.rng_seed}")
     training_hash = unit_hashes(sample_ids, f"training {training.rng_seed}")
@@ -114,7 +114,7 @@ def _columns(block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def write(block: Block, folder: str) -> str:
     """Writes a block unless it is there; returns its name."""
-    tables, name = UnitTables(folder), f"sample-{block.digest}"
+    tables, name = LotTables(folder), f"sample-{block.digest}"
     if not files.is_file(tables.path(name)):
         columns = {
             "first_hash": pa.array(block.first_hash),
@@ -127,7 +127,7 @@ def write(block: Block, folder: str) -> str:
 
 def read(folder: str, name: str) -> Block:
     """Reads a block that `write` has written."""
-    table = UnitTables(folder).read(name)
+    table = LotTables(folder).read(name)
     return Block(
         table["first_hash"].to_numpy(),
         table["is_training"].to_numpy(),

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.engine.run_folder import RunFolder
+from pipeline.selection.lot_decisions import LotDecisions, to_objects
 from pipeline.selection.search import exact_search, similarity_cache
 from pipeline.selection.search.embeddings import expect_dim, normalize, read_blocks
-from pipeline.selection.unit_decisions import UnitDecisions, to_objects
 from pipeline.storage import files
 
 _N_CANDIDATES = 4  # of inverted lists, any of which may be the nearest, up to rounding
@@ -112,15 +112,15 @@ class NearestImages:
 def find_nearest(
     sets: Sequence[ReferenceSet],
     run: RunFolder,
-    decisions: UnitDecisions,
+    decisions: LotDecisions,
     rows: np.ndarray,
 ) -> NearestImages:
-    """Compares some pairs of a unit with the sets, and stores the similarities.
+    """Compares some pairs of a lot with the sets, and stores the similarities.
 
     Similarities that are stored already are not computed again.
     """
-    tables = [run.similarities(decisions.unit.source, one.fingerprint) for one in sets]
-    name, n_pairs = decisions.unit.name, len(decisions.outcome)
+    tables = [run.similarities(decisions.lot.source, one.fingerprint) for one in sets]
+    name, n_pairs = decisions.lot.name, len(decisions.outcome)
     known = [similarity_cache.read(each, name, n_pairs) for each in tables]
     missing = [rows[image[rows] == similarity_cache.UNKNOWN] for _, image in known]
     found = _search(sets, run, decisions, missing)
@@ -137,7 +137,7 @@ def find_nearest(
 def _search(
     sets: Sequence[ReferenceSet],
     run: RunFolder,
-    decisions: UnitDecisions,
+    decisions: LotDecisions,
     missing: Sequence[np.ndarray],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Similarity and nearest image of the rows that each set is missing.

@@ -14,13 +14,13 @@ from apache_beam.utils.shared import Shared
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.worker_checks import this_process as this_process
+from pipeline.selection.lot_decisions import LotDecisions
 from pipeline.selection.search.reference_sets import (
     IndexFiles,
     NearestImages,
     ReferenceSet,
     find_nearest,
 )
-from pipeline.selection.unit_decisions import UnitDecisions
 
 
 class DoFnWithSets(beam.DoFn):
@@ -44,7 +44,7 @@ class Search(DoFnWithSets):
     """Lets `decide` drop pairs by their nearest images in the sets.
 
     `decide` gets the decisions and a function from rows to `NearestImages`. Maps
-    PCollection[UnitDecisions] to PCollection[UnitDecisions].
+    PCollection[LotDecisions] to PCollection[LotDecisions].
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Search(DoFnWithSets):
         run: RunFolder,
         sets: tuple[IndexFiles, ...],
         decide: Callable[
-            [UnitDecisions, Callable[[np.ndarray], NearestImages]], UnitDecisions
+            [LotDecisions, Callable[[np.ndarray], NearestImages]], LotDecisions
         ],
     ) -> None:
         super().__init__(sets)
         self._run = run
         self._decide = decide
 
-    def process(self, decisions: UnitDecisions) -> Iterator[UnitDecisions]:
+    def process(self, decisions: LotDecisions) -> Iterator[LotDecisions]:
         search = functools.partial(find_nearest, self.sets(), self._run, decisions)
         yield self._decide(decisions, search)
 

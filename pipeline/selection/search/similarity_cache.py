@@ -1,6 +1,6 @@
 """Similarities of images of the pool to a set, computed once and stored.
 
-A unit has any number of tables `<unit>.<digest of the rows in it>.parquet`, which never
+A lot has any number of tables `<lot>.<digest of the rows in it>.parquet`, which never
 change. A selection that compares more images adds a table with those images, so another
 threshold only searches for images that were never compared.
 """
@@ -12,22 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables, open_table
+from pipeline.storage.tables import LotTables, open_table
 
 UNKNOWN = -1  # the nearest image of a pair that was never compared
 
 
 def read(
-    tables: UnitTables, unit_name: str, n_pairs: int
+    tables: LotTables, lot_name: str, n_pairs: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity and position of the nearest image, for every pair of a unit.
+    """Similarity and position of the nearest image, for every pair of a lot.
 
     Similarities are cosines, float32, NaN for a pair without an embedding. Positions
     are UNKNOWN for a pair that was never compared.
     """
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
-    folder, prefix = tables.folder, f"{unit_name}."
+    folder, prefix = tables.folder, f"{lot_name}."
     for path in sorted(files.list_folder(folder, prefix=prefix, suffix=".parquet")):
         with open_table(path) as file:
             table = pq.read_table(file)
@@ -38,8 +38,8 @@ def read(
 
 
 def add(
-    tables: UnitTables,
-    unit_name: str,
+    tables: LotTables,
+    lot_name: str,
     rows: np.ndarray,
     similarity: np.ndarray,
     image: np.ndarray,
@@ -51,4 +51,4 @@ def add(
         "image": image.astype(np.int32),
     }
     digest = hashlib.blake2b(columns["row"].tobytes(), digest_size=6)
-    tables.write(f"{unit_name}.{digest.hexdigest()}", pa.table(columns))
+    tables.write(f"{lot_name}.{digest.hexdigest()}", pa.table(columns))

@@ -15,7 +15,7 @@ from pipeline.captioning.stage import Caption
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from tests.support.tiny_run import (
     LONG,
     SHORT,
@@ -53,24 +53,22 @@ def lot(tmp_path) -> RunFolder:
 
 def as_one_lot(run: RunFolder) -> RunFolder:
     """The lots of one shard each joined into one."""
-    source, units = run.config.sources[0], run.units
-    unit = Unit(
-        source, "web-00000-d1", tuple(shard for u in units for shard in u.shards)
-    )
+    source, lots = run.config.sources[0], run.lots
+    lot = Lot(source, "web-00000-d1", tuple(shard for u in lots for shard in u.shards))
     for tables in (run.pairs(source), run.decisions):
-        parts = [tables.read(one.name) for one in units]
+        parts = [tables.read(one.name) for one in lots]
         if tables.folder == run.pairs(source).folder:
             at = parts[0].schema.get_field_index("shard")
             parts = [
                 part.set_column(at, "shard", pa.array([number] * len(part), pa.int64()))
                 for number, part in enumerate(parts)
             ]
-        tables.write(unit.name, pa.concat_tables(parts))
-    return dataclasses.replace(run, units=(unit,))
+        tables.write(lot.name, pa.concat_tables(parts))
+    return dataclasses.replace(run, lots=(lot,))
 
 
 def caption(run: RunFolder) -> dict[str, int]:
-    return run_stage(Caption(run, run.config.granularities, FakeHandler), run.units)
+    return run_stage(Caption(run, run.config.granularities, FakeHandler), run.lots)
 
 
 def planned(run: RunFolder, max_images: int = MAX_IMAGES) -> list[blocks.Block]:
@@ -78,14 +76,14 @@ def planned(run: RunFolder, max_images: int = MAX_IMAGES) -> list[blocks.Block]:
     inputs = CaptionInputs.of(run)
     return [
         block
-        for unit in run.units
-        for block in PlanBlocks(inputs, targets, max_images).process(unit)
+        for lot in run.lots
+        for block in PlanBlocks(inputs, targets, max_images).process(lot)
     ]
 
 
 def texts_of(run: RunFolder) -> set[str]:
     tables = CaptionTables.open(run.captions(SHORT))
-    return {row.text for unit in run.units for row in tables.rows(unit)}
+    return {row.text for lot in run.lots for row in tables.rows(lot)}
 
 
 def test_batches_span_shards_and_are_full_but_for_the_last_of_the_lot(lot, calls):
@@ -104,7 +102,7 @@ def test_captions_do_not_depend_on_how_shards_make_lots_and_blocks(
     small = as_one_lot(make_run(tmp_path / "small", WEB))
     monkeypatch.setattr(PlanBlocks.__init__, "__defaults__", (8,))
     caption(small)
-    assert len(CaptionTables.open(small.captions(SHORT)).names(small.units[0])) == 6
+    assert len(CaptionTables.open(small.captions(SHORT)).names(small.lots[0])) == 6
     assert texts_of(small) == texts_of(lot)
 
 
@@ -114,7 +112,7 @@ def test_a_lot_that_lost_blocks_cuts_the_same_ones_again(lot, monkeypatch, calls
     undisturbed = bytes_of(lot.root)
     for granularity, lost in ((SHORT, (0, 3)), (LONG, (3, 5))):
         tables = CaptionTables.open(lot.captions(granularity))
-        names = tables.names(lot.units[0])
+        names = tables.names(lot.lots[0])
         tables.tables.delete([names[number] for number in lost])
     calls.clear()
     counters = caption(lot)
@@ -125,7 +123,7 @@ def test_a_lot_that_lost_blocks_cuts_the_same_ones_again(lot, monkeypatch, calls
 def test_images_that_lack_other_captions_are_in_other_blocks(lot):
     caption(lot)
     tables = CaptionTables.open(lot.captions(LONG))
-    tables.tables.delete(tables.names(lot.units[0]))
+    tables.tables.delete(tables.names(lot.lots[0]))
     (block,) = planned(lot)
     assert [one.granularity for one in block.targets] == [LONG]
     assert len(block.requests) == 42
@@ -136,8 +134,8 @@ def test_at_the_keep_rates_of_tips_98_percent_of_all_slots_are_filled(
     tmp_path, keep_rate
 ):
     run = make_run(tmp_path, {"a": []}, granularities=(SHORT,))
-    (unit,) = run.units
-    write_lot(run, unit, keep_rate)
+    (lot,) = run.lots
+    write_lot(run, lot, keep_rate)
     sizes = [len(block.requests) for block in planned(run)]
     assert sizes[:-1] == [MAX_IMAGES] * (len(sizes) - 1)
     slots = sum(math.ceil(size / BATCH) * BATCH for size in sizes)
@@ -145,7 +143,7 @@ def test_at_the_keep_rates_of_tips_98_percent_of_all_slots_are_filled(
     assert sum(sizes) >= 0.98 * slots
 
 
-def write_lot(run: RunFolder, unit: Unit, keep_rate: float) -> None:
+def write_lot(run: RunFolder, lot: Lot, keep_rate: float) -> None:
     """Pairs and decisions of a lot of the usual size, without images."""
     rng = np.random.default_rng(0)
     n = SHARDS * ROWS_PER_SHARD
@@ -164,5 +162,5 @@ def write_lot(run: RunFolder, unit: Unit, keep_rate: float) -> None:
     }
     is_dropped = (rng.random(n) >= keep_rate).astype(int)
     outcomes = pa.array(["kept", "balance"]).take(is_dropped)
-    run.pairs(unit.source).write(unit.name, pa.table(pairs))
-    run.decisions.write(unit.name, pa.table({"outcome": outcomes}))
+    run.pairs(lot.source).write(lot.name, pa.table(pairs))
+    run.decisions.write(lot.name, pa.table({"outcome": outcomes}))

@@ -14,7 +14,7 @@ from pipeline.engine import error_tables
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.error_tables import Failure
 from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import Unit
+from pipeline.sources.shards import Lot
 from pipeline.storage.tables import from_table
 from tests.support.tiny_run import (
     LONG,
@@ -37,17 +37,17 @@ def calls(monkeypatch):
 
 
 def caption(run: RunFolder) -> dict[str, int]:
-    return run_stage(Caption(run, run.config.granularities, FakeHandler), run.units)
+    return run_stage(Caption(run, run.config.granularities, FakeHandler), run.lots)
 
 
 def failures_of(run: RunFolder) -> list[Failure]:
     tables = error_tables.tables(run.root, "caption")
-    names = sorted(tables.unit_names())
+    names = sorted(tables.lot_names())
     return [row for name in names for row in from_table(tables.read(name), Failure)]
 
 
-def shard_of(unit: Unit) -> Path:
-    return Path(unit.shards[0].uri)
+def shard_of(lot: Lot) -> Path:
+    return Path(lot.shards[0].uri)
 
 
 def allowing(run: RunFolder, max_failed_share: float) -> RunFolder:
@@ -69,7 +69,7 @@ def test_a_deleted_a_truncated_and_an_unreadable_shard_cost_their_captions_alone
     tmp_path,
 ):
     run = make_run(tmp_path, WEB, granularities=(SHORT,))
-    deleted, truncated, unreadable = map(shard_of, run.units[:3])
+    deleted, truncated, unreadable = map(shard_of, run.lots[:3])
     deleted.unlink()
     truncated.write_bytes(truncated.read_bytes()[:520])
     unreadable.unlink()
@@ -81,12 +81,12 @@ def test_a_deleted_a_truncated_and_an_unreadable_shard_cost_their_captions_alone
     assert {(row.stage, row.shard) for row in failures} == {
         ("caption", str(path)) for path in (deleted, truncated, unreadable)
     }
-    assert {row.lot for row in failures} == {unit.name for unit in run.units[:3]}
+    assert {row.lot for row in failures} == {lot.name for lot in run.lots[:3]}
     assert {row.short_reason for row in failures} == {
         "shard cannot be opened",
         "has changed since it was scored",
     }
-    assert caption(run) == {"units_skipped": 5}  # nothing is asked twice by itself
+    assert caption(run) == {"lots_skipped": 5}  # nothing is asked twice by itself
     failed_captions.check(allowing(run, 0.6), [SHORT])
     with pytest.raises(ValueError, match=r"max_failed_share=0.59: .* 9 of 15 did"):
         failed_captions.check(allowing(run, 0.59), [SHORT])
@@ -94,7 +94,7 @@ def test_a_deleted_a_truncated_and_an_unreadable_shard_cost_their_captions_alone
 
 def test_what_failed_is_asked_for_again_once_it_is_forgotten(tmp_path, calls):
     run = make_run(tmp_path, WEB, granularities=(SHORT,))
-    path = shard_of(run.units[0])
+    path = shard_of(run.lots[0])
     path.unlink()
     caption(run)
     write_plain(path, WEB["0"])
@@ -102,7 +102,7 @@ def test_what_failed_is_asked_for_again_once_it_is_forgotten(tmp_path, calls):
     assert curate.retry_failed(run, [SHORT]) == 3
     assert failures_of(run) == []
     counters = caption(run)
-    assert (counters["captions_written"], counters["units_skipped"]) == (3, 4)
+    assert (counters["captions_written"], counters["lots_skipped"]) == (3, 4)
     assert sum(n for kind, n in calls if kind == "encode") == 3
     failed_captions.check(run, [SHORT])
     assert curate.retry_failed(run, [SHORT]) == 0
@@ -113,12 +113,12 @@ def test_only_the_failed_captions_of_the_granularities_that_are_named_are_forgot
 ):
     rows = [*plain_rows(2), Row(b"\xff\xd8\xff broken"), Row(encoded((8, 8, 8)))]
     run = make_run(tmp_path, {"a": rows})
-    (unit,) = run.units
+    (lot,) = run.lots
     caption(run)
     assert len(failures_of(run)) == 2
     assert curate.retry_failed(run, [LONG]) == 1
     n_rows = {
-        one: len(list(CaptionTables.open(run.captions(one)).rows(unit)))
+        one: len(list(CaptionTables.open(run.captions(one)).rows(lot)))
         for one in (SHORT, LONG)
     }
     assert n_rows == {SHORT: 4, LONG: 3}

@@ -33,7 +33,7 @@ from pipeline.records import (
     content_hash,
     sample_id,
 )
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.storage.tables import LotTables, from_table
 from tests.support.tiny_run import (
     bytes_of,
     make_run,
@@ -65,23 +65,23 @@ def _no_loads(monkeypatch):
     monkeypatch.setattr(NullHandler, "n_loads", 0)
 
 
-def flag(run_folder, units=None):
+def flag(run_folder, lots=None):
     handler = NullHandler(run_folder.config.encoder)
-    return run_stage(Flag(run_folder, handler), units or run_folder.units)
+    return run_stage(Flag(run_folder, handler), lots or run_folder.lots)
 
 
 def write(run_folder, granularity, stem_to_texts, rows):
-    """Adds captions to the first rows of each unit; None leaves a row without."""
+    """Adds captions to the first rows of each lot; None leaves a row without."""
     tables = CaptionTables.open(run_folder.captions(granularity))
-    for unit in run_folder.units:
-        stem = Path(unit.shards[0].uri).stem
+    for lot in run_folder.lots:
+        stem = Path(lot.shards[0].uri).stem
         captions = [
             captioned(row.image, granularity, text)
             for row, text in zip(rows[stem], stem_to_texts.get(stem, ()), strict=False)
             if text is not None
         ]
         if captions:
-            tables.add(unit.base, captions)
+            tables.add(lot.base, captions)
 
 
 def captioned(image, granularity, text, **changes):
@@ -97,20 +97,20 @@ def captioned(image, granularity, text, **changes):
     return dataclasses.replace(row, **changes)
 
 
-def rows_of(run_folder, unit):
-    return from_table(run_folder.flags.read(unit.name), FlaggedCaption)
+def rows_of(run_folder, lot):
+    return from_table(run_folder.flags.read(lot.name), FlaggedCaption)
 
 
 def flags_of(run_folder):
-    """(granularity, flags) of all rows, by unit."""
+    """(granularity, flags) of all rows, by lot."""
     return [
         (row.granularity, row.flags)
-        for unit in run_folder.units
-        for row in rows_of(run_folder, unit)
+        for lot in run_folder.lots
+        for row in rows_of(run_folder, lot)
     ]
 
 
-def two_units(root, **changes):
+def two_lots(root, **changes):
     """Three and two images; one caption in German, one too long, one missing."""
     rows = {"a": plain_rows(3), "b": plain_rows(2, first=10)}
     run_folder = make_run(root, rows, **{"granularities": BOTH} | changes)
@@ -121,7 +121,7 @@ def two_units(root, **changes):
 
 
 def test_every_caption_of_a_kept_pair_gets_one_row_in_order(tmp_path):
-    run_folder = two_units(tmp_path)
+    run_folder = two_lots(tmp_path)
     assert flag(run_folder) == {
         "captions_checked": 8,
         "captions_flagged": 3,
@@ -130,7 +130,7 @@ def test_every_caption_of_a_kept_pair_gets_one_row_in_order(tmp_path):
         "flagged_length": 1,
         "texts_detected": 8,
     }
-    first = rows_of(run_folder, run_folder.units[0])
+    first = rows_of(run_folder, run_folder.lots[0])
     ids = [sample_id(row.image, row.alt_text.encode()) for row in plain_rows(3)]
     assert [(row.sample_id, row.granularity, row.flags) for row in first] == [
         (ids[0], "short", ()),
@@ -141,7 +141,7 @@ def test_every_caption_of_a_kept_pair_gets_one_row_in_order(tmp_path):
     ]
     assert [row.n_words for row in first] == [1, 8, 1, 8, 8]
     assert {row.alignment_score for row in first} == {None}
-    german = rows_of(run_folder, run_folder.units[1])[1]
+    german = rows_of(run_folder, run_folder.lots[1])[1]
     assert (german.flags, german.language) == (("language",), "de")
     assert german.language_probability > 0.9
 
@@ -156,9 +156,9 @@ def test_captions_that_failed_and_pairs_that_are_dropped_have_no_row(tmp_path):
     dropped = captioned(rows[2].image, SHORT, "cat")
     lost = dataclasses.replace(failed, image_hash=image_hash)
     tables = CaptionTables.open(run_folder.captions(SHORT))
-    tables.add(run_folder.units[0].name, [lost, good, failed, dropped])
+    tables.add(run_folder.lots[0].name, [lost, good, failed, dropped])
     assert flag(run_folder) == {"captions_checked": 1, "texts_detected": 2}
-    (row,) = rows_of(run_folder, run_folder.units[0])
+    (row,) = rows_of(run_folder, run_folder.lots[0])
     assert (row.sample_index, row.flags) == (1, ())
 
 
@@ -175,7 +175,7 @@ def test_a_repeated_prompt_is_flagged_as_it_was_filled_in(tmp_path):
         )
     ]
     tables = CaptionTables.open(run_folder.captions(again))
-    tables.add(run_folder.units[0].name, asked)
+    tables.add(run_folder.lots[0].name, asked)
     flag(run_folder)
     assert flags_of(run_folder) == [
         ("short", ()),
@@ -221,7 +221,7 @@ def test_frequent_counts_the_texts_of_a_granularity_apart(tmp_path):
 
 
 def test_a_second_run_does_nothing(tmp_path):
-    run_folder = two_units(tmp_path)
+    run_folder = two_lots(tmp_path)
     assert not is_complete(run_folder)
     flag(run_folder)
     assert is_complete(run_folder)
@@ -231,13 +231,13 @@ def test_a_second_run_does_nothing(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_the_order_of_the_units_changes_no_byte(tmp_path):
-    run_folder = two_units(tmp_path, caption_quality=MEASURED)
+def test_the_order_of_the_lots_changes_no_byte(tmp_path):
+    run_folder = two_lots(tmp_path, caption_quality=MEASURED)
     with_vectors(run_folder)
     first = dataclasses.replace(run_folder, root=str(tmp_path / "first"))
     shutil.copytree(run_folder.root, first.root)
     flag(first)
-    flag(run_folder, run_folder.units[::-1])
+    flag(run_folder, run_folder.lots[::-1])
     assert len(list(Path(first.flags.folder).glob("*.parquet"))) == 2
     assert bytes_of(first.root) == bytes_of(run_folder.root)
 
@@ -248,25 +248,25 @@ def test_the_order_of_the_units_changes_no_byte(tmp_path):
 def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     tmp_path, monkeypatch, n_tables
 ):
-    run_folder = two_units(tmp_path)
+    run_folder = two_lots(tmp_path)
     before = tmp_path / "before"
     shutil.copytree(run_folder.root, before)
     flag(run_folder)
     undisturbed = bytes_of(run_folder.root)
     shutil.rmtree(run_folder.root)
     shutil.copytree(before, run_folder.root)
-    write_table, n_written = UnitTables.write, []
+    write_table, n_written = LotTables.write, []
 
-    def write_or_die(tables, unit_name, table, facts=None):
+    def write_or_die(tables, lot_name, table, facts=None):
         if len(n_written) == n_tables:
             raise OSError("killed")
         n_written.append(1)
-        write_table(tables, unit_name, table, facts)
+        write_table(tables, lot_name, table, facts)
 
-    monkeypatch.setattr(UnitTables, "write", write_or_die)
+    monkeypatch.setattr(LotTables, "write", write_or_die)
     with pytest.raises(Exception, match="killed"):
         flag(run_folder)
-    monkeypatch.setattr(UnitTables, "write", write_table)
+    monkeypatch.setattr(LotTables, "write", write_table)
     flag(run_folder)
     assert bytes_of(run_folder.root) == undisturbed
 
@@ -274,21 +274,21 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
 def with_vectors(run_folder):
     """Makes the stored image embeddings those of NullEncoder for "dog"."""
     vector = NullEncoder().encode_texts(["dog"]).astype(np.float16)
-    for unit in run_folder.units:
-        n_rows = run_folder.embeddings(unit.source).read(unit.name).num_rows
-        write_embeddings(run_folder, unit, np.tile(vector, (n_rows, 1)))
+    for lot in run_folder.lots:
+        n_rows = run_folder.embeddings(lot.source).read(lot.name).num_rows
+        write_embeddings(run_folder, lot, np.tile(vector, (n_rows, 1)))
 
 
-def write_embeddings(run_folder, unit, vectors):
-    table = run_folder.embeddings(unit.source).read(unit.name)
+def write_embeddings(run_folder, lot, vectors):
+    table = run_folder.embeddings(lot.source).read(lot.name)
     flat = pa.array(vectors.ravel())
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     embeddings = table.set_column(0, "embedding", column)
-    run_folder.embeddings(unit.source).write(unit.name, embeddings)
+    run_folder.embeddings(lot.source).write(lot.name, embeddings)
 
 
 def test_another_threshold_flags_again_and_runs_no_model(tmp_path):
-    run_folder = two_units(tmp_path, caption_quality=MEASURED)
+    run_folder = two_lots(tmp_path, caption_quality=MEASURED)
     with_vectors(run_folder)
     counters = flag(run_folder)
     assert counters["texts_encoded"] == counters["texts_detected"] == 8
@@ -313,13 +313,13 @@ def test_another_threshold_flags_again_and_runs_no_model(tmp_path):
 
 
 def test_new_captions_alone_are_measured(tmp_path):
-    run_folder = two_units(tmp_path, caption_quality=MEASURED)
+    run_folder = two_lots(tmp_path, caption_quality=MEASURED)
     with_vectors(run_folder)
     flag(run_folder)
     rows = {"b": plain_rows(2, first=10)}
     tables = CaptionTables.open(run_folder.captions(LONG))
     new = captioned(rows["b"][1].image, LONG, "a bird sings on a branch")
-    tables.add(run_folder.units[1].name, [new])
+    tables.add(run_folder.lots[1].name, [new])
     assert not is_complete(run_folder)
     counters = flag(run_folder)
     assert counters["texts_detected"] == counters["texts_encoded"] == 1
@@ -327,7 +327,7 @@ def test_new_captions_alone_are_measured(tmp_path):
 
 
 def test_all_that_flags_depend_on_names_their_folder(tmp_path):
-    run_folder = two_units(tmp_path)
+    run_folder = two_lots(tmp_path)
     config = run_folder.config
     changed = [
         dataclasses.replace(config, caption_quality=CaptionQuality(max_identical=9)),
@@ -342,7 +342,7 @@ def test_all_that_flags_depend_on_names_their_folder(tmp_path):
     folders = [dataclasses.replace(run_folder, config=c).flags.folder for c in changed]
     assert len({run_folder.flags.folder, *folders[:-1]}) == len(changed)
     assert folders[-1] == run_folder.flags.folder  # the same configuration
-    fewer = dataclasses.replace(run_folder, units=run_folder.units[:1])
+    fewer = dataclasses.replace(run_folder, lots=run_folder.lots[:1])
     assert fewer.flags == run_folder.flags  # a pool grows
 
 
@@ -354,8 +354,8 @@ def test_a_new_lot_changes_the_flags_of_a_lot_only_if_its_texts_become_frequent(
     whole = make_run(tmp_path, rows, granularities=(SHORT,), caption_quality=quality)
     red = ["a red dog"]
     write(whole, SHORT, {"a": red, "b": ["a cat"], "c": red, "d": red}, rows)
-    few = dataclasses.replace(whole, units=whole.units[:2])
-    more = dataclasses.replace(whole, units=whole.units[:3])
+    few = dataclasses.replace(whole, lots=whole.lots[:2])
+    more = dataclasses.replace(whole, lots=whole.lots[:3])
     flag(few)
     first = times_of(few)
     assert not is_complete(more)
@@ -364,7 +364,7 @@ def test_a_new_lot_changes_the_flags_of_a_lot_only_if_its_texts_become_frequent(
     assert second.items() > first.items()  # two images have it: not frequent yet
     flag(whole)
     third = times_of(whole)
-    a, b, c, _ = (unit.name for unit in whole.units)
+    a, b, c, _ = (lot.name for lot in whole.lots)
     assert (third[a] != second[a], third[b] == second[b]) == (True, True)
     assert third[c] != second[c]
     assert is_complete(whole)
@@ -377,7 +377,7 @@ def times_of(run_folder):
 
 
 def test_the_number_of_words_is_no_part_of_the_captions(tmp_path):
-    run_folder = two_units(tmp_path)
+    run_folder = two_lots(tmp_path)
     wider = dataclasses.replace(SHORT, n_words=(1, 9))
     assert run_folder.captions(wider) == run_folder.captions(SHORT)
 
@@ -398,13 +398,13 @@ def test_alignment_is_the_cosine_of_the_caption_and_the_stored_image(tmp_path):
     run_folder = dataclasses.replace(
         run_folder, config=config, checkpoint_to_digest={"tiny": "1", checkpoint: "2"}
     )
-    (unit,) = run_folder.units
-    write_tables(run_folder, unit, rows["a"])
-    write_embeddings(run_folder, unit, images)
+    (lot,) = run_folder.lots
+    write_tables(run_folder, lot, rows["a"])
+    write_embeddings(run_folder, lot, images)
     write(run_folder, SHORT, {"a": texts}, rows)
     write(run_folder, LONG, {"a": texts[::-1]}, rows)
-    run_stage(Flag(run_folder), run_folder.units)
-    found = [row.alignment_score for row in rows_of(run_folder, unit)]
+    run_stage(Flag(run_folder), run_folder.lots)
+    found = [row.alignment_score for row in rows_of(run_folder, lot)]
     cosines = images.astype(np.float32) @ encoder.encode_texts(texts).T
     expected = [cosines[0, 0], cosines[0, 1], cosines[1, 1], cosines[1, 0]]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -414,7 +414,7 @@ def test_alignment_is_the_cosine_of_the_caption_and_the_stored_image(tmp_path):
 
 
 def test_status_counts_flags_by_granularity(tmp_path, capsys):
-    run_folder = two_units(tmp_path)
+    run_folder = two_lots(tmp_path)
     assert count_flags(run_folder) == {}
     print_status(run_folder)
     assert "flagged" not in capsys.readouterr().out
@@ -434,4 +434,4 @@ def test_a_run_without_kept_pairs_gets_an_empty_table(tmp_path):
     run_folder = make_run(tmp_path, {"a": [row]}, granularities=BOTH)
     assert flag(run_folder) == {}
     assert is_complete(run_folder)
-    assert rows_of(run_folder, run_folder.units[0]) == []
+    assert rows_of(run_folder, run_folder.lots[0]) == []

@@ -300,7 +300,7 @@ def run_of(tmp_path, n_rows: int, **changes) -> tuple[RunFolder, Granularity]:
 
 def rows_of(run, granularity):
     tables = CaptionTables.open(run.captions(granularity))
-    return list(tables.rows(run.units[0]))
+    return list(tables.rows(run.lots[0]))
 
 
 def alt_text_of(body) -> str:
@@ -310,7 +310,7 @@ def alt_text_of(body) -> str:
 def test_the_prompt_of_tipsv2_shows_image_alt_text_and_first_caption(server, tmp_path):
     run, third = run_of(tmp_path, 2)
     server.answer = lambda body, n: said(f"new {alt_text_of(body)}")
-    counters = run_stage(Caption(run, [third]), run.units)
+    counters = run_stage(Caption(run, [third]), run.lots)
     assert counters["captions_written"] == 2
     assert [row.text for row in rows_of(run, third)] == ["new text 0", "new text 1"]
     (body,) = [body for body in server.bodies if alt_text_of(body) == "text 1"]
@@ -327,12 +327,12 @@ def test_a_failed_caption_is_written_and_never_asked_for_again(server, tmp_path)
     run, third = run_of(tmp_path, 3)
     blocked = said("", "SAFETY")
     server.answer = lambda body, n: blocked if alt_text_of(body) == "text 1" else GOOD
-    counters = run_stage(Caption(run, [third]), run.units)
+    counters = run_stage(Caption(run, [third]), run.lots)
     assert (counters["captions_written"], counters["captions_failed"]) == (2, 1)
     reasons = [row.finish_reason for row in rows_of(run, third)]
     assert reasons == ["stop", "error", "stop"]
     server.bodies.clear()
-    assert run_stage(Caption(run, [third]), run.units) == {"units_skipped": 1}
+    assert run_stage(Caption(run, [third]), run.lots) == {"lots_skipped": 1}
     assert server.bodies == []
 
 
@@ -343,7 +343,7 @@ def test_answers_are_kept_when_the_service_stops_and_the_next_run_asks_for_the_r
     trouble = refused(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")
     server.answer = lambda b, n: trouble if alt_text_of(b) == "text 2" else GOOD
     with pytest.raises(Exception, match="429 RESOURCE_EXHAUSTED: Quota exceeded"):
-        run_stage(Caption(run, [third]), run.units)
+        run_stage(Caption(run, [third]), run.lots)
     # The first batch and what was answered of the second; the third is not asked.
     assert [row.finish_reason for row in rows_of(run, third)] == ["stop"] * 3
     assert {alt_text_of(body) for body in server.bodies} == {
@@ -351,7 +351,7 @@ def test_answers_are_kept_when_the_service_stops_and_the_next_run_asks_for_the_r
     }
     server.bodies.clear()
     server.answer = lambda body, n: GOOD
-    run_stage(Caption(run, [third]), run.units)
+    run_stage(Caption(run, [third]), run.lots)
     asked = sorted(alt_text_of(body) for body in server.bodies)
     assert asked == ["text 2", "text 4", "text 5"]
     assert len(rows_of(run, third)) == 6
@@ -370,13 +370,13 @@ def test_answers_that_thoughts_use_up_stop_a_run_and_are_asked_for_again(
     run, third = run_of(tmp_path, 20, batch_size=batch_size)
     server.answer = lambda body, n: reply
     with pytest.raises(Exception, match=IN_VAIN):
-        run_stage(Caption(run, [third]), run.units)
+        run_stage(Caption(run, [third]), run.lots)
     assert 4 <= len(server.bodies) <= 6
     n_rows = len(rows_of(run, third))
     assert n_rows <= 3  # of batches before the fourth such answer
     server.bodies.clear()
     server.answer = lambda body, n: GOOD
-    run_stage(Caption(run, [third]), run.units)
+    run_stage(Caption(run, [third]), run.lots)
     assert len(server.bodies) == 20 - n_rows
 
 
@@ -390,7 +390,7 @@ def test_some_answers_that_are_cut_off_among_others_are_failed_captions(
         return GOOD if number % 4 == 0 else cut_off("a red" if number == 1 else "")
 
     server.answer = answer
-    counters = run_stage(Caption(run, [third]), run.units)
+    counters = run_stage(Caption(run, [third]), run.lots)
     assert (counters["captions_written"], counters["captions_failed"]) == (6, 14)
     assert len(server.bodies) == 20
     reasons = [row.finish_reason for row in rows_of(run, third)]
@@ -417,7 +417,7 @@ def test_a_granularity_of_which_all_captions_failed_is_an_error_each_time(
     run, third = run_of(tmp_path, 5)
     blocked = {"text 0": "RECITATION"}
     server.answer = lambda b, n: said("", blocked.get(alt_text_of(b), "SAFETY"))
-    run_stage(Caption(run, [third]), run.units)
+    run_stage(Caption(run, [third]), run.lots)
     message = (
         "of granularity 'gemini' to fail, but 5 of 5 did, 4 of them with: no caption:"
         " finish reason SAFETY"
@@ -432,7 +432,7 @@ def test_no_more_failed_captions_than_allowed_are_no_error(server, tmp_path):
     run, third = run_of(tmp_path, 5)
     blocked = said("", "SAFETY")
     server.answer = lambda b, n: GOOD if alt_text_of(b) == "text 3" else blocked
-    counters = run_stage(Caption(run, [third]), run.units)
+    counters = run_stage(Caption(run, [third]), run.lots)
     assert counters["captions_failed"] == 4
     config = dataclasses.replace(run.config, max_failed_share=0.8)
     allowing = dataclasses.replace(run, config=config)

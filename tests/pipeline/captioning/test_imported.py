@@ -70,9 +70,9 @@ def folder_of(run):
     return Path(run.captions(human_of(run)))
 
 
-def caption(run, units=None):
+def caption(run, lots=None):
     stage = Caption(run, run.config.granularities, FakeHandler)
-    return run_stage(stage, units or run.units)
+    return run_stage(stage, lots or run.lots)
 
 
 def write_lines(root, *rows, name="a.jsonl"):
@@ -95,9 +95,9 @@ def lines_for(rows, text="human {}"):
     ]
 
 
-def texts_of(run, unit):
+def texts_of(run, lot):
     tables = CaptionTables.open(run.captions(human_of(run)))
-    return [row.text for row in tables.rows(unit)]
+    return [row.text for row in tables.rows(lot)]
 
 
 def listed(run, kind):
@@ -107,14 +107,14 @@ def listed(run, kind):
     return rows, head
 
 
-def test_kept_images_get_their_texts_in_the_order_of_the_unit(tmp_path):
+def test_kept_images_get_their_texts_in_the_order_of_the_lot(tmp_path):
     rows = plain_rows(4)
     rows[1] = dataclasses.replace(rows[1], outcome=DropReason.LANGUAGE)
     write_lines(tmp_path, *lines_for(rows)[::-1])
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 3, "captions_unmatched": 1}
     tables = CaptionTables.open(run.captions(human_of(run)))
-    found = list(tables.rows(run.units[0]))
+    found = list(tables.rows(run.lots[0]))
     assert all(math.isnan(row.mean_logprob) for row in found)
     assert [dataclasses.replace(row, mean_logprob=0.0) for row in found] == [
         SyntheticCaption(
@@ -161,13 +161,13 @@ def test_images_are_found_by_every_key_and_in_every_kind_of_file(tmp_path, key, 
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 6}
     tables = CaptionTables.open(run.captions(human_of(run)))
-    assert tables.texts(run.units[0]) == {
+    assert tables.texts(run.lots[0]) == {
         (content_hash(row.image), prompt_hash("")): tuple(texts[i])
         for i, row in enumerate(rows)
     }
 
 
-def test_an_image_of_several_units_gets_a_row_in_each_and_one_where_it_repeats(
+def test_an_image_of_several_lots_gets_a_row_in_each_and_one_where_it_repeats(
     tmp_path,
 ):
     row = Row(encoded((1, 2, 3)))
@@ -175,8 +175,8 @@ def test_an_image_of_several_units_gets_a_row_in_each_and_one_where_it_repeats(
     write_lines(tmp_path, *lines_for([row]))
     rows = {"a": [row, again], "b": plain_rows(1, first=50), "c": [again]}
     run = importing_run(tmp_path, rows)
-    assert caption(run) == {"captions_written": 2, "units_skipped": 1}
-    texts = [texts_of(run, unit) for unit in run.units]
+    assert caption(run) == {"captions_written": 2, "lots_skipped": 1}
+    texts = [texts_of(run, lot) for lot in run.lots]
     assert texts == [["human 0"], [], ["human 0"]]
 
 
@@ -188,7 +188,7 @@ def test_of_pairs_that_share_an_image_the_first_that_is_named_counts(tmp_path):
     write_lines(tmp_path, *({"sample_id": i, "text": t} for i, t in named))
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 1}
-    assert texts_of(run, run.units[0]) == ["second"]
+    assert texts_of(run, run.lots[0]) == ["second"]
 
 
 def test_of_a_repeated_key_the_first_row_counts_whatever_the_names_of_files(tmp_path):
@@ -202,7 +202,7 @@ def test_of_a_repeated_key_the_first_row_counts_whatever_the_names_of_files(tmp_
     assert counters == {"captions_written": 2, "captions_repeated": 3}
     first, _ = run.imported_files(human_of(run))
     expected = {"a.jsonl": "x", "b.jsonl": "other"}[first.name]
-    assert texts_of(run, run.units[0]) == [expected, "more"]
+    assert texts_of(run, run.lots[0]) == [expected, "more"]
     repeated, head = listed(run, "repeated")
     assert head["n_rows"] == len(repeated) == 3
     before = bytes_of(folder_of(run))
@@ -226,7 +226,7 @@ def test_sample_indexes_of_rows_order_the_captions_of_an_image(tmp_path):
     run = importing_run(tmp_path, {"a": rows})
     assert caption(run) == {"captions_written": 3, "captions_repeated": 1}
     tables = CaptionTables.open(run.captions(human_of(run)))
-    found = [(r.sample_index, r.text) for r in tables.rows(run.units[0])]
+    found = [(r.sample_index, r.text) for r in tables.rows(run.lots[0])]
     assert found == [(0, "early"), (2, "middle"), (7, "late")]
 
 
@@ -240,7 +240,7 @@ def test_pairs_that_a_repaired_shard_names_otherwise_get_their_own_texts(tmp_pat
     for row, text in zip((wrong, right), texts, strict=True):
         run = importing_run(tmp_path, {"a": [row]})
         assert caption(run) == {"captions_written": 1, "captions_unmatched": 1}
-        assert texts_of(run, run.units[0]) == [text]
+        assert texts_of(run, run.lots[0]) == [text]
 
 
 def test_what_is_left_out_is_counted_and_listed_in_the_order_of_the_files(tmp_path):
@@ -278,7 +278,7 @@ def test_only_the_first_rows_of_very_many_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(imported, "MAX_LISTED", 3)
     write_lines(tmp_path, *({"url": f"u{i}", "text": "t"} for i in range(10)))
     run = importing_run(tmp_path, {"a": plain_rows(1)})
-    assert caption(run) == {"captions_unmatched": 10, "units_skipped": 1}
+    assert caption(run) == {"captions_unmatched": 10, "lots_skipped": 1}
     rows, head = listed(run, "unmatched")
     assert rows == [
         {"file": "a.jsonl", "row": i, "url": f"u{i - 1}"} for i in (1, 2, 3)
@@ -311,17 +311,17 @@ def test_a_selection_that_grows_adds_a_table_with_the_new_matches_only(tmp_path)
     assert counters == {
         "captions_written": 2,
         "captions_unmatched": 2,
-        "units_skipped": 1,
+        "lots_skipped": 1,
     }
     before = bytes_of(folder_of(run))
     run = importing_run(tmp_path, {"a": rows, "b": other}, selection=MORE)
-    assert caption(run) == {"captions_written": 2, "units_skipped": 1}
+    assert caption(run) == {"captions_written": 2, "lots_skipped": 1}
     after = bytes_of(folder_of(run))
     tables = {name for name in before if name.endswith(".parquet")}
     assert {name: after[name] for name in tables} == {n: before[n] for n in tables}
     assert len(after) == len(before) + 2  # a table and its summary
     assert listed(run, "unmatched")[0] == []
-    assert sorted(texts_of(run, run.units[0])) == [f"human {i}" for i in range(4)]
+    assert sorted(texts_of(run, run.lots[0])) == [f"human {i}" for i in range(4)]
     assert caption(run) == {}
 
 
@@ -338,7 +338,7 @@ def test_another_file_is_another_folder_of_captions(tmp_path):
     assert bytes_of(folder_of(first)) == before
 
 
-def test_the_order_of_units_files_and_rows_changes_no_byte(tmp_path, monkeypatch):
+def test_the_order_of_lots_files_and_rows_changes_no_byte(tmp_path, monkeypatch):
     rows = {"a": plain_rows(3), "b": plain_rows(2, first=10), "c": plain_rows(1)}
     lines = lines_for([*rows["a"], *rows["b"], *plain_rows(2, first=90)])
     other = lines[0] | {"text": "other"}
@@ -352,8 +352,8 @@ def test_the_order_of_units_files_and_rows_changes_no_byte(tmp_path, monkeypatch
     find, read = imported_captions.files.find, imported_captions.read
     monkeypatch.setattr(imported_captions.files, "find", lambda glob: find(glob)[::-1])
     monkeypatch.setattr(imported_captions, "read", lambda uri: [*read(uri)][::-1])
-    again = dataclasses.replace(importing_run(tmp_path, rows), units=run.units)
-    assert caption(again, again.units[::-1]) == counters
+    again = dataclasses.replace(importing_run(tmp_path, rows), lots=run.lots)
+    assert caption(again, again.lots[::-1]) == counters
     assert bytes_of(folder_of(run)) == first
 
 
@@ -400,11 +400,11 @@ def test_a_prompt_may_name_imported_captions(tmp_path, calls):
         "caption_slots": 8,
     }
     tables = CaptionTables.open(run.captions(again))
-    (row,) = tables.rows(run.units[0])
+    (row,) = tables.rows(run.lots[0])
     assert row.image_hash == content_hash(rows[1].image)
     assert row.text == "again: a dog 1 7 9"
     calls.clear()
-    assert caption(run) == {"captions_waiting": 1, "units_skipped": 2}
+    assert caption(run) == {"captions_waiting": 1, "lots_skipped": 2}
     assert calls == []
 
 
@@ -460,14 +460,14 @@ def test_the_command_imports_once_and_then_has_nothing_to_do(tmp_path, crawl, ca
     write_lines(tmp_path, *lines_for(rows[:2]), {"image_hash": "0" * 32, "text": "t"})
     command = arguments(tmp_path, crawl)
     run = command_line.open_run(command)
-    write_tables(run, run.units[0], rows)
+    write_tables(run, run.lots[0], rows)
     command_line.main(command)
     done = (
         "caption: captions_checked 2, captions_unmatched 1, captions_written 2,"
         " texts_detected 2\n"
     )
     assert capsys.readouterr().out == done
-    assert texts_of(run, run.units[0]) == ["human 0", "human 1"]
+    assert texts_of(run, run.lots[0]) == ["human 0", "human 1"]
     work = stage_progress.work_of("caption", run, run.config.granularities)
     assert (work.n_total, work.count_done()) == (1, 1)
     before = bytes_of(folder_of(run))
@@ -481,7 +481,7 @@ def test_the_counts_of_several_imports_are_added_up(tmp_path, crawl, capsys):
     write_lines(tmp_path, *lines_for(rows[:2]))
     command = arguments(tmp_path, crawl, names=("human", "again"))
     run = command_line.open_run(command)
-    write_tables(run, run.units[0], rows)
+    write_tables(run, run.lots[0], rows)
     command_line.main([*command, "--granularity", "again"])
     assert capsys.readouterr().out == (
         "caption: captions_checked 4, captions_flagged 2, captions_written 4,"
@@ -497,7 +497,7 @@ def test_an_import_that_names_no_kept_image_fails_each_time(
     command = arguments(tmp_path, crawl, names=names)
     command += [word for name in names[1:] for word in ("--granularity", name)]
     run = command_line.open_run(command)
-    write_tables(run, run.units[0], plain_rows(3))
+    write_tables(run, run.lots[0], plain_rows(3))
     for _ in range(2):
         with pytest.raises(SystemExit) as stopped:
             command_line.main(command)

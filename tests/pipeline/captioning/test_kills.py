@@ -22,7 +22,7 @@ from tests.support import tiny_checkpoints
 from tests.support.tiny_run import Row, bytes_of, encoded, make_run, run_stage
 
 N_KILLS = 25
-N_UNITS, N_IMAGES = 30, 5
+N_LOTS, N_IMAGES = 30, 5
 
 # Children are forked from a process that has imported everything but started nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -49,7 +49,7 @@ class LoggingHandler(CaptionerHandler):
 
 def caption(run: RunFolder, log: str) -> None:
     LoggingHandler.log = log
-    run_stage(Caption(run, run.config.granularities, LoggingHandler), run.units)
+    run_stage(Caption(run, run.config.granularities, LoggingHandler), run.lots)
 
 
 def started(run: RunFolder, log: Path) -> BaseProcess:
@@ -65,13 +65,13 @@ def made_by(pid: int, log: Path) -> set[tuple[str, str]]:
 
 
 def stored(run: RunFolder) -> dict[tuple[str, str], str]:
-    """Granularity and image of every caption in a table, with its unit."""
+    """Granularity and image of every caption in a table, with its lot."""
     return {
-        (granularity.name, image_hash.hex()): unit.base
+        (granularity.name, image_hash.hex()): lot.base
         for granularity in run.config.granularities
         for tables in [CaptionTables.open(run.captions(granularity))]
-        for unit in run.units
-        for image_hash, _ in tables.keys(unit)
+        for lot in run.lots
+        for image_hash, _ in tables.keys(lot)
     }
 
 
@@ -92,10 +92,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         decoding=Decoding(temperature=1.0, n_samples=2),
         batch_size=2,
     )
-    colors = np.random.default_rng(0).integers(0, 256, (N_UNITS, N_IMAGES, 3))
-    rows = {
-        f"{i:03d}": [Row(encoded(c)) for c in unit] for i, unit in enumerate(colors)
-    }
+    colors = np.random.default_rng(0).integers(0, 256, (N_LOTS, N_IMAGES, 3))
+    rows = {f"{i:03d}": [Row(encoded(c)) for c in lot] for i, lot in enumerate(colors)}
     return make_run(folder, rows, granularities=(greedy, drawn))
 
 
@@ -108,8 +106,8 @@ def test_no_kill_changes_a_byte_or_costs_more_than_the_block_in_flight(
     quiet.join()
     assert quiet.exitcode == 0
     undisturbed = bytes_of(run.root)
-    image_to_unit = {image: unit for (_, image), unit in stored(run).items()}
-    assert len(made_by(quiet.pid, log)) == 2 * N_UNITS * N_IMAGES
+    image_to_lot = {image: lot for (_, image), lot in stored(run).items()}
+    assert len(made_by(quiet.pid, log)) == 2 * N_LOTS * N_IMAGES
     shutil.rmtree(Path(run.root, "captions"))
 
     rng = np.random.default_rng(1)
@@ -126,10 +124,10 @@ def test_no_kill_changes_a_byte_or_costs_more_than_the_block_in_flight(
         process.join()
         made, after = made_by(process.pid, log), stored(run)
         assert not made & before.keys()
-        assert len({image_to_unit[image] for _, image in made - after.keys()}) <= 1
+        assert len({image_to_lot[image] for _, image in made - after.keys()}) <= 1
         n_kills += process.exitcode == -signal.SIGKILL
         n_kills_at_work += bool(made) and process.exitcode == -signal.SIGKILL
-        if len(after) == 2 * N_UNITS * N_IMAGES:
+        if len(after) == 2 * N_LOTS * N_IMAGES:
             remove_half(run, rng)
     caption_rest = started(run, log)
     caption_rest.join()

@@ -50,7 +50,7 @@ def caption(opened: RunFolder) -> dict[str, int]:
     granularities = opened.config.granularities
     allowed = allowances.allow(opened, granularities)
     stage = Caption(opened, granularities, FakeHandler, name_to_allowance=allowed)
-    return run_stage(stage, opened.units)
+    return run_stage(stage, opened.lots)
 
 
 def receipts(opened: RunFolder, granularity: Granularity) -> dict[str, int]:
@@ -155,7 +155,7 @@ def test_missing_captions_are_counted_as_the_stage_makes_them(tmp_path):
             assert n_asked == allowances.n_requests(granularity, count)
             assert count.is_exact
         again = count_missing(opened, opened.config.granularities)
-        assert not any(count.unit_to_n for count in again.values())
+        assert not any(count.lot_to_n for count in again.values())
 
 
 def test_captions_that_wait_for_others_are_counted_as_the_most_there_can_be(tmp_path):
@@ -170,11 +170,11 @@ def test_captions_that_wait_for_others_are_counted_as_the_most_there_can_be(tmp_
     rows = [Row(image, "x"), Row(image, "y"), Row(image, "x"), Row(other, "x")]
     opened = make_run(tmp_path, {"a": rows}, granularities=(first, second))
     counts = count_missing(opened, opened.config.granularities)
-    assert counts[first].unit_to_n.total() == counts[second].unit_to_n.total() == 3
+    assert counts[first].lot_to_n.total() == counts[second].lot_to_n.total() == 3
     assert (counts[first].is_exact, counts[second].is_exact) == (True, False)
     assert (counts[first].n_images, counts[second].n_images) == (2, 2)
     alone = count_missing(opened, [second])
-    assert alone[second].unit_to_n.total() == 0  # what it names is not asked for
+    assert alone[second].lot_to_n.total() == 0  # what it names is not asked for
     assert caption(opened)["requests"] == 6
 
 
@@ -186,7 +186,7 @@ def test_what_waits_for_a_caption_that_failed_is_not_counted(tmp_path, monkeypat
     monkeypatch.setattr(FakeHandler, "refuses", refuses)
     assert caption(opened)["captions_failed"] == 1
     counts = count_missing(opened, opened.config.granularities)
-    assert counts[second].unit_to_n.total() == 0
+    assert counts[second].lot_to_n.total() == 0
 
 
 # What workers may ask for
@@ -224,20 +224,20 @@ def test_commands_add_up_and_removed_captions_stay_paid_for(tmp_path):
 def test_an_attempt_that_died_counts_for_all_that_it_may_have_asked_for(tmp_path):
     spent = bounded(max_requests=10)
     opened = make_run(tmp_path, {"a": plain_rows(3)}, granularities=(spent,))
-    (unit,) = opened.units
+    (lot,) = opened.lots
     allowance = allowances.allow(opened, [spent])[spent.name]
-    died = allowance.reserve(unit.name, 3)
+    died = allowance.reserve(lot.name, 3)
     assert died.take(2) is None  # and no receipt is settled
     assert caption(opened)["requests"] == 3
     assert receipts(opened, spent) == {
-        f"{unit.name}.0.json": 3,
-        f"{unit.name}.1.json": 3,
+        f"{lot.name}.0.json": 3,
+        f"{lot.name}.1.json": 3,
     }
 
 
 def test_repeated_attempts_never_exceed_what_the_bound_leaves(tmp_path):
     allowance = Allowance("short", str(tmp_path), {"a": 10, "a.1": 99})
-    assert allowance.reserve("a.1", 50).n_reserved == 50  # another unit
+    assert allowance.reserve("a.1", 50).n_reserved == 50  # another lot
     first = allowance.reserve("a", 4)
     second = allowance.reserve("a", 4)  # at the same time
     third = allowance.reserve("a", 4)
@@ -313,7 +313,7 @@ def caption_billed(opened: RunFolder, bill: str) -> None:
     granularities = opened.config.granularities
     allowed = allowances.allow(opened, granularities)
     stage = Caption(opened, granularities, BilledHandler, name_to_allowance=allowed)
-    run_stage(stage, opened.units)
+    run_stage(stage, opened.lots)
 
 
 @pytest.mark.slow
@@ -337,8 +337,8 @@ def test_whoever_dies_when_receipts_cover_the_bill_and_stay_within_the_bound(tmp
         n_receipts = sum(receipts(opened, spent).values())
         assert size(bill) <= n_receipts <= 400
         n_captions = sum(
-            len(CaptionTables.open(opened.captions(spent)).keys(unit))
-            for unit in opened.units
+            len(CaptionTables.open(opened.captions(spent)).keys(lot))
+            for lot in opened.lots
         )
         n_lost = size(bill) - n_captions
         assert n_lost <= 6 * n_killed
@@ -346,7 +346,7 @@ def test_whoever_dies_when_receipts_cover_the_bill_and_stay_within_the_bound(tmp
     caption_billed(opened, str(bill))
     assert size(bill) <= sum(receipts(opened, spent).values()) <= 400
     (count,) = count_missing(opened, [spent]).values()
-    assert not count.unit_to_n
+    assert not count.lot_to_n
 
 
 def size(path: pathlib.Path) -> int:

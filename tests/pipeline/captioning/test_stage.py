@@ -42,48 +42,48 @@ def calls(monkeypatch):
     return FakeHandler.calls
 
 
-def caption(run, units=None):
+def caption(run, lots=None):
     stage = Caption(run, run.config.granularities, FakeHandler)
-    return run_stage(stage, units or run.units)
+    return run_stage(stage, lots or run.lots)
 
 
 def without_slots(counters):
     return {name: n for name, n in counters.items() if name != "caption_slots"}
 
 
-def rows_of(run, granularity, unit):
+def rows_of(run, granularity, lot):
     tables = CaptionTables.open(run.captions(granularity))
     return [
         row
-        for name in tables.names(unit)
+        for name in tables.names(lot)
         for row in from_table(tables.tables.read(name), SyntheticCaption)
     ]
 
 
-def texts_of(run, granularity, unit):
-    return [row.text for row in rows_of(run, granularity, unit)]
+def texts_of(run, granularity, lot):
+    return [row.text for row in rows_of(run, granularity, lot)]
 
 
-def test_every_kept_image_gets_one_row_a_granularity_in_the_order_of_the_unit(tmp_path):
+def test_every_kept_image_gets_one_row_a_granularity_in_the_order_of_the_lot(tmp_path):
     kept, dropped = [Row(encoded((i, 7, 9))) for i in range(2)], Row(encoded((9, 9, 9)))
     dropped = dataclasses.replace(dropped, outcome=DropReason.LANGUAGE)
     run = make_run(tmp_path, {"a": [kept[0], dropped, kept[1]]})
     counters = caption(run)
     hashes = [content_hash(row.image) for row in kept]
     prompt = prompt_hash(SHORT.prompt)
-    assert rows_of(run, SHORT, run.units[0]) == [
+    assert rows_of(run, SHORT, run.lots[0]) == [
         SyntheticCaption(hashes[0], prompt, 0, "cap en 0 7 9", 5, "stop", -0.5),
         SyntheticCaption(hashes[1], prompt, 0, "cap en 1 7 9", 5, "stop", -0.5),
     ]
     prompt = prompt_hash(LONG.prompt)
-    assert rows_of(run, LONG, run.units[0]) == [
+    assert rows_of(run, LONG, run.lots[0]) == [
         SyntheticCaption(hashes[0], prompt, 0, "describe en 0 7 9", 5, "stop", -0.5),
         SyntheticCaption(hashes[1], prompt, 0, "describe en 1 7 9", 5, "stop", -0.5),
     ]
     keys = [image_hash + prompt_hash(SHORT.prompt) for image_hash in hashes]
     digest = hashlib.blake2b(b"".join(keys), digest_size=6).hexdigest()
     (path,) = Path(run.captions(SHORT)).glob("*.parquet")
-    assert path.name == f"{run.units[0].base}.{digest}.parquet"
+    assert path.name == f"{run.lots[0].base}.{digest}.parquet"
     assert counters == {
         "captions_written": 4,
         "images_encoded": 2,
@@ -97,8 +97,8 @@ def test_images_of_a_shard_that_changed_are_not_paid_for_again(tmp_path, calls):
     caption(before)
     repaired = [dataclasses.replace(row, alt_text="another") for row in rows]
     run = make_run(tmp_path, {"a": repaired})
-    assert run.units[0].name != before.units[0].name
-    assert caption(run) == {"units_skipped": 1}
+    assert run.lots[0].name != before.lots[0].name
+    assert caption(run) == {"lots_skipped": 1}
     grown = make_run(tmp_path, {"a": [*repaired, *plain_rows(1, first=50)]})
     calls.clear()
     assert without_slots(caption(grown)) == {
@@ -128,15 +128,15 @@ def test_a_second_run_loads_no_model_and_writes_nothing(tmp_path, calls):
     caption(run)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     calls.clear()
-    assert caption(run) == {"units_skipped": 2}
+    assert caption(run) == {"lots_skipped": 2}
     assert calls == []
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_a_unit_without_kept_images_is_skipped(tmp_path):
+def test_a_lot_without_kept_images_is_skipped(tmp_path):
     dropped = Row(encoded((1, 2, 3)), outcome=DropReason.FEW_WORDS)
     run = make_run(tmp_path, {"a": [dropped]})
-    assert caption(run) == {"units_skipped": 1}
+    assert caption(run) == {"lots_skipped": 1}
     assert not Path(run.captions(SHORT)).exists()
 
 
@@ -151,7 +151,7 @@ def test_a_selection_that_grows_adds_a_table_with_the_new_images_only(tmp_path, 
     assert without_slots(caption(run)) == {"captions_written": 6, "images_encoded": 3}
     assert [call for call in calls if call[0] == "encode"] == [("encode", 3)]
     assert before.items() < bytes_of(run.captions(SHORT)).items()
-    texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0])
+    texts = CaptionTables.open(run.captions(SHORT)).texts(run.lots[0])
     assert texts == {
         (content_hash(row.image), prompt_hash("cap en")): (f"cap en {i} 7 9",)
         for i, row in enumerate(rows)
@@ -183,14 +183,14 @@ def test_images_are_batched_with_those_that_lack_the_same_granularities(
     assert calls[1:4] == both
     assert rest == [("encode", 3), ("long", 3)]
     expected = [f"describe en {i} 7 9" for i in range(6)]
-    assert sorted(texts_of(run, LONG, run.units[0])) == expected
+    assert sorted(texts_of(run, LONG, run.lots[0])) == expected
 
 
-def test_an_image_that_comes_twice_in_a_unit_is_captioned_once(tmp_path):
+def test_an_image_that_comes_twice_in_a_lot_is_captioned_once(tmp_path):
     row = Row(encoded((1, 2, 3)))
     run = make_run(tmp_path, {"a": [row, dataclasses.replace(row, alt_text="again")]})
     assert caption(run)["images_encoded"] == 1
-    assert texts_of(run, SHORT, run.units[0]) == ["cap en 1 2 3"]
+    assert texts_of(run, SHORT, run.lots[0]) == ["cap en 1 2 3"]
     assert count_captioned(run).counts(SHORT.name) == (2, 2)
 
 
@@ -205,7 +205,7 @@ def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
         "images_encoded": 63,
         "caption_slots": 64,
     }
-    found = rows_of(run, SHORT, run.units[0])
+    found = rows_of(run, SHORT, run.lots[0])
     assert [row.text for i, row in enumerate(found) if i != 20] == [
         f"cap en {i} 7 9" for i in range(64) if i != 20
     ]
@@ -213,11 +213,11 @@ def test_one_corrupt_image_among_64_costs_one_caption(tmp_path, calls):
     assert (failed.finish_reason, failed.n_tokens) == ("error", 0)
     assert failed.text.startswith("JPEG: ")
     assert math.isnan(failed.mean_logprob)
-    texts = CaptionTables.open(run.captions(SHORT)).texts(run.units[0])
+    texts = CaptionTables.open(run.captions(SHORT)).texts(run.lots[0])
     assert len(texts) == 63
     assert failed.image_hash not in {image_hash for image_hash, _ in texts}
     assert count_captioned(run).counts(SHORT.name) == (63, 64)
-    assert caption(run) == {"units_skipped": 1}
+    assert caption(run) == {"lots_skipped": 1}
 
 
 def test_one_caption_that_fails_costs_no_other(tmp_path, monkeypatch):
@@ -226,9 +226,9 @@ def test_one_caption_that_fails_costs_no_other(tmp_path, monkeypatch):
     run = make_run(tmp_path, {"a": plain_rows(6)})
     counters = caption(run)
     expected = [f"describe en {i} 7 9" for i in range(6)]
-    assert texts_of(run, SHORT, run.units[0]) == [f"cap en {i} 7 9" for i in range(6)]
+    assert texts_of(run, SHORT, run.lots[0]) == [f"cap en {i} 7 9" for i in range(6)]
     expected[2] = "no caption 'describe en 2 7 9'"
-    assert texts_of(run, LONG, run.units[0]) == expected
+    assert texts_of(run, LONG, run.lots[0]) == expected
     assert counters["captions_written"] == 11
     assert counters["captions_failed"] == 1
 
@@ -259,11 +259,11 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     shutil.rmtree(Path(run.captions(SHORT)).parent)
     add, n_added = CaptionTables.add, []
 
-    def add_or_die(tables, unit_name, rows):
+    def add_or_die(tables, lot_name, rows):
         if len(n_added) == n_tables:
             raise OSError("killed")
         n_added.append(1)
-        add(tables, unit_name, rows)
+        add(tables, lot_name, rows)
 
     monkeypatch.setattr(CaptionTables, "add", add_or_die)
     with pytest.raises(Exception, match="killed"):
@@ -273,12 +273,12 @@ def test_a_run_that_is_killed_and_restarted_gives_the_same_bytes(
     assert bytes_of(run.root) == undisturbed
 
 
-def test_the_order_of_the_units_changes_no_byte(tmp_path):
+def test_the_order_of_the_lots_changes_no_byte(tmp_path):
     run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(2, first=10)})
     caption(run)
     first = bytes_of(run.root)
     shutil.rmtree(Path(run.captions(SHORT)).parent)
-    caption(run, run.units[::-1])
+    caption(run, run.lots[::-1])
     assert bytes_of(run.root) == first
 
 
@@ -308,11 +308,11 @@ def test_models_of_several_checkpoints_run_one_after_the_other(
     assert n_alive == [0, 0]
 
 
-def test_coverage_counts_no_unit_that_is_not_decided(tmp_path):
+def test_coverage_counts_no_lot_that_is_not_decided(tmp_path):
     run = make_run(tmp_path, {"a": plain_rows(3), "b": plain_rows(2, first=10)})
-    caption(run, run.units[:1])
+    caption(run, run.lots[:1])
     assert count_captioned(run).counts(SHORT.name) == (3, 5)
-    run.decisions.delete([run.units[1].name])
+    run.decisions.delete([run.lots[1].name])
     assert count_captioned(run).counts(SHORT.name) == (3, 3)
 
 

@@ -10,12 +10,12 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine import error_tables
 from pipeline.engine.error_tables import Failure
 from pipeline.records import Pair
-from pipeline.sources.shards import Shard, ShardError, Unit
+from pipeline.sources.shards import Lot, Shard, ShardError
 from pipeline.storage.tables import from_table
 
 SOURCE = ImageTextSource("web", "*")
 SHARDS = (Shard(SOURCE, "/crawl/a.tar"), Shard(SOURCE, "/crawl/b\udcff.tar"))
-LOT = Unit(SOURCE, "web-00000-0a1b", SHARDS)
+LOT = Lot(SOURCE, "web-00000-0a1b", SHARDS)
 GONE = ShardError("/crawl/a.tar: shard cannot be opened: No such file")
 OTHER = ShardError("/crawl/b\udcff.tar has changed since it was scored: no '7'")
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.engine import id_index
 from pipeline.storage import files
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 from tests.support.served_store import serve
 
 
@@ -15,7 +15,7 @@ def random_ids(n: int, rng_seed: int) -> list[bytes]:
     return [data[i : i + 16] for i in range(0, 16 * n, 16)]
 
 
-def write_index(tables: UnitTables, name: str, ids: list[bytes]) -> dict[str, int]:
+def write_index(tables: LotTables, name: str, ids: list[bytes]) -> dict[str, int]:
     """Writes the index of a lot; gives the facts of its summary."""
     n_buckets = id_index.count_buckets(len(ids))
     rows = [pa.table({"sample_id": part}) for part in (ids[:5], ids[5:])]
@@ -25,7 +25,7 @@ def write_index(tables: UnitTables, name: str, ids: list[bytes]) -> dict[str, in
 
 @pytest.mark.parametrize("n_ids", [6, 64, 65, 20_000])
 def test_every_id_of_a_lot_is_found_and_hardly_another(tmp_path, n_ids):
-    tables, ids = UnitTables(str(tmp_path)), random_ids(n_ids, 1)
+    tables, ids = LotTables(str(tmp_path)), random_ids(n_ids, 1)
     summaries = {"lot-a": write_index(tables, "lot-a", ids)}
     for one in (*ids[:100], *ids[-100:]):
         assert id_index.find_lots(tables, summaries, one) == ["lot-a"]
@@ -35,7 +35,7 @@ def test_every_id_of_a_lot_is_found_and_hardly_another(tmp_path, n_ids):
 
 
 def test_ids_that_many_pairs_share_and_crowded_buckets_are_found(tmp_path):
-    tables = UnitTables(str(tmp_path))
+    tables = LotTables(str(tmp_path))
     shared, crowd = (
         random_ids(1, 1) * 5000,
         [b"\0" * 7 + bytes([i]) for i in range(200)],
@@ -47,7 +47,7 @@ def test_ids_that_many_pairs_share_and_crowded_buckets_are_found(tmp_path):
 
 
 def test_a_lot_without_an_index_may_hold_any_id(tmp_path):
-    tables = UnitTables(str(tmp_path))
+    tables = LotTables(str(tmp_path))
     summaries = {"lot-a": {}, "lot-b": {id_index.N_BUCKETS: 4}}
     found = id_index.find_lots(tables, summaries, b"\1" * 16)
     assert found == ["lot-a", "lot-b"]
@@ -60,7 +60,7 @@ def test_a_bucket_has_at_most_64_ids_on_average(n_rows, n_buckets):
 
 def test_a_look_into_a_lot_is_one_small_request():
     with serve("s3") as store:
-        tables = UnitTables("s3://bucket/pairs")
+        tables = LotTables("s3://bucket/pairs")
         ids = {f"lot-{n}": random_ids(1000, n) for n in range(30)}
         summaries = {name: write_index(tables, name, ids[name]) for name in ids}
         store.forget_requests()

@@ -26,7 +26,7 @@ def listed(folder: Path, pattern: str = "*.tar") -> RunFolder:
 
 
 def expect_all(run: RunFolder) -> None:
-    listed_lots.expect_all(run.config, run.plan, run.root, run.role_to_units)
+    listed_lots.expect_all(run.config, run.plan, run.root, run.role_to_lots)
 
 
 @pytest.fixture
@@ -67,4 +67,4 @@ def test_another_pattern_is_a_decision_and_holds_from_then_on(folder):
 def test_lots_of_the_last_command_need_no_listing(folder):
     run = listed(folder)
     (folder / "b.tar").unlink()
-    assert listed_lots.units_of(run.config, run.plan, run.root) == run.role_to_units
+    assert listed_lots.lots_of(run.config, run.plan, run.root) == run.role_to_lots

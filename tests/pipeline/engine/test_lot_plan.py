@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.config.curation import CurationConfig, EncoderConfig, ImageTextSource
 from pipeline.config.selection import SelectionConfig
 from pipeline.engine.lot_plan import LotPlan, single
-from pipeline.sources.shards import Shard, Unit
+from pipeline.sources.shards import Lot, Shard
 
 WEB = ImageTextSource("web", "web/*")
 
@@ -18,16 +18,16 @@ def shards(*names: str) -> list[Shard]:
     return [Shard(WEB, uri, mark) for uri, mark in places]
 
 
-def plan(known: LotPlan, *names: str, size: int = 2) -> tuple[LotPlan, list[Unit]]:
+def plan(known: LotPlan, *names: str, size: int = 2) -> tuple[LotPlan, list[Lot]]:
     planned, lots = known.add("pool", WEB, shards(*names), size)
     return planned, list(lots)
 
 
-def paths(lots: list[Unit]) -> list[str]:
+def paths(lots: list[Lot]) -> list[str]:
     return ["".join(shard.uri for shard in lot.shards) for lot in lots]
 
 
-def bases(lots: list[Unit]) -> list[str]:
+def bases(lots: list[Lot]) -> list[str]:
     return [lot.base for lot in lots]
 
 

@@ -10,22 +10,22 @@ import pytest
 
 from pipeline.engine import progress, run_lock
 from pipeline.engine.progress import Rows, Watch, Work, watch
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 
 
 @pytest.fixture
-def tables(tmp_path) -> UnitTables:
-    return UnitTables(str(tmp_path / "scores"))
+def tables(tmp_path) -> LotTables:
+    return LotTables(str(tmp_path / "scores"))
 
 
-def write(tables: UnitTables, name: str, *errors: str) -> None:
+def write(tables: LotTables, name: str, *errors: str) -> None:
     facts = {"unreadable": len(list(filter(None, errors)))}
     tables.write(name, pa.table({"error": list(errors)}), facts)
 
 
-def work_on(tables: UnitTables, n_total: int) -> Work:
+def work_on(tables: LotTables, n_total: int) -> Work:
     rows = Rows({tables.folder}, "unreadable")
-    return Work(n_total, lambda: len(tables.unit_names()), rows)
+    return Work(n_total, lambda: len(tables.lot_names()), rows)
 
 
 def current(root) -> dict:

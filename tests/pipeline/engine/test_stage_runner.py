@@ -24,7 +24,7 @@ from tests.support.tiny_run import outputs_of
 N_PAIRS = 250  # the fewest with every planted kind
 N_SHARDS = 10
 
-# A unit's last batch is padded, and here a unit has few images.
+# A lot's last batch is padded, and here a lot has few images.
 SMALL_BATCHES = (
     "encoder.batch_size=32",
     *(f"granularities.{i}.batch_size=8" for i in range(3)),
@@ -125,9 +125,9 @@ def test_the_order_of_work_changes_nothing(
 ):
     in_order = curate.run_stage
 
-    def shuffled(run_folder, units: Sequence, *rest) -> Counters:
-        units = random.Random(rng_seed).sample(units, len(units))
-        return in_order(run_folder, units, *rest)
+    def shuffled(run_folder, lots: Sequence, *rest) -> Counters:
+        lots = random.Random(rng_seed).sample(lots, len(lots))
+        return in_order(run_folder, lots, *rest)
 
     monkeypatch.setattr(curate, "run_stage", shuffled)
     assert curated(web, tmp_path) == in_memory

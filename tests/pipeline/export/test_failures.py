@@ -65,9 +65,7 @@ def captioned_run(root, rows, max_failed_share):
 
 def damage(run):
     """Returns what puts the shards back."""
-    stem_to_path = {
-        Path(u.shards[0].uri).stem: Path(u.shards[0].uri) for u in run.units
-    }
+    stem_to_path = {Path(u.shards[0].uri).stem: Path(u.shards[0].uri) for u in run.lots}
     before = {path: path.read_bytes() for path in stem_to_path.values()}
     stem_to_path["deleted"].unlink()
     path = stem_to_path["truncated"]
@@ -122,7 +120,7 @@ def test_images_that_are_gone_are_left_out_and_come_back_with_their_shards(tmp_p
 
 def failures_of(run):
     tables = error_tables.tables(run.root, "export")
-    names = sorted(tables.unit_names())
+    names = sorted(tables.lot_names())
     return [row for name in names for row in from_table(tables.read(name), Failure)]
 
 

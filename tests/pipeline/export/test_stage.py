@@ -53,7 +53,7 @@ from tests.support.tiny_run import (
 TWO_A_SHARD = ExportConfig(samples_per_shard=2)
 FEWER = SelectionConfig(alignment=MinScore(0.9))
 MORE = SelectionConfig(alignment=MinScore(0.1))
-UNITS = {"a": plain_rows(3), "b": plain_rows(2, first=10)}
+LOTS = {"a": plain_rows(3), "b": plain_rows(2, first=10)}
 
 
 def captioned_run(root, stem_to_rows, **changes):
@@ -62,11 +62,11 @@ def captioned_run(root, stem_to_rows, **changes):
     return run
 
 
-def export(run, units=None, shard_format=TFRECORD):
+def export(run, lots=None, shard_format=TFRECORD):
     """Writes the lots that are to be done, and the manifest, as the command does."""
     stale = set(stale_lots(run, shard_format))
-    units = [unit for unit in units or run.units if unit in stale]
-    counters = run_stage(Export(run, shard_format), units) if units else {}
+    lots = [lot for lot in lots or run.lots if lot in stale]
+    counters = run_stage(Export(run, shard_format), lots) if lots else {}
     return {**counters, **publish(run, shard_format)}
 
 
@@ -149,7 +149,7 @@ def _texts(values):
 
 
 def test_shards_of_a_lot_are_full_but_the_last_and_follow_the_order_of_lots(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     counters = export(run)
     assert counters == {"shards_written": 3, "samples_written": 5}
     assert [sample.alt_text for sample in samples_of(run)] == [
@@ -157,7 +157,7 @@ def test_shards_of_a_lot_are_full_but_the_last_and_follow_the_order_of_lots(tmp_
     ]
     shards = manifest_of(run)["shards"]
     assert [shard["n_samples"] for shard in shards] == [2, 1, 2]
-    first, second = (unit.base for unit in run.units)
+    first, second = (lot.base for lot in run.lots)
     lots_and_numbers = [(first, 0), (first, 1), (second, 0)]
     for shard, (base, number) in zip(shards, lots_and_numbers, strict=True):
         pattern = rf"train-{base}-{number:05d}-[0-9a-f]{{12}}\.tfrecord"
@@ -197,18 +197,18 @@ def test_the_manifest_counts_what_was_read_kept_and_written(tmp_path):
     }
 
 
-def test_two_runs_and_any_order_of_units_give_the_same_bytes(tmp_path):
-    first = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+def test_two_runs_and_any_order_of_lots_give_the_same_bytes(tmp_path):
+    first = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     second = dataclasses.replace(first, root=str(tmp_path / "second"))
     shutil.copytree(first.root, second.root)
     export(first)
-    export(second, second.units[::-1])
+    export(second, second.lots[::-1])
     assert len(bytes_of(TFRECORD.path(first.root))) == 9
     assert bytes_of(TFRECORD.path(first.root)) == bytes_of(TFRECORD.path(second.root))
 
 
 def test_an_export_again_writes_nothing(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     before = mtimes(TFRECORD.path(run.root))
     assert stale_lots(run) == []
@@ -228,7 +228,7 @@ def test_an_export_again_writes_nothing(tmp_path):
 def test_an_export_that_is_killed_goes_on_where_it_was(
     tmp_path, monkeypatch, suffix, n_written
 ):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     undisturbed = bytes_of(TFRECORD.path(run.root))
     shutil.rmtree(TFRECORD.path(run.root))
@@ -268,10 +268,10 @@ def die_at_write(monkeypatch, suffix, n_before):
 
 
 def test_another_selection_removes_what_is_not_in_it(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD, selection=MORE)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD, selection=MORE)
     export(run)
-    fewer = {"a": UNITS["a"][:2], "b": UNITS["b"]}
-    out = dataclasses.replace(UNITS["a"][2], outcome=DropReason.LOW_ALIGNMENT)
+    fewer = {"a": LOTS["a"][:2], "b": LOTS["b"]}
+    out = dataclasses.replace(LOTS["a"][2], outcome=DropReason.LOW_ALIGNMENT)
     fewer["a"] = [*fewer["a"], out]
     folder = Path(TFRECORD.path(run.root))
     for suffix in ("", ".index", ".json", ".host-1-2.tmp"):  # of earlier versions
@@ -285,7 +285,7 @@ def test_another_selection_removes_what_is_not_in_it(tmp_path):
     names = [shard["name"] for shard in manifest_of(run)["shards"]]
     assert len(names) == 2
     expected = {n + suffix for n in names for suffix in ("", ".index")}
-    expected |= {f"lots/{unit.name}.json" for unit in run.units}
+    expected |= {f"lots/{lot.name}.json" for lot in run.lots}
     assert set(bytes_of(folder)) == expected | {"manifest.json", "notes.txt"}
     assert [s.alt_text for s in samples_of(run)] == [
         f"text {number}" for number in (0, 1, 10, 11)
@@ -293,7 +293,7 @@ def test_another_selection_removes_what_is_not_in_it(tmp_path):
 
 
 def test_nothing_is_removed_before_the_manifest_is_another_one(tmp_path, monkeypatch):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     folder = TFRECORD.path(run.root)
     before = bytes_of(folder)
@@ -326,12 +326,12 @@ def test_nothing_is_removed_before_the_manifest_is_another_one(tmp_path, monkeyp
 
 
 def test_only_the_lot_whose_samples_changed_is_written_again(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     before = mtimes(TFRECORD.path(run.root))
-    table = next(Path(run.captions(LONG)).glob(f"{run.units[1].base}.*.parquet"))
+    table = next(Path(run.captions(LONG)).glob(f"{run.lots[1].base}.*.parquet"))
     table.unlink()
-    assert stale_lots(run) == [run.units[1]]
+    assert stale_lots(run) == [run.lots[1]]
     assert export(run) == {
         "shards_written": 1,
         "samples_written": 2,
@@ -344,17 +344,17 @@ def test_only_the_lot_whose_samples_changed_is_written_again(tmp_path):
 
 
 def test_inputs_that_change_no_sample_keep_the_shards(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     shards = {
         p: t for p, t in mtimes(TFRECORD.path(run.root)).items() if p.suffix != ".json"
     }
-    unit = run.units[0]
-    table = run.decisions.read(unit.name)
+    lot = run.lots[0]
+    table = run.decisions.read(lot.name)
     values = pa.array([0.5] * table.num_rows)
     at = table.schema.get_field_index("value")
-    run.decisions.replace(unit.name, table.set_column(at, "value", values), {})
-    assert stale_lots(run) == [unit]
+    run.decisions.replace(lot.name, table.set_column(at, "value", values), {})
+    assert stale_lots(run) == [lot]
     assert export(run) == {"shards_skipped": 2}
     now = mtimes(TFRECORD.path(run.root))
     folders = {path for path in shards if path.is_dir()}
@@ -366,7 +366,7 @@ def test_inputs_that_change_no_sample_keep_the_shards(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["", pytest.param(".index", marks=pytest.mark.slow)])
 def test_a_file_that_is_lost_is_written_again(tmp_path, suffix):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     before = bytes_of(TFRECORD.path(run.root))
     name = manifest_of(run)["shards"][1]["name"]
@@ -377,11 +377,11 @@ def test_a_file_that_is_lost_is_written_again(tmp_path, suffix):
 
 
 def test_a_receipt_that_is_lost_or_damaged_is_written_again(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     export(run)
     before = bytes_of(TFRECORD.path(run.root))
     lots = Path(TFRECORD.path(run.root), "lots")
-    first, second = (lots / f"{unit.name}.json" for unit in run.units)
+    first, second = (lots / f"{lot.name}.json" for lot in run.lots)
     first.unlink()
     second.write_text('{"inputs": 7}')
     with pytest.raises(ValueError, match="expected a receipt of every lot, but 2 have"):
@@ -391,13 +391,13 @@ def test_a_receipt_that_is_lost_or_damaged_is_written_again(tmp_path):
 
 
 def test_an_export_is_complete_until_something_changes(tmp_path):
-    run = captioned_run(tmp_path, UNITS, granularities=(SHORT,))
+    run = captioned_run(tmp_path, LOTS, granularities=(SHORT,))
     assert not is_complete(run)
     export(run)
     assert is_complete(run)
     smaller = dataclasses.replace(run.config, export=ExportConfig(max_side_px=4))
     assert not is_complete(dataclasses.replace(run, config=smaller))
-    assert not is_complete(dataclasses.replace(run, units=run.units[:1]))
+    assert not is_complete(dataclasses.replace(run, lots=run.lots[:1]))
     next(Path(run.captions(SHORT)).glob("*.parquet")).unlink()
     assert not is_complete(run)
 
@@ -450,15 +450,15 @@ def test_alt_text_may_be_empty_and_has_no_score_then(tmp_path):
 
 
 def test_nothing_kept_gives_a_manifest_without_shards(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD, selection=MORE)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD, selection=MORE)
     export(run)
     none = {
         stem: [dataclasses.replace(r, outcome=DropReason.LANGUAGE) for r in rows]
-        for stem, rows in UNITS.items()
+        for stem, rows in LOTS.items()
     }
     run = captioned_run(tmp_path, none, export=TWO_A_SHARD, selection=FEWER)
     export(run)
-    receipts = {f"lots/{unit.name}.json" for unit in run.units}
+    receipts = {f"lots/{lot.name}.json" for lot in run.lots}
     assert set(bytes_of(TFRECORD.path(run.root))) == {"manifest.json"} | receipts
     assert (manifest_of(run)["n_samples"], manifest_of(run)["shards"]) == (0, [])
 
@@ -628,17 +628,17 @@ def test_an_image_too_long_for_a_jpeg_becomes_a_png():
     assert (rgb == (10, 20, 30)).all()
 
 
-FLAGS = {  # of the captions of UNITS["a"], by granularity and row
+FLAGS = {  # of the captions of LOTS["a"], by granularity and row
     "short": [("no_end", "length"), ("length",), ()],
     "long": [(), ("frequent",), ("no_end",)],
 }
 
 
 def flagged_run(root, drop_caption_flags, **changes):
-    """Captions with FLAGS in unit a, and without a flag in b."""
+    """Captions with FLAGS in lot a, and without a flag in b."""
     export_config = ExportConfig(drop_caption_flags=drop_caption_flags, **changes)
-    run = captioned_run(root, UNITS, export=export_config)
-    for unit, rows in zip(run.units, UNITS.values(), strict=True):
+    run = captioned_run(root, LOTS, export=export_config)
+    for lot, rows in zip(run.lots, LOTS.values(), strict=True):
         flagged = [
             records.FlaggedCaption(
                 sample_id=sample_id(row.image, row.alt_text.encode()),
@@ -655,7 +655,7 @@ def flagged_run(root, drop_caption_flags, **changes):
             for name, flags in FLAGS.items()
         ]
         table = to_table(flagged, records.FlaggedCaption)
-        run.flags.write(unit.name, table)
+        run.flags.write(lot.name, table)
     return run
 
 
@@ -684,7 +684,7 @@ def test_a_sample_whose_required_captions_are_flagged_stays_out(tmp_path):
 
 
 def test_without_flags_to_drop_no_table_of_flags_is_read(tmp_path):
-    run = captioned_run(tmp_path, UNITS)
+    run = captioned_run(tmp_path, LOTS)
     export(run)
     assert not Path(run.root, "flags").exists()
     nothing = {"captions": 0}
@@ -710,9 +710,9 @@ def test_one_of_several_captions_stays_out(tmp_path):
             (3, "a cat", "length"),
         )
     ]
-    (unit,) = run.units
-    CaptionTables.open(run.captions(SHORT)).add(unit.base, captions)
-    run_stage(Flag(run), run.units)
+    (lot,) = run.lots
+    CaptionTables.open(run.captions(SHORT)).add(lot.base, captions)
+    run_stage(Flag(run), run.lots)
     export(run)
     assert [sample.captions for sample in samples_of(run)] == [
         {"short": ("a dog", "a cat")}
@@ -825,13 +825,13 @@ def test_all_samples_of_a_tar_have_the_same_members(captions, tmp_path):
 
 
 def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_path):
-    run = captioned_run(tmp_path, UNITS, export=TWO_A_SHARD)
+    run = captioned_run(tmp_path, LOTS, export=TWO_A_SHARD)
     assert not is_complete(run, WEBDATASET)
     export(run, shard_format=WEBDATASET)
     assert is_complete(run, WEBDATASET)
     assert not is_complete(run)
     folder = Path(WEBDATASET.path(run.root))
-    (shard,) = folder.glob(f"train-{run.units[0].base}-00001-*.tar")
+    (shard,) = folder.glob(f"train-{run.lots[0].base}-00001-*.tar")
     (only,) = np.frombuffer(Path(f"{shard}.index").read_bytes(), records.INDEX_DTYPE)
     start, length = only.tolist()
     data = shard.read_bytes()[start : start + length]
@@ -844,10 +844,10 @@ def test_webdataset_shards_are_found_by_their_index_and_not_written_again(tmp_pa
 
 
 def test_webdataset_shards_are_source_shards_again(tmp_path):
-    run = captioned_run(tmp_path, UNITS)
+    run = captioned_run(tmp_path, LOTS)
     export(run, shard_format=WEBDATASET)
     source = ImageTextSource("again", f"{WEBDATASET.path(run.root)}/*.tar")
-    shards = [unit.shards[0] for unit in singles(source)]
+    shards = [lot.shards[0] for lot in singles(source)]
     pairs = [pair for shard in shards for pair in sources.read_pairs(shard, Limits())]
     export(run)
     expected = [sample.sample_id for sample in samples_of(run)]

@@ -26,15 +26,15 @@ from tests.support.tiny_run import (
     write_captions,
 )
 
-UNITS = {"a": plain_rows(3), "b": plain_rows(2, first=10)}
+LOTS = {"a": plain_rows(3), "b": plain_rows(2, first=10)}
 N_KILLS = 8
 
 PROCESSES = multiprocessing.get_context("fork")
 
 
 def captioned_run(root, **changes):
-    run = make_run(root, UNITS, **changes)
-    write_captions(run, UNITS, run.config.granularities)
+    run = make_run(root, LOTS, **changes)
+    write_captions(run, LOTS, run.config.granularities)
     return run
 
 
@@ -47,7 +47,7 @@ def export(run):
 def take_turn(run, number):
     """Puts another shard into each lot, as an export of other samples would."""
     folder = TFRECORD.path(run.root)
-    for lot in run.units:
+    for lot in run.lots:
         name = TFRECORD.shard_name(lot.base, 0, f"{number:012x}")
         files.write(files.join(folder, f"{name}.index"), b"")
         files.write(files.join(folder, name), b"")

@@ -61,11 +61,11 @@ def whole(shards, tmp_path_factory):
     """A run of which the scores are there."""
     root = tmp_path_factory.mktemp("forecast")
     made = make_run(root, shards, selection=SELECTION)
-    for unit in made.units:
-        n_pairs = made.pairs(unit.source).read(unit.name).num_rows
+    for lot in made.lots:
+        n_pairs = made.pairs(lot.source).read(lot.name).num_rows
         languages = to_table([records.Language("en", 1)] * n_pairs, records.Language)
-        made.languages(unit.source).write(unit.name, languages)
-        made.decisions.delete([unit.name])
+        made.languages(lot.source).write(lot.name, languages)
+        made.decisions.delete([lot.name])
     return made
 
 
@@ -84,18 +84,18 @@ def found(whole, sample) -> forecast.Forecast:
 def test_a_sample_leaves_the_ledger_of_the_run_alone(whole, sample):
     assert not pathlib.Path(whole.root, "ledger.json").exists()
     assert ledger_module.read(whole) is None
-    assert len(sample.decisions.unit_names()) == N_SAMPLED
+    assert len(sample.decisions.lot_names()) == N_SAMPLED
 
 
 def test_the_sample_depends_on_names_of_shards_and_not_on_their_order(whole, sample):
-    assert len(sample.units) == N_SAMPLED
-    backwards = dataclasses.replace(whole, units=whole.units[::-1])
-    assert set(forecast.draw_sample(backwards, N_SAMPLED).units) == set(sample.units)
-    assert set(forecast.draw_sample(whole, N_SAMPLED + 1).units) > set(sample.units)
+    assert len(sample.lots) == N_SAMPLED
+    backwards = dataclasses.replace(whole, lots=whole.lots[::-1])
+    assert set(forecast.draw_sample(backwards, N_SAMPLED).lots) == set(sample.lots)
+    assert set(forecast.draw_sample(whole, N_SAMPLED + 1).lots) > set(sample.lots)
 
 
 def test_a_sample_larger_than_the_run_is_the_whole_run(whole):
-    assert forecast.draw_sample(whole, 99).units == whole.units  # lots of one shard
+    assert forecast.draw_sample(whole, 99).lots == whole.lots  # lots of one shard
 
 
 def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
@@ -125,7 +125,7 @@ def test_a_forecast_from_all_shards_is_the_ledger(whole):
 
 
 def test_bytes_read_are_the_sizes_of_the_files(whole, found):
-    size = sum(pathlib.Path(unit.shards[0].uri).stat().st_size for unit in whole.units)
+    size = sum(pathlib.Path(lot.shards[0].uri).stat().st_size for lot in whole.lots)
     assert found.bytes_read["score: sources"] == Interval(size, size, size)
     kept_images = found.bytes_read["export: kept images"]
     assert found.bytes_read["caption: kept images"] == kept_images  # one model
@@ -144,7 +144,7 @@ def test_existing_captions_give_the_bytes_of_missing_ones(whole, sample, shards)
 
 def test_equal_images_are_captioned_once_unless_their_prompts_differ(whole):
     (pair, *_) = from_table(
-        whole.pairs(whole.config.sources[0]).read(whole.units[0].name), records.Pair
+        whole.pairs(whole.config.sources[0]).read(whole.lots[0].name), records.Pair
     )
     pairs = [pair, dataclasses.replace(pair, alt_text="another")]
     by_text = dataclasses.replace(SHORT, prompt="{alt_text}")
@@ -328,6 +328,6 @@ def test_the_run_finds_what_a_forecast_has_scored(capsys, tmp_path):
     run.main(["score", *flags])
     scored = capsys.readouterr().out
     assert f" pairs {600 - n_pairs}," in scored
-    assert "units_skipped 4" in scored  # two of the crawl, and both sets
+    assert "lots_skipped 4" in scored  # two of the crawl, and both sets
     run.main(["forecast", *flags, "--forecast-shards", "2"])
     assert "not measured, its tables" not in capsys.readouterr().out

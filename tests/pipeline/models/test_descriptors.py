@@ -95,11 +95,11 @@ def test_score_adds_the_table_of_a_descriptor_and_leaves_the_others(tmp_path):
     run = make_run(tmp_path, selection=POOL)
     assert score(run) == {"images_described": 1}
     assert before == {path: path.read_bytes() for path in before}
-    (unit,) = run.units
-    tables = run.descriptions(unit.source, PerceptualDescriptor())
-    rows = tables.read(unit.name)["embedding"].to_pylist()
+    (lot,) = run.lots
+    tables = run.descriptions(lot.source, PerceptualDescriptor())
+    rows = tables.read(lot.name)["embedding"].to_pylist()
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 0], atol=1e-3)
-    assert score(run) == {"units_skipped": 1}
+    assert score(run) == {"lots_skipped": 1}
 
 
 def test_seed_sets_are_not_described_and_evaluation_sets_are(tmp_path):
@@ -112,7 +112,7 @@ def test_seed_sets_are_not_described_and_evaluation_sets_are(tmp_path):
     config = SelectionConfig(evaluation_duplicates=duplicates)
     run = make_run(tmp_path, selection=config, **sets)
     assert score(run)["images_described"] == 2  # of the source and the evaluation set
-    assert singles(sets["seed_sets"][0]) == run.seed_units
+    assert singles(sets["seed_sets"][0]) == run.seed_lots
 
 
 def test_torch_is_asked_for_in_one_line(monkeypatch):
@@ -168,8 +168,8 @@ def test_score_writes_the_table_of_a_torchscript_file(tmp_path):
         checkpoint_to_digest={**run.checkpoint_to_digest, descriptor.checkpoint: "d"},
     )
     assert score(run)["images_described"] == 3
-    tables = run.descriptions(run.units[0].source, descriptor)
-    rows = tables.read(run.units[0].name)["embedding"].to_pylist()
+    tables = run.descriptions(run.lots[0].source, descriptor)
+    rows = tables.read(run.lots[0].name)["embedding"].to_pylist()
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
 
 

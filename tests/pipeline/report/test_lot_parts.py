@@ -34,9 +34,9 @@ def made(monkeypatch) -> list[str]:
     names: list[str] = []
     make = PartMaker.make
 
-    def note(maker, unit):
-        names.append(unit.name)
-        make(maker, unit)
+    def note(maker, lot):
+        names.append(lot.name)
+        make(maker, lot)
 
     monkeypatch.setattr(PartMaker, "make", note)
     return names
@@ -52,15 +52,15 @@ def test_a_part_is_made_once_and_again_when_its_decisions_change(run, made):
     made.clear()
     assert write_page(run).read_bytes() == first
     assert made == []
-    unit = run.units[2]
-    table = run.decisions.read(unit.name)
+    lot = run.lots[2]
+    table = run.decisions.read(lot.name)
     changed = table.set_column(4, "detail", pa.array(["x"] * table.num_rows))
-    facts = run.decisions.read_summary(unit.name)
+    facts = run.decisions.read_summary(lot.name)
     extra = {name: facts[name] for name in ("pool", "outcomes")}
-    run.decisions.replace(unit.name, changed, extra)
+    run.decisions.replace(lot.name, changed, extra)
     write_page(run)
-    assert made == [unit.name]
-    run.decisions.replace(unit.name, table, extra)
+    assert made == [lot.name]
+    run.decisions.replace(lot.name, table, extra)
     assert write_page(run).read_bytes() == first
 
 
@@ -90,8 +90,8 @@ def test_workers_make_the_parts_that_the_launcher_would_make(run):
     write_page(run)
     folder = Path(lot_parts.tables(run).folder)
     expected = bytes_of(folder)
-    lot_parts.tables(run).delete(lot_parts.tables(run).unit_names())
-    run_stage(part_stage.MakeParts(run, bounds_of(run)), run.units)
+    lot_parts.tables(run).delete(lot_parts.tables(run).lot_names())
+    run_stage(part_stage.MakeParts(run, bounds_of(run)), run.lots)
     assert bytes_of(folder) == expected
     assert not lot_parts.find_missing(run, bounds_of(run))
 

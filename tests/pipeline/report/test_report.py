@@ -387,17 +387,15 @@ def test_a_folder_without_decisions_is_refused(tmp_path):
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 20), st.data())
 @settings(max_examples=30, deadline=None)
-def test_the_smallest_keys_are_collected_in_any_order_of_units(keys, n, data):
+def test_the_smallest_keys_are_collected_in_any_order_of_lots(keys, n, data):
     every = sorted((key, i % 3, i) for i, key in enumerate(keys))
     order = data.draw(st.permutations(range(3)))
     smallest = SmallestKeys(n)
-    for unit in order:
-        mine = [(key, row) for key, u, row in every if u == unit]
+    for lot in order:
+        mine = [(key, row) for key, u, row in every if u == lot]
         rows = np.array([row for _, row in mine], np.int64)
-        smallest.add(unit, rows, np.array([key for key, _ in mine]))
-    assert smallest.locations() == [
-        PairLocation(unit, row) for _, unit, row in every[:n]
-    ]
+        smallest.add(lot, rows, np.array([key for key, _ in mine]))
+    assert smallest.locations() == [PairLocation(lot, row) for _, lot, row in every[:n]]
     whole = smallest.whole_groups()
     if len(every) > n and every[0][0] < every[n][0]:
         assert whole == [

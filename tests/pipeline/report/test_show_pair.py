@@ -15,7 +15,7 @@ from pipeline.report import find_pairs, show_pair
 from pipeline.report.find_pairs import Question, ScoreRange, find
 from pipeline.report.pair_facts import PairFacts
 from pipeline.report.sampling import PairLocation
-from pipeline.storage.tables import UnitTables, from_table
+from pipeline.storage.tables import LotTables, from_table
 from tests.support.report_runs import SELECTION, ScoredRow, make_run, random_rows
 from tests.support.served_store import serve, upload
 from tests.support.tiny_run import (
@@ -42,7 +42,7 @@ def curated(tmp_path_factory) -> RunFolder:
 
 
 def ids_of(run: RunFolder) -> list[str]:
-    tables = [run.pairs(unit.source).read(unit.name) for unit in run.units]
+    tables = [run.pairs(lot.source).read(lot.name) for lot in run.lots]
     return [i.hex() for table in tables for i in table["sample_id"].to_pylist()]
 
 
@@ -64,8 +64,8 @@ def test_show_prints_scores_decision_and_location(curated):
 def test_show_reads_the_tables_of_the_lot_that_holds_the_pair_and_no_others(tmp_path):
     rows = [[ScoredRow(f"a wall {n}", color=(n, 0, 0))] for n in range(20)]
     made = make_run(tmp_path, rows, keep_all=True)
-    for unit in made.units:
-        add_index(made.pairs(unit.source), unit.name)
+    for lot in made.lots:
+        add_index(made.pairs(lot.source), lot.name)
     with serve("s3") as store:
         upload(store, tmp_path / "run", "run")
         stored = dataclasses.replace(made, root="s3://bucket/run")
@@ -77,7 +77,7 @@ def test_show_reads_the_tables_of_the_lot_that_holds_the_pair_and_no_others(tmp_
         assert "a wall 7" in said
 
 
-def add_index(tables: UnitTables, name: str) -> None:
+def add_index(tables: LotTables, name: str) -> None:
     """What `score` adds to a table of pairs when it seals a lot."""
     table = tables.read(name)
     n_buckets = id_index.count_buckets(table.num_rows)
@@ -115,12 +115,12 @@ def test_show_finds_the_training_record_even_if_some_pairs_are_not_exported(tmp_
         tmp_path, {"0": rows}, granularities=(SHORT,), export=export_config
     )
     write_captions(made, {"0": captioned}, [SHORT])
-    run_stage(export.Export(made), made.units)
+    run_stage(export.Export(made), made.lots)
     publish(made)
     before = bytes_of(tmp_path / "run")
-    unit = made.units[0]
+    lot = made.lots[0]
     for row, expected in ((0, 0), (3, 1), (5, 3)):
-        ids = made.pairs(unit.source).read(unit.name, ["sample_id"])["sample_id"]
+        ids = made.pairs(lot.source).read(lot.name, ["sample_id"])["sample_id"]
         one = _kept(made, row)
         record = show_pair.find_record(made, one)
         assert record is not None
@@ -136,12 +136,12 @@ def _shard_number(name: str) -> int:
 
 
 def _kept(made: RunFolder, row: int) -> PairFacts:
-    unit = made.units[0]
-    pairs = from_table(made.pairs(unit.source).read(unit.name), records.Pair)
-    decisions = from_table(made.decisions.read(unit.name), records.Decision)
+    lot = made.lots[0]
+    pairs = from_table(made.pairs(lot.source).read(lot.name), records.Pair)
+    decisions = from_table(made.decisions.read(lot.name), records.Decision)
     language = records.Language("en", 1.0)
     place = PairLocation(0, row)
-    return PairFacts(place, unit, pairs[row], 2, decisions[row], language, 0.25)
+    return PairFacts(place, lot, pairs[row], 2, decisions[row], language, 0.25)
 
 
 def test_find_by_text_reason_score_and_seed(curated):
@@ -171,7 +171,7 @@ def test_find_by_similarity_agrees_with_brute_force(tmp_path, monkeypatch):
             np.stack(
                 made.embeddings(u.source).read(u.name)["embedding"].to_numpy()
             ).astype(np.float32)
-            for u in made.units
+            for u in made.lots
         ]
     )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -197,7 +197,7 @@ def test_an_unknown_seed_set_is_named(curated):
     assert len(list(find_pairs.lines(curated, Question(seed="seeds"), "", 5))) == 2
     with pytest.raises(ValueError, match="--seed rose: expected one of seeds"):
         list(find_pairs.lines(curated, Question(seed="rose"), "", 5))
-    without = dataclasses.replace(curated, seed_units=())
+    without = dataclasses.replace(curated, seed_lots=())
     with pytest.raises(ValueError, match="--seed rose: expected a run with seed sets"):
         list(find_pairs.lines(without, Question(seed="rose"), "", 5))
 

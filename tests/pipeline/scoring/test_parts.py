@@ -80,11 +80,11 @@ def test_a_lot_that_lost_a_shard_takes_the_rows_of_the_others_over(crawl):
     score(run)
     (crawl / "a.tar").unlink()
     plan, lots = run.plan.add(
-        "pool", run.units[0].source, run.units[0].shards[1:], size=2
+        "pool", run.lots[0].source, run.lots[0].shards[1:], size=2
     )
-    left = dataclasses.replace(run, units=lots, plan=plan)
+    left = dataclasses.replace(run, lots=lots, plan=plan)
     assert score(left) == {"pairs_taken_over": N_PAIRS}
-    assert texts_of(left, lots[0]) == texts_of(run, run.units[0])[N_PAIRS:]
+    assert texts_of(left, lots[0]) == texts_of(run, run.lots[0])[N_PAIRS:]
     numbers = left.pairs(lots[0].source).read(lots[0].name, ["shard"])["shard"]
     assert set(numbers.to_pylist()) == {0}
 
@@ -95,7 +95,7 @@ def test_a_shard_that_changed_is_scored_and_its_neighbours_are_taken_over(crawl)
     write_shard(crawl / "b.tar", *rows_of("one", "two"))
     (source,) = run.config.sources
     plan, lots = run.plan.add("pool", source, shards.list_shards(source), size=2)
-    changed = dataclasses.replace(run, units=lots, plan=plan)
+    changed = dataclasses.replace(run, lots=lots, plan=plan)
     counters = score(changed)
     assert (counters["pairs_taken_over"], counters["pairs"]) == (N_PAIRS, 2)
     assert texts_of(changed, lots[0])[N_PAIRS:] == ["one", "two"]
@@ -103,8 +103,8 @@ def test_a_shard_that_changed_is_scored_and_its_neighbours_are_taken_over(crawl)
 
 def test_what_a_sample_scored_is_taken_over(crawl):
     run = lots_of(crawl, "run")
-    (unit,) = run.units
-    sample = dataclasses.replace(run, units=(lot_plan.single(unit.shards[1]),))
+    (lot,) = run.lots
+    sample = dataclasses.replace(run, lots=(lot_plan.single(lot.shards[1]),))
     score(sample)
     counters = score(run)
     assert (counters["pairs_taken_over"], counters["pairs"]) == (N_PAIRS, N_PAIRS)
@@ -135,12 +135,12 @@ def test_parts_of_two_workers_are_joined_without_gap_or_overlap(mine, others):
 
 def test_tables_say_in_which_environments_they_were_measured(crawl, monkeypatch):
     run = lots_of(crawl, "run", size=1)
-    first = run.units[0]
-    score(dataclasses.replace(run, units=(first,)))
+    first = run.lots[0]
+    score(dataclasses.replace(run, lots=(first,)))
     monkeypatch.setattr(environment, "_device_kind", lambda: "NVIDIA H200")
     score(run)
     tables = run.embeddings(first.source)
-    found = [tables.read_summary(unit.name)["environments"] for unit in run.units]
+    found = [tables.read_summary(lot.name)["environments"] for lot in run.lots]
     assert [len(each) for each in found] == [1, 1]
     assert "batch_size 2, device " in found[0][0]
     mixed = environment.describe_mixture([*found[0], *found[1]])
@@ -149,11 +149,11 @@ def test_tables_say_in_which_environments_they_were_measured(crawl, monkeypatch)
 
 def test_rows_that_are_taken_over_bring_their_environment(crawl, monkeypatch):
     run = lots_of(crawl, "run")
-    (unit,) = run.units
-    sample = dataclasses.replace(run, units=(lot_plan.single(unit.shards[1]),))
+    (lot,) = run.lots
+    sample = dataclasses.replace(run, lots=(lot_plan.single(lot.shards[1]),))
     score(sample)
     monkeypatch.setattr(environment, "_device_kind", lambda: "NVIDIA H200")
     score(run)
-    found = run.embeddings(unit.source).read_summary(unit.name)["environments"]
+    found = run.embeddings(lot.source).read_summary(lot.name)["environments"]
     assert environment.describe_mixture(found) == "device NVIDIA H200 or cpu"
     assert environment.describe_mixture(found[:1]) == ""

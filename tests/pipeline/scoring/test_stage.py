@@ -94,9 +94,9 @@ def make_run(folder: Path, **changes) -> RunFolder:
 def score(run: RunFolder) -> dict[str, int]:
     """Scores all lots; returns the counters."""
     run.plan.write(run.root)
-    units = [*run.units, *run.evaluation_units, *run.seed_units]
+    lots = [*run.lots, *run.evaluation_lots, *run.seed_lots]
     pipeline = beam.Pipeline(FnApiRunner(), options=PipelineOptions([]))
-    _ = pipeline | beam.Create(units) | Score(run, NullHandler(run.config.encoder))
+    _ = pipeline | beam.Create(lots) | Score(run, NullHandler(run.config.encoder))
     counters = pipeline.run().metrics().query()["counters"]
     return {
         counter.key.metric.name: counter.committed
@@ -105,16 +105,16 @@ def score(run: RunFolder) -> dict[str, int]:
     }
 
 
-def pairs_of(run: RunFolder, unit: shards.Unit) -> list[Pair]:
-    return from_table(run.pairs(unit.source).read(unit.name), Pair)
+def pairs_of(run: RunFolder, lot: shards.Lot) -> list[Pair]:
+    return from_table(run.pairs(lot.source).read(lot.name), Pair)
 
 
-def languages_of(run: RunFolder, unit: shards.Unit) -> list[Language]:
-    return from_table(run.languages(unit.source).read(unit.name), Language)
+def languages_of(run: RunFolder, lot: shards.Lot) -> list[Language]:
+    return from_table(run.languages(lot.source).read(lot.name), Language)
 
 
-def embeddings_of(run: RunFolder, unit: shards.Unit) -> tuple[np.ndarray, np.ndarray]:
-    table = run.embeddings(unit.source).read(unit.name)
+def embeddings_of(run: RunFolder, lot: shards.Lot) -> tuple[np.ndarray, np.ndarray]:
+    table = run.embeddings(lot.source).read(lot.name)
     rows = table["embedding"].combine_chunks()
     width = table.schema.field("embedding").type.list_size
     return (
@@ -136,7 +136,7 @@ def test_a_readable_pair_has_a_row_with_all_that_is_known(tmp_path):
     write_shard(tmp_path / "a.tar", (image, text))
     run = make_run(tmp_path)
     score(run)
-    (unit,) = run.units
+    (lot,) = run.lots
     expected = Pair(
         sample_id=sample_id(image, text),
         key="0",
@@ -150,7 +150,7 @@ def test_a_readable_pair_has_a_row_with_all_that_is_known(tmp_path):
         offset=512,
         error="",
     )
-    assert pairs_of(run, unit) == [expected]
+    assert pairs_of(run, lot) == [expected]
 
 
 def test_tables_have_the_same_rows_in_the_order_of_the_shard(tmp_path):
@@ -164,13 +164,13 @@ def test_tables_have_the_same_rows_in_the_order_of_the_shard(tmp_path):
     )
     run = make_run(tmp_path)
     counters = score(run)
-    (unit,) = run.units
+    (lot,) = run.lots
     not_image = "starts with b'no image': expected a JPEG, PNG or WebP image"
     errors = ["", not_image, "no alt text", "", ""]
-    assert [pair.error for pair in pairs_of(run, unit)] == errors
-    codes = [row.code for row in languages_of(run, unit)]
+    assert [pair.error for pair in pairs_of(run, lot)] == errors
+    codes = [row.code for row in languages_of(run, lot)]
     assert codes == ["en", "", "", "de", ""]
-    embeddings, scores = embeddings_of(run, unit)
+    embeddings, scores = embeddings_of(run, lot)
     assert embeddings.any(axis=1).tolist() == [True, False, False, True, True]
     assert np.isnan(scores).tolist() == [False, True, True, False, False]
     assert counters == {
@@ -192,7 +192,7 @@ def test_embeddings_are_the_encoders_and_scores_their_cosine(tmp_path):
     ]
     expected = encoder.encode_images(np.stack(pixels))
     texts = encoder.encode_texts([f"text {i}" for i in range(5)])
-    embeddings, scores = embeddings_of(run, run.units[0])
+    embeddings, scores = embeddings_of(run, run.lots[0])
     assert (embeddings.dtype, scores.dtype) == (np.float16, np.float32)
     np.testing.assert_array_equal(embeddings, expected.astype(np.float16))
     np.testing.assert_allclose(scores, (expected * texts).sum(axis=1), atol=1e-6)
@@ -204,22 +204,22 @@ def test_a_second_run_makes_nothing_and_loads_no_model(tmp_path):
     run = make_run(tmp_path)
     score(run)
     before = tables_of(run)
-    assert NullHandler.n_loads == 1  # for both units
-    assert score(run) == {"units_skipped": 2}
+    assert NullHandler.n_loads == 1  # for both lots
+    assert score(run) == {"lots_skipped": 2}
     assert NullHandler.n_loads == 1
     assert tables_of(run) == before
 
 
-def test_only_the_units_that_lack_a_table_are_scored(tmp_path):
+def test_only_the_lots_that_lack_a_table_are_scored(tmp_path):
     for name in "ab":
         write_shard(tmp_path / f"{name}.tar", (png(0), ENGLISH.encode()))
     run = make_run(tmp_path)
     score(run)
     before = tables_of(run)
-    tables = run.embeddings(run.units[1].source)
-    tables.delete([run.units[1].name])
+    tables = run.embeddings(run.lots[1].source)
+    tables.delete([run.lots[1].name])
     counters = score(run)
-    assert counters == {"units_skipped": 1, "images_encoded": 1, "texts_encoded": 1}
+    assert counters == {"lots_skipped": 1, "images_encoded": 1, "texts_encoded": 1}
     assert tables_of(run) == before
 
 
@@ -232,7 +232,7 @@ def test_another_detector_reads_no_image_and_loads_no_encoder(tmp_path):
         run, config=dataclasses.replace(run.config, language_detector="langdetect")
     )
     assert score(other) == {"languages_detected": 1}
-    assert [row.code for row in languages_of(other, run.units[0])] == ["de", ""]
+    assert [row.code for row in languages_of(other, run.lots[0])] == ["de", ""]
     assert NullHandler.n_loads == 1
 
 
@@ -274,8 +274,8 @@ def write_parquet(path: Path, *texts: str) -> None:
     pq.write_table(pa.table({"jpg": images, "text": list(texts)}), path)
 
 
-def texts_of(run: RunFolder, unit: shards.Unit) -> list[str]:
-    return [pair.alt_text for pair in pairs_of(run, unit)]
+def texts_of(run: RunFolder, lot: shards.Lot) -> list[str]:
+    return [pair.alt_text for pair in pairs_of(run, lot)]
 
 
 def rows_of(*texts: str) -> list[tuple[bytes, bytes]]:
@@ -297,11 +297,11 @@ def test_a_shard_that_changed_is_scored_again(tmp_path):
     run = make_run(tmp_path)
     assert scored_shards.changed(run) == [str(cut), str(shifted)]
     counters = score(run)
-    assert (counters["pairs"], counters["units_skipped"]) == (4, 1)
-    texts = [texts_of(run, unit) for unit in run.units]
+    assert (counters["pairs"], counters["lots_skipped"]) == (4, 1)
+    texts = [texts_of(run, lot) for lot in run.lots]
     assert texts == [["one"], ["two", "three"], ["five", "four"]]
     assert scored_shards.changed(run) == []
-    assert score(make_run(tmp_path)) == {"units_skipped": 3}
+    assert score(make_run(tmp_path)) == {"lots_skipped": 3}
 
 
 def test_scores_of_what_a_shard_held_are_removed_when_those_of_now_are_there(tmp_path):
@@ -314,8 +314,8 @@ def test_scores_of_what_a_shard_held_are_removed_when_those_of_now_are_there(tmp
     assert len(tables_of(run)) == 3 * 3
     remove_outdated(run)
     for tables in (run.pairs, run.languages, run.embeddings):
-        found = tables(run.units[0].source).unit_names()
-        assert found == {unit.name for unit in run.units}
+        found = tables(run.lots[0].source).lot_names()
+        assert found == {lot.name for lot in run.lots}
 
 
 @pytest.mark.parametrize("role", ["evaluation_sets", "seed_sets"])
@@ -335,8 +335,8 @@ def test_a_parquet_shard_of_a_set_that_was_repaired_is_scored_again(tmp_path, ro
     run = make_run(tmp_path, **{role: (source,)})
     assert scored_shards.changed(run) == [str(path)]
     assert score(run)[f"{name}_images"] == 2
-    (unit,) = (*run.evaluation_units, *run.seed_units)
-    assert texts_of(run, unit) == ["one", "two"]
+    (lot,) = (*run.evaluation_lots, *run.seed_lots)
+    assert texts_of(run, lot) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -364,11 +364,11 @@ def test_a_shard_that_changes_while_it_is_read_gets_no_tables(
     counters = score(run)
     assert (counters["pairs"], counters["shards_changed"]) == (1, 1)
     (path,) = Path(run.root, "scores").glob("pairs-*/*.parquet")
-    assert path.name == f"{run.units[1].name}.parquet"
+    assert path.name == f"{run.lots[1].name}.parquet"
     with pytest.raises(ValueError, match=r"^1 shard changed: .*/a\.tar; again$"):
         scored_shards.expect_scored(run, "changed", "again")
     monkeypatch.undo()
-    assert score(make_run(tmp_path))["units_skipped"] == 1
+    assert score(make_run(tmp_path))["lots_skipped"] == 1
     scored_shards.expect_scored(make_run(tmp_path), "changed", "again")
 
 
@@ -377,7 +377,7 @@ def test_a_shard_that_is_gone_when_it_is_read_is_one_unreadable_row(tmp_path):
     run = make_run(tmp_path)
     (tmp_path / "a.tar").unlink()
     assert score(run)["unreadable"] == 1
-    assert "cannot be opened" in pairs_of(run, run.units[0])[0].error
+    assert "cannot be opened" in pairs_of(run, run.lots[0])[0].error
 
 
 def test_a_shard_that_cannot_be_read_is_one_unreadable_row(tmp_path):
@@ -386,18 +386,18 @@ def test_a_shard_that_cannot_be_read_is_one_unreadable_row(tmp_path):
     run = make_run(tmp_path)
     counters = score(run)
     assert (counters["pairs"], counters["unreadable"]) == (2, 1)
-    (row,) = pairs_of(run, run.units[1])
+    (row,) = pairs_of(run, run.lots[1])
     assert row.error.startswith("tar cut off at byte 7")
 
 
-def test_a_unit_without_pairs_has_empty_tables(tmp_path):
+def test_a_lot_without_pairs_has_empty_tables(tmp_path):
     write_shard(tmp_path / "a.tar")
     run = make_run(tmp_path)
     assert score(run)["pairs"] == 0
-    (unit,) = run.units
-    assert (pairs_of(run, unit), languages_of(run, unit)) == ([], [])
-    assert embeddings_of(run, unit)[0].shape == (0, 64)
-    assert score(run) == {"units_skipped": 1}
+    (lot,) = run.lots
+    assert (pairs_of(run, lot), languages_of(run, lot)) == ([], [])
+    assert embeddings_of(run, lot)[0].shape == (0, 64)
+    assert score(run) == {"lots_skipped": 1}
 
 
 def test_evaluation_and_seed_images_need_no_text_and_no_language(tmp_path, monkeypatch):
@@ -406,12 +406,12 @@ def test_evaluation_and_seed_images_need_no_text_and_no_language(tmp_path, monke
     run = make_run(tmp_path, sources=(), evaluation_sets=(source,), seed_sets=(source,))
     monkeypatch.setattr(language, "detector", None)  # a call would be an error
     score(run)
-    (unit,) = run.evaluation_units
-    assert [pair.error for pair in pairs_of(run, unit)] == ["", ""]
-    embeddings, scores = embeddings_of(run, unit)
+    (lot,) = run.evaluation_lots
+    assert [pair.error for pair in pairs_of(run, lot)] == ["", ""]
+    embeddings, scores = embeddings_of(run, lot)
     assert embeddings.any(axis=1).all()
     assert np.isnan(scores).tolist() == [True, False]
-    assert score(run) == {"units_skipped": 2}
+    assert score(run) == {"lots_skipped": 2}
 
 
 def test_the_same_shard_as_source_and_as_evaluation_set_gets_its_language(tmp_path):
@@ -419,7 +419,7 @@ def test_the_same_shard_as_source_and_as_evaluation_set_gets_its_language(tmp_pa
     source = ImageTextSource("web", str(tmp_path / "a.tar"))
     run = make_run(tmp_path, sources=(source,), evaluation_sets=(source,))
     assert score(run)["pairs"] == 2
-    assert [row.code for row in languages_of(run, run.units[0])] == ["en"]
+    assert [row.code for row in languages_of(run, run.lots[0])] == ["en"]
 
 
 def test_only_full_batches_but_for_the_last_reach_the_encoder(tmp_path, monkeypatch):
@@ -464,8 +464,8 @@ def test_the_embedding_column_has_a_fixed_width(tmp_path):
     write_shard(tmp_path / "a.tar", (png(0), b"text"))
     run = make_run(tmp_path)
     score(run)
-    (unit,) = run.units
-    schema = run.embeddings(unit.source).read(unit.name).schema
+    (lot,) = run.lots
+    schema = run.embeddings(lot.source).read(lot.name).schema
     assert schema.names == ["embedding", "alignment_score"]
     assert schema.field("embedding").type == pa.list_(pa.float16(), 64)
     assert schema.field("alignment_score").type == pa.float32()

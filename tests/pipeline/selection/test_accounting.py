@@ -91,21 +91,21 @@ def account(folder: pathlib.Path, shards: dict, config: SelectionConfig) -> None
     ledger = select(run)
     decisions = read_decisions(run)
     source_to_outcomes = collections.defaultdict(collections.Counter)
-    for unit in run.units:
-        found = decisions[unit.shards[0].uri]
-        expect_one_decision_each(run, unit, found, shards[unit.shards[0].uri])
-        source_to_outcomes[unit.source.name].update(d.outcome for d in found)
+    for lot in run.lots:
+        found = decisions[lot.shards[0].uri]
+        expect_one_decision_each(run, lot, found, shards[lot.shards[0].uri])
+        source_to_outcomes[lot.source.name].update(d.outcome for d in found)
     for source, outcomes in source_to_outcomes.items():
         expect_adds_up(ledger["sources"][source], outcomes)
     expect_adds_up(ledger, sum(source_to_outcomes.values(), collections.Counter()))
 
 
-def expect_one_decision_each(run: RunFolder, unit, found, rows) -> None:
-    pairs = run.pairs(unit.source).read(unit.name, ["sample_id"])
+def expect_one_decision_each(run: RunFolder, lot, found, rows) -> None:
+    pairs = run.pairs(lot.source).read(lot.name, ["sample_id"])
     assert [d.sample_id for d in found] == pairs["sample_id"].to_pylist()
     for row, decision in zip(rows, found, strict=True):
         assert (decision.outcome == UNREADABLE) == bool(row.error)
-        if unit.source.keep_all:
+        if lot.source.keep_all:
             assert decision.outcome in {KEPT, UNREADABLE, *FOR_ALL}
         if row.robots and not row.error:
             assert decision.outcome == "opt_out"

@@ -29,7 +29,7 @@ def test_a_score_at_the_threshold_is_kept_and_none_fails(tmp_path):
     ]
 
 
-def test_the_fraction_is_of_the_droppable_pairs_of_all_units(tmp_path):
+def test_the_fraction_is_of_the_droppable_pairs_of_all_lots(tmp_path):
     config = SelectionConfig(
         drop_rules=(rules.FewWords(2),),
         language=KeepLanguages(),

@@ -16,7 +16,7 @@ from pipeline.selection import balance, integer_counts
 from pipeline.selection.balance import Grouped
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.integer_counts import Counts
-from pipeline.selection.unit_decisions import open_unit
+from pipeline.selection.lot_decisions import open_lot
 from tests.support.score_tables import (
     Row,
     make_run,
@@ -142,7 +142,7 @@ def test_caps_come_one_after_the_other_and_order_changes_no_byte(tmp_path):
     caps = (CapPerSeed(30), CapPerConcept(path, max_count=5))
     runs = [make(tmp_path / name, *caps, shards=TEXTS) for name in "ab"]
     select(runs[0])
-    select(runs[1], units=runs[1].units[::-1])
+    select(runs[1], lots=runs[1].lots[::-1])
     one, two = map(read_decisions, runs)
     assert one == two
     decisions = [d for found in one.values() for d in found]
@@ -188,7 +188,7 @@ def test_ranges_of_counts_add_up_to_them(monkeypatch):
 
 def test_probabilities_are_those_of_the_paper_s_loop(tmp_path):
     run = make(tmp_path, shards={"web/1": [Row()] * 4})
-    decisions = open_unit(run.units[0], run)
+    decisions = open_lot(run.lots[0], run)
     row, group = np.array([0, 0, 1, 3]), np.array([7, 8, 8, 9])
     grouped = Grouped(decisions, row, group, {})
     counts = Counts(np.array([7, 8, 9]), np.array([40, 100, 3]))

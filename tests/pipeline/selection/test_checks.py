@@ -54,9 +54,9 @@ class Crawl:
         """Writes the tables of `score`."""
         run = self.open()
         run.plan.write(run.root)
-        write_scores(run, run.units[0], [WHOLE] * 3)
-        write_scores(run, run.evaluation_units[0], [evaluation])
-        write_scores(run, run.seed_units[0], [seeds])
+        write_scores(run, run.lots[0], [WHOLE] * 3)
+        write_scores(run, run.evaluation_lots[0], [evaluation])
+        write_scores(run, run.seed_lots[0], [seeds])
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_crawl_that_grows_and_new_sets_may_keep_their_folder(tmp_path):
     crawl.score()
     (tmp_path / "crawl" / "-1.tar").write_bytes(b"")  # the first by name
     run = crawl.open()
-    assert [len(unit.shards) for unit in run.units] == [1, 1]
+    assert [len(lot.shards) for lot in run.lots] == [1, 1]
     engine_checks.check(run)
 
 

@@ -106,13 +106,13 @@ def test_sets_of_several_shards_are_counted_separately(tmp_path):
 def test_of_a_shard_that_breaks_off_nobody_knows_how_many_images_are_missing(tmp_path):
     rows = [WHOLE, Row(key="-", error="tar cut off at byte 512", **LOST)]
     run = make_run(str(tmp_path), EVALUATED, {"web/1": [Row()]}, evaluation={"e/1": []})
-    (unit,) = run.evaluation_units
+    (lot,) = run.evaluation_lots
     run = make_run(
         str(tmp_path), EVALUATED, {"web/1": [Row()]}, evaluation={"e/1": rows}
     )
-    table = run.pairs(unit.source).read(unit.name)
+    table = run.pairs(lot.source).read(lot.name)
     keys = table.schema.get_field_index("key")
-    run.pairs(unit.source).write(unit.name, table.set_column(keys, "key", [["w", ""]]))
+    run.pairs(lot.source).write(lot.name, table.set_column(keys, "key", [["w", ""]]))
     ledger = select(run)
     assert ledger["evaluation"]["e"]["broken_shards"] == 1
     (line,) = reference_accounts.warnings(run, ledger)

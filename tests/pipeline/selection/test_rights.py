@@ -16,7 +16,7 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import content_hash
 from pipeline.selection import rights, rules
-from pipeline.selection.unit_decisions import UnitDecisions, open_unit
+from pipeline.selection.lot_decisions import LotDecisions, open_lot
 from pipeline.sources import drop_lists, drop_tables
 from pipeline.sources.drop_lists import DropList
 from tests.support.score_tables import (
@@ -295,7 +295,7 @@ def test_parts_of_a_table_decide_like_the_whole(tmp_path, monkeypatch):
         files,
     )
     table = drop_lists.build(files, run.root)
-    opened = [open_unit(unit, run) for unit in run.units]
+    opened = [open_lot(lot, run) for lot in run.lots]
     found = []
     for max_mapped in (10**6, 0):
         label = f"{max_mapped} mapped"
@@ -314,9 +314,9 @@ def test_parts_of_a_table_decide_like_the_whole(tmp_path, monkeypatch):
         assert kind in "".join(found[0].values())
 
 
-def write_outcomes(decisions: UnitDecisions, folder: str) -> None:
+def write_outcomes(decisions: LotDecisions, folder: str) -> None:
     lines = zip(decisions.outcome.tolist(), decisions.detail, strict=True)
-    path = pathlib.Path(folder, decisions.unit.name)
+    path = pathlib.Path(folder, decisions.lot.name)
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(map(str, lines)))
 

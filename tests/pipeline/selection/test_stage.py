@@ -156,7 +156,7 @@ def test_counters_tell_what_was_decided(tmp_path):
     assert counters[0]["unreadable"] == 1
     assert counters[0]["dropped_near_evaluation"] == 3
     assert counters[0]["dropped_boilerplate_alt_text"] == 0
-    assert counters[1] == {"units_skipped": 3}
+    assert counters[1] == {"lots_skipped": 3}
 
 
 def test_pairs_without_an_address_are_counted_where_addresses_are_looked_up(tmp_path):
@@ -167,12 +167,12 @@ def test_pairs_without_an_address_are_counted_where_addresses_are_looked_up(tmp_
     counters = _run_with_counters(dataclasses.replace(run, drop_list=listed))
     assert counters["dropped_drop_list"] == 1
     assert counters["without_url"] == 2
-    assert not stage_progress.has_work({"units_skipped": 1, "without_url": 2})
+    assert not stage_progress.has_work({"lots_skipped": 1, "without_url": 2})
 
 
 def _run_with_counters(run) -> dict[str, int]:
     pipeline = beam.Pipeline(runner=FnApiRunner())
-    _ = pipeline | beam.Create(run.units) | selection.Select(run)
+    _ = pipeline | beam.Create(run.lots) | selection.Select(run)
     counters = pipeline.run().metrics().query()["counters"]
     return {
         c.key.metric.name: c.committed
@@ -203,11 +203,11 @@ def test_an_empty_shard_and_a_run_without_pairs_have_their_ledger(tmp_path):
 # Order, restart, change of threshold
 
 
-def test_the_order_of_units_changes_no_byte(tmp_path):
+def test_the_order_of_lots_changes_no_byte(tmp_path):
     run = everything(tmp_path / "a")
     select(run)
     other = everything(tmp_path / "b")
-    select(other, units=run.units[::-1])
+    select(other, lots=run.lots[::-1])
     assert stored_bytes(run) == stored_bytes(other)
 
 
@@ -240,10 +240,10 @@ def test_what_a_broken_run_left_undone_is_done_and_nothing_else(tmp_path):
     assert ledgers.is_complete(run)
     undisturbed = stored_bytes(run)
 
-    run.decisions.delete([run.units[1].name])
+    run.decisions.delete([run.lots[1].name])
     (pathlib.Path(run.decisions.folder) / "ledger.json").unlink()
     assert not ledgers.is_complete(run)
-    assert _run_with_counters(run)["units_skipped"] == 2
+    assert _run_with_counters(run)["lots_skipped"] == 2
     assert stored_bytes(run) == undisturbed
 
 
@@ -322,9 +322,9 @@ def test_an_empty_evaluation_set_is_an_error_before_any_work(tmp_path):
 
 def test_a_score_table_of_other_rows_is_an_error(tmp_path):
     run = make_run(str(tmp_path), SelectionConfig(language=KeepLanguages()), SHARDS)
-    unit, other = run.units[0], run.units[1]
-    languages = run.languages(unit.source)
-    languages.write(unit.name, languages.read(other.name))
+    lot, other = run.lots[0], run.lots[1]
+    languages = run.languages(lot.source)
+    languages.write(lot.name, languages.read(other.name))
     with pytest.raises(Exception, match="5 rows, expected 6, one per pair"):
         select(run)
 

@@ -12,8 +12,8 @@ from pipeline.sources.raw_pairs import RawPair
 from pipeline.sources.shards import Shard, check_columns
 from tests.pipeline.sources.test_shards import (
     errors_of,
+    lot_of,
     pairs_of,
-    unit_of,
     write_parquet,
 )
 
@@ -207,11 +207,11 @@ def in_the_second_shard(tmp_path, columns) -> list[Shard]:
 def test_a_usual_name_of_a_type_that_cannot_be_used_is_refused(
     tmp_path, columns, message
 ):
-    units = in_the_second_shard(tmp_path, columns)
+    lots = in_the_second_shard(tmp_path, columns)
     with pytest.raises(ValueError, match=rf"^web=.*1\.parquet: {message}") as error:
-        check_columns(units)
-    assert len(str(error.value)) < 300 + len(units[1].uri)
-    ((key, row_error),) = errors_of(units[1].uri)
+        check_columns(lots)
+    assert len(str(error.value)) < 300 + len(lots[1].uri)
+    ((key, row_error),) = errors_of(lots[1].uri)
     assert key == ""
     assert str(error.value).endswith(row_error)
 
@@ -222,7 +222,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     pq.write_table(pa.Table.from_arrays(columns, names), tmp_path / "a.parquet")
     expected = "column 'x_robots_tag' is there twice: expected it once"
     with pytest.raises(ValueError, match=expected):
-        check_columns([unit_of(tmp_path / "a.parquet")])
+        check_columns([lot_of(tmp_path / "a.parquet")])
     assert errors_of(tmp_path / "a.parquet") == [("", expected)]
 
 
@@ -233,14 +233,14 @@ def test_a_source_that_needs_texts_and_has_none_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"no column for alt_text_column: .*label: int"
     ):
-        check_columns([unit_of(path)])
-    check_columns([unit_of(path, needs_alt_text=False)])
-    check_columns([unit_of(path, alt_text_column="x7")])
+        check_columns([lot_of(path)])
+    check_columns([lot_of(path, needs_alt_text=False)])
+    check_columns([lot_of(path, alt_text_column="x7")])
 
 
 def test_a_damaged_shard_is_left_to_be_counted(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" * 9)
-    check_columns([unit_of(tmp_path / "a.parquet"), unit_of(tmp_path / "gone.parquet")])
+    check_columns([lot_of(tmp_path / "a.parquet"), lot_of(tmp_path / "gone.parquet")])
 
 
 TEXT_MAP = pa.map_(pa.string(), pa.string())

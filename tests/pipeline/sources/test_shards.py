@@ -34,12 +34,12 @@ def write_tar(path, members, tar_format=tarfile.PAX_FORMAT):
     return path
 
 
-def unit_of(path, **fields) -> Shard:
+def lot_of(path, **fields) -> Shard:
     return Shard(ImageTextSource("web", str(path), **fields), str(path))
 
 
 def pairs_of(path, **fields) -> list[RawPair]:
-    return list(read_pairs(unit_of(path, **fields), LIMITS))
+    return list(read_pairs(lot_of(path, **fields), LIMITS))
 
 
 def errors_of(path, **fields) -> list[tuple[str, str]]:
@@ -294,7 +294,7 @@ def test_a_shard_that_is_missing_or_a_folder_is_one_error(tmp_path, name):
 
 def test_pairs_come_before_the_rest_of_the_shard_is_read(tmp_path):
     path = write_tar(tmp_path / "a.tar", three_pairs() * 50)
-    pairs = read_pairs(unit_of(path), LIMITS)
+    pairs = read_pairs(lot_of(path), LIMITS)
     assert next(pairs).key == "a"
     path.write_bytes(b"")
     *_, last = pairs
@@ -407,7 +407,7 @@ def test_a_damaged_row_group_keeps_the_rows_before_it(tmp_path):
 def test_images_of_chosen_pairs_come_back_from_a_tar(tmp_path):
     path = write_tar(tmp_path / "a.tar", three_pairs())
     first, _, last = map(scored, pairs_of(path))
-    images = read_shard_images(unit_of(path), [first, last])
+    images = read_shard_images(lot_of(path), [first, last])
     assert list(images) == [b"a" * 9, b"c" * 9]
 
 
@@ -416,7 +416,7 @@ def test_images_of_chosen_pairs_come_back_from_parquet(tmp_path, chosen):
     columns = {"jpg": [str(i).encode() for i in range(101)], "text": ["t"] * 101}
     path = write_parquet(tmp_path / "a.parquet", columns, rows_per_group=40)
     pairs = [scored(raw) for raw in pairs_of(path)]
-    images = read_shard_images(unit_of(path), [pairs[i] for i in chosen])
+    images = read_shard_images(lot_of(path), [pairs[i] for i in chosen])
     assert list(images) == [str(i).encode() for i in chosen]
 
 
@@ -425,7 +425,7 @@ def test_a_shard_that_has_changed_is_an_error_that_names_it(tmp_path):
     pairs = [scored(raw) for raw in pairs_of(path)]
     write_tar(path, [("x.jpg", b"other"), *three_pairs()])
     with pytest.raises(ShardError, match=r"a\.tar has changed since it was scored: "):
-        list(read_shard_images(unit_of(path), pairs))
+        list(read_shard_images(lot_of(path), pairs))
 
 
 def test_a_parquet_that_has_shrunk_is_an_error_that_names_it(tmp_path):
@@ -434,7 +434,7 @@ def test_a_parquet_that_has_shrunk_is_an_error_that_names_it(tmp_path):
     pairs = [scored(raw) for raw in pairs_of(path)]
     write_parquet(path, {name: values[:1] for name, values in columns.items()})
     with pytest.raises(ShardError, match=r"a\.parquet has changed since it was scored"):
-        list(read_shard_images(unit_of(path), pairs))
+        list(read_shard_images(lot_of(path), pairs))
 
 
 class FailingFile(io.BytesIO):
@@ -499,7 +499,7 @@ def test_a_file_that_repeats_one_large_image_costs_the_memory_of_a_few(tmp_path)
     pq.write_table(pa.table(columns), path, compression="zstd", store_schema=False)
     assert path.stat().st_size < 10_000
     before = pa.total_allocated_bytes()
-    for pair in read_pairs(unit_of(path), Limits()):
+    for pair in read_pairs(lot_of(path), Limits()):
         assert len(pair.image) == 40 << 20
         assert pa.total_allocated_bytes() - before < 200 << 20
 
@@ -508,9 +508,9 @@ def test_parts_have_a_name_whatever_the_shard_is_called(tmp_path):
     long, odd = tmp_path / ("犬" * 83 + ".tar"), tmp_path / "\udcff.tar"
     for path in (long, odd):
         write_tar(path, three_pairs())
-        unit = unit_of(path)
-        files.write(str(tmp_path / "parts" / unit.digest / "0.parquet"), b"")
-        assert len(list(read_pairs(unit, LIMITS))) == 3
+        lot = lot_of(path)
+        files.write(str(tmp_path / "parts" / lot.digest / "0.parquet"), b"")
+        assert len(list(read_pairs(lot, LIMITS))) == 3
 
 
 def rewrite(path: Path, mtime_ns: int) -> None:

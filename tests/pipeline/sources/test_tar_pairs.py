@@ -10,9 +10,9 @@ from pipeline.config.curation import Limits
 from pipeline.sources.shards import read_pairs, read_shard_images
 from tests.pipeline.sources.test_shards import (
     errors_of,
+    lot_of,
     pairs_of,
     scored,
-    unit_of,
     write_tar,
 )
 
@@ -111,7 +111,7 @@ def test_parts_that_lie_apart_are_joined(tmp_path, kinds, tar_format):
         (key, key.encode() * 3, key, f"https://a.org/{key}", "noai", "")
         for key in "cab"
     ]
-    images = read_shard_images(unit_of(path), [scored(pair) for pair in pairs])
+    images = read_shard_images(lot_of(path), [scored(pair) for pair in pairs])
     assert list(images) == [pair.image for pair in pairs]
 
 
@@ -156,7 +156,7 @@ def test_a_tar_of_parts_apart_that_is_cut_off_ends_in_one_error(tmp_path):
 )
 def test_marks_of_an_encoding_are_no_part_of_a_text(tmp_path, data, text):
     path = write_tar(tmp_path / "a.tar", [PHOTO, ("a.txt", data)])
-    (pair,) = read_pairs(unit_of(path), Limits())
+    (pair,) = read_pairs(lot_of(path), Limits())
     assert (pair.text, pair.alt_text, pair.error) == (text, text.encode(), "")
 
 

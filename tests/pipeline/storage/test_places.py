@@ -176,9 +176,9 @@ def test_inputs_and_sets_add_up(root):
     flags += [f"--eval=coco={path}" for path in each]
     flags += [f"--seeds=birds={path}" for path in each]
     found = sources_of(root, *flags)
-    for units in (found.units, found.evaluation_units, found.seed_units):
-        assert [s.uri for unit in units for s in unit.shards] == each
-        assert len({unit.source for unit in units}) == 1
+    for lots in (found.lots, found.evaluation_lots, found.seed_lots):
+        assert [s.uri for lot in lots for s in lot.shards] == each
+        assert len({lot.source for lot in lots}) == 1
 
 
 def test_one_pattern_stays_a_text(root):

@@ -2,10 +2,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.storage import files, recent_tables
-from pipeline.storage.tables import UnitTables
+from pipeline.storage.tables import LotTables
 from tests.support import served_store
 
-TABLES = UnitTables("s3://bucket/run/pairs")
+TABLES = LotTables("s3://bucket/run/pairs")
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]})
 
 

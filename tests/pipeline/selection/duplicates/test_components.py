@@ -13,7 +13,7 @@ from tests.support.near_copies import brute_force, first_images, members, near_c
 
 RNG = np.random.default_rng(0)
 LOOKALIKES = near_copies(300, 8, 0.02, RNG, n_groups=1)
-UNITS = ["u", "v", "w"]
+LOTS = ["u", "v", "w"]
 PAIR = [("u", row, row + 1, 0, 0.9) for row in range(2)]
 TRIPLE = [("v", row, row + 5, 0, 0.9) for row in range(3)]
 TWINS = np.repeat(near_copies(40, 6, 0.3, RNG), 5, axis=0)
@@ -76,7 +76,7 @@ def test_a_cell_tells_each_linked_image_once_in_whatever_order_its_blocks_come()
     blocks = [members(1, near, 5), members(0, np.concatenate([far, near]), 1)]
     for order in (blocks, blocks[::-1]):
         found = components.find_links(order, by=1, max_similarity=0.98)
-        expected = [image_numbers(unit, np.arange(3)) for unit in (0, 1)]
+        expected = [image_numbers(lot, np.arange(3)) for lot in (0, 1)]
         assert found["image"].tolist() == [*expected[0][1:], *expected[1][:2]]
         assert found["sample_id"][:, 1].tolist() == [2, 3, 5, 6]
         assert first_images(found) == [1] * 4
@@ -92,10 +92,10 @@ def test_a_cell_without_near_duplicates_tells_nothing():
 
 
 def links(*entries: tuple, by: int = 0) -> np.ndarray:
-    """Entries of (unit, row, id, component, similarity); ids below zero are anchors."""
-    unit, row, ids, component, similarity = map(np.array, zip(*entries, strict=True))
+    """Entries of (lot, row, id, component, similarity); ids below zero are anchors."""
+    lot, row, ids, component, similarity = map(np.array, zip(*entries, strict=True))
     found = np.empty(len(entries), LINKED)
-    found["image"] = image_numbers(np.searchsorted(UNITS, unit), row)
+    found["image"] = image_numbers(np.searchsorted(LOTS, lot), row)
     for one in set(component):
         mine = component == one
         found["root"][mine] = root_names(found["image"][mine].min(keepdims=True))
@@ -117,11 +117,11 @@ def merge(*blocks: np.ndarray) -> np.ndarray:
 def dropped(
     *blocks: np.ndarray, of_anchors: bool = False
 ) -> dict[tuple[str, int], tuple]:
-    """(unit, row) to (id that stays, similarity, descriptor)."""
+    """(lot, row) to (id that stays, similarity, descriptor)."""
     found = components.find_duplicates(merge(*blocks), of_anchors=of_anchors)
     return {
-        (UNITS[unit], row): (int(kept[1]), round(float(similarity), 3), by)
-        for unit, found in found
+        (LOTS[lot], row): (int(kept[1]), round(float(similarity), 3), by)
+        for lot, found in found
         for row, kept, similarity, by in zip(
             *(found.row.tolist(), found.kept_id),
             *(found.similarity, found.by.tolist()),
@@ -145,7 +145,7 @@ def test_the_smallest_id_of_a_component_stays_across_cells_and_descriptors():
     assert dropped(*blocks[::-1]) == expected
 
 
-def test_of_equal_ids_the_first_by_name_of_the_unit_and_row_stays():
+def test_of_equal_ids_the_first_by_name_of_the_lot_and_row_stays():
     block = links(("v", 0, 4, 0, 1), ("u", 2, 4, 0, 1), ("u", 1, 4, 0, 1))
     assert set(dropped(block)) == {("u", 2), ("v", 0)}
 

@@ -18,7 +18,7 @@ def near_evaluation(
         keep_all=keep_all,
     )
     decide = drop_near_evaluation
-    return after_search(run, run.evaluation_units, decide, bound)
+    return after_search(run, run.evaluation_lots, decide, bound)
 
 
 def test_more_similar_than_the_bound_is_dropped_with_the_image_it_repeats(tmp_path):

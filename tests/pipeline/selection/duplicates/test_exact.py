@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.selection.duplicates import exact
 from pipeline.selection.duplicates.exact import Identities
-from pipeline.selection.unit_decisions import open_unit
+from pipeline.selection.lot_decisions import open_lot
 from tests.support.score_tables import (
     Row,
     make_run,
@@ -93,12 +93,12 @@ def test_a_group_has_no_more_pairs_in_a_larger_pool():
     assert exact.group_bytes(10**10) < exact.group_bytes(2**28) * 1.01 < 2**27
 
 
-def test_a_unit_sends_one_pair_of_an_image_that_all_have(tmp_path):
+def test_a_lot_sends_one_pair_of_an_image_that_all_have(tmp_path):
     rows = [Row(f"text {i}", image="not available") for i in range(50)]
     run = make_run(str(tmp_path), EXACT, {"web/1": rows, "web/2": rows})
     sent = [
-        [*exact.spread_identities(open_unit(unit, run), run, n_groups=7)]
-        for unit in run.units
+        [*exact.spread_identities(open_lot(lot, run), run, n_groups=7)]
+        for lot in run.lots
     ]
     for own, (_, firsts) in sent:
         assert (own.tag, len(own.value[1].row), len(firsts.row)) == ("own", 49, 1)
@@ -113,48 +113,48 @@ def test_a_unit_sends_one_pair_of_an_image_that_all_have(tmp_path):
 
 HASHES = st.sampled_from([0, 1, 255, 256, 2**63, 2**64 - 1])
 WORDS = st.tuples(HASHES, HASHES)
-PAIRS = st.tuples(st.sampled_from("abc"), WORDS, WORDS)  # unit, image hash, sample id
+PAIRS = st.tuples(st.sampled_from("abc"), WORDS, WORDS)  # lot, image hash, sample id
 
 
 @settings(deadline=None)
 @given(pairs=st.lists(PAIRS, min_size=1, max_size=30), rng=st.randoms())
 def test_repeats_are_those_of_brute_force_in_any_order_of_blocks(pairs, rng):
     stays: dict[tuple, tuple] = {}
-    for row, (unit, image, sample) in enumerate(pairs):
-        stays[image] = min(stays.get(image, (sample, unit, row)), (sample, unit, row))
+    for row, (lot, image, sample) in enumerate(pairs):
+        stays[image] = min(stays.get(image, (sample, lot, row)), (sample, lot, row))
     expected = {
-        (unit, row, stays[image][0])
-        for row, (unit, image, sample) in enumerate(pairs)
-        if stays[image] != (sample, unit, row)
+        (lot, row, stays[image][0])
+        for row, (lot, image, sample) in enumerate(pairs)
+        if stays[image] != (sample, lot, row)
     }
     blocks = [
         Identities(
-            unit_name=unit,
-            uri=unit,
+            lot_name=lot,
+            uri=lot,
             row=np.array([row for row, _ in group]),
             image_hash=np.array([p[1] for _, p in group], np.uint64),
             sample_id=np.array([p[2] for _, p in group], np.uint64),
         )
-        for unit, group in _by_unit(pairs)
+        for lot, group in _by_lot(pairs)
     ]
     firsts, own = zip(*map(exact.set_own_repeats_aside, blocks), strict=True)
     messages = {
-        block.unit_name: [repeats] for block, repeats in zip(blocks, own, strict=True)
+        block.lot_name: [repeats] for block, repeats in zip(blocks, own, strict=True)
     }
     firsts = list(firsts)
     rng.shuffle(firsts)
     assert all(len(set(map(tuple, b.image_hash))) == len(b.row) for b in firsts)
-    for unit, repeats in exact.find_repeats(0, firsts):
-        messages[unit].insert(rng.randrange(2), repeats)
+    for lot, repeats in exact.find_repeats(0, firsts):
+        messages[lot].insert(rng.randrange(2), repeats)
     found = {
-        (unit, int(row), tuple(map(int, kept_id)))
-        for unit, repeats in messages.items()
+        (lot, int(row), tuple(map(int, kept_id)))
+        for lot, repeats in messages.items()
         for row, kept_id in zip(*exact.kept_ids(repeats), strict=True)
     }
     assert found == expected
 
 
-def _by_unit(pairs):
+def _by_lot(pairs):
     numbered = sorted(enumerate(pairs), key=lambda item: item[1][0])
     groups = itertools.groupby(numbered, key=lambda item: item[1][0])
-    return [(unit, list(group)) for unit, group in groups]
+    return [(lot, list(group)) for lot, group in groups]

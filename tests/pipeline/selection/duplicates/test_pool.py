@@ -128,7 +128,7 @@ def test_decisions_do_not_depend_on_shards_or_their_order(tmp_path):
     found = []
     for name, shards in (("one", split(rows, 1)), ("ten", split(rows, 10))):
         run = make_run(str(tmp_path / name), pool(), shards)
-        select(run, units=run.units[::-1])
+        select(run, lots=run.lots[::-1])
         found.append(decisions_by_id(run))
     assert found[0] == found[1]
 
@@ -147,8 +147,8 @@ def test_decisions_are_the_same_bytes_from_several_processes(tmp_path):
         run = make_run(str(tmp_path / name), pool(), shards)
         options = PipelineOptions(flags)
         with beam.Pipeline(FnApiRunner(), options=options) as pipeline:
-            _ = pipeline | beam.Create(run.units) | selection.Select(run)
-        tables.append([files.read(run.decisions.path(u.name)) for u in run.units])
+            _ = pipeline | beam.Create(run.lots) | selection.Select(run)
+        tables.append([files.read(run.decisions.path(u.name)) for u in run.lots])
     assert tables[0] == tables[1]
 
 

@@ -27,7 +27,7 @@ def near_seeds(
         seeds=seeds,
         keep_all=keep_all,
     )
-    return after_search(run, run.seed_units, keep_curated.keep_near_seeds, bound)
+    return after_search(run, run.seed_lots, keep_curated.keep_near_seeds, bound)
 
 
 def test_images_near_a_seed_are_kept_with_all_sets_that_want_them(tmp_path):

@@ -52,8 +52,8 @@ def found_nearest(
     seeds: np.ndarray, vectors: np.ndarray, sample_ids: np.ndarray, k: int
 ) -> list[list[int]]:
     seed, place, similarity = exact_search.candidates(seeds, vectors, k)
-    candidates = Candidates.of_unit(
-        "unit",
+    candidates = Candidates.of_lot(
+        "lot",
         k,
         group=seed,
         rank=-similarity.astype(np.float64),

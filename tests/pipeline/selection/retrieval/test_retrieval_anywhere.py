@@ -78,7 +78,7 @@ def test_neither_the_order_nor_the_size_of_shards_changes_a_decision(
     run = make(tmp_path / "four", retrieval)
     select(run)
     other = make(tmp_path / "order", retrieval)
-    select(other, units=[other.units[i] for i in (2, 0, 3, 1)])
+    select(other, lots=[other.lots[i] for i in (2, 0, 3, 1)])
     assert stored_bytes(tmp_path / "order") == stored_bytes(tmp_path / "four")
 
     shuffled = [ROWS[i] for i in np.random.default_rng(3).permutation(len(ROWS))]
@@ -101,5 +101,5 @@ def test_two_processes_write_what_one_does(tmp_path, retrieval):
     options.view_as(DirectOptions).direct_num_workers = 2
     options.view_as(DirectOptions).direct_running_mode = "multi_processing"
     with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
-        _ = pipeline | beam.Create(other.units) | selection.Select(other)
+        _ = pipeline | beam.Create(other.lots) | selection.Select(other)
     assert stored_bytes(tmp_path / "two") == stored_bytes(tmp_path / "one")

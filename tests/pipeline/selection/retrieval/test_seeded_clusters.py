@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.config.selection import SeededClusters, SelectionConfig
 from pipeline.selection.hashed_random import unit_hashes
+from pipeline.selection.lot_decisions import open_lot
 from pipeline.selection.retrieval import seeded_clusters
 from pipeline.selection.search import (
     centroid_files,
@@ -17,7 +18,6 @@ from pipeline.selection.search import (
 from pipeline.selection.search.centroid_files import TrainingFiles
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.kmeans import AddSums, Proposals, Sums
-from pipeline.selection.unit_decisions import open_unit
 from tests.support.score_tables import Row, make_run, read_decisions, select
 
 CENTERS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -220,7 +220,7 @@ def test_a_sample_is_the_same_in_blocks_of_any_size(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "ROWS_PER_SEARCH", 3)
     monkeypatch.setattr(kmeans, "_CLUSTERS_PER_SUM", 2)
     blocks = make(tmp_path / "blocks")
-    opened = open_unit(blocks.units[0], blocks)
+    opened = open_lot(blocks.lots[0], blocks)
     assert len([*pool_sample.draw(opened, blocks, FEW, n_pool=24)]) == 4
     select(blocks)
     one, other = (stored_bytes(tmp_path / n / "clusters") for n in ("one", "blocks"))
@@ -299,7 +299,7 @@ def test_a_pool_has_as_many_centroids_as_are_asked_for_whatever_the_seed(
     rows = rows_near(*[0, 1, 2] * 60)
     config = dataclasses.replace(FEW, n_clusters=n_clusters)
     run = make(tmp_path, config, shards={"web/1": rows})
-    opened = open_unit(run.units[0], run)
+    opened = open_lot(run.lots[0], run)
     for seed in range(200):
         seeded = dataclasses.replace(config, rng_seed=seed)
         sample = pool_sample.draw(opened, run, seeded, n_pool=len(rows))

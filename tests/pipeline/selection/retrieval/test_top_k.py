@@ -10,15 +10,15 @@ ENTRANTS = st.tuples(
     st.integers(0, 2),  # group
     st.sampled_from([-1.0, 0.0, 0.5]),  # rank
     st.tuples(WORDS, WORDS),  # sample id
-    st.sampled_from("abc"),  # unit
+    st.sampled_from("abc"),  # lot
 )
 
 
-def block(unit_name: str, n_places: int, rows: list[tuple]) -> Candidates:
-    """Candidates of one unit: group, rank, sample id, row."""
+def block(lot_name: str, n_places: int, rows: list[tuple]) -> Candidates:
+    """Candidates of one lot: group, rank, sample id, row."""
     group, rank, sample_id, row = map(np.array, zip(*rows, strict=True))
-    return Candidates.of_unit(
-        unit_name,
+    return Candidates.of_lot(
+        lot_name,
         n_places,
         group=group,
         rank=rank,
@@ -28,7 +28,7 @@ def block(unit_name: str, n_places: int, rows: list[tuple]) -> Candidates:
 
 
 def as_tuples(candidates: Candidates) -> list[tuple]:
-    names = [candidates.unit_names[unit] for unit in candidates.unit]
+    names = [candidates.lot_names[lot] for lot in candidates.lot]
     columns = (
         candidates.group,
         candidates.rank,
@@ -54,9 +54,7 @@ def test_winners_are_those_of_brute_force_in_any_order_of_blocks(
         for group in range(3)
         for entrant in sorted(e for e in numbered if e[0] == group)[:n_places]
     ]
-    blocks = [
-        block(unit, n_places, [(g, r, i, row)]) for g, r, i, unit, row in numbered
-    ]
+    blocks = [block(lot, n_places, [(g, r, i, row)]) for g, r, i, lot, row in numbered]
     rng.shuffle(blocks)
     assert as_tuples(top_k.top_k(blocks)) == expected
 
@@ -79,10 +77,10 @@ def test_a_worker_keeps_no_more_than_the_winners_of_what_it_has_seen():
     assert combine.extract_output(accumulator).row.tolist() == [0, 1]
 
 
-def test_what_a_set_wants_goes_to_its_unit_once():
+def test_what_a_set_wants_goes_to_its_lot_once():
     rows = [(0, 0.1, (0, 1), 7), (1, 0.1, (0, 1), 7), (1, 0.2, (0, 2), 3)]
     won = top_k.top_k([block("b", 2, rows), block("a", 2, rows[:1])])
-    found = dict(top_k.hits_by_unit("flowers", won))
+    found = dict(top_k.hits_by_lot("flowers", won))
     assert {name: want.row.tolist() for name, want in found.items()} == {
         "a": [7],
         "b": [3, 7],

@@ -158,13 +158,13 @@ def test_a_set_is_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, max_exac
         monkeypatch.setattr(embeddings, "ROWS_PER_SEARCH", rows_per_block)
         root = str(tmp_path / str(rows_per_block))
         run = make_run(root, SelectionConfig(), POOL, seeds=shards)
-        index_builder.build("seed_sets", run, run.seed_units, max_exact=max_exact)
+        index_builder.build("seed_sets", run, run.seed_lots, max_exact=max_exact)
         paths = pathlib.Path(root, "indexes").iterdir()
         written.append({path.name: path.read_bytes() for path in paths})
     assert written[0] == written[1]
     (opened,) = map(
         ReferenceSet.open,
-        index_builder.build("seed_sets", run, run.seed_units, max_exact=max_exact),
+        index_builder.build("seed_sets", run, run.seed_lots, max_exact=max_exact),
     )
     assert len(opened.keys) == opened.index.ntotal == 100
     assert opened.keys.tolist() == sorted(opened.keys)
@@ -173,7 +173,7 @@ def test_a_set_is_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, max_exac
 def test_a_set_of_that_size_is_exact(tmp_path):
     config = SelectionConfig(max_exact_set=100, retrieval=NearSeeds(0.99))
     run = make_run(str(tmp_path), config, POOL, seeds=SET)
-    built = index_builder.build("seed_sets", run, run.seed_units, max_exact=100)
+    built = index_builder.build("seed_sets", run, run.seed_lots, max_exact=100)
     index = reference_sets.open_index(built[0].index_path)
     assert isinstance(index, faiss.IndexFlat)
     assert not [*pathlib.Path(run.root, "indexes").glob("*.recall.json")]

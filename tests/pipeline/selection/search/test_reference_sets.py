@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.selection import SelectionConfig
-from pipeline.selection import unit_decisions
+from pipeline.selection import lot_decisions
 from pipeline.selection.search import (
     embeddings,
     index_builder,
@@ -35,9 +35,9 @@ def reference_set(vectors: np.ndarray) -> ReferenceSet:
     return ReferenceSet("birds", index, keys)
 
 
-def open_sets(run, units) -> list[ReferenceSet]:
+def open_sets(run, lots) -> list[ReferenceSet]:
     return [
-        ReferenceSet.open(p) for p in index_builder.build("evaluation_sets", run, units)
+        ReferenceSet.open(p) for p in index_builder.build("evaluation_sets", run, lots)
     ]
 
 
@@ -90,7 +90,7 @@ def test_a_set_holds_its_distinct_readable_images_by_key(tmp_path):
         "apes/1": [Row(key="z", embedding=(0, -1))],
     }
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, evaluation=evaluation)
-    sets = open_sets(run, run.evaluation_units)
+    sets = open_sets(run, run.evaluation_lots)
     assert [(s.name, s.keys.tolist()) for s in sets] == [
         ("apes", ["z"]),
         ("birds", ["a", "b"]),
@@ -102,17 +102,17 @@ def test_a_set_holds_its_distinct_readable_images_by_key(tmp_path):
 def test_an_index_that_is_there_is_not_built_again(tmp_path):
     evaluation = {"birds/1": [Row()]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, evaluation=evaluation)
-    first = index_builder.build("evaluation_sets", run, run.evaluation_units)
-    write_scores(run, run.evaluation_units[0], [])
-    assert index_builder.build("evaluation_sets", run, run.evaluation_units) == first
+    first = index_builder.build("evaluation_sets", run, run.evaluation_lots)
+    write_scores(run, run.evaluation_lots[0], [])
+    assert index_builder.build("evaluation_sets", run, run.evaluation_lots) == first
 
 
 def test_an_empty_set_is_an_error(tmp_path):
     evaluation = {"birds/1": [Row(embedding=(0, 0), error="truncated")], "apes/1": []}
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, evaluation=evaluation)
-    for unit in run.evaluation_units:
+    for lot in run.evaluation_lots:
         with pytest.raises(ValueError, match="expected at least one readable image"):
-            index_builder.build("evaluation_sets", run, [unit])
+            index_builder.build("evaluation_sets", run, [lot])
 
 
 def test_a_set_of_another_width_is_an_error(tmp_path):
@@ -120,14 +120,14 @@ def test_a_set_of_another_width_is_an_error(tmp_path):
     run = make_run(str(tmp_path), CONFIG, {"web/1": [Row()]}, seeds=seeds)
     message = "seed_sets=birds: embeddings of 3 dimensions, expected 2 like the pool's"
     with pytest.raises(ValueError, match=message):
-        index_builder.build("seed_sets", run, run.seed_units)
+        index_builder.build("seed_sets", run, run.seed_lots)
 
 
-def test_a_unit_of_another_width_is_an_error(tmp_path):
+def test_a_lot_of_another_width_is_an_error(tmp_path):
     shards = {"web/1": [Row()], "web/2": [Row(embedding=(1, 0, 0))]}
     run = make_run(str(tmp_path), CONFIG, shards, seeds={"birds/1": [Row()]})
-    sets = open_sets(run, run.seed_units)
-    opened = unit_decisions.open_unit(run.units[1], run)
+    sets = open_sets(run, run.seed_lots)
+    opened = lot_decisions.open_lot(run.lots[1], run)
     with pytest.raises(ValueError, match="3 dimensions, expected 2"):
         reference_sets.find_nearest(sets, run, opened, np.array([0]))
 
@@ -138,8 +138,8 @@ def test_rows_are_found_across_the_batches_of_a_search(tmp_path, monkeypatch):
     rows = [Row(embedding=(np.cos(a), np.sin(a))) for a in angles]
     seeds = {"birds/1": [Row(embedding=(1, 0))]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
-    sets = open_sets(run, run.seed_units)
-    opened = unit_decisions.open_unit(run.units[0], run)
+    sets = open_sets(run, run.seed_lots)
+    opened = lot_decisions.open_lot(run.lots[0], run)
     for asked in ([0, 1, 2, 3, 8, 9], [9], [], list(range(10))):
         found = reference_sets.find_nearest(sets, run, opened, np.array(asked, int))
         expected = np.cos(angles[asked])
@@ -152,15 +152,15 @@ def test_only_what_was_never_compared_is_searched(tmp_path):
     rows[3] = Row(embedding=(0, 0))
     seeds = {"birds/1": [Row(embedding=(1, 0))]}
     run = make_run(str(tmp_path), CONFIG, {"web/a[1]*": rows}, seeds=seeds)
-    (unit,) = run.units
-    opened = unit_decisions.open_unit(unit, run)
+    (lot,) = run.lots
+    opened = lot_decisions.open_lot(lot, run)
 
     class Counting(ReferenceSet):
         def nearest(self, queries):
             n_searched.append(len(queries))
             return super().nearest(queries)
 
-    (paths,) = index_builder.build("seed_sets", run, run.seed_units)
+    (paths,) = index_builder.build("seed_sets", run, run.seed_lots)
     for asked, n_expected in [([1, 3, 5], [2]), ([1, 3, 5], []), ([0, 1, 3, 9], [2])]:
         n_searched: list[int] = []
         found = reference_sets.find_nearest(
@@ -177,8 +177,8 @@ def test_sets_that_miss_different_rows_are_searched_together(tmp_path):
     rows[3] = Row(embedding=(0, 0))
     seeds = {"birds/1": [Row(embedding=(1, 0))], "cats/1": [Row(embedding=(0, 1))]}
     run = make_run(str(tmp_path), CONFIG, {"web/1": rows}, seeds=seeds)
-    opened = unit_decisions.open_unit(run.units[0], run)
-    paths = index_builder.build("seed_sets", run, run.seed_units)
+    opened = lot_decisions.open_lot(run.lots[0], run)
+    paths = index_builder.build("seed_sets", run, run.seed_lots)
     birds, cats = map(ReferenceSet.open, paths)
     reference_sets.find_nearest([birds], run, opened, np.array([1, 3, 5]))
     reference_sets.find_nearest([cats], run, opened, np.array([4, 5]))
@@ -200,12 +200,12 @@ def test_a_worker_process_searches_with_one_thread(tmp_path):
 
     def process(is_launcher: bool) -> None:
         step = search_steps.Search(
-            run, index_builder.build("seed_sets", run, run.seed_units), decide
+            run, index_builder.build("seed_sets", run, run.seed_lots), decide
         )
         if not is_launcher:
             step._launcher = ("elsewhere", 1)
         step.setup()
-        list(step.process(unit_decisions.open_unit(run.units[0], run)))
+        list(step.process(lot_decisions.open_lot(run.lots[0], run)))
 
     for is_launcher in (False, True):
         thread = threading.Thread(target=process, args=[is_launcher])

@@ -1,4 +1,4 @@
-"""The decisions on the pairs of one unit, while `select` makes them.
+"""The decisions on the pairs of one lot, while `select` makes them.
 
 The element between the steps of `select`: one object per source shard, with arrays of
 one entry per pair. Steps never change it; they return a new one.
@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pipeline import records
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.sources.shards import Unit
-from pipeline.storage.tables import UnitTables, schema_of
+from pipeline.sources.shards import Lot
+from pipeline.storage.tables import LotTables, schema_of
 
 OUTCOMES = (records.KEPT, records.UNREADABLE, *DropReason)
 
@@ -26,10 +26,10 @@ _UNREADABLE = _OUTCOME_TO_CODE[records.UNREADABLE]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class UnitDecisions:
-    """Outcomes of the pairs of one unit; entry i is row i of its `pairs` table."""
+class LotDecisions:
+    """Outcomes of the pairs of one lot; entry i is row i of its `pairs` table."""
 
-    unit: Unit
+    lot: Lot
     outcome: np.ndarray  # int8, position in OUTCOMES
     value: np.ndarray  # float64; NaN when kept, unreadable or without a measure
     threshold: np.ndarray  # float64; NaN as above
@@ -44,7 +44,7 @@ class UnitDecisions:
     @property
     def droppable_rows(self) -> np.ndarray:
         """`kept_rows` that a filter may still drop: none of a `keep_all` source."""
-        return self.kept_rows[:0] if self.unit.source.keep_all else self.kept_rows
+        return self.kept_rows[:0] if self.lot.source.keep_all else self.kept_rows
 
     def is_dropped_for(self, reason: DropReason) -> np.ndarray:
         """Whether each pair has been dropped for a reason: bool [n]."""
@@ -58,7 +58,7 @@ class UnitDecisions:
         value: np.ndarray | float = np.nan,
         threshold: np.ndarray | float = np.nan,
         detail: np.ndarray | list[str] | str = "",
-    ) -> "UnitDecisions":
+    ) -> "LotDecisions":
         """The same decisions with `rows` dropped.
 
         `value`, `threshold` and `detail` are one for all rows, or one per row.
@@ -71,7 +71,7 @@ class UnitDecisions:
             detail=_put(self.detail, rows, detail),
         )
 
-    def with_seeds(self, rows: np.ndarray, seeds: np.ndarray) -> "UnitDecisions":
+    def with_seeds(self, rows: np.ndarray, seeds: np.ndarray) -> "LotDecisions":
         """The same decisions, with the names of the seed sets that want each row."""
         return dataclasses.replace(self, seeds=_put(self.seeds, rows, seeds))
 
@@ -92,16 +92,16 @@ class UnitDecisions:
         return pa.table(columns, schema=schema_of(records.Decision))
 
 
-def open_unit(unit: Unit, run: RunFolder) -> UnitDecisions:
+def open_lot(lot: Lot, run: RunFolder) -> LotDecisions:
     """Keeps every pair that `score` could read; the others are unreadable.
 
     The detail of an unreadable pair is its error.
     """
-    table = run.pairs(unit.source).read(unit.name, columns=["error"])
+    table = run.pairs(lot.source).read(lot.name, columns=["error"])
     errors = to_objects(table["error"])
     n_pairs = len(errors)
-    return UnitDecisions(
-        unit=unit,
+    return LotDecisions(
+        lot=lot,
         outcome=np.where(errors == "", _KEPT, _UNREADABLE).astype(np.int8),
         value=np.full(n_pairs, np.nan),
         threshold=np.full(n_pairs, np.nan),
@@ -111,7 +111,7 @@ def open_unit(unit: Unit, run: RunFolder) -> UnitDecisions:
 
 
 def outcome_counts(decisions: pa.Table) -> np.ndarray:
-    """`UnitDecisions.counts`, from a table of decisions."""
+    """`LotDecisions.counts`, from a table of decisions."""
     return np.bincount(outcome_codes(decisions), minlength=len(OUTCOMES))
 
 
@@ -122,19 +122,19 @@ def outcome_codes(decisions: pa.Table) -> np.ndarray:
 
 
 def read_rows(
-    tables: UnitTables, decisions: UnitDecisions, rows: np.ndarray, *columns: str
+    tables: LotTables, decisions: LotDecisions, rows: np.ndarray, *columns: str
 ) -> pa.Table:
     """Reads some rows of a table that has one row per pair.
 
     Raises:
-      ValueError: if the table has another number of rows than the unit has pairs.
+      ValueError: if the table has another number of rows than the lot has pairs.
     """
-    table = tables.read(decisions.unit.name, list(columns) or None)
-    expect_rows(tables.path(decisions.unit.name), table.num_rows, decisions)
+    table = tables.read(decisions.lot.name, list(columns) or None)
+    expect_rows(tables.path(decisions.lot.name), table.num_rows, decisions)
     return table if len(rows) == table.num_rows else table.take(pa.array(rows))
 
 
-def expect_rows(path: str, n_rows: int, decisions: UnitDecisions) -> None:
+def expect_rows(path: str, n_rows: int, decisions: LotDecisions) -> None:
     """Raises ValueError unless a table has one row per pair."""
     n_pairs = len(decisions.outcome)
     if n_rows != n_pairs:

@@ -68,7 +68,7 @@ def check_format(flag: str, folder: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The output folder of a recipe, its lots of work and its model identities."""
+    """The output folder of a recipe, its lots and its model identities."""
 
     root: str
     config: CurationConfig

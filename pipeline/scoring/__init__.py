@@ -1,6 +1,6 @@
 """Stage 1, score: everything measured on each input pair, once.
 
-In: source shards as lots of work. Out: one table per lot and measure: pairs,
+In: lots of source shards. Out: one table per lot and measure: pairs,
 languages, embeddings with alignment scores, vectors of descriptors.
 Begin with `stage`.
 """

@@ -131,12 +131,13 @@ def lots_of(output: Path) -> list[str]:
 
 
 def of_lot(output: Path, lot: str) -> dict[str, bytes]:
-    """Files that are named by a lot, but flags, whose folder names the pool."""
+    """Files that are named by a lot, but flags, whose folder names the pool, and the
+    report, which is removed as a whole."""
     base = lot.rpartition("-")[0]
     return {
         name: data
         for name, data in bytes_of(output).items()
-        if base in name and not name.startswith("flags/")
+        if base in name and not name.startswith(("flags/", "report/"))
     }
 
 

@@ -36,7 +36,7 @@ class PairCosts:
     embedding_dim: int
     decision_bytes: float  # per pair, of decisions between two steps of `select`
     lot_bytes: int  # of a pickled `Lot`
-    n_tables: int  # per lot
+    n_tables: int  # of a lot
 
     @classmethod
     def from_sample(
@@ -142,7 +142,9 @@ def shuffle_bytes(costs: PairCosts, n_pairs: int) -> float:
 
 
 def n_files(costs: PairCosts, n_pairs: int) -> int:
-    """Tables of all lots and training shards, without ledgers and the manifest."""
+    """Tables of all lots with their summaries, receipts and training shards, without
+    ledgers and the manifest."""
     n_kept = n_pairs * costs.outcome_to_share[KEPT]
-    tables = costs.crawl(n_pairs).n_shards * costs.n_tables
-    return tables + export.n_files(costs.config.export, n_kept)
+    n_lots = math.ceil(costs.crawl(n_pairs).n_shards / costs.config.shards_per_lot)
+    per_lot = 2 * costs.n_tables + 1
+    return n_lots * per_lot + export.n_files(costs.config.export, n_kept)

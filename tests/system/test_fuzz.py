@@ -51,6 +51,7 @@ def open_run(root: Path) -> RunFolder:
 def score_alone(run: RunFolder) -> None:
     """What `Score` does with each shard, without a runner that could hide a hang."""
     score = scoring.Score(run, NullHandler(run.config.encoder))
+    score._score_shard.setup()
     for lot in run.lots:
         with in_time(lot.shards[0].uri):
             (work,) = score._list_work.process(lot)

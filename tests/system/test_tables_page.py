@@ -31,7 +31,7 @@ def run(tmp_path_factory) -> RunFolder:
     rows["a"][1] = dataclasses.replace(rows["a"][1], outcome="low_alignment")
     made = make_run(tmp_path_factory.mktemp("tables"), rows)
     lots = [
-        PlannedLot(lot.name, "pool", "web", "", ((lot.shards[0].uri, ""),))
+        PlannedLot(lot.name, "pool", "web", "", "", ((lot.shards[0].uri, ""),))
         for lot in made.lots
     ]
     LotPlan(tuple(lots)).write(made.root)

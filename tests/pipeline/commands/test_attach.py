@@ -145,9 +145,7 @@ def test_a_killed_launcher_is_followed_by_attach_and_then_by_the_same_command(
     assert f"job {job['job_id']} of caption" in status
     assert ": RUNNING\n" in status
     gate.touch()
-    assert "caption: captions_written 2" in said(
-        capsys, "attach", "--output", str(output)
-    )
+    assert "captions_written 2" in said(capsys, "attach", "--output", str(output))
     assert not (output / run_lock.NAME).exists()
     assert "caption: " in said(capsys, *words)
     assert "no job is left" in said(capsys, "attach", "--output", str(output))

@@ -221,7 +221,7 @@ def test_the_scale_model_of_a_million_pairs(pair_costs):
     assert row.workers_to_hours[1] == pytest.approx((10**6 + 500_000) * 0.036 / 3600)
     # No worker does less than a shard of either kind.
     assert row.workers_to_hours[10_000] == pytest.approx(11_000 * 0.036 / 3600)
-    assert row.n_files == 1000 * (5 + 2 * 2) + 50 * 3
+    assert row.n_files == 10 * (2 * (5 + 2 * 2) + 1) + 50 * 2
     group = 600_000 / dedup.n_groups(600_000)
     assert row.worker_bytes[
         "select: a group of exact duplicates"

@@ -19,7 +19,6 @@ from pipeline.config.duplicates import (
     TorchDescriptor,
 )
 from pipeline.config.selection import SelectionConfig
-from pipeline.engine.lot_plan import singles
 from pipeline.models import descriptors
 from pipeline.models.descriptors import Perceptual, gradients, likeness_to_document
 from tests.pipeline.scoring.test_stage import make_run, png, score, write_shard
@@ -112,7 +111,8 @@ def test_seed_sets_are_not_described_and_evaluation_sets_are(tmp_path):
     config = SelectionConfig(evaluation_duplicates=duplicates)
     run = make_run(tmp_path, selection=config, **sets)
     assert score(run)["images_described"] == 2  # of the source and the evaluation set
-    assert singles(sets["seed_sets"][0]) == run.seed_lots
+    listed = shards.list_shards(sets["seed_sets"][0])
+    assert listed == tuple(x for lot in run.seed_lots for x in lot.shards)
 
 
 def test_torch_is_asked_for_in_one_line(monkeypatch):

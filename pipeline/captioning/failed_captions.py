@@ -64,7 +64,7 @@ def _summaries(
 def _unmatched(run: RunFolder, granularity: Granularity) -> str:
     """Why an import has no caption for the kept images, from its receipt."""
     decisions = Summaries.read(run.decisions.folder)
-    outcomes = (decisions[lot.name].get("outcomes", {}) for lot in run.lots)
+    outcomes = (decisions[lot.name]["outcomes"] for lot in run.lots)
     if not any(counts.get(KEPT) for counts in outcomes):
         return ""
     path = files.join(run.captions(granularity), imported.RECEIPT_NAME)

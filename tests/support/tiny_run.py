@@ -113,7 +113,9 @@ def write_tables(run: RunFolder, lot: shards.Lot, rows: Sequence[Row]) -> None:
     embeddings = pa.table({"embedding": embedding, "alignment_score": scores})
     run.pairs(lot.source).write(lot.name, to_table(pairs, records.Pair))
     run.embeddings(lot.source).write(lot.name, embeddings)
-    run.decisions.write(lot.name, to_table(decisions, records.Decision))
+    outcomes = collections.Counter(row.outcome for row in rows)
+    table = to_table(decisions, records.Decision)
+    run.decisions.write(lot.name, table, {"outcomes": outcomes})
 
 
 def _pair(key: str, row: Row, offset: int) -> records.Pair:

@@ -21,6 +21,7 @@ from pipeline.config.duplicates import (
 from pipeline.config.selection import SelectionConfig
 from pipeline.models import descriptors
 from pipeline.models.descriptors import Perceptual, gradients, likeness_to_document
+from pipeline.sources import shards
 from tests.pipeline.scoring.test_stage import make_run, png, score, write_shard
 
 BY_PERCEPTUAL = Resemblance(PerceptualDescriptor(), 0.9)

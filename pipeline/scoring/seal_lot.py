@@ -5,6 +5,7 @@ its sample ids, and the lot.
 The bytes of a table do not depend on how its rows were cut into parts.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -59,7 +60,10 @@ class SealLot(beam.DoFn):
         for measure in still_missing:
             self._write(lot, tables, measure, found, facts)
         for one in shard_parts:
-            one.delete()
+            with contextlib.suppress(
+                OSError
+            ):  # what stays is removed with the last lot
+                one.delete()
 
     def _write(
         self,

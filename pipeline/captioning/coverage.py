@@ -20,7 +20,7 @@ from pipeline.sources.shards import Lot
 from pipeline.storage.tables import LotTables
 
 _COLUMNS = ("sample_id", "key", "image_hash", "shard", "offset", "n_bytes")
-_MAX_COUNTED = 100  # shards; the launcher reads the tables of each, one by one
+_MAX_COUNTED = 10  # lots whose tables the launcher reads, one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +89,11 @@ class Coverage:
         return 0 < self.n_kept == self.name_to_n_captioned[name]
 
 
-def count_captioned(run: RunFolder) -> Coverage:
+def count_captioned(run: RunFolder) -> Coverage | None:
     """Counts the kept pairs of a run, and those with captions.
 
     Lots without decisions have no kept pairs yet. From summaries alone if all captions
-    are checked; else from the tables.
+    are checked; else from the tables. Those of many lots would take hours: None.
     """
     if run.config.granularities and flag_counts.is_complete(run):
         summaries = flag_counts.read_summaries(run)
@@ -103,6 +103,10 @@ def count_captioned(run: RunFolder) -> Coverage:
             sum(summary[flag_counts.KEPT_PAIRS] for summary in summaries),
             {name: counts[name].n_pairs if name in counts else 0 for name in names},
         )
+    return _count_in_tables(run) if len(run.lots) <= _MAX_COUNTED else None
+
+
+def _count_in_tables(run: RunFolder) -> Coverage:
     inputs = CaptionInputs.of(run)
     tables = inputs.open_captions()
     decided = inputs.decisions.lot_names()
@@ -124,15 +128,12 @@ def find_incomplete(
 ) -> list[Granularity]:
     """Finds the granularities that `caption` may have work for.
 
-    Before `select`, for imported captions and for very many shards, where counting
-    takes longer than a pass that finds nothing to do, that is all of them.
+    Before `select`, for imported captions and for many lots whose captions are not all
+    checked yet, that is all of them.
     """
     granularities = list(granularities)
     decided = run.decisions.lot_names()
-    is_decided = all(lot.name in decided for lot in run.lots)
-    if not is_decided:
-        return granularities
-    if len(run.lots) > _MAX_COUNTED and not flag_counts.is_complete(run):
+    if not all(lot.name in decided for lot in run.lots):
         return granularities
     tables = CaptionInputs.of(run).open_captions()
     if not any(tables[one.name].name_to_tables for one in granularities):
@@ -141,5 +142,7 @@ def find_incomplete(
     return [
         one
         for one in granularities
-        if one.captioner == "imported" or not coverage.is_complete(one.name)
+        if coverage is None
+        or one.captioner == "imported"
+        or not coverage.is_complete(one.name)
     ]

@@ -7,14 +7,18 @@ a file system of Beam or a picture to compare with is asked for.
 import argparse
 from collections.abc import Iterable, Sequence
 
-from pipeline.commands.configuration import check_output, open_run
+from pipeline.commands.configuration import check_output, has_flags, open_run
 from pipeline.commands.recorded_changes import describe_changes
 from pipeline.commands.status import print_status
-from pipeline.engine import checks, scored_shards
+from pipeline.engine import checks, listed_lots, scored_shards
 from pipeline.engine.run_folder import RunFolder, check_format
 from pipeline.selection import ledger
 from pipeline.storage import files, places
 from recipes import command_line
+
+# The shards of more lots take longer to list than all else that is looked at: then
+# they are those of the last command.
+_MAX_LISTED_LOTS = 1_000
 
 
 def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
@@ -27,7 +31,9 @@ def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     check_output(command.output)
     places.check([("--output", f"{command.output}/")])
     check_format("--output", command.output)
-    run = open_run(command)
+    is_large = listed_lots.count(command.output) > _MAX_LISTED_LOTS
+    is_recorded = not command.config and not has_flags(command)
+    run = open_run(command, is_listed=is_large and is_recorded)
     checks.check(run)
     command_line.warn(scored_shards.describe_changes(run))
     if command.command == "find" and ledger.read(run) is None:

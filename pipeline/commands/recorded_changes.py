@@ -65,9 +65,11 @@ def _uncaptioned(run: RunFolder) -> Iterator[str]:
     folders = set(files.folders(files.join(run.root, "captions")))
     for granularity in run.config.granularities:
         name = f"{granularity.name}-{run.granularity_fingerprint(granularity)}"
-        n_captioned, n_kept = coverage.counts(granularity.name)
-        is_imported = granularity.captioner == "imported"
-        if name not in folders or (n_captioned < n_kept and not is_imported):
+        is_captioned = granularity.captioner == "imported"
+        if coverage is not None:
+            n_captioned, n_kept = coverage.counts(granularity.name)
+            is_captioned = is_captioned or n_captioned >= n_kept
+        if name not in folders or not is_captioned:
             yield granularity.name
 
 

@@ -31,11 +31,12 @@ from pipeline.config.captions import Granularity
 from pipeline.engine import progress, run_lock, scored_shards
 from pipeline.engine.run_folder import RunFolder, check_format
 from pipeline.engine.run_lock import Held
-from pipeline.engine.summaries import Summaries
+from pipeline.engine.summaries import read_folders
 from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
 from pipeline.models.interfaces import ServiceError
 from pipeline.report import page, part_stage
 from pipeline.report.run_comparison import OtherRun
+from pipeline.scoring import missing_tables
 from pipeline.selection import checks, ledger, reference_accounts
 from pipeline.selection.duplicates import audit
 from pipeline.selection.rules import RuleError
@@ -203,19 +204,21 @@ def _run_stage(
     if stage == "select":
         run_record.write(run, run.decisions.folder)
         warn(reference_accounts.warnings(run, ledger.read(run) or {}))
-    for folder in _summarized_folders(stage, run):
-        Summaries.read(folder).write_cache()
+    for summaries in read_folders(sorted(summarized_folders(stage, run))):
+        summaries.write_cache()
     print(f"{stage}: {stage_progress.describe(counters)}", flush=True)
 
 
-def _summarized_folders(stage: str, run: RunFolder) -> set[str]:
+def summarized_folders(stage: str, run: RunFolder) -> set[str]:
     """Folders of tables whose summaries commands read after a stage."""
     if stage == "score":
-        return {run.pairs(source).folder for source in run.config.sources}
+        of_sources = missing_tables.tables_by_source(run).values()
+        return {one.folder for tables in of_sources for one in tables.values()}
     if stage == "select":
         return {run.decisions.folder}
-    has_flags = stage == "caption" and run.config.granularities
-    return {run.flags.folder} if has_flags else set()
+    if stage == "caption" and run.config.granularities:
+        return {run.flags.folder, *map(run.captions, run.config.granularities)}
+    return set()
 
 
 def _report(

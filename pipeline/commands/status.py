@@ -56,9 +56,12 @@ def print_status(run: RunFolder) -> None:
     name_to_flags = flag_counts.count_flags(run)
     coverage = count_captioned(run)
     for granularity in run.config.granularities:
-        n_captioned, n_kept = coverage.counts(granularity.name)
+        covered = "not all captioned and checked yet"
+        if coverage is not None:
+            n_captioned, n_kept = coverage.counts(granularity.name)
+            covered = f"{n_captioned:,} of {n_kept:,} kept"
         fingerprint = run.granularity_fingerprint(granularity)
-        print(f"{granularity.name}-{fingerprint}: {n_captioned:,} of {n_kept:,} kept")
+        print(f"{granularity.name}-{fingerprint}: {covered}")
         if spent := spending.describe(run, granularity):
             print(f"  {spent}")
         if flagged := name_to_flags.get(granularity.name):

@@ -41,6 +41,11 @@ def read(root: str) -> Listing:
     }
 
 
+def count(root: str) -> int:
+    """How many lots the last command had."""
+    return sum(len(one.lots) for by in read(root).values() for one in by.values())
+
+
 def write(
     root: str, config: CurationConfig, role_to_lots: Mapping[Role, Iterable[Lot]]
 ) -> None:

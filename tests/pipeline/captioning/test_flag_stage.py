@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline import curate, records
+from pipeline.captioning import coverage
 from pipeline.captioning.caption_scores import TextEncoderHandler
-from pipeline.captioning.coverage import count_captioned
+from pipeline.captioning.coverage import count_captioned, find_incomplete
 from pipeline.captioning.flag_counts import FlagCounts, count_flags, is_complete
 from pipeline.captioning.flag_stage import Flag
 from pipeline.commands.beam_flags import beam_options
@@ -411,6 +412,18 @@ def test_alignment_is_the_cosine_of_the_caption_and_the_stored_image(tmp_path):
     assert min(found[0], found[2]) > 0.5 > max(found[1], found[3])
     is_low = ["low_alignment" in flags for _, flags in flags_of(run_folder)]
     assert is_low == [False, True, False, True]
+
+
+def test_status_reads_no_tables_of_many_lots(tmp_path, capsys, monkeypatch):
+    run_folder = two_lots(tmp_path)
+    monkeypatch.setattr(coverage, "_MAX_COUNTED", 1)
+    assert count_captioned(run_folder) is None
+    assert find_incomplete(run_folder, [SHORT]) == [SHORT]
+    print_status(run_folder)
+    assert capsys.readouterr().out.count("not all captioned and checked yet") == 2
+    flag(run_folder)
+    print_status(run_folder)
+    assert "not all" not in capsys.readouterr().out
 
 
 def test_status_counts_flags_by_granularity(tmp_path, capsys):

@@ -68,3 +68,4 @@ def test_lots_of_the_last_command_need_no_listing(folder):
     run = listed(folder)
     (folder / "b.tar").unlink()
     assert listed_lots.lots_of(run.config, run.plan, run.root) == run.role_to_lots
+    assert listed_lots.count(run.root) == len(run.all_lots)

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.captioning import flag_counts
+from pipeline.captioning.flag_counts import FlagCounts
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import Limits
@@ -79,6 +80,7 @@ class Coverage:
 
     n_kept: int
     name_to_n_captioned: Mapping[str, int]  # by granularity
+    name_to_flags: Mapping[str, FlagCounts]  # none before all captions are checked
 
     def counts(self, name: str) -> tuple[int, int]:
         """The number of pairs with captions of a granularity, and of all kept pairs."""
@@ -102,6 +104,7 @@ def count_captioned(run: RunFolder) -> Coverage | None:
         return Coverage(
             sum(summary[flag_counts.KEPT_PAIRS] for summary in summaries),
             {name: counts[name].n_pairs if name in counts else 0 for name in names},
+            counts,
         )
     return _count_in_tables(run) if len(run.lots) <= _MAX_COUNTED else None
 
@@ -120,7 +123,7 @@ def _count_in_tables(run: RunFolder) -> Coverage:
                 for captions in captions_of(pairs, inputs.granularities, texts):
                     for name in captions:
                         name_to_n[name] += 1
-    return Coverage(n_kept, name_to_n)
+    return Coverage(n_kept, name_to_n, {})
 
 
 def find_incomplete(

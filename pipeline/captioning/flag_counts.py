@@ -23,7 +23,8 @@ def is_complete(run: RunFolder) -> bool:
     receipt = read_json(files.join(run.flags.folder, RECEIPT_NAME))
     if receipt is None or receipt[INPUTS] != run.flag_inputs_fingerprint:
         return False
-    return run.flags.lot_names() >= {lot.name for lot in run.lots}
+    names = {lot.name for lot in run.lots}
+    return run.flags.lot_names(known=names) >= names
 
 
 @dataclasses.dataclass

@@ -35,7 +35,8 @@ def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     is_recorded = not command.config and not has_flags(command)
     run = open_run(command, is_listed=is_large and is_recorded)
     checks.check(run)
-    command_line.warn(scored_shards.describe_changes(run))
+    if not (is_large and is_recorded):  # else there is nothing to compare with
+        command_line.warn(scored_shards.describe_changes(run))
     if command.command == "find" and ledger.read(run) is None:
         raise ValueError("decisions are missing: expected `select` to be done before")
     for line in _lines(run, command):

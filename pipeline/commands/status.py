@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from pipeline.captioning import flag_counts, spending
+from pipeline.captioning import spending
 from pipeline.captioning.coverage import count_captioned
 from pipeline.engine import engines, error_tables, progress, run_lock
 from pipeline.engine.jobs import EngineError
@@ -53,7 +53,6 @@ def print_status(run: RunFolder) -> None:
     print(f"selected: {json.dumps(found, indent=1) if found else 'no'}")
     for line in reference_accounts.warnings(run, found or {}):
         print(line)
-    name_to_flags = flag_counts.count_flags(run)
     coverage = count_captioned(run)
     for granularity in run.config.granularities:
         covered = "not all captioned and checked yet"
@@ -64,7 +63,8 @@ def print_status(run: RunFolder) -> None:
         print(f"{granularity.name}-{fingerprint}: {covered}")
         if spent := spending.describe(run, granularity):
             print(f"  {spent}")
-        if flagged := name_to_flags.get(granularity.name):
+        flagged = coverage and coverage.name_to_flags.get(granularity.name)
+        if flagged:
             flags = ", ".join(
                 f"{name} {n:,}" for name, n in sorted(flagged.flag_to_count.items())
             )
@@ -85,7 +85,8 @@ def _describe_scored(run: RunFolder) -> str:
     sources = run.config.sources
     pairs = read_folders([run.pairs(source).folder for source in sources])
     source_to_pairs = dict(zip(sources, pairs, strict=True))
-    source_to_names = {s: run.embeddings(s).lot_names() for s in sources}
+    known = [lot.name for lot in run.lots]
+    source_to_names = {s: run.embeddings(s).lot_names(known=known) for s in sources}
     summaries = [
         source_to_pairs[lot.source][lot.name]
         for lot in run.lots

@@ -231,8 +231,10 @@ class RunFolder:
 
     def _tables_of(self, lots: Iterable[Lot]) -> list[tuple[str, str]]:
         """What is scored of some lots, by source name."""
+        lots = list(lots)
         source_to_folder = {
-            lot.source: self._relative(self.embeddings(lot.source)) for lot in lots
+            source: self._relative(self.embeddings(source))
+            for source in {lot.source for lot in lots}
         }
         return [
             (lot.source.name, f"{source_to_folder[lot.source]}/{lot.name}")
@@ -308,7 +310,10 @@ class RunFolder:
         """Of all that flags depend on: settings, decisions on this pool, and names of
         caption tables, which identify what is in them."""
         granularities = self.config.granularities
-        tables = [CaptionTables.open(self.captions(g)) for g in granularities]
+        names = [lot.name for lot in self.lots]
+        tables = [
+            CaptionTables.open(self.captions(g), known=names) for g in granularities
+        ]
         lots = sorted(
             (lot.source.name, lot.name, [found.names(lot) for found in tables])
             for lot in self.lots

@@ -86,6 +86,8 @@ def _scored_names(
 ) -> dict[ImageTextSource, frozenset[str]]:
     """Names of tables of pairs. Lists each folder once: looking for each file would
     take its time."""
+    lots = list(lots)
+    known = [lot.name for lot in lots]
     source_to_tables = {s: run.pairs(s) for s in {lot.source for lot in lots}}
-    names = {t: t.lot_names() for t in set(source_to_tables.values())}
+    names = {t: t.lot_names(known=known) for t in set(source_to_tables.values())}
     return {source: names[tables] for source, tables in source_to_tables.items()}

@@ -50,8 +50,11 @@ def count_missing(run: RunFolder) -> dict[str, int]:
 
 def incomplete_lots(run: RunFolder) -> tuple[Lot, ...]:
     """The lots that lack a table; lists the folders of tables."""
+    known = [lot.name for lot in run.all_lots]
     source_to_complete = {
-        source: frozenset.intersection(*(t.lot_names() for t in tables.values()))
+        source: frozenset.intersection(
+            *(t.lot_names(known=known) for t in tables.values())
+        )
         for source, tables in tables_by_source(run).items()
     }
     lots = (u for u in run.all_lots if u.name not in source_to_complete[u.source])

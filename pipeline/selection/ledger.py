@@ -93,7 +93,9 @@ def read(run: RunFolder) -> dict[str, Any] | None:
     found = read_json(_ledger_path(run.decisions.folder))
     is_of_pool = found is not None and found.get("pool") == run.pool_fingerprint
     names = {lot.name for lot in run.lots}
-    return found if is_of_pool and names <= run.decisions.lot_names() else None
+    return (
+        found if is_of_pool and names <= run.decisions.lot_names(known=names) else None
+    )
 
 
 def _ledger_path(folder: str) -> str:

@@ -115,14 +115,16 @@ def facts(path: str) -> FileFacts:
     return _system(path).facts(path)
 
 
-def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str, int]:
+def list_folder(
+    folder: str, *, prefix: str = "", suffix: str = "", known: Sequence[str] = ()
+) -> dict[str, int]:
     """Path to bytes of the files in a folder that are named so.
 
-    {} if the folder is not there.
+    {} if the folder is not there. `known` are sorted paths, as of `marks`.
     """
     place = _with_slash(folder)
     if is_object_url(folder):
-        found = _list_objects(folder.rstrip("/"), prefix)
+        found = _list_objects(folder.rstrip("/"), prefix, known)
     else:
         found = iter(_system(folder).list_folder(folder)[1])
     name_to_found = {one.path.rpartition("/")[2]: one for one in found}
@@ -133,12 +135,14 @@ def list_folder(folder: str, *, prefix: str = "", suffix: str = "") -> dict[str,
     }
 
 
-def _list_objects(folder: str, prefix: str) -> Iterator[FileFacts]:
+def _list_objects(
+    folder: str, prefix: str, known: Sequence[str]
+) -> Iterator[FileFacts]:
     """The objects of a folder; of millions only those whose names begin so."""
     from pipeline.storage import object_store
 
     if not prefix:
-        yield from object_store.list_objects(folder)
+        yield from object_store.list_objects(folder, known)
         return
     for found in object_store.list_below(folder, prefix[:-1]):
         name = found.path[len(folder) + 1 :]

@@ -197,9 +197,9 @@ def _list_level_by_level(folder: str, depth: int, pattern: str) -> Iterator[File
         yield from found
 
 
-def list_objects(folder: str) -> Iterator[FileFacts]:
-    """The objects right in a folder, sorted by key."""
-    spans = _split(folder, ())
+def list_objects(folder: str, known: Sequence[str] = ()) -> Iterator[FileFacts]:
+    """The objects right in a folder, sorted by key; `known` as of `list_below`."""
+    spans = _split(folder, known)
     return _list_spans(folder, 0, spans) if len(spans) > 1 else _list_right_in(folder)
 
 

@@ -128,9 +128,14 @@ class LotTables:
         paths = (self.summary_path(lot_name), self.path(lot_name))
         return all(map(files.is_file, paths))
 
-    def lot_names(self, prefix: str = "") -> frozenset[str]:
-        """Lots whose table is there, or those whose names begin with a prefix."""
-        found = files.list_folder(self.folder, prefix=prefix)
+    def lot_names(self, prefix: str = "", known: Iterable[str] = ()) -> frozenset[str]:
+        """Lots whose table is there, or those whose names begin with a prefix.
+
+        Args:
+          known: lots that are likely there, which makes this faster.
+        """
+        paths = sorted(files.join(self.folder, name) for name in known)
+        found = files.list_folder(self.folder, prefix=prefix, known=paths)
         names = {files.split(path)[1] for path in found}
         tables = {name.removesuffix(".parquet") for name in names}
         return frozenset(x for x in tables if f"{x}{SUMMARY_SUFFIX}" in names) - names

@@ -44,7 +44,7 @@ DECODER = {
     "num_attention_heads": 4,
     "head_dim": 12,
 }
-FAMILY_TO_OPTIONS = {
+FAMILY_TO_OPTIONS: dict[str, dict[str, float]] = {
     "gemma": {"num_key_value_heads": 1},
     # The window is shorter than the prompt, the caps bite, and the scale is unusual.
     "gemma2": {
@@ -90,8 +90,8 @@ def paligemma_config(family: str) -> PaliGemmaConfig:
     text = {"model_type": family, "vocab_size": len(tokenizer)}
     vision = {"model_type": "siglip_vision_model", "vision_use_head": False}
     return PaliGemmaConfig(
-        text_config=text | DECODER | FAMILY_TO_OPTIONS[family],
-        vision_config=vision | VISION,
+        text_config={**text, **DECODER, **FAMILY_TO_OPTIONS[family]},
+        vision_config={**vision, **VISION},
         projection_dim=DECODER["hidden_size"],
         hidden_size=DECODER["hidden_size"],
         vocab_size=len(tokenizer),

@@ -81,11 +81,13 @@ def make_run(
     `changes` are fields of the configuration.
     """
     source = curation.ImageTextSource("web", str(root / "crawl" / "*.tar"))
-    fields = {"sources": (source,), "granularities": (SHORT, LONG)} | changes
     settings = curation.CurationConfig(
         encoder=curation.EncoderConfig("tiny"),
-        **{"selection": SelectionConfig()} | fields,
+        sources=(source,),
+        granularities=(SHORT, LONG),
+        selection=SelectionConfig(),
     )
+    settings = dataclasses.replace(settings, **changes)
     for stem, rows in stem_to_rows.items():
         write_shard(root / "crawl" / f"{stem}.tar", rows)
     lots = tuple(u for s in settings.sources for u in singles(s))
@@ -247,4 +249,4 @@ class FakeHandler(CaptionerHandler):
 
     def load_model(self) -> FakeCaptioner:
         self.calls.append(("load", self.granularity.checkpoint))
-        return FakeCaptioner(self.calls, self.refuses)
+        return FakeCaptioner(self.calls, type(self).refuses)

@@ -18,7 +18,7 @@ from pipeline.engine.caption_tables import CaptionTables
 from pipeline.export.samples import SampleTables
 from pipeline.records import SCHEMA_VERSION
 from pipeline.sources.shards import Lot
-from pipeline.storage import files
+from pipeline.storage import files, json_files
 from pipeline.storage.tables import LotTables
 
 FOLDER = "lots"  # beside the shards
@@ -94,13 +94,7 @@ def read(folder: str, lots: Sequence[Lot]) -> Iterator[Receipt | None]:
 
 def write(folder: str, lot_name: str, receipt: Receipt) -> None:
     """Says that a lot is exported; leaves a file alone that says the same."""
-    where, data = path(folder, lot_name), receipt.to_json()
-    try:
-        is_there = files.read(where) == data
-    except FileNotFoundError:
-        is_there = False
-    if not is_there:
-        files.write(where, data)
+    json_files.write_changed(path(folder, lot_name), receipt.to_json())
 
 
 def settings_of(config: CurationConfig, tables: SampleTables) -> str:

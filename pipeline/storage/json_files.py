@@ -19,10 +19,14 @@ def read_json(path: str) -> Any:
 
 def write_json(path: str, value: Any) -> None:
     """Writes a value as JSON; leaves a file alone that holds the same bytes."""
-    data = json.dumps(value, indent=1).encode() + b"\n"
+    write_changed(path, json.dumps(value, indent=1).encode() + b"\n")
+
+
+def write_changed(path: str, data: bytes) -> None:
+    """Writes a file, but leaves one alone that holds the same bytes."""
     try:
-        is_there = files.read(path) == data
+        is_same = files.read(path) == data
     except FileNotFoundError:
-        is_there = False
-    if not is_there:
+        is_same = False
+    if not is_same:
         files.write(path, data)

@@ -23,6 +23,8 @@ def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     """Whether an export would change nothing.
 
     Pairs that could not be exported are tried again, so with some of them it would.
+    It would also remove what the last one left when it was killed behind the swap of
+    its manifest.
     """
     folder = shard_format.path(run.root)
     written = read_json(files.join(folder, manifest.NAME))
@@ -35,7 +37,8 @@ def is_complete(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> bool:
     if written["fingerprints"]["inputs"] != expected:
         return False
     named = manifest.file_names(shard["name"] for shard in written["shards"])
-    return names_in(folder) >= named
+    there = names_in(folder)
+    return there >= named and not manifest.left_out(there, named)
 
 
 def stale_lots(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> list[Lot]:

@@ -5,6 +5,7 @@ written, so that the same samples give the same bytes.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ from pipeline.storage.json_files import read_json
 
 NAME = "manifest.json"
 INDEX_SUFFIX = ".index"
+
+_OWN_NAME = re.compile(
+    r"train-(.+-\d{5,}-[0-9a-f]{12}|\d{5,}-of-\d{5,})\.(tfrecord|tar)(\..+)?"
+    r"|manifest\.json\..+\.tmp"
+)
 
 
 def header(run: RunFolder) -> dict[str, Any]:
@@ -109,3 +115,13 @@ def shards_fingerprint(shards: Iterable[ShardFacts]) -> str:
 def file_names(shard_names: Iterable[str]) -> set[str]:
     """The names of all files of shards."""
     return {name + suffix for name in shard_names for suffix in ("", INDEX_SUFFIX)}
+
+
+def left_out(there: set[str], named: set[str]) -> list[str]:
+    """Files of exports that a manifest does not name, in the order of their removal.
+
+    Indexes come after shards, so that no shard ever lacks its index. Half-written files
+    and shards of attempts that were killed are among them.
+    """
+    own = {name for name in there - named if _OWN_NAME.fullmatch(name)}
+    return sorted(own, key=lambda name: (name.endswith(INDEX_SUFFIX), name))

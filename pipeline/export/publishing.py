@@ -5,7 +5,6 @@ before: a reader finds every shard of the manifest that it read, or another mani
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +19,6 @@ from pipeline.storage import files
 from pipeline.storage.object_urls import is_object_url
 
 STAGE = "export"
-
-_OWN_NAME = re.compile(
-    r"train-(.+-\d{5,}-[0-9a-f]{12}|\d{5,}-of-\d{5,})\.(tfrecord|tar)(\..+)?"
-    r"|manifest\.json\..+\.tmp"
-)
 
 
 def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
@@ -46,9 +40,10 @@ def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
         path = files.join(folder, lost[0])
         raise ValueError(f"{path}: expected a file of a shard; run `export` again")
     _swap(files.join(folder, manifest.NAME), content)
-    n_removed = _remove_others(folder, there, named)
     _remove_other_receipts(folder, {lot.name for lot in run.lots})
-    return {"files_removed": n_removed} if n_removed else {}
+    left_out = manifest.left_out(there, named)
+    files.delete(folder, left_out)  # last: while one is there, an export is not over
+    return {"files_removed": len(left_out)} if left_out else {}
 
 
 def _read_receipts(run: RunFolder, folder: str) -> list[Receipt]:
@@ -84,18 +79,6 @@ def _swap(path: str, content: Mapping[str, Any]) -> None:
         is_swapped = True
     if not is_swapped and files.read(path) != data:
         raise ValueError(f"{path}: expected no other export to write it meanwhile")
-
-
-def _remove_others(folder: str, there: set[str], named: set[str]) -> int:
-    """Removes shards that the manifest does not name, and then their indexes.
-
-    In this order a shard never lacks its index. Half-written files and shards of
-    attempts that were killed go too.
-    """
-    own = {name for name in there if _OWN_NAME.fullmatch(name)}
-    by_kind = sorted(own - named, key=lambda s: (s.endswith(manifest.INDEX_SUFFIX), s))
-    files.delete(folder, by_kind)
-    return len(by_kind)
 
 
 def _remove_other_receipts(folder: str, lot_names: set[str]) -> None:

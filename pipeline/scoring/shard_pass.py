@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +157,10 @@ def _make_pair(raw: RawPair, decoded: images.Decoded | None, error: str) -> Pair
 
 
 class ShardScores:
-    """Gathers the rows of one part of a shard, and prepared pairs to batches."""
+    """Gathers the rows of one part of a shard, and prepared pairs to batches.
+
+    While a batch is embedded in a thread of its own, the next one is put together.
+    """
 
     def __init__(self, handler: EncoderHandler, one_pass: ShardPass) -> None:
         self._handler = handler
@@ -169,6 +173,9 @@ class ShardScores:
         self._languages: list[Language] = []
         self._pending: list[tuple[int, PreparedPair]] = []
         self._row_to_embedded: dict[int, Embedded] = {}
+        self._embedding_thread = futures.ThreadPoolExecutor(1)
+        self._in_work: tuple[Sequence[int], futures.Future[list[Embedded]]] | None
+        self._in_work = None
 
     def add(self, measured: MeasuredPair) -> None:
         if self._encoder and measured.pixels is not None:
@@ -225,17 +232,26 @@ class ShardScores:
             add_to_counter(STAGE, "images_described", len(readable))
 
     def _embed_pending(self) -> None:
+        """Begins to embed a batch, once the batch before it is done."""
         if self._pending and self._encoder:
+            self._wait_for_batch()
             rows, batch = zip(*self._pending, strict=True)
-            embedded = self._handler.run_inference(batch, self._encoder)
-            self._row_to_embedded.update(zip(rows, embedded, strict=True))
-            self._pending = []
+            embed = self._handler.run_inference
+            future = self._embedding_thread.submit(embed, batch, self._encoder)
+            self._pending, self._in_work = [], (rows, future)
+
+    def _wait_for_batch(self) -> None:
+        if self._in_work:
+            rows, future = self._in_work
+            self._row_to_embedded.update(zip(rows, future.result(), strict=True))
+            self._in_work = None
 
     def _embeddings(self) -> pa.Table:
         """float16 `embedding`, zeros for what is unreadable, and float32
         `alignment_score`, NaN where there is no image or no alt text."""
         assert self._encoder is not None  # it is loaded if this table is missing
         self._embed_pending()
+        self._wait_for_batch()
         width = self._encoder.embedding_dim
         embeddings = np.zeros((len(self._pairs), width), np.float16)
         scores = np.full(len(self._pairs), math.nan, np.float32)

@@ -14,6 +14,7 @@ Row = TypeVar("Row")
 _POLL_S = 1.0
 _LINE_S = 10.0
 _STOP_S = 2.0
+_REST = 20  # times as long as a look takes, which of a large run is a second
 
 
 class Shown(NamedTuple):
@@ -56,7 +57,8 @@ def count(rows: Iterable[Row], name: str) -> Iterator[Row]:
 def display(look: Callable[[], Shown]) -> Iterator[None]:
     """Polls `look` in a thread and shows its result until the block ends.
 
-    A bar on a terminal, drawn every second; elsewhere a line every ten seconds.
+    A bar on a terminal, drawn every second; elsewhere a line every ten seconds. Looks
+    that take long are further apart: they take a twentieth of the time at most.
     """
     is_over = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _show_lines
@@ -89,14 +91,19 @@ def _show_bar(look: Callable[[], Shown], is_over: threading.Event) -> None:
         task = bar.add_task("")
         is_last = False
         while True:
+            start_s = time.monotonic()
             now = look()
+            took_s = time.monotonic() - start_s
             total = None if now.n_total is None else max(1, now.n_total)
             bar.update(task, total=total, completed=now.n_done, description=now.line)
             if is_last:
                 return
-            is_last = is_over.wait(_POLL_S)
+            is_last = is_over.wait(max(_POLL_S, _REST * took_s))
 
 
 def _show_lines(look: Callable[[], Shown], is_over: threading.Event) -> None:
-    while not is_over.wait(_LINE_S):
+    took_s = 0.0
+    while not is_over.wait(max(_LINE_S, _REST * took_s)):
+        start_s = time.monotonic()
         print(look().line, file=sys.stderr, flush=True)
+        took_s = time.monotonic() - start_s

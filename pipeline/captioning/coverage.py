@@ -135,11 +135,11 @@ def find_incomplete(
     checked yet, that is all of them.
     """
     granularities = list(granularities)
-    decided = run.decisions.lot_names()
-    if not all(lot.name in decided for lot in run.lots):
+    names = {lot.name for lot in run.lots}
+    if not run.decisions.lot_names(known=names) >= names:
         return granularities
-    tables = CaptionInputs.of(run).open_captions()
-    if not any(tables[one.name].name_to_tables for one in granularities):
+    tables = (CaptionTables.open(run.captions(g), known=names) for g in granularities)
+    if not any(found.name_to_tables for found in tables):
         return granularities  # none has a caption: nothing to count
     coverage = count_captioned(run)
     return [

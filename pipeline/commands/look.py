@@ -13,7 +13,7 @@ from pipeline.commands.status import print_status
 from pipeline.engine import checks, listed_lots, scored_shards
 from pipeline.engine.run_folder import RunFolder, check_format
 from pipeline.selection import ledger
-from pipeline.storage import files, places
+from pipeline.storage import files, places, remembered_listings
 from recipes import command_line
 
 # The shards of more lots take longer to list than all else that is looked at: then
@@ -31,6 +31,11 @@ def look(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     check_output(command.output)
     places.check([("--output", f"{command.output}/")])
     check_format("--output", command.output)
+    with remembered_listings.kept():
+        _look(command)
+
+
+def _look(command: argparse.Namespace) -> None:
     is_large = listed_lots.count(command.output) > _MAX_LISTED_LOTS
     is_recorded = not command.config and not has_flags(command)
     run = open_run(command, is_listed=is_large and is_recorded)

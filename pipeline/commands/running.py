@@ -40,7 +40,7 @@ from pipeline.scoring import missing_tables
 from pipeline.selection import checks, ledger, reference_accounts
 from pipeline.selection.duplicates import audit
 from pipeline.selection.rules import RuleError
-from pipeline.storage import files, places
+from pipeline.storage import files, places, remembered_listings
 from pipeline.storage.object_errors import StoreError
 from pipeline.storage.object_urls import is_object_url
 from recipes import interrupts
@@ -69,6 +69,11 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     if command.command == "attach":
         attach(command)
         return
+    with remembered_listings.kept():
+        _run(command, options)
+
+
+def _run(command: argparse.Namespace, options: PipelineOptions) -> None:
     with exits(WRONG_USAGE, *WRONG):
         places.check_output("--output", command.output)
         plan = _make_plan(command, options)
@@ -87,7 +92,11 @@ def run(command: argparse.Namespace, beam_flags: Sequence[str]) -> None:
             print(line)
         return
     going_on = interrupts.saying(lambda: progress.resume_hint(opened.root))
-    with going_on, _locked(opened, command.command):
+    with (
+        going_on,
+        _locked(opened, command.command),
+        remembered_listings.kept(),  # what another run has written is listed
+    ):
         _remove_leftovers(opened.root)
         if command.command == "remove":
             reopen = functools.partial(_open_listed, command)

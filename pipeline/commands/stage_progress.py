@@ -62,7 +62,8 @@ def work_of(
     An import counts as one: nobody knows before its end which lots it finds texts for.
     """
     if stage == "score":
-        pairs = {run.pairs(lot.source).folder for lot in run.all_lots}
+        sources = {lot.source for lot in run.all_lots}
+        pairs = {run.pairs(source).folder for source in sources}
         rows = progress.Rows(pairs, "unreadable")
         to_make = _tables_of(run.all_lots, run.embeddings)
         return progress.Work(len(run.all_lots), lambda: _n_made(to_make), rows)

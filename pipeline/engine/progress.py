@@ -27,18 +27,22 @@ _WINDOW = 30  # looks back that the current throughput is taken over
 class Rows:
     """Counts the rows of tables that appear in some folders, and the errors in them.
 
-    Their summaries say both, the errors under a name of their own.
+    Their summaries say both, the errors under a name of their own. Tables that the
+    first look finds were there before.
     """
 
     def __init__(self, folders: Iterable[str], error_key: str) -> None:
         self._folders = tuple(folders)
         self._error_key = error_key
-        self._seen = set(self._paths())
+        self._seen: set[str] | None = None
         self.n_rows = self.n_errors = 0
 
     def update(self) -> None:
         """Takes in the tables that are new."""
-        new = [path for path in self._paths() if path not in self._seen]
+        paths = list(self._paths())
+        if self._seen is None:
+            self._seen = set(paths)
+        new = [path for path in paths if path not in self._seen]
         for path, data in zip(new, files.read_many(new), strict=True):
             if isinstance(data, FileNotFoundError):  # removed meanwhile
                 continue
@@ -139,7 +143,7 @@ class Watch:
     def __init__(self, root: str, stage: str, work: Work) -> None:
         self._root, self._stage, self._work = root, stage, work
         self._start_s = time.monotonic()
-        self._n_before = self._n_done()
+        self._n_before: int | None = None
         self._looks: collections.deque[tuple[float, int]]
         self._looks = collections.deque([(0.0, 0)], maxlen=_WINDOW)
 
@@ -161,6 +165,8 @@ class Watch:
         rows, elapsed_s, n_done = self._work.rows, self._elapsed_s(), self._n_done()
         if rows:
             rows.update()
+        if self._n_before is None:
+            self._n_before = n_done
         n_new, n_left = n_done - self._n_before, self._work.n_total - n_done
         is_known = state == "running" and n_new > 0
         return Figures(

@@ -1,7 +1,6 @@
 """Runs one stage of a run folder on whichever runner the options name."""
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -17,7 +16,7 @@ from pipeline.engine.counters import Counters as Counters
 from pipeline.engine.counters import sum_counters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.sources.shards import Lot, Shard
-from pipeline.storage import files, patterns
+from pipeline.storage import files, patterns, remembered_listings
 
 _LOCAL = ("", "direct", "fnapi")
 _MAX_IN_GRAPH = 1_000  # shards
@@ -77,9 +76,10 @@ def run_job(
     runner = FnApiRunner() if is_local(options) else None
     pipeline = beam.Pipeline(runner, options=options)
     _ = pipeline | transform
-    result = pipeline.run()
-    with started_jobs.named_in_lock(root, stage, result, options):
-        result.wait_until_finish()
+    with remembered_listings.not_kept():  # workers write
+        result = pipeline.run()
+        with started_jobs.named_in_lock(root, stage, result, options):
+            result.wait_until_finish()
     return sum_counters(result.metrics(), stage)
 
 
@@ -93,8 +93,8 @@ class ListLots(beam.PTransform):
     """Maps the beginning of a pipeline to PCollection[Lot].
 
     The lots of a few shards travel in the graph of the job. Many would exceed its size
-    limit (20 MB on Dataflow), so they travel in files in RUN/lots, named by their
-    contents.
+    limit (20 MB on Dataflow), so they travel in files in RUN/lots, named by what they
+    hold.
     """
 
     def __init__(self, root: str, lots: Iterable[Lot]) -> None:
@@ -116,25 +116,29 @@ class ListLots(beam.PTransform):
 
 def write_lists(root: str, lots: Sequence[Lot]) -> list[str]:
     """Paths of files that hold all lots, written unless they are there."""
-    path_to_data = {}
+    folder = files.join(root, "lots")
+    path_to_lots = {}
     for first in range(0, len(lots), _N_PER_FILE):
         part = lots[first : first + _N_PER_FILE]
-        listed = [
-            (
-                _source_key(lot.source),
-                *(lot.name, lot.predecessor),
-                [(shard.uri, shard.mark) for shard in lot.shards],
-            )
-            for lot in part
-        ]
-        data = json.dumps(listed).encode()
-        digest = hashlib.blake2b(data, digest_size=6).hexdigest()
-        path_to_data[files.join(root, "lots", f"{digest}.json")] = data
-    there = files.list_folder(files.join(root, "lots"), suffix=".json")
-    missing = path_to_data.keys() - there.keys()
+        names = [(_source_key(lot.source), lot.name, lot.predecessor) for lot in part]
+        name = fingerprint("lots", names)  # which say what shards they have
+        path_to_lots[files.join(folder, f"{name}.json")] = part
+    there = files.list_folder(folder, suffix=".json")
+    missing = path_to_lots.keys() - there.keys()
     with futures.ThreadPoolExecutor(_N_WRITTEN_AT_ONCE) as executor:
-        list(executor.map(lambda path: files.write(path, path_to_data[path]), missing))
-    return list(path_to_data)
+        list(executor.map(lambda path: _write_list(path, path_to_lots[path]), missing))
+    return list(path_to_lots)
+
+
+def _write_list(path: str, lots: Iterable[Lot]) -> None:
+    listed = [
+        (
+            *(_source_key(lot.source), lot.name, lot.predecessor),
+            [(shard.uri, shard.mark) for shard in lot.shards],
+        )
+        for lot in lots
+    ]
+    files.write(path, json.dumps(listed).encode())
 
 
 def read_list(path: str, key_to_source: Mapping[str, ImageTextSource]) -> Iterator[Lot]:

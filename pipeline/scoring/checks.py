@@ -7,7 +7,7 @@ def check(run: RunFolder) -> None:
     """Raises ValueError if the encoder is still needed and cannot be read."""
     lots = (*run.lots, *run.evaluation_lots, *run.seed_lots)
     source_to_names = {
-        source: run.embeddings(source).lot_names()
+        source: run.embeddings(source).lot_names(known=[lot.name for lot in lots])
         for source in {lot.source for lot in lots}
     }
     if all(lot.name in source_to_names[lot.source] for lot in lots):

@@ -80,7 +80,7 @@ def remove_outdated(run: RunFolder) -> None:
     parts of shards whose lots are sealed."""
     outdated = run.plan.changed(run.all_lots).keys() - {u.name for u in run.all_lots}
     for tables in tables_by_source(run).values():
-        for lot_tables in tables.values():
+        for lot_tables in tables.values() if outdated else ():
             names = sorted(outdated & lot_tables.lot_names())
             lot_tables.delete(names)
             if lot_tables == tables["pairs"]:

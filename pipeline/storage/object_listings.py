@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.storage import object_urls, wildcards
+from pipeline.storage import object_urls, remembered_listings, wildcards
 from pipeline.storage.file_facts import FileFacts
 from pipeline.storage.object_clients import client_and_folder
 from pipeline.storage.object_urls import Bucket
@@ -32,9 +32,14 @@ Listed = typing.TypeVar("Listed")
 
 def facts_of(bucket: Bucket, meta: typing.Any) -> FileFacts:
     """What obstore says of an object."""
+    return _facts_of(bucket.url(""), meta)
+
+
+def _facts_of(root: str, meta: typing.Any) -> FileFacts:
+    """The same, of a bucket with that URL: a million times in a large listing."""
     version = (meta["e_tag"] or "").strip('"')  # Azure's listings have no quotes
     updated_s = meta["last_modified"].timestamp()
-    return FileFacts(bucket.url(meta["path"]), meta["size"], updated_s, version)
+    return FileFacts(root + meta["path"], meta["size"], updated_s, version)
 
 
 @retry
@@ -61,7 +66,11 @@ def list_below(
     if after:
         key = object_urls.parse(folder)[1]
         return _list_span(folder, None, _Span(f"{key}/{after}".lstrip("/"), None))
-    return _list_spans(folder, None, _split(folder, known))
+
+    def list_files() -> Iterator[FileFacts]:
+        return _list_spans(folder, None, _split(folder, known))
+
+    return remembered_listings.find(folder, True, list_files)
 
 
 def match(pattern: str, known: Sequence[str] = ()) -> Iterator[FileFacts]:
@@ -131,7 +140,7 @@ def _list_span(folder: str, depth: int | None, span: _Span) -> Iterator[FileFact
     """
     bucket, key = object_urls.parse(folder)
     n_names = None if depth is None else len(f"{key}/".lstrip("/").split("/")) + depth
-    pages = _Pages(folder, span.after)
+    pages, root = _Pages(folder, span.after), bucket.url("")
     while page := pages.take():
         for meta in page:
             found = meta["path"]
@@ -139,7 +148,7 @@ def _list_span(folder: str, depth: int | None, span: _Span) -> Iterator[FileFact
                 return
             is_deeper = n_names is not None and found.count("/") >= n_names
             if found != key and not is_deeper:  # a console makes an object `folder/`
-                yield facts_of(bucket, meta)
+                yield _facts_of(root, meta)
         if found == span.until:
             return
         if is_deeper and len(page) == KEYS_PER_PAGE:
@@ -199,8 +208,13 @@ def _list_level_by_level(folder: str, depth: int, pattern: str) -> Iterator[File
 
 def list_objects(folder: str, known: Sequence[str] = ()) -> Iterator[FileFacts]:
     """The objects right in a folder, sorted by key; `known` as of `list_below`."""
-    spans = _split(folder, known)
-    return _list_spans(folder, 0, spans) if len(spans) > 1 else _list_right_in(folder)
+
+    def list_files() -> Iterator[FileFacts]:
+        spans = _split(folder, known)
+        is_long = len(spans) > 1
+        return _list_spans(folder, 0, spans) if is_long else _list_right_in(folder)
+
+    return remembered_listings.find(folder, False, list_files)
 
 
 def _list_right_in(folder: str) -> Iterator[FileFacts]:

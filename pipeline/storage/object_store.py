@@ -18,6 +18,7 @@ from pipeline.storage.object_clients import client_and_folder, client_and_key, c
 from pipeline.storage.object_errors import translated
 from pipeline.storage.object_listings import KEYS_PER_PAGE, facts_of
 from pipeline.storage.obstore_library import obstore
+from pipeline.storage.remembered_listings import changed
 from pipeline.storage.retries import retry
 
 PART_BYTES = 16 << 20
@@ -109,13 +110,15 @@ list_objects = object_listings.list_objects
 
 def write(url: str, data: typing.Any) -> None:
     """Writes an object as a whole, from a buffer."""
-    _put(url, data, len(data))
+    with changed(url):
+        _put(url, data, len(data))
 
 
 def publish(local: str, url: str) -> None:
     """Writes an object as a whole, from a file of this machine."""
     path = pathlib.Path(local)
-    _put(url, path, path.stat().st_size)
+    with changed(url):
+        _put(url, path, path.stat().st_size)
 
 
 @retry
@@ -134,12 +137,14 @@ def _put(url: str, data: typing.Any, n_bytes: int) -> None:
 
 def create(url: str, data: bytes) -> bool:
     """Creates an object; False if there is one, of whatever contents."""
-    return _put_if(url, data, "create", "AlreadyExistsError")
+    with changed(url):
+        return _put_if(url, data, "create", "AlreadyExistsError")
 
 
 def replace(url: str, data: bytes, version: Version) -> bool:
     """Replaces an object unless it has changed since it was read: then False."""
-    return _put_if(url, data, version, "PreconditionError")
+    with changed(url):
+        return _put_if(url, data, version, "PreconditionError")
 
 
 @retry
@@ -165,7 +170,10 @@ def delete(urls: Sequence[str]) -> None:
     urls += [found.path for folder in folders for found in list_below(folder)]
     if not urls:
         return
-    _delete_objects(urls)
+    with contextlib.ExitStack() as stack:
+        for folder in {url.rpartition("/")[0] for url in urls}:
+            stack.enter_context(changed(f"{folder}/"))
+        _delete_objects(urls)
 
 
 @retry

@@ -1,5 +1,7 @@
 """Progress on standard error: lines where it is no terminal."""
 
+import time
+
 import pytest
 
 from recipes import progress_bar
@@ -26,3 +28,16 @@ def test_a_total_is_shown_with_what_is_done(capsys):
         while not error:
             error = capsys.readouterr().err
     assert error.startswith("shards: 3 of 4 after 0 s\n")
+
+
+def test_looks_that_take_long_are_far_apart():
+    looks = []
+
+    def look():
+        looks.append(time.monotonic())
+        time.sleep(0.05)
+        return progress_bar.Shown(1, 2, "")
+
+    with progress_bar.display(look):
+        time.sleep(0.5)
+    assert len(looks) == 1

@@ -37,6 +37,7 @@ def test_tables_rows_and_errors_are_counted_from_where_the_stage_began(
 ):
     write(tables, "before", "", "broken")
     watched = Watch(str(tmp_path), "score", work_on(tables, 4))
+    watched.look()
     write(tables, "a", "", "", "")
     write(tables, "b", "", "broken")
     shown = watched.look()

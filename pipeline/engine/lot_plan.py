@@ -8,6 +8,7 @@ over the rows of the shards that are still the same.
 The plan is one table, RUN/lots/plan.parquet, with a row per shard.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -15,7 +16,7 @@ import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.curation import ImageTextSource
-from pipeline.sources.shards import Lot, Shard, list_shards
+from pipeline.sources.shards import Lot, PlannedShards, Shard, list_shards
 from pipeline.storage import files
 
 NAME = "lots/plan.parquet"
@@ -31,7 +32,8 @@ ROLES = ("pool", "evaluation", "seeds")
 SINGLE = "shard"  # the base name of lots of one shard that a sample is made of
 
 _IDENTITY = ("lot", "role", "source", "predecessor", "removed")
-_COLUMNS = (*_IDENTITY, "uri", "mark")
+_PLACE = ("uri", "mark")
+_COLUMNS = (*_IDENTITY, *_PLACE)
 # Paths are bytes, as not all of them are texts.
 _SCHEMA = pa.schema([(n, pa.binary() if n == "uri" else pa.string()) for n in _COLUMNS])
 _MAX_BASE_CHARS = 60
@@ -39,6 +41,24 @@ _DIGEST_BYTES = 6
 
 Role = str  # one of ROLES
 Place = tuple[str, str]  # path and mark of a shard
+
+
+class _Rows(Sequence[Place]):
+    """The places of a lot as they are read: texts of a million shards take long."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Place]:
+        uris, marks = (column.to_pylist() for column in self._table)
+        is_text = pa.types.is_string(self._table["uri"].type)
+        return zip(uris if is_text else map(os.fsdecode, uris), marks, strict=True)
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self)[index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +70,7 @@ class PlannedLot:
     source_name: str
     predecessor: str  # "" if none
     removed: str  # identifies what was removed from it; "" if nothing
-    places: tuple[Place, ...]
+    places: Sequence[Place] = dataclasses.field(compare=False)  # which the name says
 
     @property
     def base(self) -> str:
@@ -65,7 +85,7 @@ class PlannedLot:
 
     def to_lot(self, source: ImageTextSource) -> Lot:
         """The lot as stages see it."""
-        shards = tuple(Shard(source, *place) for place in self.places)
+        shards = PlannedShards(source, self.places)
         return Lot(source, self.name, shards, self.predecessor)
 
     def without(self, places: Collection[Place], removal: str) -> "PlannedLot | None":
@@ -100,14 +120,15 @@ class LotPlan:
         except FileNotFoundError:
             return cls()
         table = pq.read_table(io.BytesIO(data), columns=list(_COLUMNS))
-        uris = map(os.fsdecode, table["uri"].to_pylist())
-        places = list(zip(uris, table["mark"].to_pylist(), strict=True))
-        ends = [*_starts_of_runs(table["lot"]), len(places)]
-        firsts = table.take(ends[:-1])
-        identities = zip(*(firsts[n].to_pylist() for n in _IDENTITY), strict=True)
+        ends = [*_starts_of_runs(table["lot"]), len(table)]
+        firsts = table.select(_IDENTITY).take(ends[:-1])
+        identities = zip(*(column.to_pylist() for column in firsts), strict=True)
+        places = table.select(_PLACE)
+        with contextlib.suppress(pa.ArrowInvalid):  # on a path that is no text
+            places = places.cast(pa.schema([(name, pa.string()) for name in _PLACE]))
         lots = (
-            PlannedLot(name, role, of, before, removed, tuple(places[start:stop]))
-            for (name, role, of, before, removed), (start, stop) in zip(
+            PlannedLot(*identity, places=_Rows(places.slice(start, stop - start)))
+            for identity, (start, stop) in zip(
                 identities, itertools.pairwise(ends), strict=True
             )
         )
@@ -117,29 +138,27 @@ class LotPlan:
         """Writes the plan into a run folder, unless it was read from there."""
         if self.is_written:
             return
-        rows = [
-            (*lot.identity, os.fsencode(uri), mark)
-            for lot in self.lots
-            for uri, mark in lot.places
-        ]
-        columns = zip(*rows, strict=True)
-        arrays = map(pa.array, columns, _SCHEMA.types)
+        rows = [_SCHEMA.empty_table(), *map(_rows_of, self.lots)]
+        table = pa.concat_tables(rows).combine_chunks()
         sink = pa.BufferOutputStream()
-        table = pa.table(list(arrays), schema=_SCHEMA)
         pq.write_table(table, sink, compression="zstd")
         files.write(files.join(root, *NAME.split("/")), sink.getvalue().to_pybytes())
 
     def add(
-        self, role: Role, source: ImageTextSource, shards: Sequence[Shard], size: int
+        self,
+        role: Role,
+        source: ImageTextSource,
+        uri_to_mark: Mapping[str, str],
+        size: int,
     ) -> tuple["LotPlan", tuple[Lot, ...]]:
         """The lots of the listed shards of a source, and the plan that knows them all.
 
         Args:
-          shards: sorted by path.
+          uri_to_mark: path of each shard to its mark.
           size: how many shards a new lot has at most.
         """
         known = [x for x in self.lots if (x.role, x.source_name) == (role, source.name)]
-        left = {shard.uri: shard.mark for shard in shards}
+        left = dict(uri_to_mark)
         chosen = list(_take_known(known, left))
         number = max((_number_of(lot.name) for lot in known), default=-1) + 1
         places = sorted(left.items())
@@ -155,17 +174,22 @@ class LotPlan:
         return (LotPlan((*self.lots, *new)) if new else self), lots
 
     def paths(self, role: Role, source_name: str) -> list[str]:
-        """The paths of all shards of a source that are known, sorted."""
+        """The paths of the shards of all lots of a source that are known, sorted."""
         known = ((role, source_name) == (x.role, x.source_name) for x in self.lots)
         lots = itertools.compress(self.lots, known)
-        return sorted({uri for lot in lots for uri, _ in lot.places})
+        return sorted(uri for lot in lots for uri, _ in lot.places)
 
     def changed(self, lots: Iterable[Lot]) -> dict[str, tuple[str, ...]]:
         """Name of each known lot to its shards that hold something else now."""
+        lots = list(lots)
+        names = {lot.name for lot in lots}
+        others = [lot for lot in self.lots if lot.name not in names]
+        if not others:  # a lot of the same name has the same marks
+            return {}
         marks = {shard.uri: shard.mark for lot in lots for shard in lot.shards}
         found = {
             lot.name: tuple(u for u, mark in lot.places if marks.get(u, mark) != mark)
-            for lot in self.lots
+            for lot in others
         }
         return {name: uris for name, uris in found.items() if uris}
 
@@ -189,6 +213,14 @@ class LotPlan:
         return self if len(lots) == len(self.lots) else LotPlan(lots)
 
 
+def _rows_of(lot: PlannedLot) -> pa.Table:
+    """The rows of a lot in the table of the plan."""
+    uris, marks = zip(*lot.places, strict=True)
+    same = [pa.repeat(text, len(uris)) for text in lot.identity]
+    places = (pa.array(map(os.fsencode, uris)), pa.array(marks))
+    return pa.table([*same, *places], schema=_SCHEMA)
+
+
 def _starts_of_runs(column: pa.ChunkedArray) -> list[int]:
     """The positions of values that differ from the one before."""
     if not len(column):
@@ -206,14 +238,14 @@ def _take_known(
     """
     name_to_lot = {lot.name: lot for lot in known}
     for lot in known:
-        kept = [(uri, left[uri]) for uri, _ in lot.places if uri in left]
-        if not kept:
-            continue
-        parts = (lot.base, lot.role, lot.source_name)
-        now = _make_lot(*parts, kept, lot.name, lot.removed)
-        yield lot if now.name == lot.name else name_to_lot.get(now.name, now)
-        for uri, _ in kept:
-            del left[uri]
+        places = list(lot.places)
+        kept = [(uri, left.pop(uri)) for uri, _ in places if uri in left]
+        if kept == places:
+            yield lot
+        elif kept:
+            parts = (lot.base, lot.role, lot.source_name)
+            now = _make_lot(*parts, kept, lot.name, lot.removed)
+            yield name_to_lot.get(now.name, now)
 
 
 def _make_lot(
@@ -253,10 +285,12 @@ def singles(source: ImageTextSource) -> tuple[Lot, ...]:
 
 def plan_lots(
     plan: LotPlan,
-    role_to_listed: Mapping[Role, Mapping[ImageTextSource, Sequence[Shard]]],
+    role_to_listed: Mapping[Role, Mapping[ImageTextSource, Mapping[str, str]]],
     size: int,
 ) -> tuple[LotPlan, dict[Role, tuple[Lot, ...]]]:
     """Plans the lots of all listed shards, by role and in the order of sources.
+
+    Of a source, the path of each shard to its mark is listed.
 
     Args:
       plan: that of the lots which are known.
@@ -264,8 +298,8 @@ def plan_lots(
     role_to_lots: dict[Role, tuple[Lot, ...]] = {}
     for role, listed in role_to_listed.items():
         lots: list[Lot] = []
-        for source, shards in listed.items():
-            plan, found = plan.add(role, source, shards, size)
+        for source, uri_to_mark in listed.items():
+            plan, found = plan.add(role, source, uri_to_mark, size)
             lots += found
         role_to_lots[role] = tuple(lots)
     return plan, role_to_lots

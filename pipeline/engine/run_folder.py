@@ -26,7 +26,7 @@ from pipeline.records import Pair, content_hash
 from pipeline.sources import drop_lists
 from pipeline.sources.drop_lists import ListFile
 from pipeline.sources.imported_captions import ImportedFile
-from pipeline.sources.shards import Lot, list_shards
+from pipeline.sources.shards import Lot, list_marks
 from pipeline.storage import files, patterns
 from pipeline.storage.tables import LotTables, schema_of
 
@@ -341,15 +341,17 @@ def _plan_lots(
     removals.expect_finished(root)
     known, removed = LotPlan.read(root), Removals.read(root)
     listed = {
-        role: {s: list_shards(s, known.paths(role, s.name)) for s in each}
+        role: {s: list_marks(s, known.paths(role, s.name)) for s in each}
         for role, each in listed_lots.sets_of(config).items()
     }
-    pool = {
-        source: tuple(x for x in found if not removed.is_out(source.name, x.uri))
-        for source, found in listed["pool"].items()
-    }
+    pool = listed["pool"]
+    if removed.sources or removed.shards:  # else a million are asked about for nothing
+        pool = {
+            s: {u: mark for u, mark in found.items() if not removed.is_out(s.name, u)}
+            for s, found in pool.items()
+        }
     if len(config.sources) > 1:
-        patterns.expect_different((x.uri, s.name) for s in pool for x in pool[s])
+        patterns.expect_different((uri, s.name) for s in pool for uri in pool[s])
     listed["pool"] = pool
     return lot_plan.plan_lots(known, listed, config.shards_per_lot)
 

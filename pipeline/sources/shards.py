@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 
@@ -51,13 +52,45 @@ class Shard:
         return files.mark(self.uri) not in ("", self.mark)
 
 
+class PlannedShards(Sequence[Shard]):
+    """Shards of a source, each made when it is asked for: few commands ask for any.
+
+    Workers get them as a tuple.
+    """
+
+    def __init__(
+        self, source: ImageTextSource, places: Sequence[tuple[str, str]]
+    ) -> None:
+        self._source, self._places = source, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @typing.overload
+    def __getitem__(self, index: int) -> Shard: ...
+
+    @typing.overload
+    def __getitem__(self, index: slice) -> tuple[Shard, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Shard | tuple[Shard, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        return Shard(self._source, *self._places[index])
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (Shard(self._source, *place) for place in self._places)
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[Shard, ...]]]:
+        return tuple, (tuple(self),)
+
+
 @dataclasses.dataclass(frozen=True)
 class Lot:
     """A lot: a fixed list of shards of one source, the unit of every table."""
 
     source: ImageTextSource
     name: str  # of its tables: `<base>-<digest of the shards>`
-    shards: tuple[Shard, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    shards: Sequence[Shard] = dataclasses.field(default=(), compare=False, repr=False)
     predecessor: str = ""  # the lot whose rows it takes over where shards are the same
 
     @property
@@ -70,10 +103,13 @@ def _short_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def list_shards(
-    source: ImageTextSource, known: Sequence[str] = ()
-) -> tuple[Shard, ...]:
-    """The shards of a source, sorted by path.
+def list_shards(source: ImageTextSource) -> tuple[Shard, ...]:
+    """The shards of a source, sorted by path; raises as `list_marks` does."""
+    return tuple(Shard(source, *place) for place in list_marks(source).items())
+
+
+def list_marks(source: ImageTextSource, known: Sequence[str] = ()) -> dict[str, str]:
+    """Path to mark of the shards of a source, sorted by path.
 
     Args:
       known: sorted paths of an earlier listing, which make this one faster.
@@ -91,7 +127,7 @@ def list_shards(
                 f"{source.name}={' '.join(patterns.as_tuple(source.pattern))}: expected"
                 f" .tar or .parquet files only, but it matches {uri}"
             )
-    return tuple(Shard(source, uri, mark) for uri, mark in uri_to_mark.items())
+    return uri_to_mark
 
 
 def check_columns(shards: Sequence[Shard]) -> None:

@@ -25,7 +25,7 @@ from pipeline.report.run_comparison import OtherRun
 from pipeline.selection import ledger as ledgers
 from pipeline.selection import rules
 from pipeline.selection.lot_decisions import open_lot
-from pipeline.sources.shards import Lot, list_shards
+from pipeline.sources.shards import Lot, list_marks
 from pipeline.storage.tables import to_table
 from tests.support.score_tables import select
 from tests.support.tiny_run import encoded
@@ -115,7 +115,7 @@ def make_run(
         for number, rows in enumerate(shard_rows):
             _write_shard(root / role / f"{number:02d}.tar", rows)
     listed = {
-        role: {source: list_shards(source)}
+        role: {source: list_marks(source)}
         for role, source in zip(lot_plan.ROLES, sources.values(), strict=True)
     }
     plan, planned = lot_plan.plan_lots(lot_plan.LotPlan(), listed, size=1)

@@ -10,7 +10,7 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.engine import listed_lots, lot_plan
 from pipeline.engine.lot_plan import LotPlan
 from pipeline.engine.run_folder import RunFolder
-from pipeline.sources.shards import list_shards
+from pipeline.sources.shards import list_marks
 
 CONFIG = CurationConfig(EncoderConfig("null"), SelectionConfig(), shards_per_lot=2)
 
@@ -20,7 +20,7 @@ def listed(folder: Path, pattern: str = "*.tar") -> RunFolder:
     source = ImageTextSource("web", str(folder / pattern))
     config = dataclasses.replace(CONFIG, sources=(source,))
     root = str(folder / "run")
-    found = {"pool": {source: list_shards(source)}, "evaluation": {}, "seeds": {}}
+    found = {"pool": {source: list_marks(source)}, "evaluation": {}, "seeds": {}}
     plan, lots = lot_plan.plan_lots(LotPlan.read(root), found, config.shards_per_lot)
     return RunFolder(root, config, *lots.values(), {"null": ""}, plan=plan)
 

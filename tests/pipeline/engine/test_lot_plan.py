@@ -1,5 +1,7 @@
 """Tests of the plan of lots: what makes new lots, and what succeeds old ones."""
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +14,9 @@ from pipeline.sources.shards import Lot, Shard
 WEB = ImageTextSource("web", "web/*")
 
 
-def shards(*names: str) -> list[Shard]:
+def shards(*names: str) -> dict[str, str]:
     """Shards by path, or by path and mark: `a` or `a=1`."""
-    places = (name.partition("=")[::2] for name in sorted(names))
-    return [Shard(WEB, uri, mark) for uri, mark in places]
+    return dict(name.partition("=")[::2] for name in sorted(names))
 
 
 def plan(known: LotPlan, *names: str, size: int = 2) -> tuple[LotPlan, list[Lot]]:
@@ -71,7 +72,7 @@ def test_lots_of_sources_and_roles_have_names_of_their_own():
     known, (pool,) = plan(LotPlan(), "a")
     known, (seeds,) = known.add("seeds", WEB, shards("a"), 2)
     other = ImageTextSource("w b", "a")
-    _, (odd,) = known.add("pool", other, [Shard(other, "a")], 2)
+    _, (odd,) = known.add("pool", other, shards("a"), 2)
     assert bases([pool, seeds, odd]) == ["web-00000", "seeds-web-00000", "w_b-00000"]
 
 
@@ -80,14 +81,20 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     known, _ = plan(LotPlan(), "a=1", "b", "c=2", odd)
     assert LotPlan.read(str(tmp_path)) == LotPlan()
     known.write(str(tmp_path))
-    assert LotPlan.read(str(tmp_path)) == known
+    found = LotPlan.read(str(tmp_path))
+    assert found == known
+    assert [(*lot.places,) for lot in found.lots] == [(*x.places,) for x in known.lots]
+    (lot,) = found.lots[:1]
+    shards_of_lot = lot.to_lot(WEB).shards
+    assert shards_of_lot[0] == Shard(WEB, "a", "1")
+    assert pickle.loads(pickle.dumps(shards_of_lot)) == tuple(shards_of_lot)
     written = (tmp_path / "lots" / "plan.parquet").stat()
     LotPlan.read(str(tmp_path)).write(str(tmp_path))
     assert (tmp_path / "lots" / "plan.parquet").stat() == written
 
 
 def test_a_lot_of_one_shard_is_named_by_it():
-    (before,), (after,) = shards("a=1"), shards("a=2")
+    before, after = Shard(WEB, "a", "1"), Shard(WEB, "a", "2")
     assert single(before).base == single(after).base
     assert single(before).name != single(after).name
     assert single(before).shards == (before,)
@@ -110,7 +117,7 @@ def test_each_listed_shard_is_in_one_lot_whatever_was_listed_before(listings, si
         names = [f"{uri}={mark}" for uri, mark in listing.items()]
         known, lots = plan(known, *names, size=size)
         found = [shard for lot in lots for shard in lot.shards]
-        assert sorted(found, key=lambda shard: shard.uri) == shards(*names)
+        assert sorted((one.uri, one.mark) for one in found) == [*shards(*names).items()]
         assert len({lot.name for lot in lots}) == len(lots)
         assert all(len(lot.shards) <= size for lot in lots)
         assert plan(known, *names, size=size) == (known, lots)

@@ -79,9 +79,8 @@ def test_a_lot_that_lost_a_shard_takes_the_rows_of_the_others_over(crawl):
     run = lots_of(crawl, "run")
     score(run)
     (crawl / "a.tar").unlink()
-    plan, lots = run.plan.add(
-        "pool", run.lots[0].source, run.lots[0].shards[1:], size=2
-    )
+    (source,) = run.config.sources
+    plan, lots = run.plan.add("pool", source, shards.list_marks(source), size=2)
     left = dataclasses.replace(run, lots=lots, plan=plan)
     assert score(left) == {"pairs_taken_over": N_PAIRS}
     assert texts_of(left, lots[0]) == texts_of(run, run.lots[0])[N_PAIRS:]
@@ -94,7 +93,7 @@ def test_a_shard_that_changed_is_scored_and_its_neighbours_are_taken_over(crawl)
     score(run)
     write_shard(crawl / "b.tar", *rows_of("one", "two"))
     (source,) = run.config.sources
-    plan, lots = run.plan.add("pool", source, shards.list_shards(source), size=2)
+    plan, lots = run.plan.add("pool", source, shards.list_marks(source), size=2)
     changed = dataclasses.replace(run, lots=lots, plan=plan)
     counters = score(changed)
     assert (counters["pairs_taken_over"], counters["pairs"]) == (N_PAIRS, 2)

@@ -80,7 +80,7 @@ def make_run(folder: Path, **changes) -> RunFolder:
     config = CurationConfig(**fields | changes)
     sets = (config.sources, config.evaluation_sets, config.seed_sets)
     listed = {
-        role: {source: shards.list_shards(source) for source in each}
+        role: {source: shards.list_marks(source) for source in each}
         for role, each in zip(lot_plan.ROLES, sets, strict=True)
     }
     root = str(folder / "run")

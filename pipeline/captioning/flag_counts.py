@@ -16,6 +16,7 @@ from pipeline.storage.json_files import read_json
 
 RECEIPT_NAME = "complete.json"  # beside the tables: for which inputs all are there
 INPUTS, KEPT_PAIRS, COUNTS = "inputs", "kept", "granularities"  # in summaries
+LENGTHS = "lengths"  # granularity to how many captions have so many words
 
 
 def is_complete(run: RunFolder) -> bool:

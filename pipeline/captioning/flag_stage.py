@@ -222,6 +222,7 @@ class _FlagLot(beam.DoFn):
             facts = {
                 flag_counts.INPUTS: inputs,
                 flag_counts.COUNTS: _counts(captions, rows),
+                flag_counts.LENGTHS: _lengths(rows),
                 flag_counts.KEPT_PAIRS: self._inputs.count_kept(lot),
             }
             self._flags.replace(lot.name, to_table(rows, FlaggedCaption), facts)
@@ -281,6 +282,14 @@ def _counts(
         one = FlagCounts(1, bool(row.flags), counts, is_new)
         found[row.granularity] = found[row.granularity].add(one)
     return {name: vars(counts) for name, counts in found.items()}
+
+
+def _lengths(rows: Iterable[FlaggedCaption]) -> dict[str, dict[int, int]]:
+    """Granularity to the number of words to how many captions have so many."""
+    found: dict[str, dict[int, int]] = collections.defaultdict(collections.Counter)
+    for row in rows:
+        found[row.granularity][row.n_words] += 1
+    return found
 
 
 def _count_rows(rows: list[FlaggedCaption]) -> None:

@@ -7,7 +7,7 @@ that are as they were when that file was written; only the others are read.
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +19,6 @@ from pipeline.storage.tables import SUMMARY_SUFFIX
 
 CACHE_NAME = "summaries.cache"  # which no pattern of tables or summaries matches
 
-_TABLE, _SUMMARY = ".parquet", SUMMARY_SUFFIX
 _MIN_CACHED = 64  # fewer are read as fast as one
 _N_FOLDERS_AT_ONCE = 8
 _N_NAMED = 3  # damaged ones in a line
@@ -39,6 +38,9 @@ class Summaries(Mapping[str, dict[str, Any]]):
     asked for: ten thousand of them parsed would take gigabytes.
     """
 
+    suffix = SUMMARY_SUFFIX
+    table_suffix = ".parquet"  # of what a summary is of
+
     def __init__(
         self, folder: str, name_to_kept: Mapping[str, _Kept], is_cached: bool
     ) -> None:
@@ -54,17 +56,62 @@ class Summaries(Mapping[str, dict[str, Any]]):
           ValueError: if some are damaged, with a line that names them.
         """
         cached = _read_cache(folder)
-        name_to_mark = _list(folder, cached)
+        name_to_mark = cls._list(folder, cached)
         kept = {
             name: found
             for name, mark in name_to_mark.items()
             if (found := cached.get(name)) and found.mark == mark
         }
         is_cached = len(kept) == len(cached) == len(name_to_mark)
-        kept |= _read_new(
-            folder, name_to_mark, [n for n in name_to_mark if n not in kept]
-        )
+        new = {n: mark for n, mark in name_to_mark.items() if n not in kept}
+        kept |= cls._read_new(folder, new)
         return cls(folder, dict(sorted(kept.items())), is_cached)
+
+    @classmethod
+    def _list(cls, folder: str, known: Iterable[str]) -> dict[str, str]:
+        """Lot to the mark of its summary, sorted by name."""
+        endings = {cls.suffix, cls.table_suffix}
+        paths = [files.join(folder, name + end) for name in known for end in endings]
+        found = files.list_below(folder, sorted(paths))
+        return {
+            name: facts.mark
+            for path, facts in sorted(found.items())
+            if path.endswith(cls.suffix)
+            and (name := path.removesuffix(cls.suffix)) + cls.table_suffix in found
+        }
+
+    @classmethod
+    def _read_new(
+        cls, folder: str, name_to_mark: Mapping[str, str]
+    ) -> dict[str, _Kept]:
+        paths = [files.join(folder, name + cls.suffix) for name in name_to_mark]
+        kept, damaged = {}, []
+        found = zip(name_to_mark, paths, files.read_many(paths), strict=True)
+        for name, path, data in found:
+            if isinstance(data, FileNotFoundError):  # removed since it was listed
+                continue
+            if isinstance(data, OSError):
+                raise data
+            if cls.is_whole(data):
+                kept[name] = _Kept(name_to_mark[name], data)
+            else:
+                damaged.append(path)
+        if damaged:
+            cls.report_damage(folder, damaged)
+        return kept
+
+    @classmethod
+    def is_whole(cls, data: bytes) -> bool:
+        """Whether a file holds a summary."""
+        try:
+            return isinstance(json.loads(data), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    @classmethod
+    def report_damage(cls, folder: str, paths: Sequence[str]) -> None:
+        """Raises ValueError on damaged summaries."""
+        raise ValueError(_describe_damage(folder, paths))
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         return json.loads(bytes(self._name_to_kept[name].data))
@@ -110,48 +157,6 @@ def _read_cache(folder: str) -> dict[str, _Kept]:
         return dict(zip(names.to_pylist(), kept, strict=True))
     except (AttributeError, OSError, ValueError):
         return {}
-
-
-def _list(folder: str, known: Mapping[str, _Kept]) -> dict[str, str]:
-    """Lot to the mark of its summary, sorted by name."""
-    paths = [
-        files.join(folder, f"{name}{ending}")
-        for name in known
-        for ending in (_SUMMARY, _TABLE)
-    ]
-    found = files.list_below(folder, sorted(paths))
-    return {
-        name: facts.mark
-        for path, facts in sorted(found.items())
-        if path.endswith(_SUMMARY)
-        and (name := path.removesuffix(_SUMMARY)) + _TABLE in found
-    }
-
-
-def _read_new(
-    folder: str, name_to_mark: Mapping[str, str], names: Sequence[str]
-) -> dict[str, _Kept]:
-    paths = [files.join(folder, f"{name}{_SUMMARY}") for name in names]
-    kept, damaged = {}, []
-    for name, path, data in zip(names, paths, files.read_many(paths), strict=True):
-        if isinstance(data, FileNotFoundError):  # removed since it was listed
-            continue
-        if isinstance(data, OSError):
-            raise data
-        if _is_object(data):
-            kept[name] = _Kept(name_to_mark[name], data)
-        else:
-            damaged.append(path)
-    if damaged:
-        raise ValueError(_describe_damage(folder, damaged))
-    return kept
-
-
-def _is_object(data: bytes) -> bool:
-    try:
-        return isinstance(json.loads(data), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _describe_damage(folder: str, paths: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.summaries import Summaries, read_folders
 from pipeline.export import manifest, receipts
-from pipeline.export.receipts import Inputs
+from pipeline.export.receipts import Inputs, Receipts
 from pipeline.export.samples import SampleTables
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.sources.shards import Lot
@@ -46,8 +46,9 @@ def stale_lots(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> list[Lot
     folder = shard_format.path(run.root)
     there = names_in(folder)
     stale = []
-    found = receipts.read(folder, run.lots)
-    for (lot, inputs), receipt in zip(lot_inputs(run), found, strict=True):
+    found = Receipts.of(folder)
+    for lot, inputs in lot_inputs(run):
+        receipt = found.find(lot)
         if receipt is None or receipt.inputs != inputs or receipt.failures:
             stale.append(lot)
             continue

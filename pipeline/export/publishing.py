@@ -13,7 +13,7 @@ from pipeline.engine.counters import Counters
 from pipeline.engine.run_folder import RunFolder
 from pipeline.export import manifest, receipts
 from pipeline.export.completeness import names_in
-from pipeline.export.receipts import Receipt
+from pipeline.export.receipts import Receipt, Receipts
 from pipeline.export.shard_formats import TFRECORD, ShardFormat
 from pipeline.storage import files
 from pipeline.storage.object_urls import is_object_url
@@ -29,7 +29,8 @@ def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
         the manifest and its shards stay as they were.
     """
     folder = shard_format.path(run.root)
-    found = _read_receipts(run, folder)
+    written = Receipts.of(folder)
+    found = _expect_all(run, folder, written)
     content = manifest.complete(manifest.header(run), run.lots, found)
     n_tried = content["n_samples"] + content["n_failed"]
     bound = run.config.max_failed_share
@@ -41,13 +42,14 @@ def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
         raise ValueError(f"{path}: expected a file of a shard; run `export` again")
     _swap(files.join(folder, manifest.NAME), content)
     _remove_other_receipts(folder, {lot.name for lot in run.lots})
+    written.write_cache()
     left_out = manifest.left_out(there, named)
     files.delete(folder, left_out)  # last: while one is there, an export is not over
     return {"files_removed": len(left_out)} if left_out else {}
 
 
-def _read_receipts(run: RunFolder, folder: str) -> list[Receipt]:
-    found = list(receipts.read(folder, run.lots))
+def _expect_all(run: RunFolder, folder: str, written: Receipts) -> list[Receipt]:
+    found = list(map(written.find, run.lots))
     missing = [
         lot.name
         for lot, receipt in zip(run.lots, found, strict=True)

@@ -8,13 +8,14 @@ is done.
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig
 from pipeline.config.fingerprint import fingerprint
 from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.summaries import Summaries
 from pipeline.export.samples import SampleTables
 from pipeline.records import SCHEMA_VERSION
 from pipeline.sources.shards import Lot
@@ -64,12 +65,16 @@ class Receipt:
     def parse(cls, data: bytes) -> Self | None:
         """The receipt that a file holds; None if it is damaged."""
         try:
-            found = json.loads(data)
-            shards = tuple(ShardFacts(**shard) for shard in found["shards"])
-            counts = Counts(**found["counts"])
-            return cls(found["inputs"], counts, shards, found["failures"])
+            return cls.of(json.loads(data))
         except (KeyError, TypeError, ValueError):
             return None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The receipt that a JSON object describes."""
+        shards = tuple(ShardFacts(**shard) for shard in content["shards"])
+        counts = Counts(**content["counts"])
+        return cls(content["inputs"], counts, shards, content["failures"])
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"
@@ -80,16 +85,36 @@ def path(folder: str, lot_name: str) -> str:
     return files.join(folder, FOLDER, lot_name + SUFFIX)
 
 
-def read(folder: str, lots: Sequence[Lot]) -> Iterator[Receipt | None]:
-    """The receipts of lots, in their order; None where there is none."""
-    paths = [path(folder, lot.name) for lot in lots]
-    for data in files.read_many(paths):
-        if isinstance(data, FileNotFoundError):
-            yield None
-        elif isinstance(data, OSError):
-            raise data
-        else:
-            yield Receipt.parse(data)
+class Receipts(Summaries):
+    """The receipts of a folder of shards by lot, without those that are damaged."""
+
+    suffix = table_suffix = SUFFIX
+
+    @classmethod
+    def of(cls, folder: str) -> Self:
+        """Those of all lots; `folder` is that of the shards."""
+        return cls.read(files.join(folder, FOLDER))
+
+    @classmethod
+    def is_whole(cls, data: bytes) -> bool:
+        return Receipt.parse(data) is not None
+
+    @classmethod
+    def report_damage(cls, folder: str, paths: Sequence[str]) -> None:
+        """Nothing: a lot without a receipt is exported again."""
+
+    def find(self, lot: Lot) -> Receipt | None:
+        """The receipt of a lot; None if it has none."""
+        content = self.get(lot.name)
+        return None if content is None else Receipt.of(content)
+
+
+def read(folder: str, lot: Lot) -> Receipt | None:
+    """The receipt of one lot; None if it has none."""
+    try:
+        return Receipt.parse(files.read(path(folder, lot.name)))
+    except FileNotFoundError:
+        return None
 
 
 def write(folder: str, lot_name: str, receipt: Receipt) -> None:

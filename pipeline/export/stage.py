@@ -121,7 +121,7 @@ class _PlanLot(_WithCaptions):
         inputs = receipts.inputs_of(lot, work.tables, self._captions, work.settings)
         samples = LotSamples(work.tables, self._captions, lot)
         planned, counts = plan_shards(samples, work.config, work.identity)
-        (last,) = receipts.read(work.folder, [lot])
+        last = receipts.read(work.folder, lot)
         known = {} if last is None else {shard.name: shard for shard in last.shards}
         parts = _divide(planned, _N_ITEMS)
         for number, shards in enumerate(parts):

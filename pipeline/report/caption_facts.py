@@ -7,14 +7,17 @@ of flags, the captions of a few pairs, and the words of some thousand captions.
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.captioning import flag_counts
 from pipeline.captioning.flags import words
 from pipeline.engine.caption_tables import CaptionTables, captions_of
 from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.summaries import Summaries
 from pipeline.records import FlaggedCaption, Pair
 from pipeline.report.pair_facts import PairFacts
 from pipeline.sources.shards import Lot
@@ -79,7 +82,10 @@ class CaptionLengths:
 
 
 def read_lengths(run: RunFolder) -> dict[str, CaptionLengths]:
-    """Returns granularity to lengths and flags, of granularities with captions."""
+    """Returns granularity to lengths and flags, of granularities with captions.
+
+    From summaries; those that a removal writes say neither, and their tables do.
+    """
     granularities = [granularity.name for granularity in run.config.granularities]
     found = {
         name: CaptionLengths(np.zeros(MAX_LENGTH + 1, np.int64), collections.Counter())
@@ -88,14 +94,30 @@ def read_lengths(run: RunFolder) -> dict[str, CaptionLengths]:
     if not granularities:
         return {}
     tables = run.flags
-    there = tables.lot_names()
+    summaries = Summaries.read(tables.folder)
     for lot in run.lots:
-        if lot.name in there:
-            columns = ["granularity", "flags", "n_words"]
-            table = tables.read(lot.name, columns)
-            for name, one in found.items():
-                _add(one, table.filter(pc.equal(table["granularity"], name)))
+        summary = summaries.get(lot.name)
+        if summary is None:
+            continue
+        if flag_counts.LENGTHS in summary:
+            _add_summary(found, summary)
+            continue
+        table = tables.read(lot.name, ["granularity", "flags", "n_words"])
+        for name, one in found.items():
+            _add(one, table.filter(pc.equal(table["granularity"], name)))
     return {name: one for name, one in found.items() if one.n_captions}
+
+
+def _add_summary(
+    name_to_found: Mapping[str, CaptionLengths], summary: Mapping[str, Any]
+) -> None:
+    """Adds what a summary of flags says of a lot."""
+    for name, n_words_to_n in summary[flag_counts.LENGTHS].items():
+        found, flagged = name_to_found[name], summary[flag_counts.COUNTS][name]
+        for n_words, n in n_words_to_n.items():
+            found.counts[min(int(n_words), MAX_LENGTH)] += n
+        found.n_flagged += flagged["n_flagged"]
+        found.flags.update(flagged["flag_to_count"])
 
 
 def _add(found: CaptionLengths, table: pa.Table) -> None:

@@ -7,7 +7,7 @@ them, and counts of all pairs. Reads the parts of the report, which are small.
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.summaries import Summaries
-from pipeline.report import lot_parts
+from pipeline.report import joined_parts, lot_parts
 from pipeline.report.lot_parts import (
     LANGUAGES,
     N_EXAMPLES,
     N_READABLE,
     Bounds,
     PartMaker,
-    from_part,
+    from_parts,
 )
 from pipeline.report.pair_facts import PairFacts, Reader, References
 from pipeline.report.sampling import PairLocation, SmallestKeys
@@ -30,7 +30,6 @@ from pipeline.selection.lot_decisions import OUTCOMES
 from pipeline.storage.prefetch import map_ahead
 
 _N_LOTS_AHEAD = 1  # of which parts are made here
-_N_READ_AT_ONCE = 64  # parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,26 +62,28 @@ def scan_decisions(
 
     Makes the parts of lots that lack theirs.
     """
-    parts = _make_missing(run, bounds, references)
+    summaries = _make_missing(run, bounds, references)
     examples = {str(outcome): SmallestKeys(N_EXAMPLES) for outcome in OUTCOMES}
     sample = SmallestKeys(bounds.n_sample)
     languages: collections.Counter[tuple[str, bool]] = collections.Counter()
-    location_to_facts: dict[PairLocation, PairFacts] = {}
     n_readable = 0
-    for number, table in _read_parts(run):
-        lot = run.lots[number]
-        summary = parts[lot.name]
+    for lot in run.lots:
+        summary = summaries[lot.name]
         n_readable += summary[N_READABLE]
         for code, (n_pairs, n_kept) in summary[LANGUAGES].items():
             languages[code, True] += n_kept
             languages[code, False] += n_pairs - n_kept
-        _add_smallest(sample, number, table, "sample_key", bounds.sample)
-        outcomes = pc.struct_field(table["decision"], "outcome")
-        for outcome in pc.unique(outcomes).to_pylist():
-            rows = table.filter(pc.equal(outcomes, outcome))
-            _add_smallest(examples[outcome], number, rows, "example_key", np.inf)
-        facts = from_part(table, lot, number)
-        location_to_facts |= {one.location: one for one in facts}
+    table, numbers = joined_parts.read(lot_parts.tables(run), summaries, run.lots)
+    _add_smallest(sample, numbers, table, "sample_key", bounds.sample)
+    outcomes = pc.struct_field(table["decision"], "outcome")
+    for outcome in pc.unique(outcomes).to_pylist():
+        is_of = pc.equal(outcomes, outcome)
+        of_rows = numbers[is_of.to_numpy()]
+        _add_smallest(
+            examples[outcome], of_rows, table.filter(is_of), "example_key", np.inf
+        )
+    facts = from_parts(table, run.lots, numbers)
+    location_to_facts = {one.location: one for one in facts}
     scan = Scan(
         n_readable=n_readable,
         outcome_to_examples={name: one.locations() for name, one in examples.items()},
@@ -105,22 +106,18 @@ def _make_missing(run: RunFolder, bounds: Bounds, references: References) -> Sum
     return found
 
 
-def _read_parts(run: RunFolder) -> Iterator[tuple[int, pa.Table]]:
-    """Position of a lot to its part, in order."""
-    names = [lot.name for lot in run.lots]
-    found = map_ahead(
-        lot_parts.tables(run).read, names, _N_READ_AT_ONCE, n_threads=_N_READ_AT_ONCE
-    )
-    return enumerate(found)
-
-
 def _add_smallest(
-    smallest: SmallestKeys, number: int, table: pa.Table, key: str, bound: float
+    smallest: SmallestKeys,
+    numbers: np.ndarray,
+    table: pa.Table,
+    key: str,
+    bound: float,
 ) -> None:
-    """Adds the rows of a part that have a key below a bound."""
+    """Adds the rows of parts that have a key below a bound."""
     keys = table[key].to_numpy()  # NaN where there is none
     is_below = keys < bound
-    smallest.add(number, table["row"].to_numpy()[is_below], keys[is_below])
+    rows = table["row"].to_numpy()[is_below]
+    smallest.add(numbers[is_below], rows, keys[is_below])
 
 
 def _group_by_code(

@@ -177,7 +177,7 @@ def _smallest(
 
 
 def _columns(facts: Sequence[PairFacts]) -> dict[str, Any]:
-    """Facts as columns; `from_part` reads them."""
+    """Facts as columns; `from_parts` reads them."""
     structs: dict[str, Any] = {
         name: to_table([getattr(one, name) for one in facts], kind).to_struct_array()
         for name, kind in _NAME_TO_TYPE.items()
@@ -210,19 +210,21 @@ _NAME_TO_MATCH: Mapping[str, Any] = {
 }
 
 
-def from_part(table: pa.Table, lot: Lot, number: int) -> list[PairFacts]:
-    """The pairs of a part of a lot, in its order."""
+def from_parts(
+    table: pa.Table, lots: Sequence[Lot], numbers: np.ndarray
+) -> list[PairFacts]:
+    """The pairs of parts in their order, each of the lot of its number."""
     structs = {
         name: from_table(pa.Table.from_struct_array(table[name]), kind)
         for name, kind in _NAME_TO_TYPE.items()
     }
     rest = ("row", "n_words", "alignment_score", "drops", *_NAME_TO_MATCH)
     columns = (table[name].to_pylist() for name in rest)
-    rows = zip(*structs.values(), *columns, strict=True)
+    rows = zip(numbers.tolist(), *structs.values(), *columns, strict=True)
     return [
         PairFacts(
             location=PairLocation(number, row),
-            lot=lot,
+            lot=lots[number],
             pair=pair,
             n_words=n_words,
             decision=decision,
@@ -232,7 +234,18 @@ def from_part(table: pa.Table, lot: Lot, number: int) -> list[PairFacts]:
             evaluation=near and Match(**near),
             seed=seed and Match(**seed),
         )
-        for pair, language, decision, row, n_words, score, drops, near, seed in rows
+        for (
+            number,
+            pair,
+            language,
+            decision,
+            row,
+            n_words,
+            score,
+            drops,
+            near,
+            seed,
+        ) in rows
     ]
 
 

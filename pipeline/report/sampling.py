@@ -40,13 +40,14 @@ class SmallestKeys:
         self._lot = np.empty(0, np.int64)
         self._row = np.empty(0, np.int64)
 
-    def add(self, lot: int, rows: np.ndarray, keys: np.ndarray) -> None:
-        """Adds rows of one lot; each lot is added once."""
+    def add(self, lots: np.ndarray | int, rows: np.ndarray, keys: np.ndarray) -> None:
+        """Adds rows of one lot or of several; each lot is added once."""
+        lots = np.broadcast_to(lots, rows.shape)
         if len(self._keys) > self._n:
             is_small = keys <= self._keys[-1]
-            rows, keys = rows[is_small], keys[is_small]
+            lots, rows, keys = lots[is_small], rows[is_small], keys[is_small]
         all_keys = np.concatenate([self._keys, keys])
-        all_lots = np.concatenate([self._lot, np.full(len(rows), lot)])
+        all_lots = np.concatenate([self._lot, lots])
         all_rows = np.concatenate([self._row, rows])
         order = np.lexsort((all_rows, all_lots, all_keys))[: self._n + 1]
         self._keys, self._lot = all_keys[order], all_lots[order]

@@ -34,6 +34,7 @@ from pipeline.records import (
     content_hash,
     sample_id,
 )
+from pipeline.report import caption_facts
 from pipeline.storage.tables import LotTables, from_table
 from tests.support.tiny_run import (
     bytes_of,
@@ -440,6 +441,28 @@ def test_status_counts_flags_by_granularity(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "  flagged: 1 of 5 captions (length 1)" in lines
     assert "  flagged: 2 of 3 captions (equals_other 1, language 1)" in lines
+
+
+def test_lengths_of_captions_come_from_summaries_or_else_from_tables(tmp_path):
+    run_folder = two_lots(tmp_path)
+    flag(run_folder)
+
+    def lengths() -> dict:
+        return {
+            name: (one.counts.tolist(), one.n_flagged, dict(one.flags))
+            for name, one in caption_facts.read_lengths(run_folder).items()
+        }
+
+    found = lengths()
+    assert {name: sum(counts) for name, (counts, *_) in found.items()} == {
+        "short": 5,
+        "long": 3,
+    }
+    assert found["short"][1:] == (1, {"length": 1})
+    tables = run_folder.flags
+    for lot in run_folder.lots:  # as a takedown leaves them
+        tables.write(lot.name, tables.read(lot.name))
+    assert lengths() == found
 
 
 def test_a_run_without_kept_pairs_gets_an_empty_table(tmp_path):

@@ -8,12 +8,13 @@ import pytest
 
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
-from pipeline.report import lot_parts, part_stage
+from pipeline.report import joined_parts, lot_parts, part_stage
 from pipeline.report.charts import count_by_outcome
 from pipeline.report.decision_scan import scan_decisions
 from pipeline.report.lot_parts import Bounds, PartMaker
 from pipeline.report.page_data import choose_bounds
 from pipeline.report.pair_facts import PairFacts, References, read_pairs
+from pipeline.storage.tables import LotTables
 from tests.support.report_runs import ledger_of, make_run, random_rows, write_page
 from tests.support.served_store import serve, upload
 from tests.support.tiny_run import bytes_of, run_stage
@@ -107,6 +108,30 @@ def test_a_second_scan_reads_a_part_and_a_summary_of_each_lot(run):
         # Summaries of decisions and of parts, parts, listings and two looks for caches.
         assert sum(store.counts().values()) <= 4 * N_LOTS + 8
     assert scan == scan_decisions(run, bounds, references)[0]
+
+
+def test_parts_of_many_lots_come_from_one_file(run, monkeypatch):
+    monkeypatch.setattr(joined_parts, "_MIN_CACHED", 1)
+    bounds, references = bounds_of(run), References.open(run)
+    first = scan_decisions(run, bounds, references)
+    read: list[str] = []
+    read_table = LotTables.read
+
+    def note(tables, name, columns=None):
+        read.append(name)
+        return read_table(tables, name, columns)
+
+    monkeypatch.setattr(LotTables, "read", note)
+    again = scan_decisions(run, bounds, references)
+    assert (again[0], again[1].keys()) == (first[0], first[1].keys())
+    assert read == []
+    parts, lot = lot_parts.tables(run), run.lots[1]
+    summary, table = parts.read_summary(lot.name), read_table(parts, lot.name)
+    parts.write(lot.name, table.slice(1), summary | {"sha256": "another"})
+    _, left = scan_decisions(run, bounds, references)
+    parts.write(lot.name, table, summary)
+    assert read == [lot.name]
+    assert len(left) == len(first[1]) - 1
 
 
 def test_bounds_leave_enough_pairs_and_little_more():

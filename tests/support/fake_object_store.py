@@ -353,6 +353,7 @@ def _quoted_md5(data: bytes) -> str:
 
 
 @functools.lru_cache
+@functools.lru_cache(maxsize=1024)
 def _iso(updated_s: int) -> str:
     updated = datetime.datetime.fromtimestamp(updated_s, datetime.UTC)
     return updated.strftime("%Y-%m-%dT%H:%M:%S.000Z")

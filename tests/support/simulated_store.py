@@ -19,7 +19,6 @@ from typing import Any
 from tests.support import store_process
 from tests.support.fake_object_store import FakeObjectStore
 from tests.support.object_table import Asked, Entry, Key, ObjectTable, names_among
-from tests.support.quick_http import Headers, Reply
 from tests.support.store_requests import Request
 
 BUCKET = "bucket"
@@ -80,21 +79,9 @@ class _Server(FakeObjectStore):
     """Answers after a delay, and keeps counts of requests alone."""
 
     def __init__(self, numbered: Sequence[Numbered]) -> None:
-        self.latency_s = 0.0
-        self.n_open = self.max_open = 0  # requests that have no answer yet
         self.folder_counts: Counts = collections.Counter()
         super().__init__([BUCKET])
         self.objects = _Table(numbered)
-
-    def _answer(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
-        with self._lock:
-            self.n_open += 1
-            self.max_open = max(self.max_open, self.n_open)
-        time.sleep(self.latency_s)  # others are answered meanwhile
-        reply = super()._answer(method, target, headers, body)
-        with self._lock:
-            self.n_open -= 1
-        return reply
 
     def _note(self, request: Request) -> None:
         path = request.key or request.query.get("prefix", "")
@@ -121,6 +108,13 @@ class SimulatedStore:
         """Answers so long after each request from now on."""
         self._ask("latency", latency_s)
 
+    @contextlib.contextmanager
+    def without_latency(self) -> Iterator[None]:
+        """Answers at once within the block."""
+        latency_s = self._ask("latency", 0.0)
+        yield
+        self._ask("latency", latency_s)
+
     def put(self, key_to_data: Mapping[str, bytes]) -> None:
         """Writes objects without requests; those that share bytes share memory."""
         self._ask("put", dict(key_to_data))
@@ -136,6 +130,10 @@ class SimulatedStore:
     def take_counts(self) -> Counts:
         """Requests by operation and folder since they were taken last."""
         return self._ask("counts")
+
+    def processor_seconds(self) -> float:
+        """What the store has taken of the processors."""
+        return self._ask("processor_seconds")
 
     def add_counts(self, counts: Counts) -> None:
         """Counts requests that were taken as if they had not been."""
@@ -179,6 +177,11 @@ def _delete(server: _Server, keys: Sequence[str]) -> None:
             del server.objects[BUCKET, key]
 
 
+def _set_latency(server: _Server, latency_s: float) -> float:
+    before, server.latency_s = server.latency_s, latency_s
+    return before
+
+
 def _take_counts(server: _Server) -> Counts:
     with server._lock:
         counts, server.folder_counts = server.folder_counts, collections.Counter()
@@ -198,10 +201,11 @@ def _take_max_at_once(server: _Server) -> int:
 
 _ANSWERS: Mapping[str, Any] = {
     "url": lambda server: server.url,
-    "latency": lambda server, value: setattr(server, "latency_s", value),
+    "latency": _set_latency,
     "put": _put,
     "delete": _delete,
     "counts": _take_counts,
     "add_counts": _add_counts,
     "max_at_once": _take_max_at_once,
+    "processor_seconds": lambda server: time.process_time(),
 }

@@ -127,8 +127,11 @@ class LotPlan:
         with contextlib.suppress(pa.ArrowInvalid):  # on a path that is no text
             places = places.cast(pa.schema([(name, pa.string()) for name in _PLACE]))
         lots = (
-            PlannedLot(*identity, places=_Rows(places.slice(start, stop - start)))
-            for identity, (start, stop) in zip(
+            PlannedLot(
+                *(name, role, of, before, removed),
+                places=_Rows(places.slice(start, stop - start)),
+            )
+            for (name, role, of, before, removed), (start, stop) in zip(
                 identities, itertools.pairwise(ends), strict=True
             )
         )

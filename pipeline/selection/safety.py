@@ -19,7 +19,7 @@ from pipeline.config.selection import SafetyHead
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason
 from pipeline.selection.lot_decisions import LotDecisions
-from pipeline.selection.search.embeddings import embedding_dim, read_vectors
+from pipeline.selection.search.embeddings import embedding_dim, read_vector_blocks
 from pipeline.storage import files
 
 
@@ -86,8 +86,7 @@ def drop_unsafe(
     """Drops pairs above `max_probability`, and pairs without an embedding."""
     rows = decisions.kept_rows
     probabilities = np.full(len(rows), np.nan)
-    embedded, vectors = read_vectors(run, decisions, rows)
-    if len(embedded):
+    for embedded, vectors in read_vector_blocks(run, decisions, rows):
         found = head.probabilities(vectors)
         probabilities[np.searchsorted(rows, embedded)] = found
     fails = ~(probabilities <= np.float32(max_probability))

@@ -25,7 +25,7 @@ from pipeline.records import Pair
 from pipeline.selection.duplicates.synthetic_copies import NAME_TO_COPY
 from pipeline.selection.hashed_random import unit_hashes
 from pipeline.selection.search import index_builder
-from pipeline.selection.search.embeddings import normalize, read_matrix
+from pipeline.selection.search.embeddings import normalize, read_matrix_blocks
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.sources import shards
 from pipeline.sources.shards import Lot
@@ -253,18 +253,20 @@ def _find_by_any(
 
 def _read_originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
     """Yields the pixels of the readable evaluation images with the smallest hashes."""
-    entries = [
-        (lot, pair)
-        for lot in run.evaluation_lots
-        for pair in from_table(run.pairs(lot.source).read(lot.name), Pair)
-        if not pair.error
-    ]
-    hashes = unit_hashes([pair.sample_id for _, pair in entries], "audit")
+    places, sample_ids = [], []
+    for lot in run.evaluation_lots:
+        columns = ["sample_id", "error"]
+        table = run.pairs(lot.source).read(lot.name, columns=columns)
+        rows = np.flatnonzero(np.equal(table["error"], ""))
+        places += [(lot, row) for row in rows.tolist()]
+        sample_ids += table["sample_id"].take(rows).to_pylist()
+    hashes = unit_hashes(sample_ids, "audit")
     chosen = sorted(np.argsort(hashes, kind="stable")[:n_images].tolist())
-    lot_to_pairs: dict[Lot, list[Pair]] = {}
-    for lot, pair in (entries[place] for place in chosen):
-        lot_to_pairs.setdefault(lot, []).append(pair)
-    for lot, pairs in lot_to_pairs.items():
+    lot_to_rows: dict[Lot, list[int]] = {}
+    for lot, row in (places[place] for place in chosen):
+        lot_to_rows.setdefault(lot, []).append(row)
+    for lot, rows in lot_to_rows.items():
+        pairs = from_table(run.pairs(lot.source).take(lot.name, rows), Pair)
         for data in shards.read_images(lot, pairs):
             yield images.decode(data, run.config.limits).rgb
 
@@ -343,8 +345,12 @@ def _read_vectors(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndar
     """Lot vectors of images from the tables of the run."""
     vectors = np.empty((len(places), dim), np.float32)
     lots = np.array([lot.name for lot, _ in places])
+    rows = np.array([row for _, row in places], np.int64)
     for lot in {lot.name: lot for lot, _ in places}.values():
-        matrix = read_matrix(run, lot)
-        mine = np.flatnonzero(lots == lot.name)
-        vectors[mine] = matrix[[places[i][1] for i in mine.tolist()]]
+        start = 0
+        for matrix in read_matrix_blocks(run, lot):
+            end = start + len(matrix)
+            mine = np.flatnonzero((lots == lot.name) & (start <= rows) & (rows < end))
+            vectors[mine] = matrix[rows[mine] - start]
+            start = end
     return normalize(vectors)[0]

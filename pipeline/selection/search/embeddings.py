@@ -23,14 +23,6 @@ ROWS_PER_SEARCH = 4096  # 8 MB of float32 at 512 dimensions; a block of FAISS
 _ROWS_PER_BLOCK = 4 * ROWS_PER_SEARCH
 
 
-def read_vectors(
-    run: RunFolder, decisions: LotDecisions, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that have an embedding, and their unit vectors: float32 [n, d]."""
-    found = read_blocks(run, decisions, rows)
-    return _with_direction(rows, ((place, *normalize(e)) for place, e in found))
-
-
 def read_vector_blocks(
     run: RunFolder, decisions: LotDecisions, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -46,14 +38,6 @@ def read_vector_blocks(
             found = []
     if found:
         yield _with_direction(rows, found)
-
-
-def read_embeddings(
-    run: RunFolder, decisions: LotDecisions, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that have an embedding, and these as they are stored: float16 [n, d]."""
-    found = read_blocks(run, decisions, rows)
-    return _with_direction(rows, ((place, e, normalize(e)[1]) for place, e in found))
 
 
 def _with_direction(
@@ -88,12 +72,6 @@ def count_rows(run: RunFolder, lots: Iterable[Lot]) -> int:
 def _n_rows(path: str) -> int:
     with open_table(path) as file:
         return pq.read_metadata(file).num_rows
-
-
-def read_matrix(run: RunFolder, lot: Lot) -> np.ndarray:
-    """The vectors of all pairs of a lot, as they are stored: float16 [n, d]."""
-    table = run.vectors(lot.source).read(lot.name, columns=["embedding"])
-    return from_vector_column(table["embedding"].combine_chunks())
 
 
 def read_matrix_blocks(run: RunFolder, lot: Lot) -> Iterator[np.ndarray]:

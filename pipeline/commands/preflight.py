@@ -110,7 +110,8 @@ def _check_captioners(plan: Plan) -> None:
         captioning.check(plan.run, plan.granularities)
 
 
-# What each one finds wrong; all but the last two take milliseconds for a small run.
+# What each one finds wrong; all but the last three take milliseconds for a small run.
+# The last one makes the table of a drop list, in the folder of a run that is right.
 CHECKS: tuple[Callable[[Plan], None], ...] = (
     _check_prompts,  # a prompt names captions that no granularity writes
     _check_report,  # --against is no run, --pictures holds no pictures
@@ -118,9 +119,9 @@ CHECKS: tuple[Callable[[Plan], None], ...] = (
     _check_folder,  # the run folder holds the run of another recipe
     _check_selection,  # settings do not fit the sets, or pairs that are scored
     _check_audit,  # --audit has no evaluation sets, --lookalikes no pairs
-    _check_sources,  # a Parquet file lacks a column, a drop list has a wrong line
     _check_encoder,  # the encoder is needed and cannot be read
     _check_captioners,  # a captioner is needed and cannot be read
+    _check_sources,  # a Parquet file lacks a column, a drop list has a wrong line
 )
 
 

@@ -119,7 +119,7 @@ class RunFolder:
             plan=plan,
             checkpoint_to_digest=digests,
             glob_to_files=imports,
-            drop_list=drop_lists.list_files(config.selection.drop_list),
+            drop_list=drop_lists.list_files(config.selection.drop_list, root),
             path_to_digest={p: _digest(p) for p in config.selection.named_files},
         )
 

@@ -1,7 +1,7 @@
 """The check of sources: columns of Parquet files and lines of drop lists.
 
-In: the shards that are to be read, and the files of a drop list. Out: an error that
-names the column or the line.
+In: the shards that are to be read, and the files of a drop list. Out: the table of the
+list, or an error that names the column or the line.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pipeline.sources import drop_lists, shards
 from pipeline.sources.drop_lists import ListFile
 from pipeline.sources.shards import Shard
-from pipeline.storage import files
 
 
 def check(unread: Sequence[Shard], drop_list: Sequence[ListFile], root: str) -> None:
@@ -17,8 +16,9 @@ def check(unread: Sequence[Shard], drop_list: Sequence[ListFile], root: str) -> 
 
     Args:
       unread: the shards that are still to be read.
-      root: of the run folder; a list whose table is there was looked through before.
+      root: of the run folder, in which the table of a right list is made: a long one
+        takes minutes, and is read only once.
     """
     shards.check_columns(unread)
-    if not files.is_file(drop_lists.table_path(drop_list, root)):
-        drop_lists.check(drop_list)  # a long list takes minutes
+    if drop_list:
+        drop_lists.build(drop_list, root)  # `select` finds it

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.sources import drop_tables
 from pipeline.sources.drop_tables import DIGEST_BYTES, DIGEST_DTYPE
 from pipeline.storage import files, patterns
+from pipeline.storage.json_files import read_json, write_json
 
 # Kinds of entries, in the order in which they are tried.
 KINDS = ("url", "host", "image_hash", "sample_id")
@@ -41,6 +42,7 @@ class ListFile:
 
     uri: str
     digest: str  # BLAKE2b-128 of its bytes, as hex
+    mark: str  # of `files.mark`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,8 +114,10 @@ class DropList:
         return first_kinds(names.take(is_listed), pairs.num_rows)
 
 
-def list_files(pattern: str) -> tuple[ListFile, ...]:
+def list_files(pattern: str, root: str) -> tuple[ListFile, ...]:
     """The files of a drop list; none for "".
+
+    A file is read, unless `build` has noted in the run folder what it holds.
 
     Raises:
       ValueError: if the glob matches nothing, or what cannot be read.
@@ -121,17 +125,17 @@ def list_files(pattern: str) -> tuple[ListFile, ...]:
     if not pattern:
         return ()
     try:
-        uris = patterns.find(pattern, "files")
+        uri_to_mark = patterns.find_marks(pattern, "files")
     except ValueError as error:
         raise ValueError(f"drop_list={error}") from error
-    return tuple(ListFile(uri, _contents_digest(uri)) for uri in uris)
-
-
-def check(list_files: Iterable[ListFile]) -> None:
-    """Raises ValueError on a line that is no entry; names file and line."""
-    for list_file in list_files:
-        for _ in read_entries(list_file.uri):
-            pass
+    known = read_json(_notes_path(root)) or {}
+    found = []
+    for uri, mark in uri_to_mark.items():
+        before, digest = known.get(uri, ("", ""))
+        if before != mark or not mark:
+            digest = _contents_digest(uri)
+        found.append(ListFile(uri, digest, mark))
+    return tuple(found)
 
 
 def build(list_files: Sequence[ListFile], root: str) -> str:
@@ -140,12 +144,18 @@ def build(list_files: Sequence[ListFile], root: str) -> str:
     Holds four million entries in memory at a time.
 
     Raises:
-      ValueError: on a line that is no entry.
+      ValueError: on a line that is no entry; names file and line.
     """
     path = table_path(list_files, root)
     if not files.is_file(path):
         drop_tables.write_sorted(_digests(list_files), path)
+        notes = {found.uri: (found.mark, found.digest) for found in list_files}
+        write_json(_notes_path(root), notes)
     return path
+
+
+def _notes_path(root: str) -> str:
+    return files.join(root, "drop_lists", "contents.json")
 
 
 def _digests(list_files: Iterable[ListFile]) -> Iterator[np.ndarray]:

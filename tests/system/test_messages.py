@@ -75,7 +75,7 @@ def test_files_without_permission_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"expected files to read: .*Permission"):
         imported_captions.list_files(found)
     with pytest.raises(ValueError, match="drop_list: expected files to read: "):
-        drop_lists.list_files(f"{tmp_path}/*.jsonl")
+        drop_lists.list_files(f"{tmp_path}/*.jsonl", str(tmp_path))
 
 
 def test_a_list_of_concepts_must_be_text(tmp_path):

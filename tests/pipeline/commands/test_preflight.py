@@ -51,7 +51,7 @@ def test_each_check_runs_once_in_the_order_of_the_list(
 ):
     called = calls_of(monkeypatch, command, *flags(folder))
     always = ["report/checks.py", "engine/checks.py", "selection/checks.py"]
-    assert called == [*always, "sources/checks.py", *models]
+    assert called == [*always, *models, "sources/checks.py"]
 
 
 def test_every_check_of_a_package_is_in_the_list():

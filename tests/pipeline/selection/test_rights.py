@@ -32,7 +32,7 @@ DIRECTIVES = SelectionConfig().opt_out_directives
 
 def listed(tmp_path, *lines: str) -> tuple[drop_lists.ListFile, ...]:
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    return drop_lists.list_files(str(tmp_path / "*.txt"))
+    return drop_lists.list_files(str(tmp_path / "*.txt"), str(tmp_path / "run"))
 
 
 def kinds(files, *urls: str, image_hash=b"i" * 16, sample_id=b"s" * 16) -> list[str]:
@@ -163,18 +163,18 @@ def test_blank_lines_comments_and_an_empty_list_name_nothing(tmp_path):
 def test_a_line_that_is_no_entry_is_named_with_its_number(tmp_path, line):
     files = listed(tmp_path, "host:a.org", "", line)
     with pytest.raises(ValueError, match=r"list\.txt:3: '.*': expected a URL") as error:
-        drop_lists.check(files)
+        drop_lists.build(files, str(tmp_path / "run"))
     assert len(str(error.value)) < 500
     assert "\n" not in str(error.value)
 
 
 def test_a_list_that_is_not_there_or_not_utf8_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"drop_list=.*: expected a glob"):
-        drop_lists.list_files(str(tmp_path / "*.txt"))
+        drop_lists.list_files(str(tmp_path / "*.txt"), str(tmp_path / "run"))
     (tmp_path / "list.txt").write_bytes(b"host:a.org\nhost:\xff.org\n")
-    files = drop_lists.list_files(str(tmp_path / "*.txt"))
+    files = drop_lists.list_files(str(tmp_path / "*.txt"), str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"list\.txt:2: "):
-        drop_lists.check(files)
+        drop_lists.build(files, str(tmp_path / "run"))
 
 
 def with_list(run: RunFolder, files) -> RunFolder:
@@ -206,7 +206,9 @@ def test_the_contents_of_a_list_name_the_decisions_and_its_file_names_do_not(tmp
     assert len({one, other, run.decisions_fingerprint}) == 3
     (tmp_path / "list.txt").rename(tmp_path / "renamed.txt")
     (tmp_path / "renamed.txt").write_text("host:a.org")
-    again = with_list(run, drop_lists.list_files(str(tmp_path / "*.txt")))
+    again = with_list(
+        run, drop_lists.list_files(str(tmp_path / "*.txt"), str(tmp_path / "run"))
+    )
     assert again.decisions_fingerprint == one
 
 
@@ -224,9 +226,25 @@ def test_the_table_of_a_list_is_made_once_and_holds_its_entries(tmp_path):
     assert drop_lists.build(files, str(tmp_path / "run")) == path
     assert os.stat(path).st_mtime_ns == before
     (tmp_path / "list.txt").write_text("")
-    none = drop_lists.list_files(str(tmp_path / "*.txt"))
+    none = drop_lists.list_files(str(tmp_path / "*.txt"), str(tmp_path / "run"))
     empty = DropList.open(drop_lists.build(none, str(tmp_path / "run")))
     assert empty.kinds_of(table).tolist() == ["", ""]
+
+
+def test_a_file_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    files = listed(tmp_path, "host:a.org")
+    drop_lists.build(files, str(tmp_path / "run"))
+    read = []
+    digest_of = drop_lists._contents_digest
+    monkeypatch.setattr(
+        drop_lists, "_contents_digest", lambda uri: read.append(uri) or digest_of(uri)
+    )
+    pattern, root = str(tmp_path / "*.txt"), str(tmp_path / "run")
+    assert drop_lists.list_files(pattern, root) == files
+    assert not read
+    changed = listed(tmp_path, "host:a.org", "host:b.org")
+    assert len(read) == 1
+    assert changed[0].digest != files[0].digest
 
 
 # Large tables
@@ -324,9 +342,9 @@ def write_outcomes(decisions: LotDecisions, folder: str) -> None:
 def test_lines_may_end_in_any_way(tmp_path):
     lines = b"host:a.org\r\nhost:b.org\rhost:c.org\n\nbad"
     (tmp_path / "list.txt").write_bytes(lines)
-    files = drop_lists.list_files(str(tmp_path / "*.txt"))
+    files = drop_lists.list_files(str(tmp_path / "*.txt"), str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"list\.txt:5: 'bad'"):
-        drop_lists.check(files)
+        drop_lists.build(files, str(tmp_path / "run"))
 
 
 def test_a_look_up_costs_little_more_in_a_long_list(tmp_path):

@@ -162,7 +162,7 @@ def test_counters_tell_what_was_decided(tmp_path):
 def test_pairs_without_an_address_are_counted_where_addresses_are_looked_up(tmp_path):
     (tmp_path / "list.txt").write_text("host:a.org\n")
     rows = [Row(url="https://a.org/1"), Row(url=""), Row(url=""), Row(error="broken")]
-    listed = drop_lists.list_files(str(tmp_path / "list.txt"))
+    listed = drop_lists.list_files(str(tmp_path / "list.txt"), str(tmp_path))
     run = make_run(str(tmp_path), SelectionConfig(), {"web/1": rows})
     counters = _run_with_counters(dataclasses.replace(run, drop_list=listed))
     assert counters["dropped_drop_list"] == 1

@@ -18,6 +18,9 @@ COPY curation_configs curation_configs
 RUN pip install --no-cache-dir --constraint constraints.txt "${JAX}" ".[${EXTRAS}]" \
     && pip check
 
+# A worker computes in as many threads as it has cores, so each needs one alone.
+ENV OPENBLAS_NUM_THREADS=1
+
 # To hold checkpoints, so that no worker downloads them, build on this image:
 #
 #     FROM tips:1

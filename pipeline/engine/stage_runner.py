@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 
@@ -73,6 +74,8 @@ def run_job(
 
     Beam's own DirectRunner would first try to download another runner.
     """
+    # Of worker processes each core has one. NumPy of this process is loaded already.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     runner = FnApiRunner() if is_local(options) else None
     pipeline = beam.Pipeline(runner, options=options)
     _ = pipeline | transform

@@ -48,7 +48,10 @@ def select(run: RunFolder, options: PipelineOptions) -> Counters:
         return {}
     fault = "without scores of the present contents"
     scored_shards.expect_scored(run, fault, "run `score` first")
-    return run_stage(run, run.lots, selection.STAGE, selection.Select(run), options)
+    stage = selection.Select(run)
+    counters = run_stage(run, run.lots, selection.STAGE, stage, options)
+    selection.clean_up(run)
+    return counters
 
 
 def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
@@ -56,7 +59,9 @@ def select_sample(sample: RunFolder, options: PipelineOptions) -> Counters:
     if ledger.is_complete(sample):
         return {}
     transform = selection.Select(sample, is_sample=True)
-    return run_stage(sample, sample.lots, selection.STAGE, transform, options)
+    counters = run_stage(sample, sample.lots, selection.STAGE, transform, options)
+    selection.clean_up(sample)
+    return counters
 
 
 def caption(

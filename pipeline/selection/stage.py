@@ -33,6 +33,7 @@ from pipeline.selection import (
     safety,
 )
 from pipeline.selection.duplicates import evaluation, exact, pool
+from pipeline.selection.duplicates.cell_entries import delete_splits
 from pipeline.selection.duplicates.evaluation import EvaluationBound
 from pipeline.selection.ledger import SourceCounts
 from pipeline.selection.lot_decisions import (
@@ -182,6 +183,12 @@ class CompareEmbeddings(beam.PTransform):
             >> keep_curated.KeepCurated(self._run, self._seeds, selection.retrieval)
             | "Balance" >> balance.Balance(self._run, self._seeds, selection.balance)
         )
+
+
+def clean_up(run: RunFolder) -> None:
+    """Deletes what a job that is over has left for none but itself."""
+    if pool.component_rules(run.config.selection):
+        delete_splits(run.root)
 
 
 def is_global(selection: SelectionConfig) -> bool:

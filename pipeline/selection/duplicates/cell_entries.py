@@ -240,7 +240,7 @@ def grid_centroids(found: ReferenceSet) -> np.ndarray:
 class WriteSplits(beam.DoFn):
     """Splits cells that are too large; yields (cell, path of its split).
 
-    A file is named by its contents.
+    A file is named by its contents. `delete_splits` removes it after the job.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -256,9 +256,20 @@ class WriteSplits(beam.DoFn):
         if split is not None:
             data = split.to_bytes()
             name = f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.npz"
-            path = files.join(self._comparison.run.root, "clusters", "splits", name)
+            path = files.join(_splits_folder(self._comparison.run.root), name)
             files.write(path, data)
             yield cell, path
+
+
+def _splits_folder(root: str) -> str:
+    return files.join(root, "clusters", "splits")
+
+
+def delete_splits(root: str) -> None:
+    """Deletes the splits of a job that is over, which no other job reads."""
+    folder = _splits_folder(root)
+    if files.list_below(folder):
+        files.delete_folder(*files.split(folder))
 
 
 class EnterCells(kmeans.DoFnWithCentroids):

@@ -12,6 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from pipeline import curate
 from pipeline.config.duplicates import (
     ENCODER,
     Cells,
@@ -25,6 +26,7 @@ from pipeline.config.fingerprint import _determining_fields
 from pipeline.config.selection import SelectionConfig
 from pipeline.selection import checks
 from pipeline.selection import stage as selection
+from pipeline.selection.duplicates import cell_entries
 from pipeline.storage import files
 from tests.support.score_tables import (
     Row,
@@ -182,6 +184,20 @@ def test_a_new_bound_trains_no_cells_again(tmp_path):
         select(make_run(str(tmp_path), config, shards))
     assert len(list(tmp_path.glob("clusters/*.json"))) == 1
     assert len(list(tmp_path.glob("decisions/*"))) == 2
+
+
+def test_splits_of_cells_are_gone_once_select_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_entries, "_LEAST_WANTED", 4)
+    shards = split(random_rows(60), 2)
+    killed, done = (
+        make_run(str(tmp_path), pool(by=(Resemblance(ENCODER, bound),)), shards)
+        for bound in (0.9, 0.99)
+    )
+    select(killed)  # but for what its launcher does at the end
+    assert list(tmp_path.glob("clusters/splits/*.npz"))
+    curate.select(done, PipelineOptions([]))
+    assert not (tmp_path / "clusters" / "splits").exists()
+    assert list(tmp_path.glob("clusters/*.json"))
 
 
 # Evaluation images

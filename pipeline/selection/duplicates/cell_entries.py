@@ -164,13 +164,13 @@ def enter_cells(
     keys = [_part_keys(entries[~is_split, 1], 0, 0)]
     places = [entries[~is_split, 0]]
     for cell, mine in split_by(entries[is_split, 1], entries[is_split]):
-        place = mine[:, 0]
         found, part = splits.by_cell[cell].find_parts(
-            members[place], vectors[place], mine[:, 2], bound
+            members["image"], vectors, mine[:, 0], mine[:, 2], bound
         )
         keys.append(_part_keys(cell, mine[found, 2], part))
-        places.append(place[found])
-    yield from split_by(np.concatenate(keys), members[np.concatenate(places)])
+        places.append(mine[found, 0])
+    for key, place in split_by(np.concatenate(keys), np.concatenate(places)):
+        yield key, members[place]
 
 
 def _part_keys(cell: Number, small: Number, part: Number) -> np.ndarray:

@@ -84,28 +84,37 @@ class CellSplit:
             return cls(**arrays)
 
     def find_parts(
-        self, members: np.ndarray, vectors: np.ndarray, cells: np.ndarray, bound: float
+        self,
+        images: np.ndarray,
+        vectors: np.ndarray,
+        place: np.ndarray,
+        cells: np.ndarray,
+        bound: float,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The parts of cells that images enter.
+        """The parts of cells that some images of a block enter.
 
         Args:
-          members: n images, `members_dtype`.
+          images: `image_numbers` of the block, int64 [n].
           vectors: their unit vectors, float32 [n, d].
-          cells: the cell that each one enters, int64 [n].
+          place: positions in these, int64 [m].
+          cells: the cell that each one enters, int64 [m].
           bound: the cosine that look-alikes exceed.
 
         Returns:
-          Positions in `members` and numbers of parts, int64 [m] each.
+          Positions in `place` and numbers of parts, int64 each.
         """
         n_parts = self.n_parts[cells]
-        parts = (mix(members["image"]) % n_parts.astype(np.uint64)).astype(np.int64)
         divided = np.flatnonzero(n_parts > 1)
+        if not len(divided):
+            return np.arange(len(place)), np.zeros(len(place), np.int64)
+        own = images[place]
+        parts = (mix(own) % n_parts.astype(np.uint64)).astype(np.int64)
         groups, _ = normalize(self.embedding)
-        similarity = cosines(vectors, groups, divided, cells[divided])
+        similarity = cosines(vectors, groups, place[divided], cells[divided])
         is_like = similarity > bound
-        is_like &= members["image"][divided] != self.image[cells[divided]]
+        is_like &= own[divided] != self.image[cells[divided]]
         spread = divided[~is_like]
-        single = np.setdiff1d(np.arange(len(members)), spread, assume_unique=True)
+        single = np.setdiff1d(np.arange(len(place)), spread, assume_unique=True)
         each = np.repeat(spread, n_parts[spread])
         ends = np.cumsum(n_parts[spread])
         number = np.arange(len(each)) - np.repeat(

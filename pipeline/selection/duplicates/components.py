@@ -20,11 +20,11 @@ from pipeline.selection.duplicates.members import (
     split_by,
     to_lot_and_row,
 )
+from pipeline.selection.duplicates.patches import blocks_to_compare
 from pipeline.selection.lot_decisions import to_hex
 from pipeline.selection.search.embeddings import normalize
 from pipeline.selection.search.exact_search import cosines
 
-_PRODUCTS_PER_BLOCK = 2**22  # 16 MB of float32, and a few times as much beside
 _SLACK = 1e-4  # far above the rounding of a product in single precision
 _DOUBLE_SLACK = 1e-10
 _MANY = 8  # close pairs for each image, which take long one by one
@@ -64,9 +64,8 @@ def compare(
     different, twin = _merge_twins(embeddings)
     vectors, _ = normalize(embeddings[different])
     links = _Links(vectors, max_similarity)
-    n_rows = max(1, _PRODUCTS_PER_BLOCK // max(len(vectors), 1))
-    for start in range(0, len(vectors), n_rows):
-        links.add_block(start, min(start + n_rows, len(vectors)))
+    for rows, columns in blocks_to_compare(vectors, max_similarity):
+        links.add_block(rows, columns)
     similarity = links.largest()[twin]
     repeated = np.bincount(twin, minlength=len(different))[twin] > 1
     itself = cosines(vectors, vectors, twin[repeated], twin[repeated])
@@ -98,18 +97,17 @@ class _Links:
         self._exact = np.full(len(vectors), -1, np.float32)
         self._close: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add_block(self, start: int, end: int) -> None:
-        """Compares the vectors of a range with all that come later."""
-        products = self._vectors[start:end] @ self._vectors[start:].T
-        size = end - start
+    def add_block(self, rows: np.ndarray, columns: np.ndarray) -> None:
+        """Compares each row with the columns after its own; these begin with rows."""
+        products = self._vectors[rows] @ self._vectors[columns].T
+        size = len(rows)
         products[:, :size][np.tri(size, dtype=bool)] = -1
-        rows = np.flatnonzero(products.max(axis=1, initial=-1) > self._bound - _SLACK)
-        if not len(rows):
+        row = np.flatnonzero(products.max(axis=1, initial=-1) > self._bound - _SLACK)
+        if not len(row):
             return
-        products = products[rows]
-        columns = np.flatnonzero(products.max(axis=0) > self._bound - _SLACK)
-        products = products[:, columns]
-        self._add(products, rows + start, columns + start)
+        products = products[row]
+        column = np.flatnonzero(products.max(axis=0) > self._bound - _SLACK)
+        self._add(products[:, column], rows[row], columns[column])
 
     def _add(self, products: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
         np.maximum.at(self._best, rows, products.max(axis=1))

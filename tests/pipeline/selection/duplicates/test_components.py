@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.selection.duplicates import components
+from pipeline.selection.duplicates import components, patches
 from pipeline.selection.duplicates.component_roots import lookup
 from pipeline.selection.duplicates.forests import find_roots
 from pipeline.selection.duplicates.members import LINKED, image_numbers, root_names
@@ -31,14 +31,18 @@ def same_components(embeddings: np.ndarray, bound: float) -> int:
 
 
 @pytest.mark.parametrize("per_block", [1, 3000, 10**6])
+@pytest.mark.parametrize("patch_size", [5, 10**6])
 @pytest.mark.parametrize("n_close", [0, 8])  # more are compared at once
 @pytest.mark.parametrize(
     "embeddings",
     [near_copies(120, 6, 0.3, RNG), LOOKALIKES, TWINS, np.eye(4, 5), np.eye(1, 3)],
     ids=["groups", "look-alikes", "twins", "none", "one"],
 )
-def test_links_are_those_of_brute_force(embeddings, n_close, per_block, monkeypatch):
-    monkeypatch.setattr(components, "_PRODUCTS_PER_BLOCK", per_block)
+def test_links_are_those_of_brute_force(
+    embeddings, n_close, patch_size, per_block, monkeypatch
+):
+    monkeypatch.setattr(patches, "_PRODUCTS_PER_BLOCK", per_block)
+    monkeypatch.setattr(patches, "_PATCH_SIZE", patch_size)
     monkeypatch.setattr(components, "_MANY", n_close)
     for bound in (0.8, 0.99, 1.0):
         same_components(embeddings.astype(np.float16), bound)
@@ -61,11 +65,11 @@ def test_the_bound_itself_is_no_link():
     assert same_components(embeddings, np.nextafter(similarity, 0)) == 2
 
 
-def test_a_group_of_lookalikes_takes_no_more_memory_than_its_products(monkeypatch):
-    monkeypatch.setattr(components, "_PRODUCTS_PER_BLOCK", 300)
+def test_a_group_of_lookalikes_takes_no_more_memory_than_its_products():
     links = components._Links(LOOKALIKES.astype(np.float32), 0.9)
-    for row in range(len(LOOKALIKES)):
-        links.add_block(row, row + 1)
+    every = np.arange(len(LOOKALIKES))
+    for row in every:
+        links.add_block(every[row : row + 1], every[row:])
     assert not links.root.any()
     n_pairs = sum(len(first) for first, _, _ in links._close)
     assert n_pairs < len(LOOKALIKES) ** 2 / 4

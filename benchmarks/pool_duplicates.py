@@ -7,10 +7,11 @@ own process. Prints a line of JSON for each size.
     python -m benchmarks.pool_duplicates --rows 100000 1000000 10000000 --folder /tmp/v
     python -m benchmarks.pool_duplicates --rows 100000 1000000 --folder /tmp/v --select
 
-The first command calls what the steps of `select` call, in one process. Vectors lie in
-a file, and the shuffle is a sort of the numbers of images, so that a pool fits that is
-larger than the memory of Beam's local runner. The second one runs `select` itself, and
-then again with another threshold.
+The first command calls what the steps of `select` call, in one process, and tells of
+each on standard error. Vectors lie in a file, and the shuffle is a sort of the numbers
+of images, so that a pool fits that is larger than the memory of Beam's local runner.
+The file stays, 5 GB for ten million rows, and is not drawn again. The second command
+runs `select` itself, and then again with another threshold.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import functools
 import json
 import logging
 import pathlib
+import sys
 import tempfile
 import threading
 import time
@@ -144,6 +146,8 @@ class Phases:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 1)
         self.processor[name] = round(time.process_time() - processor, 1)
+        took = f"{self.seconds[name]} s, {self.processor[name]} s of the processor"
+        print(f"{name}: {took}, {self.peak_gib:.2f} GiB so far", file=sys.stderr)
 
     def account(self) -> dict[str, object]:
         """What was measured, for a line of JSON."""
@@ -161,19 +165,25 @@ class Phases:
 class Pool:
     """A pool of vectors in a file."""
 
-    def __init__(self, path: pathlib.Path, group: np.ndarray, dim: int) -> None:
-        self.group = group
-        self._path = path
+    def __init__(self, folder: pathlib.Path, n_rows: int, dim: int) -> None:
+        self.group = draw_groups(n_rows)
+        self._path = folder / f"{n_rows}x{dim}.f16"
         self._dim = dim
 
     def write(self) -> None:
+        """Writes the file, unless an earlier process has."""
+        if not self._path.exists():
+            self._draw(self._path.with_suffix(".part"))
+        self.vectors = np.memmap(self._path, np.float16, "r").reshape(-1, self._dim)
+
+    def _draw(self, part: pathlib.Path) -> None:
         is_grouped = (np.bincount(self.group) > 1)[self.group]
-        with self._path.open("wb") as file:
+        with part.open("wb") as file:
             for start in range(0, len(self.group), ROWS_PER_BLOCK):
                 rows = np.arange(start, min(start + ROWS_PER_BLOCK, len(self.group)))
                 vectors = draw_vectors(self.group, is_grouped, rows, self._dim)
                 file.write(vectors.tobytes())
-        self.vectors = np.memmap(self._path, np.float16, "r").reshape(-1, self._dim)
+        part.replace(self._path)
 
     def members(self, rows: np.ndarray) -> np.ndarray:
         """Images of some rows."""
@@ -276,7 +286,7 @@ def measure_steps(folder: pathlib.Path, n_rows: int, dim: int) -> None:
     """Prints what the steps take, and whether components are the groups drawn."""
     logging.disable(logging.WARNING)
     phases = Phases()
-    pool = Pool(folder / "vectors.f16", draw_groups(n_rows), dim)
+    pool = Pool(folder, n_rows, dim)
     with phases.measure("draw"):
         pool.write()
     phases.peak_gib = 0
@@ -323,7 +333,7 @@ def measure_select(folder: pathlib.Path, n_rows: int, dim: int) -> None:
     """Prints what `select` takes, and what it drops, with two thresholds."""
     logging.disable(logging.WARNING)
     phases = Phases()
-    pool = Pool(folder / "vectors.f16", draw_groups(n_rows), dim)
+    pool = Pool(folder, n_rows, dim)
     with tempfile.TemporaryDirectory(dir=folder) as root, phases.measure("draw"):
         pool.write()
         write_tables(describe_run(root, n_rows, BOUND), pool)

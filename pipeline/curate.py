@@ -19,7 +19,7 @@ from pipeline.engine.stage_runner import Counters, run_stage
 from pipeline.engine.summaries import Summaries
 from pipeline.export import completeness, publishing
 from pipeline.export import stage as export
-from pipeline.export.shard_formats import TFRECORD, ShardFormat
+from pipeline.export.shard_formats import NAME_TO_FORMAT, TFRECORD, ShardFormat
 from pipeline.scoring import missing_tables
 from pipeline.scoring import stage as scoring
 from pipeline.scoring.encoder_handler import EncoderHandler
@@ -97,10 +97,11 @@ def retry_failed(run: RunFolder, granularities: Sequence[Granularity]) -> int:
     Returns how many captions and records that is.
     """
     n_failed = failed_captions.forget(run, granularities)
-    failed = error_tables.tables(run.root, export.STAGE)
-    summaries = Summaries.read(failed.folder)
-    n_failed += sum(summary["rows"] for summary in summaries.values())
-    failed.delete(summaries)
+    for shard_format in NAME_TO_FORMAT.values():
+        failed = error_tables.tables(run.root, shard_format.errors)
+        summaries = Summaries.read(failed.folder)
+        n_failed += sum(summary["rows"] for summary in summaries.values())
+        failed.delete(summaries)
     return n_failed
 
 

@@ -34,7 +34,8 @@ def publish(run: RunFolder, shard_format: ShardFormat = TFRECORD) -> Counters:
     content = manifest.complete(manifest.header(run), run.lots, found)
     n_tried = content["n_samples"] + content["n_failed"]
     bound = run.config.max_failed_share
-    error_tables.expect_few(run.root, STAGE, content["failures"], n_tried, bound)
+    failures, errors = content["failures"], shard_format.errors
+    error_tables.expect_few(run.root, errors, failures, n_tried, bound)
     there = names_in(folder)
     named = manifest.file_names(shard["name"] for shard in content["shards"])
     if lost := sorted(named - there):

@@ -25,6 +25,11 @@ class ShardFormat:
         """The folder of the shards of a run."""
         return files.join(run_folder, self.folder)
 
+    @property
+    def errors(self) -> str:
+        """The name of its tables of errors: each format has failures of its own."""
+        return f"export-{self.folder}"
+
     def shard_name(self, lot_base: str, number: int, digest: str) -> str:
         """The name of a shard of a lot, by its number in the lot and its contents."""
         return f"train-{lot_base}-{number:05d}-{digest}{self.suffix}"

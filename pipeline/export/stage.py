@@ -183,7 +183,8 @@ class _WriteReceipt(beam.DoFn):
         failures = [failure for one in items for failure in one.failures]
         shards = tuple(shard for one in items for shard in one.shards)
         first = items[0].item
-        error_tables.write(self._work.root, STAGE, name, failures)
+        errors = self._work.shard_format.errors
+        error_tables.write(self._work.root, errors, name, failures)
         reasons = error_tables.count_reasons(failures)
         receipt = Receipt(first.inputs, first.counts, shards, reasons)
         receipts.write(self._work.folder, name, receipt)

@@ -12,7 +12,7 @@ from pipeline.engine import error_tables
 from pipeline.engine.error_tables import Failure
 from pipeline.export.completeness import is_complete, stale_lots
 from pipeline.export.publishing import publish
-from pipeline.export.shard_formats import TFRECORD
+from pipeline.export.shard_formats import TFRECORD, WEBDATASET
 from pipeline.export.stage import Export
 from pipeline.storage.tables import from_table
 from tests.support.tiny_run import (
@@ -33,9 +33,9 @@ ROWS = {
 }
 
 
-def export(run):
-    counters = run_stage(Export(run), stale_lots(run))
-    return {**counters, **publish(run)}
+def export(run, shard_format=TFRECORD):
+    counters = run_stage(Export(run, shard_format), stale_lots(run, shard_format))
+    return {**counters, **publish(run, shard_format)}
 
 
 def manifest_of(run):
@@ -118,8 +118,21 @@ def test_images_that_are_gone_are_left_out_and_come_back_with_their_shards(tmp_p
     assert is_complete(run)
 
 
-def failures_of(run):
-    tables = error_tables.tables(run.root, "export")
+def test_a_set_of_another_format_leaves_the_failures_of_the_first_one(tmp_path):
+    run = captioned_run(tmp_path, ROWS, max_failed_share=0.5)
+    restore = damage(run)
+    export(run)
+    failures = failures_of(run)
+    assert len(failures) == 5
+    assert export(run, WEBDATASET)["images_failed"] == 5
+    restore()
+    assert "images_failed" not in export(run, WEBDATASET)
+    assert failures_of(run, WEBDATASET) == []
+    assert failures_of(run) == failures
+
+
+def failures_of(run, shard_format=TFRECORD):
+    tables = error_tables.tables(run.root, shard_format.errors)
     names = sorted(tables.lot_names())
     return [row for name in names for row in from_table(tables.read(name), Failure)]
 
@@ -133,7 +146,7 @@ def test_more_failures_than_the_recipe_allows_leave_the_old_set_as_it_is(tmp_pat
     run = dataclasses.replace(run, config=smaller(run.config))
     expected = (
         "max_failed_share=0.1: expected at most that share of 10 images to fail in"
-        r" `export`, but 5 did \(.*2 x shard cannot be opened\); .*errors/export names"
+        r" `export-tfrecords`, but 5 did \(.*2 x shard cannot be opened\);"
     )
     with pytest.raises(ValueError, match=expected):
         export(run)

@@ -72,7 +72,8 @@ def _go_on(root: str, held: Held, job: Job, *, is_cancelled: bool) -> None:
         held.name_job(None)
         if state != "DONE":
             reason = engine.error() or f"it ended as {state}"
-            raise RuntimeError(f"{job}: {reason.strip().rpartition(chr(10))[2]}")
+            reason = reason.strip().rpartition("\n")[2]
+            raise RuntimeError(f"{job}: {reason}; {jobs.where_to_look(job)}")
         counters = engine.counters(job.stage)
     if counters is None:
         print(f"{job.stage}: done, with counters that {job.runner} does not tell")

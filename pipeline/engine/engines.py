@@ -286,7 +286,7 @@ class _DataflowEngine:
         return None  # Dataflow has them, by the names of its own steps
 
     def error(self) -> str:
-        return "see its page in the console of Dataflow"
+        return ""  # its page in the console has it
 
 
 def _counters(response: Any, stage: str) -> Mapping[str, int]:

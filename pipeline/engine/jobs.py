@@ -59,6 +59,17 @@ def is_over(state: str) -> bool:
     return state in (*_TERMINAL, NOT_KNOWN)
 
 
+def where_to_look(job: Job) -> str:
+    """Where the engine of a job shows what became of it."""
+    if job.api == "dataflow":
+        project, _, region = job.place.partition("/")
+        page = "https://console.cloud.google.com/dataflow/jobs"
+        return f"see {page}/{region}/{job.job_id}?project={project}"
+    if job.api == "portable":
+        return f"see the logs of the job service at {job.place} and of its workers"
+    return f"see {job.place}"
+
+
 def how_to_go_on(folder: str) -> str:
     """The commands that go on with a job whose launcher is gone."""
     command = f"python -m pipeline.run attach --output {folder}"

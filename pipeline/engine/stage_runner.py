@@ -73,6 +73,9 @@ def run_job(
     """Runs one job of a run folder to its end.
 
     Beam's own DirectRunner would first try to download another runner.
+
+    Raises:
+      RuntimeError: if the job failed, or somebody has cancelled it.
     """
     # Of worker processes each core has one. NumPy of this process is loaded already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -6,6 +6,7 @@ it again. Runners that work in this process have none.
 
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,12 @@ from pipeline.engine.jobs import EngineError, Job
 def named_in_lock(
     root: str, stage: str, result: PipelineResult, options: PipelineOptions
 ) -> Iterator[None]:
-    """Makes the lock name the job inside the block, and after it if it is not over."""
+    """Makes the lock name the job inside the block, and after it if it is not over.
+
+    Raises:
+      EngineError: of a job that failed or was cancelled: one line with its state, the
+        last line of its error, and where to look.
+    """
     job = job_of(stage, result, options)
     if job is None:
         yield
@@ -42,10 +48,27 @@ def named_in_lock(
         yield
     except grpc.RpcError as error:
         raise EngineError(f"{job}: {error.details()}") from error
+    except (RuntimeError, _own_error(result)) as error:
+        reason = str(error).strip().rpartition("\n")[2]
+        where = jobs.where_to_look(job)
+        raise EngineError(f"{job} is {_ask_state(job)}: {reason}; {where}") from error
     finally:
         with contextlib.suppress(EngineError):
             if jobs.is_over(engines.state_of(job)):
                 run_lock.name_job(root, None)
+
+
+def _ask_state(job: Job) -> str:
+    try:
+        return engines.state_of(job)
+    except EngineError:
+        return "in a state that its engine does not tell"
+
+
+def _own_error(result: PipelineResult) -> type[Exception]:
+    """What a result of Dataflow raises of a job that failed."""
+    module = sys.modules[type(result).__module__]
+    return getattr(module, "DataflowRuntimeException", RuntimeError)
 
 
 def job_of(stage: str, result: PipelineResult, options: PipelineOptions) -> Job | None:

@@ -70,7 +70,8 @@ class DropExactDuplicates(beam.PTransform):
     """Keeps one pair of all that have the same image bytes.
 
     Equal sample ids imply equal images. The pair with the smallest sample id is kept;
-    of equal ids, the first by path of the lot and row. Only droppable pairs take part.
+    of equal ids, the first by the path of the lot's first shard, and then by row. Only
+    droppable pairs take part.
 
     Of each image a lot sends one pair through the shuffle, to as many groups as the
     pool needs, so no worker holds more for an image than one pair of each lot.

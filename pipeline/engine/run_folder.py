@@ -7,6 +7,7 @@ on, the identity of the model, and the fingerprints of the tables it is made fro
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig, ImageTextSource
@@ -150,13 +151,12 @@ class RunFolder:
 
     def pairs(self, source: ImageTextSource) -> LotTables:
         """Rows of `records.Pair`: every pair of a shard, in its order."""
-        return self._scores("pairs", self._pairs_fingerprint(source))
+        return self._scores("pairs", *self._pairs_settings(source))
 
     def languages(self, source: ImageTextSource) -> LotTables:
         """Rows of `records.Language`, one per row of `pairs`."""
         detector = self.config.language_detector
-        parts = (detector, self._pairs_fingerprint(source))
-        return self._scores("language", table_fingerprint("language", *parts))
+        return self._scores("language", detector, self._pairs_fingerprint(source))
 
     def embeddings(self, source: ImageTextSource) -> LotTables:
         """Image embedding and alignment score, one row a row of `pairs`."""
@@ -165,14 +165,12 @@ class RunFolder:
         parts = (digest, encoder.dtype, self._pairs_fingerprint(source))
         # Only where it is not the default, so that older tables keep their names.
         token = () if encoder.cls_token == "alt_text" else (encoder.cls_token,)
-        return self._scores("embedding", table_fingerprint("embedding", *parts, *token))
+        return self._scores("embedding", *parts, *token)
 
     def similarities(self, source: ImageTextSource, set_fingerprint: str) -> LotTables:
         """Stored similarities to the images of one set (see `similarity_cache`)."""
         vectors = self.vectors(source).folder.removeprefix(self.root)
-        return self._scores(
-            "similarity", table_fingerprint("similarity", vectors, set_fingerprint)
-        )
+        return self._scores("similarity", vectors, set_fingerprint)
 
     def descriptions(
         self, source: ImageTextSource, descriptor: Descriptor
@@ -185,7 +183,7 @@ class RunFolder:
             digest = self.checkpoint_to_digest[descriptor.checkpoint]
             identity = (*identity, digest, descriptor.size_px)
         parts = (*identity, self._pairs_fingerprint(source))
-        return self._scores(descriptor.name, table_fingerprint("description", *parts))
+        return self._scores("description", *parts, name=descriptor.name)
 
     def vectors(self, source: ImageTextSource) -> LotTables:
         """`embedding` by the descriptor that images are compared by."""
@@ -273,20 +271,16 @@ class RunFolder:
     def caption_languages(self, granularity: Granularity) -> LotTables:
         """Rows of `records.Language`; one table per table of captions, of its name."""
         detector = self.config.language_detector
-        parts = (detector, self.granularity_fingerprint(granularity))
-        return self._scores(
-            "caption_language", table_fingerprint("caption_language", *parts)
-        )
+        captions = self.granularity_fingerprint(granularity)
+        return self._scores("caption_language", detector, captions)
 
     def caption_alignment(
         self, source: ImageTextSource, granularity: Granularity
     ) -> LotTables:
         """`alignment_score`; one table per table of captions, of its name."""
         embeddings = self.embeddings(source).folder.removeprefix(self.root)
-        parts = (embeddings, self.granularity_fingerprint(granularity))
-        return self._scores(
-            "caption_alignment", table_fingerprint("caption_alignment", *parts)
-        )
+        captions = self.granularity_fingerprint(granularity)
+        return self._scores("caption_alignment", embeddings, captions)
 
     @property
     def flags(self) -> LotTables:
@@ -325,13 +319,17 @@ class RunFolder:
         return self.glob_to_files[granularity.checkpoint]
 
     def _pairs_fingerprint(self, source: ImageTextSource) -> str:
+        return table_fingerprint("pairs", *self._pairs_settings(source))
+
+    def _pairs_settings(self, source: ImageTextSource) -> tuple:
         columns = (source.image_column, source.alt_text_column, source.key_column)
         settings = (columns, source.needs_alt_text, self.config.limits)
-        return table_fingerprint("pairs", *settings, schema_of(Pair).names)
+        return (*settings, schema_of(Pair).names)
 
-    def _scores(self, measure: str, measure_fingerprint: str) -> LotTables:
-        name = f"{measure}-{measure_fingerprint}"
-        return LotTables(files.join(self.root, "scores", name))
+    def _scores(self, kind: str, *parts: Any, name: str = "") -> LotTables:
+        """The tables of a measure, whose name is mostly that of its kind."""
+        folder = f"{name or kind}-{table_fingerprint(kind, *parts)}"
+        return LotTables(files.join(self.root, "scores", folder))
 
 
 def _plan_lots(

@@ -140,7 +140,10 @@ def _rewrite_others(
 ) -> None:
     for tables in folders.similarities:
         similarity, image = similarity_cache.read(tables, lot.old, len(is_left))
-        known = np.flatnonzero((image != similarity_cache.UNKNOWN)[is_left])
+        _, there = similarity_cache.read(tables, lot.new, int(is_left.sum()))
+        is_unknown = there == similarity_cache.UNKNOWN
+        is_known = (image != similarity_cache.UNKNOWN)[is_left]
+        known = np.flatnonzero(is_known & is_unknown)
         if len(known):
             values = (similarity[is_left][known], image[is_left][known])
             similarity_cache.add(tables, lot.new, known, *values)
@@ -256,14 +259,15 @@ def _rewrite_captions(tables: LotTables, name: str, target: str, rows: Rows) -> 
     if not tables.has(name):
         return
     table = tables.read(name)
-    is_done = target == name and rows.all()
-    if is_done and tables.read_summary(name)["rows"] == len(rows):
+    # Maybe by an attempt that was killed before it wrote the summary.
+    is_rewritten = target == name and table.num_rows == rows.sum()
+    if is_rewritten and tables.read_summary(name)["rows"] == table.num_rows:
         return
     if target == name and not rows.any():
         # The table first: one without a summary would be there unseen.
         files.delete(tables.folder, [f"{name}.parquet", f"{name}{SUMMARY_SUFFIX}"])
-    elif target and rows.any() and table.num_rows == len(rows):
-        kept = table.filter(pa.array(rows))
+    elif target and rows.any() and (is_rewritten or table.num_rows == len(rows)):
+        kept = table if is_rewritten else table.filter(pa.array(rows))
         is_text = "finish_reason" in kept.schema.names  # not of a measure
         found = from_table(kept, SyntheticCaption) if is_text else []
         facts = caption_tables.facts_of(found) if is_text else None

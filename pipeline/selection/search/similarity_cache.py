@@ -9,10 +9,8 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.storage import files
-from pipeline.storage.tables import LotTables, open_table
+from pipeline.storage.tables import LotTables
 
 UNKNOWN = -1  # the nearest image of a pair that was never compared
 
@@ -27,10 +25,8 @@ def read(
     """
     similarity = np.full(n_pairs, np.nan, np.float32)
     image = np.full(n_pairs, UNKNOWN)
-    folder, prefix = tables.folder, f"{lot_name}."
-    for path in sorted(files.list_folder(folder, prefix=prefix, suffix=".parquet")):
-        with open_table(path) as file:
-            table = pq.read_table(file)
+    for name in sorted(tables.lot_names(f"{lot_name}.")):
+        table = tables.read(name)
         row = table["row"].to_numpy()
         similarity[row] = table["similarity"].to_numpy()
         image[row] = table["image"].to_numpy()

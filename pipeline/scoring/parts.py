@@ -155,6 +155,6 @@ def finished_shards(root: str, tables: Tables) -> set[str]:
 
 def delete_parts(root: str, tables: Tables) -> None:
     """Removes all parts for some tables: those of lots that are sealed."""
-    parent, name = files.split(parent_of(root, tables))
-    if name in files.folders(parent):
-        files.delete_folder(parent, name)
+    folder = parent_of(root, tables)
+    if files.list_below(folder):
+        files.delete_folder(*files.split(folder))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine import lot_plan
 from pipeline.scoring import environment, parts, score_shard, shard_pass
+from pipeline.scoring import stage as scoring
 from pipeline.scoring.parts import Part
 from pipeline.sources import shards
 from tests.pipeline.scoring.test_stage import (
@@ -65,6 +66,18 @@ def test_a_worker_that_dies_loses_its_last_part_alone(crawl, monkeypatch, n_pair
     assert rest["images_encoded"] <= whole["images_encoded"] - (n_pairs - 4)
     assert tables_of(failing) == tables_of(quiet)
     assert not list(Path(failing.root, parts.FOLDER).rglob("*.parquet"))
+
+
+def test_parts_of_a_lot_that_is_sealed_are_removed_by_the_next_command(
+    crawl, monkeypatch
+):
+    run = lots_of(crawl, "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.ShardParts, "delete", lambda self: None)  # killed before
+        score(run)
+    assert list(Path(run.root, parts.FOLDER).rglob("*.parquet"))
+    scoring.remove_outdated(run)
+    assert not list(Path(run.root, parts.FOLDER).rglob("*.parquet"))
 
 
 def test_where_parts_end_changes_no_byte(crawl, monkeypatch):

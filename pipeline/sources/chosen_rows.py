@@ -48,6 +48,7 @@ class ChosenRows:
     metadata: pq.FileMetaData
     n_file_bytes: int
     start_to_parts: dict[int, tuple[_Part, ...]]  # of the chunks of their row groups
+    may_repeat: bool  # whether a dictionary may give many rows one value
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -67,7 +68,10 @@ class ChosenRows:
         """
         file = _ChosenFile(self, read)
         with parquet.open_parquet(file, self.metadata) as opened:
-            for first, batch in parquet.read_batches(opened, [self.leaf], self.rows):
+            batches = parquet.read_batches(
+                opened, [self.leaf], self.rows, may_repeat=self.may_repeat
+            )
+            for first, batch in batches:
                 images = parquet.image_bytes_of(batch, self.column)
                 for row, image in enumerate(images, first):
                     if row in self.rows:
@@ -100,11 +104,13 @@ def find_rows(path: str, source: ImageTextSource, rows: Iterable[int]) -> Chosen
             raise DamageError("Parquet file damaged: a column chunk outside the file")
     leaf_schema = metadata.schema.column(number)
     indices = _read_indices(path, groups, leaf_schema)
-    parts = {
-        group.chunk.start: tuple(group.parts(index, leaf_schema.max_definition_level))
-        for group, index in zip(groups, indices, strict=True)
-    }
-    return ChosenRows(chosen, column, leaf, metadata, n_file_bytes, parts)
+    parts, may_repeat = {}, False
+    for group, index in zip(groups, indices, strict=True):
+        pages = group.find_pages(index)
+        found = group.parts(pages, leaf_schema.max_definition_level)
+        parts[group.chunk.start] = tuple(found)
+        may_repeat |= not pages or pages[0].start > group.chunk.start
+    return ChosenRows(chosen, column, leaf, metadata, n_file_bytes, parts, may_repeat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +121,20 @@ class _ChosenGroup:
     n_rows: int
     rows: Sequence[int]
 
-    def parts(self, index: bytes, max_definition_level: int) -> Sequence[_Part]:
+    def find_pages(self, index: bytes) -> Sequence[page_index.Page]:
+        """The pages of the chunk; none without an index that can be read."""
+        try:
+            return page_index.parse_pages(index, self.n_rows, self.chunk)
+        except ValueError:  # the file can be read without
+            return ()
+
+    def parts(
+        self, pages: Sequence[page_index.Page], max_definition_level: int
+    ) -> Sequence[_Part]:
         """The column chunk; with an index, without the pages that no row needs."""
         chunk = self.chunk
         whole = list(_pieces(chunk.start, chunk.stop))
-        try:
-            pages = page_index.parse_pages(index, self.n_rows, chunk)
-        except ValueError:  # none, or a damaged one: the file can be read without
+        if not pages:
             return whole
         parts = list(self._chosen_pages(pages, max_definition_level))
         n_bytes = sum(

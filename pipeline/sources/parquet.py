@@ -89,11 +89,16 @@ def read_batches(
     parquet: pq.ParquetFile,
     columns: Sequence[str],
     chosen: frozenset[int] | None = None,
+    *,
+    may_repeat: bool = True,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yields batches, each with its first row in the file.
 
     Row groups are read one by one, so that a damaged one costs none before it. Those
     without any `chosen` row are not read, and such batches are left out.
+
+    Args:
+      may_repeat: whether a dictionary may give many rows one value.
     """
     first = 0
     for group in range(parquet.num_row_groups):
@@ -101,7 +106,7 @@ def read_batches(
         n_rows = metadata.num_rows
         if chosen is None or not chosen.isdisjoint(range(first, first + n_rows)):
             row = first
-            n_rows_a_batch = _rows_per_batch(metadata)
+            n_rows_a_batch = _rows_per_batch(metadata, may_repeat)
             for batch in parquet.iter_batches(n_rows_a_batch, [group], columns=columns):
                 if chosen is None or not chosen.isdisjoint(
                     range(row, row + len(batch))
@@ -111,13 +116,16 @@ def read_batches(
         first += n_rows
 
 
-def _rows_per_batch(row_group: pq.RowGroupMetaData) -> int:
+def _rows_per_batch(row_group: pq.RowGroupMetaData, may_repeat: bool) -> int:
     """No value is larger than its row group, but each row can repeat the largest.
 
-    Only the group is asked: where the metadata of a column are damaged, Arrow ends the
-    process.
+    If none can, the mean counts: all rows together are no larger than the group, unless
+    values are stored as differences, as no writer of images does. Only the group is
+    asked: where the metadata of a column are damaged, Arrow ends the process.
     """
     n_bytes = max(1, row_group.total_byte_size)
+    if not may_repeat:
+        n_bytes = max(1, n_bytes // max(1, row_group.num_rows))
     return max(1, min(_MAX_ROWS_PER_BATCH, _MAX_BATCH_BYTES // n_bytes))
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.config.curation import ImageTextSource
-from pipeline.sources import chosen_rows, page_index
+from pipeline.sources import chosen_rows, page_index, parquet
 from pipeline.sources.columns import DamageError, ShardError
 
 N_ROWS = 60
@@ -128,6 +128,23 @@ def test_of_a_file_with_a_page_index_only_the_pages_of_the_rows_are_read(tmp_pat
     n_bytes = [length for _, length in find(path, rows).spans]
     assert len(n_bytes) == len(rows)
     assert sum(n_bytes) < sum(len(IMAGES[row]) + 40 for row in rows)
+
+
+@pytest.mark.parametrize(("way", "n_rows"), [("pages of one image", 25), ("plain", 1)])
+def test_rows_that_are_not_read_pass_in_batches(tmp_path, monkeypatch, way, n_rows):
+    path = write(tmp_path / "a.parquet", IMAGES, WAYS_TO_WRITE[way])
+    n_bytes = pq.read_metadata(path).row_group(0).total_byte_size
+    monkeypatch.setattr(parquet, "_MAX_BATCH_BYTES", n_bytes)
+    sizes = []
+
+    def counted(batch, column):
+        sizes.append(len(batch))
+        return image_bytes_of(batch, column)
+
+    image_bytes_of = parquet.image_bytes_of
+    monkeypatch.setattr(parquet, "image_bytes_of", counted)
+    assert images_of(path, [3]) == [IMAGES[3]]
+    assert sizes == [n_rows]
 
 
 def test_of_a_file_without_page_index_the_chunks_of_the_rows_are_read(tmp_path):

@@ -41,7 +41,7 @@ class EncoderConfig(Settings):
     """The image-text encoder that measures alignment and similarity."""
 
     checkpoint: str  # folder or Hugging Face id
-    batch_size: int = 64  # pairs that are embedded at a time
+    batch_size: int = 64  # pairs that a device embeds at a time
     dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is for accelerators
     # Which of a TIPS checkpoint's two image vectors, named by the texts that it was
     # trained on: scores compare alt texts. SigLIP has one vector.

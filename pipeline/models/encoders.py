@@ -2,7 +2,7 @@
 
 In: uint8 images prepared by the same encoder, and strings. Out: float32 rows of length
 1, so that a dot product is a cosine. Any number of rows may be given; they are computed
-in batches of one shape, and one object may serve several threads.
+in batches of one shape on all local devices, and one object may serve several threads.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from pipeline.models.checkpoints import (
     resolve_checkpoint,
     weights_digest,
 )
+from pipeline.models.device_placement import Placement
 from pipeline.models.image_preparation import ImagePreparation
 from pipeline.models.interfaces import Encoder
 from pipeline.models.siglip import Siglip, lot_rows
@@ -88,15 +89,20 @@ class EncoderCheckpoint:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoTowerEncoder:
-    """Two compiled towers on JAX's default device, and what prepares their inputs."""
+    """Two compiled towers on all local devices, and what prepares their inputs.
+
+    `batch_size` counts the rows of all devices. Each computes batches of the shape that
+    one device alone would, so the values do not depend on how many there are.
+    """
 
     identity: ModelIdentity
     embedding_dim: int
     batch_size: int
     preparation: ImagePreparation
     tokens: Tokens
-    embed_images: Callable[[np.ndarray], jax.Array]
-    embed_token_ids: Callable[[np.ndarray], jax.Array]
+    placement: Placement
+    embed_images: Callable[[jax.Array], jax.Array]
+    embed_token_ids: Callable[[jax.Array], jax.Array]
 
     @property
     def image_size_px(self) -> int:
@@ -113,9 +119,10 @@ class TwoTowerEncoder:
         return self._encode(self.embed_token_ids, self.tokens.ids(texts))
 
     def _encode(
-        self, embed: Callable[[np.ndarray], jax.Array], rows: np.ndarray
+        self, embed: Callable[[jax.Array], jax.Array], rows: np.ndarray
     ) -> np.ndarray:
-        batches = [embed(batch) for batch in fixed_batches(rows, self.batch_size)]
+        placed = map(self.placement.rows, fixed_batches(rows, self.batch_size))
+        batches = list(map(embed, placed))
         no_rows = np.zeros((0, self.embedding_dim), np.float32)
         return np.concatenate([*jax.device_get(batches), no_rows])[: len(rows)]
 
@@ -128,7 +135,11 @@ class TwoTowerEncoder:
     def _load(cls, config: EncoderConfig) -> Self:
         folder = resolve_checkpoint(config.checkpoint)
         opened = cls.open(folder, config)
-        graph, params = load_module(opened.build, folder, config.dtype)
+        placement = Placement.of()
+        graph, params = load_module(
+            *(opened.build, folder, config.dtype),
+            lambda name, tensor: placement.weight(tensor, cut_axis=None),
+        )
         embed_images = functools.partial(_embed_images, graph, opened.preparation)
         embed_token_ids = functools.partial(_embed_token_ids, graph)
         digest = weights_digest(folder)
@@ -137,9 +148,10 @@ class TwoTowerEncoder:
                 config.checkpoint, digest, config.dtype, config.cls_token
             ),
             embedding_dim=opened.embedding_dim,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size * placement.n_batch_shards,
             preparation=opened.preparation,
             tokens=opened.tokens,
+            placement=placement,
             embed_images=functools.partial(jax.jit(embed_images), params),
             embed_token_ids=functools.partial(jax.jit(embed_token_ids), params),
         )

@@ -1,4 +1,5 @@
-"""Eight devices, real for XLA, caption as one does; weights may be cut over them."""
+"""Several devices, real for XLA, embed and caption as one does; weights may be cut over
+them."""
 
 import json
 import os
@@ -42,13 +43,37 @@ print(json.dumps(dict(
 """
 
 
+# Prints a digest of the embeddings of 23 images and texts, and what computed them.
+ENCODE = """
+import hashlib, json, sys
+from pipeline.config.curation import EncoderConfig
+from pipeline.models import encoders
+from tests.support import tiny_checkpoints
+
+encoder = encoders.load_encoder(EncoderConfig(sys.argv[1], batch_size=3))
+images, texts = tiny_checkpoints.random_images(23), [f"text {n}" for n in range(23)]
+found = encoder.encode_images(images).tobytes() + encoder.encode_texts(texts).tobytes()
+rows = encoder.placement.rows(images[:encoder.batch_size])
+shards = encoder.embed_images(rows).addressable_shards
+print(json.dumps(dict(
+    digest=hashlib.sha256(found).hexdigest(),
+    n_rows=[len(one.data) for one in shards],
+    n_devices=len({one.device for one in shards}),
+)))
+"""
+
+
 def captions(
     folder: Path, n_devices: int, n_model_shards: int = 1, batch_size: int = 2
 ) -> dict:
-    flags = f"--xla_force_host_platform_device_count={n_devices}"
     arguments = (str(folder), str(n_model_shards), str(batch_size))
+    return run_program(PROGRAM, n_devices, *arguments)
+
+
+def run_program(program: str, n_devices: int, *arguments: str) -> dict:
+    flags = f"--xla_force_host_platform_device_count={n_devices}"
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", program, *arguments],
         env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}"},
         check=True,
         capture_output=True,
@@ -70,6 +95,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict:
     return captions(folder, n_devices=1)
+
+
+def test_four_devices_embed_as_one(tmp_path: Path):
+    path = str(tiny_checkpoints.write_siglip(tmp_path))
+    alone, four = (run_program(ENCODE, n_devices, path) for n_devices in (1, 4))
+    assert (alone["n_devices"], alone["n_rows"]) == (1, [3])
+    assert (four["n_devices"], four["n_rows"]) == (4, [3, 3, 3, 3])
+    assert four["digest"] == alone["digest"]
 
 
 @pytest.mark.slow

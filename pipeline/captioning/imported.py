@@ -18,6 +18,7 @@ from pipeline.config.prompts import prompt_hash
 from pipeline.engine.caption_tables import STAGE, CaptionTables
 from pipeline.engine.counters import add_to_counter
 from pipeline.engine.kept_pairs import read_kept_rows
+from pipeline.engine.removals import Removals
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import FinishReason, SyntheticCaption
 from pipeline.sources import imported_captions
@@ -39,7 +40,7 @@ class Row:
 
     file: str
     row: int
-    column: str  # what names its image, or "error"
+    column: str  # what names its image, or "error"; "" if that is not told
     value: str
 
 
@@ -79,6 +80,8 @@ class _Import:
     key_name: str
     source_to_pairs: Mapping[str, LotTables]
     decisions: LotTables
+    # In a run from which pairs were removed: what names no kept image may name those.
+    hides_unmatched: bool
 
     @classmethod
     def of(cls, run: RunFolder, granularity: Granularity) -> "_Import":
@@ -89,6 +92,7 @@ class _Import:
             key_name=imported_captions.key_name(imported),
             source_to_pairs={s.name: run.pairs(s) for s in run.config.sources},
             decisions=run.decisions,
+            hides_unmatched=bool(Removals.read(run.root).done),
         )
 
     def left_out(self, file_number: int, row: int, column: str, value: str) -> Row:
@@ -191,13 +195,18 @@ def write_receipt(
     for kind, n in n_rows.items():
         rows = sorted(listed.get(kind, ()))
         lines: list[dict[str, Any]] = [{**receipt, "n_rows": n, "n_listed": len(rows)}]
-        lines += [{"file": r.file, "row": r.row, r.column: r.value} for r in rows]
+        lines += [_to_json(row) for row in rows]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         files.write(files.join(folder, f"{kind}.jsonl"), text.encode())
         add_to_counter(STAGE, f"captions_{kind}", n)
     content = {**receipt, "n_lots": n_lots, "n_rows": n_rows}
     data = json.dumps(content, indent=1).encode() + b"\n"
     files.write(files.join(folder, RECEIPT_NAME), data)
+
+
+def _to_json(row: Row) -> dict[str, Any]:
+    named = {row.column: row.value} if row.column else {}
+    return {"file": row.file, "row": row.row, **named}
 
 
 class _ReadFile(beam.DoFn):
@@ -278,6 +287,8 @@ class _Match(beam.DoFn):
     ) -> Iterator[TaggedOutput]:
         """Yields each row once, however many of its texts are not imported."""
         name, value = self._import.key_name, self._import.shown(key)
+        if kind == "unmatched" and self._import.hides_unmatched:
+            name = value = ""
         places = dict.fromkeys(
             (placed.file_number, placed.text.row) for placed in texts
         )

@@ -7,14 +7,14 @@ it out. A removal that was killed is completed first, whatever else is asked for
 import argparse
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import curate
 from pipeline.commands.status import remove_captions
-from pipeline.engine.removals import Removals
+from pipeline.engine.removals import Removals, delete_other_tables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.removal import removing
 from pipeline.sources import drop_lists
@@ -55,19 +55,37 @@ def remove(
             if not command.granularity:
                 print("removed: all of it was removed before")
             return
+        _begin(run, removals, summary, options)
+    _finish(run.root, reopen, options)
+
+
+def _begin(
+    run: RunFolder,
+    removals: Removals,
+    summary: dict[str, Any],
+    options: PipelineOptions,
+) -> None:
+    try:
         _expect_some_left(run, removals)
         with exits(FAILED, RuntimeError):  # of a worker
             is_begun = removing.begin(run, removals, options, summary)
-        if not is_begun:
-            raise ValueError(f"{_described(command)}: expected what is in the run")
-    _finish(run.root, reopen, options)
+    finally:
+        delete_other_tables(run.root)
+    if not is_begun:
+        n_names = sum(summary["entries"].values())
+        raise ValueError(
+            "remove: expected what is in the run, but no pair of it has any of the"
+            f" {n_names:,} names; nothing was changed. A drop list keeps out what is"
+            " still to come"
+        )
 
 
 def _finish(
     root: str, reopen: Callable[[], RunFolder], options: PipelineOptions
 ) -> None:
     with exits(FAILED, ValueError, RuntimeError):  # the latter of a worker
-        for line in removing.finish(root, reopen, options, curate.export_shards):
+        makers = (curate.flag, curate.export_shards)
+        for line in removing.finish(root, reopen, options, *makers):
             print(line, flush=True)
 
 
@@ -77,42 +95,44 @@ def _names_something(command: argparse.Namespace) -> bool:
     )
 
 
-def _described(command: argparse.Namespace) -> str:
-    flags = (("--pairs", command.pairs), ("--shards", command.shards))
-    return " ".join(f"{flag} {text}" for flag, texts in flags for text in texts)
-
-
 def _add(
     command: argparse.Namespace, run: RunFolder, before: Removals
 ) -> tuple[Removals, dict[str, Any]]:
     """The record with what a command names, and its line about it."""
-    entries = [entry for pattern in command.pairs for entry in _entries(pattern)]
     sources = _sources(run, command.source)
     shards = {found for text in command.shards for found in _shards(run, text)}
-    removals = before.with_entries(entries) if entries else before
     removals = dataclasses.replace(
-        removals,
-        sources=before.sources | sources,
-        shards=before.shards | shards,
+        before, sources=before.sources | sources, shards=before.shards | shards
     )
-    kinds = collections.Counter(kind for kind, _ in set(entries))
-    counts = {"sources": len(sources), "shards": len(shards), **kinds}
+    kind_to_n = {"sources": len(sources), "shards": len(shards)}
+    if command.pairs:
+        kinds: collections.Counter[str] = collections.Counter()
+        for pattern in command.pairs:
+            removals = removals.with_entries(run.root, _entries(pattern, kinds))
+        kind_to_n |= kinds
     summary = {
         "date": removing.today(),
-        "entries": {k: n for k, n in counts.items() if n},
+        "entries": {k: n for k, n in kind_to_n.items() if n},
+        "sources": len(sources - before.sources),
     }
     return removals, summary
 
 
-def _entries(pattern: str) -> list[tuple[str, str]]:
+def _entries(
+    pattern: str, kinds: collections.Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields the entries of files, and counts them by kind."""
     try:
         uris = patterns.find(pattern, "files")
     except ValueError as error:
         raise ValueError(f"--pairs {error}") from error
-    entries = [entry for uri in uris for entry in drop_lists.read_entries(uri)]
-    if not entries:
+    n_before = kinds.total()
+    for uri in uris:
+        for kind, value in drop_lists.read_entries(uri):
+            kinds[kind] += 1
+            yield kind, value
+    if kinds.total() == n_before:
         raise ValueError(f"--pairs {pattern}: expected lines that name pairs")
-    return entries
 
 
 def _sources(run: RunFolder, names: Sequence[str]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from pipeline.captioning import spending
 from pipeline.captioning.coverage import count_captioned
 from pipeline.engine import engines, error_tables, progress, run_lock
 from pipeline.engine.jobs import EngineError
+from pipeline.engine.removals import Removals
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.summaries import Summaries, read_folders
 from pipeline.scoring import environment
@@ -78,6 +79,8 @@ def print_status(run: RunFolder) -> None:
             print(f"{name}: not of this recipe")
     for stage in sorted(files.folders(files.join(run.root, "errors"))):
         print(f"errors in {stage}: {_describe_errors(run.root, stage)}")
+    if removed := Removals.read(run.root).describe():
+        print(f"removed: {removed}")
 
 
 def _describe_scored(run: RunFolder) -> str:

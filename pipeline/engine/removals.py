@@ -1,29 +1,33 @@
 """What was taken out of a run, so that it stays out: RUN/removed.json.
 
 In: lists of pairs, and shards and sources by name. Out: which pairs and shards of a run
-are meant. Pairs are recorded as keyed hashes of what names them: the record says how
-many were removed and when, and tells a pair that comes again, but not what was removed.
-A removal that has begun and is not complete is in the record too, with all that is
-needed to complete it.
+are meant. Pairs are recorded as keyed hashes of what names them, in a table beside the
+record, RUN/removed: so the record says how many were removed and when, and tells a pair
+that comes again, but not what was removed. A removal that has begun and is not complete
+is in the record too, with all that is needed to complete it.
 """
 
 import dataclasses
 import hashlib
 import json
+import os
 import secrets
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.sources import drop_lists
+from pipeline.sources import drop_lists, drop_tables
+from pipeline.sources.drop_tables import DIGEST_BYTES, DIGEST_DTYPE
 from pipeline.storage import files
 
 NAME = "removed.json"
+TABLES = "removed"  # folder of the table of hashes
 
-_DIGEST_BYTES = 16
 _PAIRS_AT_A_TIME = 10_000
+_HASHES_AT_A_TIME = 1 << 20  # 16 MiB
 
 Entry = tuple[str, str]  # kind and value of what names pairs, as drop lists have them
 
@@ -43,9 +47,8 @@ class Unfinished:
 
     removal: str  # identifies it
     successions: tuple[Succession, ...]
-    n_pairs: int
     is_decided: bool  # whether the run had all its decisions
-    flags: str  # the folder of the flags that it had
+    is_flagged: bool  # and all flags of its captions
     with_sets: bool  # whether evaluation or seed images are removed
     summary: Mapping[str, Any]  # the line of the record
 
@@ -68,9 +71,8 @@ class Removals:
     """The record of a run folder."""
 
     key: str = ""  # of the hashes, as hex
-    kind_to_hashes: Mapping[str, frozenset[str]] = dataclasses.field(
-        default_factory=dict
-    )
+    table: str = ""  # of the hashes: its file's name
+    kinds: frozenset[str] = frozenset()  # of names of pairs in the table
     sources: frozenset[str] = frozenset()  # of the pool
     shards: frozenset[tuple[str, str]] = frozenset()  # names of sources, with a path
     done: tuple[Mapping[str, Any], ...] = ()  # when, what kinds, how many
@@ -86,9 +88,8 @@ class Removals:
         unfinished = content["unfinished"]
         return cls(
             key=content["key"],
-            kind_to_hashes={
-                kind: frozenset(hashes) for kind, hashes in content["hashes"].items()
-            },
+            table=content["table"],
+            kinds=frozenset(content["kinds"]),
             sources=frozenset(content["sources"]),
             shards=frozenset(map(tuple, content["shards"])),
             done=tuple(content["done"]),
@@ -103,32 +104,70 @@ class Removals:
             "sources": sorted(self.sources),
             "shards": sorted(self.shards),
             "key": self.key,
-            "hashes": {k: sorted(v) for k, v in sorted(self.kind_to_hashes.items())},
+            "table": self.table,
+            "kinds": sorted(self.kinds),
         }
         files.write(_path(root), json.dumps(content, indent=1).encode() + b"\n")
 
-    def with_entries(self, entries: Iterable[Entry]) -> Self:
-        """The record with more names of pairs."""
-        key = self.key or secrets.token_hex(_DIGEST_BYTES)
-        kind_to_hashes = {kind: set(v) for kind, v in self.kind_to_hashes.items()}
-        for kind, value in entries:
-            hashes = kind_to_hashes.setdefault(kind, set())
-            hashes.add(_keyed_hash(bytes.fromhex(key), kind, value))
-        found = {kind: frozenset(hashes) for kind, hashes in kind_to_hashes.items()}
-        return dataclasses.replace(self, key=key, kind_to_hashes=found)
+    def with_entries(self, root: str, entries: Iterable[Entry]) -> Self:
+        """The record with more names of pairs; writes the table of their hashes."""
+        key, kinds = self.key or secrets.token_hex(DIGEST_BYTES), set(self.kinds)
+        known = self.open_names(root).hashes
+
+        def hashes() -> Iterator[np.ndarray]:
+            for start in range(0, len(known), _HASHES_AT_A_TIME):
+                yield known[start : start + _HASHES_AT_A_TIME]
+            block = bytearray()
+            for kind, value in entries:
+                kinds.add(kind)
+                block += _keyed_hash(bytes.fromhex(key), kind, value)
+                if len(block) >= _HASHES_AT_A_TIME * DIGEST_BYTES:
+                    yield np.frombuffer(bytes(block), DIGEST_DTYPE)
+                    block.clear()
+            yield np.frombuffer(bytes(block), DIGEST_DTYPE)
+
+        table = _write_table(root, hashes())
+        return dataclasses.replace(self, key=key, table=table, kinds=frozenset(kinds))
+
+    def open_names(self, root: str) -> "RemovedNames":
+        """What names removed pairs, mapped into memory on this machine."""
+        if not self.table:
+            return RemovedNames()
+        path = files.local_copy(files.join(root, TABLES, self.table))
+        hashes = drop_tables.open_whole(path)
+        return RemovedNames(bytes.fromhex(self.key), self.kinds, hashes)
 
     @property
     def identity(self) -> str:
         """Identifies all that the record names."""
-        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-        for hashes in (self.sources, *self.kind_to_hashes.values()):
-            digest.update(repr(sorted(hashes)).encode())
-        digest.update(repr(sorted(self.shards)).encode(errors="surrogateescape"))
-        return digest.hexdigest()
+        found = (sorted(self.sources), sorted(self.shards), self.table)
+        data = repr(found).encode(errors="surrogateescape")
+        return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
     def is_out(self, source_name: str, uri: str) -> bool:
         """Whether a shard of the pool was removed."""
         return source_name in self.sources or (source_name, uri) in self.shards
+
+    def describe(self) -> str:
+        """How much was removed in all, but not what; "" if nothing was."""
+        if not self.done:
+            return ""
+        counts = ", ".join(
+            f"{sum(one[kind] for one in self.done):,} {kind}"
+            for kind in ("pairs", "shards", "sources")
+        )
+        return f"{counts}; the last on {self.done[-1]['date']}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RemovedNames:
+    """Keyed hashes of all that names removed pairs, 16 bytes each."""
+
+    key: bytes = b""
+    kinds: frozenset[str] = frozenset()
+    hashes: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.empty(0, DIGEST_DTYPE)
+    )
 
     def matches(self, pairs: pa.Table) -> np.ndarray:
         """Which pairs were removed: bool [n].
@@ -137,16 +176,19 @@ class Removals:
           pairs: columns `url`, `image_hash` and `sample_id` of `records.Pair`.
         """
         is_removed = np.zeros(pairs.num_rows, dtype=bool)
-        kinds, key = list(self.kind_to_hashes), bytes.fromhex(self.key)
-        if not kinds:
+        if not self.kinds:
             return is_removed
         for start in range(0, pairs.num_rows, _PAIRS_AT_A_TIME):
             some = pairs.slice(start, _PAIRS_AT_A_TIME)
-            for kind, names in drop_lists.names_by_kind(some, kinds):
-                hashes = self.kind_to_hashes[kind]
+            rows, hashes = [], bytearray()
+            for kind, names in drop_lists.names_by_kind(some, self.kinds):
                 for row, values in enumerate(names, start=start):
-                    found = (_keyed_hash(key, kind, value) for value in values)
-                    is_removed[row] |= not hashes.isdisjoint(found)
+                    for value in values:
+                        rows.append(row)
+                        hashes += _keyed_hash(self.key, kind, value)
+            found = np.frombuffer(bytes(hashes), DIGEST_DTYPE)
+            is_listed = drop_tables.is_in(found, self.hashes)
+            is_removed[np.array(rows, np.int64)[is_listed]] = True
         return is_removed
 
 
@@ -159,9 +201,30 @@ def expect_finished(root: str) -> None:
         )
 
 
-def _keyed_hash(key: bytes, kind: str, value: str) -> str:
+def delete_other_tables(root: str) -> None:
+    """Deletes tables of hashes that the record does not name."""
+    folder, table = files.join(root, TABLES), Removals.read(root).table
+    found = {files.split(path)[1] for path in files.list_folder(folder)}
+    files.delete(folder, sorted(found - {table}))
+
+
+def _write_table(root: str, hashes: Iterable[np.ndarray]) -> str:
+    """Writes a sorted table, and returns its name, a digest of what it holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, "hashes")
+        drop_tables.write_sorted(hashes, local)
+        with open(local, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = f"{digest[: 2 * DIGEST_BYTES]}.bin"
+        path = files.join(root, TABLES, name)
+        if not files.is_file(path):
+            files.publish(local, path)
+    return name
+
+
+def _keyed_hash(key: bytes, kind: str, value: str) -> bytes:
     data = f"{kind}:{value}".encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES, key=key).hexdigest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES, key=key).digest()
 
 
 def _path(root: str) -> str:

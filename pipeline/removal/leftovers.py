@@ -1,11 +1,13 @@
 """What else in a run folder can show a removed pair: removed, or written again.
 
 In: a run whose lots have successors. Out: the run folder without the tables of the lots
-that are succeeded, without lists and pictures of single pairs, with a ledger and flags
-of the pairs that are left.
+that are succeeded, without lists and pictures of single pairs, with a ledger of the
+pairs that are left.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.captioning import imported
 from pipeline.engine import id_index
-from pipeline.engine.removals import Removals, Unfinished
+from pipeline.engine.removals import RemovedNames
 from pipeline.engine.run_folder import SET_ROLES, RunFolder
 from pipeline.engine.summaries import CACHE_NAME, Summaries
 from pipeline.removal.lot_tables import NAMING, Folders
@@ -22,7 +24,7 @@ from pipeline.selection import ledger, reference_accounts
 from pipeline.selection.lot_decisions import OUTCOMES
 from pipeline.storage import files
 from pipeline.storage.json_files import read_json
-from pipeline.storage.tables import SUMMARY_SUFFIX, LotTables, open_table
+from pipeline.storage.tables import SUMMARY_SUFFIX, open_table
 
 # Folders and files that show single pairs, each made again by a command.
 _NAME_TO_MAKER = {
@@ -61,7 +63,7 @@ def _lot_of(file_name: str) -> set[str]:
     return {stem, stem.rpartition(".")[0]}
 
 
-def delete_parts(root: str, removals: Removals, bases: Collection[str]) -> None:
+def delete_parts(root: str, removed: RemovedNames, bases: Collection[str]) -> None:
     """Deletes what is scored of shards whose lots are not sealed, if removed pairs are
     in it or their lots are succeeded."""
     folder = files.join(root, parts.FOLDER)
@@ -69,21 +71,42 @@ def delete_parts(root: str, removals: Removals, bases: Collection[str]) -> None:
     for name in sorted(files.list_below(folder)):
         shard = name.rpartition("/")[0]
         base = shard.rpartition("/")[2].rpartition(".")[0]
-        if base in bases or _has_removed(files.join(folder, name), removals):
+        if base in bases or _has_removed(files.join(folder, name), removed):
             doomed.add(shard)
     for shard in sorted(doomed):
         parent, _, name = shard.rpartition("/")
         files.delete_folder(files.join(folder, parent), name)
 
 
-def _has_removed(path: str, removals: Removals) -> bool:
+def has_listed(root: str, removed: RemovedNames) -> bool:
+    """Whether lists of captions that were not imported name what is removed."""
+    for tables in Folders.of(root).captions:
+        for kind in imported.LEFT_OUT:
+            try:
+                data = files.read(files.join(tables.folder, f"{kind}.jsonl"))
+            except FileNotFoundError:
+                continue
+            rows = map(json.loads, data.splitlines())
+            if removed.matches(_named_in(list(rows))).any():
+                return True
+    return False
+
+
+def _named_in(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns: dict[str, list] = {"url": [row.get("url", "") for row in rows]}
+    for name in ("image_hash", "sample_id"):
+        columns[name] = [bytes.fromhex(row.get(name, "")) for row in rows]
+    return pa.table(columns)
+
+
+def _has_removed(path: str, removed: RemovedNames) -> bool:
     with open_table(path) as file:
         opened = pq.ParquetFile(file)
         if "pairs" not in opened.schema_arrow.names:
             return False
         columns = [f"pairs.{name}" for name in NAMING]
         rows = opened.read(columns)["pairs"].combine_chunks()
-    return bool(removals.matches(pa.Table.from_struct_array(rows)).any())
+    return bool(removed.matches(pa.Table.from_struct_array(rows)).any())
 
 
 def delete_pictures(root: str, *, with_indexes: bool) -> Iterator[str]:
@@ -129,23 +152,3 @@ def restore_ledger(run: RunFolder) -> bool:
     folders = (run.decisions.folder, run.root)
     ledger.write_ledger(made, folders, run.pool_fingerprint)
     return True
-
-
-def move_flags(run: RunFolder, unfinished: Unfinished) -> None:
-    """Copies the flags that the run had to where its flags are now; then deletes them.
-
-    A caption that many images had is flagged as before, though it has fewer by now.
-    """
-    parent, name = files.split(run.flags.folder)
-    if unfinished.flags == name or unfinished.flags not in files.folders(parent):
-        return
-    before = LotTables(files.join(parent, unfinished.flags))
-    there = before.lot_names()
-    for lot in run.lots:
-        if lot.name in there and not run.flags.has(lot.name):
-            for old, new in (
-                (before.path(lot.name), run.flags.path(lot.name)),
-                (before.summary_path(lot.name), run.flags.summary_path(lot.name)),
-            ):
-                files.write(new, files.read(old))
-    files.delete_folder(parent, unfinished.flags)

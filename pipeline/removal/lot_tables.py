@@ -2,7 +2,8 @@
 
 In: the tables of a lot in all folders of a run. Out: those of its successor, with the
 same rows but those of removed pairs and shards. A table whose rows cannot be told apart
-is left out, and made again when it is asked for.
+is left out, and made again when it is asked for; so are flags, which depend on all
+captions of the run.
 """
 
 import dataclasses
@@ -17,8 +18,9 @@ import pyarrow.parquet as pq
 
 from pipeline.engine import caption_tables, error_tables, id_index
 from pipeline.engine.error_tables import Failure
-from pipeline.engine.removals import Removals, Succession
+from pipeline.engine.removals import RemovedNames, Succession
 from pipeline.records import SyntheticCaption
+from pipeline.scoring import environment
 from pipeline.scoring.shard_work import PLACES_KEY
 from pipeline.selection.lot_decisions import OUTCOMES, outcome_counts
 from pipeline.selection.search import similarity_cache
@@ -34,7 +36,8 @@ from pipeline.storage.tables import (
 # Columns that tell which pairs of a table of pairs are removed.
 NAMING = ("url", "image_hash", "sample_id")
 
-_FACTS = ("source", "pool")  # of a summary, whatever rows are removed
+# Of a summary, whatever rows are removed.
+_FACTS = ("source", "pool", environment.KEY)
 _CAPTION_MEASURES = ("caption_language-", "caption_alignment-")
 
 Rows = np.ndarray  # bool [n]: which rows of a table stay
@@ -105,7 +108,7 @@ class Images:
         return ~pc.is_in(hashes, value_set=removed).to_numpy()
 
 
-def rewrite(folders: Folders, removals: Removals, lot: Succession) -> Images:
+def rewrite(folders: Folders, removed: RemovedNames, lot: Succession) -> Images:
     """Writes the tables of the successor of a lot that are not there yet.
 
     Not its captions; returns the images that they are kept or removed for.
@@ -115,7 +118,7 @@ def rewrite(folders: Folders, removals: Removals, lot: Succession) -> Images:
         if not tables.has(lot.old):
             continue
         pairs = tables.read(lot.old, [*NAMING, "error", "shard"])
-        is_left = ~removals.matches(pairs)
+        is_left = ~removed.matches(pairs)
         is_left &= ~np.isin(pairs["shard"].to_numpy(), lot.dropped)
         masks.append(is_left)
         images |= _split(pairs["image_hash"], is_left)
@@ -147,23 +150,15 @@ def _rewrite_others(
         if len(known):
             values = (similarity[is_left][known], image[is_left][known])
             similarity_cache.add(tables, lot.new, known, *values)
-    for tables in folders.flags:
-        if tables.has(lot.old) and not tables.has(lot.new):
-            tables.write(lot.new, _of_samples(tables, lot, samples))
     for tables in folders.errors:
         if tables.has(lot.old) and not tables.has(lot.new):
-            found = from_table(_of_samples(tables, lot, samples), Failure)
+            table = tables.read(lot.old)
+            rows = samples.rows_left(table["sample_id"])
+            found = from_table(table.filter(pa.array(rows)), Failure)
             failures = [dataclasses.replace(one, lot=lot.new) for one in found]
             if failures:
                 reasons = {error_tables.REASONS: error_tables.count_reasons(failures)}
                 tables.write(lot.new, to_table(failures, Failure), reasons)
-
-
-def _of_samples(tables: LotTables, lot: Succession, samples: Images) -> pa.Table:
-    """The rows of a table that are not of removed pairs."""
-    table = tables.read(lot.old)
-    rows = samples.rows_left(table["sample_id"])
-    return table.filter(pa.array(rows))
 
 
 def _split(hashes: pa.ChunkedArray, is_left: Rows) -> Images:

@@ -21,9 +21,16 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.engine import listed_lots
+from pipeline.captioning import flag_counts
+from pipeline.config.curation import ImageTextSource
+from pipeline.engine import listed_lots, lot_plan
 from pipeline.engine.lot_plan import LotPlan, PlannedLot
-from pipeline.engine.removals import Removals, Succession, Unfinished
+from pipeline.engine.removals import (
+    Removals,
+    Succession,
+    Unfinished,
+    delete_other_tables,
+)
 from pipeline.engine.run_folder import RunFolder
 from pipeline.engine.stage_runner import Counters, run_job
 from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
@@ -34,6 +41,7 @@ from pipeline.selection import ledger
 from pipeline.storage import files
 
 Reopen = Callable[[], RunFolder]
+Flag = Callable[[RunFolder, PipelineOptions], Counters]
 Export = Callable[[RunFolder, PipelineOptions, ShardFormat], Counters]
 
 
@@ -51,25 +59,31 @@ def begin(
       summary: the line of the record: when, what kinds.
     """
     counts = _count_removed(run, removals, options)
-    lots = _succeeding(run.plan, removals, counts)
-    planned = {lot.name for lot in run.plan.lots}
-    if not counts and not lots:
+    named = {name for name, (n_named, _) in counts.items() if n_named}
+    lots = _succeeding(run.plan, removals, named)
+    samples = counts.keys() - {lot.name for lot in run.plan.lots}
+    is_meant = lots or samples
+    if not is_meant and not leftovers.has_listed(
+        run.root, removals.open_names(run.root)
+    ):
         return False
     successions = [
         Succession(old.name, new.name if new else "", _dropped(old, removals))
         for old, new in lots
     ]
-    successions += [Succession(name, "") for name in counts if name not in planned]
-    flags = files.split(run.flags.folder)[1] if run.config.granularities else ""
-    n_pairs = sum(counts.values())
+    successions += [Succession(name, "") for name in samples]
+    facts = {
+        "pairs": sum(sum(counts.get(old.name, ())) for old, _ in lots),
+        "shards": sum(len(one.dropped) for one in successions),
+        "lots": len(lots),
+    }
     unfinished = Unfinished(
         removal=removals.identity,
-        successions=tuple(successions),
-        n_pairs=n_pairs,
+        successions=tuple(sorted(successions, key=lambda one: one.old)),
         is_decided=ledger.read(run) is not None,
-        flags=flags,
+        is_flagged=bool(run.config.granularities) and flag_counts.is_complete(run),
         with_sets=any(old.role != "pool" for old, _ in lots),
-        summary={**summary, "pairs": n_pairs, "lots": len(successions)},
+        summary={**summary, **facts},
     )
     dataclasses.replace(removals, unfinished=unfinished).write(run.root)
     return True
@@ -77,16 +91,33 @@ def begin(
 
 def _count_removed(
     run: RunFolder, removals: Removals, options: PipelineOptions
-) -> dict[str, int]:
-    names = sorted({n for t in Folders.of(run.root).pairs for n in t.lot_names()})
-    if not any(removals.kind_to_hashes.values()) or not names:
+) -> dict[str, tuple[int, int]]:
+    """Lot to its pairs that names mean, and its pairs of removed shards."""
+    names = {n for t in Folders.of(run.root).pairs for n in t.lot_names()}
+    name_to_dropped: dict[str, tuple[int, ...]] = {}
+    for lot in run.plan.lots:
+        if dropped := _dropped(lot, removals):
+            name_to_dropped[lot.name] = dropped
+            name_to_dropped |= dict.fromkeys(_samples_of(lot, dropped), (0,))
+    works = [
+        (name, dropped)
+        for name in sorted(names)
+        if (dropped := name_to_dropped.get(name, ())) or removals.kinds
+    ]
+    if not works:
         return {}
     path = files.join(run.root, "lots", "removed.json")
-    transform = FindRemoved(run.root, removals, names, path)
+    transform = FindRemoved(run.root, removals, works, path)
     run_job(run.root, STAGE, transform, options)
     counts = json.loads(files.read(path))
     files.delete(*_folder_and_names(path))
     return counts
+
+
+def _samples_of(lot: PlannedLot, numbers: Sequence[int]) -> list[str]:
+    """The lots that samples make of some shards of a lot."""
+    shards = lot.to_lot(ImageTextSource(lot.source_name, lot.places[0][0])).shards
+    return [lot_plan.single(shards[number]).name for number in numbers]
 
 
 def _folder_and_names(path: str) -> tuple[str, list[str]]:
@@ -117,12 +148,13 @@ def _dropped(lot: PlannedLot, removals: Removals) -> tuple[int, ...]:
 
 
 def finish(
-    root: str, reopen: Reopen, options: PipelineOptions, export: Export
+    root: str, reopen: Reopen, options: PipelineOptions, flag: Flag, export: Export
 ) -> Iterator[str]:
     """Does what is left of a removal; yields lines that say what was done.
 
     Args:
       reopen: opens the run with the lots that it has by then.
+      flag: flags captions.
       export: writes training shards.
 
     Raises:
@@ -145,12 +177,18 @@ def finish(
         plan.succeeded(old_to_new).write(root)
     leftovers.delete_lots(root, olds)
     bases = {old.rpartition("-")[0] for old in olds}
-    leftovers.delete_parts(root, removals, bases)
+    leftovers.delete_parts(root, removals.open_names(root), bases)
     yield from leftovers.delete_pictures(root, with_indexes=unfinished.with_sets)
-    yield from _finish_outputs(reopen(), unfinished, options, export)
+    run = reopen()
+    is_decided = unfinished.is_decided and leftovers.restore_ledger(run)
+    if is_decided and unfinished.is_flagged:
+        flag(run, options)
+    yield from _finish_shards(run, options, export, is_decided=is_decided)
     done = (*removals.done, unfinished.summary)
     dataclasses.replace(removals, done=done, unfinished=None).write(root)
-    yield f"removed: {unfinished.n_pairs:,} pairs, of {len(olds):,} lots of shards"
+    delete_other_tables(root)
+    counts = {k: f"{unfinished.summary[k]:,}" for k in ("pairs", "shards", "lots")}
+    yield "removed: {pairs} pairs and {shards} shards, of {lots} lots".format(**counts)
 
 
 def _works(plan: LotPlan, successions: Sequence[Succession]) -> list[tuple]:
@@ -180,20 +218,17 @@ def _succeeding_as_recorded(
             yield lot.name, of_pairs if is_of_pairs else of_shards
 
 
-def _finish_outputs(
-    run: RunFolder, unfinished: Unfinished, options: PipelineOptions, export: Export
+def _finish_shards(
+    run: RunFolder, options: PipelineOptions, export: Export, *, is_decided: bool
 ) -> Iterator[str]:
-    """Ledger, flags and training shards of what is left."""
+    """Training shards of what is left, if all of it is decided."""
     there = files.folders(run.root)
     formats = [one for one in NAME_TO_FORMAT.values() if one.folder in there]
-    is_decided = unfinished.is_decided and leftovers.restore_ledger(run)
     if not is_decided:
         for one in formats:
             files.delete_folder(run.root, one.folder)
             yield f"removed: {one.path(run.root)}; `curate` makes it again"
         return
-    if run.config.granularities:
-        leftovers.move_flags(run, unfinished)
     for one in formats:
         n_shards = export(run, options, one).get("shards_written", 0)
         yield f"written: {n_shards:,} training shards in {one.path(run.root)}"

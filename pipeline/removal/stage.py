@@ -1,6 +1,6 @@
 """The jobs of a removal: which pairs it means, and the tables of lots without them.
 
-In: the record of what is removed. Out: how many pairs of each lot it names; then the
+In: the record of what is removed. Out: how many pairs of each lot go; then the
 tables of the successors of these lots, and the captions without those of images that
 are gone. Lots are worked on all at once, each by one worker.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from pipeline.engine.removals import Removals, Succession
 from pipeline.removal.lot_tables import (
@@ -23,28 +24,31 @@ from pipeline.storage import files
 
 STAGE = "remove"
 
+# A lot, and numbers of its shards that are removed.
+LotWork = tuple[str, Sequence[int]]
 # A base name of lots, which lots of it are succeeded, and which stay.
 BaseWork = tuple[str, Sequence[tuple[str, str, tuple[int, ...]]], Sequence[str]]
 
 
 class FindRemoved(beam.PTransform):
-    """Writes a JSON object to a path: lot to how many of its pairs a record names.
+    """Writes a JSON object to a path: lot to how many of its pairs are removed.
 
-    Only of lots with such pairs.
+    Two numbers: of pairs that a record names, in shards that stay, and of pairs of
+    removed shards. Only of lots with such pairs.
     """
 
     def __init__(
-        self, root: str, removals: Removals, names: Sequence[str], path: str
+        self, root: str, removals: Removals, works: Sequence[LotWork], path: str
     ) -> None:
         super().__init__()
-        self._names = list(names)
+        self._works = list(works)
         self._count = _CountRemoved(root, removals)
         self._path = path
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         return (
             begin
-            | "Name lots" >> beam.Create(self._names)
+            | "Name lots" >> beam.Create(self._works)
             | "Distribute lots" >> beam.Reshuffle()
             | "Count removed pairs" >> beam.ParDo(self._count)
             | "Collect counts" >> beam.combiners.ToDict()
@@ -52,7 +56,7 @@ class FindRemoved(beam.PTransform):
         )
 
 
-def _write_counts(counts: dict[str, int], path: str) -> None:
+def _write_counts(counts: dict[str, Sequence[int]], path: str) -> None:
     files.write(path, json.dumps(dict(sorted(counts.items()))).encode())
 
 
@@ -73,14 +77,21 @@ class _CountRemoved(_OnTables):
         super().__init__(root)
         self._removals = removals
 
-    def process(self, name: str) -> Iterator[tuple[str, int]]:
-        tables = (t for t in self._folders.pairs if t.has(name))
-        counts = [
-            int(self._removals.matches(one.read(name, list(NAMING))).sum())
-            for one in tables
-        ]
-        if n_removed := max(counts, default=0):
-            yield name, n_removed
+    def setup(self) -> None:
+        super().setup()
+        self._removed = self._removals.open_names(self._root)
+
+    def process(self, work: LotWork) -> Iterator[tuple[str, tuple[int, int]]]:
+        name, dropped = work
+        most = (0, 0)
+        for tables in self._folders.pairs:
+            if tables.has(name):
+                pairs = tables.read(name, [*NAMING, "shard"])
+                is_dropped = np.isin(pairs["shard"].to_numpy(), dropped)
+                is_named = self._removed.matches(pairs) & ~is_dropped
+                most = max(most, (int(is_named.sum()), int(is_dropped.sum())))
+        if any(most):
+            yield name, most
 
 
 class RewriteLots(beam.PTransform):
@@ -103,14 +114,14 @@ class RewriteLots(beam.PTransform):
 class _RewriteBase(_OnTables):
     def setup(self) -> None:
         super().setup()
-        self._removals = Removals.read(self._root)
+        self._removed = Removals.read(self._root).open_names(self._root)
 
     def process(self, work: BaseWork) -> Iterator[Any]:
         base, successions, others = work
         of_base = Images()
         for fields in successions:
             lot = Succession(*fields)
-            images = rewrite(self._folders, self._removals, lot)
+            images = rewrite(self._folders, self._removed, lot)
             rewrite_captions(self._folders, lot.old, lot.new, images)
             of_base |= images
         of_base |= Images(left=frozenset(self._hashes(others)))

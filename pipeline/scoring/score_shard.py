@@ -69,7 +69,7 @@ class ScoreShard(beam.DoFn):
 
     def setup(self) -> None:
         self._checks.at_start()
-        self._removals = Removals.read(self._root)
+        self._removed = Removals.read(self._root).open_names(self._root)
 
     def process(self, work: ShardWork) -> Iterator[tuple[str, ScoredShard]]:
         tables = self._source_to_tables[work.shard.source]
@@ -148,7 +148,7 @@ class ScoreShard(beam.DoFn):
             image_descriptors={
                 m: self._model(m) for m in to_make if not isinstance(m, str)
             },
-            removals=self._removals,
+            removed=self._removed,
         )
 
     def _model(self, measure: Measure) -> Any:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.config.curation import Limits
 from pipeline.config.duplicates import Descriptor
 from pipeline.engine.counters import add_to_counter
-from pipeline.engine.removals import Removals
+from pipeline.engine.removals import RemovedNames
 from pipeline.images import decoder as images
 from pipeline.models import language
 from pipeline.models.descriptors import DescriptorTable, ImageDescriptor
@@ -52,13 +52,13 @@ class ShardPass:
     detector: language.Detector | None
     encoder: Encoder | None
     image_descriptors: Mapping[Descriptor, ImageDescriptor]
-    removals: Removals
+    removed: RemovedNames
 
     def over_shard(self, shard: Shard, start: int) -> Iterator[MeasuredPair]:
         """Measures the pairs of a shard that were not removed from the run, from the
         `start`-th of them on."""
         raw_pairs = _report_left_out(shard, shards.read_pairs(shard, self.limits))
-        if self.removals.kind_to_hashes:
+        if self.removed.kinds:
             raw_pairs = filter(self._is_left, raw_pairs)
         rest = itertools.islice(raw_pairs, start, None)
         return map_ahead(
@@ -83,7 +83,7 @@ class ShardPass:
             "image_hash": content_hash(raw.image),
             "sample_id": sample_id(raw.image, raw.alt_text),
         }
-        is_removed = self.removals.matches(pa.table({k: [v] for k, v in named.items()}))
+        is_removed = self.removed.matches(pa.table({k: [v] for k, v in named.items()}))
         if is_removed[0]:
             add_to_counter(STAGE, "pairs_removed", 1)
         return not is_removed[0]

@@ -1,8 +1,9 @@
 """Lists of what must not be used: the files that hold them, and what they match.
 
 In: text files with one entry a line, on any file system that Beam knows: a URL, or
-`host:NAME`, `image_hash:HEX` or `sample_id:HEX`. Blank lines and lines that begin with
-`#` say nothing. Out: for the pairs of a lot the kind of entry that names each of them.
+`host:NAME`, `image_hash:HEX` or `sample_id:HEX`, or the digits of a sample id alone.
+Blank lines and lines that begin with `#` say nothing. Out: for the pairs of a lot the
+kind of entry that names each of them.
 The launcher reads the files and writes a sorted table of 16 bytes an entry, named by
 what they hold. Workers map it into memory, or read parts of it if it is very large.
 """
@@ -204,7 +205,7 @@ def read_entries(uri: str) -> Iterator[tuple[str, str]]:
             shown = repr(line[:_MAX_SHOWN_CHARS].decode(errors="replace"))
             raise ValueError(
                 f"{uri}:{number}: {shown}: expected a URL, host:NAME, image_hash:HEX"
-                " or sample_id:HEX of 32 digits"
+                " or sample_id:HEX of 32 digits, or those of a sample id alone"
             ) from error
 
 
@@ -219,6 +220,8 @@ def _parse(text: str) -> tuple[str, str]:
     address, _ = _normalize_address(text)
     if address:
         return "url", address
+    if _HASH.fullmatch(text):
+        return "sample_id", text.lower()
     match = _OTHER.fullmatch(text)
     if match is None:
         raise ValueError(text)

@@ -20,6 +20,7 @@ from pipeline.config.captions import Granularity
 from pipeline.config.prompts import prompt_hash
 from pipeline.config.selection import MinScore, SelectionConfig
 from pipeline.engine.caption_tables import CaptionTables
+from pipeline.engine.removals import Removals
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import DropReason, SyntheticCaption, content_hash, sample_id
 from pipeline.sources import imported_captions
@@ -284,6 +285,16 @@ def test_only_the_first_rows_of_very_many_are_listed(tmp_path, monkeypatch):
         {"file": "a.jsonl", "row": i, "url": f"u{i - 1}"} for i in (1, 2, 3)
     ]
     assert (head["n_rows"], head["n_listed"]) == (10, 3)
+
+
+def test_rows_without_an_image_are_not_named_once_pairs_were_removed(tmp_path):
+    address = "https://owner.org/1.png"
+    write_lines(tmp_path, {"url": address, "text": "t"})
+    run = importing_run(tmp_path, {"a": plain_rows(1)})
+    Removals(done=({"date": "2026-11-30", "pairs": 1},)).write(run.root)
+    assert caption(run) == {"captions_unmatched": 1, "lots_skipped": 1}
+    assert listed(run, "unmatched")[0] == [{"file": "a.jsonl", "row": 1}]
+    assert not [n for n, data in bytes_of(Path(run.root)).items() if b"owner" in data]
 
 
 def test_a_second_run_reads_no_file_and_writes_nothing(tmp_path, monkeypatch):

@@ -1,0 +1,57 @@
+"""The record of removals: small, whatever it names, and read by every worker."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.engine import removals
+from pipeline.engine.removals import Removals
+from pipeline.removal.stage import FindRemoved, RewriteLots
+from pipeline.sources import drop_tables
+
+N = 1_000_000
+
+
+def pairs_of(*numbers: int) -> pa.Table:
+    names = [n.to_bytes(16, "big") for n in numbers]
+    urls = [f"https://www.h{n}.org/1.png" for n in numbers]
+    return pa.table({"url": urls, "image_hash": names, "sample_id": names})
+
+
+def test_a_million_removed_pairs_leave_the_record_and_the_jobs_small(tmp_path):
+    root = str(tmp_path)
+    entries = (("sample_id", f"{n:032x}") for n in range(N))
+    found = Removals().with_entries(root, entries)
+    found.write(root)
+    read = Removals.read(root)
+    assert read == found
+    assert (tmp_path / removals.NAME).stat().st_size < 1_000
+    (table,) = (tmp_path / removals.TABLES).iterdir()
+    assert table.stat().st_size == N * drop_tables.DIGEST_BYTES
+    works = [("web-00000-abc", ())]
+    jobs = (FindRemoved(root, read, works, "path"), RewriteLots(root, []))
+    assert max(len(pickle.dumps(job)) for job in jobs) < 10_000
+    names = read.open_names(root)
+    assert isinstance(names.hashes, np.memmap)
+    some = pairs_of(0, N - 1, N, 7)
+    np.testing.assert_array_equal(names.matches(some), [True, True, False, True])
+
+
+def test_more_names_join_those_of_before_and_the_same_change_nothing(tmp_path):
+    root = str(tmp_path)
+    first = Removals().with_entries(root, [("host", "h1.org"), ("host", "h1.org")])
+    first.write(root)
+    assert first.with_entries(root, [("host", "h1.org")]) == first
+    both = first.with_entries(root, [("sample_id", f"{2:032x}")])
+    found = both.open_names(root).matches(pairs_of(1, 2, 3))
+    np.testing.assert_array_equal(found, [True, True, False])
+    assert len(list((tmp_path / removals.TABLES).iterdir())) == 2
+    removals.delete_other_tables(root)
+    assert [p.name for p in (tmp_path / removals.TABLES).iterdir()] == [first.table]
+
+
+def test_nothing_is_removed_without_a_record(tmp_path):
+    names = Removals.read(str(tmp_path)).open_names(str(tmp_path))
+    assert not names.matches(pairs_of(1, 2)).any()
+    assert Removals().describe() == ""

@@ -135,15 +135,15 @@ class Measured:
 
     def __init__(self, data: Photos, describe: Describe) -> None:
         start = time.perf_counter()
-        self.vectors = lot_rows([describe(rgb) for rgb in data.photos])
+        self.vectors = unit_rows([describe(rgb) for rgb in data.photos])
         self.us = (time.perf_counter() - start) / len(data.photos) * 1e6
-        variants = lot_rows([describe(rgb) for rgb in data.variants])
+        variants = unit_rows([describe(rgb) for rgb in data.variants])
         self.variants = rowwise(variants, self.vectors[data.originals])
         self.lookalikes = rowwise(*(self.vectors[side] for side in data.lookalikes.T))
         sources = [data.photos[i] for i in data.copied]
         self.copies = {
             name: rowwise(
-                lot_rows([describe(copy(rgb)) for rgb in sources]),
+                unit_rows([describe(copy(rgb)) for rgb in sources]),
                 self.vectors[data.copied],
             )
             for name, copy in NAME_TO_COPY.items()
@@ -171,7 +171,7 @@ class Measured:
         ]
 
 
-def lot_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
+def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """Rows of length one, in float16, as `score` stores them."""
     return normalize(np.stack(vectors).astype(np.float16))[0]
 
@@ -236,7 +236,7 @@ def main() -> None:
     ]
     print_table(["descriptor", "numbers", "µs per image", *heads], rows)
     print_table(heads, [found[OURS].cells(threshold) for threshold in THRESHOLDS])
-    variants = lot_rows([Perceptual().prepare(rgb) for rgb in data.variants])
+    variants = unit_rows([Perceptual().prepare(rgb) for rgb in data.variants])
     print_cells(np.concatenate([found[OURS].vectors, variants]))
 
 

@@ -201,7 +201,9 @@ def _measure_all(
                 continue
             found = _in_process(name, scheme, what, environment)
             if not isinstance(found, str):
-                found = ", ".join(f"{value:.3g} {lot}" for lot, value in found.items())
+                found = ", ".join(
+                    f"{value:.3g} {unit}" for unit, value in found.items()
+                )
             print(f"| {server} | {what} | {name} | {found} |", flush=True)
 
 

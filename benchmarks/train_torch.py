@@ -133,7 +133,7 @@ class Text(nn.Module):
 
 
 class Head(nn.Module):
-    """Maps tokens to unit vectors; holds prototypes as lot rows."""
+    """Maps tokens to unit vectors; holds prototypes as unit rows."""
 
     def __init__(self, sizes: HeadConfig, width: int):
         super().__init__()

@@ -54,7 +54,7 @@ API = {
 }
 
 _API_PURPOSE = """\
-Look up signatures, shapes, lots and errors of the public names, as the code has them.
+Look up signatures, shapes, units and errors of the public names, as the code has them.
 [Configuration](../configuration.md) explains each field of a recipe."""
 
 

@@ -116,7 +116,7 @@ def to_shares(batch: Batch) -> jax.Array:
 
 def copy_loss(embeddings: jax.Array) -> jax.Array:
     """Symmetric InfoNCE of `[2 b, d]`: row `i` and row `b + i` are copies."""
-    first, second = jnp.split(siglip.lot_rows(embeddings), 2)
+    first, second = jnp.split(siglip.unit_rows(embeddings), 2)
     logits = first @ second.T / COPY_TEMPERATURE
     labels = jnp.arange(len(logits))
     entropy = optax.softmax_cross_entropy_with_integer_labels

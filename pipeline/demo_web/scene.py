@@ -138,7 +138,7 @@ def _heart() -> npt.NDArray[np.float64]:
     return np.stack([x, -y], axis=1)
 
 
-def _lot(*contours: npt.ArrayLike) -> Contours:
+def _unit(*contours: npt.ArrayLike) -> Contours:
     """Centers the bounding box of the first contour; its longer side becomes 1."""
     arrays = tuple(np.asarray(contour, np.float64) for contour in contours)
     low, high = arrays[0].min(axis=0), arrays[0].max(axis=0)
@@ -153,13 +153,13 @@ def _cross() -> npt.NDArray[np.float64]:
 
 
 SHAPE_TO_CONTOURS: dict[str, Contours] = {
-    "circle": _lot(_regular(48, 0.5, 0.0)),
-    "square": _lot([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
-    "triangle": _lot([(0, -0.45), (0.5, 0.45), (-0.5, 0.45)]),
-    "star": _lot(_star()),
-    "cross": _lot(_cross()),
-    "ring": _lot(_regular(48, 0.5, 0.0), _regular(48, 0.19, 0.0)),
-    "heart": _lot(_heart()),
+    "circle": _unit(_regular(48, 0.5, 0.0)),
+    "square": _unit([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
+    "triangle": _unit([(0, -0.45), (0.5, 0.45), (-0.5, 0.45)]),
+    "star": _unit(_star()),
+    "cross": _unit(_cross()),
+    "ring": _unit(_regular(48, 0.5, 0.0), _regular(48, 0.19, 0.0)),
+    "heart": _unit(_heart()),
 }
 
 
@@ -181,14 +181,14 @@ def class_id(color: str, shape: str) -> int:
 # Sampling
 
 
-def _pick(names: tuple[str, ...], lot: float) -> str:
-    return names[int(lot * len(names))]
+def _pick(names: tuple[str, ...], unit: float) -> str:
+    return names[int(unit * len(names))]
 
 
-def _jitter(rgb: Rgb, lots: list[float], amount: float) -> Rgb:
+def _jitter(rgb: Rgb, units: list[float], amount: float) -> Rgb:
     red, green, blue = (
-        min(max(value + amount * (2 * lot - 1), 0.0), 255.0)
-        for value, lot in zip(rgb, lots, strict=True)
+        min(max(value + amount * (2 * unit - 1), 0.0), 255.0)
+        for value, unit in zip(rgb, units, strict=True)
     )
     return red, green, blue
 

@@ -90,8 +90,8 @@ def open_image(
 
 def _check(value: int, bound: int, name: str) -> None:
     if value > bound:
-        lot = name.removeprefix("max_").replace("_", " ")
-        raise ImageError(f"{value} {lot}: expected at most {name}={bound}")
+        unit = name.removeprefix("max_").replace("_", " ")
+        raise ImageError(f"{value} {unit}: expected at most {name}={bound}")
 
 
 def _list_formats(formats: Sequence[str]) -> str:

@@ -268,7 +268,7 @@ class DescriptorTable:
 def unit_vectors(
     image_descriptor: ImageDescriptor, prepared: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Vectors of prepared images, as a table keeps them: float16 [n, dim], lot."""
+    """Vectors of prepared images, as a table keeps them: float16 [n, dim], unit."""
     vectors = image_descriptor.describe(np.stack(prepared)).astype(np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(length > 0, length, 1)).astype(np.float16)

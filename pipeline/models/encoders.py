@@ -29,7 +29,7 @@ from pipeline.models.checkpoints import (
 from pipeline.models.device_placement import Placement
 from pipeline.models.image_preparation import ImagePreparation
 from pipeline.models.interfaces import Encoder
-from pipeline.models.siglip import Siglip, lot_rows
+from pipeline.models.siglip import Siglip, unit_rows
 from pipeline.models.tips import PAD_ID, Tipsv2
 from pipeline.models.weights import (
     check_module,
@@ -238,13 +238,13 @@ def _embed_images(
     images: jax.Array,
 ) -> jax.Array:
     model = nnx.merge(graph, params)
-    return lot_rows(model.embed_images(preparation.normalize(images)))
+    return unit_rows(model.embed_images(preparation.normalize(images)))
 
 
 def _embed_token_ids(
     graph: nnx.GraphDef[Siglip | Tipsv2], params: nnx.State, token_ids: jax.Array
 ) -> jax.Array:
-    return lot_rows(nnx.merge(graph, params).embed_texts(token_ids))
+    return unit_rows(nnx.merge(graph, params).embed_texts(token_ids))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -33,10 +33,10 @@ class Encoder(Protocol):
         """uint8 `[h, w, 3]` to uint8 `[image_size_px, image_size_px, 3]`."""
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
-        """uint8 `[n, s, s, 3]` prepared images to float32 `[n, d]` lot rows."""
+        """uint8 `[n, s, s, 3]` prepared images to float32 `[n, d]` unit rows."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """`n` texts to float32 `[n, d]` lot rows."""
+        """`n` texts to float32 `[n, d]` unit rows."""
 
 
 @dataclasses.dataclass(frozen=True)

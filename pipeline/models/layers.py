@@ -75,13 +75,13 @@ class LayerNorm(nnx.Module):
         centerd = x.astype(jnp.float32)
         centerd -= centerd.mean(axis=-1, keepdims=True)
         variance = jnp.square(centerd).mean(axis=-1, keepdims=True)
-        lot = centerd * jax.lax.rsqrt(variance + self.eps)
+        unit = centerd * jax.lax.rsqrt(variance + self.eps)
         weight, bias = (p[...].astype(jnp.float32) for p in (self.weight, self.bias))
-        return (lot * weight + bias).astype(x.dtype)
+        return (unit * weight + bias).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """Gemma's normalization: lot root mean square, times `1 + weight`, in float32."""
+    """Gemma's normalization: unit root mean square, times `1 + weight`, in float32."""
 
     def __init__(self, width: int, eps: float):
         self.weight = nnx.Param(jnp.zeros(width))
@@ -90,8 +90,8 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         exact = x.astype(jnp.float32)
         mean_square = jnp.square(exact).mean(axis=-1, keepdims=True)
-        lot = exact * jax.lax.rsqrt(mean_square + self.eps)
-        return (lot * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
+        unit = exact * jax.lax.rsqrt(mean_square + self.eps)
+        return (unit * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
 
 
 def split_heads(x: jax.Array, n_heads: int) -> jax.Array:

@@ -277,7 +277,7 @@ class Siglip(nnx.Module):
 
     def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:
         """`exp(logit_scale) * cosine + logit_bias`, `[n_images, n_texts]`."""
-        cosines = contract("id,td->it", lot_rows(images), lot_rows(texts))
+        cosines = contract("id,td->it", unit_rows(images), unit_rows(texts))
         return jnp.exp(self.logit_scale[...]) * cosines + self.logit_bias[...]
 
 
@@ -294,7 +294,7 @@ def _check_heads(config: SiglipConfig) -> None:
         )
 
 
-def lot_rows(x: jax.Array) -> jax.Array:
+def unit_rows(x: jax.Array) -> jax.Array:
     """Rows scaled to length 1; rows of zeros stay."""
     lengths = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x / jnp.maximum(lengths, jnp.finfo(x.dtype).tiny)

@@ -6,7 +6,7 @@ from pipeline.selection.duplicates.members import image_numbers, members_dtype
 from pipeline.selection.search.embeddings import normalize
 
 
-def lot_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+def unit_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
     """Random unit vectors, float32 [n, dim]."""
     vectors = rng.standard_normal((n, dim))
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -18,8 +18,8 @@ def near_copies(
 ) -> np.ndarray:
     """Lot vectors around each of some, of n / 4 unless told; nearer by less noise."""
     n_groups = n_groups or n // 4
-    centers = np.repeat(lot_rows(n_groups, dim, rng), n // n_groups, axis=0)
-    vectors = centers + noise * lot_rows(len(centers), dim, rng)
+    centers = np.repeat(unit_rows(n_groups, dim, rng), n // n_groups, axis=0)
+    vectors = centers + noise * unit_rows(len(centers), dim, rng)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -223,7 +223,7 @@ def nearest_similarity(sets: Sequence[ReferenceSet], vectors: np.ndarray) -> np.
 def _describe(
     image_descriptor: ImageDescriptor, pixels: Iterator[np.ndarray]
 ) -> np.ndarray:
-    """Lot vectors of images, rounded like those of the index."""
+    """Unit vectors of images, rounded like those of the index."""
     vectors, prepared = [np.empty((0, image_descriptor.dim), np.float16)], []
     for rgb in pixels:
         prepared.append(image_descriptor.prepare(rgb))
@@ -265,8 +265,8 @@ def _read_originals(run: RunFolder, n_images: int) -> Iterator[np.ndarray]:
     lot_to_rows: dict[Lot, list[int]] = {}
     for lot, row in (places[place] for place in chosen):
         lot_to_rows.setdefault(lot, []).append(row)
-    for lot, rows in lot_to_rows.items():
-        pairs = from_table(run.pairs(lot.source).take(lot.name, rows), Pair)
+    for lot, chosen_rows in lot_to_rows.items():
+        pairs = from_table(run.pairs(lot.source).take(lot.name, chosen_rows), Pair)
         for data in shards.read_images(lot, pairs):
             yield images.decode(data, run.config.limits).rgb
 
@@ -302,7 +302,7 @@ class _Lookalikes:
     def vectors(
         self, run: RunFolder, image_descriptor: ImageDescriptor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Lot vectors of the first and of the second image of each pair."""
+        """Unit vectors of the first and of the second image of each pair."""
         if self.a and isinstance(self.a[0], np.ndarray):
             a, b = (
                 _describe(image_descriptor, iter(side)) for side in (self.a, self.b)
@@ -342,7 +342,7 @@ def _find_rows(run: RunFolder, keys: set[str]) -> dict[str, _Place]:
 
 
 def _read_vectors(run: RunFolder, dim: int, places: Sequence[_Place]) -> np.ndarray:
-    """Lot vectors of images from the tables of the run."""
+    """Unit vectors of images from the tables of the run."""
     vectors = np.empty((len(places), dim), np.float32)
     lots = np.array([lot.name for lot, _ in places])
     rows = np.array([row for _, row in places], np.int64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pipeline.models.siglip import PatchEmbedding, Siglip, lot_rows
+from pipeline.models.siglip import PatchEmbedding, Siglip, unit_rows
 from tests.support import tiny_checkpoints
 
 
@@ -81,4 +81,4 @@ def test_bfloat16_embeddings_are_close_to_float32():
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert rounded.dtype == jnp.float32
-    assert 0 < np.abs(lot_rows(exact) - lot_rows(rounded)).max() < 0.03
+    assert 0 < np.abs(unit_rows(exact) - unit_rows(rounded)).max() < 0.03

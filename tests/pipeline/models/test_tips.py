@@ -30,7 +30,7 @@ def images(n: int, size_px: int) -> np.ndarray:
     return rng.integers(0, 256, (n, size_px, size_px, 3), np.uint8)
 
 
-def lot(rows: np.ndarray) -> np.ndarray:
+def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
@@ -49,10 +49,10 @@ def test_vectors_are_those_of_the_trainer(
     for index, cls_token in enumerate(("alt_text", "synthetic_caption")):
         encoder = Tipsv2Encoder.load(str(path), 2, "float32", cls_token)
         found = encoder.encode_images(rows)
-        np.testing.assert_allclose(found, lot(expected[:, index]), atol=2e-6)
+        np.testing.assert_allclose(found, unit(expected[:, index]), atol=2e-6)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
     ids = Tokenizer(path / "tokenizer.model", N_TOKENS)(TEXTS)
-    expected = lot(np.asarray(jax.jit(trainer.encode_text)(ids)))
+    expected = unit(np.asarray(jax.jit(trainer.encode_text)(ids)))
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), expected, atol=2e-6)
 
 

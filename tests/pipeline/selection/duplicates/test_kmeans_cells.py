@@ -31,10 +31,10 @@ from pipeline.selection.duplicates.members import LINKED
 from tests.support.near_copies import (
     brute_force,
     first_images,
-    lot_rows,
     members,
     near_copies,
     similar_pairs,
+    unit_rows,
 )
 
 RNG = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def test_an_image_enters_its_own_cell_and_those_with_a_near_border():
 
 
 def test_fewer_cells_an_image_are_those_with_the_nearest_border():
-    vectors, centroids = lot_rows(50, 4, RNG), lot_rows(9, 4, RNG)
+    vectors, centroids = unit_rows(50, 4, RNG), unit_rows(9, 4, RNG)
     found = entered(vectors, centroids, reach=2, n=3)
     assert found.sum(axis=1).tolist() == [3] * 50
     distances = border_distances(to_grid(vectors), to_grid(centroids))
@@ -71,15 +71,15 @@ def test_fewer_cells_an_image_are_those_with_the_nearest_border():
 
 
 def test_no_image_enters_more_cells_than_it_may_among_equal_ones():
-    centroids = np.repeat(lot_rows(1, 4, RNG), 9, axis=0)
-    found = entered(lot_rows(5, 4, RNG), centroids, reach=1, n=2)
+    centroids = np.repeat(unit_rows(1, 4, RNG), 9, axis=0)
+    found = entered(unit_rows(5, 4, RNG), centroids, reach=1, n=2)
     assert found.tolist() == [[True] * 2 + [False] * 7] * 5
 
 
 @pytest.mark.parametrize("bound", [0.6, 0.9, 0.99])
 def test_near_duplicates_meet_in_some_cell(bound):
     noise = np.sqrt(1 - bound)
-    vectors, centroids = near_copies(400, 8, noise, RNG), lot_rows(20, 8, RNG)
+    vectors, centroids = near_copies(400, 8, noise, RNG), unit_rows(20, 8, RNG)
     found = entered(vectors, centroids, cosine_to_distance(bound), 20)
     pairs = similar_pairs(vectors, bound)
     assert len(pairs) > 50
@@ -87,7 +87,7 @@ def test_near_duplicates_meet_in_some_cell(bound):
 
 
 def test_cells_depend_neither_on_blocks_nor_on_the_order_of_sums():
-    grid, centroids = to_grid(lot_rows(300, 700, RNG)), to_grid(lot_rows(9, 700, RNG))
+    grid, centroids = to_grid(unit_rows(300, 700, RNG)), to_grid(unit_rows(9, 700, RNG))
     whole = find_cells(grid, centroids, 1.0, 4)
     shuffled = RNG.permutation(700)
     other = find_cells(grid[:, shuffled], centroids[:, shuffled], 1.0, 4)
@@ -112,7 +112,7 @@ def compare_in_parts(
     comparison = compare_by(bound, cells)
     plan = SplitPlan(cells, bound, 1 / share, n_wanted)
     dim = images["embedding"].shape[1]
-    centroids = to_grid(lot_rows(3, dim, np.random.default_rng(0)))
+    centroids = to_grid(unit_rows(3, dim, np.random.default_rng(0)))
     drawn = images[np.random.default_rng(1).random(len(images)) < share]
     samples = gather(
         [drawn], lambda block: enter_cells(block, centroids, NONE, comparison)
@@ -171,7 +171,7 @@ def test_split_cells_find_the_components_of_brute_force(
 def test_lookalikes_are_spread_over_parts_and_stay_one_component():
     rng = np.random.default_rng(0)
     lookalikes = near_copies(2000, 16, 0.1, rng, n_groups=1)
-    vectors = np.concatenate([lot_rows(500, 16, rng), lookalikes])
+    vectors = np.concatenate([unit_rows(500, 16, rng), lookalikes])
     images = members(0, vectors)
     merged, sizes = compare_in_parts(images, 0.9, 40, 1, max_per_image=4)
     expect_brute_force(vectors.astype(np.float16), 0.9, merged)
@@ -188,8 +188,8 @@ def test_a_cell_of_spread_images_is_split_until_its_parts_are_small():
 
 def test_a_small_cell_is_not_split():
     plan = SplitPlan(Cells(), 0.9, 4.0, 20)
-    assert split_cell(members(0, lot_rows(10, 4, RNG)), plan) is None
-    assert split_cell(members(0, lot_rows(11, 4, RNG)), plan) is not None
+    assert split_cell(members(0, unit_rows(10, 4, RNG)), plan) is None
+    assert split_cell(members(0, unit_rows(11, 4, RNG)), plan) is not None
 
 
 def test_a_split_depends_neither_on_the_order_of_its_sample_nor_on_a_copy_of_it():
@@ -201,7 +201,7 @@ def test_a_split_depends_neither_on_the_order_of_its_sample_nor_on_a_copy_of_it(
 
 
 def test_equal_images_alone_fill_parts_of_one_cell():
-    images = members(0, np.repeat(lot_rows(1, 8, RNG), 500, axis=0))
+    images = members(0, np.repeat(unit_rows(1, 8, RNG), 500, axis=0))
     merged, sizes = compare_in_parts(images, 0.9, 10, 1, max_per_image=4)
     assert first_images(merged) == [0] * 500
     assert max(sizes.values()) < 120
@@ -233,11 +233,11 @@ def test_an_image_enters_as_few_small_cells_as_cells():
         None, Cells(max_per_image=3), Resemblance(ENCODER, 0.5), False
     )
     rng = np.random.default_rng(0)
-    sample = members(0, lot_rows(200, 8, rng))
+    sample = members(0, unit_rows(200, 8, rng))
     split = split_cell(sample, SplitPlan(comparison.cells, 0.5, 1, 10))
-    centroids = to_grid(lot_rows(4, 8, rng))
+    centroids = to_grid(unit_rows(4, 8, rng))
     splits = Splits(dict.fromkeys(range(4), split))
-    grid = to_grid(lot_rows(50, 8, rng))
+    grid = to_grid(unit_rows(50, 8, rng))
     entries = find_entries(grid, centroids, splits, comparison)
     assert np.bincount(entries[:, 0]).tolist() == [3] * 50
     assert len(np.unique(entries, axis=0)) == len(entries)

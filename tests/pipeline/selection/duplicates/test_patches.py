@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.selection.duplicates import patches
-from tests.support.near_copies import lot_rows, near_copies, similar_pairs
+from tests.support.near_copies import near_copies, similar_pairs, unit_rows
 
 
 def compared(vectors: np.ndarray, bound: float) -> tuple[set[tuple[int, int]], int]:
@@ -42,7 +42,7 @@ def test_vectors_apart_are_compared_with_few_others():
 
 def test_vectors_that_no_border_tells_apart_are_all_compared_once():
     for n in (0, 1, 10, 1000):
-        vectors = lot_rows(n, 16, np.random.default_rng(0))
+        vectors = unit_rows(n, 16, np.random.default_rng(0))
         pairs, n_products = compared(vectors, 0.1)
         assert pairs == set(itertools.combinations(range(n), 2))
         assert n_products <= n * (n + patches._ROWS_PER_BLOCK) / 2

@@ -5,14 +5,17 @@ and what its tables take.
 """
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 
+from pipeline.captioning.blocks import MAX_IMAGES
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.config.curation import CurationConfig
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Pair
+from pipeline.storage.tables import FILES_PER_TABLE
 
 
 def count_images(granularity: Granularity, kept: Sequence[Pair]) -> int:
@@ -57,11 +60,15 @@ def caption_bytes(run: RunFolder) -> dict[str, float]:
     return found
 
 
-def n_tables(config: CurationConfig) -> int:
-    """Tables of one lot: flags, and two or three per granularity.
+def n_blocks(images_per_lot: float) -> int:
+    """Blocks in which a lot is captioned, of which only the last is not full."""
+    return math.ceil(images_per_lot / MAX_IMAGES)
 
-    A granularity has captions, their languages and, if it is measured, their alignment.
-    """
+
+def n_files(config: CurationConfig, images_per_lot: float) -> int:
+    """Files of one lot: its flags, and for each block and granularity a table of
+    captions, of their languages and, if it is measured, of their alignment."""
     n_granularities = len(config.granularities)
     n_each = 3 if config.caption_quality.measure_alignment else 2
-    return n_granularities * n_each + bool(n_granularities)
+    n_tables = n_granularities * n_each * n_blocks(images_per_lot)
+    return FILES_PER_TABLE * (n_tables + bool(n_granularities))

@@ -10,6 +10,7 @@ from pipeline.forecast import costs as forecast_costs
 from pipeline.forecast import extrapolation
 from pipeline.forecast import from_sample as forecast
 from pipeline.forecast import text as forecast_text
+from pipeline.scoring import footprint as scoring
 from pipeline.storage import files
 
 
@@ -51,6 +52,14 @@ def _timed_stages(
         ):
             counters = work(sample, options)
         n_pairs = stage_progress.n_pairs_of(stage, counters)
-        if stage_runner.is_local(options):
-            stage_to_time |= watch.stage_time(stage, n_pairs, sample)
+        if stage_runner.is_local(options) and n_pairs:
+            start_s = _model_start_cpu_s(sample) if stage == "score" else 0.0
+            stage_to_time |= watch.stage_time(stage, n_pairs, sample, start_s)
     return stage_to_time
+
+
+def _model_start_cpu_s(sample: RunFolder) -> float:
+    """What each worker of `score` takes before its first pair, measured once more."""
+    with forecast_costs.Stopwatch() as watch:
+        scoring.start_model(sample.config.encoder)
+    return watch.cpu_s

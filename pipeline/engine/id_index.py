@@ -34,6 +34,11 @@ def count_buckets(n_rows: int) -> int:
     return 1 << max(0, (n_rows - 1) // _MEAN).bit_length()
 
 
+def n_bytes(n_rows: int) -> int:
+    """Bytes of the index of so many rows."""
+    return _BUCKET_BYTES * count_buckets(n_rows)
+
+
 def write_beside(
     rows: Iterable[pa.Table], tables: LotTables, lot_name: str, n_buckets: int
 ) -> Iterator[pa.Table]:

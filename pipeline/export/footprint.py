@@ -57,11 +57,11 @@ def count_weighed(n_kept: np.ndarray) -> int:
     return int(np.minimum(n_kept, _N_WEIGHED).sum())
 
 
-def n_shards(config: ExportConfig, n_kept: float) -> int:
-    """Training shards of `n_kept` pairs."""
-    return math.ceil(n_kept / config.samples_per_shard)
+def n_shards(config: ExportConfig, kept_per_lot: float) -> int:
+    """Training shards of one lot, of which only the last is not full."""
+    return math.ceil(kept_per_lot / config.samples_per_shard)
 
 
-def n_files(config: ExportConfig, n_kept: float) -> int:
-    """Files of the training shards; the manifest is not counted."""
-    return n_shards(config, n_kept) * len(manifest.file_names(["train"]))
+def n_files(config: ExportConfig, kept_per_lot: float) -> int:
+    """Files of one lot: its training shards and its receipt."""
+    return n_shards(config, kept_per_lot) * len(manifest.file_names(["train"])) + 1

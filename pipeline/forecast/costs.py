@@ -62,16 +62,17 @@ def read_prices(path: str) -> Prices:
 
 @dataclasses.dataclass(frozen=True)
 class StageTime:
-    """CPU seconds of a stage, including its start, and the pairs it worked on."""
+    """CPU seconds of a stage, and the pairs it worked on."""
 
     cpu_s: float
     n_pairs: int
     fingerprint: str  # of the tables it made
+    start_cpu_s: float = 0.0  # of it, what a worker takes before its first pair
 
     @property
     def cpu_s_per_pair(self) -> float:
-        """Mean CPU seconds of one pair."""
-        return self.cpu_s / self.n_pairs
+        """Mean CPU seconds of one pair, without the start where it was measured."""
+        return max(self.cpu_s - self.start_cpu_s, 0.0) / self.n_pairs
 
 
 class Stopwatch:
@@ -85,12 +86,13 @@ class Stopwatch:
         self.cpu_s = _cpu_s() - self._start_s
 
     def stage_time(
-        self, stage: str, n_pairs: int, sample: RunFolder
+        self, stage: str, n_pairs: int, sample: RunFolder, start_cpu_s: float = 0.0
     ) -> dict[str, StageTime]:
         """Returns stage to its time; {} if the stage had no work to do."""
         if not n_pairs:
             return {}
-        return {stage: StageTime(self.cpu_s, n_pairs, _fingerprint(stage, sample))}
+        named = _fingerprint(stage, sample)
+        return {stage: StageTime(self.cpu_s, n_pairs, named, start_cpu_s)}
 
 
 def _cpu_s() -> float:
@@ -117,7 +119,7 @@ def read_times(path: str, sample: RunFolder) -> dict[str, StageTime]:
         return {}
     names = [field.name for field in dataclasses.fields(StageTime)]
     found = {
-        stage: StageTime(**{name: time[name] for name in names})
+        stage: StageTime(**{name: time[name] for name in names if name in time})
         for stage, time in json.loads(files.read(path))["stages"].items()
     }
     return {

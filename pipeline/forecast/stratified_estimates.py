@@ -27,7 +27,7 @@ class Interval:
     high: float
 
     def __mul__(self, factor: float) -> Self:
-        """Scales the interval, as to another lot; `factor` is at least 0."""
+        """Scales the interval, as to another unit; `factor` is at least 0."""
         values = (value * factor for value in dataclasses.astuple(self))
         return type(self)(*values)
 

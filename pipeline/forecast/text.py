@@ -85,15 +85,18 @@ def _work(forecast: Forecast) -> Iterator[str]:
 
 
 def _costs(stage_to_time: Mapping[str, StageTime], costs: Costs) -> Iterator[str]:
-    yield "CPU, with the start of programs and models: too much of a small sample"
     for stage in ("score", "select", "export"):
         if stage not in stage_to_time:
             yield f"CPU of {stage}: not measured, its tables were there before"
             continue
-        each_ms = 1000 * stage_to_time[stage].cpu_s_per_pair
+        time = stage_to_time[stage]
         hours = _format(costs.cpu_hours[stage], "{:,.3g} h".format)
         of = "kept pair" if stage == "export" else "pair"
-        yield f"CPU of {stage}: {each_ms:,.3g} ms per {of}, {hours}"
+        start = "its start included: too much of a small sample"
+        if time.start_cpu_s:
+            start = f"and {time.start_cpu_s:,.3g} s for the start of each worker"
+        each_ms = 1000 * time.cpu_s_per_pair
+        yield f"CPU of {stage}: {each_ms:,.3g} ms per {of}, {hours}, {start}"
     if costs.gpu_hours is not None:
         yield f"GPU of caption: {_format(costs.gpu_hours, '{:,.3g} h'.format)}"
     for name, money in costs.money.items():
@@ -104,18 +107,30 @@ def _costs(stage_to_time: Mapping[str, StageTime], costs: Costs) -> Iterator[str
 
 
 def _scale(rows: Iterable[ScaleRow]) -> Iterator[str]:
-    yield "at other sizes, cut into shards like these, without captioning:"
+    yield "at other sizes, cut into shards like these, without the time of captioning:"
     for row in rows:
         hours = ", ".join(
             f"{hours:,.3g} h at {n:,}" for n, hours in row.workers_to_hours.items()
         )
         held, n_bytes = max(row.worker_bytes.items(), key=lambda item: item[1])
-        yield f"  {row.n_pairs:.0e} pairs: {row.n_source_shards:,} source shards"
+        shards = f"{row.n_source_shards:,} source shards in {row.n_lots:,} lots"
+        yield f"  {row.n_pairs:.0e} pairs: {shards}"
         yield f"    time of one core each: {hours} workers"
+        launcher = f"{row.launcher_cpu_s:,.3g} s"
+        yield f"    CPU of the launcher in a command, beside its jobs: {launcher}"
         size = format_bytes(n_bytes)
         yield f"    memory of a worker besides models: {size} ({held})"
-        yield f"    shuffled: {format_bytes(row.shuffle_bytes)}, files: {row.n_files:,}"
-        yield f"    captions: {row.n_captions:,.3g}"
+        yield f"    shuffled: {format_bytes(row.shuffle_bytes)}"
+        yield f"    written: {_list(row.written_bytes, format_bytes)}"
+        yield f"    files: {_list(row.n_files, '{:,.0f}'.format)}"
+        blocks = f"{row.n_caption_blocks:,} blocks of images"
+        yield f"    captions: {row.n_captions:,.3g}, in {blocks}"
+
+
+def _list(name_to_value: Mapping[str, float], text_of: Callable[[float], str]) -> str:
+    """The sum, and what it is made of."""
+    parts = ", ".join(f"{n} {text_of(value)}" for n, value in name_to_value.items())
+    return f"{text_of(sum(name_to_value.values()))} ({parts})"
 
 
 def _counts(interval: Interval) -> str:
@@ -131,7 +146,7 @@ def _format(interval: Interval, text_of: Callable[[float], str]) -> str:
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Formats a size with three digits in a decimal lot."""
+    """Formats a size with three digits in a decimal unit."""
     power = 0
     while n_bytes >= 999.5 and power + 1 < len(_BYTE_UNITS):
         n_bytes, power = n_bytes / 1000, power + 1

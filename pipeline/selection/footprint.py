@@ -17,8 +17,7 @@ from pipeline.selection import quantiles
 from pipeline.selection.duplicates import exact
 from pipeline.selection.lot_decisions import open_lot
 from pipeline.sources.shards import Lot
-
-N_TABLES = 1  # of a lot: its decisions
+from pipeline.storage.tables import FILES_PER_TABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Crawl:
     """A crawl as the steps of `select` see it."""
 
     n_pairs: float
-    n_shards: int
-    pairs_per_shard: float
+    n_lots: int
+    pairs_per_lot: float
     outcome_to_share: Mapping[str, float]
     decision_bytes: float  # see `decision_bytes`
 
@@ -47,6 +46,12 @@ def table_bytes(run: RunFolder, lots: Sequence[Lot]) -> np.ndarray:
     return run.decisions.sizes(lot.name for lot in lots)
 
 
+def n_files(selection: SelectionConfig) -> int:
+    """Files of one lot: its decisions, and its similarities to each set."""
+    n_sets = bool(selection.evaluation_duplicates) + bool(selection.retrieval)
+    return FILES_PER_TABLE * (1 + n_sets)
+
+
 def decision_bytes(run: RunFolder) -> float:
     """Bytes per pair of the decisions on a lot as they travel between steps."""
     decisions = open_lot(run.lots[0], run)
@@ -56,12 +61,10 @@ def decision_bytes(run: RunFolder) -> float:
 def worker_bytes(selection: SelectionConfig, crawl: Crawl) -> dict[str, float]:
     """Peak memory of one worker, by what it holds.
 
-    A worker holds the decisions on one shard, one of the groups in which exact
+    A worker holds the decisions on one lot, one of the groups in which exact
     duplicates are searched, and the counts of all scores of a source.
     """
-    found = {
-        "select: decisions on a shard": crawl.decision_bytes * crawl.pairs_per_shard
-    }
+    found = {"select: decisions on a lot": crawl.decision_bytes * crawl.pairs_per_lot}
     if selection.drop_exact_duplicates:
         n_compared = crawl.n_reaching(DropReason.EXACT_DUPLICATE)
         found["select: a group of exact duplicates"] = exact.group_bytes(n_compared)
@@ -87,6 +90,6 @@ def shuffle_bytes(selection: SelectionConfig, crawl: Crawl) -> float:
         n_bytes += crawl.decision_bytes * crawl.n_pairs
     if isinstance(selection.alignment, KeepFraction):
         share = crawl.share_reaching(DropReason.LOW_ALIGNMENT)
-        per_shard = quantiles.shuffle_bytes(share * crawl.pairs_per_shard)
-        n_bytes += per_shard * crawl.n_shards
+        per_lot = quantiles.shuffle_bytes(share * crawl.pairs_per_lot)
+        n_bytes += per_lot * crawl.n_lots
     return n_bytes

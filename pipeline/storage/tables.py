@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SUMMARY_SUFFIX = ".summary.json"
+FILES_PER_TABLE = 2  # with its summary
 ROWS_PER_GROUP = 32_768  # 50 MB of 768 numbers of 2 bytes
 
 Row = typing.TypeVar("Row", bound="DataclassInstance")

@@ -19,7 +19,7 @@ from pipeline.config.selection import (
 )
 from pipeline.demo_web import crawl
 from pipeline.forecast import costs as forecast_costs
-from pipeline.forecast import extrapolation
+from pipeline.forecast import extrapolation, launcher
 from pipeline.forecast import from_sample as forecast
 from pipeline.forecast import text as forecast_text
 from pipeline.forecast.costs import Prices, StageTime
@@ -210,7 +210,11 @@ def pair_costs(sample, found) -> extrapolation.PairCosts:
     shares |= {"kept": 0.5, "unreadable": 0.0, "few_words": 0.4, "exact_duplicate": 0.1}
     made = extrapolation.PairCosts.from_sample(sample, found, TIMES)
     return dataclasses.replace(
-        made, pairs_per_shard=1000.0, outcome_to_share=shares, captions_per_pair=1.0
+        made,
+        pairs_per_shard=1000.0,
+        outcome_to_share=shares,
+        captions_per_pair=1.0,
+        name_to_captioned_share={"short": 0.5, "long": 0.5},
     )
 
 
@@ -221,7 +225,16 @@ def test_the_scale_model_of_a_million_pairs(pair_costs):
     assert row.workers_to_hours[1] == pytest.approx((10**6 + 500_000) * 0.036 / 3600)
     # No worker does less than a shard of either kind.
     assert row.workers_to_hours[10_000] == pytest.approx(11_000 * 0.036 / 3600)
-    assert row.n_files == 10 * (2 * (5 + 2 * 2) + 1) + 50 * 2
+    assert row.n_lots == 10  # of 100,000 pairs, of which 50,000 are kept
+    assert row.n_files == {
+        "scores": 10 * (3 * 2 + 1),
+        "decisions and similarities": 10 * 2,
+        "captions": 10 * 2 * (2 * 2 * 25 + 1),  # in blocks of 2,048 images
+        "training shards": 10 * (5 * 2 + 1),
+        "report": 10 * 2,
+    }
+    assert row.n_caption_blocks == 250
+    assert row.launcher_cpu_s == launcher.cpu_s(10)
     group = 600_000 / dedup.n_groups(600_000)
     assert row.worker_bytes[
         "select: a group of exact duplicates"

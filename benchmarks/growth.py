@@ -1,0 +1,60 @@
+"""Compares what `forecast` says of larger crawls with what they take.
+
+Draws score tables as `benchmarks.select` does, measures the bytes of the smallest crawl
+as `forecast` measures its sample, and compares bytes and files of each larger one.
+Models and images are no part of it. Prints a line of JSON for each size.
+
+    python -m benchmarks.growth --rows 10000 100000 1000000 3000000
+"""
+
+import argparse
+import json
+import tempfile
+
+from benchmarks import select
+from pipeline.engine.run_folder import RunFolder
+from pipeline.scoring import footprint
+from pipeline.storage import files
+
+_N_REFERENCES = 1_000  # of each set
+
+
+def measured_bytes(run: RunFolder) -> float:
+    """Bytes of the tables of all lots of a pool."""
+    return float(footprint.table_bytes(run, run.lots).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--dim", type=int, default=512)
+    flags = parser.parse_args()
+    per_pair = per_lot = 0.0
+    for number, n_rows in enumerate(sorted(flags.rows)):
+        with tempfile.TemporaryDirectory() as root:
+            select.in_process(
+                select.write_tables, root, n_rows, _N_REFERENCES, flags.dim
+            )
+            run = select.describe_run(root, n_rows)
+            n_bytes, n_lots = measured_bytes(run), len(run.lots)
+            if number == 0:
+                per_lot = footprint.footer_bytes(run)
+                per_pair = (n_bytes - per_lot * n_lots) / n_rows
+            source = run.lots[0].source
+            folders = [t(source).folder for t in (run.pairs, run.languages)]
+            folders.append(run.embeddings(source).folder)
+            names = {lot.name for lot in run.lots}
+            found = [p for folder in folders for p in files.list_folder(folder)]
+            n_files = sum(files.split(p)[1].partition(".")[0] in names for p in found)
+        forecast = per_pair * n_rows + per_lot * n_lots
+        line = {"rows": n_rows, "lots": n_lots, "bytes": n_bytes}
+        line |= {"forecast_bytes": round(forecast), "ratio": forecast / n_bytes}
+        # The tables that the benchmark writes have no index of ids.
+        expected = (footprint.n_files(run) - 1) * n_lots
+        print(json.dumps(line | {"files": n_files, "forecast_files": expected}))
+
+
+if __name__ == "__main__":
+    main()

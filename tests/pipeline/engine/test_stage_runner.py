@@ -18,16 +18,19 @@ import pytest
 from pipeline import curate, run
 from pipeline.demo_web import crawl
 from pipeline.engine.stage_runner import Counters
+from pipeline.storage import local_disks
+from pipeline.storage.file_facts import FileFacts
 from tests.support import job_service
 from tests.support.tiny_run import outputs_of
 
 N_PAIRS = 250  # the fewest with every planted kind
 N_SHARDS = 10
 
-# A lot's last batch is padded, and here a lot has few images.
-SMALL_BATCHES = (
+# A lot's last batch is padded, and here a lot has few images. Ten shards are four lots.
+SETTINGS = (
     "encoder.batch_size=32",
     *(f"granularities.{i}.batch_size=8" for i in range(3)),
+    "shards_per_lot=3",
 )
 
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers")
@@ -72,7 +75,7 @@ def curated(
             *("--input", f"{web}/{shards}/*.tar", "--output", str(output)),
             *("--eval", f"scenes={web}/evaluation/*.tar"),
             *("--seeds", f"scenes={web}/seeds/*.tar"),
-            *(f"--set={setting}" for setting in SMALL_BATCHES),
+            *(f"--set={setting}" for setting in SETTINGS),
             *flags,
         ]
     )
@@ -99,6 +102,16 @@ def test_processes_of_a_job_service_write_what_one_does(web, in_memory, tmp_path
         assert curated(web, tmp_path, *flags) == in_memory
 
 
+@pytest.mark.cloud
+def test_prism_writes_what_one_process_does(web, in_memory, tmp_path):
+    (tmp_path / "logs").mkdir()
+    with (
+        job_service.environment_of_workers(),
+        job_service.prism(tmp_path / "logs") as flags,
+    ):
+        assert curated(web, tmp_path / "run", *flags) == in_memory
+
+
 @pytest.mark.flink
 def test_flink_writes_what_one_process_does(web, in_memory, tmp_path):
     workers = ("--environment_type=LOOPBACK", "--flink_master=[local]")
@@ -120,16 +133,21 @@ def flink_job_server() -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rng_seed", [0, 1])
-def test_the_order_of_work_changes_nothing(
+def test_neither_the_order_of_listings_nor_of_work_changes_anything(
     web, in_memory, tmp_path, monkeypatch, rng_seed
 ):
-    in_order = curate.run_stage
+    rng = random.Random(rng_seed)
+    in_order, listed = curate.run_stage, local_disks.match
 
-    def shuffled(run_folder, lots: Sequence, *rest) -> Counters:
-        lots = random.Random(rng_seed).sample(lots, len(lots))
-        return in_order(run_folder, lots, *rest)
+    def run_shuffled(run_folder, lots: Sequence, *rest) -> Counters:
+        return in_order(run_folder, rng.sample(lots, len(lots)), *rest)
 
-    monkeypatch.setattr(curate, "run_stage", shuffled)
+    def list_shuffled(*arguments) -> list[FileFacts]:
+        found = listed(*arguments)
+        return rng.sample(found, len(found))
+
+    monkeypatch.setattr(curate, "run_stage", run_shuffled)
+    monkeypatch.setattr(local_disks, "match", list_shuffled)
     assert curated(web, tmp_path) == in_memory
 
 

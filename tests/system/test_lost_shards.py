@@ -19,6 +19,7 @@ from tests.support.tiny_run import Row, write_shard
 N_PAIRS = (1, 1, 1, 5, 5, 5)
 LOST = ("0.tar", "1.tar", "2.tar")
 N_LEFT = 15
+STAGE_TO_FOLDER = {"caption": "caption", "export": "export-tfrecords"}
 
 ONE_GRANULARITY = """
 import dataclasses
@@ -93,7 +94,7 @@ def code_of(web: Path, command: str, max_failed_share: float) -> int:
 
 
 def failures_of(web: Path, stage: str) -> list[Failure]:
-    tables = error_tables.tables(str(web / "run"), stage)
+    tables = error_tables.tables(str(web / "run"), STAGE_TO_FOLDER[stage])
     names = sorted(tables.lot_names())
     return [row for name in names for row in from_table(tables.read(name), Failure)]
 

@@ -2,11 +2,11 @@
 
 The launcher lists the shards once and reads the summaries of lots; nothing else there
 grows with a run. Measured with the commands of `benchmarks/launcher.py`: 7.7 processor
-seconds at 100 lots, and 67 at 10,000 (`benchmarks/results/launcher.md`).
+seconds at 100 lots, and 57 at 10,000 (`benchmarks/results/launcher.md`).
 """
 
-START_CPU_S = 7.1  # imports, and a look at a run of few lots
-CPU_S_PER_LOT = 0.006  # of a `curate` that finds all lots done
+START_CPU_S = 7.2  # imports, and a look at a run of few lots
+CPU_S_PER_LOT = 0.005  # of a `curate` that finds all lots done
 
 
 def cpu_s(n_lots: int) -> float:

@@ -101,7 +101,7 @@ def test_a_lot_that_lost_a_shard_takes_the_rows_of_the_others_over(crawl):
     assert set(numbers.to_pylist()) == {0}
 
 
-def test_a_shard_that_changed_is_scored_and_its_neighbours_are_taken_over(crawl):
+def test_a_shard_that_changed_is_scored_and_its_neighbors_are_taken_over(crawl):
     run = lots_of(crawl, "run")
     score(run)
     write_shard(crawl / "b.tar", *rows_of("one", "two"))

@@ -104,7 +104,9 @@ def _tables_of(
 
 def _n_made(to_make: Mapping[LotTables, set[str]]) -> int:
     """Tables of what shards held before lie in the same folders."""
-    return sum(len(names & tables.lot_names()) for tables, names in to_make.items())
+    return sum(
+        len(names & tables.lot_names(known=names)) for tables, names in to_make.items()
+    )
 
 
 def _n_files(folders: set[str]) -> int:

@@ -72,7 +72,7 @@ class Summaries(Mapping[str, dict[str, Any]]):
         """Lot to the mark of its summary, sorted by name."""
         endings = {cls.suffix, cls.table_suffix}
         paths = [files.join(folder, name + end) for name in known for end in endings]
-        found = files.list_below(folder, sorted(paths))
+        found = files.facts_in(folder, known=sorted(paths))
         return {
             name: facts.mark
             for path, facts in sorted(found.items())

@@ -43,7 +43,7 @@ def count_missing(run: RunFolder) -> dict[str, int]:
         name_to_n = {u.name: len(u.shards) for u in run.all_lots if u.source == source}
         for measure, tables in measure_to_tables.items():
             kind = measure if isinstance(measure, str) else "descriptions"
-            missing = name_to_n.keys() - tables.lot_names()
+            missing = name_to_n.keys() - tables.lot_names(known=name_to_n)
             kind_to_n[kind] += sum(name_to_n[name] for name in missing)
     return {kind: n for kind, n in kind_to_n.items() if n}
 

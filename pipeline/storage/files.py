@@ -123,16 +123,25 @@ def list_folder(
     {} if the folder is not there. `known` are sorted paths, as of `marks`.
     """
     place = _with_slash(folder)
+    return {
+        place + name: one.n_bytes
+        for name, one in facts_in(folder, prefix=prefix, known=known).items()
+        if name.endswith(suffix)
+    }
+
+
+def facts_in(
+    folder: str, *, prefix: str = "", known: Sequence[str] = ()
+) -> dict[str, FileFacts]:
+    """Name to facts of the files in a folder; arguments are those of `list_folder`."""
     if is_object_url(folder):
         found = _list_objects(folder.rstrip("/"), prefix, known)
     else:
         found = iter(_system(folder).list_folder(folder)[1])
-    name_to_found = {one.path.rpartition("/")[2]: one for one in found}
-    return {
-        place + name: one.n_bytes
-        for name, one in name_to_found.items()
-        if name.startswith(prefix) and name.endswith(suffix)
-    }
+    name_to_facts = {one.path.rpartition("/")[2]: one for one in found}
+    if not prefix:
+        return name_to_facts
+    return {n: one for n, one in name_to_facts.items() if n.startswith(prefix)}
 
 
 def _list_objects(

@@ -135,9 +135,9 @@ class LotTables:
         Args:
           known: lots that are likely there, which makes this faster.
         """
-        paths = sorted(files.join(self.folder, name) for name in known)
-        found = files.list_folder(self.folder, prefix=prefix, known=paths)
-        names = {files.split(path)[1] for path in found}
+        ends = (".parquet", SUMMARY_SUFFIX)
+        paths = sorted(files.join(self.folder, x + end) for x in known for end in ends)
+        names = frozenset(files.facts_in(self.folder, prefix=prefix, known=paths))
         tables = {name.removesuffix(".parquet") for name in names}
         return frozenset(x for x in tables if f"{x}{SUMMARY_SUFFIX}" in names) - names
 

@@ -45,6 +45,7 @@ from pipeline.selection.duplicates.cell_entries import (
     Comparison,
     Splits,
     enter_cells,
+    find_part_entries,
 )
 from pipeline.selection.duplicates.component_roots import partition
 from pipeline.selection.duplicates.kmeans_cells import to_grid
@@ -66,6 +67,9 @@ SHARE_GROUPED = 0.01
 SHARE_LOOKALIKES = 0.01
 ROWS_PER_BLOCK = 2**16
 ROWS_PER_SHARD = 10**5
+ENTRIES = np.dtype(
+    [("part", np.int64), ("row", np.int32), ("is_visitor", bool), ("is_cut", bool)]
+)
 
 
 def draw_groups(n: int) -> np.ndarray:
@@ -228,23 +232,23 @@ def find_components(pool: Pool, phases: Phases) -> np.ndarray:
         del entered, samples
         splits = Splits({cell: split for cell, split in found.items() if split})
     with phases.measure("enter"):
-        parts, rows = [], []
+        found_entries = []
         for block in pool.blocks():
-            for key, mine in enter_cells(block, centroids, splits, comparison):
-                parts.append(np.full(len(mine), key))
-                rows.append(mine["image"].astype(np.int32))
-        part, row = np.concatenate(parts), np.concatenate(rows)
-        del parts, rows
-    return compare(pool, part, row, phases)
+            found = find_part_entries(block, centroids, splits, comparison)
+            mine = np.empty(len(found), ENTRIES)
+            mine["row"] = block["image"][found[:, 1]]
+            mine["part"], mine["is_visitor"], mine["is_cut"] = found[:, [0, 2, 3]].T
+            found_entries.append(mine)
+        entries = np.concatenate(found_entries)
+        del found_entries
+    return compare(pool, entries, phases)
 
 
-def compare(
-    pool: Pool, part: np.ndarray, row: np.ndarray, phases: Phases
-) -> np.ndarray:
-    """Compares within parts, given the part and the row of each entry."""
+def compare(pool: Pool, entries: np.ndarray, phases: Phases) -> np.ndarray:
+    """Compares within parts, given the entries of these."""
     with phases.measure("sort"):
-        order = np.argsort(part, kind="stable")
-        part, row = part[order], row[order]
+        entries = entries[np.argsort(entries["part"], kind="stable")]
+        part = entries["part"]
         ends = np.append(np.flatnonzero(np.diff(part)) + 1, len(part))
     phases.counts = {
         "entries": len(part),
@@ -254,7 +258,9 @@ def compare(
     with phases.measure("compare"):
         linked, start = [np.empty(0, LINKED)], 0
         for end in ends.tolist():
-            members = pool.members(row[start:end].astype(np.int64))
+            members = pool.members(entries["row"][start:end].astype(np.int64))
+            for name in ("is_visitor", "is_cut"):
+                members[name] = entries[name][start:end]
             linked.append(components.find_links([members], 0, BOUND))
             start = end
     with phases.measure("merge"):

@@ -22,7 +22,7 @@ CODE_VERSIONS = {
     "embedding": 1,
     "description": 1,
     "similarity": 1,
-    "decisions": 1,
+    "decisions": 2,
     "captions": 1,
     "caption_language": 1,
     "caption_alignment": 1,

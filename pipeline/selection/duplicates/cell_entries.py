@@ -7,6 +7,7 @@ split first, by a sample of the pool.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
@@ -37,10 +38,15 @@ from pipeline.selection.search.embeddings import normalize, read_blocks
 from pipeline.selection.search.reference_sets import ReferenceSet
 from pipeline.storage import files
 
-_LEAST_WANTED = 1024  # images in a small cell; a part of one takes some milliseconds
-_SAMPLED = 32  # images of the sample for each small cell
+_LEAST_WANTED = 64  # images in a small cell; a part of one takes a millisecond
+# Small cells that make a split worth it. Where images enter four, a part has four times
+# as many, and each is compared in four; to handle them costs about as much.
+_WORTH = 32
+_MOST_SMALL = 1024  # small cells of a cell, with all of which its images are compared
+_SAMPLED = 8  # images of the sample for each small cell
 _BLOCK_BYTES = 2**26  # of vectors in single precision
 _KEY_BITS = 20  # of the number of a small cell, and of that of a part
+_BUNDLE_BITS = 4  # of the numbers of small cells that travel together
 
 Number = int | np.ndarray
 
@@ -57,9 +63,11 @@ class Comparison:
     def plan(self, n_pool: int, dim: int) -> SplitPlan:
         """How cells of a pool of so many images are split."""
         n_entries = n_pool * min(self.cells.max_per_image, self.cells.n_clusters)
-        n_wanted = wanted_size(n_entries, dim, _LEAST_WANTED)
+        least = math.ceil(n_entries / (self.cells.n_clusters * _MOST_SMALL))
+        n_wanted = wanted_size(n_entries, dim, max(_LEAST_WANTED, least))
         bound = self.resemblance.max_similarity
-        return SplitPlan(self.cells, bound, max(1, n_wanted / _SAMPLED), n_wanted)
+        scale = max(1, n_wanted / _SAMPLED)
+        return SplitPlan(self.cells, bound, scale, n_wanted, _WORTH * n_wanted)
 
 
 def compared_rows(
@@ -134,12 +142,14 @@ class Splits:
         return cls(found)
 
     def entries_of_groups(self, images: np.ndarray) -> np.ndarray:
-        """Positions of images of groups, their cells and small cells: int64 [m, 3].
+        """Entries of images of groups, as `find_entries` has them: int64 [m, 5].
 
-        They enter these wherever they lie, so that their look-alikes find them.
+        They enter these cells wherever they lie, and as their own, so that their
+        look-alikes find them.
         """
         place, group = np.nonzero(images[:, None] == self._groups[:, 0])
-        return np.concatenate([place[:, None], self._groups[group, 1:]], axis=1)
+        none = np.zeros((len(place), 2), np.int64)  # is neither a visitor nor cut
+        return np.column_stack([place, self._groups[group, 1:], none])
 
 
 def enter_cells(
@@ -154,23 +164,50 @@ def enter_cells(
       members: images, `members_dtype`.
       centroids: of cells, float32 [c, d], of `to_grid`.
     """
+    entries = find_part_entries(members, centroids, splits, comparison)
+    yield from take_members(members, entries, entries[:, 0])
+
+
+def take_members(
+    members: np.ndarray, entries: np.ndarray, keys: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (key, images as they enter parts), by the key of each entry."""
+    for key, mine in split_by(keys, entries):
+        images = members[mine[:, 1]]
+        images["part"], images["is_visitor"], images["is_cut"] = mine[:, [0, 2, 3]].T
+        yield key, images
+
+
+def find_part_entries(
+    members: np.ndarray,
+    centroids: np.ndarray,
+    splits: Splits,
+    comparison: Comparison,
+) -> np.ndarray:
+    """Which images enter which parts: int64 [m, 4].
+
+    These are parts, positions, and whether an image is a visitor there, and cut.
+    """
     vectors, _ = normalize(members["embedding"])
     entries = find_entries(to_grid(vectors), centroids, splits, comparison)
     more = splits.entries_of_groups(members["image"])
     if len(more):
         entries = np.unique(np.concatenate([entries, more]), axis=0)
+        is_again = (np.diff(entries[:, :3], axis=0) == 0).all(axis=1)
+        entries = entries[~np.append(False, is_again)]
     bound = comparison.resemblance.max_similarity
     is_split = np.isin(entries[:, 1], list(splits.by_cell))
     keys = [_part_keys(entries[~is_split, 1], 0, 0)]
-    places = [entries[~is_split, 0]]
+    entered = [entries[~is_split]]
     for cell, mine in split_by(entries[is_split, 1], entries[is_split]):
         found, part = splits.by_cell[cell].find_parts(
             members["image"], vectors, mine[:, 0], mine[:, 2], bound
         )
         keys.append(_part_keys(cell, mine[found, 2], part))
-        places.append(mine[found, 0])
-    for key, place in split_by(np.concatenate(keys), np.concatenate(places)):
-        yield key, members[place]
+        entered.append(mine[found])
+    return np.column_stack(
+        [np.concatenate(keys), np.concatenate(entered)[:, [0, 3, 4]]]
+    )
 
 
 def _part_keys(cell: Number, small: Number, part: Number) -> np.ndarray:
@@ -178,19 +215,28 @@ def _part_keys(cell: Number, small: Number, part: Number) -> np.ndarray:
     return np.asarray((cell << 2 * _KEY_BITS) + (small << _KEY_BITS) + part)
 
 
+def _bundles(parts: np.ndarray) -> np.ndarray:
+    """Keys of a shuffle, each of some parts, as a part alone is small."""
+    return parts & ~((2**_BUNDLE_BITS - 1) << _KEY_BITS)
+
+
 def find_entries(
     grid: np.ndarray, centroids: np.ndarray, splits: Splits, comparison: Comparison
 ) -> np.ndarray:
-    """Which images enter which cells: positions, cells and small cells, int64 [m, 3].
+    """Which images enter which cells: int64 [m, 5].
 
-    The border of a small cell is as far as that of its cell or its own, whichever is
-    farther. Cells that are not split have one small cell, 0.
+    These are positions, cells, small cells, whether another small cell of that cell is
+    the image's own, and whether the image enters fewer cells than borders ask for.
+    Cells that are not split have one small cell, 0. The border of a small cell is as
+    far as that of its cell or its own, whichever is farther.
     """
     n_most = comparison.cells.max_per_image
     reach = cosine_to_distance(comparison.resemblance.max_similarity)
-    cells, borders = find_cells(grid, centroids, reach, n_most)
-    small = np.zeros((cells.size, n_most), np.int64)
-    distance = np.full((cells.size, n_most), np.inf, np.float32)
+    cells, borders = find_cells(grid, centroids, reach, n_most + 1)
+    small = np.zeros((cells.size, n_most + 1), np.int64)
+    is_visitor = np.ones((cells.size, n_most + 1), bool)
+    is_visitor[:: cells.shape[1], 0] = False
+    distance = np.full((cells.size, n_most + 1), np.inf, np.float32)
     distance[:, 0] = borders.ravel()
     entered = np.flatnonzero(
         np.isfinite(borders) & np.isin(cells, list(splits.by_cell))
@@ -198,16 +244,22 @@ def find_entries(
     for cell, mine in split_by(cells.ravel()[entered], entered):
         smaller = splits.by_cell[cell].centroids.astype(np.float32)
         images = grid[mine // cells.shape[1]]
-        found, border = find_cells(images, smaller, reach, n_most)
+        found, border = find_cells(images, smaller, reach, n_most + 1)
+        is_visitor[mine, 0] = False
         small[mine, : found.shape[1]] = found
         farther = np.maximum(border, borders.ravel()[mine, None])
         distance[mine, : found.shape[1]] = farther
     distance = distance.reshape(len(grid), -1)
-    nearest = np.argsort(distance, axis=1, kind="stable")[:, :n_most]
-    image, rank = np.nonzero(np.isfinite(np.take_along_axis(distance, nearest, 1)))
+    nearest = np.argsort(distance, axis=1, kind="stable")
+    is_near = np.isfinite(np.take_along_axis(distance, nearest, 1))
+    is_cut = is_near[:, n_most:].any(axis=1)
+    image, rank = np.nonzero(is_near[:, :n_most])
     place = nearest[image, rank]
-    own = cells[image, place // n_most]
-    return np.stack([image, own, small.reshape(len(grid), -1)[image, place]], axis=1)
+    small, is_visitor = (
+        each.reshape(len(grid), -1)[image, place] for each in (small, is_visitor)
+    )
+    cell = cells[image, place // (n_most + 1)]
+    return np.column_stack([image, cell, small, is_visitor, is_cut[image]])
 
 
 class SampleCells(kmeans.DoFnWithCentroids):
@@ -222,7 +274,7 @@ class SampleCells(kmeans.DoFnWithCentroids):
     ) -> Iterator[tuple[int, np.ndarray]]:
         centroids = grid_centroids(self.centroids(path))
         plan = self._comparison.plan(n_pool, centroids.shape[1])
-        if n_pool <= plan.n_most or not len(centroids):
+        if n_pool <= plan.n_unsplit or not len(centroids):
             return
         none = Splits({})
         for members in read_members(decisions, self._comparison, names, 1 / plan.scale):
@@ -273,7 +325,7 @@ def delete_splits(root: str) -> None:
 
 
 class EnterCells(kmeans.DoFnWithCentroids):
-    """Yields (part of a cell, images of one lot that enter it)."""
+    """Yields (some parts of a cell, images of one lot that enter these)."""
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__()
@@ -294,4 +346,5 @@ class EnterCells(kmeans.DoFnWithCentroids):
             lambda: Splits.read(cell_to_path), tag=str(sorted(cell_to_path.items()))
         )
         for members in read_members(decisions, self._comparison, names, 1):
-            yield from enter_cells(members, centroids, splits, self._comparison)
+            entries = find_part_entries(members, centroids, splits, self._comparison)
+            yield from take_members(members, entries, _bundles(entries[:, 0]))

@@ -38,12 +38,18 @@ class SplitPlan:
     cells: Cells
     max_similarity: float
     scale: float  # images of the pool for each one of the sample
-    n_wanted: int  # images in a small cell, on average
+    n_wanted: int  # images in a small cell, on average; its visitors come on top
+    n_whole: int = 0  # images in a cell that costs less whole than split
 
     @property
     def n_most(self) -> int:
-        """Images in a cell that is not split."""
+        """Images in a small cell."""
         return 2 * self.n_wanted
+
+    @property
+    def n_unsplit(self) -> int:
+        """Images in a cell that is not split."""
+        return max(self.n_most, self.n_whole)
 
     @property
     def reach(self) -> float:
@@ -125,17 +131,27 @@ class CellSplit:
 
 def split_cell(sample: np.ndarray, plan: SplitPlan) -> CellSplit | None:
     """Splits a cell, given a sample of its images; None if it is small enough."""
-    if len(sample) * plan.scale <= plan.n_most:
+    if len(sample) * plan.scale <= plan.n_unsplit:
         return None
     sample = sample[np.lexsort((sample["image"], _order(sample, plan)))]
     grid = to_grid(normalize(sample["embedding"])[0])
-    centers, rest = _take_groups(grid, plan)
-    centroids = np.concatenate([centers, train(rest, _n_cells(rest, plan), plan)])
+    larger = _with_visitors(sample, plan)
+    centers, rest = _take_groups(grid, larger)
+    centroids = np.concatenate([centers, train(rest, _n_cells(rest, larger), larger)])
     for _ in range(_MAX_ROUNDS):
-        centroids, is_done = _split_largest(grid, centroids, plan)
+        centroids, is_done = _split_largest(grid, centroids, larger)
         if is_done:
             break
     return _divide(sample, grid, centroids, plan)
+
+
+def _with_visitors(sample: np.ndarray, plan: SplitPlan) -> SplitPlan:
+    """The plan for all images of a cell, not for those alone of which it is the own.
+
+    The more images visit the cell from others, the more visit each small cell.
+    """
+    share = max(1 / plan.cells.max_per_image, 1 - sample["is_visitor"].mean())
+    return dataclasses.replace(plan, n_wanted=math.ceil(plan.n_wanted / share))
 
 
 def _order(sample: np.ndarray, plan: SplitPlan) -> np.ndarray:
@@ -238,7 +254,7 @@ def _divide(
     image = np.full(len(centroids), NO_IMAGE)
     embedding = np.zeros((len(centroids), grid.shape[1]), np.float16)
     counts = np.bincount(cells, minlength=len(centroids))
-    most = _VISITS * plan.n_most
+    most = _VISITS * plan.n_unsplit
     for full in np.flatnonzero(counts * plan.scale > most).tolist():
         mine = np.sort(images[cells == full])
         pilot, is_like = _largest_group(grid[mine], plan)

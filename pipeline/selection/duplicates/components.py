@@ -9,6 +9,7 @@ by sample id.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline.selection.search.exact_search import cosines
 _SLACK = 1e-4  # far above the rounding of a product in single precision
 _DOUBLE_SLACK = 1e-10
 _MANY = 8  # close pairs for each image, which take long one by one
+_HEAD = 4  # numbers of a vector: 8 bytes, which hardly ever are equal by chance
 _MAX_LISTED = 1000  # large components
 
 
@@ -36,26 +38,34 @@ def find_links(
 ) -> np.ndarray:
     """The images of one part of a cell that have a near-duplicate there: LINKED.
 
+    Two visitors are not compared, as near-duplicates meet where one of them is none. An
+    image that was cut may have no such part, so it counts as none everywhere.
+
     An image has one entry, however many near-duplicates it has. `root` names the first
     image of its component within the part, and `by` is the number of the descriptor.
     """
     members = np.concatenate(list(blocks))
-    members = members[np.argsort(members["image"])]
-    root, similarity = compare(members["embedding"], max_similarity)
+    order = np.argsort(members["image"])
+    is_visitor = members["is_visitor"] & ~members["is_cut"]
+    root, similarity = compare(
+        members["embedding"][order], max_similarity, is_visitor[order]
+    )
     linked = np.flatnonzero(similarity > max_similarity)
     found = np.empty(len(linked), LINKED)
     for name in ("image", "sample_id", "is_anchor"):
-        found[name] = members[name][linked]
-    found["root"] = root_names(members["image"][root[linked]])
+        found[name] = members[name][order[linked]]
+    found["root"] = root_names(members["image"][order[root[linked]]])
     found["similarity"] = similarity[linked]
     found["by"] = by
     return found
 
 
 def compare(
-    embeddings: np.ndarray, max_similarity: float
+    embeddings: np.ndarray,
+    max_similarity: float,
+    is_visitor: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compares all images: float [n, d].
+    """Compares all images, float [n, d], but two visitors with one another.
 
     Returns the first image of the component of each one, int64 [n], and its largest
     similarity to another one, float32 [n]. The latter is at most `max_similarity` for
@@ -64,12 +74,17 @@ def compare(
     different, twin = _merge_twins(embeddings)
     vectors, _ = normalize(embeddings[different])
     links = _Links(vectors, max_similarity)
-    for rows, columns in blocks_to_compare(vectors, max_similarity):
+    if is_visitor is not None:
+        is_host = np.zeros(len(different), bool)
+        is_host[twin[~is_visitor]] = True
+        is_visitor = ~is_host
+    for rows, columns in blocks_to_compare(vectors, max_similarity, is_visitor):
         links.add_block(rows, columns)
     similarity = links.largest()[twin]
-    repeated = np.bincount(twin, minlength=len(different))[twin] > 1
-    itself = cosines(vectors, vectors, twin[repeated], twin[repeated])
-    similarity[repeated] = np.maximum(similarity[repeated], itself)
+    if len(different) < len(twin):
+        repeated = np.bincount(twin, minlength=len(different))[twin] > 1
+        itself = cosines(vectors, vectors, twin[repeated], twin[repeated])
+        similarity[repeated] = np.maximum(similarity[repeated], itself)
     own = np.arange(len(embeddings))
     root = different[links.root][twin]
     return np.where(similarity > max_similarity, root, own), similarity
@@ -77,13 +92,28 @@ def compare(
 
 def _merge_twins(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first images of those with equal vectors, and the place of each in these."""
-    rows = np.ascontiguousarray(embeddings)
-    width = rows.shape[1] * rows.itemsize
+    every = np.arange(len(embeddings))
+    heads = np.sort(_as_bytes(np.ascontiguousarray(embeddings[:, :_HEAD])))
+    if (heads[1:] != heads[:-1]).all():
+        return every, every
     _, first, twin = np.unique(
-        rows.view(f"V{width}").ravel(), return_index=True, return_inverse=True
+        _as_bytes(np.ascontiguousarray(embeddings)),
+        return_index=True,
+        return_inverse=True,
     )
     order = np.argsort(first)
     return first[order], np.argsort(order)[twin]
+
+
+@functools.cache  # of at most some hundred sizes
+def _lower_triangle(size: int) -> np.ndarray:
+    return np.tri(size, dtype=bool)
+
+
+def _as_bytes(rows: np.ndarray) -> np.ndarray:
+    """Each row as one number if it has 8 bytes, else as bytes."""
+    width = rows.shape[1] * rows.itemsize
+    return rows.view(np.uint64 if width == 8 else f"V{width}").ravel()
 
 
 class _Links:
@@ -101,7 +131,7 @@ class _Links:
         """Compares each row with the columns after its own; these begin with rows."""
         products = self._vectors[rows] @ self._vectors[columns].T
         size = len(rows)
-        products[:, :size][np.tri(size, dtype=bool)] = -1
+        products[:, :size][_lower_triangle(size)] = -1
         row = np.flatnonzero(products.max(axis=1, initial=-1) > self._bound - _SLACK)
         if not len(row):
             return

@@ -18,6 +18,9 @@ def members_dtype(dim: int) -> np.dtype:
             ("image", np.int64),  # `image_numbers`
             ("sample_id", np.uint64, 2),
             ("is_anchor", bool),  # dropped already; drops its whole component
+            ("part", np.int64),  # of a cell, in which it is compared
+            ("is_visitor", bool),  # another part is its own
+            ("is_cut", bool),  # enters fewer cells than borders ask for
             ("embedding", np.float16, dim),  # as stored
         ]
     )

@@ -19,34 +19,49 @@ _LEAST_PATCHES, _MOST_PATCHES = 8, 128
 _SAMPLED = np.uint64(4)  # of so many vectors one takes part in k-means
 _N_ROUNDS = 2  # of k-means
 _SLACK = 1e-4  # far above the rounding of a product in single precision
-_ROWS_PER_BLOCK = 512  # of which half the products are not needed: those before a row
+_ROWS_PER_BLOCK = 256  # of which half the products are not needed: those before a row
 _PRODUCTS_PER_BLOCK = 2**22  # 16 MB of float32, and a few times as much beside
 
 Block = tuple[np.ndarray, np.ndarray]
 
 
-def blocks_to_compare(vectors: np.ndarray, max_similarity: float) -> Iterator[Block]:
+def blocks_to_compare(
+    vectors: np.ndarray, max_similarity: float, is_visitor: np.ndarray | None = None
+) -> Iterator[Block]:
     """Yields positions of rows and of columns, which begin with the rows: int64.
 
     Args:
       vectors: unit vectors, float32 [n, d].
       max_similarity: the cosine that pairs of near-duplicates exceed.
+      is_visitor: which need not be compared with one another, bool [n].
     """
+    if is_visitor is None:
+        is_visitor = np.zeros(len(vectors), bool)
     n_patches = min(len(vectors) // _PATCH_SIZE, _MOST_PATCHES)
     if n_patches >= _LEAST_PATCHES:
         is_sampled = mix(np.arange(len(vectors))) % _SAMPLED == 0
         centers = _find_centers(vectors[is_sampled], n_patches)
         patch, is_near = _enter_patches(vectors, centers, max_similarity)
         sizes = np.bincount(patch, minlength=n_patches)
-        n_products = np.sum(sizes * (is_near.sum(axis=0) - sizes / 2))
-        if n_products < len(vectors) ** 2 / 4:  # half of all
+        hosts = np.bincount(patch[~is_visitor], minlength=n_patches)
+        near, near_hosts = is_near.sum(axis=0), is_near[~is_visitor].sum(axis=0)
+        n_products = np.sum(hosts * (near - hosts / 2))
+        n_products += np.sum((sizes - hosts) * (near_hosts - hosts))
+        n_hosts = np.sum(hosts)
+        if n_products < n_hosts * (len(vectors) - n_hosts / 2) / 2:
             for number in range(n_patches):
-                own = np.flatnonzero(patch == number)
-                others = np.flatnonzero(is_near[:, number] & (patch != number))
-                yield from _blocks(own, others)
+                is_own = patch == number
+                others = is_near[:, number] & ~is_own
+                yield from _blocks(
+                    np.flatnonzero(is_own & ~is_visitor),
+                    np.flatnonzero(others | (is_own & is_visitor)),
+                )
+                yield from _blocks(
+                    np.flatnonzero(is_own & is_visitor),
+                    np.flatnonzero(others & ~is_visitor),
+                )
             return
-    every = np.arange(len(vectors))
-    yield from _blocks(every, every[:0])
+    yield from _blocks(np.flatnonzero(~is_visitor), np.flatnonzero(is_visitor))
 
 
 def _blocks(own: np.ndarray, others: np.ndarray) -> Iterator[Block]:

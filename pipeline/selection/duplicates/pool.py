@@ -178,7 +178,7 @@ class DropLinked(beam.PTransform):
 class FindLinks(beam.DoFn):
     """Yields (partition of image, images with a near-duplicate in their part).
 
-    Collects those of many parts, as most have few.
+    Gets all images of some parts, and collects links of many, as most have few.
     """
 
     def __init__(self, by: int, max_similarity: float) -> None:
@@ -189,9 +189,12 @@ class FindLinks(beam.DoFn):
     def process(
         self, keyed: tuple[int, Iterable[np.ndarray]]
     ) -> Iterator[tuple[int, np.ndarray]]:
-        self._found.append(
-            components.find_links(keyed[1], self._by, self._max_similarity)
-        )
+        members = np.concatenate(list(keyed[1]))
+        linked = [
+            components.find_links([part], self._by, self._max_similarity)
+            for _, part in split_by(members["part"], members)
+        ]
+        self._found.append(np.concatenate(linked))
         if sum(map(len, self._found)) >= _LINKS_PER_BLOCK:
             yield from self._take()
 

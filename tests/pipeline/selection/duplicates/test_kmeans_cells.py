@@ -108,6 +108,14 @@ def compare_in_parts(
     images: np.ndarray, bound: float, n_wanted: int, share: float, max_per_image: int
 ) -> tuple[np.ndarray, dict[int, int]]:
     """Linked images with their last root, and the number of images in each part."""
+    parts = enter_parts(images, bound, n_wanted, share, max_per_image)
+    return link_in(parts, bound), {key: len(part) for key, part in parts.items()}
+
+
+def enter_parts(
+    images: np.ndarray, bound: float, n_wanted: int, share: float, max_per_image: int
+) -> dict[int, np.ndarray]:
+    """The images of each part."""
     cells = Cells(n_clusters=3, max_per_image=max_per_image, n_iterations=3)
     comparison = compare_by(bound, cells)
     plan = SplitPlan(cells, bound, 1 / share, n_wanted)
@@ -120,14 +128,18 @@ def compare_in_parts(
     found = {key >> 40: split_cell(sample, plan) for key, sample in samples.items()}
     splits = Splits({cell: split for cell, split in found.items() if split is not None})
     blocks = np.array_split(images, 3)
-    parts = gather(
+    return gather(
         blocks, lambda block: enter_cells(block, centroids, splits, comparison)
     )
+
+
+def link_in(parts: dict[int, np.ndarray], bound: float) -> np.ndarray:
+    """Linked images with their last root."""
     linked = [components.find_links([part], 0, bound) for part in parts.values()]
     merged, pairs = components.merge_linked(linked)
     roots = np.stack(find_roots(pairs), axis=1)
     merged["root"] = lookup(merged["root"], roots)
-    return merged, {key: len(part) for key, part in parts.items()}
+    return merged
 
 
 def gather(blocks: list[np.ndarray], enter) -> dict[int, np.ndarray]:
@@ -166,6 +178,55 @@ def test_split_cells_find_the_components_of_brute_force(
     images = members(0, embeddings)
     merged, _ = compare_in_parts(images, bound, n_wanted, share, max_per_image=10**4)
     expect_brute_force(embeddings, bound, merged)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([0.8, 0.95, 0.99]),
+    st.integers(2, 30),
+    st.integers(1, 4),
+)
+def test_visitors_that_are_left_alone_would_change_no_component(
+    rng_seed, bound, n_wanted, max_per_image
+):
+    rng = np.random.default_rng(rng_seed)
+    dim = int(rng.integers(2, 9))
+    lookalikes = near_copies(100, dim, 0.1, rng, n_groups=1)
+    vectors = np.concatenate([near_copies(200, dim, 0.2, rng), lookalikes])
+    images = members(0, rng.permutation(vectors))
+    parts = enter_parts(images, bound, n_wanted, 1, max_per_image)
+    few = link_in(parts, bound)
+    for part in parts.values():
+        part["is_visitor"] = False
+    every = link_in(parts, bound)
+    assert few["image"].tolist() == every["image"].tolist()
+    assert first_images(few) == first_images(every)
+
+
+def test_only_an_image_that_enters_all_near_cells_is_a_visitor_that_is_not_cut():
+    centroids = to_grid(np.array([[1, 0], [0, 1], [-1, 0]], np.float32))
+    angles = np.radians([0, 40, 90])
+    images = members(0, np.stack([np.cos(angles), np.sin(angles)], 1))
+    bound = 1 - 1.5**2 / 2  # a border at most 0.75 away is near
+    found = {}
+    for n_most in (2, 3):
+        comparison = compare_by(bound, Cells(max_per_image=n_most))
+        entries = find_entries(
+            to_grid(images["embedding"].astype(np.float32)), centroids, NONE, comparison
+        )
+        found[n_most] = entries[:, [0, 1, 3, 4]].tolist()
+    own, visitor, cut = [0, 0], [1, 0], 1
+    assert found[3] == [
+        [0, 0, *own], [0, 1, *visitor],
+        [1, 0, *own], [1, 1, *visitor],
+        [2, 1, *own], [2, 0, *visitor], [2, 2, *visitor],
+    ]  # fmt: skip
+    assert found[2] == [
+        [0, 0, *own], [0, 1, *visitor],
+        [1, 0, *own], [1, 1, *visitor],
+        [2, 1, 0, cut], [2, 0, 1, cut],
+    ]  # fmt: skip
 
 
 def test_lookalikes_are_spread_over_parts_and_stay_one_component():

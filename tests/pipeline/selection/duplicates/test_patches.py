@@ -9,10 +9,12 @@ from pipeline.selection.duplicates import patches
 from tests.support.near_copies import near_copies, similar_pairs, unit_rows
 
 
-def compared(vectors: np.ndarray, bound: float) -> tuple[set[tuple[int, int]], int]:
+def compared(
+    vectors: np.ndarray, bound: float, is_visitor: np.ndarray | None = None
+) -> tuple[set[tuple[int, int]], int]:
     """Pairs that are compared, and the number of products."""
     found, n_products = set(), 0
-    for rows, columns in patches.blocks_to_compare(vectors, bound):
+    for rows, columns in patches.blocks_to_compare(vectors, bound, is_visitor):
         np.testing.assert_array_equal(columns[: len(rows)], rows)
         n_products += len(rows) * len(columns)
         for place, row in enumerate(rows.tolist()):
@@ -46,3 +48,22 @@ def test_vectors_that_no_border_tells_apart_are_all_compared_once():
         pairs, n_products = compared(vectors, 0.1)
         assert pairs == set(itertools.combinations(range(n), 2))
         assert n_products <= n * (n + patches._ROWS_PER_BLOCK) / 2
+
+
+@pytest.mark.parametrize("patch_size", [3, 10**6])
+def test_visitors_are_compared_with_others_and_not_with_one_another(
+    patch_size, monkeypatch
+):
+    monkeypatch.setattr(patches, "_PATCH_SIZE", patch_size)
+    rng = np.random.default_rng(0)
+    vectors = near_copies(240, 6, 0.1, rng, n_groups=20)[rng.permutation(240)]
+    is_visitor = rng.random(240) < 0.75
+    near = {
+        (i, j)
+        for i, j in similar_pairs(vectors, 0.9)
+        if not (is_visitor[i] and is_visitor[j])
+    }
+    pairs, n_products = compared(vectors, 0.9, is_visitor)
+    assert near
+    assert near <= pairs
+    assert n_products < 240**2 / 3

@@ -27,7 +27,9 @@ from pipeline.config.selection import SelectionConfig
 from pipeline.selection import checks
 from pipeline.selection import stage as selection
 from pipeline.selection.duplicates import cell_entries
+from pipeline.selection.duplicates.pool import FindLinks
 from pipeline.storage import files
+from tests.support.near_copies import members
 from tests.support.score_tables import (
     Row,
     Shards,
@@ -186,8 +188,38 @@ def test_a_new_bound_trains_no_cells_again(tmp_path):
     assert len(list(tmp_path.glob("decisions/*"))) == 2
 
 
-def test_splits_of_cells_are_gone_once_select_is_over(tmp_path, monkeypatch):
+def test_components_of_split_cells_are_those_of_brute_force(tmp_path, monkeypatch):
+    split_all_cells(monkeypatch)
+    rows = random_rows(120)
+    cells = dataclasses.replace(CELLS, max_per_image=100)  # leaves out none
+    run = make_run(str(tmp_path), pool(cells=cells), split(rows, 3))
+    select(run)
+    assert list(tmp_path.glob("clusters/splits/*.npz"))
+    found = {
+        own: detail[:32] for own, (_, _, _, detail) in decisions_by_id(run).items()
+    }
+    assert found == {
+        own: kept.hex() if own != kept else "" for own, kept in kept_ids(rows).items()
+    }
+
+
+def split_all_cells(monkeypatch) -> None:
+    """Splits the cells of a pool of some dozen images."""
     monkeypatch.setattr(cell_entries, "_LEAST_WANTED", 4)
+    monkeypatch.setattr(cell_entries, "_WORTH", 1)
+
+
+def test_parts_that_travel_together_are_compared_apart():
+    images = members(0, np.repeat(np.eye(1, 4), 4, axis=0))
+    images["part"] = [5, 7, 5, 8]
+    links = FindLinks(by=0, max_similarity=0.9)
+    assert not list(links.process((0, [images[:2], images[2:]])))
+    found = np.concatenate([value.value[1] for value in links.finish_bundle()])
+    assert sorted(found["image"].tolist()) == [0, 2]
+
+
+def test_splits_of_cells_are_gone_once_select_is_over(tmp_path, monkeypatch):
+    split_all_cells(monkeypatch)
     shards = split(random_rows(60), 2)
     killed, done = (
         make_run(str(tmp_path), pool(by=(Resemblance(ENCODER, bound),)), shards)

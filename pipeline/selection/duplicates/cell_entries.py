@@ -252,14 +252,14 @@ def find_entries(
     distance = distance.reshape(len(grid), -1)
     nearest = np.argsort(distance, axis=1, kind="stable")
     is_near = np.isfinite(np.take_along_axis(distance, nearest, 1))
-    is_cut = is_near[:, n_most:].any(axis=1)
     image, rank = np.nonzero(is_near[:, :n_most])
+    is_cut = np.any(is_near[:, n_most:], axis=1)[image]
     place = nearest[image, rank]
     small, is_visitor = (
         each.reshape(len(grid), -1)[image, place] for each in (small, is_visitor)
     )
-    cell = cells[image, place // (n_most + 1)]
-    return np.column_stack([image, cell, small, is_visitor, is_cut[image]])
+    own = cells[image, place // (n_most + 1)]
+    return np.column_stack([image, own, small, is_visitor, is_cut])
 
 
 class SampleCells(kmeans.DoFnWithCentroids):

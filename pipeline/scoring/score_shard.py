@@ -7,12 +7,15 @@ that another lot has of the same shard are taken over, and no model runs on them
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config.curation import CurationConfig, ImageTextSource
 from pipeline.engine.counters import add_to_counter
@@ -33,6 +36,7 @@ PART_S = 30.0  # a worker that dies loses no more work than this, and a batch
 
 _Counters = tuple[str, str]
 _Rows = Mapping[Measure, pa.Table]
+_Scored = tuple[str, ScoredShard]  # with the name of its lot
 
 
 def _counters_by_source(config: CurationConfig) -> dict[ImageTextSource, _Counters]:
@@ -49,7 +53,9 @@ def _counters_by_source(config: CurationConfig) -> dict[ImageTextSource, _Counte
 class ScoreShard(beam.DoFn):
     """Scores one shard at a time on all cores; yields (name of its lot, scored shard).
 
-    Yields nothing of a shard that changed while it was read.
+    The last part of a shard is written while the next shard is measured, and the shard
+    is passed on after that one. Yields nothing of a shard that changed while it was
+    read.
     """
 
     def __init__(self, run: RunFolder, encoder_handler: EncoderHandler) -> None:
@@ -70,20 +76,47 @@ class ScoreShard(beam.DoFn):
     def setup(self) -> None:
         self._checks.at_start()
         self._removed = Removals.read(self._root).open_names(self._root)
+        self._last_parts = futures.ThreadPoolExecutor(1)
 
-    def process(self, work: ShardWork) -> Iterator[tuple[str, ScoredShard]]:
+    def start_bundle(self) -> None:
+        self._in_work: tuple[_Scored, futures.Future[None]] | None = None
+
+    def process(self, work: ShardWork) -> Iterator[_Scored]:
         tables = self._source_to_tables[work.shard.source]
         parts = ShardParts.of(self._root, tables, work.lot_name, work.shard)
         done = parts.find(work.missing)
-        if not (done and done[-1].is_last):
-            start = done[-1].stop if done else 0
-            if not self._write_rest(work, parts, start):
-                add_to_counter(STAGE, "shards_changed", 1)
-                return
-        yield work.lot_name, work.scored()
+        if done and done[-1].is_last:
+            yield work.lot_name, work.scored()
+            return
+        try:
+            last_part = self._write_rest(work, parts, done[-1].stop if done else 0)
+        finally:  # whatever becomes of a shard, the one before it is written
+            before = self._wait_for_last_part()
+        yield from before
+        if last_part is None:
+            add_to_counter(STAGE, "shards_changed", 1)
+        else:
+            self._in_work = (work.lot_name, work.scored()), last_part
 
-    def _write_rest(self, work: ShardWork, parts: ShardParts, start: int) -> bool:
-        """Writes the parts from row `start` on; whether the shard is still the same."""
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self._wait_for_last_part())
+
+    def teardown(self) -> None:
+        self._last_parts.shutdown()
+
+    def _wait_for_last_part(self) -> Sequence[_Scored]:
+        """The shard whose last part was still to be written, if there is one."""
+        if self._in_work is None:
+            return ()
+        (scored, last_part), self._in_work = self._in_work, None
+        last_part.result()
+        return (scored,)
+
+    def _write_rest(
+        self, work: ShardWork, parts: ShardParts, start: int
+    ) -> futures.Future[None] | None:
+        """Writes the parts from row `start` on, of which the last one is left to a
+        thread; None if the shard is not what it was."""
         known = {m: rows.slice(start) for m, rows in self._read_known(work).items()}
         to_make = [m for m in work.missing if m not in known]
         taken = {m: rows for m, rows in known.items() if m in work.missing}
@@ -93,8 +126,7 @@ class ScoreShard(beam.DoFn):
             add_to_counter(STAGE, "pairs_taken_over", n_rows)
             errors = known["pairs"]["error"].to_pylist()
             part = Part(start, start + n_rows, sum(map(bool, errors)), is_last=True)
-            parts.write(part, taken, environments)
-            return True
+            return self._last_parts.submit(parts.write, part, taken, environments)
         here = environment.describe(to_make, self._handler.config.batch_size)
         one_pass = self._plan_pass(to_make)
         if "pairs" in known:
@@ -108,9 +140,9 @@ class ScoreShard(beam.DoFn):
         )
         writer.write(measured, start)
         if "pairs" in to_make and work.shard.has_changed():
-            return False
-        writer.finish()
-        return True
+            return None
+        writer.count()
+        return self._last_parts.submit(writer.finish)
 
     def _read_known(self, work: ShardWork) -> _Rows:
         """The rows of the shard in tables of its lot, or in those of its donor."""
@@ -196,11 +228,18 @@ class _PartWriter:
         for pair in measured:
             is_due = time.monotonic() - begun_s >= PART_S
             if is_due and self._scores.n_pairs and self._scores.is_between_batches:
+                self.count()
                 self._write_part(is_last=False)
                 begun_s = time.monotonic()
             self._scores.add(pair)
 
+    def count(self) -> None:
+        """Counts the rows of the part that is to be written next."""
+        for measure in self._measures:
+            self._scores.count(measure, *self._counters)
+
     def finish(self) -> None:
+        """Writes the last part. Counts nothing, which a thread of its own could not."""
         self._write_part(is_last=True)
 
     def _write_part(self, *, is_last: bool) -> None:
@@ -210,8 +249,6 @@ class _PartWriter:
         taken = {m: rows.slice(offset, n_pairs) for m, rows in self._taken.items()}
         made = {measure: scores.table(measure) for measure in self._measures}
         self._add_part(part, taken | made)
-        for measure in self._measures:
-            scores.count(measure, *self._counters)
         self._start += n_pairs
         self._scores = self._make_scores()
 

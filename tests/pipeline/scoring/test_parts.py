@@ -1,6 +1,7 @@
 """Tests of parts of shards: what a dead worker loses, and what lots take over."""
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine import lot_plan
+from pipeline.records import content_hash
 from pipeline.scoring import environment, parts, score_shard, shard_pass
 from pipeline.scoring import stage as scoring
 from pipeline.scoring.parts import Part
@@ -86,6 +88,28 @@ def test_where_parts_end_changes_no_byte(crawl, monkeypatch):
     monkeypatch.setattr(score_shard, "PART_S", 0.0)
     score(cut)
     assert tables_of(cut) == tables_of(quiet)
+
+
+def test_the_last_part_of_a_shard_is_written_while_the_next_one_is_measured(
+    crawl, monkeypatch
+):
+    run = lots_of(crawl, "run")
+    next_is_begun = threading.Event()
+    add, write = shard_pass.ShardScores.add, parts.ShardParts.write
+
+    def add_and_tell(self, measured):
+        if measured.pair.image_hash == content_hash(png(20)):
+            next_is_begun.set()
+        add(self, measured)
+
+    def write_then(self, *args, **options):
+        assert next_is_begun.wait(timeout=30)
+        write(self, *args, **options)
+
+    monkeypatch.setattr(shard_pass.ShardScores, "add", add_and_tell)
+    monkeypatch.setattr(parts.ShardParts, "write", write_then)
+    assert score(run)["pairs"] == 2 * N_PAIRS
+    assert len(tables_of(run)) == 3
 
 
 def test_a_lot_that_lost_a_shard_takes_the_rows_of_the_others_over(crawl):

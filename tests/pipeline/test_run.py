@@ -1,8 +1,11 @@
 """The command line: what is wrong costs one line and exit code 2, before any work."""
 
+import copy
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import StandardOptions
 
 from pipeline import run
 from pipeline.commands.beam_flags import beam_options
@@ -178,3 +181,12 @@ def test_dataflow_is_not_asked_to_read_this_machine(capsys, tmp_path, crawl):
 def test_beam_flags_reach_beam():
     options = beam_options(["--runner", "DataflowRunner", "--project", "p"])
     assert options.get_all_options(drop_default=True)["project"] == "p"
+
+
+def test_options_of_beam_are_read_once_and_a_copy_is_its_own():
+    options = beam_options(["--runner", "FlinkRunner"])
+    assert options.view_as(StandardOptions) is options.view_as(StandardOptions)
+    copied = copy.deepcopy(options)
+    copied.view_as(StandardOptions).runner = "PrismRunner"
+    assert copied.get_all_options()["runner"] == "PrismRunner"
+    assert options.view_as(StandardOptions).runner == "FlinkRunner"

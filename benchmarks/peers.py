@@ -38,7 +38,7 @@ from pipeline.sources import shards
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHECKPOINT = ROOT / "curation_configs" / "checkpoints" / "tiny-siglip"
-_POLL_S = 0.2
+_POLL_S = 2.0  # summing up the memory of a process takes some 40 ms of a core
 _MAX_DRAWN = 6_000  # pairs
 
 RECIPE = """
@@ -146,10 +146,10 @@ def measure(
     watcher = threading.Thread(target=_watch, args=(process, peak))
     watcher.start()
     _, errors = process.communicate()
+    seconds, cpu_s = time.perf_counter() - start, _children_cpu_s() - start_cpu_s
     watcher.join()
     if process.returncode:
         raise SystemExit(errors.decode(errors="replace")[-2000:])
-    seconds, cpu_s = time.perf_counter() - start, _children_cpu_s() - start_cpu_s
     return {"s": seconds, "cpu_s": cpu_s, "peak_gib": peak[0] / 2**30}
 
 

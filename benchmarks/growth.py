@@ -5,14 +5,24 @@ as `forecast` measures its sample, and compares bytes and files of each larger o
 Models and images are no part of it. Prints a line of JSON for each size.
 
     python -m benchmarks.growth --rows 10000 100000 1000000 3000000
+
+With `--select N`, it compares seconds of `select` in place of bytes: those that the
+whole pool takes, with those that `forecast` expects of a sample of N shards.
 """
 
 import argparse
+import dataclasses
 import json
+import logging
 import tempfile
 
+from apache_beam.options.pipeline_options import PipelineOptions
+
 from benchmarks import select
+from pipeline import curate
+from pipeline.commands.forecast import time_select
 from pipeline.engine.run_folder import RunFolder
+from pipeline.forecast.costs import Stopwatch
 from pipeline.scoring import footprint
 from pipeline.storage import files
 
@@ -24,13 +34,35 @@ def measured_bytes(run: RunFolder) -> float:
     return float(footprint.table_bytes(run, run.lots).sum())
 
 
+def compare_select(root: str, n_rows: int, n_shards: int) -> None:
+    """Prints the processor seconds of `select`, forecast and measured."""
+    logging.disable(logging.WARNING)
+    run, options = select.describe_run(root, n_rows), PipelineOptions([])
+    sample = dataclasses.replace(run, lots=run.lots[:n_shards], is_sample=True)
+    time = time_select(sample, options)["select"]
+    with Stopwatch() as watch:
+        curate.select(run, options)
+    forecast = time.start_cpu_s + time.cpu_s_per_pair * n_rows
+    line = {"rows": n_rows, "sampled": time.n_pairs, "start_s": time.start_cpu_s}
+    line |= {"select_s": watch.cpu_s, "forecast_s": forecast}
+    print(json.dumps(line | {"ratio": forecast / watch.cpu_s}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--select", type=int, default=0, metavar="N")
     flags = parser.parse_args()
+    if flags.select:
+        for n_rows in flags.rows:
+            with tempfile.TemporaryDirectory() as root:
+                sizes = (n_rows, _N_REFERENCES, flags.dim)
+                select.in_process(select.write_tables, root, *sizes)
+                select.in_process(compare_select, root, n_rows, flags.select)
+        return
     per_pair = per_lot = 0.0
     for number, n_rows in enumerate(sorted(flags.rows)):
         with tempfile.TemporaryDirectory() as root:

@@ -1,5 +1,7 @@
 """The command `forecast`: what a whole run will keep and cost, from a sample of it."""
 
+import dataclasses
+
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import curate
@@ -11,7 +13,10 @@ from pipeline.forecast import extrapolation
 from pipeline.forecast import from_sample as forecast
 from pipeline.forecast import text as forecast_text
 from pipeline.scoring import footprint as scoring
+from pipeline.selection import ledger
 from pipeline.storage import files
+
+_LEAST_SHARE = 0.2  # of the seconds of a job over one shard
 
 
 def print_forecast(
@@ -45,17 +50,59 @@ def _timed_stages(
 ) -> dict[str, forecast_costs.StageTime]:
     """Runs what the sample lacks; gives the times of stages that had work to do."""
     stage_to_time: dict[str, forecast_costs.StageTime] = {}
-    for stage, work in (("score", curate.score), ("select", curate.select_sample)):
-        with (
-            progress.watch(run_root, stage, stage_progress.work_of(stage, sample, ())),
-            forecast_costs.Stopwatch() as watch,
-        ):
-            counters = work(sample, options)
-        n_pairs = stage_progress.n_pairs_of(stage, counters)
-        if stage_runner.is_local(options) and n_pairs:
-            start_s = _model_start_cpu_s(sample) if stage == "score" else 0.0
-            stage_to_time |= watch.stage_time(stage, n_pairs, sample, start_s)
-    return stage_to_time
+    for stage, work in (("score", time_score), ("select", time_select)):
+        to_do = stage_progress.work_of(stage, sample, ())
+        with progress.watch(run_root, stage, to_do):
+            stage_to_time |= work(sample, options)
+    return stage_to_time if stage_runner.is_local(options) else {}
+
+
+def time_score(
+    sample: RunFolder, options: PipelineOptions
+) -> dict[str, forecast_costs.StageTime]:
+    """Scores what the sample lacks; gives the time, or {} if it lacked nothing."""
+    with forecast_costs.Stopwatch() as watch:
+        counters = curate.score(sample, options)
+    n_pairs = stage_progress.n_pairs_of("score", counters)
+    is_timed = n_pairs and stage_runner.is_local(options)
+    start_s = _model_start_cpu_s(sample) if is_timed else 0.0
+    return watch.stage_time("score", n_pairs, sample, start_s)
+
+
+def time_select(
+    sample: RunFolder, options: PipelineOptions
+) -> dict[str, forecast_costs.StageTime]:
+    """Selects from the sample, as `time_score` scores it.
+
+    Jobs over its first shard alone, before and behind it, tell the start of a job from
+    the time of pairs. The one before keeps similarities, which the one behind lacks.
+    """
+    if ledger.is_complete(sample):
+        return {}
+    first = dataclasses.replace(sample, lots=sample.lots[:1])
+    is_timed = len(sample.lots) > 1 and stage_runner.is_local(options)
+    if is_timed:
+        _select_anew(first, options)
+    with forecast_costs.Stopwatch() as watch:
+        counters = curate.select_sample(sample, options)
+    n_pairs = stage_progress.n_pairs_of("select", counters)
+    start_s = 0.0
+    if is_timed:
+        with forecast_costs.Stopwatch() as watch_of_first:
+            n_first = _select_anew(first, options)
+        others_s = watch.cpu_s - watch_of_first.cpu_s
+        # Else the start is not known: equal jobs differ by as much.
+        if n_pairs > n_first and others_s > _LEAST_SHARE * watch_of_first.cpu_s:
+            work_s = others_s / (n_pairs - n_first) * n_pairs
+            start_s = max(watch.cpu_s - work_s, 0.0)
+    return watch.stage_time("select", n_pairs, sample, start_s)
+
+
+def _select_anew(sample: RunFolder, options: PipelineOptions) -> int:
+    """Selects from a sample and deletes the decisions; gives the number of pairs."""
+    counters = curate.select_sample(sample, options)
+    files.delete_folder(*files.split(sample.decisions.folder))
+    return stage_progress.n_pairs_of("select", counters)
 
 
 def _model_start_cpu_s(sample: RunFolder) -> float:

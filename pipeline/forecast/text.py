@@ -94,7 +94,8 @@ def _costs(stage_to_time: Mapping[str, StageTime], costs: Costs) -> Iterator[str
         of = "kept pair" if stage == "export" else "pair"
         start = "its start included: too much of a small sample"
         if time.start_cpu_s:
-            start = f"and {time.start_cpu_s:,.3g} s for the start of each worker"
+            whose = "the job" if stage == "select" else "each worker"
+            start = f"and {time.start_cpu_s:,.3g} s for the start of {whose}"
         each_ms = 1000 * time.cpu_s_per_pair
         yield f"CPU of {stage}: {each_ms:,.3g} ms per {of}, {hours}, {start}"
     if costs.gpu_hours is not None:

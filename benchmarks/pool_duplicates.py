@@ -234,10 +234,10 @@ def find_components(pool: Pool, phases: Phases) -> np.ndarray:
     with phases.measure("enter"):
         found_entries = []
         for block in pool.blocks():
-            found = find_part_entries(block, centroids, splits, comparison)
-            mine = np.empty(len(found), ENTRIES)
-            mine["row"] = block["image"][found[:, 1]]
-            mine["part"], mine["is_visitor"], mine["is_cut"] = found[:, [0, 2, 3]].T
+            own = find_part_entries(block, centroids, splits, comparison)
+            mine = np.empty(len(own), ENTRIES)
+            mine["row"] = block["image"][own[:, 1]]
+            mine["part"], mine["is_visitor"], mine["is_cut"] = own[:, [0, 2, 3]].T
             found_entries.append(mine)
         entries = np.concatenate(found_entries)
         del found_entries

@@ -6,7 +6,7 @@ and what its tables take.
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.captioning.blocks import MAX_IMAGES
 from pipeline.config import prompts
@@ -15,6 +15,7 @@ from pipeline.config.curation import CurationConfig
 from pipeline.engine.caption_tables import CaptionTables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.records import Pair
+from pipeline.sources.shards import Lot
 from pipeline.storage.tables import FILES_PER_TABLE
 
 
@@ -47,14 +48,15 @@ def n_shuffles(config: CurationConfig) -> int:
     return 1 + 2 * len({g.checkpoint for g in config.granularities})
 
 
-def caption_bytes(run: RunFolder) -> dict[str, float]:
-    """Returns granularity to bytes per caption, of granularities with captions."""
-    found = {}
+def caption_bytes(run: RunFolder, lots: Iterable[Lot]) -> dict[str, float]:
+    """Returns granularity to bytes per caption, of granularities with captions of the
+    lots."""
+    lots, found = set(lots), {}
     for granularity in run.config.granularities:
         captions = CaptionTables.open(run.captions(granularity))
-        names = [name for lot in run.lots for name in captions.names(lot)]
+        names = [name for lot in lots for name in captions.names(lot)]
         n_bytes = captions.tables.sizes(names).sum()
-        rows = sum(captions.tables.read(n, ["sample_index"]).num_rows for n in names)
+        rows = sum(captions.tables.read_summary(name)["rows"] for name in names)
         if rows:
             found[granularity.name] = float(n_bytes / rows)
     return found

@@ -13,9 +13,9 @@ from pipeline.commands.configuration import WRONG
 from pipeline.engine import engines, jobs, progress, run_lock
 from pipeline.engine.engines import Engine
 from pipeline.engine.jobs import EngineError, Job
-from pipeline.engine.run_folder import RunFolder, check_format
+from pipeline.engine.run_folder import CONFIG_NAME, RunFolder, check_format
 from pipeline.engine.run_lock import Held
-from pipeline.storage import places
+from pipeline.storage import files, places
 from recipes import interrupts
 from recipes.command_line import FAILED, WRONG_USAGE, exits, warn
 
@@ -32,6 +32,10 @@ def attach(command: argparse.Namespace) -> None:
             raise ValueError("--forget: expected it without --cancel")
         places.check([("--output", f"{root}/")])
         check_format("--output", root)
+        if not files.is_file(files.join(root, CONFIG_NAME)):
+            raise ValueError(
+                f"--output {root}: expected a run folder with {CONFIG_NAME}"
+            )
     going_on = interrupts.saying(lambda: progress.resume_hint(root))
     with going_on, _locked(root) as held:
         job = held.job

@@ -33,7 +33,7 @@ def print_forecast(
     stage_to_time = forecast_costs.read_times(path, sample)
     stage_to_time |= _timed_stages(run.root, sample, options)
     with forecast_costs.Stopwatch() as watch:
-        figures = forecast.measure_sample(sample)
+        figures = forecast.measure_sample(run, sample)
     stage_to_time |= watch.stage_time("export", figures.n_records, sample)
     found = forecast.make_forecast(run, sample, figures)
     costs = forecast_costs.compute_costs(found, stage_to_time, prices)

@@ -64,6 +64,11 @@ class CaptionTables:
         by_name = self.name_to_tables
         return (*by_name.get(lot.base, ()), *by_name.get(lot.name, ()))
 
+    def of_samples(self, name_to_lot: Mapping[str, Lot]) -> Self:
+        """The tables of lots, by the names of samples of these lots."""
+        name_to_tables = {name: self.names(lot) for name, lot in name_to_lot.items()}
+        return dataclasses.replace(self, name_to_tables=name_to_tables)
+
     def keys(self, lot: Lot) -> frozenset[Key]:
         """Image and prompt hashes of all rows of a lot, captions and errors."""
         columns = ["image_hash", "prompt_hash"]

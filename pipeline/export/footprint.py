@@ -7,7 +7,7 @@ making some of them, and the number of its files.
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,13 +22,21 @@ N_SHUFFLES = 1  # of all lots
 _N_WEIGHED = 256  # kept pairs of a lot that are made into records to weigh them
 
 
-def record_bytes(run: RunFolder) -> np.ndarray:
+def record_bytes(run: RunFolder, name_to_lot: Mapping[str, Lot]) -> np.ndarray:
     """Mean bytes of a kept pair in the training shards, by lot: float64 [lots].
 
     Makes records of some pairs of each lot, with the captions that exist.
+
+    Args:
+      run: a sample of a run.
+      name_to_lot: name of each lot of the sample to the lot of the run that has its
+        shard, and captions.
     """
     tables = SampleTables.of(run)
-    captions = tables.open_captions()
+    captions = {
+        granularity: found.of_samples(name_to_lot)
+        for granularity, found in tables.open_captions().items()
+    }
     found = []
     for lot in run.lots:
         chunks = LotSamples(tables, captions, lot).read()

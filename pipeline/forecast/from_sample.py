@@ -24,7 +24,7 @@ from pipeline.records import KEPT, content_hash
 from pipeline.scoring import footprint as scoring
 from pipeline.selection import footprint as selection_footprint
 from pipeline.selection.lot_decisions import OUTCOMES, outcome_counts
-from pipeline.sources.shards import Shard
+from pipeline.sources.shards import Lot, Shard
 from pipeline.storage import files, patterns
 
 N_SHARDS = 8  # of each source: Student's t is then 2.4, not far from 2
@@ -94,8 +94,21 @@ class SampleFigures:
         return export.count_weighed(self.outcomes[:, OUTCOMES.index(KEPT)])
 
 
-def measure_sample(sample: RunFolder) -> SampleFigures:
+def _lots_of_sample(run: RunFolder, sample: RunFolder) -> dict[str, Lot]:
+    """Name of each lot of a sample, of one shard, to the lot of the run that has it."""
+    shard_to_name = {lot.shards[0]: lot.name for lot in sample.lots}
+    return {
+        shard_to_name[shard]: lot
+        for lot in run.lots
+        for shard in lot.shards
+        if shard in shard_to_name
+    }
+
+
+def measure_sample(run: RunFolder, sample: RunFolder) -> SampleFigures:
     """Reads the tables of a sample, and makes some of its kept pairs into records.
+
+    Captions are those of the lots of the run from which the sample is drawn.
 
     Raises:
       ValueError: if the sample has no pair.
@@ -109,6 +122,7 @@ def measure_sample(sample: RunFolder) -> SampleFigures:
         for lot in sample.lots
     ]
     n_kept = np.array(list(map(len, kept)))
+    name_to_lot = _lots_of_sample(run, sample)
     return SampleFigures(
         outcomes=outcomes,
         name_to_images={
@@ -120,8 +134,8 @@ def measure_sample(sample: RunFolder) -> SampleFigures:
         kept_image_bytes=np.array([sum(p.n_bytes for p in pairs) for pairs in kept]),
         score_bytes=scoring.table_bytes(sample, sample.lots),
         decision_bytes=selection_footprint.table_bytes(sample, sample.lots),
-        record_bytes=n_kept * export.record_bytes(sample),
-        name_to_caption_bytes=captioning.caption_bytes(sample),
+        record_bytes=n_kept * export.record_bytes(sample, name_to_lot),
+        name_to_caption_bytes=captioning.caption_bytes(run, name_to_lot.values()),
     )
 
 
@@ -171,7 +185,7 @@ def make_forecast(
         bytes_read=_bytes_read(run, design, figures),
         bytes_written=_bytes_written(design, figures, captions),
         not_measured=tuple(
-            f"captions/{g.name}: no caption in the sample yet"
+            f"captions/{g.name}: no caption of the sampled lots yet"
             for g in granularities
             if g.name not in figures.name_to_caption_bytes
         ),

@@ -58,7 +58,7 @@ class Design:
     @property
     def weights(self) -> np.ndarray:
         """Shards of the population that each sampled one represents: float64 [n]."""
-        return (self.n_shards / self._n_sampled)[self.stratum]
+        return self.n_shards[self.stratum] / self._n_sampled[self.stratum]
 
     @property
     def is_census(self) -> bool:

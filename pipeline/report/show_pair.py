@@ -234,7 +234,11 @@ def read_image(run: RunFolder, path_or_id: str) -> bytes:
     """
     if files.is_file(path_or_id):
         return files.read(path_or_id)
-    return read_image_at(run, find_locations(run, parse_sample_id(path_or_id))[0])
+    try:
+        sample_id = parse_sample_id(path_or_id)
+    except ValueError as error:
+        raise ValueError(f"--like {error}, or a file that is there") from error
+    return read_image_at(run, find_locations(run, sample_id)[0])
 
 
 def read_image_at(run: RunFolder, location: PairLocation) -> bytes:

@@ -173,3 +173,12 @@ def test_a_job_that_fails_ends_attach_as_it_would_its_launcher(
     failed = said(capsys, "attach", "--output", str(output), code=1)
     assert "the captioner is out of ink" in failed.splitlines()[-1]
     assert not (output / run_lock.NAME).exists()
+
+
+def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, capsys):
+    nothing = tmp_path / "nothing"
+    with pytest.raises(SystemExit) as error:
+        run.main(["attach", "--output", str(nothing)])
+    assert error.value.code == 2
+    assert "expected a run folder with config.json" in capsys.readouterr().err
+    assert not nothing.exists()

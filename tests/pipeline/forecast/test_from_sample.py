@@ -23,7 +23,7 @@ from pipeline.forecast import extrapolation, launcher
 from pipeline.forecast import from_sample as forecast
 from pipeline.forecast import text as forecast_text
 from pipeline.forecast.costs import Prices, StageTime
-from pipeline.forecast.stratified_estimates import Interval
+from pipeline.forecast.stratified_estimates import Design, Interval
 from pipeline.records import VERSION
 from pipeline.selection import integer_counts, rules
 from pipeline.selection import ledger as ledger_module
@@ -78,7 +78,7 @@ def sample(whole):
 
 @pytest.fixture(scope="module")
 def found(whole, sample) -> forecast.Forecast:
-    return forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
+    return forecast.make_forecast(whole, sample, forecast.measure_sample(whole, sample))
 
 
 def test_a_sample_leaves_the_ledger_of_the_run_alone(whole, sample):
@@ -115,7 +115,7 @@ def test_most_intervals_hold_the_ledger_of_the_whole_run(whole, found):
 
 def test_a_forecast_from_all_shards_is_the_ledger(whole):
     curate.select(whole, OPTIONS)
-    exact = forecast.make_forecast(whole, whole, forecast.measure_sample(whole))
+    exact = forecast.make_forecast(whole, whole, forecast.measure_sample(whole, whole))
     ledger = ledger_module.read(whole)
     kept = ledger["kept"]
     assert exact.outcome_to_count["kept"] == Interval(kept, kept, kept)
@@ -132,14 +132,38 @@ def test_bytes_read_are_the_sizes_of_the_files(whole, found):
 
 
 def test_existing_captions_give_the_bytes_of_missing_ones(whole, sample, shards):
-    before = forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
-    assert before.not_measured[0] == "captions/short: no caption in the sample yet"
+    before = forecast.make_forecast(
+        whole, sample, forecast.measure_sample(whole, sample)
+    )
+    assert (
+        before.not_measured[0] == "captions/short: no caption of the sampled lots yet"
+    )
     write_captions(sample, shards, [SHORT])
-    after = forecast.make_forecast(whole, sample, forecast.measure_sample(sample))
+    after = forecast.make_forecast(
+        whole, sample, forecast.measure_sample(whole, sample)
+    )
     assert [line.partition(":")[0] for line in after.not_measured] == ["captions/long"]
     assert after.bytes_written["captions/short"].estimate > 0
     tfrecords = after.bytes_written["tfrecords"].estimate
     assert tfrecords > before.bytes_written["tfrecords"].estimate
+
+
+def test_captions_of_a_lot_of_many_shards_are_those_of_its_sampled_shards(
+    whole, sample, shards
+):
+    shards_of_lot = tuple(lot.shards[0] for lot in whole.lots)
+    lot = dataclasses.replace(whole.lots[0], name="web-00000-a", shards=shards_of_lot)
+    run = dataclasses.replace(whole, lots=(lot,))
+    before = forecast.measure_sample(run, sample).name_to_caption_bytes
+    write_captions(run, shards, [LONG])
+    after = forecast.measure_sample(run, sample).name_to_caption_bytes
+    assert after.keys() - before.keys() == {"long"}
+
+
+def test_a_source_without_shards_left_weighs_nothing(recwarn):
+    design = Design(np.array([0, 0]), np.array([4, 0]))
+    assert design.weights.tolist() == [2, 2]
+    assert not recwarn
 
 
 def test_equal_images_are_captioned_once_unless_their_prompts_differ(whole):

@@ -216,6 +216,8 @@ def _run_stage(
     for summaries in read_folders(sorted(summarized_folders(stage, run))):
         summaries.write_cache()
     print(f"{stage}: {stage_progress.describe(counters)}", flush=True)
+    if counters.get("captions_failed") or counters.get("images_failed"):
+        print(f"{stage}: which failed, and why: {files.join(run.root, 'errors')}")
 
 
 def summarized_folders(stage: str, run: RunFolder) -> set[str]:

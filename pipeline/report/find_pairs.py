@@ -89,6 +89,7 @@ class FoundPair:
     outcome: str
     alignment_score: float
     alt_text: str
+    error: str = ""  # why it could not be read, and its shard
     similarity: float | None = None  # cosine to the image of the question
 
     def to_line(self) -> str:
@@ -100,7 +101,8 @@ class FoundPair:
         ]
         if self.similarity is not None:
             parts.insert(1, format_number(self.similarity))
-        return "  ".join([*parts, visible(self.alt_text, _TEXT_CHARS)])
+        text = visible(self.error) or visible(self.alt_text, _TEXT_CHARS)
+        return "  ".join([*parts, text])
 
 
 def lines(run: RunFolder, question: Question, like: str, limit: int) -> Iterator[str]:
@@ -143,7 +145,7 @@ def find(run: RunFolder, question: Question) -> Iterator[FoundPair]:
 
     def find_in(lot: Lot) -> list[FoundPair]:
         table = _read_facts(run, decisions, lot, question)
-        return list(_to_pairs(table, np.flatnonzero(_matches(table, question))))
+        return list(_to_pairs(lot, table, np.flatnonzero(_matches(table, question))))
 
     found = map_ahead(find_in, run.lots, _N_LOTS_AHEAD, n_threads=_N_LOTS_AHEAD)
     return itertools.chain.from_iterable(found)
@@ -171,7 +173,7 @@ def find_nearest(
         places = [PairLocation(number, row) for row in rows.tolist()]
         pairs = [
             dataclasses.replace(pair, similarity=cosine)
-            for pair, cosine in zip(_to_pairs(table, rows), cosines, strict=True)
+            for pair, cosine in zip(_to_pairs(lot, table, rows), cosines, strict=True)
         ]
         return list(zip([-c for c in cosines], places, pairs, strict=True))
 
@@ -204,7 +206,7 @@ def _read_facts(
 ) -> pa.Table:
     """Reads one row per pair of a lot: what a line shows and the question asks for."""
     source, asked = lot.source, {score.name for score in question.scores}
-    pairs, decided = ["sample_id", "alt_text"], ["outcome"]
+    pairs, decided = ["sample_id", "alt_text", "shard", "error"], ["outcome"]
     pairs += [name for name in ("width", "height") if name in asked]
     decided += [name for name in ("value",) if name in asked]
     decided += ["seeds"] if question.seed else []
@@ -240,7 +242,15 @@ def _matches(table: pa.Table, question: Question) -> np.ndarray:
     return found
 
 
-def _to_pairs(table: pa.Table, rows: np.ndarray) -> Iterator[FoundPair]:
-    columns = ("sample_id", "outcome", "alignment_score", "alt_text")
+def _to_pairs(lot: Lot, table: pa.Table, rows: np.ndarray) -> Iterator[FoundPair]:
+    columns = ("sample_id", "outcome", "alignment_score", "alt_text", "shard", "error")
     for row in table.select(columns).take(pa.array(rows)).to_pylist():
-        yield FoundPair(**row)
+        shard, error = row.pop("shard"), row.pop("error")
+        yield FoundPair(**row, error=_name_shard(lot, shard, error))
+
+
+def _name_shard(lot: Lot, shard: int, error: str) -> str:
+    """An error with the path of its shard; "" stays."""
+    if not error or (uri := lot.shards[shard].uri) in error:
+        return error
+    return f"{uri}: {error}"

@@ -89,12 +89,6 @@ def test_showing_a_pair_loads_the_search_of_sets_alone(folder, capsys):
     assert heavy == ["faiss"], output
 
 
-def test_find_says_why_a_pair_is_unreadable_and_where_it_is(folder, capsys):
-    flags = ("--output", f"{folder}/run", "--reason", "unreadable")
-    (line,) = lines_of(capsys, "find", *flags)
-    assert f"{folder}/crawl/0.tar: " in line
-
-
 @pytest.mark.parametrize("command", ["status", "find"])
 def test_a_run_folder_is_enough(folder, capsys, command):
     short = lines_of(capsys, command, "--output", f"{folder}/run")

@@ -156,6 +156,11 @@ def test_find_by_text_reason_score_and_seed(curated):
     assert found(curated, text="green", reason="unreadable") == []
 
 
+def test_an_unreadable_pair_is_found_with_its_shard_and_the_reason(curated):
+    (line,) = find_pairs.lines(curated, Question(reason="unreadable"), "", 5)
+    assert line.endswith(f"{curated.lots[1].shards[0].uri}: truncated")
+
+
 def test_a_line_of_find_has_no_hidden_characters(curated):
     lines = list(find_pairs.lines(curated, Question(text="field"), "", 5))
     assert lines[0].endswith("a green [U+202E]field[U+001B][2J")

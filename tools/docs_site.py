@@ -42,12 +42,17 @@ API = {
         (
             "trainer/config.py",
             "trainer/model_config.py",
+            "trainer/objective_config.py",
             "trainer/evaluation_config.py",
         ),
     ),
     "losses": (
         "Losses",
-        ("trainer/step/losses.py", "trainer/step/prototype_loss.py"),
+        (
+            "trainer/step/losses.py",
+            "trainer/step/prototype_loss.py",
+            "trainer/step/terms",
+        ),
     ),
     "trainer_data": ("Training data", ("trainer/data",)),
     "recipes": ("Recipes as files", ("recipes",)),

@@ -25,13 +25,29 @@ from trainer.model_config import (
     VisionConfig,
     tips_model,
 )
+from trainer.objective_config import (
+    TWO_TOKENS,
+    AddedTerm,
+    AntiCollapse,
+    ContrastivePair,
+    Ema,
+    Masking,
+    PatchLoss,
+    PatchReduction,
+    SelfSupervisionConfig,
+    Text,
+    check_objective,
+)
 
 __all__ = [
     "PAD_ID",
     "TIPS_SIZES",
+    "TWO_TOKENS",
+    "AddedTerm",
     "AntiCollapse",
     "ComputeConfig",
     "ContrastiveLoss",
+    "ContrastivePair",
     "CropConfig",
     "DataConfig",
     "Ema",
@@ -50,6 +66,7 @@ __all__ = [
     "RunConfig",
     "Schedule",
     "SelfSupervisionConfig",
+    "Text",
     "TextConfig",
     "TrainConfig",
     "TransformerConfig",
@@ -65,28 +82,6 @@ class Optimizer(enum.StrEnum):
     ADAFACTOR = "adafactor"
 
 
-class PatchLoss(enum.StrEnum):
-    """The patches that the patch loss counts."""
-
-    IBOT = "ibot"  # masked patches only (TIPS)
-    IBOT_PLUS_PLUS = "ibot++"  # all patches (TIPSv2)
-
-
-class PatchReduction(enum.StrEnum):
-    """How the patches of iBOT++ are averaged; the paper does not say."""
-
-    MEAN = "mean"  # over all patches
-    SEPARATE = "separate"  # masked and visible ones separately, then weighted
-
-
-class Ema(enum.StrEnum):
-    """The part of the student of which the teacher is a moving average."""
-
-    FULL = "full"  # image encoder and head (TIPS)
-    HEAD = "head"  # the head; the encoder is the student's own (TIPSv2)
-    FROZEN = "frozen"  # nothing: another, trained model teaches (distillation)
-
-
 class InitParts(enum.StrEnum):
     """The parts that a new run takes from `init_from`."""
 
@@ -95,81 +90,11 @@ class InitParts(enum.StrEnum):
     TEXT = "text"  # the text encoder; the rest starts from scratch
 
 
-class AntiCollapse(enum.StrEnum):
-    """The way to keep the teacher from assigning one prototype to all images."""
-
-    CENTERING = "centering"  # DINO's, of both papers
-    SINKHORN = "sinkhorn"  # DINOv2's
-
-
-class Masking(enum.StrEnum):
-    """Which patches are hidden from the student."""
-
-    RANDOM = "random"
-    BLOCK = "block"  # rectangles, as in BEiT and iBOT
-
-
 class Schedule(enum.StrEnum):
     """The learning rate after its warm-up."""
 
     COSINE = "cosine"  # to 0 at the last step
     RSQRT = "rsqrt"  # 1 / sqrt(step)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SelfSupervisionConfig(Settings):
-    """Self-distillation from the global crop to local crops, and masked patches.
-
-    Weights, the mask ratio and the losses are the papers' (arXiv:2410.16512, section 3;
-    arXiv:2604.12012). The papers do not give temperatures, momenta and decays: those
-    are DINO's and iBOT's. With both weights 0 there is no self-supervision.
-    """
-
-    distillation_weight: float = 1.0  # of the term of the local crops
-    patch_weight: float = 2.0  # of the term of the patches
-    patch_loss: PatchLoss = PatchLoss.IBOT_PLUS_PLUS  # which patches count
-    patch_reduction: PatchReduction = PatchReduction.MEAN
-    visible_weight: float = (
-        1.0  # of visible patches; that of masked ones is 1; SEPARATE only
-    )
-    mask_ratio: float = 0.75  # 0: the student's patches are those of the whole view
-    masking: Masking = Masking.RANDOM  # which patches are hidden
-    ema: Ema = Ema.HEAD
-    # CLS 1 of the student's global crop is compared with the teacher's too. With an EMA
-    # teacher that compares a view with itself; with a frozen one it is distillation,
-    # whose form the papers do not give.
-    is_global_crop_distilled: bool = False
-    ema_decay: float = 0.994  # at the first step; cosine to the last
-    final_ema_decay: float = 0.996  # at the last step
-    anti_collapse: AntiCollapse = AntiCollapse.CENTERING
-    center_momentum: float = 0.9  # weight of the old center in the new one
-    student_temperature: float = 0.1  # divides the student's prototype scores
-    initial_teacher_temperature: float = 0.04  # at the first step of its warm-up
-    teacher_temperature: float = 0.07  # after its warm-up
-    n_teacher_warmup_steps: int = 0  # from the initial teacher temperature, linearly
-    n_tokens_per_chunk: int = 32  # of each image, through the prototypes at once
-
-    def __post_init__(self):
-        for name in ("distillation_weight", "patch_weight", "visible_weight"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name}={value}", "0 or more")
-        for name in ("mask_ratio", "ema_decay", "final_ema_decay", "center_momentum"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{name}={value}", "0 <= value <= 1")
-        for name in (
-            "student_temperature",
-            "initial_teacher_temperature",
-            "teacher_temperature",
-            "n_tokens_per_chunk",
-        ):
-            require_positive(self, name)
-        n = self.n_teacher_warmup_steps
-        require(n >= 0, f"n_teacher_warmup_steps={n}", "0 or more")
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any term has a weight."""
-        return self.distillation_weight > 0 or self.patch_weight > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,8 +136,9 @@ class DataConfig(Settings):
 
     tokenizer: str  # sentencepiece model, made by `python -m trainer.tokenizer`
     batch_size: int  # images per step, of all devices and hosts together
-    # Granularity to its share of the second CLS token's captions. If a sample lacks a
-    # granularity, the others take its share; {} trains both tokens on alt text.
+    # Granularity to its share of the synthetic captions; `alt_text` may be one. If a
+    # sample lacks a granularity, the others take its share; with {} the alt text is
+    # the synthetic caption too.
     granularity_weights: Mapping[str, float]
     global_crop: CropConfig = CropConfig()
     # Never flipped: the papers flip only the global crop.
@@ -327,7 +253,12 @@ class TrainConfig(Settings):
     data: DataConfig  # batches, crops and captions
     optimizer: OptimizerConfig
     n_steps: int  # optimizer updates; n_samples_seen = n_steps x data.batch_size
-    self_supervision: SelfSupervisionConfig = SelfSupervisionConfig()
+    # Which CLS token is compared with which text; () is self-supervision alone.
+    contrastive: tuple[ContrastivePair, ...] = TWO_TOKENS
+    self_supervision: SelfSupervisionConfig = dataclasses.field(
+        default_factory=SelfSupervisionConfig
+    )
+    terms: tuple[AddedTerm, ...] = ()  # further ones, see `trainer.step.terms`
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     # Workdir or export whose parameters a new run starts from, with positions resized
     # to the model's grid; "" starts from scratch. Later the run resumes from its own.
@@ -356,6 +287,7 @@ class TrainConfig(Settings):
                 f"data.{name}.size_px={size}",
                 f"a multiple of model.vision.patch_size_px={patch}",
             )
+        check_objective(self)
         ssl, n_local_crops = self.self_supervision, self.data.n_local_crops
         require(
             ssl.distillation_weight == 0 or n_local_crops > 0,

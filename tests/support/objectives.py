@@ -25,6 +25,11 @@ from trainer.step.state import init_state, place_on_mesh
 from trainer.step.train_step import make_train_step
 
 N_IMAGES = 8
+# Names of terms.
+ALT_TEXT = "contrastive_alt_text"
+SYNTHETIC_CAPTION = "contrastive_synthetic_caption"
+DISTILLATION = "distillation"
+PATCH = "patch"
 _SIZES = {"width": 16, "n_heads": 2, "mlp_dim": 32}
 
 

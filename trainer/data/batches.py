@@ -259,7 +259,7 @@ class SkippedRecords:
 def check_request(shards: Mixture, config: DataConfig) -> None:
     """Raises ValueError if the shards cannot serve the configuration."""
     for name in config.granularity_weights:
-        if name not in shards.granularities:
+        if name not in (*shards.granularities, caption_choice.ALT_TEXT):
             found = ", ".join(shards.granularities) or "none"
             raise ValueError(
                 f"data.granularity_weights: {name}, expected granularities of the"

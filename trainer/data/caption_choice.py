@@ -1,8 +1,8 @@
-"""Chooses the two texts of a sample: one for each CLS token of the image encoder.
+"""Chooses the two texts of a sample: alt text and synthetic caption.
 
-CLS 1 is trained with the alt text. CLS 2 is trained with a synthetic caption, of a
-granularity drawn by weight. Without alt text, both get the synthetic caption; without
-a synthetic caption, both get the alt text.
+The first is the alt text. The second is a synthetic caption, of a granularity drawn by
+weight; the alt text may be one of these granularities. A sample without the one gets
+the other in its place.
 """
 
 import bisect
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.records import Sample
 
 N_DRAWS = 2  # granularity, one of its captions
+ALT_TEXT = "alt_text"  # as a granularity: the second text may be the alt text
 
 
 def choose_texts(
@@ -35,8 +36,9 @@ def _synthetic_caption(
     sample: Sample, draws: Sequence[float], granularity_weights: Mapping[str, float]
 ) -> str:
     """A caption of a granularity that the sample has, or "" if it has none."""
+    captions = {**sample.captions, ALT_TEXT: (sample.alt_text,)}
     found = {
-        name: [text for text in sample.captions.get(name, ()) if text.strip()]
+        name: [text for text in captions.get(name, ()) if text.strip()]
         for name in sorted(granularity_weights)
     }
     names = [name for name, texts in found.items() if texts]

@@ -10,14 +10,14 @@ Source: Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 
 from trainer.config import Ema, ModelConfig, TrainConfig
-from trainer.models.prototype_head import head_flops
 from trainer.models.text_encoder import text_flops
-from trainer.models.vit import n_patches, vision_flops
+from trainer.models.vit import vision_flops
+from trainer.step.terms.declared import declared_terms, student_views, texts
+from trainer.step.terms.term import Forward, View
 
 FORWARD_AND_BACKWARD = 3  # a product, and the gradient to each of its factors
 
@@ -61,13 +61,6 @@ class Cost:
     peak: Peak | None  # of one device; None where it is not known
 
 
-class Forward(NamedTuple):
-    """Operations of the forward pass per image of a batch."""
-
-    trained: int  # with a gradient: the student
-    frozen: int  # without: the teacher
-
-
 def step_cost(config: TrainConfig, teacher_model: ModelConfig | None = None) -> Cost:
     """Returns the cost on this run's devices.
 
@@ -96,23 +89,24 @@ def flops_per_image(
 def forward_flops(
     config: TrainConfig, teacher_model: ModelConfig | None = None
 ) -> Forward:
-    """Operations of all passes of the train step; a term that is off costs nothing."""
+    """Operations of all passes of the train step; what no term reads costs nothing."""
     model, data, ssl = config.model, config.data, config.self_supervision
     taught = teacher_model or model
-    size_px, width = data.global_crop.size_px, model.vision.width
-    whole = vision_flops(model.vision, size_px)
-    head, teacher_head = (head_flops(m.head, m.vision.width) for m in (model, taught))
-    logits = 2 * data.batch_size * width  # of an image, with all texts
-    trained, frozen = whole + 2 * text_flops(model.text) + 2 * logits, 0
-    if ssl.patch_weight > 0:
-        n = n_patches(model.vision, size_px)
-        trained += n * head + (whole if ssl.mask_ratio > 0 else 0)
-        frozen += n_patches(taught.vision, size_px) * teacher_head
-    if ssl.distillation_weight > 0:
-        local = vision_flops(model.vision, data.local_crop.size_px)
-        n_views = data.n_local_crops + ssl.is_global_crop_distilled
-        trained += data.n_local_crops * local + n_views * head
-        frozen += teacher_head
-    if ssl.is_on and ssl.ema is not Ema.HEAD:
-        frozen += vision_flops(taught.vision, size_px)
-    return Forward(trained, frozen)
+    terms = [term for _, term in declared_terms(config)]
+    whole = vision_flops(model.vision, data.global_crop.size_px)
+    view_to_flops = {
+        View.WHOLE: whole,
+        View.MASKED: whole,
+        View.LOCAL: data.n_local_crops
+        * vision_flops(model.vision, data.local_crop.size_px),
+    }
+    trained = sum(view_to_flops[view] for view in student_views(config, terms))
+    trained += len(texts(terms)) * text_flops(model.text)
+    frozen = 0
+    if ssl.ema is not Ema.HEAD and any(term.needs_teacher for term in terms):
+        frozen += vision_flops(taught.vision, data.global_crop.size_px)
+    own = [term.flops(config, taught) for term in terms]
+    return Forward(
+        trained + sum(one.trained for one in own),
+        frozen + sum(one.frozen for one in own),
+    )

@@ -19,6 +19,7 @@ from trainer.pretrained import vocabulary
 from trainer.pretrained.trained_model import TrainedModel, find_trained_model
 from trainer.step import teacher
 from trainer.step.state import State, init_state, place_on_mesh
+from trainer.step.terms.kept import initial_kept
 
 # Parameters that only self-supervision has.
 _OF_PATCHES = {"head", "mask_token"}
@@ -67,6 +68,8 @@ def initial_state(
     state = init_state(config, optimizer)
     if origins.start is not None:
         state = _start_from(state, config, origins.start)
+        kept = initial_kept(config, state["params"])
+        state |= {"terms": kept["terms"]} if "terms" in kept else {}
     if origins.teacher is not None:
         kept, centers = origins.teacher.teacher()
         state = {**state, "teacher": kept, "centers": centers}

@@ -1,33 +1,20 @@
 """The losses: pure functions, in nats.
 
-    total = 1/2 (c1 + c2) + alpha * distillation + beta * patch
-
-c1 pairs CLS 1 with the alt text, c2 pairs CLS 2 with the synthetic caption. The other
-two are means of the cross-entropies of `trainer.step.prototype_loss`, over local crops
-and over patches.
+Those of images and texts, and means of the cross-entropies of
+`trainer.step.prototype_loss` over local crops and over patches. `trainer.step.terms`
+says what is compared, and the configuration how much each counts.
 Source: TIPS, arXiv:2410.16512, section 3; TIPSv2, arXiv:2604.12012.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from trainer.config import (
-    ContrastiveLoss,
-    PatchLoss,
-    PatchReduction,
-    SelfSupervisionConfig,
-)
+from trainer.config import PatchLoss, PatchReduction, SelfSupervisionConfig
 from trainer.models.layers import l2_normalize
-
-ALT_TEXT = "contrastive_alt_text"
-SYNTHETIC_CAPTION = "contrastive_synthetic_caption"
-DISTILLATION = "distillation"
-PATCH = "patch"
 
 
 def info_nce(
@@ -174,36 +161,6 @@ def _dot(row: Float[Array, "d"], columns: Float[Array, "b d"]) -> Float[Array, "
     return jnp.matmul(row, columns.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def contrastive_terms(
-    cls: Float[Array, "b 2 d"],
-    texts: Mapping[str, Float[Array, "b d"]],
-    temperatures: Mapping[str, Float[Array, ""]],
-    *,
-    biases: Mapping[str, Float[Array, ""]] | None = None,
-    mesh: Mesh | None = None,
-    n_rows_per_chunk: int = 1024,
-) -> dict[str, Float[Array, ""]]:
-    """Returns one contrastive term per CLS token, each with its own temperature.
-
-    CLS 1 is compared with the alt texts and CLS 2 with the synthetic captions. `texts`,
-    `temperatures` and `biases` have the keys `alt_text` and `synthetic_caption`. The
-    loss is `sigmoid` if there are `biases`, and `info_nce` otherwise.
-    """
-    pairs = {ALT_TEXT: (0, "alt_text"), SYNTHETIC_CAPTION: (1, "synthetic_caption")}
-    loss = info_nce if biases is None else sigmoid
-    return {
-        term: loss(
-            cls[:, token],
-            texts[kind],
-            temperatures[kind],
-            *(() if biases is None else (biases[kind],)),
-            mesh=mesh,
-            n_rows_per_chunk=n_rows_per_chunk,
-        )
-        for term, (token, kind) in pairs.items()
-    }
-
-
 def distillation_loss(cross_entropy: Float[Array, "b m"]) -> Float[Array, ""]:
     """DINO's term: the mean over images and their local crops.
 
@@ -247,55 +204,3 @@ def mean_where(
     """
     sums = jnp.where(is_counted, values, 0).sum(axis=1)
     return (sums / jnp.maximum(is_counted.sum(axis=1), 1)).mean()
-
-
-def chance_levels(
-    terms: Iterable[str],
-    n_pairs: int,
-    n_prototypes: int,
-    *,
-    contrastive_loss: ContrastiveLoss = ContrastiveLoss.INFO_NCE,
-) -> dict[str, float]:
-    """Returns `TERM_chance` for each of `terms`: its value for constant features.
-
-    It is ln b for InfoNCE, with b pairs, and ln k for k prototypes. The chance level of
-    the sigmoid loss depends on its bias: at the best one, which gives every pair the
-    probability 1/b, it is ln b + (b - 1) ln(b / (b - 1)), nearly 1 more than ln b.
-    """
-    pairs, prototypes = math.log(n_pairs), math.log(n_prototypes)
-    if contrastive_loss is ContrastiveLoss.SIGMOID:
-        pairs -= (n_pairs - 1) * math.log1p(-1 / n_pairs)
-    chance = {
-        ALT_TEXT: pairs,
-        SYNTHETIC_CAPTION: pairs,
-        DISTILLATION: prototypes,
-        PATCH: prototypes,
-    }
-    return {f"{term}_chance": chance[term] for term in terms}
-
-
-def total_loss(
-    terms: Mapping[str, Float[Array, ""]], config: SelfSupervisionConfig
-) -> Float[Array, ""]:
-    """1/2 (c1 + c2) + alpha * distillation + beta * patch.
-
-    `terms` need not have a term whose weight is 0.
-    """
-    return contrastive_loss(terms) + self_supervised_loss(terms, config)
-
-
-def contrastive_loss(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
-    """1/2 (c1 + c2)."""
-    return (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2
-
-
-def self_supervised_loss(
-    terms: Mapping[str, Float[Array, ""]], config: SelfSupervisionConfig
-) -> Float[Array, ""]:
-    """alpha * distillation + beta * patch."""
-    weights = {
-        DISTILLATION: config.distillation_weight,
-        PATCH: config.patch_weight,
-    }
-    wanted = {term: weight for term, weight in weights.items() if weight > 0}
-    return sum((w * terms[term] for term, w in wanted.items()), jnp.float32(0))

@@ -3,8 +3,8 @@
     {"params": {...}, "teacher": {...}, "centers": {...}, "opt_state": (...), "step": n}
 
 `teacher` holds the moving averages of the student's modules that the teacher keeps,
-`centers` those of its logits; both are empty without self-supervision. `step` counts
-the updates done.
+`centers` those of its logits; both are empty without self-supervision. `terms` is there
+if an added term keeps something. `step` counts the updates done.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import sharding
 from trainer.models import two_tower
 from trainer.step import teacher
+from trainer.step.terms.kept import initial_kept
 
 State = dict[str, Any]
 
@@ -35,7 +36,7 @@ def init_state(
     state = {
         "params": params,
         "teacher": teacher.init_teacher(params, ssl),
-        "centers": teacher.init_centers(config.model.head, ssl),
+        **initial_kept(config, params),
         "opt_state": jax.jit(optimizer.init)(params),
         "step": jnp.int32(0),
     }

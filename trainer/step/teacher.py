@@ -39,7 +39,12 @@ def init_centers(
     """Returns zeros for each kind of token; nothing without self-supervision."""
     if not config.is_on:
         return {}
-    return {name: jnp.zeros(head.n_prototypes) for name in CENTERS}
+    return {name: init_center(head) for name in CENTERS}
+
+
+def init_center(head: HeadConfig) -> Float[Array, "k"]:
+    """Returns zeros."""
+    return jnp.zeros(head.n_prototypes)
 
 
 def update_teacher(

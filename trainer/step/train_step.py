@@ -1,7 +1,7 @@
 """The train step: one jitted function from state and batch to state and metrics.
 
 It takes the gradient of `trainer.step.objective`, and computes the next parameters,
-the next teacher and the next centers from it. Nothing here is random.
+the next teacher and what the terms keep from it. Nothing here is random.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,12 @@ from jax.sharding import Mesh
 
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data.batches import Batch
-from trainer.step import prototype_loss, teacher
-from trainer.step.objective import Metrics, Objective
+from trainer.step import teacher
+from trainer.step.objective import Objective
 from trainer.step.state import State
+from trainer.step.terms.declared import declared_terms
+from trainer.step.terms.kept import next_kept
+from trainer.step.terms.term import Metrics
 
 TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
 
@@ -30,26 +33,21 @@ def make_train_step(
     `teacher_model` is the model of a frozen teacher.
     """
     objective = Objective(config, mesh, teacher_model)
-    ssl = config.self_supervision
+    terms, ssl = declared_terms(config), config.self_supervision
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         params = state["params"]
         (value, aux), gradients = objective.gradients(params, state, batch)
-        metrics, mean_logits = aux
+        metrics, statistics = aux
         updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
-        centers = {
-            name: prototype_loss.update_center(
-                center, mean_logits[name], ssl.center_momentum
-            )
-            for name, center in state["centers"].items()
-        }
+        kept = next_kept(terms, state, statistics, params)
         state = {
             "params": params,
             "teacher": teacher.update_teacher(
                 state["teacher"], params, state["step"], config.n_steps, ssl
             ),
-            "centers": centers,
+            **kept,
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }

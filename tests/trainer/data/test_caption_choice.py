@@ -44,6 +44,14 @@ def test_a_granularity_without_weight_is_never_drawn():
     assert shares(sample, {"short": 0.1}) == {"s": 1.0}
 
 
+def test_the_alt_text_may_be_drawn_in_place_of_a_caption():
+    sample = tiny_export.sample(0, alt_text="web", captions=ONE_EACH)
+    found = shares(sample, {"alt_text": 3.0, "short": 1.0})
+    assert found == pytest.approx({"web": 0.75, "s": 0.25}, abs=0.05)
+    silent = tiny_export.sample(0, alt_text=" ", captions=ONE_EACH)
+    assert shares(silent, {"alt_text": 3.0, "short": 1.0}) == {"s": 1.0}
+
+
 def test_the_order_of_the_weights_does_not_matter():
     sample = tiny_export.sample(0, captions=ONE_EACH)
     for draw in (0.1, 0.7, 0.8):

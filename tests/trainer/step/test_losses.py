@@ -9,18 +9,20 @@ import pytest
 from tests.support import reference
 from trainer.config import (
     ContrastiveLoss,
+    ContrastivePair,
     PatchLoss,
     PatchReduction,
     SelfSupervisionConfig,
+    Text,
 )
 from trainer.step import losses
+from trainer.step.terms.contrastive import Contrastive
 
 RNG = np.random.default_rng(0)
 IMAGE, TEXT = RNG.normal(size=(2, 6, 5))
 TEMPERATURE = jnp.float32(0.2)
 info_nce = jax.jit(losses.info_nce)
 gradients = jax.jit(jax.grad(losses.info_nce, argnums=(0, 1, 2)))
-TERMS = (losses.ALT_TEXT, losses.SYNTHETIC_CAPTION)
 
 
 def loss(image=IMAGE, text=TEXT, temperature=TEMPERATURE):
@@ -50,12 +52,6 @@ def test_the_gradient_equals_finite_differences(argument):
 def test_features_that_tell_nothing_apart_cost_the_logarithm_of_the_batch():
     same = np.ones((6, 5))
     assert float(loss(same, same)) == pytest.approx(math.log(6), rel=1e-6)
-    terms = losses.ALT_TEXT, losses.PATCH, losses.DISTILLATION
-    assert losses.chance_levels(terms, n_pairs=6, n_prototypes=9) == {
-        "contrastive_alt_text_chance": math.log(6),
-        "patch_chance": math.log(9),
-        "distillation_chance": math.log(9),
-    }
 
 
 def test_random_features_cost_about_the_logarithm_of_the_batch():
@@ -98,42 +94,6 @@ def test_a_scale_beyond_100_is_not_clamped():
     assert expected != pytest.approx(reference.info_nce(close, close, 1 / 100), rel=0.1)
 
 
-def terms_of(cls, alt_text, synthetic_caption, t_alt_text, t_synthetic_caption):
-    texts = {"alt_text": alt_text, "synthetic_caption": synthetic_caption}
-    temperatures = {"alt_text": t_alt_text, "synthetic_caption": t_synthetic_caption}
-    return losses.contrastive_terms(cls, texts, temperatures)
-
-
-def test_each_term_reaches_its_own_token_text_and_temperature_only():
-    cls = jnp.float32(RNG.normal(size=(6, 2, 5)))
-    inputs = (cls, jnp.float32(IMAGE), jnp.float32(TEXT), TEMPERATURE, TEMPERATURE)
-    jacobian = jax.jit(jax.jacrev(terms_of, argnums=range(5)))(*inputs)
-    reached = {
-        term: [bool(np.any(part)) for part in (g[0][:, 0], g[0][:, 1], *g[1:])]
-        for term, g in jax.device_get(jacobian).items()
-    }
-    assert reached == {
-        losses.ALT_TEXT: [True, False, True, False, True, False],
-        losses.SYNTHETIC_CAPTION: [False, True, False, True, False, True],
-    }
-
-
-def test_the_total_weighs_its_terms():
-    config = SelfSupervisionConfig(distillation_weight=3, patch_weight=10)
-    names = (*TERMS, losses.DISTILLATION, losses.PATCH)
-    terms = dict(zip(names, jnp.float32([1, 4, 5, 7]), strict=True))
-    assert float(losses.total_loss(terms, config)) == 2.5 + 15 + 70
-
-
-def test_the_total_misses_a_term_only_where_it_has_a_weight():
-    terms = dict(zip(TERMS, jnp.float32([1, 4]), strict=True))
-    off = SelfSupervisionConfig(distillation_weight=0, patch_weight=0)
-    assert float(losses.total_loss(terms, off)) == 2.5
-    with pytest.raises(KeyError, match="patch"):
-        losses.total_loss(terms, SelfSupervisionConfig(distillation_weight=0))
-
-
-BIAS = jnp.float32(-1.5)
 CONTRASTIVE = {
     "info_nce": (losses.info_nce, reference.info_nce, (0.2,)),
     "sigmoid": (losses.sigmoid, reference.sigmoid_loss, (0.2, -1.5)),
@@ -171,24 +131,9 @@ def test_chunks_of_any_size_have_the_same_loss_and_gradients(name, n_rows_per_ch
 def test_the_best_bias_of_features_that_tell_nothing_apart_gives_chance():
     same, bias = np.ones((6, 5)), -1 / 0.2 - math.log(5)
     found = losses.sigmoid(*map(jnp.float32, (same, same, 0.2, bias)))
-    (chance,) = losses.chance_levels(
-        [losses.ALT_TEXT], 6, 9, contrastive_loss=ContrastiveLoss.SIGMOID
-    ).values()
+    pair = ContrastivePair(token=1, text=Text.ALT_TEXT, weight=1.0)
+    chance = Contrastive(pair, ContrastiveLoss.SIGMOID).chance(6)
     assert float(found) == pytest.approx(chance, rel=1e-5)
-
-
-def test_biases_make_the_terms_sigmoid_losses():
-    cls = jnp.float32(RNG.normal(size=(6, 2, 5)))
-    texts = {"alt_text": jnp.float32(IMAGE), "synthetic_caption": jnp.float32(TEXT)}
-    temperatures = {"alt_text": TEMPERATURE, "synthetic_caption": 2 * TEMPERATURE}
-    biases = {"alt_text": BIAS, "synthetic_caption": 2 * BIAS}
-    found = losses.contrastive_terms(cls, texts, temperatures, biases=biases)
-    first, second = np.moveaxis(np.asarray(cls, np.float64), 1, 0)
-    expected = {
-        losses.ALT_TEXT: reference.sigmoid_loss(first, IMAGE, 0.2, -1.5),
-        losses.SYNTHETIC_CAPTION: reference.sigmoid_loss(second, TEXT, 0.4, -3),
-    }
-    assert {t: float(v) for t, v in found.items()} == pytest.approx(expected, rel=1e-5)
 
 
 ENTROPIES = RNG.uniform(1, 9, size=(3, 5))

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 OBJECTIVE = "step/test_objective.py"
 PROTOTYPES = "step/test_prototype_loss.py"
 LOSSES = "step/test_losses.py"
+CONTRASTIVE = "step/terms/test_contrastive.py"
 METRICS = "evals/scores/test_scores.py"
 
 
@@ -46,7 +47,7 @@ MUTATIONS = (
     Mutation(
         "center never updated",
         "step/train_step.py",
-        '"centers": centers,',
+        "**kept,",
         '"centers": state["centers"],',
         OBJECTIVE,
     ),
@@ -142,18 +143,46 @@ MUTATIONS = (
         LOSSES,
     ),
     Mutation(
-        "halves of the contrastive loss left out",
-        "step/losses.py",
-        "return (terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]) / 2",
-        "return terms[ALT_TEXT] + terms[SYNTHETIC_CAPTION]",
-        LOSSES,
+        "weights of the terms left out",
+        "step/objective.py",
+        "loss += weight * value.nats",
+        "loss += value.nats",
+        "step/test_train_step.py",
     ),
     Mutation(
         "captions swapped between CLS tokens",
-        "step/losses.py",
-        'ALT_TEXT: (0, "alt_text"), SYNTHETIC_CAPTION: (1, "synthetic_caption")',
-        'ALT_TEXT: (0, "synthetic_caption"), SYNTHETIC_CAPTION: (1, "alt_text")',
-        f"step/test_train_step.py {OBJECTIVE}",
+        "step/terms/contrastive.py",
+        "batch.features[View.WHOLE][:, self.pair.token - 1],",
+        "batch.features[View.WHOLE][:, 2 - self.pair.token],",
+        CONTRASTIVE,
+    ),
+    Mutation(
+        "the temperature of another text",
+        "step/terms/contrastive.py",
+        "temperature = batch.model.temperatures()[text]",
+        'temperature = batch.model.temperatures()["alt_text"]',
+        CONTRASTIVE,
+    ),
+    Mutation(
+        "texts swapped where they are encoded",
+        "step/objective.py",
+        "features |= dict(zip(map(str, self._texts), encoded, strict=True))",
+        "features |= dict(zip(map(str, self._texts), encoded[::-1], strict=True))",
+        "step/test_train_step.py",
+    ),
+    Mutation(
+        "targets not stopped",
+        "step/objective.py",
+        "return teaching, jax.lax.stop_gradient(targets)",
+        "return teaching, targets",
+        "step/test_views.py",
+    ),
+    Mutation(
+        "one center for both tokens",
+        "step/terms/patch.py",
+        'place = Place("centers", "patch")',
+        'place = Place("centers", "cls")',
+        OBJECTIVE,
     ),
     Mutation(
         "mask on the view of the contrastive loss",
@@ -179,15 +208,15 @@ MUTATIONS = (
     Mutation(
         "a part's own loss not averaged",
         "step/objective.py",
-        "return sum(products) + own / n_parts,",
-        "return sum(products) + own,",
+        "return sum(products.values()) + own.loss / n_parts, own",
+        "return sum(products.values()) + own.loss, own",
         OBJECTIVE,
     ),
     Mutation(
         "contrastive gradient of parts left out",
         "step/objective.py",
-        "return sum(products) + own / n_parts,",
-        "return 0 * sum(products) + own / n_parts,",
+        "return sum(products.values()) + own.loss / n_parts, own",
+        "return own.loss / n_parts, own",
         OBJECTIVE,
     ),
     Mutation(

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.objectives import Run, batch, config
+from tests.support.objectives import (
+    ALT_TEXT,
+    DISTILLATION,
+    PATCH,
+    SYNTHETIC_CAPTION,
+    Run,
+    batch,
+    config,
+)
 from trainer.config import (
     AntiCollapse,
     ComputeConfig,
@@ -15,7 +23,8 @@ from trainer.config import (
     PatchLoss,
     SelfSupervisionConfig,
 )
-from trainer.step import losses, teacher
+from trainer.step import teacher
+from trainer.step.terms.declared import declared_terms
 
 TIPS = {"ema": Ema.FULL, "patch_loss": PatchLoss.IBOT}
 TIPSV2 = {"ema": Ema.HEAD, "patch_loss": PatchLoss.IBOT_PLUS_PLUS}
@@ -27,10 +36,10 @@ ENCODER = "vision"
 ALT_TEMPERATURE = "log_temperature_alt_text"
 SYNTHETIC_TEMPERATURE = "log_temperature_synthetic_caption"
 TERM_TO_REACHED = {
-    losses.ALT_TEXT: {ENCODER, "text", ALT_TEMPERATURE},
-    losses.SYNTHETIC_CAPTION: {ENCODER, "text", SYNTHETIC_TEMPERATURE},
-    losses.DISTILLATION: {ENCODER, "head"},
-    losses.PATCH: {ENCODER, "head", "mask_token"},
+    ALT_TEXT: {ENCODER, "text", ALT_TEMPERATURE},
+    SYNTHETIC_CAPTION: {ENCODER, "text", SYNTHETIC_TEMPERATURE},
+    DISTILLATION: {ENCODER, "head"},
+    PATCH: {ENCODER, "head", "mask_token"},
 }
 
 
@@ -64,6 +73,8 @@ def test_each_term_reaches_its_own_parameters(recipe):
     kept = {"teacher": state["teacher"], "centers": state["centers"]}
     of_terms = slopes(state["params"], kept)
     assert of_terms.keys() == TERM_TO_REACHED.keys()
+    declared = {term.name: term.reach for _, term in declared_terms(run.config)}
+    assert declared == TERM_TO_REACHED
     for term, (of_params, of_kept) in of_terms.items():
         assert reached(of_params) == TERM_TO_REACHED[term], term
         assert reached(of_kept) == set(), term
@@ -134,7 +145,7 @@ def test_the_sigmoid_loss_trains_its_biases():
     before = run.initial()["params"]["bias_alt_text"]
     after, history = run.trained(30)
     assert after["params"]["bias_alt_text"] != before
-    assert history[-1][losses.ALT_TEXT] < history[0][losses.ALT_TEXT]
+    assert history[-1][ALT_TEXT] < history[0][ALT_TEXT]
 
 
 @pytest.mark.slow
@@ -150,7 +161,7 @@ def test_without_self_supervision_there_is_no_teacher():
     state, (metrics,) = off.trained(1)
     assert state["teacher"] == state["centers"] == {}
     assert "head" not in state["params"]
-    c1, c2 = metrics[losses.ALT_TEXT], metrics[losses.SYNTHETIC_CAPTION]
+    c1, c2 = metrics[ALT_TEXT], metrics[SYNTHETIC_CAPTION]
     assert metrics["loss"] == pytest.approx((c1 + c2) / 2)
 
 

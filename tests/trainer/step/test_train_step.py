@@ -7,11 +7,16 @@ import jax
 import numpy as np
 import pytest
 
+from tests.support.objectives import (
+    ALT_TEXT,
+    DISTILLATION,
+    PATCH,
+    SYNTHETIC_CAPTION,
+)
 from trainer.data.batches import ViewSample
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
 from trainer.data.text_tokenizer import Tokenizer
-from trainer.step import losses
 from trainer.step.optimizer import make_optimizer
 from trainer.step.state import init_state
 from trainer.step.train_step import make_train_step
@@ -49,10 +54,10 @@ def setup(export, tiny):
 def test_metrics_name_every_term_beside_its_chance(setup):
     _, (metrics,) = setup.run(1)
     terms = (
-        losses.ALT_TEXT,
-        losses.SYNTHETIC_CAPTION,
-        losses.DISTILLATION,
-        losses.PATCH,
+        ALT_TEXT,
+        SYNTHETIC_CAPTION,
+        DISTILLATION,
+        PATCH,
     )
     assert metrics.keys() == {
         "loss",
@@ -80,7 +85,7 @@ def test_metrics_name_every_term_beside_its_chance(setup):
 def test_a_repeated_batch_is_learned(setup):
     _, history = setup.run(60)
     assert history[-1]["loss"] < history[0]["loss"]
-    for term in (losses.ALT_TEXT, losses.SYNTHETIC_CAPTION):
+    for term in (ALT_TEXT, SYNTHETIC_CAPTION):
         assert history[-1][term] < 0.6 * math.log(8)
 
 
@@ -113,8 +118,8 @@ def test_captions_reach_their_own_token(setup):
     other = setup.batch | {"alt_text": setup.batch["alt_text"][::-1]}
     _, (one,) = setup.run(1)
     _, (two,) = setup.run(1, other)
-    assert one[losses.ALT_TEXT] != pytest.approx(two[losses.ALT_TEXT], rel=1e-3)
-    assert one[losses.SYNTHETIC_CAPTION] == pytest.approx(two[losses.SYNTHETIC_CAPTION])
+    assert one[ALT_TEXT] != pytest.approx(two[ALT_TEXT], rel=1e-3)
+    assert one[SYNTHETIC_CAPTION] == pytest.approx(two[SYNTHETIC_CAPTION])
 
 
 def test_the_same_start_gives_the_same_bits(setup):

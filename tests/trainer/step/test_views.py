@@ -24,7 +24,7 @@ def close(a, b):
 
 def test_the_whole_view_is_not_masked_and_the_masked_one_is(parts):
     objective, model, rows = parts
-    views = objective._views(model, rows)
+    views = objective.encode_views(model, rows)
     jax.tree.map(close, views.whole, model.encode_image(rows["image"]))
     masked = model.encode_image(rows["image"], rows["mask"])
     jax.tree.map(close, views.masked, masked)
@@ -33,7 +33,7 @@ def test_the_whole_view_is_not_masked_and_the_masked_one_is(parts):
 
 def test_local_crops_keep_to_their_image_and_give_cls_1(parts):
     objective, model, rows = parts
-    views = objective._views(model, rows)
+    views = objective.encode_views(model, rows)
     for number in range(2):
         crop = model.encode_image(rows["local_crops"][:, number])
         close(views.local_cls[:, number], crop.cls[:, 0])
@@ -42,5 +42,19 @@ def test_local_crops_keep_to_their_image_and_give_cls_1(parts):
 
 def test_without_a_mask_ratio_the_student_sees_the_whole_view_once(parts):
     _, model, rows = parts
-    views = Run(config(mask_ratio=0.0)).objective._views(model, rows)
+    views = Run(config(mask_ratio=0.0)).objective.encode_views(model, rows)
     assert views.masked is views.whole
+
+
+def test_the_targets_have_no_gradient(parts):
+    objective, _, rows = parts
+    state = Run(config()).initial()
+    graph = two_tower.graph(config().model, has_head=True)
+
+    def total(params):
+        views = objective.encode_views(nnx.merge(graph, params), rows)
+        _, targets = objective.teach(views, state, rows)
+        return targets.cls.sum() + (targets.patches**2).sum()
+
+    slopes = jax.grad(total)(state["params"])
+    assert not any(slope.any() for slope in jax.tree.leaves(slopes))

@@ -38,6 +38,7 @@ from trainer.objective_config import (
     Text,
     check_objective,
 )
+from trainer.optimizer_config import Optimizer, OptimizerConfig, Schedule
 
 __all__ = [
     "PAD_ID",
@@ -75,26 +76,12 @@ __all__ = [
 ]
 
 
-class Optimizer(enum.StrEnum):
-    """The rule that turns gradients into updates."""
-
-    ADAMW = "adamw"
-    ADAFACTOR = "adafactor"
-
-
 class InitParts(enum.StrEnum):
     """The parts that a new run takes from `init_from`."""
 
     ALL = "all"
     TOWERS = "towers"  # both encoders and the temperatures; head and mask token do not
     TEXT = "text"  # the text encoder; the rest starts from scratch
-
-
-class Schedule(enum.StrEnum):
-    """The learning rate after its warm-up."""
-
-    COSINE = "cosine"  # to 0 at the last step
-    RSQRT = "rsqrt"  # 1 / sqrt(step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,31 +159,6 @@ class DataConfig(Settings):
             f"mixture={dict(self.mixture)}",
             "positive weights",
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(Settings):
-    """Linear warm-up from 0, a schedule, clipped gradients, decoupled weight decay."""
-
-    learning_rate: float  # the highest
-    n_warmup_steps: int  # from a learning rate of 0, linearly
-    optimizer: Optimizer = Optimizer.ADAMW  # TIPSv2 names Adafactor
-    schedule: Schedule = Schedule.COSINE
-    weight_decay: float = 0.05  # times the learning rate; matrices only
-    beta1: float = 0.9  # weight of the old mean of gradients
-    beta2: float = 0.95  # AdamW; Adafactor has its own schedule
-    max_gradient_norm: float = 1.0  # of all parameters together; more is scaled down
-    is_text_frozen: bool = False  # the text encoder stays as it started
-
-    def __post_init__(self):
-        require_positive(self, "learning_rate")
-        require_positive(self, "max_gradient_norm")
-        for name in ("n_warmup_steps", "weight_decay"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name}={value}", "0 or more")
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name}={value}", "0 <= value < 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -133,6 +133,13 @@ NEEDED = {
         (OptimizerConfig, {"weight_decay": -1}, "weight_decay=-1: expected 0 or more"),
         (OptimizerConfig, {"beta1": 1}, "beta1=1: expected 0 <= value < 1"),
         (OptimizerConfig, {"beta2": 1}, "beta2=1: expected 0 <= value < 1"),
+        (OptimizerConfig, {"beta2_cap": 0}, "beta2_cap=0: expected 0 < value <= 1"),
+        (OptimizerConfig, {"min_factored": 0}, "min_factored=0: expected more than 0"),
+        (
+            OptimizerConfig,
+            {"momentum_dtype": "int8"},
+            "momentum_dtype=int8: expected float32 or bfloat16",
+        ),
         (
             OptimizerConfig,
             {"max_gradient_norm": 0},

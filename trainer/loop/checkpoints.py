@@ -86,7 +86,7 @@ class Checkpoints:
         """Returns the latest state, and sets `batches` to continue after it.
 
         Without a checkpoint, returns `state` and saves it as the first one. Raises
-        CheckpointError if the latest checkpoint is damaged.
+        CheckpointError if the latest checkpoint is damaged, or of another state.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -96,8 +96,14 @@ class Checkpoints:
             "expected a whole checkpoint, remove the folder to go on from the one"
             " before"
         )
-        with _explain(self._folder / str(step), remedy):
-            restored = self._restore(step, abstract_state(state))
+        place, shapes = self._folder / str(step), abstract_state(state)
+        with _explain(place, remedy):
+            path = _literal_path(self._folder) / str(step) / "training"
+            found = _kinds(_read_structure(path))
+        wanted = {name: value for name, value in shapes.items() if name != "params"}
+        _check_same_state(place, found, _kinds(wanted))
+        with _explain(place, remedy):
+            restored = self._restore(step, shapes)
         batches.set_state(restored["data"])
         return {"params": restored["params"], **restored["training"]}
 
@@ -122,11 +128,39 @@ def find_steps(folder: pathlib.Path) -> list[int]:
 
 def part_names(folder: pathlib.Path, step: int, item: str) -> set[str]:
     """Returns the names of the parts of an item of one checkpoint."""
+    return set(_read_structure(_literal_path(folder) / str(step) / item))
+
+
+def _read_structure(path: pathlib.Path) -> Mapping[str, Any]:
+    """The tree of an item of a checkpoint, with descriptions of its arrays."""
     # The handler itself: around it, Orbax warns of a file that we do not write.
-    found = ocp.PyTreeCheckpointHandler().metadata(
-        _literal_path(folder) / str(step) / item
-    )
-    return set(found.tree)
+    return ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    """Path of every array to its type and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{x.shape}"
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }
+
+
+def _check_same_state(
+    path: pathlib.Path, found: Mapping[str, str], wanted: Mapping[str, str]
+) -> None:
+    """Raises CheckpointError if a checkpoint was written of another state.
+
+    Otherwise Orbax would fail with a listing of both, or round what it finds.
+    """
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = found.get(name, "nothing"), wanted.get(name, "nothing")
+        if there != here:
+            raise CheckpointError(
+                f"{path.absolute()}: {name} is {there}, expected {here}; an earlier"
+                " version of the trainer wrote it, train again in another --workdir"
+            )
 
 
 def load_item(folder: pathlib.Path, step: int, item: str, shapes: dict) -> dict:

@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from trainer.config import Optimizer, OptimizerConfig, Schedule
 
 # Matrices and the embedding table decay. Biases, norms, positions, CLS tokens and
 # temperatures do not.
 _DECAYED = ("kernel", "emb_var")
+
+_BETA2_POWER = 0.8  # of Adafactor's schedule, as in its paper (arXiv:1804.04235)
 
 
 def make_optimizer(
@@ -78,15 +80,30 @@ def decay_mask(params: dict) -> dict:
 
 
 def _scale_gradients(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Scales gradients to updates of about unit size.
-
-    Adafactor here is the variant for vision of Zhai et al. 2022 (arXiv:2106.04560,
-    section 3.4): factored second moment, momentum, no scaling by the parameters.
-    """
+    """Scales gradients to updates of about unit size, and averages them."""
     if config.optimizer is Optimizer.ADAMW:
         return optax.scale_by_adam(config.beta1, config.beta2)
+    return _scale_by_adafactor(config)
+
+
+def _scale_by_adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adafactor for vision: neither clips updates nor scales them by the parameters.
+
+    Divides by the root of a factored mean of squares, whose weight of the old mean has
+    a cap, and averages the result in `momentum_dtype`.
+    Source: Zhai et al. 2022, arXiv:2106.04560, section 3.4; `scale_by_adafactor` of
+    google-research/big_vision.
+    """
+
+    def beta2_at(step: Int32[Array, ""], power: float) -> Float[Array, ""]:
+        done = step.astype(jnp.float32) + 1
+        return jnp.minimum(config.beta2_cap, 1 - done**-power)
+
     return optax.chain(
-        optax.scale_by_factored_rms(),
-        optax.clip_by_block_rms(1.0),
-        optax.ema(config.beta1, debias=False),
+        optax.scale_by_factored_rms(
+            decay_rate=_BETA2_POWER,
+            min_dim_size_to_factor=config.min_factored,
+            decay_rate_fn=beta2_at,
+        ),
+        optax.ema(config.beta1, debias=False, accumulator_dtype=config.momentum_dtype),
     )

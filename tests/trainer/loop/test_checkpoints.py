@@ -108,3 +108,23 @@ def test_a_checkpoint_that_was_being_written_when_killed_does_not_count(
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
         state = saved.resume(make_state(0), stream)
     assert int(state["step"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("opt_state", "message"),
+    [
+        ((jnp.zeros(4),), r"opt_state/0 is float32\(4,\), expected int32\(4,\)"),
+        ((jnp.arange(4), jnp.ones(2)), r"opt_state/1 is float32.*, expected nothing"),
+        ((), r"opt_state/0 is nothing, expected int32\(4,\); an earlier version of "),
+    ],
+)
+def test_a_checkpoint_of_another_optimizer_is_refused(
+    tmp_path, stream, opt_state, message
+):
+    with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
+        saved.save(make_state(1) | {"opt_state": opt_state}, stream)
+    with (
+        checkpoints.Checkpoints(tmp_path, n_kept=2) as saved,
+        pytest.raises(checkpoints.CheckpointError, match=message),
+    ):
+        saved.resume(make_state(0), stream)

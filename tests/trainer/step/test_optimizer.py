@@ -96,9 +96,83 @@ def is_adam(part):
     return hasattr(part, "mu")
 
 
-def test_adafactor_keeps_one_copy_and_two_sums_of_a_large_matrix():
-    settings = dataclasses.replace(ADAMW, optimizer=config.Optimizer.ADAFACTOR)
+def adafactor(**fields):
+    fields = {"max_gradient_norm": 1e9, **fields}  # no clipping
+    return dataclasses.replace(ADAMW, optimizer=config.Optimizer.ADAFACTOR, **fields)
+
+
+@pytest.mark.parametrize("shape", [(33, 40), (32, 5, 48), (31, 64), (7,)])
+@pytest.mark.parametrize("cap", [0.999, 0.5])
+def test_adafactor_is_the_published_rule(shape, cap):
+    """The rule of arXiv:2106.04560, section 3.4, in float64, over six steps."""
+    settings = adafactor(
+        beta2_cap=cap, momentum_dtype="float32", n_warmup_steps=0, learning_rate=1.0
+    )
+    settings = dataclasses.replace(settings, schedule=config.Schedule.RSQRT)
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(size=shape) for _ in range(6)]
+    rates = [1, 1, 2**-0.5, 3**-0.5, 4**-0.5, 5**-0.5]  # of learning
+    params = {"kernel": jnp.zeros(shape)}
     chain = make_optimizer(settings, n_steps=100)
-    state = jax.eval_shape(chain.init, {"kernel": jnp.zeros((256, 512))})
+    update, state = jax.jit(chain.update), chain.init(params)
+    for step, (rate, gradient) in enumerate(zip(rates, steps, strict=True)):
+        found, state = update({"kernel": jnp.asarray(gradient)}, state, params)
+        expected = -rate * adafactor_reference(steps[: step + 1], cap)
+        if step > 0:  # the rate of the first step is 0 / 1
+            np.testing.assert_allclose(found["kernel"], expected, rtol=3e-5, atol=1e-6)
+
+
+def adafactor_reference(gradients, cap):
+    """The mean of scaled gradients after the last of them."""
+    shape = gradients[0].shape
+    first, second = sorted(np.argsort(shape)[-2:]) if len(shape) > 1 else (0, 0)
+    is_factored = len(shape) > 1 and min(shape[first], shape[second]) >= 32
+    squares = np.zeros(shape)
+    rows = np.zeros(1)
+    columns = np.zeros(1)
+    mean = np.zeros(shape)
+    for t, gradient in enumerate(gradients, start=1):
+        beta2 = min(cap, 1 - t**-0.8)
+        square = gradient**2 + 1e-30
+        if is_factored:
+            row = square.mean(second, keepdims=True)
+            column = square.mean(first, keepdims=True)
+            rows = beta2 * rows + (1 - beta2) * row
+            columns = beta2 * columns + (1 - beta2) * column
+            squares = rows * columns / rows.mean(first, keepdims=True)
+        else:
+            squares = beta2 * squares + (1 - beta2) * square
+        mean = 0.9 * mean + 0.1 * gradient / np.sqrt(squares)
+    return mean
+
+
+def test_adafactor_caps_the_weight_of_old_squares():
+    """After many steps of zeros, one gradient is divided by sqrt(1 - cap) of itself."""
+    for cap in (0.9, 0.99):
+        settings = adafactor(beta2_cap=cap, beta1=0.0)
+        params = {"bias": jnp.zeros(3)}
+        update = one_update(settings, params, {"bias": jnp.ones(3)}, n_before=2000)
+        rate = float(learning_rate_schedule(settings, 4000)(2000))
+        size = -float(update["bias"][0]) / rate
+        assert size == pytest.approx((1 - cap) ** -0.5, rel=1e-3)
+
+
+def n_bytes(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def test_adafactors_state_of_g14_takes_half_the_bytes_of_its_parameters():
+    model = config.tips_model("g/14", position_grid=(32, 32))
+    params = two_tower.abstract_params(model, has_head=True)
+    chain = make_optimizer(adafactor(), n_steps=100)
+    state = jax.eval_shape(chain.init, params)
+    assert 0.5 < n_bytes(state) / n_bytes(params) < 0.51
+    types = {x.dtype.name for x in jax.tree.leaves(state) if x.size > 10**6}
+    assert types == {"bfloat16"}
+
+
+def test_adafactor_keeps_one_copy_and_two_sums_of_a_matrix():
+    chain = make_optimizer(adafactor(), n_steps=100)
+    state = jax.eval_shape(chain.init, {"kernel": jnp.zeros((32, 48))})
     sizes = sorted(x.size for x in jax.tree.leaves(state))
-    assert sizes[-3:] == [256, 512, 256 * 512]  # rows, columns, momentum
+    assert sizes[-3:] == [32, 48, 32 * 48]  # rows, columns, momentum

@@ -1,0 +1,63 @@
+"""The optimizer of a run, as a dataclass that checks itself.
+
+Recipes import these names from `trainer.config`, which has the other settings.
+"""
+
+import dataclasses
+import enum
+
+from recipes.settings import Settings
+from recipes.validation import require, require_positive
+
+
+class Optimizer(enum.StrEnum):
+    """The rule that turns gradients into updates."""
+
+    ADAMW = "adamw"
+    ADAFACTOR = "adafactor"
+
+
+class Schedule(enum.StrEnum):
+    """The learning rate after its warm-up."""
+
+    COSINE = "cosine"  # to 0 at the last step
+    RSQRT = "rsqrt"  # 1 / sqrt(step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Settings):
+    """Linear warm-up from 0, a schedule, clipped gradients, decoupled weight decay."""
+
+    learning_rate: float  # the highest
+    n_warmup_steps: int  # from a learning rate of 0, linearly
+    optimizer: Optimizer = Optimizer.ADAMW  # TIPSv2 names Adafactor
+    schedule: Schedule = Schedule.COSINE
+    weight_decay: float = 0.05  # times the learning rate; matrices only
+    beta1: float = 0.9  # weight of the old mean of gradients
+    beta2: float = 0.95  # of the old mean of their squares; AdamW
+    # Adafactor's grows as 1 - step^-0.8 up to this cap (arXiv:2106.04560, section 3.4).
+    beta2_cap: float = 0.999
+    # Adafactor factors the squares of an array if two of its axes are this long: 32 is
+    # big_vision's.
+    min_factored: int = 32
+    momentum_dtype: str = "bfloat16"  # or float32; Adafactor's mean, as it is kept
+    max_gradient_norm: float = 1.0  # of all parameters together; more is scaled down
+    is_text_frozen: bool = False  # the text encoder stays as it started
+
+    def __post_init__(self):
+        require_positive(self, "learning_rate")
+        require_positive(self, "max_gradient_norm")
+        for name in ("n_warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name}={value}", "0 or more")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name}={value}", "0 <= value < 1")
+        cap = self.beta2_cap
+        require(0 < cap <= 1, f"beta2_cap={cap}", "0 < value <= 1")
+        require_positive(self, "min_factored")
+        require(
+            self.momentum_dtype in ("float32", "bfloat16"),
+            f"momentum_dtype={self.momentum_dtype}",
+            "float32 or bfloat16",
+        )

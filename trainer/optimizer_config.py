@@ -5,6 +5,7 @@ Recipes import these names from `trainer.config`, which has the other settings.
 
 import dataclasses
 import enum
+import re
 
 from recipes.settings import Settings
 from recipes.validation import require, require_positive
@@ -42,7 +43,11 @@ class OptimizerConfig(Settings):
     min_factored: int = 32
     momentum_dtype: str = "bfloat16"  # or float32; Adafactor's mean, as it is kept
     max_gradient_norm: float = 1.0  # of all parameters together; more is scaled down
-    is_text_frozen: bool = False  # the text encoder stays as it started
+    clip_by_module: bool = False  # of each of vision, text, head ... by itself
+    # Regular expressions; a parameter stays as it started if one of them matches its
+    # whole path, such as `vision/.*` or `vision/.*/encoderblock_[0-3]/.*`.
+    frozen: tuple[str, ...] = ()
+    is_text_frozen: bool = False  # short for `text/.*` in `frozen`
 
     def __post_init__(self):
         require_positive(self, "learning_rate")
@@ -61,3 +66,19 @@ class OptimizerConfig(Settings):
             f"momentum_dtype={self.momentum_dtype}",
             "float32 or bfloat16",
         )
+        for number, pattern in enumerate(self.frozen):
+            _require_pattern(f"frozen.{number}", pattern)
+
+    @property
+    def frozen_patterns(self) -> tuple[str, ...]:
+        """`frozen`, and the pattern that `is_text_frozen` is short for."""
+        return (*self.frozen, *(["text/.*"] if self.is_text_frozen else []))
+
+
+def _require_pattern(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"{name}={pattern}: expected a regular expression, {error}"
+        ) from error

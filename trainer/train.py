@@ -49,12 +49,13 @@ from trainer.loop.checkpoints import CheckpointError, Checkpoints, find_steps
 from trainer.loop.metrics import NotFiniteError, TrainingLog
 from trainer.loop.preemption import Preemption
 from trainer.loop.profiler import Profiler
+from trainer.models.two_tower import abstract_params
 from trainer.pretrained.starting_point import (
     StartingPoint,
     find_starting_point,
     initial_state,
 )
-from trainer.step.optimizer import make_optimizer
+from trainer.step.optimizer import check_frozen, make_optimizer
 from trainer.step.train_step import make_train_step
 
 
@@ -184,6 +185,9 @@ def prepare(
             config, folder, view, mesh, StartingPoint(None, None), is_finished=True
         )
     check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
+    if config.optimizer.frozen:
+        is_on = config.self_supervision.is_on
+        check_frozen(abstract_params(config.model, has_head=is_on), config.optimizer)
     steps = find_steps(folder / workdir.CHECKPOINTS)
     found = find_starting_point(config, is_new=not steps)
     step = max(steps, default=0)

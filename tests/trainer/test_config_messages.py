@@ -142,6 +142,11 @@ NEEDED = {
         ),
         (
             OptimizerConfig,
+            {"frozen": ("text/.*", "(")},
+            "frozen.1=(: expected a regular expression, missing )",
+        ),
+        (
+            OptimizerConfig,
             {"max_gradient_norm": 0},
             "max_gradient_norm=0: expected more than 0",
         ),

@@ -64,7 +64,7 @@ def state_sharding(mesh: Mesh, shapes: Any) -> Any:
     """Returns a sharding for every array of a state, from its path and shape."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
-            mesh, _partition_spec(mesh, _join_path(path), leaf.shape)
+            mesh, _partition_spec(mesh, join_path(path), leaf.shape)
         ),
         shapes,
     )
@@ -78,7 +78,8 @@ def to_devices(mesh: Mesh, batch: Any) -> Any:
     )
 
 
-def _join_path(path: tuple) -> str:
+def join_path(path: tuple) -> str:
+    """The path of an array in a nested structure, such as `vision/encoder/cls`."""
     return keystr(path, simple=True, separator="/")
 
 

@@ -1,11 +1,18 @@
 """The optimizer: clipping, AdamW or Adafactor, weight decay, schedule."""
 
+import operator
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
+from recipes.validation import require
 from trainer.config import Optimizer, OptimizerConfig, Schedule
+from trainer.distributed.sharding import join_path
+
+Metrics = dict[str, Float[Array, ""]]
 
 # Matrices and the embedding table decay. Biases, norms, positions, CLS tokens and
 # temperatures do not.
@@ -18,31 +25,88 @@ def make_optimizer(
     config: OptimizerConfig, n_steps: int
 ) -> optax.GradientTransformation:
     """Returns clipping, scaling, decoupled weight decay and the schedule, in this
-    order.
+    order, for the parameters that are not frozen.
 
     Weight decay subtracts `learning_rate * weight_decay` times the parameters per step.
     """
-    return optax.chain(
-        _freeze_text(config),
-        optax.clip_by_global_norm(config.max_gradient_norm),
+    chain = optax.chain(
+        _clip(config),
         _scale_gradients(config),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(learning_rate_schedule(config, n_steps)),
-        _freeze_text(config),
+    )
+    if not config.frozen_patterns:
+        return chain
+
+    def is_frozen(params: dict) -> dict:
+        return frozen_mask(params, config)
+
+    def is_trained(params: dict) -> dict:
+        return jax.tree.map(operator.not_, is_frozen(params))
+
+    return optax.chain(
+        optax.masked(chain, is_trained), optax.masked(optax.set_to_zero(), is_frozen)
     )
 
 
-def _freeze_text(config: OptimizerConfig) -> optax.GradientTransformation:
-    """First, so that frozen parameters enter no norm; last, so they do not decay."""
-    if not config.is_text_frozen:
-        return optax.identity()
-    return optax.masked(optax.set_to_zero(), _text_mask)
+def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Scales gradients down to the highest norm, all together or module by module."""
+    clip = optax.clip_by_global_norm(config.max_gradient_norm)
+    if not config.clip_by_module:
+        return clip
+
+    def clip_modules(gradients: dict, _: dict | None) -> dict:
+        return {
+            name: clip.update(part, optax.EmptyState())[0]
+            for name, part in gradients.items()
+        }
+
+    return optax.stateless(clip_modules)
 
 
-def _text_mask(params: dict) -> dict:
-    """True for the parameters of the text encoder."""
+def gradient_norms(gradients: dict, config: OptimizerConfig) -> Metrics:
+    """Returns the norm of all trained parameters, and of those of each module."""
+    trained = jax.tree.map(
+        lambda gradient, is_frozen: None if is_frozen else gradient,
+        gradients,
+        frozen_mask(gradients, config),
+    )
+    norms = {
+        f"gradient_norm_{name}": optax.tree.norm(part)
+        for name, part in trained.items()
+        if jax.tree.leaves(part)
+    }
+    return {"gradient_norm": optax.tree.norm(trained), **norms}
+
+
+def frozen_mask(params: dict, config: OptimizerConfig) -> dict:
+    """Returns True for parameters that stay as they started, in a tree like `params`.
+
+    Such parameters have no state, no decay, and count in no norm.
+    """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[0].key == "text", params
+        lambda path, _: any(
+            re.fullmatch(pattern, join_path(path)) for pattern in config.frozen_patterns
+        ),
+        params,
+    )
+
+
+def check_frozen(params: dict, config: OptimizerConfig) -> None:
+    """Raises ValueError unless every pattern matches a parameter, and one is left."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [join_path(path) for path, _ in leaves]
+    for number, pattern in enumerate(config.frozen):
+        require(
+            any(re.fullmatch(pattern, path) for path in paths),
+            f"optimizer.frozen.{number}={pattern}",
+            f"a pattern of whole paths of parameters, such as {paths[0]}",
+        )
+    patterns = config.frozen_patterns
+    require(
+        not all(jax.tree.leaves(frozen_mask(params, config))),
+        f"optimizer.frozen={patterns}",
+        "patterns that leave a parameter to train",
     )
 
 

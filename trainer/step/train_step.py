@@ -14,6 +14,7 @@ from trainer.config import ModelConfig, TrainConfig
 from trainer.data.batches import Batch
 from trainer.step import teacher
 from trainer.step.objective import Objective
+from trainer.step.optimizer import gradient_norms
 from trainer.step.state import State
 from trainer.step.terms.declared import declared_terms
 from trainer.step.terms.kept import next_kept
@@ -51,7 +52,7 @@ def make_train_step(
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
-        norm = optax.tree.norm(gradients)
-        return state, {"loss": value, **metrics, "gradient_norm": norm}
+        norms = gradient_norms(gradients, config.optimizer)
+        return state, {"loss": value, **metrics, **norms}
 
     return jax.jit(train_step, donate_argnums=0)

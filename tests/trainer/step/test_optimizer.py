@@ -3,11 +3,20 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from trainer import config
+from trainer.distributed.sharding import join_path
 from trainer.models import two_tower
-from trainer.step.optimizer import decay_mask, learning_rate_schedule, make_optimizer
+from trainer.step.optimizer import (
+    check_frozen,
+    decay_mask,
+    frozen_mask,
+    gradient_norms,
+    learning_rate_schedule,
+    make_optimizer,
+)
 
 ADAMW = config.OptimizerConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
 
@@ -58,9 +67,13 @@ def test_decay_takes_a_share_of_the_learning_rate_off(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", list(config.Optimizer))
-def test_a_frozen_text_encoder_stays_and_counts_in_no_norm(optimizer):
+@pytest.mark.parametrize(
+    "fields",
+    [{"is_text_frozen": True}, {"frozen": ("text/.*",)}, {"frozen": ("te.*",)}],
+)
+def test_a_frozen_part_stays_and_counts_in_no_norm(optimizer, fields):
     settings = dataclasses.replace(
-        ADAMW, optimizer=optimizer, weight_decay=0.5, is_text_frozen=True
+        ADAMW, optimizer=optimizer, weight_decay=0.5, **fields
     )
     layer = {"kernel": jnp.full((3, 3), 2.0)}
     params = {"vision": layer, "text": layer}
@@ -69,6 +82,56 @@ def test_a_frozen_text_encoder_stays_and_counts_in_no_norm(optimizer):
     np.testing.assert_array_equal(update["text"]["kernel"], 0)
     alone = one_update(settings, {"vision": layer}, {"vision": layer})
     jax.tree.map(np.testing.assert_array_equal, update["vision"], alone["vision"])
+    found = gradient_norms(gradients, settings)
+    assert found == {"gradient_norm": 6.0, "gradient_norm_vision": 6.0}
+
+
+@pytest.mark.parametrize("optimizer", list(config.Optimizer))
+def test_frozen_parameters_are_bit_equal_after_steps_and_have_no_state(tiny, optimizer):
+    frozen = ("vision/.*/encoderblock_0/.*", "text/.*", "mask_token", ".*/embedding/.*")
+    settings = dataclasses.replace(
+        ADAMW, optimizer=optimizer, weight_decay=0.5, frozen=frozen
+    )
+    start = two_tower.init_params(tiny.model, 0, has_head=True)
+    mask = frozen_mask(start, settings)
+    chain = make_optimizer(settings, n_steps=100)
+    state, params, update = chain.init(start), start, jax.jit(chain.update)
+    for _ in range(3):
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+
+    def is_same(before, after):
+        return before.tobytes() == after.tobytes()
+
+    same = jax.tree.map(is_same, start, params)
+    assert jax.tree.leaves(same) == jax.tree.leaves(mask)
+    kept = {path for path in state_paths(state) if "LayerNorm_0/scale" in path}
+    assert kept == set()
+    head = {path for path in state_paths(state) if "prototypes/kernel" in path}
+    assert head
+
+
+def state_paths(state):
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [join_path(path) for path, _ in leaves]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (
+            ("text/.*", "vision"),
+            "optimizer.frozen.1=vision: expected a pattern of whole paths of parameters"
+            ", such as head/",
+        ),
+        ((".*",), "optimizer.frozen=('.*',): expected patterns that leave a parameter"),
+    ],
+)
+def test_patterns_of_nothing_and_of_everything_are_refused(tiny, frozen, message):
+    params = two_tower.abstract_params(tiny.model, has_head=True)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (read below)
+        check_frozen(params, dataclasses.replace(ADAMW, frozen=frozen))
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("optimizer", list(config.Optimizer))
@@ -90,6 +153,27 @@ def test_the_norm_of_all_gradients_together_is_clipped():
     (adam,) = [part for part in parts if is_adam(part)]
     means = [float(adam.mu[name][0]) / (1 - settings.beta1) for name in "ab"]
     assert means == pytest.approx([0.6, 0.8])
+
+
+def test_gradients_can_be_clipped_module_by_module():
+    settings = dataclasses.replace(ADAMW, clip_by_module=True)
+    chain = make_optimizer(settings, n_steps=100)
+    gradients = {"head": {"a": jnp.full(4, 150.0)}, "vision": {"a": jnp.full(4, 0.2)}}
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    _, state = jax.jit(chain.update)(gradients, chain.init(params), params)
+    parts = jax.tree.leaves(state, is_leaf=is_adam)
+    (adam,) = [part for part in parts if is_adam(part)]
+    means = [float(adam.mu[name]["a"][0]) / 0.1 for name in ("head", "vision")]
+    assert means == pytest.approx([0.5, 0.2])
+
+
+def test_the_norm_of_every_module_is_measured():
+    gradients = {"head": {"a": jnp.array([3.0])}, "mask_token": jnp.array([4.0])}
+    assert gradient_norms(gradients, ADAMW) == {
+        "gradient_norm": 5.0,
+        "gradient_norm_head": 3.0,
+        "gradient_norm_mask_token": 4.0,
+    }
 
 
 def is_adam(part):

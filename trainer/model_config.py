@@ -63,10 +63,14 @@ class VisionConfig(TransformerConfig):
     feed_forward: FeedForward = FeedForward.GELU
     position_grid: tuple[int, int] = (16, 16)  # learned; resized to the input's
     patch_size_px: int = 14  # side of a patch; crops are multiples of it
+    # Of the normal start of both CLS tokens. With 0, the authors', they start equal.
+    cls_init_stddev: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         require_positive(self, "patch_size_px")
+        std = self.cls_init_stddev
+        require(std >= 0, f"cls_init_stddev={std}", "0 or more")
         require(
             min(self.position_grid) > 0,
             f"position_grid={self.position_grid}",

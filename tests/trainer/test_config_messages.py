@@ -30,6 +30,11 @@ NEEDED = {
     [
         (VisionConfig, {"mlp_dim": 0}, "mlp_dim=0: expected more than 0"),
         (VisionConfig, {"n_heads": 0}, "n_heads=0: expected more than 0"),
+        (
+            VisionConfig,
+            {"cls_init_stddev": -1},
+            "cls_init_stddev=-1: expected 0 or more",
+        ),
         (VisionConfig, {"patch_size_px": 0}, "patch_size_px=0: expected more than 0"),
         (
             VisionConfig,

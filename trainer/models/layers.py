@@ -24,6 +24,7 @@ from trainer.config import ComputeConfig
 
 LAYER_NORM_EPSILON = 1e-6
 PLAIN = ComputeConfig()  # the default
+_STD_OF_CUT_NORMAL = 0.87962566103423978  # of a normal distribution, cut off at 2 sigma
 
 Shape = tuple[int, ...]
 Init = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
@@ -32,6 +33,22 @@ Init = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
 def normal(std: float) -> Init:
     """Draws from a normal distribution of mean 0."""
     return lambda rng, shape: np.float32(std) * rng.standard_normal(shape, np.float32)
+
+
+def lecun_normal(n_inputs: int) -> Init:
+    """Draws of variance 1 / n_inputs, from a normal distribution cut off at 2 sigma.
+
+    As Flax's layers start by default, which the authors' Scenic code relies on.
+    """
+    std = np.float32(n_inputs**-0.5 / _STD_OF_CUT_NORMAL)
+
+    def draw(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+        values = rng.standard_normal(shape, np.float32)
+        while (is_wide := np.abs(values) > 2).any():
+            values[is_wide] = rng.standard_normal(is_wide.sum(), np.float32)
+        return std * values
+
+    return draw
 
 
 def constant(value: float) -> Init:

@@ -5,6 +5,7 @@ Parameters have the paths of the released checkpoints, such as
 Source: google-deepmind/tips, `scenic/models/vit.py`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from trainer.config import ComputeConfig, VisionConfig
-from trainer.models.layers import PLAIN, ZEROS, LayerNorm, Linear, ParamMaker, normal
+from trainer.models.layers import (
+    PLAIN,
+    ZEROS,
+    LayerNorm,
+    Linear,
+    ParamMaker,
+    lecun_normal,
+    normal,
+)
 from trainer.models.transformer import EncoderBlock, Transformer, transformer_flops
 
 N_CLS_TOKENS = 2
@@ -122,8 +131,9 @@ class Encoder(nnx.Module):
 class ToTokenSequence(nnx.Module):
     """Makes patches with their learned positions, and CLS tokens, which have none.
 
-    Both CLS tokens start at zero, hence equal; the first gradient separates them. The
-    mask token replaces patches after the embedding and before the positions, as in
+    Both CLS tokens start at zero by default, as in the authors' code, hence equal; the
+    first gradient separates them. The patch embedding starts as theirs, LeCun-normal.
+    The mask token replaces patches after the embedding and before the positions, as in
     DINOv2 (arXiv:2304.07193): the model still sees where a hidden patch is.
     """
 
@@ -134,9 +144,11 @@ class ToTokenSequence(nnx.Module):
         self._patch_size = config.patch_size_px
         # A convolution whose stride is its size: a linear map of every patch.
         patch = (config.patch_size_px, config.patch_size_px, 3)
-        self.embedding = Linear(patch, (width,), make)
+        init = lecun_normal(math.prod(patch))
+        self.embedding = Linear(patch, (width,), make, kernel_init=init)
         self.posembed_input = make(init_positions, 1, gh, gw, width)
-        self.cls = make(ZEROS, 1, N_CLS_TOKENS, width)
+        std = config.cls_init_stddev
+        self.cls = make(normal(std) if std else ZEROS, 1, N_CLS_TOKENS, width)
 
     def __call__(
         self, image: Float[Array, "b h w 3"], masked: Masked | None

@@ -116,9 +116,10 @@ def _check_start(config: TrainConfig, start: TrainedModel) -> None:
 
 
 def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
-    """Nested dictionaries without the grid, which may differ."""
+    """Nested dictionaries without the grid and how CLS starts, which may differ."""
     values = dataclasses.asdict(model)
-    del values["vision"]["position_grid"]
+    for name in ("position_grid", "cls_init_stddev"):
+        del values["vision"][name]
     return values
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from tests.support import reference
 from trainer.config import FeedForward
 from trainer.models import vit
-from trainer.models.layers import ParamMaker
+from trainer.models.layers import ParamMaker, lecun_normal
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((2, 28, 28, 3), np.float32)
@@ -72,6 +72,37 @@ def test_blocks_in_between_give_what_an_encoder_without_the_rest_gives(tiny):
 def test_cls_tokens_start_at_zero_and_give_the_same(tiny):
     cls = jax.jit(make(tiny.model.vision))(IMAGE).cls
     np.testing.assert_array_equal(cls[:, 0], cls[:, 1])
+
+
+def test_cls_tokens_may_start_from_a_normal_distribution(tiny):
+    tokens = make(tiny.model.vision, width=4096, cls_init_stddev=0.5)
+    cls = np.asarray(tokens.encoder.ToTokenSequence_0.cls[...])
+    assert cls.std() == pytest.approx(0.5, rel=0.05)
+    assert abs(np.corrcoef(cls[0])[0, 1]) < 0.1
+
+
+def test_the_patch_embedding_starts_lecun_normal():
+    """Moments of a normal distribution cut off at 2 sigma, and variance 1 / fan-in."""
+    fan_in = 14 * 14 * 3
+    kernel = lecun_normal(fan_in)(np.random.default_rng(0), (fan_in, 1000))
+    values = kernel * fan_in**0.5
+    assert values.mean() == pytest.approx(0, abs=0.005)
+    assert values.std() == pytest.approx(1, rel=0.005)
+    assert np.abs(values).max() == pytest.approx(2 / 0.8796, rel=1e-3)
+    assert (values**4).mean() == pytest.approx(2.3684, rel=0.01)  # 3 if not cut off
+    other = jax.nn.initializers.lecun_normal()(jax.random.key(0), (fan_in, 1000))
+    assert (other**4).mean() * fan_in**2 == pytest.approx(2.3684, rel=0.01)
+
+
+def test_the_patch_embedding_starts_by_its_inputs(tiny):
+    kernels = [
+        make(
+            tiny.model.vision, width=width, n_heads=1
+        ).encoder.ToTokenSequence_0.embedding.kernel[...]
+        for width in (16, 512)
+    ]
+    for kernel in kernels:
+        assert kernel.std() * (14 * 14 * 3) ** 0.5 == pytest.approx(1, rel=0.05)
 
 
 def test_patches_come_in_rows_from_the_top():

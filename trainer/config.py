@@ -170,6 +170,9 @@ class RunConfig(Settings):
     n_steps_per_log: int = 50  # between lines of metrics.jsonl
     n_steps_per_checkpoint: int = 1000  # and per evaluation
     n_checkpoints_kept: int = 2  # the latest; step 0 is always kept
+    n_steps_per_kept_checkpoint: int = (
+        0  # keeps those of its multiples as well; 0: none
+    )
     n_profiled_steps: int = 5  # in a trace, see `trainer.loop.profiler`
     # Of the records drawn; if more are damaged, the run stops.
     max_skipped_share: float = 0.2
@@ -194,6 +197,12 @@ class RunConfig(Settings):
             "n_profiled_steps",
         ):
             require_positive(self, name)
+        n, n_saved = self.n_steps_per_kept_checkpoint, self.n_steps_per_checkpoint
+        require(
+            n >= 0 and n % n_saved == 0,
+            f"n_steps_per_kept_checkpoint={n}",
+            f"0 or a multiple of n_steps_per_checkpoint={n_saved}",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

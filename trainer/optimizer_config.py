@@ -47,12 +47,20 @@ class OptimizerConfig(Settings):
     # Regular expressions; a parameter stays as it started if one of them matches its
     # whole path, such as `vision/.*` or `vision/.*/encoderblock_[0-3]/.*`.
     frozen: tuple[str, ...] = ()
+    # Each block's learning rate over that of the next one, in both encoders: 1 is off,
+    # DINOv2 and BEiT fine-tune with less.
+    layer_decay: float = 1.0
+    # First steps in which the prototypes do not learn; DINO's are those of an epoch.
+    n_frozen_head_steps: int = 0
+    # Leaves parameters, optimizer, teacher and centers as they are after a batch whose
+    # loss or gradient is not finite, and goes on; such a batch stops the run otherwise.
+    skip_nonfinite: bool = False
     is_text_frozen: bool = False  # short for `text/.*` in `frozen`
 
     def __post_init__(self):
         require_positive(self, "learning_rate")
         require_positive(self, "max_gradient_norm")
-        for name in ("n_warmup_steps", "weight_decay"):
+        for name in ("n_warmup_steps", "n_frozen_head_steps", "weight_decay"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}", "0 or more")
         for name in ("beta1", "beta2"):
@@ -66,6 +74,8 @@ class OptimizerConfig(Settings):
             f"momentum_dtype={self.momentum_dtype}",
             "float32 or bfloat16",
         )
+        decay = self.layer_decay
+        require(0 < decay <= 1, f"layer_decay={decay}", "0 < value <= 1")
         for number, pattern in enumerate(self.frozen):
             _require_pattern(f"frozen.{number}", pattern)
 

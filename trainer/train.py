@@ -84,7 +84,7 @@ def train(job: Job) -> None:
 
     with (
         contextlib.closing(_open_stream(job)) as stream,
-        Checkpoints(job.folder / workdir.CHECKPOINTS, run.n_checkpoints_kept) as saved,
+        _open_checkpoints(job) as saved,
         Preemption() as preemption,
         Profiler(job.folder, run.n_profiled_steps) as profiler,
     ):
@@ -129,6 +129,15 @@ def _open_stream(job: Job) -> grain.DatasetIterator[Batch]:
         job.config.run,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
+    )
+
+
+def _open_checkpoints(job: Job) -> Checkpoints:
+    run = job.config.run
+    return Checkpoints(
+        job.folder / workdir.CHECKPOINTS,
+        run.n_checkpoints_kept,
+        run.n_steps_per_kept_checkpoint,
     )
 
 

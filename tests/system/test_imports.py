@@ -34,7 +34,7 @@ FLOORS = (
     {"pipeline.run"},
     {"trainer.command_line", "trainer.split_names"},
     {"trainer.distributed", "trainer.evaluation_config", "trainer.model_config"},
-    {"trainer.objective_config"},
+    {"trainer.objective_config", "trainer.optimizer_config"},
     {"trainer.config"},
     {"trainer.configs", "trainer.config_files"},
     {"trainer.data", "trainer.models"},

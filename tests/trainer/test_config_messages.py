@@ -136,6 +136,11 @@ NEEDED = {
             "n_blocks_per_window=0: expected more than 0",
         ),
         (OptimizerConfig, {"weight_decay": -1}, "weight_decay=-1: expected 0 or more"),
+        (
+            OptimizerConfig,
+            {"n_frozen_head_steps": -1},
+            "n_frozen_head_steps=-1: expected 0 or more",
+        ),
         (OptimizerConfig, {"beta1": 1}, "beta1=1: expected 0 <= value < 1"),
         (OptimizerConfig, {"beta2": 1}, "beta2=1: expected 0 <= value < 1"),
         (OptimizerConfig, {"beta2_cap": 0}, "beta2_cap=0: expected 0 < value <= 1"),
@@ -145,6 +150,7 @@ NEEDED = {
             {"momentum_dtype": "int8"},
             "momentum_dtype=int8: expected float32 or bfloat16",
         ),
+        (OptimizerConfig, {"layer_decay": 2}, "layer_decay=2: expected 0 < value <= 1"),
         (
             OptimizerConfig,
             {"frozen": ("text/.*", "(")},
@@ -166,6 +172,11 @@ NEEDED = {
             RunConfig,
             {"n_checkpoints_kept": 0},
             "n_checkpoints_kept=0: expected more than 0",
+        ),
+        (
+            RunConfig,
+            {"n_steps_per_checkpoint": 5, "n_steps_per_kept_checkpoint": 12},
+            "n_steps_per_kept_checkpoint=12: expected 0 or a multiple of n_steps_per",
         ),
         (
             RunConfig,

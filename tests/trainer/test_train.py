@@ -1,5 +1,6 @@
 """The commands from end to end, on the tiny model."""
 
+import contextlib
 import json
 import shutil
 
@@ -58,20 +59,26 @@ def test_a_finished_run_says_so_and_does_nothing(trained, run_train, capsys):
     assert before == after
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(
-    trained, run_train, tmp_path, monkeypatch
-):
+@contextlib.contextmanager
+def interrupted_at_step_5(monkeypatch):
     count = TrainingLog.count
 
-    def interrupt_at_step_5(log, step, metrics, sample_ids):
+    def interrupt(log, step, metrics, sample_ids):
         if step == 5:
             raise KeyboardInterrupt
         count(log, step, metrics, sample_ids)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingLog, "count", interrupt_at_step_5)
+        patched.setattr(TrainingLog, "count", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_train(tmp_path)
+            yield
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    trained, run_train, tmp_path, monkeypatch
+):
+    with interrupted_at_step_5(monkeypatch):
+        run_train(tmp_path)
     assert checkpoints.find_steps(tmp_path / "checkpoints") == [0, 3]
     run_train(tmp_path, "run.n_threads=3")
     assert_same(saved(tmp_path, 6), saved(trained, 6))
@@ -80,6 +87,33 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         for line in metric_lines(trained)
     ]
     assert metric_lines(tmp_path) == numbers
+
+
+@pytest.mark.slow
+def test_a_run_with_all_parts_of_the_optimizer_resumes(
+    run_train, tmp_path, monkeypatch
+):
+    settings = (
+        "optimizer.optimizer=adafactor",
+        "optimizer.frozen=['text/.*', '.*/embedding/.*']",
+        "optimizer.clip_by_module=true",
+        "optimizer.layer_decay=0.7",
+        "optimizer.n_frozen_head_steps=2",
+        "optimizer.skip_nonfinite=true",
+        "run.n_checkpoints_kept=1",
+        "run.n_steps_per_kept_checkpoint=3",
+    )
+    with interrupted_at_step_5(monkeypatch):
+        run_train(tmp_path, *settings)
+    run_train(tmp_path, *settings)
+    assert checkpoints.find_steps(tmp_path / "checkpoints") == [0, 3, 6]
+    before, after = (saved(tmp_path, step)["params"] for step in (0, 6))
+    assert_same(before["text"], after["text"])
+    with pytest.raises(AssertionError):
+        assert_same(before["head"], after["head"])
+    (line,) = (line for line in metric_lines(tmp_path) if line["step"] == 6)
+    assert "gradient_norm_text" not in line
+    assert line["gradient_norm_head"] > 0
 
 
 @pytest.mark.slow
@@ -156,6 +190,10 @@ def assert_wrong(command, message, capsys):
         (["data.tokenizer=none.model"], "none.model: expected a sentencepiece model"),
         (["run.evaluations.segmentation=x"], "segmentation: expected one of"),
         (["run.evaluations.retrieval=nowhere"], "nowhere: no file"),
+        (
+            ["optimizer.frozen=text"],
+            "optimizer.frozen.0=text: expected a pattern of whole paths of parameters",
+        ),
         (["compute.n_fsdp=3"], "compute.n_fsdp=3: expected a divisor of the number of"),
         (["compute.n_microbatches=3"], "n_microbatches=3: expected a divisor of data."),
     ],

@@ -31,12 +31,17 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one workdir. A context; leaving it waits for all writing."""
 
-    def __init__(self, folder: pathlib.Path, n_kept: int):
-        kept = checkpoint_managers.AnyPreservationPolicy(
-            [checkpoint_managers.LatestN(n_kept), checkpoint_managers.CustomSteps([0])]
-        )
+    def __init__(self, folder: pathlib.Path, n_kept: int, n_steps_per_kept: int = 0):
+        """Keeps the latest, and those of every `n_steps_per_kept` steps, if not 0."""
+        kept: list[checkpoint_managers.PreservationPolicy] = [
+            checkpoint_managers.LatestN(n_kept),
+            checkpoint_managers.CustomSteps([0]),
+        ]
+        if n_steps_per_kept:
+            kept.append(checkpoint_managers.EveryNSteps(n_steps_per_kept))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept, cleanup_tmp_directories=True
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
         )
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder

@@ -5,10 +5,11 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.records import VERSION
 from pipeline.storage.file_errors import add_path
 from trainer.distributed.processes import is_first
 from trainer.loop.flops import Cost
+from trainer.step.optimizer import IS_SKIPPED
 
 
 class NotFiniteError(ArithmeticError):
@@ -49,6 +51,7 @@ class TrainingLog:
         # A run that resumes has written its last line at the checkpoint.
         self.n_records_skipped: int = last.get("n_records_skipped", 0)
         self._n_evaluations_failed: int = last.get("n_evaluations_failed", 0)
+        self._n_steps_skipped: int = last.get("n_steps_skipped", 0)
         self._events = _EventFile(path.parent, first_step) if is_first() else None
         self._display = _Display(first_step, n_steps)
         self._batch_size = batch_size
@@ -56,7 +59,8 @@ class TrainingLog:
         if cost.peak is not None:
             tflops_per_s = cost.peak.flops_per_s / 1e12
             self._display.say(f"MFU is of {tflops_per_s:g} TFLOP/s: {cost.peak.name}")
-        self._previous: tuple[int, Mapping, np.ndarray] | None = None
+        self._is_compiled = False
+        self._previous: _Step | None = None  # not looked at yet
         self._restart_clock(first_step)
 
     def __enter__(self) -> Self:
@@ -98,14 +102,14 @@ class TrainingLog:
         So at most one step is under way while the next batch is fetched: if the loop
         waits for data, the device does. The first step compiles, and is excluded from
         the speed. Raises NotFiniteError, which names the samples, if the metrics of the
-        step before are not finite.
+        step before are not finite; if the step skipped its update, says so.
         """
-        if self._previous is None:
+        if not self._is_compiled:
             jax.block_until_ready(metrics)
             self._restart_clock(step)
-        else:
-            _check_finite(*self._previous)
-        self._previous = (step, metrics, sample_ids)
+            self._is_compiled = True
+        self._check_previous()
+        self._previous = _Step(step, metrics, sample_ids)
         self._display.advance(step)
 
     def skip(self, n_records: int) -> None:
@@ -115,11 +119,13 @@ class TrainingLog:
     def write(self, step: int, metrics: Mapping[str, Array | float]) -> None:
         """Writes the line of a step.
 
-        Raises NotFiniteError if a metric is not finite.
+        Raises NotFiniteError if a metric is not finite. In the line of a step that
+        skipped its update such metrics are left out.
         """
-        if self._previous is not None:
-            _check_finite(*self._previous)
-        line = {**self._counts(step), **_round_values(metrics), **self._speed(step)}
+        self._check_previous()
+        finite = {k: x for k, x in _round_values(metrics).items() if math.isfinite(x)}
+        finite.pop(IS_SKIPPED, None)
+        line = {**self._counts(step), **finite, **self._speed(step)}
         self._lines.add(line)
         if self._events:
             self._events.write(step, line)
@@ -138,6 +144,17 @@ class TrainingLog:
             failed = {"n_evaluations_failed": self._n_evaluations_failed}
             self._events.write(step, found or failed)
 
+    def _check_previous(self) -> None:
+        """Waits for the last step, and looks at it, once."""
+        if self._previous is None:
+            return
+        previous, self._previous = self._previous, None
+        if wrong := previous.describe_not_finite():
+            if not float(previous.metrics.get(IS_SKIPPED, 0)):
+                raise NotFiniteError(wrong)
+            self._n_steps_skipped += 1
+            print(f"skipped {wrong}", file=sys.stderr, flush=True)
+
     def _counts(self, step: int) -> dict[str, float]:
         counts: dict[str, float] = {
             "step": step,
@@ -146,6 +163,8 @@ class TrainingLog:
         }
         if self._n_evaluations_failed:
             counts["n_evaluations_failed"] = self._n_evaluations_failed
+        if self._n_steps_skipped:
+            counts["n_steps_skipped"] = self._n_steps_skipped
         return counts
 
     def _speed(self, step: int) -> dict[str, float]:
@@ -174,17 +193,23 @@ class TrainingLog:
         self._waited_s = 0.0
 
 
-def _check_finite(
-    step: int,
-    metrics: Mapping[str, Float[Array, ""]],
-    sample_ids: UInt8[np.ndarray, "b 16"],
-) -> None:
-    """Raises NotFiniteError, which names the metrics and the samples."""
-    numbers = jax.device_get(dict(metrics))
-    wrong = [f"{name} is {x}" for name, x in numbers.items() if not math.isfinite(x)]
-    if wrong:
-        ids = " ".join(bytes(row).hex() for row in sample_ids)
-        raise NotFiniteError(f"step {step}: {', '.join(wrong)}; samples {ids}")
+class _Step(NamedTuple):
+    """A step whose metrics may not be computed yet."""
+
+    number: int
+    metrics: Mapping[str, Float[Array, ""]]
+    sample_ids: UInt8[np.ndarray, "b 16"]
+
+    def describe_not_finite(self) -> str:
+        """Names the metrics that are not finite, and the samples; "" if all are."""
+        numbers = jax.device_get(dict(self.metrics))
+        wrong = [
+            f"{name} is {x}" for name, x in numbers.items() if not math.isfinite(x)
+        ]
+        if not wrong:
+            return ""
+        ids = " ".join(bytes(row).hex() for row in self.sample_ids)
+        return f"step {self.number}: {', '.join(wrong)}; samples {ids}"
 
 
 class _Display:
@@ -212,7 +237,7 @@ class _Display:
         self._console.print(text)
 
     def show(self, line: Mapping[str, float]) -> None:
-        text = f"loss {line['loss']:.3f}"
+        text = f"loss {line['loss']:.3f}" if "loss" in line else "skipped"
         if "images_per_s" in line:
             text += (
                 f"  {line['images_per_s']:.0f} images/s"

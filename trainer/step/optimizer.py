@@ -11,12 +11,18 @@ from jaxtyping import Array, Float, Int32
 from recipes.validation import require
 from trainer.config import Optimizer, OptimizerConfig, Schedule
 from trainer.distributed.sharding import join_path
+from trainer.step.state import State
+
+IS_SKIPPED = "is_skipped"  # a metric: 1 if a step left the state as it was, else 0
 
 Metrics = dict[str, Float[Array, ""]]
 
 # Matrices and the embedding table decay. Biases, norms, positions, CLS tokens and
 # temperatures do not.
 _DECAYED = ("kernel", "emb_var")
+
+_BLOCK = re.compile(r"(vision|text)/.*encoderblock_(\d+)/")
+_EMBEDDINGS = r"/ToTokenSequence_0/|/token_emb/|^mask_token$"
 
 _BETA2_POWER = 0.8  # of Adafactor's schedule, as in its paper (arXiv:1804.04235)
 
@@ -33,7 +39,9 @@ def make_optimizer(
         _clip(config),
         _scale_gradients(config),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        _scale_layers(config.layer_decay),
         optax.scale_by_learning_rate(learning_rate_schedule(config, n_steps)),
+        _hold_prototypes(config.n_frozen_head_steps),
     )
     if not config.frozen_patterns:
         return chain
@@ -46,6 +54,61 @@ def make_optimizer(
 
     return optax.chain(
         optax.masked(chain, is_trained), optax.masked(optax.set_to_zero(), is_frozen)
+    )
+
+
+def _scale_layers(decay: float) -> optax.GradientTransformation:
+    """Multiplies updates, decay of weights included, by `layer_scales`."""
+    if decay == 1:
+        return optax.identity()
+
+    def scale(updates: dict, _: dict | None) -> dict:
+        return jax.tree.map(operator.mul, updates, layer_scales(updates, decay))
+
+    return optax.stateless(scale)
+
+
+def layer_scales(params: dict, decay: float) -> dict:
+    """Returns the share of the learning rate of each parameter.
+
+    It is `decay ** n` with n the number of steps from the output of its encoder: 1 for
+    the last block, one more than blocks for embeddings, positions, CLS tokens and mask
+    token. All else, with the final norm, has the whole learning rate.
+    Source: DINOv2, arXiv:2304.07193, `dinov2/utils/param_groups.py`.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    blocks = [_BLOCK.match(join_path(path)) for path, _ in leaves]
+    n_blocks = {"vision": 0, "text": 0}
+    for block in filter(None, blocks):
+        n_blocks[block[1]] = max(n_blocks[block[1]], int(block[2]) + 1)
+
+    def scale(path: tuple, _: Array) -> float:
+        name = join_path(path)
+        if block := _BLOCK.match(name):
+            return decay ** (n_blocks[block[1]] - int(block[2]))
+        if re.search(_EMBEDDINGS, name):
+            tower = "text" if name.startswith("text/") else "vision"
+            return decay ** (n_blocks[tower] + 1)
+        return 1.0
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _hold_prototypes(n_steps: int) -> optax.GradientTransformation:
+    """Sets the learning rate of the head's last layer to 0 for a number of steps.
+
+    As in DINO and DINOv2; as in the latter, the optimizer already measures gradients.
+    Source: Caron et al. 2021, arXiv:2104.14294, `freeze_last_layer`.
+    """
+    if not n_steps:
+        return optax.identity()
+    is_over = optax.scale_by_schedule(lambda step: (step >= n_steps).astype(float))
+    return optax.masked(is_over, _prototypes_mask)
+
+
+def _prototypes_mask(params: dict) -> dict:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "/prototypes/" in join_path(path), params
     )
 
 
@@ -77,6 +140,17 @@ def gradient_norms(gradients: dict, config: OptimizerConfig) -> Metrics:
         if jax.tree.leaves(part)
     }
     return {"gradient_norm": optax.tree.norm(trained), **norms}
+
+
+def skip_nonfinite(old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
+    """Returns the old state, one step later, if loss or gradient are not finite.
+
+    Adds the metric `IS_SKIPPED`.
+    """
+    is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    kept = jax.tree.map(lambda a, b: jnp.where(is_finite, b, a), old, new)
+    is_skipped = 1 - is_finite.astype(float)
+    return kept | {"step": new["step"]}, metrics | {IS_SKIPPED: is_skipped}
 
 
 def frozen_mask(params: dict, config: OptimizerConfig) -> dict:

@@ -14,7 +14,7 @@ from trainer.config import ModelConfig, TrainConfig
 from trainer.data.batches import Batch
 from trainer.step import teacher
 from trainer.step.objective import Objective
-from trainer.step.optimizer import gradient_norms
+from trainer.step.optimizer import gradient_norms, skip_nonfinite
 from trainer.step.state import State
 from trainer.step.terms.declared import declared_terms
 from trainer.step.terms.kept import next_kept
@@ -43,7 +43,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
         kept = next_kept(terms, state, statistics, params)
-        state = {
+        after = {
             "params": params,
             "teacher": teacher.update_teacher(
                 state["teacher"], params, state["step"], config.n_steps, ssl
@@ -53,6 +53,9 @@ def make_train_step(
             "step": state["step"] + 1,
         }
         norms = gradient_norms(gradients, config.optimizer)
-        return state, {"loss": value, **metrics, **norms}
+        metrics = {"loss": value, **metrics, **norms}
+        if config.optimizer.skip_nonfinite:
+            return skip_nonfinite(state, after, metrics)
+        return after, metrics
 
     return jax.jit(train_step, donate_argnums=0)

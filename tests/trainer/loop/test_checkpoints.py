@@ -69,6 +69,13 @@ def test_the_latest_are_kept_and_the_untrained_one(tmp_path, stream):
     assert checkpoints.find_steps(tmp_path / "none") == []
 
 
+def test_every_nth_is_kept_if_asked(tmp_path, stream):
+    with checkpoints.Checkpoints(tmp_path, n_kept=1, n_steps_per_kept=6) as saved:
+        for step in (0, 3, 6, 9, 12, 15):
+            saved.save(make_state(step), stream)
+    assert checkpoints.find_steps(tmp_path) == [0, 6, 12, 15]
+
+
 def test_a_state_may_be_donated_while_it_is_written(tmp_path, stream):
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     state = make_state(5)

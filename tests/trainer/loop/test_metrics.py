@@ -10,6 +10,7 @@ from tensorboard.compat.proto import event_pb2
 from pipeline.records import VERSION
 from trainer.loop.flops import Cost, Peak
 from trainer.loop.metrics import NotFiniteError, TrainingLog
+from trainer.step.optimizer import IS_SKIPPED
 
 IDS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 
@@ -112,6 +113,28 @@ def test_what_is_not_a_number_stops_the_run_and_names_the_samples(tmp_path, valu
         with pytest.raises(NotFiniteError, match=message):  # though no line is due
             log.count(8, {"loss": jnp.float32(1)}, IDS)
     assert lines(tmp_path) == []
+
+
+def test_steps_that_skip_their_update_are_counted_and_named(tmp_path, capsys):
+    nothing = {"loss": jnp.float32("nan"), "other": jnp.float32(2)}
+    skipped = nothing | {IS_SKIPPED: jnp.float32(1)}
+    fine = {"loss": jnp.float32(1), IS_SKIPPED: jnp.float32(0)}
+    for first_step in (0, 3):
+        with make_log(tmp_path, first_step) as log:
+            for number, metrics in enumerate((skipped, fine, skipped), first_step + 1):
+                log.count(number, metrics, IDS)
+                log.write(number, metrics)
+    found = lines(tmp_path)
+    assert [line["n_steps_skipped"] for line in found] == [1, 1, 2, 3, 3, 4]
+    assert ["loss" in line for line in found] == [False, True, False] * 2
+    assert not any(IS_SKIPPED in line for line in found)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert said[0].startswith("skipped step 1: loss is nan; samples 0001")
+    with make_log(tmp_path, 6) as log:  # not skipped: the run stops
+        log.count(7, nothing | {IS_SKIPPED: jnp.float32(0)}, IDS)
+        with pytest.raises(NotFiniteError):
+            log.count(8, fine, IDS)
 
 
 def test_going_on_removes_later_lines_and_a_cut_one(tmp_path):

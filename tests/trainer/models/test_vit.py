@@ -89,9 +89,9 @@ def test_the_patch_embedding_starts_lecun_normal():
     assert values.mean() == pytest.approx(0, abs=0.005)
     assert values.std() == pytest.approx(1, rel=0.005)
     assert np.abs(values).max() == pytest.approx(2 / 0.8796, rel=1e-3)
-    assert (values**4).mean() == pytest.approx(2.3684, rel=0.01)  # 3 if not cut off
+    assert (values**4).mean() == pytest.approx(2.3655, rel=0.01)  # 3 if not cut off
     other = jax.nn.initializers.lecun_normal()(jax.random.key(0), (fan_in, 1000))
-    assert (other**4).mean() * fan_in**2 == pytest.approx(2.3684, rel=0.01)
+    assert (other**4).mean() * fan_in**2 == pytest.approx(2.3655, rel=0.01)
 
 
 def test_the_patch_embedding_starts_by_its_inputs(tiny):

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,15 @@ from trainer import config
 from trainer.distributed.sharding import join_path
 from trainer.models import two_tower
 from trainer.step.optimizer import (
+    IS_SKIPPED,
     check_frozen,
     decay_mask,
     frozen_mask,
     gradient_norms,
+    layer_scales,
     learning_rate_schedule,
     make_optimizer,
+    skip_nonfinite,
 )
 
 ADAMW = config.OptimizerConfig(learning_rate=0.1, n_warmup_steps=4, weight_decay=0.0)
@@ -174,6 +178,69 @@ def test_the_norm_of_every_module_is_measured():
         "gradient_norm_head": 3.0,
         "gradient_norm_mask_token": 4.0,
     }
+
+
+def test_the_learning_rate_of_a_layer_falls_with_its_distance_from_the_output(tiny):
+    model = dataclasses.replace(
+        tiny.model,
+        vision=dataclasses.replace(tiny.model.vision, n_layers=2),
+        text=dataclasses.replace(tiny.model.text, n_layers=3),
+    )
+    params = two_tower.abstract_params(model, has_head=True)
+    leaves = jax.tree_util.tree_leaves_with_path(layer_scales(params, 0.5))
+    found = {join_path(path): scale for path, scale in leaves}
+
+    def scales(pattern):
+        return {scale for path, scale in found.items() if re.match(pattern, path)}
+
+    tokens = "vision/encoder/ToTokenSequence_0/"
+    assert scales(tokens) == scales("mask_token") == {0.125}
+    assert scales("vision/.*/encoderblock_0/") == {0.25}
+    assert scales("vision/.*/encoderblock_1/") == {0.5}
+    assert scales("text/token_emb/") == {0.0625}
+    assert scales("text/.*/encoderblock_0/") == {0.125}
+    assert scales("text/.*/encoderblock_2/") == {0.5}
+    assert scales("vision/.*norm") == scales("text/text_encoder_norm") == {1.0}
+    assert scales("head/") == scales("log_temperature") == {1.0}
+
+
+def test_layer_decay_scales_updates_and_weight_decay():
+    block = {"encoderblock_0": {"kernel": jnp.full((2, 2), 3.0)}}
+    params = {"vision": {"transformer": block}}
+    settings = dataclasses.replace(ADAMW, weight_decay=0.5)
+    less = dataclasses.replace(settings, layer_decay=0.25)
+    (whole,) = jax.tree.leaves(one_update(settings, params, params))
+    (part,) = jax.tree.leaves(one_update(less, params, params))
+    np.testing.assert_allclose(part, 0.25 * whole, rtol=1e-6)
+
+
+def test_prototypes_stay_for_the_first_steps_and_then_learn():
+    settings = dataclasses.replace(
+        ADAMW, n_warmup_steps=0, weight_decay=0.5, n_frozen_head_steps=2
+    )
+    layer = {"kernel": jnp.ones((2, 2))}
+    params = {"head": {"shared": {"prototypes": layer, "Dense_0": layer}}}
+    chain = make_optimizer(settings, n_steps=100)
+    state, update = chain.init(params), jax.jit(chain.update)
+    moves = []
+    for _ in range(4):
+        updates, state = update(params, state, params)
+        head = updates["head"]["shared"]
+        moves.append([bool(head[name]["kernel"].any()) for name in head])
+    assert moves == [[True, False]] * 2 + [[True, True]] * 2
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.0])
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(name, value):
+    before = {"params": {"a": jnp.ones(2)}, "centers": {}, "step": jnp.int32(4)}
+    after = {"params": {"a": jnp.full(2, value)}, "centers": {}, "step": jnp.int32(5)}
+    metrics = {"loss": jnp.float32(1), "gradient_norm": jnp.float32(1)}
+    metrics |= {name: jnp.float32(value)}
+    state, found = jax.jit(skip_nonfinite)(before, after, metrics)
+    np.testing.assert_array_equal(state["params"]["a"], 1)
+    assert int(state["step"]) == 5
+    assert float(found[IS_SKIPPED]) == (value != 1)
 
 
 def is_adam(part):

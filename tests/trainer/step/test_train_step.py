@@ -73,7 +73,10 @@ def test_metrics_name_every_term_beside_its_chance(setup):
         "temperature_alt_text",
         "temperature_synthetic_caption",
         "gradient_norm",
+        *(f"gradient_norm_{name}" for name in setup.initial["params"]),
     }
+    norms = [metrics[f"gradient_norm_{name}"] for name in setup.initial["params"]]
+    assert metrics["gradient_norm"] == pytest.approx(np.linalg.norm(norms), rel=1e-5)
     assert metrics["contrastive_alt_text_chance"] == pytest.approx(math.log(8))
     assert metrics["patch_chance"] == pytest.approx(math.log(12))
     c1, c2, distillation, patch = (metrics[term] for term in terms)

@@ -43,6 +43,7 @@ API = {
             "trainer/config.py",
             "trainer/model_config.py",
             "trainer/objective_config.py",
+            "trainer/optimizer_config.py",
             "trainer/evaluation_config.py",
         ),
     ),

@@ -63,8 +63,8 @@ class ContrastivePair(Settings):
     Each kind of text has a temperature of its own, and a bias for the sigmoid loss.
     """
 
-    token: Literal[1, 2]
-    text: Text
+    token: Literal[1, 2]  # number of the CLS token
+    text: Text  # the kind that it is compared with
     weight: float  # in the total
     loss: ContrastiveLoss | None = None  # None: `model.contrastive_loss`
 
@@ -147,6 +147,32 @@ class SelfSupervisionConfig(Settings):
             require_positive(self, name)
         n = self.n_teacher_warmup_steps
         require(n >= 0, f"n_teacher_warmup_steps={n}", "0 or more")
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """Refuses values that no term would read."""
+        is_ibot = self.patch_loss is PatchLoss.IBOT
+        require(
+            self.patch_weight == 0 or self.mask_ratio > 0 or not is_ibot,
+            f"mask_ratio={self.mask_ratio}",
+            "more than 0 with patch_loss=ibot, which counts hidden patches alone",
+        )
+        is_separate = self.patch_reduction is PatchReduction.SEPARATE
+        require(
+            not (is_separate and is_ibot),
+            "patch_reduction=separate",
+            "mean with patch_loss=ibot, which counts hidden patches alone",
+        )
+        require(
+            self.visible_weight == 1 or is_separate,
+            f"visible_weight={self.visible_weight}",
+            "1 without patch_reduction=separate, which alone reads it",
+        )
+        require(
+            self.distillation_weight > 0 or not self.is_global_crop_distilled,
+            "is_global_crop_distilled=True",
+            "False with distillation_weight=0, whose term alone reads it",
+        )
 
     @property
     def is_on(self) -> bool:
@@ -174,6 +200,11 @@ def check_objective(config: _Objective) -> None:
         bool(pairs or config.terms) or ssl.is_on,
         "contrastive=()",
         "at least one pair, or a weight of self_supervision of more than 0",
+    )
+    require(
+        ssl.is_on or ssl.ema is not Ema.FROZEN,
+        "self_supervision.ema=frozen",
+        "a weight of self_supervision of more than 0, for the teacher to teach",
     )
     compared = [(pair.token, pair.text) for pair in pairs]
     require(

@@ -4,7 +4,9 @@ import pytest
 
 from trainer import config_files
 from trainer.config import (
+    AddedTerm,
     ComputeConfig,
+    ContrastivePair,
     CropConfig,
     DataConfig,
     HeadConfig,
@@ -17,6 +19,9 @@ from trainer.config import (
 from trainer.evaluation_config import EvaluationConfig
 
 SIZES = {"width": 8, "n_layers": 1, "n_heads": 1, "mlp_dim": 8}
+PAIR = "{'token': 1, 'text': 'alt_text', 'weight': 1.0}"
+SIGMOID_PAIR = PAIR.replace("}", ", 'loss': 'sigmoid'}")
+SILENT = ("self_supervision.distillation_weight=0", "self_supervision.patch_weight=0")
 NEEDED = {
     VisionConfig: SIZES,
     TextConfig: SIZES,
@@ -101,6 +106,41 @@ NEEDED = {
             SelfSupervisionConfig,
             {"n_teacher_warmup_steps": -1},
             "n_teacher_warmup_steps=-1: expected 0 or more",
+        ),
+        (
+            SelfSupervisionConfig,
+            {"patch_loss": "ibot", "mask_ratio": 0.0},
+            "mask_ratio=0.0: expected more than 0 with patch_loss=ibot",
+        ),
+        (
+            SelfSupervisionConfig,
+            {"patch_loss": "ibot", "patch_reduction": "separate"},
+            "patch_reduction=separate: expected mean with patch_loss=ibot",
+        ),
+        (
+            SelfSupervisionConfig,
+            {"visible_weight": 0.5},
+            "visible_weight=0.5: expected 1 without patch_reduction=separate",
+        ),
+        (
+            SelfSupervisionConfig,
+            {"is_global_crop_distilled": True, "distillation_weight": 0.0},
+            "is_global_crop_distilled=True: expected False with distillation_weight=0",
+        ),
+        (
+            ContrastivePair,
+            {"token": 1, "text": "alt_text", "weight": 0.0},
+            "weight=0.0: expected more than 0",
+        ),
+        (
+            ContrastivePair,
+            {"token": 3, "text": "alt_text", "weight": 1.0},
+            "token=3: expected 1 or 2",
+        ),
+        (
+            AddedTerm,
+            {"term": "a:B", "weight": 0.0},
+            "weight=0.0: expected more than 0",
         ),
         (
             ComputeConfig,
@@ -210,6 +250,27 @@ def test_a_value_out_of_bounds_is_named_with_them(kind, fields, message):
         (
             ["data.n_local_crops=0"],
             "data.n_local_crops=0: expected at least 1, or self_supervision.distil",
+        ),
+        (
+            ["contrastive=[]", *SILENT],
+            "contrastive=(): expected at least one pair, or a weight of self_superv",
+        ),
+        (
+            [f"contrastive=[{PAIR}, {PAIR}]"],
+            "contrastive=['alt_text with token 1', 'alt_text with token 1']: expected"
+            " pairs that differ",
+        ),
+        (
+            ["contrastive=[]", "model.contrastive_loss=sigmoid"],
+            "model.contrastive_loss=sigmoid: expected a pair of contrastive with this",
+        ),
+        (
+            [f"contrastive=[{SIGMOID_PAIR}]"],
+            "contrastive: loss=sigmoid: expected model.contrastive_loss=sigmoid, which",
+        ),
+        (
+            ["self_supervision.ema=frozen", "teacher_from=x", *SILENT],
+            "self_supervision.ema=frozen: expected a weight of self_supervision of",
         ),
         (
             ["compute.n_microbatches=3"],

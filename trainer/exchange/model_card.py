@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.records import VERSION
-from trainer.config import Ema, TrainConfig
+from trainer.config import Ema, Text, TrainConfig
 from trainer.config_files import to_dict
 from trainer.exchange.exported_weights import Arrays, ExportedWeights
 from trainer.exchange.formats import Format
@@ -90,13 +90,18 @@ def describe_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
     """Returns how a workdir's model was trained, from what it recorded."""
     data = config.data
     weights = ", ".join(f"{k} {v:g}" for k, v in data.granularity_weights.items())
+    text_to_name = {Text.ALT_TEXT: "alt texts"}
+    pairs = "; ".join(
+        f"CLS {pair.token} saw {text_to_name.get(pair.text, weights or 'alt texts')}"
+        for pair in config.contrastive
+    )
     values = json.dumps(_shareable_config(config), indent=2)
     return f"""\
 {step:,} of {config.n_steps:,} steps of {data.batch_size:,} images, \
 {step * data.batch_size:,} in all, in crops of {data.global_crop.size_px} px.
 
 - Data: training shards with the fingerprint `{workdir.shards_fingerprint(folder)}`.
-- CLS 1 saw alt texts; CLS 2 saw {weights or "alt texts"}.
+- {pairs or "No text was seen"}.
 - Contrastive loss: {config.model.contrastive_loss}. \
 {_self_supervision(config)}
 

@@ -4,11 +4,15 @@ import jax
 import numpy as np
 import pytest
 
+from examples import loss_term
 from tests.support.objectives import Run, batch, config
 from trainer.config import AddedTerm, ContrastivePair, Ema, Text
+from trainer.configs import silc_b14
 from trainer.models import two_tower
 from trainer.step.objective import Objective
-from trainer.step.terms.declared import declared_terms, untrained
+from trainer.step.terms.declared import check_added, declared_terms, untrained
+from trainer.step.terms.koleo import KoLeo
+from trainer.step.terms.term import View, Weighted, WholeBatch
 from trainer.step.train_step import make_train_step
 
 GRAM = AddedTerm(
@@ -112,3 +116,42 @@ def koleo(**settings):
 def test_a_term_that_does_not_fit_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         Objective(config(**changes))
+
+
+def test_the_example_adds_its_term_and_the_settings_of_its_recipe():
+    (added,) = loss_term.get_config().terms
+    objective = Run(config(terms=(added,))).objective
+    state, rows = Run(config()).initial(), batch()
+    terms, metrics, _ = jax.eval_shape(objective.terms, state["params"], state, rows)
+    assert "uniformity" in terms
+    assert "uniformity_chance" in metrics
+    cls = np.random.default_rng(0).normal(size=(5, 2, 4))
+    x = cls[:, 0] / np.linalg.norm(cls[:, 0], axis=1, keepdims=True)
+    squares = ((x[:, None] - x[None]) ** 2).sum(-1)
+    whole = WholeBatch(None, {View.WHOLE: cls.astype(np.float32)}, None, 1)
+    found = loss_term.Uniformity(t=3.0).value(whole).nats
+    assert float(found) == pytest.approx(np.log(np.exp(-3 * squares).mean()), rel=1e-5)
+    with pytest.raises(ValueError, match=r"t=0\.0: expected more than 0"):
+        loss_term.Uniformity(t=0.0)
+
+
+def test_a_teacher_without_self_supervision_is_refused():
+    settings = config(**NOTHING_ELSE | {"terms": (KOLEO,)})
+    taught = type("Taught", (KoLeo,), {"needs_teacher": True})
+    with pytest.raises(ValueError, match="needs a teacher, expected self_supervision"):
+        check_added(settings, [], [Weighted(1.0, taught())])
+
+
+@pytest.mark.slow
+def test_the_set_up_of_silc_learns_both_of_its_terms():
+    ssl = silc_b14.get_config().self_supervision
+    changes = {
+        field: getattr(ssl, field)
+        for field in ("patch_weight", "distillation_weight", "ema", "final_ema_decay")
+    }
+    pairs = silc_b14.get_config().contrastive
+    run = Run(config(contrastive=pairs, n_steps=300, **changes), has_noise=False)
+    _, history = run.trained(300)
+    for term in ("contrastive_alt_text", "distillation"):
+        assert history[-1][term] < 0.95 * history[-1][f"{term}_chance"]
+    assert "patch" not in history[-1]

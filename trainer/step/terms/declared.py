@@ -32,7 +32,7 @@ def declared_terms(config: TrainConfig) -> tuple[Weighted, ...]:
     if ssl.patch_weight > 0:
         terms.append(Weighted(ssl.patch_weight, Patch(ssl, model.head)))
     added = [_added_term(number, one) for number, one in enumerate(config.terms)]
-    _check_added(config, terms, added)
+    check_added(config, terms, added)
     return (*terms, *added)
 
 
@@ -82,7 +82,7 @@ def _added_term(number: int, added: AddedTerm) -> Weighted:
         raise ValueError(f"terms[{number}].settings: {error}") from error
 
 
-def _check_added(
+def check_added(
     config: TrainConfig, terms: Iterable[Weighted], added: Iterable[Weighted]
 ) -> None:
     """Raises ValueError unless names differ and the views that are read exist."""

@@ -55,7 +55,10 @@ def score_alone(run: RunFolder) -> None:
     for lot in run.lots:
         with in_time(lot.shards[0].uri):
             (work,) = score._list_work.process(lot)
-            ((name, scored),) = score._score_shard.process(work)
+            score._score_shard.start_bundle()
+            assert not list(score._score_shard.process(work))  # one is in work
+            (last,) = score._score_shard.finish_bundle()
+            name, scored = last.value
             assert list(score._seal_lot.process((name, [scored]))) == [lot]
 
 

@@ -24,8 +24,10 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline import run
 from pipeline.commands import attach
+from pipeline.config.fingerprint import FORMAT_VERSION
 from pipeline.engine import engines, jobs, run_lock, stage_runner, started_jobs
 from pipeline.engine.jobs import EngineError, Job
+from pipeline.engine.run_folder import CONFIG_NAME
 from tests.support import job_service, quick_http
 from tests.support.local_server import LocalServer
 from tests.support.server_processes import free_port
@@ -375,6 +377,8 @@ def left(tmp_path):
         past_s = time.time() - 1000
         holder = run_lock.Holder("elsewhere", 1, "curate", past_s, past_s, left_job)
         (tmp_path / run_lock.NAME).write_bytes(run_lock._to_json(holder))
+        config = json.dumps({"format_version": FORMAT_VERSION})
+        (tmp_path / CONFIG_NAME).write_text(config)
         return str(tmp_path)
 
     return leave

@@ -17,7 +17,13 @@ from pipeline.commands.configuration import configured, granularities_of
 from pipeline.config import prompts
 from pipeline.config.captions import Granularity
 from pipeline.engine import checks as engine
-from pipeline.engine import listed_lots, run_folder, scored_shards, stage_runner
+from pipeline.engine import (
+    listed_lots,
+    removals,
+    run_folder,
+    scored_shards,
+    stage_runner,
+)
 from pipeline.engine.run_folder import RunFolder
 from pipeline.report import checks as report
 from pipeline.scoring import checks as scoring
@@ -105,6 +111,11 @@ def _check_encoder(plan: Plan) -> None:
         scoring.check(plan.run)
 
 
+def _check_removed(plan: Plan) -> None:
+    if "score" in plan.stages:
+        removals.Removals.read(plan.run.root).expect_table(plan.run.root)
+
+
 def _check_captioners(plan: Plan) -> None:
     if "caption" in plan.stages:
         captioning.check(plan.run, plan.granularities)
@@ -116,6 +127,7 @@ CHECKS: tuple[Callable[[Plan], None], ...] = (
     _check_prompts,  # a prompt names captions that no granularity writes
     _check_report,  # --against is no run, --pictures holds no pictures
     _check_listing,  # shards are gone that the same pattern found before
+    _check_removed,  # the table of removed pairs is damaged
     _check_folder,  # the run folder holds the run of another recipe
     _check_selection,  # settings do not fit the sets, or pairs that are scored
     _check_audit,  # --audit has no evaluation sets, --lookalikes no pairs

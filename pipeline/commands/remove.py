@@ -34,7 +34,9 @@ def remove(
       run: with the lots of the last command.
       reopen: opens it again.
     """
-    is_begun = Removals.read(run.root).unfinished is not None
+    with exits(WRONG_USAGE, ValueError):
+        _expect_table(run.root, command.pairs)
+        is_begun = Removals.read(run.root).unfinished is not None
     if is_begun:
         print("going on with a removal that was not complete")
         _finish(run.root, reopen, options)
@@ -57,6 +59,21 @@ def remove(
             return
         _begin(run, removals, summary, options)
     _finish(run.root, reopen, options)
+
+
+def _expect_table(root: str, lists: Sequence[str]) -> None:
+    """Restores a damaged table of removed pairs from all lists; ValueError without."""
+    removals = Removals.read(root)
+    try:
+        removals.open_names(root)
+    except ValueError:
+        if not lists:
+            raise
+        try:
+            removals.restore_table(root, _entries(lists, collections.Counter()))
+            print("restored: the table of what was removed before", flush=True)
+        finally:
+            delete_other_tables(root)
 
 
 def _begin(
@@ -107,8 +124,7 @@ def _add(
     kind_to_n = {"sources": len(sources), "shards": len(shards)}
     if command.pairs:
         kinds: collections.Counter[str] = collections.Counter()
-        for pattern in command.pairs:
-            removals = removals.with_entries(run.root, _entries(pattern, kinds))
+        removals = removals.with_entries(run.root, _entries(command.pairs, kinds))
         kind_to_n |= kinds
     summary = {
         "date": removing.today(),
@@ -119,20 +135,21 @@ def _add(
 
 
 def _entries(
-    pattern: str, kinds: collections.Counter[str]
+    lists: Sequence[str], kinds: collections.Counter[str]
 ) -> Iterator[tuple[str, str]]:
     """Yields the entries of files, and counts them by kind."""
-    try:
-        uris = patterns.find(pattern, "files")
-    except ValueError as error:
-        raise ValueError(f"--pairs {error}") from error
-    n_before = kinds.total()
-    for uri in uris:
-        for kind, value in drop_lists.read_entries(uri):
-            kinds[kind] += 1
-            yield kind, value
-    if kinds.total() == n_before:
-        raise ValueError(f"--pairs {pattern}: expected lines that name pairs")
+    for pattern in lists:
+        try:
+            uris = patterns.find(pattern, "files")
+        except ValueError as error:
+            raise ValueError(f"--pairs {error}") from error
+        n_before = kinds.total()
+        for uri in uris:
+            for kind, value in drop_lists.read_entries(uri):
+                kinds[kind] += 1
+                yield kind, value
+        if kinds.total() == n_before:
+            raise ValueError(f"--pairs {pattern}: expected lines that name pairs")
 
 
 def _sources(run: RunFolder, names: Sequence[str]) -> frozenset[str]:

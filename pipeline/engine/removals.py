@@ -8,6 +8,7 @@ is in the record too, with all that is needed to complete it.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -72,6 +73,8 @@ class Removals:
 
     key: str = ""  # of the hashes, as hex
     table: str = ""  # of the hashes: its file's name
+    # How many it has; None in a record of an older version.
+    n_hashes: int | None = dataclasses.field(default=None, compare=False)
     kinds: frozenset[str] = frozenset()  # of names of pairs in the table
     sources: frozenset[str] = frozenset()  # of the pool
     shards: frozenset[tuple[str, str]] = frozenset()  # names of sources, with a path
@@ -80,15 +83,29 @@ class Removals:
 
     @classmethod
     def read(cls, root: str) -> Self:
-        """The record of a run folder; empty if nothing was removed."""
+        """The record of a run folder; empty if nothing was removed.
+
+        Raises:
+          ValueError: if it is damaged.
+        """
         try:
-            content = json.loads(files.read(_path(root)))
+            return cls._parse(json.loads(files.read(_path(root))))
         except FileNotFoundError:
             return cls()
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
+            raise ValueError(
+                f"--output {root}: {NAME} is damaged: expected an object in JSON that"
+                " says what was removed. Put a copy of it back, or curate into a new"
+                " folder without what was removed: in this one, it would come back"
+            ) from e
+
+    @classmethod
+    def _parse(cls, content: Mapping[str, Any]) -> Self:
         unfinished = content["unfinished"]
         return cls(
             key=content["key"],
             table=content["table"],
+            n_hashes=content.get("n_hashes"),
             kinds=frozenset(content["kinds"]),
             sources=frozenset(content["sources"]),
             shards=frozenset(map(tuple, content["shards"])),
@@ -105,6 +122,7 @@ class Removals:
             "shards": sorted(self.shards),
             "key": self.key,
             "table": self.table,
+            "n_hashes": self.n_hashes,
             "kinds": sorted(self.kinds),
         }
         files.write(_path(root), json.dumps(content, indent=1).encode() + b"\n")
@@ -126,16 +144,61 @@ class Removals:
                     block.clear()
             yield np.frombuffer(bytes(block), DIGEST_DTYPE)
 
-        table = _write_table(root, hashes())
-        return dataclasses.replace(self, key=key, table=table, kinds=frozenset(kinds))
+        table, n_hashes = _write_table(root, hashes())
+        names = {"key": key, "table": table, "n_hashes": n_hashes}
+        return dataclasses.replace(self, **names, kinds=frozenset(kinds))
+
+    def restore_table(self, root: str, entries: Iterable[Entry]) -> None:
+        """Writes a damaged table again, from all names of pairs that it had.
+
+        Raises:
+          ValueError: if they make another table.
+        """
+        empty = dataclasses.replace(self, table="", kinds=frozenset())
+        if empty.with_entries(root, entries).table != self.table:
+            raise ValueError(
+                f"--pairs: expected all lists of before and no other, as"
+                f" {self._table_path(root)} is damaged and only they make it again"
+            )
 
     def open_names(self, root: str) -> "RemovedNames":
-        """What names removed pairs, mapped into memory on this machine."""
+        """What names removed pairs, mapped into memory on this machine.
+
+        Raises:
+          ValueError: if the table is damaged; once a process, all of it is read.
+        """
         if not self.table:
             return RemovedNames()
-        path = files.local_copy(files.join(root, TABLES, self.table))
-        hashes = drop_tables.open_whole(path)
+        path = self._table_path(root)
+        self._expect_size(path)
+        copy = files.local_copy(path)
+        if _name_of_marked(copy, files.facts(copy).mark) != self.table:
+            place = path if copy == path else f"{path}, copied to {copy}"
+            raise _damaged(place, "but it holds something else than its name says")
+        hashes = drop_tables.open_whole(copy)
         return RemovedNames(bytes.fromhex(self.key), self.kinds, hashes)
+
+    def expect_table(self, root: str) -> None:
+        """Raises ValueError if the table is gone, or not of its size.
+
+        It is read only if the record is of a version that did not note the size.
+        """
+        if self.n_hashes is None:
+            self.open_names(root)
+        else:
+            self._expect_size(self._table_path(root))
+
+    def _expect_size(self, path: str) -> None:
+        try:
+            n_bytes = files.facts(path).n_bytes
+        except FileNotFoundError as error:
+            raise _damaged(path, "but it is not there") from error
+        if self.n_hashes is not None and n_bytes != self.n_hashes * DIGEST_BYTES:
+            n_expected = self.n_hashes * DIGEST_BYTES
+            raise _damaged(path, f"but it has {n_bytes:,} bytes, not {n_expected:,}")
+
+    def _table_path(self, root: str) -> str:
+        return files.join(root, TABLES, self.table)
 
     @property
     def identity(self) -> str:
@@ -208,18 +271,33 @@ def delete_other_tables(root: str) -> None:
     files.delete(folder, sorted(found - {table}))
 
 
-def _write_table(root: str, hashes: Iterable[np.ndarray]) -> str:
-    """Writes a sorted table, and returns its name, a digest of what it holds."""
+def _write_table(root: str, hashes: Iterable[np.ndarray]) -> tuple[str, int]:
+    """Writes a sorted table; returns its name, and how many hashes it has."""
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, "hashes")
         drop_tables.write_sorted(hashes, local)
-        with open(local, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        name = f"{digest[: 2 * DIGEST_BYTES]}.bin"
-        path = files.join(root, TABLES, name)
-        if not files.is_file(path):
-            files.publish(local, path)
-    return name
+        name = _name_of_contents(local)
+        files.publish(local, files.join(root, TABLES, name))
+        return name, drop_tables.count_entries(local)
+
+
+def _name_of_contents(local: str) -> str:
+    with open(local, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{digest[: 2 * DIGEST_BYTES]}.bin"
+
+
+@functools.lru_cache(maxsize=8)
+def _name_of_marked(local: str, mark: str) -> str:
+    """The same, of a file that is read once while its mark stays."""
+    return _name_of_contents(local)
+
+
+def _damaged(path: str, fault: str) -> ValueError:
+    return ValueError(
+        f"{path}: expected the table of removed pairs, {fault}; put a copy of it back,"
+        " or give all lists of before again: `remove --pairs FILE`, once for each"
+    )
 
 
 def _keyed_hash(key: bytes, kind: str, value: str) -> bytes:

@@ -354,3 +354,20 @@ def test_a_list_that_was_taken_down_before_changes_nothing(web, capsys):
     take_down(web)
     assert "removed: all of it was removed before" in capsys.readouterr().out
     assert bytes_of(web / "run") == before
+
+
+def test_a_damaged_table_stops_commands_before_any_work_and_lists_restore_it(
+    web, capsys
+):
+    take_down(web)
+    before = bytes_of(web / "run")
+    (table,) = (web / "run" / "removed").iterdir()
+    os.truncate(table, 16)
+    expected = f"{table}: expected the table of removed pairs, but it has 16 bytes"
+    assert expected in error_of(capsys, *arguments("curate", web))
+    words = ["--shards", str(web / "crawl" / "0.tar")]
+    assert expected in error_of(capsys, *arguments("remove", web, *words))
+    take_down(web)
+    assert "restored: the table of what was" in capsys.readouterr().out
+    assert bytes_of(web / "run") == before
+    assert expected not in error_of(capsys, *arguments("remove", web))

@@ -42,6 +42,8 @@ def _look(command: argparse.Namespace) -> None:
     checks.check(run)
     if not (is_large and is_recorded):  # else there is nothing to compare with
         command_line.warn(scored_shards.describe_changes(run))
+        lots = (run.config, run.plan, run.root, run.role_to_lots)
+        command_line.warn(listed_lots.describe_gone(*lots))
     if command.command == "find" and ledger.read(run) is None:
         raise ValueError("decisions are missing: expected `select` to be done before")
     for line in _lines(run, command):

@@ -5,7 +5,6 @@ it out. A removal that was killed is completed first, whatever else is asked for
 """
 
 import argparse
-import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,12 +13,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import curate
 from pipeline.commands.status import remove_captions
-from pipeline.engine.removals import Removals, delete_other_tables
+from pipeline.engine.listed_lots import shown
+from pipeline.engine.removals import Entry, Removals, delete_other_tables
 from pipeline.engine.run_folder import RunFolder
 from pipeline.removal import removing
+from pipeline.removal.listed_entries import ListedEntries
 from pipeline.sources import drop_lists
 from pipeline.storage import patterns, wildcards
-from recipes.command_line import FAILED, WRONG_USAGE, exits
+from recipes.command_line import FAILED, WRONG_USAGE, exits, warn
 
 
 def remove(
@@ -52,12 +53,12 @@ def remove(
         if command.granularity:
             remove_captions(run, command.granularity)
         before = Removals.read(run.root)
-        removals, summary = _add(command, run, before)
+        removals = _add(command, run, before)
         if removals == before:
             if not command.granularity:
-                print("removed: all of it was removed before")
+                print("removed: nothing, as `remove` was given all of it before")
             return
-        _begin(run, removals, summary, options)
+        _begin(command.pairs, run, removals, options)
     _finish(run.root, reopen, options)
 
 
@@ -70,31 +71,52 @@ def _expect_table(root: str, lists: Sequence[str]) -> None:
         if not lists:
             raise
         try:
-            removals.restore_table(root, _entries(lists, collections.Counter()))
+            removals.restore_table(root, _entries(lists))
             print("restored: the table of what was removed before", flush=True)
         finally:
             delete_other_tables(root)
 
 
 def _begin(
-    run: RunFolder,
-    removals: Removals,
-    summary: dict[str, Any],
-    options: PipelineOptions,
+    lists: Sequence[str], run: RunFolder, removals: Removals, options: PipelineOptions
 ) -> None:
     try:
         _expect_some_left(run, removals)
         with exits(FAILED, RuntimeError):  # of a worker
-            is_begun = removing.begin(run, removals, options, summary)
+            found = removing.find(run, removals, options)
+        before = Removals.read(run.root)
+        entries = ListedEntries.of(
+            _entries(lists),
+            removals.open_names(run.root),
+            before.open_names(run.root),
+            found.matched,
+        )
+        is_begun = removing.begin(
+            run, removals, found, _summary(before, removals, entries)
+        )
     finally:
         delete_other_tables(run.root)
     if not is_begun:
-        n_names = sum(summary["entries"].values())
+        found_none = "".join(entries.describe_unknown())
         raise ValueError(
-            "remove: expected what is in the run, but no pair of it has any of the"
-            f" {n_names:,} names; nothing was changed. A drop list keeps out what is"
-            " still to come"
+            f"remove: expected what is in the run, but {found_none}; nothing was"
+            " changed. A drop list keeps out what is still to come"
         )
+    warn(entries.describe_unknown())
+
+
+def _summary(
+    before: Removals, removals: Removals, entries: ListedEntries
+) -> dict[str, Any]:
+    """The line of the record: when something was removed, and what kinds."""
+    n_sources = len(removals.sources - before.sources)
+    n_shards = len(removals.shards - before.shards)
+    kind_to_n = {"sources": n_sources, "shards": n_shards, **entries.kind_to_n}
+    return {
+        "date": removing.today(),
+        "entries": {k: n for k, n in kind_to_n.items() if n},
+        "sources": n_sources,
+    }
 
 
 def _finish(
@@ -112,69 +134,63 @@ def _names_something(command: argparse.Namespace) -> bool:
     )
 
 
-def _add(
-    command: argparse.Namespace, run: RunFolder, before: Removals
-) -> tuple[Removals, dict[str, Any]]:
-    """The record with what a command names, and its line about it."""
-    sources = _sources(run, command.source)
-    shards = {found for text in command.shards for found in _shards(run, text)}
+def _add(command: argparse.Namespace, run: RunFolder, before: Removals) -> Removals:
+    """The record with what a command names."""
+    sources = _sources(run, command.source, before)
+    shards = {s for text in command.shards for s in _shards(run, text, before)}
     removals = dataclasses.replace(
         before, sources=before.sources | sources, shards=before.shards | shards
     )
-    kind_to_n = {"sources": len(sources), "shards": len(shards)}
     if command.pairs:
-        kinds: collections.Counter[str] = collections.Counter()
-        removals = removals.with_entries(run.root, _entries(command.pairs, kinds))
-        kind_to_n |= kinds
-    summary = {
-        "date": removing.today(),
-        "entries": {k: n for k, n in kind_to_n.items() if n},
-        "sources": len(sources - before.sources),
-    }
-    return removals, summary
+        removals = removals.with_entries(run.root, _entries(command.pairs))
+    return removals
 
 
-def _entries(
-    lists: Sequence[str], kinds: collections.Counter[str]
-) -> Iterator[tuple[str, str]]:
-    """Yields the entries of files, and counts them by kind."""
+def _entries(lists: Sequence[str]) -> Iterator[Entry]:
+    """Yields the entries of files."""
     for pattern in lists:
         try:
             uris = patterns.find(pattern, "files")
         except ValueError as error:
             raise ValueError(f"--pairs {error}") from error
-        n_before = kinds.total()
+        is_empty = True
         for uri in uris:
-            for kind, value in drop_lists.read_entries(uri):
-                kinds[kind] += 1
-                yield kind, value
-        if kinds.total() == n_before:
+            for entry in drop_lists.read_entries(uri):
+                is_empty = False
+                yield entry
+        if is_empty:
             raise ValueError(f"--pairs {pattern}: expected lines that name pairs")
 
 
-def _sources(run: RunFolder, names: Sequence[str]) -> frozenset[str]:
-    known = dict.fromkeys(
-        lot.source_name for lot in run.plan.lots if lot.role == "pool"
-    )
+def _sources(run: RunFolder, names: Sequence[str], before: Removals) -> frozenset[str]:
+    of_run = (lot.source_name for lot in run.plan.lots if lot.role == "pool")
+    known = dict.fromkeys([*of_run, *sorted(before.sources)])
     for name in names:
         if name not in known:
             raise ValueError(f"--source {name}: expected one of {', '.join(known)}")
     return frozenset(names)
 
 
-def _shards(run: RunFolder, text: str) -> set[tuple[str, str]]:
+def _shards(run: RunFolder, text: str, before: Removals) -> set[tuple[str, str]]:
+    """Shards that a text means, of the run or removed before."""
+    lots = [lot for lot in run.plan.lots if lot.role == "pool"]
+    known = {(lot.source_name, uri) for lot in lots for uri, _ in lot.places}
+    known |= before.shards
     matches = wildcards.translate(text).fullmatch
-    found = {
-        (lot.source_name, uri)
-        for lot in run.plan.lots
-        for uri, _ in lot.places
-        if lot.role == "pool" and (uri == text or matches(uri))
-    }
-    if not found:
+    found = {shard for shard in known if matches(shard[1])}
+    named = {shard for shard in known if shard[1] == text}
+    if not found | named:
+        example = shown([min(uri for _, uri in known)]) if known else "none"
         raise ValueError(
-            f"--shards {text}: expected a path or glob of shards of the run"
+            f"--shards {text}: expected a path or glob of shards of the run, written"
+            f" as the run has them: {example}"
         )
-    return found
+    try:
+        uris, names = ({uri for _, uri in each} for each in (found, named))
+        patterns.expect_one_meaning(text, uris, names)
+    except ValueError as error:
+        raise ValueError(f"--shards {error}") from error
+    return found | named
 
 
 def _expect_some_left(run: RunFolder, removals: Removals) -> None:

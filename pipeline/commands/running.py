@@ -80,6 +80,8 @@ def _run(command: argparse.Namespace, options: PipelineOptions) -> None:
         if command.command != "remove":
             preflight.check(plan)
             warn(scored_shards.describe_changes(plan.run))
+            for line in plan.run.left_out:
+                print(line)
         forecast = _open_forecast(plan, options)
         if command.command == "report" and ledger.read(plan.run) is None:
             raise ValueError(

@@ -5,7 +5,7 @@ listing of its shards. A listing that shrank though its pattern is the same is t
 one that a user changed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.config.curation import CurationConfig, ImageTextSource
@@ -98,6 +98,17 @@ def expect_all(
     role_to_lots: Mapping[Role, Sequence[Lot]],
 ) -> None:
     """Raises ValueError if shards are gone that the same pattern found before."""
+    for line in describe_gone(config, plan, root, role_to_lots):
+        raise ValueError(line)
+
+
+def describe_gone(
+    config: CurationConfig,
+    plan: LotPlan,
+    root: str,
+    role_to_lots: Mapping[Role, Sequence[Lot]],
+) -> Iterator[str]:
+    """Yields a line on each source that lacks shards the same pattern found before."""
     listing = read(root)
     for role, sources in sets_of(config).items():
         names = {lot.name for lot in role_to_lots[role]}
@@ -108,24 +119,24 @@ def expect_all(
                 lots = set(before.lots) - names
                 known = {u for x in plan.lots if x.name in lots for u, _ in x.places}
                 if known:
-                    _expect_listed(source.name, known, role_to_lots[role])
+                    yield from _describe_gone(source.name, known, role_to_lots[role])
 
 
-def _expect_listed(name: str, known: set[str], lots: Sequence[Lot]) -> None:
+def _describe_gone(name: str, known: set[str], lots: Sequence[Lot]) -> Iterator[str]:
     of_source = (lot for lot in lots if lot.source.name == name)
     gone = sorted(known - {shard.uri for lot in of_source for shard in lot.shards})
     if gone:
         is_one = len(gone) == 1
-        raise ValueError(
-            f"{name}: {counted(gone)} of the run {'is' if is_one else 'are'} not"
+        yield (
+            f"{name}: {counted(len(gone))} of the run {'is' if is_one else 'are'} not"
             f" listed any more: {shown(gone)}; expected all that the same pattern found"
             f" before. `remove --shards` takes {'it' if is_one else 'them'} out"
         )
 
 
-def counted(uris: Sequence[str]) -> str:
-    """How many shards they are, in words."""
-    return "1 shard" if len(uris) == 1 else f"{len(uris):,} shards"
+def counted(n: int, name: str = "shard") -> str:
+    """A number of things by their name, which is that of one of them."""
+    return f"{n:,} {name}" if n == 1 else f"{n:,} {name}s"
 
 
 def shown(uris: Sequence[str]) -> str:

@@ -14,12 +14,13 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.engine.listed_lots import counted, shown
 from pipeline.sources import drop_lists, drop_tables
 from pipeline.sources.drop_tables import DIGEST_BYTES, DIGEST_DTYPE
 from pipeline.storage import files
@@ -145,8 +146,9 @@ class Removals:
             yield np.frombuffer(bytes(block), DIGEST_DTYPE)
 
         table, n_hashes = _write_table(root, hashes())
-        names = {"key": key, "table": table, "n_hashes": n_hashes}
-        return dataclasses.replace(self, **names, kinds=frozenset(kinds))
+        return dataclasses.replace(
+            self, key=key, table=table, n_hashes=n_hashes, kinds=frozenset(kinds)
+        )
 
     def restore_table(self, root: str, entries: Iterable[Entry]) -> None:
         """Writes a damaged table again, from all names of pairs that it had.
@@ -211,13 +213,35 @@ class Removals:
         """Whether a shard of the pool was removed."""
         return source_name in self.sources or (source_name, uri) in self.shards
 
+    def describe_left_out(
+        self, name_to_uris: Mapping[str, Collection[str]]
+    ) -> Iterator[str]:
+        """Yields lines about sources and shards that are listed but were removed.
+
+        Args:
+          name_to_uris: listed shards of each source of the pool.
+        """
+        uris = {
+            uri
+            for name, uri in self.shards
+            if name not in self.sources and uri in name_to_uris.get(name, ())
+        }
+        sources = self.sources & name_to_uris.keys()
+        for noun, found in (("source", sources), ("shard", uris)):
+            if found:
+                are = ("was", "is") if len(found) == 1 else ("were", "are")
+                yield (
+                    f"{counted(len(found), f'listed {noun}')} {are[0]} removed before"
+                    f" and {are[1]} left out: {shown(sorted(found))}"
+                )
+
     def describe(self) -> str:
         """How much was removed in all, but not what; "" if nothing was."""
         if not self.done:
             return ""
         counts = ", ".join(
-            f"{sum(one[kind] for one in self.done):,} {kind}"
-            for kind in ("pairs", "shards", "sources")
+            counted(sum(one[f"{name}s"] for one in self.done), name)
+            for name in ("pair", "shard", "source")
         )
         return f"{counts}; the last on {self.done[-1]['date']}"
 
@@ -232,27 +256,36 @@ class RemovedNames:
         default_factory=lambda: np.empty(0, DIGEST_DTYPE)
     )
 
+    def hashes_of(self, entries: Iterable[Entry]) -> np.ndarray:
+        """The hashes of names of pairs, one for each."""
+        hashes = b"".join(_keyed_hash(self.key, *entry) for entry in entries)
+        return np.frombuffer(hashes, DIGEST_DTYPE)
+
     def matches(self, pairs: pa.Table) -> np.ndarray:
         """Which pairs were removed: bool [n].
 
         Args:
           pairs: columns `url`, `image_hash` and `sample_id` of `records.Pair`.
         """
+        return self.find(pairs)[0]
+
+    def find(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Which pairs were removed, bool [n], and the different hashes they have."""
         is_removed = np.zeros(pairs.num_rows, dtype=bool)
-        if not self.kinds:
-            return is_removed
-        for start in range(0, pairs.num_rows, _PAIRS_AT_A_TIME):
+        matched = [np.empty(0, DIGEST_DTYPE)]
+        for start in range(0, pairs.num_rows if self.kinds else 0, _PAIRS_AT_A_TIME):
             some = pairs.slice(start, _PAIRS_AT_A_TIME)
-            rows, hashes = [], bytearray()
+            rows, entries = [], []
             for kind, names in drop_lists.names_by_kind(some, self.kinds):
                 for row, values in enumerate(names, start=start):
                     for value in values:
                         rows.append(row)
-                        hashes += _keyed_hash(self.key, kind, value)
-            found = np.frombuffer(bytes(hashes), DIGEST_DTYPE)
+                        entries.append((kind, value))
+            found = self.hashes_of(entries)
             is_listed = drop_tables.is_in(found, self.hashes)
             is_removed[np.array(rows, np.int64)[is_listed]] = True
-        return is_removed
+            matched.append(np.unique(found[is_listed]))
+        return is_removed, np.unique(np.concatenate(matched))
 
 
 def expect_finished(root: str) -> None:

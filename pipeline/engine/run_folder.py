@@ -85,6 +85,7 @@ class RunFolder:
     path_to_digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
     compared_by: Descriptor = ENCODER
     plan: LotPlan = dataclasses.field(default_factory=LotPlan)
+    left_out: tuple[str, ...] = ()  # lines on what is listed and was removed
     is_sample: bool = False  # then its decisions are not those of the run
 
     @classmethod
@@ -110,7 +111,8 @@ class RunFolder:
         imports = model_digests.list_imports(config)
         digests = model_digests.find(config, imports, known_digests or {})
         root = root.rstrip("/") or "/"  # fingerprints hold what is behind it
-        plan, lots = (_planned_lots if is_listed else _plan_lots)(root, config)
+        planned = (_planned_lots if is_listed else _plan_lots)(root, config)
+        plan, lots, left_out = planned
         return cls(
             root=root,
             config=config,
@@ -118,6 +120,7 @@ class RunFolder:
             evaluation_lots=lots["evaluation"],
             seed_lots=lots["seeds"],
             plan=plan,
+            left_out=left_out,
             checkpoint_to_digest=digests,
             glob_to_files=imports,
             drop_list=drop_lists.list_files(config.selection.drop_list, root),
@@ -143,7 +146,7 @@ class RunFolder:
     def without_lots(self) -> "RunFolder":
         """A copy for workers, whose size does not grow with the number of lots."""
         none: dict = {"lots": (), "evaluation_lots": (), "seed_lots": ()}
-        return dataclasses.replace(self, **none, plan=LotPlan())
+        return dataclasses.replace(self, **none, plan=LotPlan(), left_out=())
 
     def comparing(self, descriptor: Descriptor) -> "RunFolder":
         """The run as steps see it that compare images by that descriptor."""
@@ -332,9 +335,10 @@ class RunFolder:
         return LotTables(files.join(self.root, "scores", folder))
 
 
-def _plan_lots(
-    root: str, config: CurationConfig
-) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Lot, ...]]]:
+_Planned = tuple[LotPlan, Mapping[lot_plan.Role, tuple[Lot, ...]], tuple[str, ...]]
+
+
+def _plan_lots(root: str, config: CurationConfig) -> _Planned:
     """Lists the shards of all sources and sets, and divides them into lots."""
     removals.expect_finished(root)
     known, removed = LotPlan.read(root), Removals.read(root)
@@ -343,7 +347,11 @@ def _plan_lots(
         for role, each in listed_lots.sets_of(config).items()
     }
     pool = listed["pool"]
+    left_out: Iterable[str] = ()
     if removed.sources or removed.shards:  # else a million are asked about for nothing
+        left_out = removed.describe_left_out(
+            {s.name: found for s, found in pool.items()}
+        )
         pool = {
             s: {u: mark for u, mark in found.items() if not removed.is_out(s.name, u)}
             for s, found in pool.items()
@@ -351,14 +359,12 @@ def _plan_lots(
     if len(config.sources) > 1:
         patterns.expect_different((uri, s.name) for s in pool for uri in pool[s])
     listed["pool"] = pool
-    return lot_plan.plan_lots(known, listed, config.shards_per_lot)
+    return *lot_plan.plan_lots(known, listed, config.shards_per_lot), tuple(left_out)
 
 
-def _planned_lots(
-    root: str, config: CurationConfig
-) -> tuple[LotPlan, Mapping[lot_plan.Role, tuple[Lot, ...]]]:
+def _planned_lots(root: str, config: CurationConfig) -> _Planned:
     plan = LotPlan.read(root)
-    return plan, listed_lots.lots_of(config, plan, root)
+    return plan, listed_lots.lots_of(config, plan, root), ()
 
 
 def _digest(path: str) -> str:

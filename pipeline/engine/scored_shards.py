@@ -33,7 +33,7 @@ def describe_changes(run: RunFolder) -> Iterator[str]:
         is_one = len(uris) == 1
         since = "has changed since it was" if is_one else "have changed since they were"
         yield (
-            f"{counted(uris)} {since} scored: {shown(uris)};"
+            f"{counted(len(uris))} {since} scored: {shown(uris)};"
             f" `score` and `curate` score {'it' if is_one else 'them'} again"
         )
 
@@ -49,7 +49,7 @@ def expect_scored(
     missing = [shard for lot in unscored_lots(run) for shard in lot.shards]
     if missing:
         named = [shard.uri for shard in missing if shard.digest not in finished]
-        raise ValueError(f"{counted(named)} {fault}: {shown(named)}; {advice}")
+        raise ValueError(f"{counted(len(named))} {fault}: {shown(named)}; {advice}")
 
 
 def expect_decided(run: RunFolder) -> None:
@@ -58,7 +58,7 @@ def expect_decided(run: RunFolder) -> None:
     missing = [s.uri for u in run.lots if u.name not in names for s in u.shards]
     if missing:
         raise ValueError(
-            f"{counted(missing)} without decisions on the present contents:"
+            f"{counted(len(missing))} without decisions on the present contents:"
             f" {shown(missing)}; run `select` first"
         )
     decided = read_json(files.join(run.decisions.folder, LEDGER_NAME))

@@ -16,14 +16,16 @@ import collections
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.captioning import flag_counts
 from pipeline.config.curation import ImageTextSource
 from pipeline.engine import listed_lots, lot_plan
+from pipeline.engine.listed_lots import counted
 from pipeline.engine.lot_plan import LotPlan, PlannedLot
 from pipeline.engine.removals import (
     Removals,
@@ -36,8 +38,9 @@ from pipeline.engine.stage_runner import Counters, run_job
 from pipeline.export.shard_formats import NAME_TO_FORMAT, ShardFormat
 from pipeline.removal import leftovers
 from pipeline.removal.lot_tables import Folders
-from pipeline.removal.stage import STAGE, FindRemoved, RewriteLots
+from pipeline.removal.stage import STAGE, FindRemoved, LotCounts, RewriteLots
 from pipeline.selection import ledger
+from pipeline.sources.drop_tables import DIGEST_DTYPE
 from pipeline.storage import files
 
 Reopen = Callable[[], RunFolder]
@@ -45,23 +48,38 @@ Flag = Callable[[RunFolder, PipelineOptions], Counters]
 Export = Callable[[RunFolder, PipelineOptions, ShardFormat], Counters]
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What removals mean in the lots of a run."""
+
+    counts: Mapping[str, LotCounts]
+
+    @property
+    def matched(self) -> np.ndarray:
+        """The hashes that pairs have; those of several lots are there several times."""
+        data = b"".join(bytes.fromhex(hashes) for _, _, hashes in self.counts.values())
+        return np.frombuffer(data, DIGEST_DTYPE)
+
+    def n_pairs(self, lot_name: str) -> int:
+        """How many pairs of a lot are removed."""
+        n_named, n_dropped, _ = self.counts.get(lot_name, (0, 0, ""))
+        return n_named + n_dropped
+
+
 def begin(
-    run: RunFolder,
-    removals: Removals,
-    options: PipelineOptions,
-    summary: dict[str, Any],
+    run: RunFolder, removals: Removals, found: Found, summary: dict[str, Any]
 ) -> bool:
     """Records what a removal means; False if nothing in the run is meant.
 
     Args:
       run: with the lots of the last command.
       removals: the record, with what is to be removed.
+      found: of these removals.
       summary: the line of the record: when, what kinds.
     """
-    counts = _count_removed(run, removals, options)
-    named = {name for name, (n_named, _) in counts.items() if n_named}
+    named = {name for name, (n_named, *_) in found.counts.items() if n_named}
     lots = _succeeding(run.plan, removals, named)
-    samples = counts.keys() - {lot.name for lot in run.plan.lots}
+    samples = found.counts.keys() - {lot.name for lot in run.plan.lots}
     is_meant = lots or samples
     if not is_meant and not leftovers.has_listed(
         run.root, removals.open_names(run.root)
@@ -73,7 +91,7 @@ def begin(
     ]
     successions += [Succession(name, "") for name in samples]
     facts = {
-        "pairs": sum(sum(counts.get(old.name, ())) for old, _ in lots),
+        "pairs": sum(found.n_pairs(old.name) for old, _ in lots),
         "shards": sum(len(one.dropped) for one in successions),
         "lots": len(lots),
     }
@@ -89,10 +107,8 @@ def begin(
     return True
 
 
-def _count_removed(
-    run: RunFolder, removals: Removals, options: PipelineOptions
-) -> dict[str, tuple[int, int]]:
-    """Lot to its pairs that names mean, and its pairs of removed shards."""
+def find(run: RunFolder, removals: Removals, options: PipelineOptions) -> Found:
+    """Looks through the pairs of all lots for what is to be removed."""
     names = {n for t in Folders.of(run.root).pairs for n in t.lot_names()}
     name_to_dropped: dict[str, tuple[int, ...]] = {}
     for lot in run.plan.lots:
@@ -105,13 +121,13 @@ def _count_removed(
         if (dropped := name_to_dropped.get(name, ())) or removals.kinds
     ]
     if not works:
-        return {}
+        return Found({})
     path = files.join(run.root, "lots", "removed.json")
     transform = FindRemoved(run.root, removals, works, path)
     run_job(run.root, STAGE, transform, options)
     counts = json.loads(files.read(path))
     files.delete(*_folder_and_names(path))
-    return counts
+    return Found(counts)
 
 
 def _samples_of(lot: PlannedLot, numbers: Sequence[int]) -> list[str]:
@@ -187,8 +203,11 @@ def finish(
     done = (*removals.done, unfinished.summary)
     dataclasses.replace(removals, done=done, unfinished=None).write(root)
     delete_other_tables(root)
-    counts = {k: f"{unfinished.summary[k]:,}" for k in ("pairs", "shards", "lots")}
-    yield "removed: {pairs} pairs and {shards} shards, of {lots} lots".format(**counts)
+    pairs, shards, lots = (
+        counted(unfinished.summary[f"{name}s"], name)
+        for name in ("pair", "shard", "lot")
+    )
+    yield f"removed: {pairs} and {shards}, of {lots}"
 
 
 def _works(plan: LotPlan, successions: Sequence[Succession]) -> list[tuple]:
@@ -231,7 +250,8 @@ def _finish_shards(
         return
     for one in formats:
         n_shards = export(run, options, one).get("shards_written", 0)
-        yield f"written: {n_shards:,} training shards in {one.path(run.root)}"
+        shards = counted(n_shards, "training shard")
+        yield f"written: {shards} in {one.path(run.root)}"
 
 
 def today() -> str:

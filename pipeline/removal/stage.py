@@ -26,15 +26,18 @@ STAGE = "remove"
 
 # A lot, and numbers of its shards that are removed.
 LotWork = tuple[str, Sequence[int]]
+# Pairs of a lot that are named, pairs of its removed shards, hashes as hex.
+LotCounts = tuple[int, int, str]
 # A base name of lots, which lots of it are succeeded, and which stay.
 BaseWork = tuple[str, Sequence[tuple[str, str, tuple[int, ...]]], Sequence[str]]
 
 
 class FindRemoved(beam.PTransform):
-    """Writes a JSON object to a path: lot to how many of its pairs are removed.
+    """Writes a JSON object to a path: lot to which of its pairs are removed.
 
     Two numbers: of pairs that a record names, in shards that stay, and of pairs of
-    removed shards. Only of lots with such pairs.
+    removed shards; then the hashes that name them, as hex in one text. Only of lots
+    with such pairs.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class FindRemoved(beam.PTransform):
         )
 
 
-def _write_counts(counts: dict[str, Sequence[int]], path: str) -> None:
+def _write_counts(counts: dict[str, LotCounts], path: str) -> None:
     files.write(path, json.dumps(dict(sorted(counts.items()))).encode())
 
 
@@ -81,17 +84,20 @@ class _CountRemoved(_OnTables):
         super().setup()
         self._removed = self._removals.open_names(self._root)
 
-    def process(self, work: LotWork) -> Iterator[tuple[str, tuple[int, int]]]:
+    def process(self, work: LotWork) -> Iterator[tuple[str, LotCounts]]:
         name, dropped = work
-        most = (0, 0)
+        most: tuple[int, int] = (0, 0)
+        matched: set[bytes] = set()
         for tables in self._folders.pairs:
             if tables.has(name):
                 pairs = tables.read(name, [*NAMING, "shard"])
                 is_dropped = np.isin(pairs["shard"].to_numpy(), dropped)
-                is_named = self._removed.matches(pairs) & ~is_dropped
+                is_named, hashes = self._removed.find(pairs)
+                matched.add(hashes.tobytes())
+                is_named &= ~is_dropped
                 most = max(most, (int(is_named.sum()), int(is_dropped.sum())))
         if any(most):
-            yield name, most
+            yield name, (*most, b"".join(sorted(matched)).hex())
 
 
 class RewriteLots(beam.PTransform):

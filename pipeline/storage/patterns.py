@@ -6,7 +6,7 @@ A user gives one text, or several: `--input a --input b`.
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.storage import files, object_urls, wildcards
 
@@ -80,12 +80,20 @@ def _find_one(pattern: str, kind: str, known: Sequence[str]) -> dict[str, str]:
     if not found:
         expected = f"expected a glob that matches {kind}"
         raise ValueError(f"{pattern}: {expected}{_hint(pattern, bool(named))}")
-    if named - set(found):
+    expect_one_meaning(pattern, found, named)
+    return found
+
+
+def expect_one_meaning(
+    pattern: str, found: Collection[str], named: Collection[str]
+) -> None:
+    """Raises ValueError if a pattern matches some files and is the name of another."""
+    others = set(named).difference(found)
+    if found and others:
         raise ValueError(
             f"{pattern}: expected a pattern or a name, but it matches {min(found)} and"
-            f" is the name of {min(named)}; {_as_name(pattern)} is the name alone"
+            f" is the name of {min(others)}; {_as_name(pattern)} is the name alone"
         )
-    return found
 
 
 def _hint(pattern: str, is_name: bool) -> str:

@@ -117,3 +117,13 @@ def test_a_record_of_a_version_that_noted_no_size_is_read(tmp_path):
     assert content.pop("n_hashes") == 1
     (tmp_path / removals.NAME).write_text(json.dumps(content))
     assert Removals.read(root) == made
+
+
+def test_listed_sources_and_shards_that_were_removed_are_told_in_a_line_each():
+    shards = frozenset({("web", "b"), ("web", "gone"), ("old", "c")})
+    found = Removals(sources=frozenset({"old"}), shards=shards)
+    assert [*found.describe_left_out({"web": ["a", "b"], "old": ["c"]})] == [
+        "1 listed source was removed before and is left out: old",
+        "1 listed shard was removed before and is left out: b",
+    ]
+    assert [*found.describe_left_out({"web": ["a"]})] == []

@@ -259,7 +259,11 @@ def test_shards_that_are_removed_stay_out_though_they_are_listed(web, capsys):
     assert of_lot(output, before[2]) == {}
     assert [i for i in (0, 3, 16, 23) if traces(output, pairs[i])] == []
     scored = bytes_of(output / "scores")
+    run.main(arguments("remove", web, *words))
+    assert "nothing, as `remove` was given all of it before" in capsys.readouterr().out
     run.main(arguments("curate", web))
+    expected = "3 listed shards were removed before and are left out: "
+    assert f"{expected}{web / 'crawl' / '0.tar'}, " in capsys.readouterr().out
     assert lots_of(output) == after
     assert of_lot(output, after[1]) == others
     assert bytes_of(output / "scores") == scored
@@ -319,7 +323,7 @@ def count_changes(monkeypatch, work: Callable[[], None], last: int = 10**9) -> i
     ("words", "expected"),
     [
         (["--source", "webb"], "--source webb: expected one of web"),
-        (["--shards", "x*.tar"], "expected a path or glob of shards of the run"),
+        (["--shards", "x*.tar"], "expected a path or glob of shards of the run, writ"),
         (["--shards", "**"], "expected a shard that stays"),
         (["--pairs", "nowhere.txt"], "--pairs nowhere.txt: expected a glob"),
         ([], "remove: expected --granularity NAME-FINGERPRINT, --pairs FILE"),
@@ -334,7 +338,10 @@ def test_names_that_nothing_has_are_refused(made, capsys, words, expected):
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("host:other.org", "but no pair of it has any of the 1 names; nothing was"),
+        (
+            "host:other.org",
+            "but 1 of 1 entry names no pair of this run (host 1): host:other.org; not",
+        ),
         ("# nobody", "expected lines that name pairs"),
         ("no entry", "expected a URL, host:NAME, image_hash:HEX or sample_id:HEX"),
     ],
@@ -352,7 +359,7 @@ def test_a_list_that_was_taken_down_before_changes_nothing(web, capsys):
     take_down(web)
     before = bytes_of(web / "run")
     take_down(web)
-    assert "removed: all of it was removed before" in capsys.readouterr().out
+    assert "nothing, as `remove` was given all of it before" in capsys.readouterr().out
     assert bytes_of(web / "run") == before
 
 
@@ -371,3 +378,31 @@ def test_a_damaged_table_stops_commands_before_any_work_and_lists_restore_it(
     assert "restored: the table of what was" in capsys.readouterr().out
     assert bytes_of(web / "run") == before
     assert expected not in error_of(capsys, *arguments("remove", web))
+
+
+def test_entries_that_name_no_pair_are_counted_and_named_but_not_written_down(
+    web, capsys
+):
+    slip = "https://slip.org/1.png"
+    (web / "owners.txt").write_text(f"{rows()[1].url}\n{slip}\n{slip}\n")
+    words = arguments("remove", web, "--pairs", str(web / "owners.txt"))
+    run.main(words)
+    said = capsys.readouterr()
+    expected = "1 of 2 entries names no pair of this run (url 1): slip.org/1.png\n"
+    assert f"warning: {expected}" in said.err
+    assert "removed: 1 pair and 0 shards, of 1 lot\n" in said.out
+    assert [n for n, data in contents(web / "run") if b"slip.org" in data] == []
+    (web / "owners.txt").write_text(slip)
+    run.main(words)
+    assert "nothing, as `remove` was given all of it before" in capsys.readouterr().out
+
+
+def test_status_says_that_a_shard_is_gone(web, capsys):
+    path = web / "crawl" / "2.tar"
+    path.rename(web / "away.tar")
+    run.main(["status", "--output", str(web / "run")])
+    (web / "away.tar").rename(path)
+    said = capsys.readouterr()
+    assert "scored: 2 of 3 lots" in said.out
+    expected = "warning: web: 1 shard of the run is not listed any more: "
+    assert f"{expected}{path}; expected all" in said.err

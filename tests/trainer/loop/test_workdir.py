@@ -84,7 +84,7 @@ def test_a_workdir_of_an_earlier_version_must_be_trained_again(tmp_path, tiny):
     ) as error:
         workdir.load_config(tmp_path)
     assert str(error.value).endswith("earlier version wrote must be trained again")
-    assert len(str(error.value).removeprefix(str(path))) < 250
+    assert len(str(error.value).removeprefix(str(path))) < 300
     with pytest.raises(ValueError, match="earlier version wrote"):
         workdir.claim(tmp_path, tiny, "f00")
 

@@ -82,8 +82,8 @@ def gram_distance(
     of the image. `teacher` has no gradient.
 
     >>> same, apart = jnp.ones((1, 2, 2)), jnp.eye(2)[None]
-    >>> print(gram_distance(same, apart))  # two of four entries differ by 1
-    0.5
+    >>> print(f"{gram_distance(same, apart):.4f}")  # two of four entries differ by 1
+    0.5000
     """
     ours, theirs = (_cosines(x) for x in (student, jax.lax.stop_gradient(teacher)))
     return ((ours - theirs) ** 2).mean()

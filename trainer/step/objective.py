@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from trainer.config import Ema, ModelConfig, TrainConfig
 from trainer.data.batches import Batch
 from trainer.models import two_tower
+from trainer.models.layers import l2_normalize
 from trainer.models.two_tower import TwoTower
 from trainer.models.vit import VisionOutput
 from trainer.step.state import State
@@ -193,7 +194,10 @@ class Objective:
     def _compare_batch(self, model: TwoTower, features: Features) -> Found:
         n_rows = self._config.compute.n_rows_per_chunk
         whole = WholeBatch(model, features, self._mesh, n_rows)
-        return _sum(self._of_batch, [term.value(whole) for _, term in self._of_batch])
+        found = _sum(self._of_batch, [term.value(whole) for _, term in self._of_batch])
+        if (cls := features.get(View.WHOLE)) is not None:
+            found.metrics["cls_cosine"] = _cls_cosine(cls)
+        return found
 
     def _compare_part(
         self, model: TwoTower, views: Views, state: State, batch: Batch
@@ -238,6 +242,12 @@ class Objective:
             for name, chance in name_to_chance.items()
             if chance is not None
         }
+
+
+def _cls_cosine(cls: Float[Array, "b 2 d"]) -> Float[Array, ""]:
+    """The mean cosine of both CLS tokens, which start equal: 1 until they split."""
+    first, second = jnp.moveaxis(l2_normalize(cls), 1, 0)
+    return (first * second).sum(axis=-1).mean()
 
 
 def _sum(terms: Iterable[tuple[float, Term]], values: Iterable[Value]) -> Found:

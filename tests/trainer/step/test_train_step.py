@@ -68,6 +68,7 @@ def test_metrics_name_every_term_beside_its_chance(setup):
         "teacher_entropy_cls",
         "teacher_entropy_patch",
         "teacher_temperature",
+        "cls_cosine",
         "n_used_prototypes_cls",
         "n_used_prototypes_patch",
         "temperature_alt_text",
@@ -83,6 +84,7 @@ def test_metrics_name_every_term_beside_its_chance(setup):
     expected = (c1 + c2) / 2 + distillation + 2 * patch
     assert metrics["loss"] == pytest.approx(expected, rel=1e-6)
     assert metrics["temperature_alt_text"] == pytest.approx(0.07)
+    assert metrics["cls_cosine"] == pytest.approx(1)  # both start at zero
 
 
 def test_a_repeated_batch_is_learned(setup):

@@ -45,10 +45,14 @@ class TransformerConfig(Settings):
     n_heads: int  # of attention; each has width / n_heads channels
     mlp_dim: int  # hidden width of the feed-forward
     feed_forward: FeedForward
+    # Share of the residual branches of the last block that training drops; less before.
+    drop_path: float = 0.0
 
     def __post_init__(self):
         for name in ("width", "n_layers", "n_heads", "mlp_dim"):
             require_positive(self, name)
+        rate = self.drop_path
+        require(0 <= rate < 1, f"drop_path={rate}", "0 <= share < 1")
         require(
             self.width % (2 * self.n_heads) == 0,
             f"width={self.width}",

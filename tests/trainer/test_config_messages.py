@@ -34,6 +34,7 @@ NEEDED = {
     ("kind", "fields", "message"),
     [
         (VisionConfig, {"mlp_dim": 0}, "mlp_dim=0: expected more than 0"),
+        (VisionConfig, {"drop_path": 1}, "drop_path=1: expected 0 <= share < 1"),
         (VisionConfig, {"n_heads": 0}, "n_heads=0: expected more than 0"),
         (
             VisionConfig,

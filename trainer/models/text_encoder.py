@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Key
 
 from trainer.config import PAD_ID, ComputeConfig, TextConfig
 from trainer.models.layers import PLAIN, LayerNorm, ParamMaker, normal
@@ -32,16 +32,18 @@ class TextEncoder(nnx.Module):
         self.transformer = Transformer(config, make, compute)
         self.text_encoder_norm = LayerNorm(config.width, make)
 
-    def __call__(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, ids: Int32[Array, "b t"], keys: Key[Array, "b"] | None = None
+    ) -> Float[Array, "b d"]:
         """Returns one float32 vector per text, not normalized. Rows are padded with id
         0.
 
-        A text without a token gives zeros.
+        A text without a token gives zeros. `keys` are those of `Transformer`.
         """
         is_valid = ids != PAD_ID
         x = self.token_emb(ids)
         x = x + sinusoid_positions(ids.shape[1], x.shape[-1])
-        x = self.transformer(x.astype(self._dtype), is_valid)
+        x = self.transformer(x.astype(self._dtype), is_valid, keys)
         x = self.text_encoder_norm(x.astype(jnp.float32))
         weights = is_valid[..., None].astype(x.dtype)
         return (x * weights).sum(axis=1) / (weights.sum(axis=1) + 1e-8)

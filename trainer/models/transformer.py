@@ -1,16 +1,18 @@
 """Pre-norm transformer blocks, shared by both towers.
 
-Modules hold parameters and nothing else: no random state, no dropout. Attributes have
-the names of the released checkpoints, so a parameter's path is its key there.
+Modules hold parameters and nothing else: no random state. Attributes have the names of
+the released checkpoints, so a parameter's path is its key there.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32, Key
 
 from trainer.config import ComputeConfig, FeedForward, Remat, TransformerConfig
 from trainer.models.layers import (
@@ -42,6 +44,7 @@ class Transformer(nnx.Module):
         self, config: TransformerConfig, make: ParamMaker, compute: ComputeConfig
     ):
         self._n_layers = config.n_layers
+        self._drop_path = config.drop_path
         self._remat = compute.remat
         self._is_scanned = compute.scan_layers
         for i in range(config.n_layers):
@@ -53,26 +56,44 @@ class Transformer(nnx.Module):
         return [getattr(self, f"encoderblock_{i}") for i in range(self._n_layers)]
 
     def __call__(
-        self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None = None
+        self,
+        x: Float[Array, "b t d"],
+        is_valid: Bool[Array, "b t"] | None = None,
+        keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """`is_valid` is False on padding; None means that nothing is padded."""
+        """`is_valid` is False on padding; None means that nothing is padded.
+
+        With `keys`, one for each row, the blocks drop branches as `Drop` says.
+        """
         blocks = self.blocks
         graph = nnx.graphdef(blocks[0])
         params = [nnx.to_pure_dict(nnx.state(block)) for block in blocks]
+        rates = self._drop_rates(is_on=keys is not None)
 
         def apply(
-            x: Float[Array, "b t d"], params: dict
+            x: Float[Array, "b t d"], layer: tuple
         ) -> tuple[Float[Array, "b t d"], None]:
-            return nnx.merge(graph, params)(x, is_valid), None
+            block, rate = layer
+            drop = None if keys is None or rate is None else Drop(keys, *rate)
+            return nnx.merge(graph, block)(x, is_valid, drop), None
 
         # The loop already keeps XLA from merging the second computation with the first.
         apply = _rematerialize(apply, self._remat, prevent_cse=not self._is_scanned)
         if self._is_scanned:
-            stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *params)
+            layers = zip(params, rates, strict=True)
+            stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *layers)
             return jax.lax.scan(apply, x, stacked)[0]
-        for layer in params:
+        for layer in zip(params, rates, strict=True):
             x, _ = apply(x, layer)
         return x
+
+    def _drop_rates(self, *, is_on: bool) -> list[tuple[Array, Array] | None]:
+        """Number and rate of each block; None if it drops nothing."""
+        n = self._n_layers
+        if not is_on or not self._drop_path:
+            return [None] * n
+        rates = np.linspace(0, self._drop_path, n, dtype=np.float32)
+        return [(jnp.int32(i), jnp.asarray(rate)) for i, rate in enumerate(rates)]
 
 
 def _rematerialize(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Callable:
@@ -80,6 +101,32 @@ def _rematerialize(apply: Callable, remat: Remat, *, prevent_cse: bool) -> Calla
     if remat is Remat.NONE:
         return apply
     return jax.checkpoint(apply, policy=_POLICIES[remat], prevent_cse=prevent_cse)
+
+
+class Drop(NamedTuple):
+    """Stochastic depth in one block: rows lose residual branches at random.
+
+    The rate grows linearly from 0 in the first block to `drop_path` in the last one,
+    and what is left is scaled up so that the mean stays. Chance depends on the row's
+    key, the block and the branch alone, so modules need no random state.
+    Source: Huang et al. 2016, arXiv:1603.09382; scaled as in timm and DINOv2.
+    """
+
+    keys: Key[Array, "b"]
+    block: Int32[Array, ""]
+    rate: Float[Array, ""]
+
+    def __call__(
+        self, branch: Float[Array, "b t d"], number: int
+    ) -> Float[Array, "b t d"]:
+        """`number` is that of the branch in its block."""
+
+        def is_kept(key: Key[Array, ""]) -> Bool[Array, ""]:
+            key = jax.random.fold_in(key, 2 * self.block + number)
+            return jax.random.bernoulli(key, 1 - self.rate)
+
+        kept = jax.vmap(is_kept)(self.keys)[:, None, None]
+        return jnp.where(kept, branch / (1 - self.rate).astype(branch.dtype), 0)
 
 
 class EncoderBlock(nnx.Module):
@@ -95,10 +142,15 @@ class EncoderBlock(nnx.Module):
             self.MlpBlock_0 = Mlp(config, make)
 
     def __call__(
-        self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
+        self,
+        x: Float[Array, "b t d"],
+        is_valid: Bool[Array, "b t"] | None,
+        drop: "Drop | None" = None,
     ) -> Float[Array, "b t d"]:
-        x = x + self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), is_valid)
-        return x + self._feed_forward(self.LayerNorm_1(x), is_valid)
+        branch = self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), is_valid)
+        x = x + (branch if drop is None else drop(branch, 0))
+        branch = self._feed_forward(self.LayerNorm_1(x), is_valid)
+        return x + (branch if drop is None else drop(branch, 1))
 
     def attend_to_self(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """The block if every token attended only to itself: its value, projected.

@@ -10,7 +10,7 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 from trainer.config import ComputeConfig, ContrastiveLoss, ModelConfig
 from trainer.models.layers import PLAIN, ZEROS, ParamMaker, constant
@@ -49,14 +49,20 @@ class TwoTower(nnx.Module):
         self,
         image: UInt8[Array, "b h w 3"],
         mask: Bool[Array, "b gh gw"] | None = None,
+        keys: Key[Array, "b"] | None = None,
     ) -> VisionOutput:
-        """Encodes images; the mask token replaces patches where `mask` is True."""
-        masked = None if mask is None else Masked(mask, self.mask_token[...])
-        return self.vision(unit_range(image), masked)
+        """Encodes images; the mask token replaces patches where `mask` is True.
 
-    def encode_text(self, ids: Int32[Array, "b t"]) -> Float[Array, "b d"]:
+        With `keys` for the rows, blocks drop branches, in training only.
+        """
+        masked = None if mask is None else Masked(mask, self.mask_token[...])
+        return self.vision(unit_range(image), masked, keys)
+
+    def encode_text(
+        self, ids: Int32[Array, "b t"], keys: Key[Array, "b"] | None = None
+    ) -> Float[Array, "b d"]:
         """Encodes rows of token ids; see `TextEncoder`."""
-        return self.text(ids)
+        return self.text(ids, keys)
 
     def temperatures(self) -> dict[str, Float[Array, ""]]:
         """Divisors of the cosine, by the kind of text that each belongs to."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from trainer.config import ComputeConfig, VisionConfig
 from trainer.models.layers import (
@@ -56,10 +56,16 @@ class VisionTransformer(nnx.Module):
         self.encoder = Encoder(config, make, compute)
 
     def __call__(
-        self, image: Float[Array, "b h w 3"], masked: Masked | None = None
+        self,
+        image: Float[Array, "b h w 3"],
+        masked: Masked | None = None,
+        keys: Key[Array, "b"] | None = None,
     ) -> VisionOutput:
-        """`image` is RGB in [0, 1], without any other normalization."""
-        return self.encoder(image.astype(self._dtype), masked)
+        """`image` is RGB in [0, 1], without any other normalization.
+
+        `keys` are those of `Transformer`.
+        """
+        return self.encoder(image.astype(self._dtype), masked, keys)
 
     def intermediate(
         self, image: Float[Array, "b h w 3"], layers: Sequence[int]
@@ -106,10 +112,13 @@ class Encoder(nnx.Module):
         self.encoder_norm = LayerNorm(config.width, make)
 
     def __call__(
-        self, image: Float[Array, "b h w 3"], masked: Masked | None
+        self,
+        image: Float[Array, "b h w 3"],
+        masked: Masked | None,
+        keys: Key[Array, "b"] | None,
     ) -> VisionOutput:
         tokens, grid = self.embed(image, masked)
-        return self.output(self.transformer(tokens), grid)
+        return self.output(self.transformer(tokens, keys=keys), grid)
 
     def embed(
         self, image: Float[Array, "b h w 3"], masked: Masked | None

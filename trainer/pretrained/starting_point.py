@@ -116,10 +116,11 @@ def _check_start(config: TrainConfig, start: TrainedModel) -> None:
 
 
 def _without_grid(model: ModelConfig) -> Mapping[str, Any]:
-    """Nested dictionaries without the grid and how CLS starts, which may differ."""
+    """Nested dictionaries without what may differ: the grid, and how it is trained."""
     values = dataclasses.asdict(model)
-    for name in ("position_grid", "cls_init_stddev"):
+    for name in ("position_grid", "cls_init_stddev", "drop_path"):
         del values["vision"][name]
+    del values["text"]["drop_path"]
     return values
 
 

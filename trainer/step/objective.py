@@ -3,10 +3,11 @@
 The terms that the configuration declares (`trainer.step.terms`) say what they read. The
 student sees the global crop whole and with hidden patches, and the local crops: each
 once, and only if a term reads it. The whole view is the targets' too in TIPSv2; a
-teacher with an encoder of its own, as in TIPS, sees it as well. Nothing here is random.
+teacher with an encoder of its own, as in TIPS, sees it as well. Nothing here
+is random but stochastic depth, which follows keys.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from trainer.models.layers import l2_normalize
 from trainer.models.two_tower import TwoTower
 from trainer.models.vit import VisionOutput
 from trainer.step.state import State
+from trainer.step.stochastic_depth import sample_keys, view_keys
 from trainer.step.terms.declared import declared_terms, student_views, texts
 from trainer.step.terms.term import (
     BatchPart,
@@ -34,6 +36,11 @@ from trainer.step.terms.term import (
     Views,
     WholeBatch,
 )
+
+# The keys of stochastic depth in a batch, and the numbers of what they differ by: the
+# whole view is 0, the masked one 1.
+_KEYS = "drop_keys"
+_FIRST_TEXT, _FIRST_CROP = 2, 10
 
 Features = dict[str, Float[Array, "b ..."]]  # CLS tokens by `View`, and texts
 
@@ -71,6 +78,7 @@ class Objective:
 
     def gradients(self, params: dict, state: State, batch: Batch) -> tuple:
         """((loss, (metrics, statistics)), gradient of the parameters)."""
+        batch = self._with_keys(batch, state)
         n_parts = self._config.compute.n_microbatches
         if n_parts == 1:
             return jax.value_and_grad(self._loss, has_aux=True)(params, state, batch)
@@ -142,6 +150,14 @@ class Objective:
         metrics = facts | own.terms | own.metrics | self._chance(n_pairs)
         return (value + own.loss, (metrics, own.statistics)), gradients
 
+    def _with_keys(self, batch: Batch, state: State) -> Batch:
+        """Adds the keys of stochastic depth, if an encoder has it."""
+        model = self._config.model
+        if not model.vision.drop_path and not model.text.drop_path:
+            return batch
+        seed, ids = self._config.rng_seed, batch["sample_id"]
+        return {**batch, _KEYS: sample_keys(seed, state["step"], ids)}
+
     def encode_views(
         self, model: TwoTower, batch: Batch, wanted: frozenset[View] | None = None
     ) -> Views:
@@ -152,7 +168,9 @@ class Objective:
         if View.LOCAL in wanted:
             crops = batch["local_crops"]
             b, m = crops.shape[:2]
-            cls = model.encode_image(crops.reshape(b * m, *crops.shape[2:])).cls
+            keys = _view_keys(batch, range(_FIRST_CROP, _FIRST_CROP + m))
+            rows = crops.reshape(b * m, *crops.shape[2:])
+            cls = model.encode_image(rows, keys=keys).cls
             local_cls = cls[:, 0].reshape(b, m, -1)
         return Views(whole, masked, local_cls)
 
@@ -162,13 +180,16 @@ class Objective:
         """Encodes the whole and the masked view, both in one pass."""
         image = batch["image"]
         if View.MASKED not in wanted:
-            whole = model.encode_image(image) if View.WHOLE in wanted else None
+            whole = None
+            if View.WHOLE in wanted:
+                whole = model.encode_image(image, keys=_view_keys(batch, (0,)))
             return whole, whole if self._ssl.mask_ratio == 0 else None
         mask = batch["mask"]
         if View.WHOLE not in wanted:
-            return None, model.encode_image(image, mask)
+            return None, model.encode_image(image, mask, _view_keys(batch, (1,)))
         masks = _interleave(jnp.zeros_like(mask), mask)
-        both = model.encode_image(_interleave(image, image), masks)
+        keys = _view_keys(batch, (0, 1))
+        both = model.encode_image(_interleave(image, image), masks, keys)
         cls, patches = map(_deinterleave, both)
         whole, masked = map(VisionOutput, cls, patches)
         return whole, masked
@@ -187,7 +208,9 @@ class Objective:
         features = {str(view): view_to_cls[view] for view in sorted(read)}
         if self._texts:
             ids = _interleave(*(batch[text] for text in self._texts))
-            encoded = _deinterleave(model.encode_text(ids), len(self._texts))
+            n = len(self._texts)
+            keys = _view_keys(batch, range(_FIRST_TEXT, _FIRST_TEXT + n))
+            encoded = _deinterleave(model.encode_text(ids, keys), n)
             features |= dict(zip(map(str, self._texts), encoded, strict=True))
         return features
 
@@ -248,6 +271,11 @@ def _cls_cosine(cls: Float[Array, "b 2 d"]) -> Float[Array, ""]:
     """The mean cosine of both CLS tokens, which start equal: 1 until they split."""
     first, second = jnp.moveaxis(l2_normalize(cls), 1, 0)
     return (first * second).sum(axis=-1).mean()
+
+
+def _view_keys(batch: Batch, views: Sequence[int]) -> Any:
+    """Keys for the views of each sample, in turn; None without stochastic depth."""
+    return view_keys(batch[_KEYS], views) if _KEYS in batch else None
 
 
 def _sum(terms: Iterable[tuple[float, Term]], values: Iterable[Value]) -> Found:

@@ -1,4 +1,7 @@
-"""Ways to compute the same blocks: kept or computed again, one by one or in a loop."""
+"""Ways to compute the same blocks: kept or computed again, one by one or in a loop.
+
+Stochastic depth drops branches of them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ from flax import nnx
 
 from trainer.config import ComputeConfig, FeedForward, Remat, TransformerConfig
 from trainer.models.layers import PLAIN, LayerNorm, ParamMaker
-from trainer.models.transformer import Transformer
+from trainer.models.transformer import Drop, Transformer
 
 RNG = np.random.default_rng(0)
 N_LAYERS = 2
@@ -16,13 +19,14 @@ X = RNG.normal(size=(2, 5, 8)).astype(np.float32)
 IS_VALID = np.array([[True] * 5, [True, True, True, False, False]])
 
 
-def make(compute):
+def make(compute, n_layers=N_LAYERS, drop_path=0.0):
     config = TransformerConfig(
         width=8,
-        n_layers=N_LAYERS,
+        n_layers=n_layers,
         n_heads=2,
         mlp_dim=12,
         feed_forward=FeedForward.GELU,
+        drop_path=drop_path,
     )
     return Transformer(config, ParamMaker(0), compute)
 
@@ -114,3 +118,47 @@ def test_layer_norm_takes_its_statistics_in_float32():
     expected = np.array([[-3, -1, 1, 3]]) / np.sqrt(5)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(np.float32), expected, rtol=2**-8)
+
+
+def dropping(compute=PLAIN, rate=0.5):
+    return jax.jit(
+        lambda params, keys, x: nnx.merge(
+            nnx.graphdef(make(compute, drop_path=rate)), params
+        )(x, None, keys)
+    )
+
+
+def row_keys(n_rows, seed=0):
+    return jax.random.split(jax.random.key(seed), n_rows)
+
+
+def test_stochastic_depth_follows_the_keys_of_the_rows_alone():
+    x, keys = np.repeat(X[:1], 8, axis=0), row_keys(8)
+    run = dropping()
+    out = run(PARAMS, keys, x)
+    np.testing.assert_allclose(run(PARAMS, keys[::-1], x), out[::-1], atol=1e-6)
+    scanned = dropping(ComputeConfig(scan_layers=True, remat=Remat.FULL))
+    np.testing.assert_allclose(scanned(PARAMS, keys, x), out, atol=1e-5)
+    assert np.abs(run(PARAMS, row_keys(8, seed=1), x) - out).max() > 0.01
+    assert len({row.tobytes() for row in np.asarray(out)}) > 1
+
+
+def test_without_keys_or_a_rate_nothing_is_dropped():
+    whole = dropping(rate=0.0)(PARAMS, None, X)
+    np.testing.assert_array_equal(dropping()(PARAMS, None, X), whole)
+    np.testing.assert_array_equal(dropping(rate=0.0)(PARAMS, row_keys(2), X), whole)
+
+
+def test_stochastic_depth_drops_its_share_of_branches_and_keeps_the_mean():
+    drop = Drop(row_keys(4000), jnp.int32(3), jnp.float32(0.2))
+    branch = jnp.ones((4000, 1, 1))
+    first, second = (np.asarray(drop(branch, number)).ravel() for number in (0, 1))
+    for found in (first, second):
+        assert set(np.unique(found)) == {0, np.float32(1.25)}
+        assert (found == 0).mean() == pytest.approx(0.2, abs=0.02)
+    assert ((first == 0) & (second == 0)).mean() == pytest.approx(0.04, abs=0.01)
+
+
+def test_the_first_block_drops_nothing_and_the_last_one_most():
+    rates = make(PLAIN, drop_path=0.4, n_layers=3)._drop_rates(is_on=True)
+    assert [float(rate) for _, rate in rates] == pytest.approx([0, 0.2, 0.4])

@@ -214,3 +214,8 @@ def vision_flops(config: VisionConfig, size_px: int) -> int:
 def n_patches(config: VisionConfig, size_px: int) -> int:
     """Number of patches of an image of `size_px` by `size_px`."""
     return (size_px // config.patch_size_px) ** 2
+
+
+def flatten_grid(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
+    """Patches row by row."""
+    return patches.reshape(len(patches), -1, patches.shape[-1])

@@ -69,12 +69,12 @@ class Objective:
         self._mesh = mesh
         self._graph = two_tower.graph(model, has_head=self._ssl.is_on, compute=compute)
         self._teacher_graph = two_tower.teacher_graph(teacher_model or model, compute)
-        self._terms = declared_terms(config)
-        self._of_batch = [(w, t) for w, t in self._terms if isinstance(t, BatchTerm)]
-        self._of_part = [(w, t) for w, t in self._terms if isinstance(t, PartTerm)]
+        self.weighted = declared_terms(config)
+        self._of_batch = [(w, t) for w, t in self.weighted if isinstance(t, BatchTerm)]
+        self._of_part = [(w, t) for w, t in self.weighted if isinstance(t, PartTerm)]
         self._compared = [term for _, term in self._of_batch]
         self._texts = texts(self._compared)
-        self._views = student_views(config, [term for _, term in self._terms])
+        self._views = student_views(config, [term for _, term in self.weighted])
 
     def gradients(self, params: dict, state: State, batch: Batch) -> tuple:
         """((loss, (metrics, statistics)), gradient of the parameters)."""
@@ -259,7 +259,7 @@ class Objective:
         return teaching, jax.lax.stop_gradient(targets)
 
     def _chance(self, n_pairs: int) -> dict[str, float]:
-        name_to_chance = {term.name: term.chance(n_pairs) for _, term in self._terms}
+        name_to_chance = {term.name: term.chance(n_pairs) for _, term in self.weighted}
         return {
             f"{name}_chance": chance
             for name, chance in name_to_chance.items()

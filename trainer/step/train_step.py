@@ -16,7 +16,6 @@ from trainer.step import teacher
 from trainer.step.objective import Objective
 from trainer.step.optimizer import gradient_norms, skip_nonfinite
 from trainer.step.state import State
-from trainer.step.terms.declared import declared_terms
 from trainer.step.terms.kept import next_kept
 from trainer.step.terms.term import Metrics
 
@@ -34,7 +33,7 @@ def make_train_step(
     `teacher_model` is the model of a frozen teacher.
     """
     objective = Objective(config, mesh, teacher_model)
-    terms, ssl = declared_terms(config), config.self_supervision
+    ssl = config.self_supervision
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         params = state["params"]
@@ -42,7 +41,7 @@ def make_train_step(
         metrics, statistics = aux
         updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
-        kept = next_kept(terms, state, statistics, params)
+        kept = next_kept(objective.weighted, state, statistics, params)
         after = {
             "params": params,
             "teacher": teacher.update_teacher(

@@ -14,7 +14,7 @@ from recipes.settings import Settings
 from recipes.validation import require_positive
 from trainer.config import ModelConfig, TrainConfig
 from trainer.models.layers import l2_normalize
-from trainer.models.vit import n_patches, vision_flops
+from trainer.models.vit import flatten_grid, n_patches, vision_flops
 from trainer.step.terms.term import BatchPart, Forward, PartTerm, Place, Value, View
 
 
@@ -63,7 +63,7 @@ class Gram(Settings, PartTerm):
         """The mean over images."""
         theirs = part.encode_image(part.kept, part.batch["image"]).patches
         ours = part.views.whole.patches
-        return Value(gram_distance(_flatten_grid(ours), _flatten_grid(theirs)))
+        return Value(gram_distance(flatten_grid(ours), flatten_grid(theirs)))
 
     def flops(self, config: TrainConfig, taught: ModelConfig) -> Forward:
         """The Gram teacher's pass, and both matrices."""
@@ -92,7 +92,3 @@ def gram_distance(
 def _cosines(patches: Float[Array, "b p d"]) -> Float[Array, "b p p"]:
     x = l2_normalize(patches.astype(jnp.float32))
     return jnp.matmul(x, x.swapaxes(1, 2), precision=jax.lax.Precision.HIGHEST)
-
-
-def _flatten_grid(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
-    return patches.reshape(len(patches), -1, patches.shape[-1])

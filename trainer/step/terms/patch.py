@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from trainer.config import ModelConfig, TrainConfig
 from trainer.models.prototype_head import head_flops
-from trainer.models.vit import n_patches
+from trainer.models.vit import flatten_grid, n_patches
 from trainer.step import losses
 from trainer.step.terms import prototypes
 from trainer.step.terms.term import BatchPart, Forward, Metrics, Place, Value, View
@@ -35,8 +35,8 @@ class Patch(prototypes.PrototypeTerm):
         match, mean, temperature = prototypes.compare(
             self.config,
             (
-                _flatten_grid(part.views.masked.patches),
-                _flatten_grid(part.targets.patches),
+                flatten_grid(part.views.masked.patches),
+                flatten_grid(part.targets.patches),
             ),
             (part.model.head.patch_head, part.teaching.head.patch_head),
             part,
@@ -67,7 +67,3 @@ def _patch_means(
         "patch_masked": losses.mean_where(mask, cross_entropy),
         "patch_visible": losses.mean_where(~mask, cross_entropy),
     }
-
-
-def _flatten_grid(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
-    return patches.reshape(len(patches), -1, patches.shape[-1])

@@ -47,7 +47,7 @@ BROKEN = {
     ),
     "moved_settings": (
         "from trainer.step import OptimizerConfig\n",
-        "OptimizerConfig is in trainer.config",
+        "OptimizerConfig is in trainer.optimizer_config",
     ),
     "unshown": (
         "from pipeline.selection.rules import FewWords\n"

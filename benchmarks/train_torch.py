@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from recipes import command_line
 from trainer import config, config_files
 from trainer.config import (
+    TWO_TOKENS,
     AntiCollapse,
     ContrastiveLoss,
     Ema,
@@ -298,6 +299,8 @@ def check(settings: TrainConfig) -> None:
         "model.vision.feed_forward": (model.vision.feed_forward, FeedForward.GELU),
         "model.text.feed_forward": (model.text.feed_forward, FeedForward.RELU),
         "compute.n_microbatches": (settings.compute.n_microbatches, 1),
+        "contrastive": (settings.contrastive, TWO_TOKENS),
+        "terms": (settings.terms, ()),
     }
     for name, (found, wanted) in expected.items():
         if found != wanted:

@@ -11,6 +11,7 @@ the run is finished. The workdir holds `config.json`, `tokenizer.model`,
 import contextlib
 import dataclasses
 import pathlib
+import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -55,7 +56,8 @@ from trainer.pretrained.starting_point import (
     find_starting_point,
     initial_state,
 )
-from trainer.step.optimizer import check_frozen, make_optimizer
+from trainer.step.optimizer import check_frozen, decaying, make_optimizer
+from trainer.step.terms.declared import declared_terms, untrained
 from trainer.step.train_step import make_train_step
 
 
@@ -194,15 +196,27 @@ def prepare(
             config, folder, view, mesh, StartingPoint(None, None), is_finished=True
         )
     check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
-    if config.optimizer.frozen:
-        is_on = config.self_supervision.is_on
-        check_frozen(abstract_params(config.model, has_head=is_on), config.optimizer)
+    _check_trained(config)
     steps = find_steps(folder / workdir.CHECKPOINTS)
     found = find_starting_point(config, is_new=not steps)
     step = max(steps, default=0)
     missing = missing_evaluations(folder, config, step)
     workdir.claim(folder, config, shards.fingerprint, step)
     return Job(config, folder, view, mesh, found, missing)
+
+
+def _check_trained(config: TrainConfig) -> None:
+    """Checks added terms and frozen patterns; warns of what decays untrained."""
+    terms = declared_terms(config)
+    has_head = config.self_supervision.is_on
+    params = abstract_params(config.model, has_head=has_head)
+    check_frozen(params, config.optimizer)
+    if names := decaying(params, untrained(terms, params), config.optimizer):
+        print(
+            f"warning: no term trains {', '.join(names)}, whose weights decay;"
+            " optimizer.frozen would keep them",
+            file=sys.stderr,
+        )
 
 
 def _is_finished(folder: pathlib.Path) -> bool:

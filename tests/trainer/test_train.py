@@ -194,6 +194,10 @@ def assert_wrong(command, message, capsys):
             ["optimizer.frozen=text"],
             "optimizer.frozen.0=text: expected a pattern of whole paths of parameters",
         ),
+        (
+            ["terms=[{'term': 'no.module:Term', 'weight': 1}]"],
+            "terms[0].term=no.module:Term: No module named 'no'; expected MODULE:CLASS",
+        ),
         (["compute.n_fsdp=3"], "compute.n_fsdp=3: expected a divisor of the number of"),
         (["compute.n_microbatches=3"], "n_microbatches=3: expected a divisor of data."),
     ],

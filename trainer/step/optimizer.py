@@ -2,6 +2,7 @@
 
 import operator
 import re
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,17 @@ def frozen_mask(params: dict, config: OptimizerConfig) -> dict:
         ),
         params,
     )
+
+
+def decaying(
+    params: dict, groups: Iterable[str], config: OptimizerConfig
+) -> list[str]:
+    """Returns those of the groups of parameters that decay even without gradients."""
+    if not config.weight_decay:
+        return []
+    masks = decay_mask(params), frozen_mask(params, config)
+    shrinks = jax.tree.map(lambda decays, frozen: decays and not frozen, *masks)
+    return [name for name in groups if any(jax.tree.leaves(shrinks[name]))]
 
 
 def check_frozen(params: dict, config: OptimizerConfig) -> None:

@@ -13,6 +13,7 @@ from trainer.models import two_tower
 from trainer.step.optimizer import (
     IS_SKIPPED,
     check_frozen,
+    decaying,
     decay_mask,
     frozen_mask,
     gradient_norms,
@@ -202,6 +203,16 @@ def test_the_learning_rate_of_a_layer_falls_with_its_distance_from_the_output(ti
     assert scales("text/.*/encoderblock_2/") == {0.5}
     assert scales("vision/.*norm") == scales("text/text_encoder_norm") == {1.0}
     assert scales("head/") == scales("log_temperature") == {1.0}
+
+
+def test_what_decays_although_nothing_trains_it_is_named(tiny):
+    params = two_tower.abstract_params(tiny.model, has_head=True)
+    groups = ["log_temperature_alt_text", "text", "vision"]
+    assert decaying(params, groups, ADAMW) == []
+    settings = dataclasses.replace(ADAMW, weight_decay=0.1)
+    assert decaying(params, groups, settings) == ["text", "vision"]
+    frozen = dataclasses.replace(settings, is_text_frozen=True)
+    assert decaying(params, groups, frozen) == ["vision"]
 
 
 def test_layer_decay_scales_updates_and_weight_decay():

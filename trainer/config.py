@@ -81,6 +81,7 @@ class InitParts(enum.StrEnum):
 
     ALL = "all"
     TOWERS = "towers"  # both encoders and the temperatures; head and mask token do not
+    VISION = "vision"  # the image encoder; the rest starts from scratch
     TEXT = "text"  # the text encoder; the rest starts from scratch
 
 

@@ -134,6 +134,10 @@ ARMS: dict[str, tuple[str, dict]] = {
         "tipsv2_g14",
         {f"{CAPTIONS}.coco": None, f"{CAPTIONS}.gemini": 1.0},
     ),
+    "lit_b14": (
+        "tips_table1.clip",
+        {FROM: "trained", PARTS: "vision", "optimizer.frozen": ["vision/.*"]},
+    ),
     "silc_b14": (
         "tips_b14",
         pairs((1, ALT))

@@ -35,11 +35,17 @@ def get_config() -> TrainConfig:
             batch_size=16_384,
             granularity_weights={"coco": 1.0},
         ),
-        self_supervision=SelfSupervisionConfig(patch_loss=PatchLoss.IBOT, ema=Ema.FULL),
+        self_supervision=SelfSupervisionConfig(
+            patch_loss=PatchLoss.IBOT,
+            ema=Ema.FULL,
+            n_teacher_warmup_steps=37_500,  # DINOv2's 30 epochs of 1,250 steps
+        ),
         optimizer=OptimizerConfig(
             optimizer=Optimizer.ADAFACTOR,  # TIPSv2's; TIPS does not say
             learning_rate=1e-3,
             n_warmup_steps=10_000,
+            clip_by_module=True,  # as in DINOv2
+            n_frozen_head_steps=1_250,  # DINOv2's first epoch
         ),
         n_steps=N_STEPS,
         compute=ComputeConfig(dtype="bfloat16", remat=Remat.DOTS),

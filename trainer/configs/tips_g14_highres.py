@@ -27,7 +27,13 @@ def get_config() -> TrainConfig:
             local_crop=dataclasses.replace(low.data.local_crop, size_px=140),
         ),
         optimizer=dataclasses.replace(
-            low.optimizer, learning_rate=1e-4, n_warmup_steps=300
+            low.optimizer,
+            learning_rate=1e-4,
+            n_warmup_steps=300,
+            n_frozen_head_steps=0,  # its head is trained
+        ),
+        self_supervision=dataclasses.replace(
+            low.self_supervision, n_teacher_warmup_steps=0
         ),
         n_steps=2_900,
     )

@@ -35,10 +35,16 @@ def get_config() -> TrainConfig:
             granularity_weights={"coco": 0.5, "gemini": 0.5},
         ),
         self_supervision=SelfSupervisionConfig(
-            patch_loss=PatchLoss.IBOT_PLUS_PLUS, ema=Ema.HEAD
+            patch_loss=PatchLoss.IBOT_PLUS_PLUS,
+            ema=Ema.HEAD,
+            n_teacher_warmup_steps=27_000,  # 30 % of the steps, as in DINOv2
         ),
         optimizer=OptimizerConfig(
-            optimizer=Optimizer.ADAFACTOR, learning_rate=1e-3, n_warmup_steps=5_000
+            optimizer=Optimizer.ADAFACTOR,
+            learning_rate=1e-3,
+            n_warmup_steps=5_000,
+            clip_by_module=True,  # as in DINOv2
+            n_frozen_head_steps=1_250,  # DINOv2's first epoch
         ),
         n_steps=90_000,
         compute=ComputeConfig(dtype="bfloat16", remat=Remat.DOTS),

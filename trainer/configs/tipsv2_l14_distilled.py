@@ -31,6 +31,8 @@ def get_config() -> TrainConfig:
             ema=Ema.FROZEN,
             mask_ratio=0.0,
             is_global_crop_distilled=True,
+            n_teacher_warmup_steps=0,  # the teacher is trained
         ),
+        optimizer=dataclasses.replace(alone.optimizer, n_frozen_head_steps=0),
         teacher_from="teacher",  # a workdir, from the command line
     )

@@ -15,7 +15,9 @@ import jax
 
 from trainer.config import Ema, ModelConfig, TrainConfig
 from trainer.models.text_encoder import text_flops
+from trainer.models.two_tower import abstract_params
 from trainer.models.vit import vision_flops
+from trainer.step.optimizer import frozen_modules
 from trainer.step.terms.declared import declared_terms, student_views, texts
 from trainer.step.terms.term import Forward, View
 
@@ -100,9 +102,18 @@ def forward_flops(
         View.LOCAL: data.n_local_crops
         * vision_flops(model.vision, data.local_crop.size_px),
     }
-    trained = sum(view_to_flops[view] for view in student_views(config, terms))
-    trained += len(texts(terms)) * text_flops(model.text)
-    frozen = 0
+    views = sum(view_to_flops[view] for view in student_views(config, terms))
+    module_to_flops = {
+        "vision": views,
+        "text": len(texts(terms)) * text_flops(model.text),
+    }
+    still = frozen_modules(
+        abstract_params(model, has_head=ssl.is_on), config.optimizer
+    )
+    # The mask token learns through a frozen image encoder.
+    still -= {"vision"} if View.MASKED in student_views(config, terms) else set()
+    frozen = sum(n for module, n in module_to_flops.items() if module in still)
+    trained = sum(module_to_flops.values()) - frozen
     if ssl.ema is not Ema.HEAD and any(term.needs_teacher for term in terms):
         frozen += vision_flops(taught.vision, data.global_crop.size_px)
     own = [term.flops(config, taught) for term in terms]

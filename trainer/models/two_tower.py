@@ -131,7 +131,10 @@ def resize_positions(params: dict, grid: tuple[int, int]) -> dict:
     columns).
 
     For a phase at a higher resolution: 224 px has a grid of (16, 16), 448 px (32, 32).
+    Without `vision` among them nothing changes.
     """
+    if "vision" not in params:
+        return params
     encoder = params["vision"]["encoder"]
     tokens = encoder["ToTokenSequence_0"]
     positions = resize_grid(tokens["posembed_input"], *grid)

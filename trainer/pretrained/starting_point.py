@@ -26,6 +26,7 @@ _OF_PATCHES = {"head", "mask_token"}
 # Fields of ModelConfig that must be equal; without an entry, all of them.
 _PARTS = {
     InitParts.TOWERS: ("vision", "text", "contrastive_loss"),
+    InitParts.VISION: ("vision",),
     InitParts.TEXT: ("text",),
 }
 
@@ -80,13 +81,11 @@ def _start_from(state: State, config: TrainConfig, start: TrainedModel) -> State
     """The same state with the trained parameters, and positions resized to the grid."""
     ssl, grid = config.self_supervision, config.model.vision.position_grid
     shapes = two_tower.abstract_params(start.config.model, has_head=ssl.is_on)
-    if config.init_parts is InitParts.TEXT:
-        text = start.params({"text": shapes["text"]})
-        return {**state, "params": state["params"] | text}
-    if config.init_parts is InitParts.TOWERS:
-        kept = {name: shapes[name] for name in shapes.keys() - _OF_PATCHES}
-        towers = two_tower.resize_positions(start.params(kept), grid)
-        params = state["params"] | towers
+    if config.init_parts is not InitParts.ALL:
+        is_both = config.init_parts is InitParts.TOWERS
+        taken = shapes.keys() - _OF_PATCHES if is_both else {str(config.init_parts)}
+        found = start.params({name: shapes[name] for name in taken})
+        params = state["params"] | two_tower.resize_positions(found, grid)
         return {**state, "params": params, "teacher": teacher.init_teacher(params, ssl)}
     params = two_tower.resize_positions(start.params(shapes), grid)
     state = {**state, "params": params}
@@ -110,9 +109,10 @@ def _check_start(config: TrainConfig, start: TrainedModel) -> None:
         )
     for field, there, here in differences(theirs, ours):
         raise ValueError(f"{name}: model.{field}={there} there, expected {here}")
-    vocabulary.check_same_vocabulary(
-        pathlib.Path(config.data.tokenizer), start.folder, name
-    )
+    if config.init_parts is not InitParts.VISION:
+        vocabulary.check_same_vocabulary(
+            pathlib.Path(config.data.tokenizer), start.folder, name
+        )
 
 
 def _without_grid(model: ModelConfig) -> Mapping[str, Any]:

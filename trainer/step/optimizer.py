@@ -167,6 +167,12 @@ def frozen_mask(params: dict, config: OptimizerConfig) -> dict:
     )
 
 
+def frozen_modules(params: dict, config: OptimizerConfig) -> set[str]:
+    """Returns the groups of parameters of which all stay as they started."""
+    mask = frozen_mask(params, config)
+    return {name for name, part in mask.items() if all(jax.tree.leaves(part))}
+
+
 def decaying(
     params: dict, groups: Iterable[str], config: OptimizerConfig
 ) -> list[str]:

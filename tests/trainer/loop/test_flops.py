@@ -10,6 +10,7 @@ from flax import nnx
 
 from tests.support import objectives
 from trainer.config import (
+    ComputeConfig,
     ContrastiveLoss,
     CropConfig,
     DataConfig,
@@ -27,6 +28,7 @@ from trainer.loop import flops
 from trainer.models import two_tower
 from trainer.models.text_encoder import text_flops
 from trainer.models.vit import vision_flops
+from trainer.step.train_step import make_train_step
 
 B14 = tips_model("B/14")
 
@@ -156,6 +158,45 @@ def test_the_compiler_counts_the_same_and_element_wise_work(width, surplus):
     counted = 2 * (vision_flops(model.vision, 56) + text_flops(model.text))
     ratio = lowered.compile().cost_analysis()["flops"] / counted
     assert 1 <= ratio < 1 + surplus
+
+
+def with_frozen(config, *patterns):
+    frozen = dataclasses.replace(config.optimizer, frozen=patterns)
+    return dataclasses.replace(config, optimizer=frozen)
+
+
+def test_a_frozen_encoder_costs_its_forward_pass_alone():
+    clip = b14(distillation_weight=0, patch_weight=0)
+    whole = flops.flops_per_image(clip) - 2 * vision_flops(B14.vision, 224)
+    assert flops.flops_per_image(with_frozen(clip, "vision/.*")) == whole
+    some = with_frozen(clip, "vision/.*/encoderblock_1/.*")
+    assert flops.flops_per_image(some) == flops.flops_per_image(clip)
+    masked = b14(distillation_weight=0)  # trains the mask token
+    assert flops.flops_per_image(with_frozen(masked, "vision/.*")) == (
+        flops.flops_per_image(masked)
+    )
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_the_backward_pass_of_a_frozen_encoder_is_not_computed(is_scanned):
+    config = objectives.config(
+        distillation_weight=0,
+        patch_weight=0,
+        compute=ComputeConfig(scan_layers=is_scanned),
+    )
+    trained, frozen = map(compiled_flops, (config, with_frozen(config, "vision/.*")))
+    n, width = objectives.N_IMAGES, config.model.vision.width
+    pixels = 2 * n * 16 * (14 * 14 * 3) * width  # have no gradient in either
+    backward = 2 * n * vision_flops(config.model.vision, 56) - pixels
+    assert backward < trained - frozen < 1.3 * backward
+
+
+def compiled_flops(config) -> float:
+    run = objectives.Run(config)
+    step = make_train_step(run.config, run.optimizer)
+    return step.lower(run.initial(), objectives.batch()).compile().cost_analysis()[
+        "flops"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -160,15 +160,15 @@ def test_a_new_run_starts_from_what_was_trained(tiny, teacher_run):
     assert np.abs(now["centers"]["patch"]).max() > 0
 
 
-def test_a_run_may_take_the_text_encoder_alone(tiny, plain_run):
-    config = dataclasses.replace(
-        tiny, init_from=str(plain_run), init_parts=InitParts.TEXT
-    )
-    fresh = initial(tiny)["params"]
-    taken = find_trained_model(plain_run).params({"text": fresh["text"]})
-    assert_same(initial(config)["params"], fresh | taken)
+@pytest.mark.parametrize("part", [InitParts.VISION, InitParts.TEXT])
+def test_a_run_may_take_one_encoder_alone(tiny, plain_run, part):
+    config = from_start(with_ssl(tiny, ema=Ema.FULL), plain_run, part)
+    now, fresh = initial(config), initial(with_ssl(tiny, ema=Ema.FULL))["params"]
+    taken = find_trained_model(plain_run).params({part: fresh[part]})
+    assert_same(now["params"], fresh | taken)
+    assert_same(now["teacher"]["vision"], now["params"]["vision"])
     with pytest.raises(AssertionError):
-        assert_same(taken["text"], fresh["text"])
+        assert_same(taken[part], fresh[part])
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,12 @@ def from_start(config, start, parts=InitParts.TOWERS, vocabulary=None):
     )
 
 
-@pytest.mark.parametrize("parts", list(InitParts))
+def test_the_image_encoder_needs_no_vocabulary(tiny, teacher_run, other_vocabulary):
+    config = from_start(tiny, teacher_run, InitParts.VISION, other_vocabulary)
+    assert find_starting_point(config).start is not None
+
+
+@pytest.mark.parametrize("parts", sorted(set(InitParts) - {InitParts.VISION}))
 def test_a_start_with_another_vocabulary_is_refused_and_both_are_named(
     tiny, teacher_run, other_vocabulary, parts
 ):

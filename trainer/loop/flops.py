@@ -107,9 +107,7 @@ def forward_flops(
         "vision": views,
         "text": len(texts(terms)) * text_flops(model.text),
     }
-    still = frozen_modules(
-        abstract_params(model, has_head=ssl.is_on), config.optimizer
-    )
+    still = frozen_modules(abstract_params(model, has_head=ssl.is_on), config.optimizer)
     # The mask token learns through a frozen image encoder.
     still -= {"vision"} if View.MASKED in student_views(config, terms) else set()
     frozen = sum(n for module, n in module_to_flops.items() if module in still)

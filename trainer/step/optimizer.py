@@ -173,9 +173,7 @@ def frozen_modules(params: dict, config: OptimizerConfig) -> set[str]:
     return {name for name, part in mask.items() if all(jax.tree.leaves(part))}
 
 
-def decaying(
-    params: dict, groups: Iterable[str], config: OptimizerConfig
-) -> list[str]:
+def decaying(params: dict, groups: Iterable[str], config: OptimizerConfig) -> list[str]:
     """Returns those of the groups of parameters that decay even without gradients."""
     if not config.weight_decay:
         return []

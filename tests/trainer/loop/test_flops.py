@@ -194,9 +194,9 @@ def test_the_backward_pass_of_a_frozen_encoder_is_not_computed(is_scanned):
 def compiled_flops(config) -> float:
     run = objectives.Run(config)
     step = make_train_step(run.config, run.optimizer)
-    return step.lower(run.initial(), objectives.batch()).compile().cost_analysis()[
-        "flops"
-    ]
+    return (
+        step.lower(run.initial(), objectives.batch()).compile().cost_analysis()["flops"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from trainer.models import two_tower
 from trainer.step.optimizer import (
     IS_SKIPPED,
     check_frozen,
-    decaying,
     decay_mask,
+    decaying,
     frozen_mask,
     gradient_norms,
     layer_scales,

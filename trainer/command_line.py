@@ -47,6 +47,7 @@ PUBLIC_SETS = (
 )
 FORMATS = ("hf", "scenic", "pytorch")
 GELUS = ("tanh", "exact")
+WEIGHTS = ("student", "teacher")
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 COUNT = "JAX_NUM_PROCESSES"
 NUMBER = "JAX_PROCESS_ID"
@@ -151,6 +152,13 @@ def export_parser() -> Parser:
         type=pathlib.Path,
         metavar="DIR",
         help="the folder that is made",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default=WEIGHTS[0],
+        help="whose image encoder: the student's, or the teacher's average of it, with"
+        " self_supervision.ema=full (default: %(default)s)",
     )
     parser.add_argument(
         "--image-size-px",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from recipes.settings import Settings
 from recipes.validation import require, require_positive
-from trainer.evaluation_config import EvaluationConfig, PromptSet
+from trainer.evaluation_config import EvaluationConfig, PromptSet, Weights
 from trainer.model_config import (
     PAD_ID,
     TIPS_SIZES,
@@ -72,6 +72,7 @@ __all__ = [
     "TrainConfig",
     "TransformerConfig",
     "VisionConfig",
+    "Weights",
     "tips_model",
 ]
 
@@ -271,6 +272,8 @@ class TrainConfig(Settings):
             f"teacher_from={self.teacher_from!r}",
             "a workdir with self_supervision.ema=frozen, and nothing without",
         )
+        if self.run.evaluation.weights is Weights.TEACHER:
+            ssl.require_averaged_encoder("run.evaluation.weights=teacher")
         n_parts = self.compute.n_microbatches
         require(
             self.data.batch_size % n_parts == 0,

@@ -52,6 +52,7 @@ def _measure(flags: argparse.Namespace) -> dict:
             processes.join()
         found = find_trained_model(flags.checkpoint, flags.step)
         settings = config_files.changed(found.config.run.evaluation, flags.overrides)
+        found = found.with_weights(settings.weights)
         patch_px = found.config.model.vision.patch_size_px
         check_tasks({flags.task: flags.data}, settings, patch_px)
         has_text = find_task(flags.task).reads_text

@@ -15,10 +15,18 @@ class PromptSet(enum.StrEnum):
     TCL = "tcl"
 
 
+class Weights(enum.StrEnum):
+    """Whose image encoder is measured or exported; texts are the student's."""
+
+    STUDENT = "student"
+    TEACHER = "teacher"  # the moving average of it, with ema=full
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Settings):
     """Settings of all tasks; each reads those that it needs."""
 
+    weights: Weights = Weights.STUDENT
     # Of images: squares, or the short side in zero-shot segmentation. 0 is the size of
     # the global crops that the checkpoint was trained with.
     size_px: int = 0

@@ -3,7 +3,8 @@
     python -m trainer.export --checkpoint DIR --format hf|scenic|pytorch --output DIR
 
 The folder is complete or does not exist: weights, sizes, tokenizer and a model card.
-The model is the student of a workdir; an export can be converted to another format.
+The model is the student of a workdir, or with `--weights teacher` the average of its
+image encoder; an export can be converted to another format.
 """
 
 import pathlib
@@ -15,6 +16,7 @@ from trainer.command_line import export_parser
 command_line.begin(__name__, export_parser)
 
 from pipeline.storage import atomic_folder
+from trainer.evaluation_config import Weights
 from trainer.exchange import formats, model_card
 from trainer.exchange.exported_weights import ExportedWeights
 from trainer.exchange.formats import Format
@@ -46,7 +48,9 @@ def export(
 def _describe_training(found: TrainedModel) -> str:
     if isinstance(found, ImportedModel):
         return model_card.describe_import(found.folder)
-    return model_card.describe_run(found.config, found.folder, found.step)
+    return model_card.describe_run(
+        found.config, found.folder, found.step, found.weights
+    )
 
 
 def _find_tokenizer(found: TrainedModel) -> pathlib.Path:
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.exits(command_line.WRONG_USAGE, ValueError, OSError):
         atomic_folder.check(flags.output)
         found = find_trained_model(flags.checkpoint, flags.step)
+        found = found.with_weights(Weights(flags.weights))
         tokenizer = _find_tokenizer(found)
         model = found.exported_weights()
         if flags.image_size_px is not None:

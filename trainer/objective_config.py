@@ -179,6 +179,18 @@ class SelfSupervisionConfig(Settings):
         """Whether any term has a weight."""
         return self.distillation_weight > 0 or self.patch_weight > 0
 
+    def require_averaged_encoder(self, name: str) -> None:
+        """Raises ValueError unless the teacher has an image encoder that is averaged.
+
+        `name` is the setting, with its value, that asks for it.
+        """
+        found = f"self_supervision.ema={self.ema}" if self.is_on else "none"
+        require(
+            self.is_on and self.ema is Ema.FULL,
+            name,
+            f"student with {found}: the teacher has no average of the image encoder",
+        )
+
 
 class _Objective(Protocol):
     """The fields of a `TrainConfig` that say what is trained."""

@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check(flags)
         found = find_trained_model(flags.checkpoint, flags.step)
         settings = config_files.changed(found.config.run.evaluation, flags.overrides)
+        found = found.with_weights(settings.weights)
         check_tasks({}, settings, found.config.model.vision.patch_size_px)
         _, source = find_data(flags.data, settings)
         names = _find_class_names(

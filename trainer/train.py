@@ -95,9 +95,7 @@ def train(job: Job) -> None:
         first_step = int(state["step"])
         with _open_log(job, first_step) as log:
             skipped = _count_skipped(job, first_step, log)
-            evaluations.measure(
-                first_step, state["params"], log, job.missing_evaluations
-            )
+            evaluations.measure(first_step, state, log, job.missing_evaluations)
             for step in range(first_step + 1, config.n_steps + 1):
                 with log.waiting():
                     batch = next(stream)
@@ -120,7 +118,7 @@ def train(job: Job) -> None:
                 if is_due and run.evaluations:
                     with log.pausing():
                         saved.wait()
-                        evaluations.measure(step, state["params"], log, run.evaluations)
+                        evaluations.measure(step, state, log, run.evaluations)
     evaluations.check()
 
 

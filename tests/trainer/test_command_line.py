@@ -8,6 +8,7 @@ import pytest
 from trainer import command_line
 from trainer.evals.sets import public_sets
 from trainer.evals.tasks import TASKS
+from trainer.evaluation_config import Weights
 from trainer.exchange.formats import Format
 from trainer.exchange.hugging_face_config import GELUS
 
@@ -41,3 +42,4 @@ def test_the_words_of_the_flags_are_those_of_the_code():
     assert set(command_line.PUBLIC_SETS) == set(public_sets.RECIPES)
     assert set(command_line.FORMATS) == set(Format)
     assert set(command_line.GELUS) == set(GELUS)
+    assert set(command_line.WEIGHTS) == set(Weights)

@@ -12,11 +12,12 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from recipes.user_code import UserCodeError, call
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, Weights
 from trainer.evals.frozen_encoder import Encoder
 from trainer.evals.run import run_tasks
 from trainer.loop import metrics, workdir
 from trainer.loop.metrics import TrainingLog
+from trainer.step.state import State
 
 _SHOWN = 300  # characters of a failure
 
@@ -34,9 +35,12 @@ class Evaluations:
         self._failures: list[str] = []
 
     def measure(
-        self, step: int, params: dict, log: TrainingLog, tasks: Iterable[str]
+        self, step: int, state: State, log: TrainingLog, tasks: Iterable[str]
     ) -> None:
         """Adds the numbers of some tasks to the line of a step."""
+        params = state["params"]
+        if self._run.evaluation.weights is Weights.TEACHER:
+            params = params | {"vision": state["teacher"]["vision"]}
         for task in tasks:
             found: Mapping[str, float] = {}
             try:

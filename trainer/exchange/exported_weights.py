@@ -7,7 +7,7 @@ joined with "/", which is also its path in our modules.
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Float
 
-from trainer.config import TIPS_SIZES, ModelConfig, tips_model
+from trainer.config import TIPS_SIZES, ContrastivePair, ModelConfig, Text, tips_model
 from trainer.models import two_tower
 from trainer.models.vit import resize_grid
 
@@ -25,7 +25,7 @@ Shapes = dict[str, tuple[int, ...]]
 POSITIONS = "encoder/ToTokenSequence_0/posembed_input"
 CLS = "encoder/ToTokenSequence_0/cls"
 TOWERS = ("vision", "text")
-_TEMPERATURES = ("log_temperature_alt_text", "log_temperature_synthetic_caption")
+_TEMPERATURES = tuple(f"log_temperature_{text}" for text in Text)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,26 +64,37 @@ class ExportedWeights:
 
 
 def from_params(
-    params: Mapping[str, Any], model: ModelConfig, size_px: int, step: int
+    params: Mapping[str, Any],
+    model: ModelConfig,
+    size_px: int,
+    step: int,
+    text: Text = Text.ALT_TEXT,
 ) -> ExportedWeights:
-    """Converts parameters of our modules; the temperature is that of alt texts."""
+    """Converts parameters of our modules; the temperature is that of a kind of text."""
     params = jax.tree.map(np.asarray, params)
+    log_temperature = np.float64(params[f"log_temperature_{text}"])
     return ExportedWeights(
         model=model,
         size_px=size_px,
         step=step,
         vision=traverse_util.flatten_dict(params["vision"], sep="/"),
         text=traverse_util.flatten_dict(params["text"], sep="/"),
-        temperature=np.asarray(np.exp(np.float64(params[_TEMPERATURES[0]])), "f4"),
+        temperature=np.asarray(np.exp(log_temperature), "f4"),
         mask_token=params.get("mask_token", np.zeros(model.vision.width, np.float32)),
     )
+
+
+def exported_text(pairs: Sequence[ContrastivePair]) -> Text:
+    """Returns the kind of text whose temperature is exported: alt texts if trained."""
+    compared = [pair.text for pair in pairs]
+    return Text.ALT_TEXT if Text.ALT_TEXT in compared or not pairs else compared[0]
 
 
 def exported_params(shapes: dict) -> dict:
     """Returns the parameters of a model that an export needs."""
     return {
         name: shapes[name]
-        for name in (*TOWERS, _TEMPERATURES[0], "mask_token")
+        for name in (*TOWERS, *_TEMPERATURES, "mask_token")
         if name in shapes
     }
 

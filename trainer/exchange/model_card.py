@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.records import VERSION
-from trainer.config import Ema, Text, TrainConfig
+from trainer.config import Ema, Text, TrainConfig, Weights
 from trainer.config_files import to_dict
-from trainer.exchange.exported_weights import Arrays, ExportedWeights
+from trainer.exchange.exported_weights import Arrays, ExportedWeights, exported_text
 from trainer.exchange.formats import Format
 from trainer.loop import workdir
 
@@ -67,9 +67,8 @@ weights, unless the section on training says so. Written by version {VERSION}.
 learned positions | {text.max_tokens} tokens of {text.vocabulary_size:,} |
 
 Images are RGB in [0, 1] without any other normalization. Texts are lower-cased, without
-begin and end tokens, padded with id 0. CLS 1 was trained against alt texts, CLS 2
-against synthetic captions. Cosines are divided by the temperature,
-{float(model.temperature):.6g}, which is that of the alt texts.
+begin and end tokens, padded with id 0. Cosines are divided by the temperature,
+{float(model.temperature):.6g}.
 
 ## Loading
 
@@ -86,14 +85,24 @@ training data in mind, and to write it here.
 """
 
 
-def describe_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
+def describe_run(
+    config: TrainConfig, folder: pathlib.Path, step: int, weights: Weights
+) -> str:
     """Returns how a workdir's model was trained, from what it recorded."""
     data = config.data
-    weights = ", ".join(f"{k} {v:g}" for k, v in data.granularity_weights.items())
-    text_to_name = {Text.ALT_TEXT: "alt texts"}
+    shares = ", ".join(f"{k} {v:g}" for k, v in data.granularity_weights.items())
+    text_to_name = {
+        Text.ALT_TEXT: "alt texts",
+        Text.SYNTHETIC_CAPTION: f"synthetic captions ({shares or 'alt texts'})",
+    }
     pairs = "; ".join(
-        f"CLS {pair.token} saw {text_to_name.get(pair.text, weights or 'alt texts')}"
-        for pair in config.contrastive
+        f"CLS {pair.token} saw {text_to_name[pair.text]}" for pair in config.contrastive
+    )
+    if pairs:
+        text = text_to_name[exported_text(config.contrastive)]
+        pairs += f"; the temperature is that of the {text}"
+    encoder = (
+        "the average that taught" if weights is Weights.TEACHER else "the student's"
     )
     values = json.dumps(_shareable_config(config), indent=2)
     return f"""\
@@ -102,6 +111,7 @@ def describe_run(config: TrainConfig, folder: pathlib.Path, step: int) -> str:
 
 - Data: training shards with the fingerprint `{workdir.shards_fingerprint(folder)}`.
 - {pairs or "No text was seen"}.
+- Image encoder: {encoder}.
 - Contrastive loss: {config.model.contrastive_loss}. \
 {_self_supervision(config)}
 

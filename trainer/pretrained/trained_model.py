@@ -17,6 +17,7 @@ from trainer.config import (
     OptimizerConfig,
     SelfSupervisionConfig,
     TrainConfig,
+    Weights,
 )
 from trainer.exchange import exported_weights, formats
 from trainer.exchange.exported_weights import ExportedWeights
@@ -32,10 +33,27 @@ class TrainedModel:
     folder: pathlib.Path  # the workdir
     config: TrainConfig
     step: int
+    weights: Weights = dataclasses.field(default=Weights.STUDENT, kw_only=True)
+
+    def with_weights(self, weights: Weights) -> "TrainedModel":
+        """Returns the same checkpoint, read with the image encoder of another.
+
+        Raises ValueError if it has none.
+        """
+        if weights is Weights.TEACHER:
+            ssl = self.config.self_supervision
+            ssl.require_averaged_encoder(f"weights={weights}")
+        return dataclasses.replace(self, weights=weights)
 
     def params(self, shapes: dict) -> dict:
         """Reads the modules of `shapes`; see `two_tower.abstract_params`."""
-        return self._load("params", shapes)
+        taught = {"vision"} if self.weights is Weights.TEACHER else set[str]()
+        kept = {name: shapes[name] for name in shapes.keys() & taught}
+        own = {name: shapes[name] for name in shapes.keys() - taught}
+        found = self._load("params", own) if own else {}
+        if kept:
+            found |= self._load("training", {"teacher": kept})["teacher"]
+        return found
 
     def module_names(self) -> set[str]:
         """Returns the names of the modules that `params` can read."""
@@ -61,7 +79,7 @@ class TrainedModel:
         return {**own, **stored["teacher"]}, stored["centers"]
 
     def exported_weights(self) -> ExportedWeights:
-        """Returns the student as it is exported."""
+        """Returns both towers as they are exported."""
         has_head = self.config.self_supervision.is_on
         shapes = two_tower.abstract_params(self.config.model, has_head=has_head)
         return exported_weights.from_params(
@@ -69,6 +87,7 @@ class TrainedModel:
             self.config.model,
             self.config.data.global_crop.size_px,
             self.step,
+            exported_weights.exported_text(self.config.contrastive),
         )
 
     def _load(self, item: str, shapes: dict) -> dict:

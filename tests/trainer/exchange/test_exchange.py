@@ -12,8 +12,16 @@ import safetensors.numpy
 import sentencepiece
 
 from pipeline.records import VERSION
+from tests.support.runs import assert_same
 from trainer import evaluate, export
-from trainer.config import FeedForward, tips_model
+from trainer.config import (
+    ContrastivePair,
+    Ema,
+    FeedForward,
+    Text,
+    Weights,
+    tips_model,
+)
 from trainer.exchange import exported_weights, formats, npz, torch_names
 from trainer.exchange.formats import Format
 from trainer.models import two_tower
@@ -259,11 +267,52 @@ def test_an_export_measures_as_its_workdir_does(
     assert results[0] == results[1]
 
 
+def test_the_average_that_taught_can_be_exported(tmp_path, tiny, workdir_of):
+    ssl = dataclasses.replace(tiny.self_supervision, ema=Ema.FULL)
+    work = workdir_of(dataclasses.replace(tiny, self_supervision=ssl))
+    folder = exported(work, "scenic", tmp_path / "taught", "--weights", "teacher")
+    found, own = (find_trained_model(path) for path in (folder, work))
+    shapes = two_tower.abstract_params(tiny.model)
+    towers = {name: shapes[name] for name in ("vision", "text")}
+    taught = own.with_weights(Weights.TEACHER)
+    assert_same(found.params(towers)["text"], own.params(towers)["text"])
+    assert_same(found.params(towers)["vision"], own.teacher()[0]["vision"])
+    assert_same(taught.params(towers), found.params(towers))
+    with pytest.raises(AssertionError):
+        assert_same(found.params(towers)["vision"], own.params(towers)["vision"])
+    card = (folder / "README.md").read_text()
+    assert "Image encoder: the average that taught." in card
+
+
+def test_a_teacher_without_an_average_of_the_encoder_is_not_exported(
+    tmp_path, work, capsys
+):
+    with pytest.raises(SystemExit, match="2"):
+        exported(work, "hf", tmp_path / "out", "--weights", "teacher")
+    message = "weights=teacher: expected student with self_supervision.ema=head"
+    assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="expected student with none"):
+        find_trained_model(exported(work, "hf", tmp_path / "out")).with_weights(
+            Weights.TEACHER
+        )
+
+
+def test_the_temperature_is_that_of_a_text_that_was_trained(tiny, workdir_of):
+    pair = ContrastivePair(token=1, text=Text.SYNTHETIC_CAPTION, weight=1.0)
+    work = workdir_of(dataclasses.replace(tiny, contrastive=(pair,)))
+    found = find_trained_model(work)
+    name = "log_temperature_synthetic_caption"
+    expected = np.exp(found.params({name: jax.ShapeDtypeStruct((), "f4")})[name])
+    assert found.exported_weights().temperature == pytest.approx(expected)
+
+
 def test_the_card_says_what_was_recorded_and_no_license(tmp_path, work):
     folder = exported(work, Format.HF, tmp_path / "out")
     card = (folder / "README.md").read_text()
     assert "6 of 6 steps of 8 images, 48 in all" in card
-    assert "CLS 2 saw short 1, detailed 3" in card
+    assert "CLS 2 saw synthetic captions (short 1, detailed 3)" in card
+    assert "the temperature is that of the alt texts" in card
+    assert "Image encoder: the student's." in card
     assert "fingerprint `none`" in card
     assert f"version {VERSION}" in card
     assert "license" not in card

@@ -67,6 +67,7 @@ setup(
         "cloud-tests": ["apache-beam[gcp]"],
         "gcp": ["apache-beam[gcp]"],
         "gemini": ["google-genai>=3"],
+        "onnx": ["onnx>=1.20"],
         "tfds": ["tensorflow-datasets"],
         "torch": ["torch", "torchvision"],
         "dev": [
@@ -76,6 +77,8 @@ setup(
             "hypothesis",
             "jaxtyping",
             "mypy",
+            "onnx>=1.20",
+            "onnxruntime",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -45,7 +45,7 @@ PUBLIC_SETS = (
     "context60",
     "voc21",
 )
-FORMATS = ("hf", "scenic", "pytorch")
+FORMATS = ("hf", "scenic", "pytorch", "onnx", "stablehlo")
 GELUS = ("tanh", "exact")
 WEIGHTS = ("student", "teacher")
 ADDRESS = "JAX_COORDINATOR_ADDRESS"

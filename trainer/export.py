@@ -1,6 +1,7 @@
-"""Writes a trained model for other programs: Hugging Face, Scenic, PyTorch.
+"""Writes a trained model for other programs: Hugging Face, Scenic, PyTorch, ONNX.
 
-    python -m trainer.export --checkpoint DIR --format hf|scenic|pytorch --output DIR
+    python -m trainer.export --checkpoint DIR --output DIR \\
+        --format hf|scenic|pytorch|onnx|stablehlo
 
 The folder is complete or does not exist: weights, sizes, tokenizer and a model card.
 The model is the student of a workdir, or with `--weights teacher` the average of its

@@ -1,4 +1,4 @@
-"""The three forms that models are exchanged in, and how to recognize them."""
+"""The forms that models are exchanged in, and how to recognize those that are read."""
 
 import dataclasses
 import enum
@@ -7,7 +7,13 @@ import shutil
 
 from recipes.validation import require
 from trainer.data.text_tokenizer import Tokenizer, check_size
-from trainer.exchange import hugging_face, npz, tokenizer_json
+from trainer.exchange import (
+    hugging_face,
+    npz,
+    onnx_graph,
+    stablehlo,
+    tokenizer_json,
+)
 from trainer.exchange.exported_weights import ExportedWeights
 
 TOKENIZER = "tokenizer.model"
@@ -19,6 +25,12 @@ class Format(enum.StrEnum):
     HF = "hf"  # a folder of Hugging Face's `tipsv2`
     SCENIC = "scenic"  # the official pair of files for JAX
     PYTORCH = "pytorch"  # the official pair of files for PyTorch
+    ONNX = "onnx"  # the image encoder as a graph; not read
+    STABLEHLO = "stablehlo"  # the image encoder as a program; not read
+
+
+# Whole models; the other forms hold the image encoder alone.
+READ = (Format.HF, Format.SCENIC, Format.PYTORCH)
 
 
 def is_export(path: pathlib.Path) -> bool:
@@ -40,7 +52,10 @@ def write(
     PyTorch's forms hold the learned positions for the size of the model's images, or
     all of them if there are more; Scenic's holds them as they were learned.
     """
-    if form is Format.SCENIC:
+    if form not in READ:
+        writer = onnx_graph if form is Format.ONNX else stablehlo
+        writer.write(model.with_grid(_image_side(model)), folder)
+    elif form is Format.SCENIC:
         npz.write_scenic(model, folder)
     elif form is Format.PYTORCH:
         npz.write_pytorch(_square_grid(model), folder)
@@ -51,7 +66,12 @@ def write(
 def write_tokenizer(
     path: pathlib.Path, form: Format, folder: pathlib.Path, max_tokens: int
 ) -> None:
-    """Copies a sentencepiece model; Hugging Face also gets `tokenizer.json`."""
+    """Copies a sentencepiece model; Hugging Face also gets `tokenizer.json`.
+
+    An image encoder alone gets nothing.
+    """
+    if form not in READ:
+        return
     shutil.copyfile(path, folder / TOKENIZER)
     if form is Format.HF:
         hugging_face.write_tokenizer(path, folder, max_tokens)
@@ -60,8 +80,10 @@ def write_tokenizer(
 def check(model: ExportedWeights, tokenizer: pathlib.Path, form: Format) -> None:
     """Raises ValueError if the format cannot hold the model or its tokenizer."""
     rows, columns = model.model.vision.position_grid
+    if form is Format.ONNX:
+        onnx_graph.import_onnx()
     require(
-        form is Format.SCENIC or rows == columns,
+        form not in (Format.HF, Format.PYTORCH) or rows == columns,
         f"position_grid=({rows}, {columns})",
         f"as many rows as columns for the format {form}",
     )
@@ -80,5 +102,10 @@ def with_image_size(model: ExportedWeights, size_px: int) -> ExportedWeights:
 
 def _square_grid(model: ExportedWeights) -> ExportedWeights:
     rows, _ = model.model.vision.position_grid
-    side = max(rows, model.size_px // model.model.vision.patch_size_px)
+    side = max(rows, _image_side(model))
     return model if side == rows else model.with_grid(side)
+
+
+def _image_side(model: ExportedWeights) -> int:
+    """Patches along a side of the images that it is for."""
+    return model.size_px // model.model.vision.patch_size_px

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.records import VERSION
 from trainer.config import Ema, Text, TrainConfig, Weights
 from trainer.config_files import to_dict
+from trainer.exchange import onnx_graph, stablehlo
 from trainer.exchange.exported_weights import Arrays, ExportedWeights, exported_text
 from trainer.exchange.formats import Format
 from trainer.loop import workdir
@@ -24,6 +25,9 @@ from transformers import AutoModel, AutoProcessor  # 5.14 or newer
 model = AutoModel.from_pretrained("FOLDER")
 processor = AutoProcessor.from_pretrained("FOLDER")
 ```"""
+_IMAGE_ENCODER = """\
+The image encoder alone: `images` is float32, `[batch, 3, side, side]`, `cls` is
+`[batch, 2, width]`, `patches` is `[batch, rows * columns, width]`, row by row."""
 _FORMAT_TO_LOADING = {
     Format.HF: f"""\
 {_HF}
@@ -37,6 +41,24 @@ The official Scenic code of google-deepmind/tips reads `tips_vision.npz` and
 The official PyTorch code of google-deepmind/tips reads `tips_vision.npz` and
 `tips_text.npz`. It computes the exact GELU where training has its tanh approximation,
 and normalizes texts with an epsilon of 1e-5 where training has 1e-6.""",
+    Format.ONNX: f"""\
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/{onnx_graph.FILE}")
+cls, patches = session.run(None, {{"pixel_values": images}})
+```
+
+{_IMAGE_ENCODER}""",
+    Format.STABLEHLO: f"""\
+```python
+import jax.export
+
+program = open("FOLDER/{stablehlo.FILE}", "rb").read()
+cls, patches = jax.export.deserialize(program).call(images)
+```
+
+{_IMAGE_ENCODER}""",
 }
 
 

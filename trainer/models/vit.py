@@ -133,7 +133,7 @@ class Encoder(nnx.Module):
     ) -> VisionOutput:
         """Applies the final norm to the output of a block."""
         tokens = self.encoder_norm(tokens.astype(jnp.float32))
-        patches = tokens[:, N_CLS_TOKENS:].reshape(len(tokens), *grid, -1)
+        patches = tokens[:, N_CLS_TOKENS:].reshape(tokens.shape[0], *grid, -1)
         return VisionOutput(tokens[:, :N_CLS_TOKENS], patches)
 
 
@@ -167,7 +167,7 @@ class ToTokenSequence(nnx.Module):
             grid = jnp.where(masked.mask[..., None], masked.token, grid)
         positions = resize_grid(self.posembed_input[...], *grid.shape[1:3])
         cls = jnp.broadcast_to(
-            self.cls[...], (len(image), N_CLS_TOKENS, grid.shape[-1])
+            self.cls[...], (image.shape[0], N_CLS_TOKENS, grid.shape[-1])
         )
         return (grid + positions).astype(image.dtype), cls.astype(image.dtype)
 
@@ -218,4 +218,4 @@ def n_patches(config: VisionConfig, size_px: int) -> int:
 
 def flatten_grid(patches: Float[Array, "b gh gw d"]) -> Float[Array, "b p d"]:
     """Patches row by row."""
-    return patches.reshape(len(patches), -1, patches.shape[-1])
+    return patches.reshape(patches.shape[0], -1, patches.shape[-1])

@@ -6,14 +6,24 @@ import shutil
 
 import pytest
 
-from tests.support.runs import metric_lines, with_set
+from tests.support.runs import assert_same, metric_lines, with_set
 from trainer import evaluate, train
+from trainer.config import Weights
 from trainer.evals import in_training
 from trainer.evals.in_training import _line
 from trainer.evals.sets.samples import SampleError
 from trainer.loop import checkpoints
+from trainer.models.two_tower import abstract_params
+from trainer.pretrained.trained_model import find_trained_model
 
 TASK = "knn_classification"
+SETTINGS = (
+    "n_steps=4",
+    "run.n_steps_per_checkpoint=2",
+    "optimizer.n_warmup_steps=1",
+    "self_supervision.distillation_weight=0",
+    "self_supervision.patch_weight=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +31,9 @@ def run_train(recipe, export, evaluation_tar):
     """Trains 4 steps with checkpoints at 2 and 4; returns the exit code."""
 
     def run(workdir, *overrides):
-        sets = with_set(
-            "n_steps=4",
-            "run.n_steps_per_checkpoint=2",
-            "optimizer.n_warmup_steps=1",
-            "self_supervision.distillation_weight=0",
-            "self_supervision.patch_weight=0",
-            *overrides,
-        )
+        names = {override.partition("=")[0] for override in overrides}
+        own = [one for one in SETTINGS if one.partition("=")[0] not in names]
+        sets = with_set(*own, *overrides)
         flags = ["--config", recipe, "--data", export, "--workdir", workdir, *sets]
         try:
             train.main([str(flag) for flag in flags])
@@ -243,3 +248,36 @@ def test_metrics_that_are_no_json_are_named(tmp_path, finished, run_train, capsy
     path.write_text("x\n" + path.read_text())
     assert run_train(tmp_path) != 0
     assert "metrics.jsonl, line 1: expected a JSON" in capsys.readouterr().err
+
+
+def test_the_average_that_teaches_can_be_measured(
+    tmp_path, run_train, evaluation_tar, capsys
+):
+    settings = (
+        "self_supervision.patch_weight=1",
+        "self_supervision.ema=full",
+        "run.evaluation.weights=teacher",
+        f"run.evaluations.retrieval={evaluation_tar}",
+    )
+    assert run_train(tmp_path, *settings) == 0
+    capsys.readouterr()
+
+    def measured(*flags):
+        own = ["--checkpoint", tmp_path, "--task", "retrieval", *flags]
+        evaluate.main([*map(str, own), "--data", str(evaluation_tar)])
+        found = json.loads(capsys.readouterr().out)
+        return found["short"]["mean"]["text_to_image"]
+
+    line = metric_lines(tmp_path)[-1]
+    name = "retrieval/short/mean/text_to_image/recall@5"
+    assert measured()["recall@5"] == pytest.approx(line[name], rel=1e-6)
+    weights = find_trained_model(tmp_path).with_weights(Weights.TEACHER)
+    shapes = {"vision": abstract_params(weights.config.model)["vision"]}
+    student = find_trained_model(tmp_path)
+    with pytest.raises(AssertionError):
+        assert_same(weights.params(shapes), student.params(shapes))
+
+
+def test_a_teacher_without_an_own_encoder_cannot_be_measured(tmp_path, run_train):
+    assert run_train(tmp_path / "run", "run.evaluation.weights=teacher") == 2
+    assert not (tmp_path / "run").exists()

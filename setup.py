@@ -70,6 +70,7 @@ setup(
         "onnx": ["onnx>=1.20"],
         "tfds": ["tensorflow-datasets"],
         "torch": ["torch", "torchvision"],
+        "wandb": ["wandb"],
         "dev": [
             "beartype",
             "duckdb",
@@ -83,6 +84,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "setuptools",
+            "wandb",
             "websockets",
         ],
         "docs": ["mkdocs", "mkdocstrings[python]"],

@@ -175,6 +175,8 @@ class RunConfig(Settings):
     n_steps_per_kept_checkpoint: int = (
         0  # keeps those of its multiples as well; 0: none
     )
+    # Where the numbers go beside metrics.jsonl: tensorboard, wandb, MODULE:CLASS.
+    trackers: tuple[str, ...] = ("tensorboard",)
     n_profiled_steps: int = 5  # in a trace, see `trainer.loop.profiler`
     # Of the records drawn; if more are damaged, the run stops.
     max_skipped_share: float = 0.2

@@ -50,6 +50,7 @@ from trainer.loop.checkpoints import CheckpointError, Checkpoints, find_steps
 from trainer.loop.metrics import NotFiniteError, TrainingLog
 from trainer.loop.preemption import Preemption
 from trainer.loop.profiler import Profiler
+from trainer.loop.trackers import TrackerError, check_trackers, open_trackers
 from trainer.models.two_tower import abstract_params
 from trainer.pretrained.starting_point import (
     StartingPoint,
@@ -148,6 +149,7 @@ def _open_log(job: Job, first_step: int) -> TrainingLog:
         n_steps=job.config.n_steps,
         batch_size=job.config.data.batch_size,
         cost=flops.step_cost(job.config, job.start.teacher_model),
+        trackers=open_trackers(job.config, job.folder, first_step),
     )
 
 
@@ -194,6 +196,7 @@ def prepare(
             config, folder, view, mesh, StartingPoint(None, None), is_finished=True
         )
     check_tasks(config.run.evaluations, config.run.evaluation, patch_px)
+    check_trackers(config.run.trackers)
     _check_trained(config)
     steps = find_steps(folder / workdir.CHECKPOINTS)
     found = find_starting_point(config, is_new=not steps)
@@ -248,7 +251,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if job.is_finished:
             print(_describe_finished(job))
             return
-    errors = (CheckpointError, RecordError, EvaluationError, NotFiniteError)
+    errors = (
+        CheckpointError,
+        RecordError,
+        EvaluationError,
+        NotFiniteError,
+        TrackerError,
+    )
     with (
         command_line.exits(command_line.FAILED, *errors, OSError),
         interrupts.saying(lambda: _describe_next(flags.workdir)),

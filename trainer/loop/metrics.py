@@ -1,4 +1,4 @@
-"""Measurements of a run, written to `metrics.jsonl`, TensorBoard and the terminal."""
+"""Measurements of a run: to `metrics.jsonl`, to trackers and to the terminal."""
 
 import contextlib
 import json
@@ -16,13 +16,11 @@ import numpy as np
 import rich.console
 import rich.progress
 from jaxtyping import Array, Float, UInt8
-from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pipeline.records import VERSION
 from pipeline.storage.file_errors import add_path
-from trainer.distributed.processes import is_first
 from trainer.loop.flops import Cost
+from trainer.loop.trackers import Trackers
 from trainer.step.optimizer import IS_SKIPPED
 
 
@@ -33,8 +31,7 @@ class NotFiniteError(ArithmeticError):
 class TrainingLog:
     """Counts every step, and writes lines of `metrics.jsonl` and of the display.
 
-    Lines of steps after `first_step`, which a killed run left behind, are removed. In a
-    run of several processes only the first writes for TensorBoard.
+    Lines of steps after `first_step`, which a killed run left behind, are removed.
     """
 
     def __init__(
@@ -45,6 +42,7 @@ class TrainingLog:
         n_steps: int,
         batch_size: int,
         cost: Cost,
+        trackers: Trackers,
     ):
         self._lines = _Lines(path, first_step)
         last = self._lines.last
@@ -52,7 +50,7 @@ class TrainingLog:
         self.n_records_skipped: int = last.get("n_records_skipped", 0)
         self._n_evaluations_failed: int = last.get("n_evaluations_failed", 0)
         self._n_steps_skipped: int = last.get("n_steps_skipped", 0)
-        self._events = _EventFile(path.parent, first_step) if is_first() else None
+        self._trackers = trackers
         self._display = _Display(first_step, n_steps)
         self._batch_size = batch_size
         self._cost = cost
@@ -73,8 +71,7 @@ class TrainingLog:
         traceback: types.TracebackType | None,
     ) -> None:
         self._lines.close()
-        if self._events:
-            self._events.close()
+        self._trackers.close()
         self._display.close()
 
     @contextlib.contextmanager
@@ -127,8 +124,7 @@ class TrainingLog:
         finite.pop(IS_SKIPPED, None)
         line = {**self._counts(step), **finite, **self._speed(step)}
         self._lines.add(line)
-        if self._events:
-            self._events.write(step, line)
+        self._trackers.write(line)
         self._display.show(line)
         self._restart_clock(step)
 
@@ -140,9 +136,8 @@ class TrainingLog:
         self._n_evaluations_failed += n_failed
         found = _round_values(results)
         self._lines.add({**self._counts(step), **found})
-        if self._events:
-            failed = {"n_evaluations_failed": self._n_evaluations_failed}
-            self._events.write(step, found or failed)
+        failed = {"n_evaluations_failed": self._n_evaluations_failed}
+        self._trackers.write({"step": step, **(found or failed)})
 
     def _check_previous(self) -> None:
         """Waits for the last step, and looks at it, once."""
@@ -251,35 +246,6 @@ class _Display:
 
     def close(self) -> None:
         self._bar.stop()
-
-
-class _EventFile:
-    """TensorBoard scalars, written without TensorFlow."""
-
-    def __init__(self, folder: pathlib.Path, first_step: int):
-        name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        self._file = RecordWriter((folder / name).open("wb"))
-        self._add(event_pb2.Event(file_version="brain.Event:2"))
-        # Tells TensorBoard to forget later steps of a killed run.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(event_pb2.Event(step=first_step + 1, session_log=start))
-
-    def write(self, step: int, line: Mapping[str, float]) -> None:
-        values = [
-            summary_pb2.Summary.Value(tag=name, simple_value=value)
-            for name, value in line.items()
-            if name != "step"
-        ]
-        summary = summary_pb2.Summary(value=values)
-        self._add(event_pb2.Event(step=step, summary=summary))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _add(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._file.write(event.SerializeToString())
 
 
 class _Lines:

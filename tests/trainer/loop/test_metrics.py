@@ -1,15 +1,14 @@
 import json
 import re
-import struct
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboard.compat.proto import event_pb2
 
 from pipeline.records import VERSION
 from trainer.loop.flops import Cost, Peak
 from trainer.loop.metrics import NotFiniteError, TrainingLog
+from trainer.loop.trackers import Trackers
 from trainer.step.optimizer import IS_SKIPPED
 
 IDS = np.arange(32, dtype=np.uint8).reshape(2, 16)
@@ -22,6 +21,7 @@ def make_log(folder, first_step=0, peak=None):
         n_steps=9,
         batch_size=4,
         cost=Cost(flops_per_image=600, n_devices=2, peak=peak),
+        trackers=Trackers(),
     )
 
 
@@ -153,21 +153,3 @@ def test_without_a_terminal_there_is_a_plain_line(tmp_path, capsys):
         log.write(3, {"loss": 2.5})
     pattern = r"step 3/9  loss 2\.500  \d+ images/s  0% waiting for data\n"
     assert re.fullmatch(pattern, capsys.readouterr().out)
-
-
-def test_tensorboard_finds_the_numbers(tmp_path):
-    with make_log(tmp_path, first_step=4) as log:
-        log.write(5, {"loss": 2.5})
-    (path,) = tmp_path.glob("events.out.tfevents.*")
-    version, start, event = read_events(path.read_bytes())
-    assert version.file_version == "brain.Event:2"
-    assert start.step == 5
-    values = {value.tag: value.simple_value for value in event.summary.value}
-    assert (event.step, values["loss"], values["n_samples_seen"]) == (5, 2.5, 20)
-
-
-def read_events(data):
-    while data:
-        (length,) = struct.unpack_from("<Q", data)
-        yield event_pb2.Event.FromString(data[12 : 12 + length])
-        data = data[16 + length :]

@@ -69,12 +69,16 @@ class VisionConfig(TransformerConfig):
     patch_size_px: int = 14  # side of a patch; crops are multiples of it
     # Of the normal start of both CLS tokens. With 0, the authors', they start equal.
     cls_init_stddev: float = 0.0
+    # Further learned tokens, whose output nothing reads (arXiv:2309.16588).
+    n_registers: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         require_positive(self, "patch_size_px")
         std = self.cls_init_stddev
         require(std >= 0, f"cls_init_stddev={std}", "0 or more")
+        n = self.n_registers
+        require(n >= 0, f"n_registers={n}", "0 or more")
         require(
             min(self.position_grid) > 0,
             f"position_grid={self.position_grid}",

@@ -41,6 +41,11 @@ NEEDED = {
             {"cls_init_stddev": -1},
             "cls_init_stddev=-1: expected 0 or more",
         ),
+        (
+            VisionConfig,
+            {"n_registers": -1},
+            "n_registers=-1: expected 0 or more",
+        ),
         (VisionConfig, {"patch_size_px": 0}, "patch_size_px=0: expected more than 0"),
         (
             VisionConfig,

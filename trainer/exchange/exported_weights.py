@@ -24,6 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 POSITIONS = "encoder/ToTokenSequence_0/posembed_input"
 CLS = "encoder/ToTokenSequence_0/cls"
+REGISTERS = "encoder/ToTokenSequence_0/registers"
 TOWERS = ("vision", "text")
 _TEMPERATURES = tuple(f"log_temperature_{text}" for text in Text)
 

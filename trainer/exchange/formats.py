@@ -87,6 +87,12 @@ def check(model: ExportedWeights, tokenizer: pathlib.Path, form: Format) -> None
         f"position_grid=({rows}, {columns})",
         f"as many rows as columns for the format {form}",
     )
+    n_registers = model.model.vision.n_registers
+    require(
+        not n_registers or form not in READ,
+        f"n_registers={n_registers}",
+        f"0 for the format {form}, whose readers know none; onnx and stablehlo do",
+    )
     check_size(Tokenizer(tokenizer, model.model.text.max_tokens), model.model.text)
     if form is Format.HF:
         tokenizer_json.convert_tokenizer(tokenizer)

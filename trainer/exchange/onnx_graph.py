@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config import FeedForward, VisionConfig
-from trainer.exchange.exported_weights import CLS, POSITIONS, Arrays, ExportedWeights
+from trainer.exchange.exported_weights import (
+    CLS,
+    POSITIONS,
+    REGISTERS,
+    Arrays,
+    ExportedWeights,
+)
 from trainer.models.layers import LAYER_NORM_EPSILON
 from trainer.models.vit import N_CLS_TOKENS
 
@@ -122,12 +128,17 @@ def _add_encoder(graph: _Graph, config: VisionConfig, size_px: int) -> None:
     for number in range(config.n_layers):
         x = _add_block(graph, config, x, f"encoder/transformer/encoderblock_{number}")
     x = graph.layer_norm(x, "encoder/encoder_norm")
-    sizes = graph.constant(np.array([N_CLS_TOKENS, n_patches], np.int64))
-    graph.add_to(OUTPUTS, "Split", x, sizes, axis=1)
+    sizes = [N_CLS_TOKENS, n_patches]
+    names = [*OUTPUTS]
+    if config.n_registers:
+        sizes.insert(1, config.n_registers)
+        names.insert(1, "registers")
+    split = graph.constant(np.array(sizes, np.int64))
+    graph.add_to(names, "Split", x, split, axis=1)
 
 
 def _embed(graph: _Graph, config: VisionConfig, n_patches: int) -> str:
-    """Patches with positions after both CLS tokens."""
+    """Patches with positions after both CLS tokens and the registers."""
     patch, width = config.patch_size_px, config.width
     name = "encoder/ToTokenSequence_0/embedding"
     kernel = graph.arrays[f"{name}/kernel"].transpose(3, 2, 0, 1)
@@ -141,10 +152,13 @@ def _embed(graph: _Graph, config: VisionConfig, n_patches: int) -> str:
     rows = graph.add("Transpose", graph.reshape(grid, 0, 0, n_patches), perm=[0, 2, 1])
     patches = graph.add("Add", rows, graph.array(POSITIONS, 1, n_patches, width))
     batch = graph.add("Shape", INPUT, end=1)
-    rest = graph.constant(np.array([N_CLS_TOKENS, width], np.int64))
+    prefix = graph.arrays[CLS]
+    if config.n_registers:
+        prefix = np.concatenate([prefix, graph.arrays[REGISTERS]], axis=1)
+    rest = graph.constant(np.array(prefix.shape[1:], np.int64))
     shape = graph.add("Concat", batch, rest, axis=0)
-    cls = graph.add("Expand", graph.array(CLS), shape)
-    return graph.add("Concat", cls, patches, axis=1)
+    tokens = graph.add("Expand", graph.constant(prefix), shape)
+    return graph.add("Concat", tokens, patches, axis=1)
 
 
 def _add_block(graph: _Graph, config: VisionConfig, x: str, path: str) -> str:

@@ -27,6 +27,7 @@ from trainer.models.layers import (
 from trainer.models.transformer import EncoderBlock, Transformer, transformer_flops
 
 N_CLS_TOKENS = 2
+_REGISTER_INIT = normal(1e-6)  # as in DINOv2
 
 
 class VisionOutput(NamedTuple):
@@ -88,9 +89,15 @@ class VisionTransformer(nnx.Module):
     def cls_attention(
         self, image: Float[Array, "b h w 3"]
     ) -> Float[Array, "b heads 2 t"]:
-        """Attention weights of both CLS tokens in the last block, CLS tokens first."""
+        """Attention weights of both CLS tokens in the last block, CLS tokens first.
+
+        Those of registers are left out.
+        """
         tokens, _, last = self._before_last(image)
-        return last.attention(tokens, N_CLS_TOKENS)
+        weights = last.attention(tokens, N_CLS_TOKENS)
+        after = self.encoder.n_prefix_tokens
+        parts = weights[..., :N_CLS_TOKENS], weights[..., after:]
+        return jnp.concatenate(parts, axis=-1)
 
     def _before_last(
         self, image: Float[Array, "b h w 3"]
@@ -107,6 +114,7 @@ class Encoder(nnx.Module):
     """Tokens, the transformer, and the final norm."""
 
     def __init__(self, config: VisionConfig, make: ParamMaker, compute: ComputeConfig):
+        self.n_prefix_tokens = N_CLS_TOKENS + config.n_registers  # before patches
         self.ToTokenSequence_0 = ToTokenSequence(config, make)
         self.transformer = Transformer(config, make, compute)
         self.encoder_norm = LayerNorm(config.width, make)
@@ -124,21 +132,21 @@ class Encoder(nnx.Module):
         self, image: Float[Array, "b h w 3"], masked: Masked | None
     ) -> tuple[Float[Array, "b t d"], tuple[int, int]]:
         """Returns the input of the first block, and the rows and columns of patches."""
-        grid, cls = self.ToTokenSequence_0(image, masked)
+        grid, prefix = self.ToTokenSequence_0(image, masked)
         b, gh, gw, d = grid.shape
-        return jnp.concatenate([cls, grid.reshape(b, gh * gw, d)], axis=1), (gh, gw)
+        return jnp.concatenate([prefix, grid.reshape(b, gh * gw, d)], axis=1), (gh, gw)
 
     def output(
         self, tokens: Float[Array, "b t d"], grid: tuple[int, int]
     ) -> VisionOutput:
         """Applies the final norm to the output of a block."""
         tokens = self.encoder_norm(tokens.astype(jnp.float32))
-        patches = tokens[:, N_CLS_TOKENS:].reshape(tokens.shape[0], *grid, -1)
+        patches = tokens[:, self.n_prefix_tokens :].reshape(tokens.shape[0], *grid, -1)
         return VisionOutput(tokens[:, :N_CLS_TOKENS], patches)
 
 
 class ToTokenSequence(nnx.Module):
-    """Makes patches with their learned positions, and CLS tokens, which have none.
+    """Makes patches with their learned positions, CLS tokens and registers without.
 
     Both CLS tokens start at zero by default, as in the authors' code, hence equal; the
     first gradient separates them. The patch embedding starts as theirs, LeCun-normal.
@@ -158,18 +166,21 @@ class ToTokenSequence(nnx.Module):
         self.posembed_input = make(init_positions, 1, gh, gw, width)
         std = config.cls_init_stddev
         self.cls = make(normal(std) if std else ZEROS, 1, N_CLS_TOKENS, width)
+        if config.n_registers:
+            self.registers = make(_REGISTER_INIT, 1, config.n_registers, width)
 
     def __call__(
         self, image: Float[Array, "b h w 3"], masked: Masked | None
-    ) -> tuple[Float[Array, "b gh gw d"], Float[Array, "b 2 d"]]:
+    ) -> tuple[Float[Array, "b gh gw d"], Float[Array, "b prefix d"]]:
         grid = self.embedding(to_patches(image, self._patch_size))
         if masked is not None:
             grid = jnp.where(masked.mask[..., None], masked.token, grid)
         positions = resize_grid(self.posembed_input[...], *grid.shape[1:3])
-        cls = jnp.broadcast_to(
-            self.cls[...], (image.shape[0], N_CLS_TOKENS, grid.shape[-1])
-        )
-        return (grid + positions).astype(image.dtype), cls.astype(image.dtype)
+        prefix = self.cls[...]
+        if hasattr(self, "registers"):
+            prefix = jnp.concatenate([prefix, self.registers[...]], axis=1)
+        prefix = jnp.broadcast_to(prefix, (image.shape[0], *prefix.shape[1:]))
+        return (grid + positions).astype(image.dtype), prefix.astype(image.dtype)
 
 
 def to_patches(
@@ -208,7 +219,7 @@ def vision_flops(config: VisionConfig, size_px: int) -> int:
     """
     n = n_patches(config, size_px)
     embedding = 2 * n * 3 * config.patch_size_px**2 * config.width
-    return embedding + transformer_flops(config, n + N_CLS_TOKENS)
+    return embedding + transformer_flops(config, N_CLS_TOKENS + config.n_registers + n)
 
 
 def n_patches(config: VisionConfig, size_px: int) -> int:

@@ -11,17 +11,23 @@ from flax import nnx
 
 from trainer import export
 from trainer.config import FeedForward
-from trainer.exchange import onnx_graph, stablehlo
+from trainer.exchange import formats, onnx_graph, stablehlo
 from trainer.models.layers import ParamMaker
 from trainer.models.vit import VisionTransformer
 from trainer.pretrained.trained_model import find_trained_model
 
+KINDS = {
+    "gelu": {"feed_forward": FeedForward.GELU},
+    "relu": {"feed_forward": FeedForward.RELU},
+    "swiglu with registers": {"feed_forward": FeedForward.SWIGLU, "n_registers": 3},
+}
 
-@pytest.fixture(scope="module", params=FeedForward)
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def work(request, tiny, workdir_of):
     """2 x 3 positions, and images of 28 px."""
-    changes = {"feed_forward": request.param, "position_grid": (2, 3), "n_layers": 2}
-    vision = dataclasses.replace(tiny.model.vision, **changes)
+    sizes = {"position_grid": (2, 3), "n_layers": 2}
+    vision = dataclasses.replace(tiny.model.vision, **sizes, **request.param)
     return workdir_of(
         dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, vision=vision))
     )
@@ -71,6 +77,19 @@ def test_another_runtime_gives_the_same(tmp_path, work, form, size_px):
     card = (folder / "README.md").read_text()
     assert "The image encoder alone" in card
     assert not (folder / "tokenizer.model").exists()
+
+
+@pytest.mark.parametrize("form", formats.READ)
+def test_a_form_whose_readers_know_no_registers_is_refused(
+    tmp_path, tiny, workdir_of, capsys, form
+):
+    vision = dataclasses.replace(tiny.model.vision, n_registers=1)
+    model = dataclasses.replace(tiny.model, vision=vision)
+    work = workdir_of(dataclasses.replace(tiny, model=model))
+    with pytest.raises(SystemExit, match="2"):
+        exported(work, tmp_path / "out", form)
+    message = f"n_registers=1: expected 0 for the format {form}, whose readers know"
+    assert message in capsys.readouterr().err
 
 
 def test_large_weights_lie_beside_the_graph(tmp_path, work, monkeypatch):

@@ -69,6 +69,31 @@ def test_blocks_in_between_give_what_an_encoder_without_the_rest_gives(tiny):
         np.testing.assert_allclose(patches, expected[2:], atol=2e-4)
 
 
+def test_registers_are_tokens_whose_output_is_dropped(tiny):
+    model = make(tiny.model.vision, n_layers=2, n_registers=3)
+    params = scrambled(model)
+    graph = nnx.graphdef(model)
+    run = jax.jit(lambda params: nnx.merge(graph, params)(IMAGE))
+    out = run(params)
+    attention = jax.jit(lambda params: nnx.merge(graph, params).cls_attention(IMAGE))(
+        params
+    )
+    tokens = params["encoder"]["ToTokenSequence_0"]
+    prefix = np.concatenate([tokens["cls"], tokens.pop("registers")], axis=1)
+    expected = reference.vision(
+        {
+            "encoder": params["encoder"]
+            | {"ToTokenSequence_0": tokens | {"cls": prefix}}
+        },
+        IMAGE[0],
+        "gelu",
+    )
+    np.testing.assert_allclose(out.cls[0], expected[:2], atol=2e-4)
+    np.testing.assert_allclose(out.patches[0].reshape(4, -1), expected[5:], atol=2e-4)
+    assert attention.shape[-1] == 2 + 4
+    assert (attention.sum(axis=-1) < 1).all()
+
+
 def test_cls_tokens_start_at_zero_and_give_the_same(tiny):
     cls = jax.jit(make(tiny.model.vision))(IMAGE).cls
     np.testing.assert_array_equal(cls[:, 0], cls[:, 1])

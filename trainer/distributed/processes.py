@@ -7,11 +7,17 @@ writes what is written once.
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import UInt8
 
 from trainer.command_line import ADDRESS, COUNT, NUMBER
+
+Row = TypeVar("Row")
 
 
 def join() -> None:
@@ -33,6 +39,28 @@ def join() -> None:
 def is_first() -> bool:
     """Whether this process writes what is written once."""
     return jax.process_index() == 0
+
+
+def own_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """Returns this process's part of rows that all processes have: every n-th."""
+    return rows[jax.process_index() :: jax.process_count()]
+
+
+def join_rows(
+    own: UInt8[np.ndarray, "own ..."], n_rows: int
+) -> UInt8[np.ndarray, "n_rows ..."]:
+    """Returns all rows in order on every process, from what each made of `own_rows`."""
+    n = jax.process_count()
+    most = -(-n_rows // n)
+    padded = np.zeros((most, *own.shape[1:]), own.dtype)
+    padded[: len(own)] = own
+    parts = multihost_utils.process_allgather(padded)
+    return np.swapaxes(parts, 0, 1).reshape(-1, *own.shape[1:])[:n_rows]
+
+
+def is_everywhere(is_here: bool) -> bool:
+    """Whether something holds on every process; all of them must ask."""
+    return bool(multihost_utils.process_allgather(np.array(is_here)).all())
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """What a task gets: encoders, an evaluation set, settings; and what a task is.
 
-Images go through the encoder in chunks, which bounds the memory for them.
+Images go through the encoder in chunks, which bounds the memory for them. Several
+processes divide their decoding.
 """
 
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from recipes import progress_bar
+from trainer.distributed import processes
 from trainer.evals.frozen_encoder import Encoder
 from trainer.evals.sets.readers import Source
 from trainer.evals.sets.samples import Sample, SampleError
@@ -52,7 +54,9 @@ class Evaluation:
         """
         cls: list[np.ndarray] = []
         kept: list[Sample] = []
-        for chunk in chunks(self.show_progress(samples, what)):
+        # So that each of many processes has some images to decode.
+        size = max(CHUNK, 8 * jax.process_count())
+        for chunk in chunks(self.show_progress(samples, what), size):
             cls.append(self.encoder.images(self.params, self.squeeze_images(chunk)))
             kept.extend(sample.without_parts() for sample in chunk)
         if not kept:
@@ -60,9 +64,26 @@ class Evaluation:
         return np.concatenate(cls), kept
 
     def squeeze_images(
-        self, samples: Iterable[Sample]
+        self, samples: Sequence[Sample]
     ) -> UInt8[np.ndarray, "n size size 3"]:
-        """Decodes in parallel; with a small encoder decoding takes most of the time."""
+        """Decodes in parallel; with a small encoder decoding takes most of the time.
+
+        Each of several processes decodes its part of the samples, and gets all images.
+        Raises SampleError, on every process, if one cannot be decoded.
+        """
+        if jax.process_count() == 1:
+            return self._decode(samples)
+        own, raised = np.zeros((0, self.size_px, self.size_px, 3), np.uint8), None
+        try:
+            if rows := processes.own_rows(samples):
+                own = self._decode(rows)
+        except SampleError as error:  # the others would wait for these rows
+            raised = error
+        if processes.is_everywhere(raised is None):
+            return processes.join_rows(own, len(samples))
+        raise raised or SampleError("an image that another process decodes is broken")
+
+    def _decode(self, samples: Sequence[Sample]) -> UInt8[np.ndarray, "n size size 3"]:
         with futures.ThreadPoolExecutor() as pool:
             images = pool.map(lambda sample: sample.to_square(self.size_px), samples)
             return np.stack(list(images))

@@ -31,7 +31,8 @@ from benchmarks import input as drawn_input
 from recipes import command_line
 from trainer import config_files, tokenizer
 from trainer.config import TrainConfig
-from trainer.data.batches import ViewSample, stream_batches
+from trainer.data.batch_stream import stream_batches
+from trainer.data.batches import ViewSample
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
 from trainer.data.text_tokenizer import Tokenizer
@@ -108,7 +109,8 @@ def loaded_batches(
     settings: TrainConfig, mesh: Mesh, folder: pathlib.Path
 ) -> Iterator[dict]:
     """Yields batches of drawn photos, decoded, cropped and transferred every step."""
-    drawn_input.write_shards(folder, max(256, settings.data.batch_size))
+    n = max(256, settings.data.batch_size)
+    drawn_input.write_shards(folder, 256, n)
     shards = Shards(folder)
     model = folder / "tokenizer.model"
     size = min(200, settings.model.text.vocabulary_size)

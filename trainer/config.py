@@ -140,10 +140,14 @@ class DataConfig(Settings):
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # With 1, an epoch is shuffled over all samples. With more, one request to an object
     # store reads that many adjacent samples, a block; the blocks are shuffled, then the
-    # samples of `n_blocks_per_window` blocks at a time. Each loader process keeps the
-    # blocks of a window or two in memory, and fetches all of them.
+    # samples of `n_blocks_per_window` blocks at a time.
     n_records_per_block: int = 1
     n_blocks_per_window: int = 16  # see above; no effect with single records
+    # Blocks are dealt to so many streams, each with windows of its own; row r of every
+    # batch is of stream r mod `n_streams`. If hosts x loader processes divide it, each
+    # block is read by one process of one host; if not, by several. All together hold
+    # about n_streams x n_blocks_per_window blocks. No effect with single records.
+    n_streams: int = 1
 
     def __post_init__(self):
         require(self.batch_size > 1, f"batch_size={self.batch_size}", "at least 2")
@@ -151,6 +155,12 @@ class DataConfig(Settings):
         require(n >= 0, f"n_local_crops={n}", "0 or more")
         require_positive(self, "n_records_per_block")
         require_positive(self, "n_blocks_per_window")
+        require_positive(self, "n_streams")
+        require(
+            self.batch_size % self.n_streams == 0,
+            f"n_streams={self.n_streams}",
+            f"a divisor of batch_size={self.batch_size}",
+        )
         require(
             all(weight > 0 for weight in self.granularity_weights.values()),
             f"granularity_weights={dict(self.granularity_weights)}",

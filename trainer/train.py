@@ -26,13 +26,8 @@ from jax.sharding import Mesh
 
 from trainer.config import TrainConfig
 from trainer.config_files import load
-from trainer.data.batches import (
-    Batch,
-    SkippedRecords,
-    ViewSample,
-    check_request,
-    stream_batches,
-)
+from trainer.data.batch_stream import stream_batches
+from trainer.data.batches import Batch, SkippedRecords, ViewSample, check_request
 from trainer.data.mixture import open_mixture
 from trainer.data.shards import RecordError
 from trainer.data.text_tokenizer import Tokenizer, check_size

@@ -1,11 +1,8 @@
 """Shards in, batches out, by random access: step s is a function of (seed, s).
 
-Every epoch of a set is shuffled again, over all its samples or, to spare an object
-store requests, in blocks of them. Several sets take turns by their weights. Position p
-of the endless stream is row p mod B of batch p div B. The sample at a position, the
-boxes cut from its image, its hidden patches and its captions depend on the seed, the
-epoch and the sample alone. Batches are therefore the same for any number of workers,
-hosts and restarts.
+`trainer.data.row_order` says which sample a row shows. The boxes cut from its image,
+its hidden patches and its captions depend on the seed, the epoch and the sample alone.
+Batches are therefore the same for any number of workers, hosts and restarts.
 
 A record that cannot be used is skipped: another one of its set, drawn from the seed
 and the position, takes its row, and the row reports which were skipped.
@@ -15,18 +12,15 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
-import grain
 import numpy as np
-from absl import flags
-from jaxtyping import UInt8
 
 from pipeline.images import decoder
 from pipeline.records import Sample
-from trainer.config import DataConfig, RunConfig, SelfSupervisionConfig
+from trainer.config import CropConfig, DataConfig, RunConfig, SelfSupervisionConfig
 from trainer.data import caption_choice, crops, patch_masks
-from trainer.data.block_shuffle import BlockOrder
 from trainer.data.hashed_random import many_uniforms, uniforms
 from trainer.data.mixture import Mixture
+from trainer.data.row_order import Row
 from trainer.data.shards import RecordError, check_share
 from trainer.data.text_tokenizer import Tokenizer
 
@@ -51,165 +45,128 @@ class ViewSample:
     patch_size_px: int
 
     def __call__(self, position: int, index: int) -> Batch:
-        """Returns one row.
+        """Returns one row, of a sample at a position of its set's stream.
 
         Raises RecordError if too many records in a row are broken.
         """
-        part = self.shards.part(index)
+        row = self._empty_row()
+        self.fill(row, Row(position, index, range(index, index + 1)))
+        return row
+
+    def view(self, epoch: int, index: int) -> Batch:
+        """Returns one sample as an epoch shows it; `skipped` is not set.
+
+        Raises RecordError if it is broken.
+        """
+        row = self._empty_row()
+        self._write(row, epoch, index, range(index, index + 1))
+        return row
+
+    def _empty_row(self) -> Batch:
+        return {name: rows[0] for name, rows in self.empty_rows(1).items()}
+
+    def empty_rows(self, n: int) -> Batch:
+        """Returns room for `n` rows."""
+        config, ssl = self.config, self.self_supervision
+        tokens = np.int32, (n, self.tokenizer.max_tokens)
+        rows: dict[str, tuple[type, tuple[int, ...]]] = {
+            "image": (np.uint8, (n, *_pixels(config.global_crop))),
+            "alt_text": tokens,
+            "synthetic_caption": tokens,
+            "sample_id": (np.uint8, (n, 16)),
+            "skipped": (np.int32, (n, MAX_SKIPPED)),
+        }
+        if self._n_local_crops:
+            shape = (n, self._n_local_crops, *_pixels(config.local_crop))
+            rows["local_crops"] = np.uint8, shape
+        if ssl.patch_weight:
+            rows["mask"] = np.bool_, (n, *self._grid)
+        return {name: np.empty(shape, dtype) for name, (dtype, shape) in rows.items()}
+
+    def fill(self, out: Batch, row: Row) -> None:
+        """Writes a row into arrays, which are one row of `empty_rows`.
+
+        Raises RecordError if too many records in a row are broken.
+        """
+        part = self.shards.part(row.record)
         skipped: list[int] = []
+        index, block = row.record, row.block
         while True:
             try:
-                row = self.view(position // len(part), index)
+                self._write(out, row.position // len(part), index, block)
             except RecordError as error:
                 if len(skipped) == MAX_SKIPPED:
                     n = f"{MAX_SKIPPED} others, drawn before it, are broken too"
                     raise RecordError(f"{error}; {n}") from error
-                salt = f"{self.rng_seed}:{position}:skipped:{len(skipped)}"
+                salt = f"{self.rng_seed}:{row.position}:skipped:{len(skipped)}"
                 skipped.append(index)
                 (draw,) = uniforms(1, salt, index.to_bytes(8))
                 index = part[int(draw * len(part))]
+                block = range(index, index + 1)
             else:
-                filled = [*skipped, *[-1] * (MAX_SKIPPED - len(skipped))]
-                return {**row, "skipped": np.array(filled, np.int32)}
+                out["skipped"][:] = -1
+                out["skipped"][: len(skipped)] = skipped
+                return
 
-    def view(self, epoch: int, index: int) -> Batch:
-        """Returns one sample as an epoch shows it.
-
-        Raises RecordError if it is broken.
-        """
-        sample = self.shards[index]
+    def _write(self, out: Batch, epoch: int, index: int, block: range) -> None:
+        sample = self.shards.read(index, block)
         try:
-            return self._view(sample, f"{self.rng_seed}:{epoch}")
+            self._write_sample(out, sample, f"{self.rng_seed}:{epoch}")
         except ValueError as error:
             raise RecordError(f"{self.shards.place(index)}: {error}") from error
 
-    def _view(self, sample: Sample, salt: str) -> Batch:
-        text_draws = uniforms(caption_choice.N_DRAWS, f"{salt}:text", sample.sample_id)
+    def _write_sample(self, out: Batch, sample: Sample, salt: str) -> None:
+        draws = uniforms(caption_choice.N_DRAWS, f"{salt}:text", sample.sample_id)
         weights = self.config.granularity_weights
-        texts = caption_choice.choose_texts(sample, text_draws, weights)
-        alt_text, synthetic_caption = self.tokenizer(texts)
-        return {
-            **self._crops(sample, salt),
-            **self._mask(sample, salt),
-            "alt_text": alt_text,
-            "synthetic_caption": synthetic_caption,
-            "sample_id": np.frombuffer(sample.sample_id, np.uint8),
-        }
+        texts = caption_choice.choose_texts(sample, draws, weights)
+        self._cut(out, sample, salt)
+        if "mask" in out:
+            out["mask"][:] = self._mask(sample, salt)
+        for name, text in zip(("alt_text", "synthetic_caption"), texts, strict=True):
+            self.tokenizer.write(text, out[name])
+        out["sample_id"][:] = np.frombuffer(sample.sample_id, np.uint8)
 
-    def _crops(self, sample: Sample, salt: str) -> Batch:
+    def _cut(self, out: Batch, sample: Sample, salt: str) -> None:
         """Decodes once, at no more than the resolution that the crops need."""
-        config = self.config
         opened = decoder.open_image(sample.image, formats=(sample.image_format,))
         size = opened.size
         draws = uniforms(crops.N_DRAWS, f"{salt}:crop", sample.sample_id)
-        global_crop = crops.random_crop(*size, draws, config.global_crop)
+        global_crop = crops.random_crop(*size, draws, self.config.global_crop)
         local_crops = self._local_crops(size, salt, sample.sample_id)
         image, factor = opened.decode_fast(crops.reduction([global_crop, *local_crops]))
-        views = {"image": cut_crops(image, [global_crop], factor)[0]}
-        if local_crops:
-            views["local_crops"] = cut_crops(image, local_crops, factor)
-        return views
+        crops.cut(image, global_crop, factor, out["image"])
+        for number, crop in enumerate(local_crops):
+            crops.cut(image, crop, factor, out["local_crops"][number])
+
+    @property
+    def _n_local_crops(self) -> int:
+        is_used = self.self_supervision.distillation_weight > 0
+        return self.config.n_local_crops if is_used else 0
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        side = self.config.global_crop.size_px // self.patch_size_px
+        return side, side
 
     def _local_crops(
         self, size: tuple[int, int], salt: str, sample_id: bytes
     ) -> list[crops.Crop]:
-        if not self.self_supervision.distillation_weight:
+        n = self._n_local_crops
+        if not n:
             return []
-        n = self.config.n_local_crops
         draws = many_uniforms(n * crops.N_DRAWS, f"{salt}:local_crops", sample_id)
         draws = draws.reshape(n, crops.N_DRAWS)
         return crops.random_crops(*size, draws, self.config.local_crop)
 
-    def _mask(self, sample: Sample, salt: str) -> Batch:
-        config = self.self_supervision
-        if not config.patch_weight:
-            return {}
-        side = self.config.global_crop.size_px // self.patch_size_px
-        grid = (side, side)
-        draws = many_uniforms(
-            patch_masks.n_draws(grid), f"{salt}:mask", sample.sample_id
-        )
-        return {
-            "mask": patch_masks.draw_mask(
-                config.masking, grid, config.mask_ratio, draws
-            )
-        }
+    def _mask(self, sample: Sample, salt: str) -> patch_masks.Mask:
+        config, grid = self.self_supervision, self._grid
+        n = patch_masks.n_draws(grid)
+        draws = many_uniforms(n, f"{salt}:mask", sample.sample_id)
+        return patch_masks.draw_mask(config.masking, grid, config.mask_ratio, draws)
 
 
-def cut_crops(
-    image: UInt8[np.ndarray, "h w 3"], chosen: list[crops.Crop], factor: int
-) -> UInt8[np.ndarray, "crops size size 3"]:
-    """Cuts crops of one size, each written directly to its place."""
-    size_px = chosen[0].size_px
-    views = np.empty((len(chosen), size_px, size_px, 3), np.uint8)
-    for crop, out in zip(chosen, views, strict=True):
-        crops.cut(image, crop, factor, out)
-    return views
-
-
-def stream_batches(
-    view: ViewSample, run: RunConfig, *, shard_index: int = 0, shard_count: int = 1
-) -> grain.DatasetIterator[Batch]:
-    """Returns an endless iterator of batches, whose state is the position in it.
-
-    With `shard_count` processes, process `shard_index` reads rows `shard_index`,
-    `shard_index + shard_count` and so on of each batch of `batch_size` rows. The state
-    depends on neither. Raises ValueError if the processes cannot share a batch evenly.
-    """
-    n_rows = view.config.batch_size
-    if n_rows % shard_count:
-        raise ValueError(
-            f"data.batch_size={n_rows}: expected a multiple of {shard_count}, the"
-            " number of processes"
-        )
-    if run.n_workers:
-        # Grain's workers read absl flags, which a program without absl never parses.
-        flags.FLAGS.mark_as_parsed()
-        processes = grain.MultiprocessingOptions(num_workers=run.n_workers)
-    else:
-        processes = None
-    shards = view.shards.in_blocks(
-        view.config.n_records_per_block,
-        # Each thread reads its own window, and one of them starts the next.
-        (run.n_threads + 1) * view.config.n_blocks_per_window,
-    )
-    elastic = grain.experimental.ElasticIterator(
-        _stream_rows(dataclasses.replace(view, shards=shards)),
-        n_rows,
-        grain.sharding.ShardOptions(shard_index, shard_count),
-        read_options=grain.ReadOptions(
-            num_threads=run.n_threads, prefetch_buffer_size=run.n_threads
-        ),
-        multiprocessing_options=processes,
-    )
-    return iter(elastic)
-
-
-def _stream_rows(view: ViewSample) -> grain.MapDataset:
-    """Rows without end. Sets take turns, evenly, within 1 % of their weights.
-
-    Each set has its own seed: otherwise two recipes of one pool would show their
-    versions of a sample side by side.
-    """
-    streams = [
-        _shuffle(part, (view.rng_seed + number) % 2**32, view.config)
-        for number, part in enumerate(view.shards.parts)
-    ]
-    rows = [stream.map_with_index(view) for stream in streams]
-    if len(rows) == 1:
-        return rows[0]
-    return grain.MapDataset.mix(rows, view.shards.weights)
-
-
-def _shuffle(part: range, seed: int, config: DataConfig) -> grain.MapDataset[int]:
-    """The samples of a set without end, each epoch in its own order."""
-    samples = grain.MapDataset.range(part.start, part.stop)
-    if config.n_records_per_block == 1:
-        return samples.seed(seed).shuffle().repeat()
-    order = BlockOrder(
-        part, config.n_records_per_block, config.n_blocks_per_window, seed
-    )
-    return samples.repeat().map_with_index(order)
+def _pixels(config: CropConfig) -> tuple[int, int, int]:
+    return config.size_px, config.size_px, 3
 
 
 class SkippedRecords:

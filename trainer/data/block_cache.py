@@ -8,7 +8,7 @@ records of a few blocks together.
 import collections
 import threading
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -41,15 +41,18 @@ class RecentValues(Generic[T]):
     def __reduce__(self):
         return RecentValues, (self._n_kept,)
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Returns the value of a key.
+    def get(self, key: Hashable, make: Callable[[], T], n_uses: int | None = None) -> T:
+        """Returns the value of a key, and forgets it when it was used `n_uses` times.
 
         Raises what `make` raises; the next call tries again.
         """
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
-            if len(self._slots) > self._n_kept:
+            slot.n_uses += 1
+            if slot.n_uses == n_uses:
+                del self._slots[key]
+            elif len(self._slots) > self._n_kept:
                 self._slots.popitem(last=False)
         with slot.lock:  # others who want this value wait for it
             if not slot.values:
@@ -63,47 +66,81 @@ class _Slot(Generic[T]):
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.values: list[T] = []
+        self.n_uses = 0
 
 
 class BlockReader:
-    """Reads records of the shards of a folder.
+    """Reads records of the shards of a folder, and keeps the last `n_kept` blocks.
 
-    Threads may share it; cheap to pickle.
+    The index of a block is read with it, or, with `keeps_indexes`, that of the whole
+    shard once: many single records then take a request each. Threads may share it;
+    cheap to pickle.
     """
 
-    def __init__(self, folder: str, n_kept: int):
+    def __init__(self, folder: str, n_kept: int, *, keeps_indexes: bool):
         self._folder = folder
+        self._keeps_indexes = keeps_indexes
         self._indexes: RecentValues[np.ndarray] = RecentValues(_N_INDEXES_KEPT)
-        self._blocks: RecentValues[bytes] = RecentValues(n_kept)
+        self._blocks: RecentValues[_Block] = RecentValues(n_kept)
 
-    def record(self, shard: ShardFile, number: int, block: range) -> tuple[bytes, int]:
+    def record(
+        self, shard: ShardFile, number: int, block: range, n_uses: int | None = None
+    ) -> tuple[bytes, int]:
         """Returns record `number` with its checksums, and its payload's indexed length.
 
-        `block` are the numbers of the records that are read with it. Raises ValueError
-        if the index does not fit, OSError if reading fails.
+        `block` are the numbers of the records that are read with it. They are forgotten
+        after `n_uses` of them. Raises ValueError if the index does not fit, OSError if
+        reading fails.
         """
-        index = self._indexes.get(shard.name, lambda: self._index(shard.name))
-        first, _ = tfrecords.span(shard, *_entry(index, block.start))
-        _, last = tfrecords.span(shard, *_entry(index, block.stop - 1))
-        offset, length = _entry(index, number)
+        key = shard.name, block.start, block.stop
+        found = self._blocks.get(key, lambda: self._read(shard, block), n_uses)
+        return found.record(shard, number)
+
+    def _read(self, shard: ShardFile, block: range) -> "_Block":
+        index = self._entries(shard.name, block)
+        first, _ = tfrecords.span(shard, *_entry(index, 0))
+        _, last = tfrecords.span(shard, *_entry(index, len(block) - 1))
+        data = b""
+        if first < last:
+            data = files.read_range(self._path(shard.name), first, last - first)
+        return _Block(block.start, index, first, last, data)
+
+    def _entries(self, shard: str, block: range) -> np.ndarray:
+        path = self._path(shard + INDEX_SUFFIX)
+        if self._keeps_indexes:
+            index = self._indexes.get(shard, lambda: _index(files.read(path)))
+            return index[block.start : block.stop]
+        size = INDEX_DTYPE.itemsize
+        return _index(files.read_range(path, block.start * size, len(block) * size))
+
+    def _path(self, name: str) -> str:
+        return files.join(self._folder, name)
+
+
+class _Block(NamedTuple):
+    """Records of a shard that follow each other."""
+
+    first_record: int
+    entries: np.ndarray  # of the index
+    start: int  # of the data, in the shard
+    end: int
+    data: bytes
+
+    def record(self, shard: ShardFile, number: int) -> tuple[bytes, int]:
+        offset, length = _entry(self.entries, number - self.first_record)
         start, end = tfrecords.span(shard, offset, length)
-        if not first <= start < end <= last:
+        if not self.start <= start < end <= self.end:
             raise ValueError(f"{length} bytes at {offset}, expected inside its block")
-        data = self._blocks.get(
-            (shard.name, block.start),
-            lambda: files.read_range(self._path(shard.name), first, last - first),
-        )
-        record = data[start - first : end - first]
+        record = self.data[start - self.start : end - self.start]
         if len(record) != end - start:
             raise ValueError(f"{len(record)} bytes at {start}, expected {end - start}")
         return record, length
 
-    def _index(self, shard: str) -> np.ndarray:
-        data = files.read(self._path(shard + INDEX_SUFFIX))
-        return np.frombuffer(data, INDEX_DTYPE)
 
-    def _path(self, name: str) -> str:
-        return files.join(self._folder, name)
+def _index(data: bytes) -> np.ndarray:
+    """Entries of an index; what is left of an entry that was cut is no entry."""
+    n = len(data) // INDEX_DTYPE.itemsize
+    return np.frombuffer(data, INDEX_DTYPE, n)
 
 
 def _entry(index: np.ndarray, number: int) -> tuple[int, int]:

@@ -45,6 +45,11 @@ class Mixture:
         other._sets = [shards.in_blocks(n_records, n_kept) for shards in self._sets]
         return other
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a set is in an object store."""
+        return any(shards.is_remote for shards in self._sets)
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -52,6 +57,13 @@ class Mixture:
         """Raises RecordError if the record is broken."""
         shards, part = self._locate(index)
         return shards[index - part.start]
+
+    def read(self, index: int, block: range) -> Sample:
+        """Reads a sample as `Shards.read` does; `block` lies in its set."""
+        shards, part = self._locate(index)
+        first = part.start
+        own = range(block.start - first, block.stop - first)
+        return shards.read(index - first, own)
 
     def place(self, index: int) -> str:
         """Returns the shard and the number of a record, for messages."""

@@ -66,7 +66,7 @@ class Shards:
             json.dumps(contents).encode()
         ).hexdigest()
         self._n_records_per_block = 1
-        self._blocks = BlockReader(self._folder, 1)
+        self._blocks = BlockReader(self._folder, 1, keeps_indexes=True)
 
     def in_blocks(self, n_records: int, n_kept: int) -> Self:
         """Returns the same samples; each request to an object store brings `n_records`.
@@ -77,16 +77,35 @@ class Shards:
         """
         other = copy.copy(self)
         other._n_records_per_block = n_records
-        other._blocks = BlockReader(self._folder, n_kept)
+        is_single = n_records == 1
+        other._blocks = BlockReader(self._folder, n_kept, keeps_indexes=is_single)
         return other
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the folder is in an object store."""
+        return files.is_remote(self._folder)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
         """Raises RecordError if the record is broken."""
+        n = self._n_records_per_block
+        first = index // n * n
+        return self._sample(index, range(first, first + n), is_shown_once=False)
+
+    def read(self, index: int, block: range) -> Sample:
+        """Reads a sample; if it comes from an object store, with others of `block`.
+
+        They stay in memory until each was read once. Raises RecordError if the record
+        is broken.
+        """
+        return self._sample(index, block, is_shown_once=True)
+
+    def _sample(self, index: int, block: range, *, is_shown_once: bool) -> Sample:
         try:
-            return parse_sample(self._payload(index))
+            return parse_sample(self._payload(index, block, is_shown_once))
         except ValueError as error:
             raise RecordError(f"{self.place(index)}: {error}") from error
 
@@ -126,16 +145,17 @@ class Shards:
             except RecordError as error:
                 yield str(error)
 
-    def _payload(self, index: int) -> bytes:
+    def _payload(self, index: int, block: range, is_shown_once: bool) -> bytes:
         """Raises ValueError if the index does not point at a whole record."""
         number, start = self._locate(index)
         shard, record_number = self._files[number], index - start
-        if not files.is_remote(self._folder):
+        if not self.is_remote:
             return tfrecords.payload(*_local_record(self._folder, shard, record_number))
-        n = self._n_records_per_block
-        first = index // n * n - start
-        block = range(max(first, 0), min(first + n, self._ends[number] - start))
-        return tfrecords.payload(*self._blocks.record(shard, record_number, block))
+        end = self._ends[number]
+        block = range(max(block.start, start) - start, min(block.stop, end) - start)
+        n_uses = len(block) if is_shown_once else None
+        record = self._blocks.record(shard, record_number, block, n_uses)
+        return tfrecords.payload(*record)
 
     def _path(self, shard: ShardFile) -> str:
         return files.join(self._folder, shard.name)

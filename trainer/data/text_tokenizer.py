@@ -25,7 +25,7 @@ class Tokenizer:
 
     def __init__(self, path: str | pathlib.Path, max_tokens: int):
         """Raises ValueError if `path` is no sentencepiece model of our conventions."""
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
@@ -45,12 +45,19 @@ class Tokenizer:
         return self._processor.vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
-        # One by one: for a list sentencepiece starts threads, at four times the cost.
-        rows = [self._processor.encode(text.lower()) for text in texts]
-        ids = np.full((len(rows), self._max_tokens), PAD_ID, np.int32)
-        for row, found in zip(ids, rows, strict=True):
-            row[: len(found)] = found[: self._max_tokens]
+        ids = np.empty((len(texts), self.max_tokens), np.int32)
+        for text, row in zip(texts, ids, strict=True):
+            self.write(text, row)
         return ids
+
+    def write(self, text: str, out: Int32[np.ndarray, "tokens"]) -> None:
+        """Writes the ids of one text into a row.
+
+        For a list of texts sentencepiece starts threads, at four times the cost.
+        """
+        found = self._processor.encode(text.lower())[: self.max_tokens]
+        out[: len(found)] = found
+        out[len(found) :] = PAD_ID
 
 
 def check_size(tokenizer: Tokenizer, config: TextConfig) -> None:

@@ -10,12 +10,8 @@ from pipeline.images.jpeg import Jpeg
 from tests.support import served_store, tiny_export
 from trainer.config import RunConfig
 from trainer.data import crops
-from trainer.data.batches import (
-    SkippedRecords,
-    ViewSample,
-    check_request,
-    stream_batches,
-)
+from trainer.data.batch_stream import stream_batches
+from trainer.data.batches import SkippedRecords, ViewSample, check_request
 from trainer.data.block_shuffle import BlockOrder
 from trainer.data.mixture import Mixture
 from trainer.data.shards import RecordError, Shards
@@ -296,7 +292,8 @@ def blocks(store, tiny):
 
 def test_blocks_are_shown_as_the_order_says(blocks):
     order = BlockOrder(range(24), 5, 2, blocks.rng_seed)
-    expected = [blocks.shards[order(position, 0)].sample_id for position in range(48)]
+    records = [order(position).record for position in range(48)]
+    expected = [blocks.shards[record].sample_id for record in records]
     assert ids(stream_of(blocks, 6)) == expected
     assert len({*expected[:24]}) == len({*expected[24:]}) == 24
 
@@ -324,11 +321,12 @@ def test_each_block_of_a_window_is_requested_once(blocks, store):
     stream = stream_batches(blocks, ONE_THREAD)
     take(stream, 3)
     stream.close()
-    # An epoch has 5 blocks, of which one spans both shards, and there are 2 indexes.
-    # What is prefetched of the next epoch may ask for blocks again.
+    # An epoch has 5 blocks, of which one spans both shards: a request for the records
+    # of each and one for their entries in the index. What is prefetched of the next
+    # epoch may ask for blocks again.
     found = [(one.key, one.headers.get("range")) for one in store.requests]
-    assert len(set(found)) == 8
-    assert len(found) <= 8 + 6
+    assert len(set(found)) == 12
+    assert len(found) <= 12 + 6
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from trainer.config import RunConfig
-from trainer.data.batches import ViewSample, stream_batches
+from trainer.data.batch_stream import stream_batches
+from trainer.data.batches import ViewSample
 from trainer.data.mixture import Mixture
 from trainer.data.shards import Shards
 from trainer.data.text_tokenizer import Tokenizer

@@ -1,0 +1,167 @@
+"""Batches without end, made by threads or processes of this host.
+
+A batch is made in parts, one by each loader process, which has the same rows of every
+batch. Hosts and processes thereby have their own streams of `trainer.data.row_order`,
+and read the blocks of these alone.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+
+from trainer.config import RunConfig
+from trainer.data.batches import Batch, ViewSample
+from trainer.data.row_order import RowOrder
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchParts:
+    """Makes a host's rows of each batch, in `n_parts` parts.
+
+    Number i is part i mod `n_parts` of batch i div `n_parts`. Of the host's rows,
+    `shard_index`, `shard_index + shard_count` and so on, it has every `n_parts`-th.
+    """
+
+    view: ViewSample
+    order: RowOrder
+    n_parts: int
+    shard_index: int
+    shard_count: int
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows of a batch, of all hosts together."""
+        return self.view.config.batch_size
+
+    def __call__(self, number: int) -> Batch:
+        step, part = divmod(number, self.n_parts)
+        rows = range(self.shard_index, self.n_rows, self.shard_count)
+        rows = rows[part :: self.n_parts]
+        batch = self.view.empty_rows(len(rows))
+        for place, row in enumerate(rows):
+            out = {name: values[place] for name, values in batch.items()}
+            self.view.fill(out, self.order(step * self.n_rows + row))
+        return batch
+
+
+def make_parts(
+    view: ViewSample,
+    n_threads: int,
+    n_parts: int = 1,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> BatchParts:
+    """Returns what makes a host's rows, and keeps the blocks of one part's streams."""
+    config, shards = view.config, view.shards
+    n_streams = config.n_streams // math.gcd(config.n_streams, n_parts * shard_count)
+    # Each thread reads its own windows, and one of them starts the next.
+    n_kept = (n_threads + 1) * n_streams * config.n_blocks_per_window
+    order = RowOrder(shards.parts, shards.weights, config, view.rng_seed)
+    shards = shards.in_blocks(config.n_records_per_block, n_kept)
+    view = dataclasses.replace(view, shards=shards)
+    return BatchParts(view, order, n_parts, shard_index, shard_count)
+
+
+class BatchStream(grain.DatasetIterator[Batch]):
+    """Batches without end. The state, the next row, is the same for every host."""
+
+    def __init__(self, parts: BatchParts, run: RunConfig):
+        super().__init__()
+        self._parts = parts
+        self._run = run
+        self._next_row = 0
+
+    @functools.cached_property
+    def _made(self) -> grain.DatasetIterator[Batch]:
+        run, n_parts = self._run, self._parts.n_parts
+        first = self._next_row // self._parts.n_rows * n_parts
+        numbers = grain.MapDataset.range(first, sys.maxsize)
+        made = numbers.map(self._parts).to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=run.n_threads, prefetch_buffer_size=run.n_threads
+            )
+        )
+        if run.n_workers:
+            # Grain's workers read absl flags, which only absl's programs parse.
+            flags.FLAGS.mark_as_parsed()
+            # Each makes every n-th part: the same rows of every batch.
+            made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=n_parts))
+        return iter(made)
+
+    @property
+    def n_parts(self) -> int:
+        """How many loader processes share a batch of this host; 1 without any."""
+        return self._parts.n_parts
+
+    def __next__(self) -> Batch:
+        parts = [next(self._made) for _ in range(self._parts.n_parts)]
+        self._next_row += self._parts.n_rows
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the position of the next row in the stream of all rows."""
+        return {"global_next_index": self._next_row}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on from a state, of any number of hosts, workers and threads."""
+        self.close()
+        self.__dict__.pop("_made", None)
+        self._next_row = state["global_next_index"]
+
+    def close(self) -> None:
+        """Ends workers and threads."""
+        if "_made" in self.__dict__:
+            self._made.close()
+
+
+def _join(parts: Sequence[Batch]) -> Batch:
+    """A batch, of which each part has every `len(parts)`-th row."""
+    n_rows = sum(len(part["sample_id"]) for part in parts)
+    batch = {
+        name: np.empty((n_rows, *rows.shape[1:]), rows.dtype)
+        for name, rows in parts[0].items()
+    }
+    for number, part in enumerate(parts):
+        for name, rows in part.items():
+            batch[name][number :: len(parts)] = rows
+    return batch
+
+
+def stream_batches(
+    view: ViewSample, run: RunConfig, *, shard_index: int = 0, shard_count: int = 1
+) -> BatchStream:
+    """Returns an endless iterator of batches, whose state is the position in it.
+
+    With `shard_count` hosts, host `shard_index` reads rows `shard_index`,
+    `shard_index + shard_count` and so on of each batch of `batch_size` rows. The state
+    depends on neither. Raises ValueError if the hosts cannot share a batch evenly.
+    """
+    n_rows = view.config.batch_size
+    if n_rows % shard_count:
+        raise ValueError(
+            f"data.batch_size={n_rows}: expected a multiple of {shard_count}, the"
+            " number of processes"
+        )
+    n_parts = min(max(run.n_workers, 1), n_rows // shard_count)
+    _warn_of_shared_blocks(view, n_parts, shard_count)
+    return BatchStream(
+        make_parts(view, run.n_threads, n_parts, shard_index, shard_count), run
+    )
+
+
+def _warn_of_shared_blocks(view: ViewSample, n_parts: int, shard_count: int) -> None:
+    n_readers, n_streams = n_parts * shard_count, view.config.n_streams
+    is_in_blocks = view.shards.is_remote and view.config.n_records_per_block > 1
+    if is_in_blocks and n_streams % n_readers:
+        logging.warning(
+            "data.n_streams=%d: expected a multiple of %d, which are %d hosts with %d"
+            " loader processes each; several of them read the same blocks",
+            *(n_streams, n_readers, shard_count, n_parts),
+        )

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from tests.support import objectives
+from trainer.config import Remat
 from trainer.models import two_tower
 from trainer.step.objective import Objective
 from trainer.step.stochastic_depth import sample_keys, view_keys
@@ -81,3 +83,27 @@ def test_every_view_follows_the_keys_of_its_sample():
     for name, rows in found.items():
         np.testing.assert_allclose(turned[name][::-1], rows, atol=1e-5)
         assert np.abs(later[name] - rows).max() > 1e-3
+
+
+def gradients(**compute):
+    """Loss and gradients of the first step."""
+    run = objectives.Run(config(drop_path=0.5, **compute))
+    state = run.initial()
+    (loss, _), found = jax.jit(run.objective.gradients)(state["params"], state, BATCH)
+    return jax.device_get((loss, found))
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_and_recomputed_blocks_drop_what_the_whole_drops():
+    loss, whole = gradients()
+    compute = {"n_microbatches": 2, "scan_layers": True, "remat": Remat.FULL}
+    found, parts = gradients(**compute)
+    assert found == pytest.approx(loss, rel=1e-5)
+    for ours, theirs in zip(
+        objectives.without_key_biases(parts),
+        objectives.without_key_biases(whole),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            ours, theirs, atol=1e-5 + 1e-4 * np.abs(theirs).max()
+        )

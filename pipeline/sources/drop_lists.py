@@ -140,19 +140,30 @@ def list_files(pattern: str, root: str) -> tuple[ListFile, ...]:
 
 
 def build(list_files: Sequence[ListFile], root: str) -> str:
-    """The path of the table of the files in a run folder; makes it if it is not there.
+    """The path of the table of the files in a run folder.
 
-    Holds four million entries in memory at a time.
+    Makes it if it is not there as a whole. Holds four million entries in memory at a
+    time.
 
     Raises:
       ValueError: on a line that is no entry; names file and line.
     """
     path = table_path(list_files, root)
-    if not files.is_file(path):
+    if not _is_whole(path):
         drop_tables.write_sorted(_digests(list_files), path)
+        write_json(f"{path}.json", {"n_bytes": files.facts(path).n_bytes})
         notes = {found.uri: (found.mark, found.digest) for found in list_files}
         write_json(_notes_path(root), notes)
     return path
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a table has the size that it was written with."""
+    noted = read_json(f"{path}.json")
+    try:
+        return noted == {"n_bytes": files.facts(path).n_bytes}
+    except FileNotFoundError:
+        return False
 
 
 def _notes_path(root: str) -> str:

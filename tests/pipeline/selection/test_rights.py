@@ -231,6 +231,16 @@ def test_the_table_of_a_list_is_made_once_and_holds_its_entries(tmp_path):
     assert empty.kinds_of(table).tolist() == ["", ""]
 
 
+@pytest.mark.parametrize("n_bytes", [0, 16, 48])
+def test_a_table_of_another_size_is_made_again(tmp_path, n_bytes):
+    files = listed(tmp_path, "host:a.org", "host:b.org")
+    path = pathlib.Path(drop_lists.build(files, str(tmp_path / "run")))
+    whole = path.read_bytes()
+    os.truncate(path, n_bytes)
+    assert drop_lists.build(files, str(tmp_path / "run")) == str(path)
+    assert path.read_bytes() == whole
+
+
 def test_a_file_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
     files = listed(tmp_path, "host:a.org")
     drop_lists.build(files, str(tmp_path / "run"))

@@ -30,9 +30,9 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", N_DEVICES)
     n_rows = ComputeConfig().n_rows_per_chunk
-    n_tokens = SelfSupervisionConfig().n_tokens_per_chunk
+    n_prototypes = SelfSupervisionConfig().n_prototypes_per_chunk
     found = {
-        "prototypes, chunked": prototypes_mib(n_tokens),
+        "prototypes, chunked": prototypes_mib(n_prototypes),
         "prototypes, whole": prototypes_mib(None),
         "InfoNCE, chunked": info_nce_mib(n_rows),
         "InfoNCE, chunks of 256": info_nce_mib(256),
@@ -40,7 +40,7 @@ def main() -> None:
     print(json.dumps({name: round(mib) for name, mib in found.items()}, indent=1))
 
 
-def prototypes_mib(n_tokens_per_chunk: int | None) -> float:
+def prototypes_mib(n_prototypes_per_chunk: int | None) -> float:
     """MiB of the cross-entropy and its gradient, for student vectors and prototypes.
 
     With None, all logits are computed at once.
@@ -52,10 +52,10 @@ def prototypes_mib(n_tokens_per_chunk: int | None) -> float:
     def loss(ours, our_prototypes, theirs, their_prototypes, bias):
         student = prototype_loss.Scores(ours, our_prototypes, 0.1)
         teacher = prototype_loss.Scores(theirs, their_prototypes, 0.07)
-        if n_tokens_per_chunk is None:
+        if n_prototypes_per_chunk is None:
             return plain_cross_entropy(student, teacher, bias).mean()
         match = prototype_loss.cross_entropy(
-            student, teacher, bias, n_tokens_per_chunk=n_tokens_per_chunk
+            student, teacher, bias, n_prototypes_per_chunk=n_prototypes_per_chunk
         )
         return match.cross_entropy.mean()
 

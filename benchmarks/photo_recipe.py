@@ -40,9 +40,7 @@ def get_config() -> TrainConfig:
             n_local_crops=2,
         ),
         # Centers would take most of the few steps to settle.
-        self_supervision=SelfSupervisionConfig(
-            anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
-        ),
+        self_supervision=SelfSupervisionConfig(anti_collapse=AntiCollapse.SINKHORN),
         optimizer=OptimizerConfig(learning_rate=1e-3, n_warmup_steps=50),
         n_steps=1000,
         run=RunConfig(

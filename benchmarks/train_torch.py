@@ -47,6 +47,7 @@ from trainer.loop import flops
 
 FULL = pathlib.Path(__file__).parent.parent / "trainer/configs/tipsv2_b14.py"
 N_WARM_UP_STEPS = 3
+N_TOKENS_PER_CHUNK = 32  # of each image, through the prototypes at once
 _LAYER_NORM = functools.partial(nn.LayerNorm, eps=1e-6)
 _AGAIN = functools.partial(checkpoint, use_reentrant=False)
 
@@ -187,8 +188,8 @@ def cross_entropy(
     n_tokens = ours[0].shape[:2].numel()
     targets = theirs[0].expand(*ours[0].shape[:2], -1)
     chunks = zip(
-        ours[0].split(ssl.n_tokens_per_chunk, dim=1),
-        targets.split(ssl.n_tokens_per_chunk, dim=1),
+        ours[0].split(N_TOKENS_PER_CHUNK, dim=1),
+        targets.split(N_TOKENS_PER_CHUNK, dim=1),
         strict=True,
     )
     return sum(_AGAIN(of_chunk, *chunk) for chunk in chunks) / n_tokens

@@ -129,7 +129,7 @@ class SelfSupervisionConfig(Settings):
     initial_teacher_temperature: float = 0.04  # at the first step of its warm-up
     teacher_temperature: float = 0.07  # after its warm-up
     n_teacher_warmup_steps: int = 0  # from the initial teacher temperature, linearly
-    n_tokens_per_chunk: int = 32  # of each image, through the prototypes at once
+    n_prototypes_per_chunk: int = 4096  # whose logits of all tokens exist at a time
 
     def __post_init__(self):
         for name in ("distillation_weight", "patch_weight", "visible_weight"):
@@ -142,7 +142,7 @@ class SelfSupervisionConfig(Settings):
             "student_temperature",
             "initial_teacher_temperature",
             "teacher_temperature",
-            "n_tokens_per_chunk",
+            "n_prototypes_per_chunk",
         ):
             require_positive(self, name)
         n = self.n_teacher_warmup_steps

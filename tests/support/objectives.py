@@ -59,7 +59,9 @@ def config(**changes) -> TrainConfig:
         ),
         "optimizer": OptimizerConfig(learning_rate=3e-3, n_warmup_steps=2),
         "n_steps": 100,
-        "self_supervision": SelfSupervisionConfig(**{"n_tokens_per_chunk": 3} | own),
+        "self_supervision": SelfSupervisionConfig(
+            **{"n_prototypes_per_chunk": 3} | own
+        ),
     }
     return TrainConfig(**fields | others)
 

@@ -105,8 +105,8 @@ NEEDED = {
         ),
         (
             SelfSupervisionConfig,
-            {"n_tokens_per_chunk": 0},
-            "n_tokens_per_chunk=0: expected more than 0",
+            {"n_prototypes_per_chunk": 0},
+            "n_prototypes_per_chunk=0: expected more than 0",
         ),
         (
             SelfSupervisionConfig,

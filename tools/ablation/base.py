@@ -48,7 +48,6 @@ def get_config() -> TrainConfig:
         self_supervision=SelfSupervisionConfig(
             anti_collapse=AntiCollapse.SINKHORN,
             teacher_temperature=0.04,
-            n_tokens_per_chunk=64,
         ),
         optimizer=OptimizerConfig(learning_rate=2e-3, n_warmup_steps=30),
         n_steps=450,

@@ -48,9 +48,7 @@ def get_config() -> TrainConfig:
         ),
         # TIPSv2's terms, which are the defaults. Centers would take most of the few
         # steps to settle, and the terms would rise until they have.
-        self_supervision=SelfSupervisionConfig(
-            anti_collapse=AntiCollapse.SINKHORN, n_tokens_per_chunk=16
-        ),
+        self_supervision=SelfSupervisionConfig(anti_collapse=AntiCollapse.SINKHORN),
         optimizer=OptimizerConfig(learning_rate=1e-3, n_warmup_steps=20),
         n_steps=120,
         run=RunConfig(n_steps_per_log=20, n_steps_per_checkpoint=60),

@@ -27,7 +27,7 @@ def unit(*shape):
 
 @pytest.mark.parametrize("n_targets", [8, 1])
 def test_cross_entropy_over_prototypes_is_the_same(n_targets):
-    ssl = SelfSupervisionConfig(n_tokens_per_chunk=5)
+    ssl = SelfSupervisionConfig()
     student, teacher = (
         (unit(3, 8, 6), unit(20, 6)),
         (unit(3, n_targets, 6), unit(20, 6)),
@@ -40,7 +40,7 @@ def test_cross_entropy_over_prototypes_is_the_same(n_targets):
         prototype_loss.Scores(student[0], student[1].T, ssl.student_temperature),
         prototype_loss.Scores(teacher[0], teacher[1].T, tau),
         prototype_loss.center_bias(jnp.array(center), tau),
-        n_tokens_per_chunk=5,
+        n_prototypes_per_chunk=6,
     )
     assert float(found) == pytest.approx(float(match.cross_entropy.mean()), rel=1e-5)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trainer.step import losses, prototype_loss
+from trainer.step.terms.koleo import koleo
 
 # The number of devices is fixed when JAX starts, hence an interpreter of its own.
 PROGRAM = """
@@ -27,7 +28,7 @@ for shape in ((1, 1), (2, 1), (4, 2)):
     found[str(shape)] = cases.results(mesh, cases.CASES_OF_SHAPE[shape])
 print(json.dumps(found))
 """
-CONTRASTIVE = ("info_nce", "sigmoid")
+CONTRASTIVE = ("info_nce", "sigmoid", "koleo")
 CASES_OF_SHAPE = {
     (1, 1): CONTRASTIVE,
     (2, 1): CONTRASTIVE,
@@ -49,6 +50,7 @@ def results(mesh: jax.sharding.Mesh | None, names: tuple[str, ...]) -> dict:
     cases = {
         "info_nce": (_info_nce, arrays[:3]),
         "sigmoid": (_sigmoid, arrays),
+        "koleo": (_koleo, arrays[:1]),
         "sinkhorn": (_sinkhorn, vectors),
         "centering": (_centering, vectors),
     }
@@ -82,9 +84,13 @@ def _sigmoid(mesh, *inputs):
     return losses.sigmoid(*inputs, mesh=mesh, n_rows_per_chunk=3), ()
 
 
+def _koleo(mesh, image):
+    return koleo(image, mesh=mesh, n_rows_per_chunk=3), ()
+
+
 def _sinkhorn(mesh, ours, our_matrix, theirs, their_matrix):
     teacher = prototype_loss.Scores(theirs, their_matrix, 0.7)
-    bias = prototype_loss.sinkhorn_bias(*teacher, n_tokens_per_chunk=2)
+    bias = prototype_loss.sinkhorn_bias(*teacher, n_prototypes_per_chunk=2)
     return _match(prototype_loss.Scores(ours, our_matrix, 0.5), teacher, bias)
 
 
@@ -95,7 +101,9 @@ def _centering(mesh, ours, our_matrix, theirs, their_matrix):
 
 
 def _match(student, teacher, bias):
-    found = prototype_loss.cross_entropy(student, teacher, bias, n_tokens_per_chunk=2)
+    found = prototype_loss.cross_entropy(
+        student, teacher, bias, n_prototypes_per_chunk=2
+    )
     return found.cross_entropy.mean(), (bias, found)
 
 

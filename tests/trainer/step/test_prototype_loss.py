@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support import reference
+from tests.support.jaxprs import equations
 from trainer.step import prototype_loss
 from trainer.step.prototype_loss import Scores
 
@@ -25,19 +26,24 @@ BIAS = np.float32(RNG.normal(size=K))
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def match(student, teacher, bias, n_tokens_per_chunk=2):
+def match(student, teacher, bias, n_prototypes_per_chunk=2):
     return prototype_loss.cross_entropy(
-        Scores(*student), Scores(*teacher), bias, n_tokens_per_chunk=n_tokens_per_chunk
+        Scores(*student),
+        Scores(*teacher),
+        bias,
+        n_prototypes_per_chunk=n_prototypes_per_chunk,
     )
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def sinkhorn_bias(bottleneck, matrix, temperature, n_tokens_per_chunk, n_iterations):
+def sinkhorn_bias(
+    bottleneck, matrix, temperature, n_prototypes_per_chunk, n_iterations
+):
     return prototype_loss.sinkhorn_bias(
         bottleneck,
         matrix,
         temperature,
-        n_tokens_per_chunk=n_tokens_per_chunk,
+        n_prototypes_per_chunk=n_prototypes_per_chunk,
         n_iterations=n_iterations,
     )
 
@@ -51,20 +57,22 @@ def logits_of(scores):
     return vectors.reshape(-1, vectors.shape[-1]) @ matrix / temperature
 
 
-@pytest.mark.parametrize("n_tokens_per_chunk", [1, 2, 3, 5, 64])
-def test_the_loss_equals_its_plain_reference_in_chunks_of_any_size(n_tokens_per_chunk):
+@pytest.mark.parametrize("n_prototypes_per_chunk", [1, 2, 3, 5, 64])
+def test_the_loss_equals_its_plain_reference_in_chunks_of_any_size(
+    n_prototypes_per_chunk,
+):
     expected = reference.cross_entropy(float64(*STUDENT), float64(*TEACHER), BIAS)
-    found = match(STUDENT, TEACHER, BIAS, n_tokens_per_chunk).cross_entropy
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    found = match(STUDENT, TEACHER, BIAS, n_prototypes_per_chunk).cross_entropy
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("argument", range(3))
-@pytest.mark.parametrize("n_tokens_per_chunk", [2, 64])
-def test_the_gradient_equals_finite_differences(argument, n_tokens_per_chunk):
+@pytest.mark.parametrize("n_prototypes_per_chunk", [2, 64])
+def test_the_gradient_equals_finite_differences(argument, n_prototypes_per_chunk):
     weights = RNG.normal(size=(B, T))  # a gradient of its own for each token
 
     def loss(student):
-        found = match(student, TEACHER, BIAS, n_tokens_per_chunk)
+        found = match(student, TEACHER, BIAS, n_prototypes_per_chunk)
         return (found.cross_entropy * weights).sum()
 
     gradient = jax.jit(jax.grad(loss))(STUDENT)[argument]
@@ -102,7 +110,7 @@ def test_biases_have_no_gradient():
     @functools.partial(jax.grad, argnums=(0, 1))
     def gradient(bottleneck, matrix):
         bias = prototype_loss.sinkhorn_bias(
-            bottleneck, matrix, 0.07, n_tokens_per_chunk=2
+            bottleneck, matrix, 0.07, n_prototypes_per_chunk=2
         )
         mean = prototype_loss.mean_logits(bottleneck, matrix)
         return bias[0] + prototype_loss.center_bias(mean, 0.07)[0] + mean[0]
@@ -125,7 +133,31 @@ def test_logits_of_bfloat16_vectors_are_float32():
     found = match(student, teacher, BIAS).cross_entropy
     assert found.dtype == jnp.float32
     expected = reference.cross_entropy(*exact, BIAS)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-6)
+
+
+def gradient_jaxpr(dtype, n_prototypes_per_chunk):
+    def loss(student):
+        found = match(student, TEACHER, BIAS, n_prototypes_per_chunk)
+        return (found.cross_entropy * np.arange(T)).sum()
+
+    student = (jnp.asarray(STUDENT[0], dtype), *STUDENT[1:])
+    return jax.make_jaxpr(jax.grad(loss))(student), jax.jit(jax.grad(loss))(student)
+
+
+def test_gradients_of_bfloat16_vectors_are_close():
+    (_, exact), (_, rounded) = (
+        gradient_jaxpr(dtype, 3) for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    for ours, theirs in zip(rounded, exact, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(np.float32(ours) / scale, theirs / scale, atol=1e-2)
+
+
+def test_no_array_holds_the_logits_of_all_tokens():
+    jaxpr, _ = gradient_jaxpr(jnp.float32, 2)
+    sizes = [v.aval.size for eqn in equations(jaxpr) for v in eqn.outvars]
+    assert max(sizes) == B * T * D < B * T * K
 
 
 def test_a_student_that_tells_nothing_apart_costs_the_logarithm_of_the_prototypes():
@@ -184,12 +216,12 @@ def test_a_center_keeps_most_of_its_old_value():
     np.testing.assert_allclose(found, [0.9, 0.2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("n_tokens_per_chunk", [1, 2, 5, 64])
+@pytest.mark.parametrize("n_prototypes_per_chunk", [1, 2, 5, 64])
 @pytest.mark.parametrize("n_iterations", [1, 3])
 def test_sinkhorn_as_a_bias_equals_its_plain_reference(
-    n_tokens_per_chunk, n_iterations
+    n_prototypes_per_chunk, n_iterations
 ):
-    bias = sinkhorn_bias(*TEACHER, n_tokens_per_chunk, n_iterations)
+    bias = sinkhorn_bias(*TEACHER, n_prototypes_per_chunk, n_iterations)
     logits = logits_of(TEACHER)
     found = [reference.softmax(row + np.asarray(bias, np.float64)) for row in logits]
     np.testing.assert_allclose(

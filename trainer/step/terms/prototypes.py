@@ -59,7 +59,7 @@ def compare(
         ),
         scores,
         _bias(config, part.kept, scores),
-        n_tokens_per_chunk=config.n_tokens_per_chunk,
+        n_prototypes_per_chunk=config.n_prototypes_per_chunk,
     )
     mean = prototype_loss.mean_logits(scores.bottleneck, scores.prototypes)
     return match, mean, temperature
@@ -82,5 +82,5 @@ def _bias(
     if config.anti_collapse is AntiCollapse.CENTERING:
         return prototype_loss.center_bias(center, scores.temperature)
     return prototype_loss.sinkhorn_bias(
-        *scores, n_tokens_per_chunk=config.n_tokens_per_chunk
+        *scores, n_prototypes_per_chunk=config.n_prototypes_per_chunk
     )

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,15 @@ def test_it_is_minus_the_mean_log_distance_to_the_nearest_neighbor():
     ends = [plain(FEATURES + sign * 1e-6 * direction) for sign in (1, -1)]
     expected = (ends[0] - ends[1]) / 2e-6
     assert float((slope * direction).sum()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 4, 6])
+def test_chunks_of_rows_do_not_matter(n_rows):
+    whole = value_and_slope(jnp.float32(FEATURES))
+    in_chunks = functools.partial(koleo, n_rows_per_chunk=n_rows)
+    found = jax.jit(jax.value_and_grad(in_chunks))(jnp.float32(FEATURES))
+    for ours, theirs in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_lengths_and_order_do_not_matter():

@@ -14,6 +14,7 @@ from trainer.evaluation_config import EvaluationConfig, PromptSet, Weights
 from trainer.model_config import (
     PAD_ID,
     TIPS_SIZES,
+    AttentionKind,
     ComputeConfig,
     ContrastiveLoss,
     FeedForward,
@@ -46,6 +47,7 @@ __all__ = [
     "TWO_TOKENS",
     "AddedTerm",
     "AntiCollapse",
+    "AttentionKind",
     "ComputeConfig",
     "ContrastiveLoss",
     "ContrastivePair",

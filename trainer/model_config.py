@@ -26,7 +26,15 @@ class Remat(enum.StrEnum):
 
     NONE = "none"
     DOTS = "dots"  # all but the products with parameters
+    DOTS_AND_ATTENTION = "dots_and_attention"  # all but these and what attention mixes
     FULL = "full"  # all but the inputs of the blocks
+
+
+class AttentionKind(enum.StrEnum):
+    """How attention is computed."""
+
+    AUTO = "auto"  # by a kernel where the devices have one and `dtype` is bfloat16
+    PLAIN = "plain"  # with its weights in memory
 
 
 class ContrastiveLoss(enum.StrEnum):
@@ -149,6 +157,7 @@ class ComputeConfig(Settings):
 
     dtype: str = "float32"  # or bfloat16; parameters, softmax and losses are float32
     remat: Remat = Remat.NONE
+    attention: AttentionKind = AttentionKind.AUTO
     scan_layers: bool = False  # one compiled block for all layers
     n_microbatches: int = 1  # the contrastive loss still sees the whole batch
     n_fsdp: int = 1  # devices that share one copy of parameters and optimizer

@@ -4,7 +4,6 @@ Modules hold parameters and nothing else: no random state. Attributes have the n
 the released checkpoints, so a parameter's path is its key there.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,11 +14,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, Key
 
 from trainer.config import ComputeConfig, FeedForward, Remat, TransformerConfig
+from trainer.models.attention import Attention, is_mixed_values
 from trainer.models.layers import (
+    PLAIN,
     LayerNorm,
     Linear,
     ParamMaker,
-    float32_in_full,
     n_matrix_weights,
     normal,
 )
@@ -29,6 +29,9 @@ _MLP_BIAS_INIT = normal(1e-6)
 _POLICIES = {
     # Not the products of attention either: they are cheap, and quadratic in tokens.
     Remat.DOTS: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    Remat.DOTS_AND_ATTENTION: jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, is_mixed_values
+    ),
     Remat.FULL: jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -48,7 +51,7 @@ class Transformer(nnx.Module):
         self._remat = compute.remat
         self._is_scanned = compute.scan_layers
         for i in range(config.n_layers):
-            setattr(self, f"encoderblock_{i}", EncoderBlock(config, make))
+            setattr(self, f"encoderblock_{i}", EncoderBlock(config, make, compute))
 
     @property
     def blocks(self) -> list["EncoderBlock"]:
@@ -132,9 +135,14 @@ class Drop(NamedTuple):
 class EncoderBlock(nnx.Module):
     """Self-attention and a feed-forward network, each in a residual branch."""
 
-    def __init__(self, config: TransformerConfig, make: ParamMaker):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        make: ParamMaker,
+        compute: ComputeConfig = PLAIN,
+    ):
         self.LayerNorm_0 = LayerNorm(config.width, make)
-        self.MultiHeadDotProductAttention_0 = Attention(config, make)
+        self.MultiHeadDotProductAttention_0 = Attention(config, make, compute)
         self.LayerNorm_1 = LayerNorm(config.width, make)
         if config.feed_forward is FeedForward.SWIGLU:
             self.FFNSwiGluFused_0 = SwiGlu(config, make)
@@ -172,47 +180,6 @@ class EncoderBlock(nnx.Module):
     def _feed_forward(self) -> "Mlp | SwiGlu":
         is_swiglu = hasattr(self, "FFNSwiGluFused_0")
         return self.FFNSwiGluFused_0 if is_swiglu else self.MlpBlock_0
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention in both directions that ignores padded keys."""
-
-    def __init__(self, config: TransformerConfig, make: ParamMaker):
-        heads = (config.n_heads, config.width // config.n_heads)
-        self.query = Linear((config.width,), heads, make)
-        self.key = Linear((config.width,), heads, make)
-        self.value = Linear((config.width,), heads, make)
-        self.out = Linear(heads, (config.width,), make)
-
-    def __call__(
-        self, x: Float[Array, "b t d"], is_valid: Bool[Array, "b t"] | None
-    ) -> Float[Array, "b t d"]:
-        # Heads before tokens: `jax.nn.dot_product_attention`, which takes them after
-        # tokens, needs 1.5 times as long on a CPU.
-        value = jnp.swapaxes(self.value(x), 1, 2)
-        weights = self.weights(x, is_valid=is_valid).astype(value.dtype)
-        with float32_in_full(x.dtype):
-            mixed = jnp.einsum("bhqk,bhkc->bhqc", weights, value)
-        return self.out(jnp.swapaxes(mixed, 1, 2))
-
-    def weights(
-        self,
-        x: Float[Array, "b t d"],
-        n_queries: int | None = None,
-        is_valid: Bool[Array, "b t"] | None = None,
-    ) -> Float[Array, "b heads q t"]:
-        """Returns the attention weights of the first tokens, float32; rows sum to 1."""
-        query = jnp.swapaxes(self.query(x[:, :n_queries]), 1, 2)
-        key = jnp.swapaxes(self.key(x), 1, 2)
-        with float32_in_full(x.dtype):
-            logits = jnp.einsum(
-                "bhqc,bhkc->bhqk", query, key, preferred_element_type=jnp.float32
-            )
-        logits = logits / math.sqrt(query.shape[-1])
-        if is_valid is not None:
-            lowest = jnp.finfo(logits.dtype).min
-            logits = jnp.where(is_valid[:, None, None, :], logits, lowest)
-        return jax.nn.softmax(logits)
 
 
 class Mlp(nnx.Module):

@@ -73,7 +73,7 @@ def test_all_ways_give_the_same_numbers(plain, remat, scan_layers):
 def test_rematerialization_keeps_less_for_the_gradient(scan_layers):
     n_kept = [
         n_bytes_kept(ComputeConfig(remat=remat, scan_layers=scan_layers))
-        for remat in (Remat.FULL, Remat.DOTS, Remat.NONE)
+        for remat in (Remat.FULL, Remat.DOTS, Remat.DOTS_AND_ATTENTION, Remat.NONE)
     ]
     assert n_kept == sorted(set(n_kept))
 

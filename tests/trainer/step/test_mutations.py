@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 OBJECTIVE = "step/test_objective.py"
 PROTOTYPES = "step/test_prototype_loss.py"
 LOSSES = "step/test_losses.py"
+ATTENTION = "models/test_attention.py"
 CONTRASTIVE = "step/terms/test_contrastive.py"
 METRICS = "evals/scores/test_scores.py"
 
@@ -288,6 +289,41 @@ MUTATIONS = (
         "logits = logits / math.sqrt(query.shape[-1])",
         "logits = 1.0 * logits",
         "visuals/test_visuals.py",
+    ),
+    Mutation(
+        "a kernel that sees padding",
+        "models/attention.py",
+        "jnp.where(is_key, queries, -1)",
+        "jnp.where(is_key, queries, queries)",
+        ATTENTION,
+    ),
+    Mutation(
+        "a kernel that sees other rows of its block",
+        "models/attention.py",
+        "numbers = jnp.repeat(jnp.arange(n_rows, dtype=jnp.int32), t)",
+        "numbers = jnp.zeros(n_rows * t, jnp.int32)",
+        ATTENTION,
+    ),
+    Mutation(
+        "a kernel whose logits are not scaled",
+        "models/attention.py",
+        "scaled = query * (1 / math.sqrt(c))",
+        "scaled = query * 1.0",
+        ATTENTION,
+    ),
+    Mutation(
+        "plain attention that sees padding",
+        "models/attention.py",
+        "if is_valid is not None:\n            lowest",
+        "if False:\n            lowest",
+        ATTENTION,
+    ),
+    Mutation(
+        "a kernel for other devices",
+        "models/attention.py",
+        'device.device_kind.startswith("NVIDIA")',
+        'device.platform == "gpu"',
+        ATTENTION,
     ),
     Mutation(
         "neighbors vote alike",

@@ -148,7 +148,8 @@ class DataConfig(Settings):
     # Blocks are dealt to so many streams, each with windows of its own; row r of every
     # batch is of stream r mod `n_streams`. If hosts x loader processes divide it, each
     # block is read by one process of one host; if not, by several. All together hold
-    # about n_streams x n_blocks_per_window blocks. No effect with single records.
+    # about n_streams x n_blocks_per_window blocks. 0: one stream for each row of a
+    # batch. No effect with single records.
     n_streams: int = 1
 
     def __post_init__(self):
@@ -157,11 +158,11 @@ class DataConfig(Settings):
         require(n >= 0, f"n_local_crops={n}", "0 or more")
         require_positive(self, "n_records_per_block")
         require_positive(self, "n_blocks_per_window")
-        require_positive(self, "n_streams")
+        n = self.n_streams
         require(
-            self.batch_size % self.n_streams == 0,
-            f"n_streams={self.n_streams}",
-            f"a divisor of batch_size={self.batch_size}",
+            n >= 0 and self.batch_size % (n or 1) == 0,
+            f"n_streams={n}",
+            f"0 or a divisor of batch_size={self.batch_size}",
         )
         require(
             all(weight > 0 for weight in self.granularity_weights.values()),

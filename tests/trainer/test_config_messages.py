@@ -181,8 +181,8 @@ NEEDED = {
             {"n_blocks_per_window": 0},
             "n_blocks_per_window=0: expected more than 0",
         ),
-        (DataConfig, {"n_streams": 0}, "n_streams=0: expected more than 0"),
-        (DataConfig, {"n_streams": 3}, "n_streams=3: expected a divisor of batch_size"),
+        (DataConfig, {"n_streams": -1}, "n_streams=-1: expected 0 or a divisor of"),
+        (DataConfig, {"n_streams": 3}, "n_streams=3: expected 0 or a divisor of"),
         (OptimizerConfig, {"weight_decay": -1}, "weight_decay=-1: expected 0 or more"),
         (
             OptimizerConfig,

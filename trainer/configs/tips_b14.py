@@ -34,6 +34,11 @@ def get_config() -> TrainConfig:
             tokenizer="tokenizer.model",
             batch_size=16_384,
             granularity_weights={"coco": 1.0},
+            # Of an object store: 2.6 MB a request with photos of 40 kB, and no two rows
+            # of a batch from one block.
+            n_records_per_block=64,
+            n_blocks_per_window=1,
+            n_streams=0,
         ),
         self_supervision=SelfSupervisionConfig(
             patch_loss=PatchLoss.IBOT,
@@ -49,5 +54,8 @@ def get_config() -> TrainConfig:
         ),
         n_steps=N_STEPS,
         compute=ComputeConfig(dtype="bfloat16", remat=Remat.DOTS),
-        run=RunConfig(n_steps_per_checkpoint=5_000),
+        run=RunConfig(
+            n_steps_per_checkpoint=5_000,
+            n_workers=8,  # 1,024 on 128 hosts, which divide the batch: docs/training.md
+        ),
     )

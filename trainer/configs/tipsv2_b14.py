@@ -33,6 +33,11 @@ def get_config() -> TrainConfig:
             tokenizer="tokenizer.model",
             batch_size=8192,
             granularity_weights={"coco": 0.5, "gemini": 0.5},
+            # Of an object store: 2.6 MB a request with photos of 40 kB, and no two rows
+            # of a batch from one block.
+            n_records_per_block=64,
+            n_blocks_per_window=1,
+            n_streams=0,
         ),
         self_supervision=SelfSupervisionConfig(
             patch_loss=PatchLoss.IBOT_PLUS_PLUS,
@@ -48,5 +53,8 @@ def get_config() -> TrainConfig:
         ),
         n_steps=90_000,
         compute=ComputeConfig(dtype="bfloat16", remat=Remat.DOTS),
-        run=RunConfig(n_steps_per_checkpoint=5_000),
+        run=RunConfig(
+            n_steps_per_checkpoint=5_000,
+            n_workers=8,  # 1,024 on 128 hosts, which divide the batch: docs/training.md
+        ),
     )

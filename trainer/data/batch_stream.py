@@ -18,7 +18,7 @@ from absl import flags
 
 from trainer.config import RunConfig
 from trainer.data.batches import Batch, ViewSample
-from trainer.data.row_order import RowOrder
+from trainer.data.row_order import RowOrder, n_streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,8 @@ class BatchParts:
         rows = range(self.shard_index, self.n_rows, self.shard_count)
         rows = rows[part :: self.n_parts]
         batch = self.view.empty_rows(len(rows))
-        for place, row in enumerate(rows):
-            out = {name: values[place] for name, values in batch.items()}
-            self.view.fill(out, self.order(step * self.n_rows + row))
+        first = step * self.n_rows
+        self.view.fill(batch, [self.order(first + row) for row in rows])
         return batch
 
 
@@ -60,9 +59,10 @@ def make_parts(
 ) -> BatchParts:
     """Returns what makes a host's rows, and keeps the blocks of one part's streams."""
     config, shards = view.config, view.shards
-    n_streams = config.n_streams // math.gcd(config.n_streams, n_parts * shard_count)
+    n_all = n_streams(config)
+    n_own = n_all // math.gcd(n_all, n_parts * shard_count)
     # Each thread reads its own windows, and one of them starts the next.
-    n_kept = (n_threads + 1) * n_streams * config.n_blocks_per_window
+    n_kept = (n_threads + 1) * n_own * config.n_blocks_per_window
     order = RowOrder(shards.parts, shards.weights, config, view.rng_seed)
     shards = shards.in_blocks(config.n_records_per_block, n_kept)
     view = dataclasses.replace(view, shards=shards)
@@ -157,11 +157,11 @@ def stream_batches(
 
 
 def _warn_of_shared_blocks(view: ViewSample, n_parts: int, shard_count: int) -> None:
-    n_readers, n_streams = n_parts * shard_count, view.config.n_streams
+    n_readers, n = n_parts * shard_count, n_streams(view.config)
     is_in_blocks = view.shards.is_remote and view.config.n_records_per_block > 1
-    if is_in_blocks and n_streams % n_readers:
+    if is_in_blocks and n % n_readers:
         logging.warning(
             "data.n_streams=%d: expected a multiple of %d, which are %d hosts with %d"
             " loader processes each; several of them read the same blocks",
-            *(n_streams, n_readers, shard_count, n_parts),
+            *(n, n_readers, shard_count, n_parts),
         )

@@ -43,12 +43,12 @@ class RowOrder:
         Each set has its own seed: otherwise two recipes of one pool would show their
         versions of a sample side by side.
         """
+        self._n_streams = n_streams(config)
         self._orders = [
             _make_order(part, (rng_seed + number) % 2**32, config)
             for number, part in enumerate(parts)
         ]
         self._shares = _whole_shares(weights)
-        self._n_streams = config.n_streams if config.n_records_per_block > 1 else 1
         self._n_rows_per_stream = config.batch_size // self._n_streams
 
     def __call__(self, position: int) -> Row:
@@ -64,6 +64,13 @@ class RowOrder:
         return Row(position, *self._orders[turn](position))
 
 
+def n_streams(config: DataConfig) -> int:
+    """Returns how many streams take turns; single records are all of one."""
+    if config.n_records_per_block == 1:
+        return 1
+    return config.n_streams or config.batch_size
+
+
 def _make_order(
     part: range, rng_seed: int, config: DataConfig
 ) -> Callable[[int], Shown]:
@@ -74,7 +81,7 @@ def _make_order(
         config.n_records_per_block,
         config.n_blocks_per_window,
         rng_seed,
-        config.n_streams,
+        n_streams(config),
     )
 
 

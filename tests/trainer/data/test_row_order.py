@@ -106,6 +106,11 @@ def test_sets_have_orders_of_their_own():
     assert found[0] != found[1]
 
 
+def test_0_streams_are_one_for_each_row_of_a_batch():
+    one, other = (RowOrder(SETS, [1, 3], in_blocks(n), 0) for n in (0, 16))
+    assert rows_of(one, 99) == rows_of(other, 99)
+
+
 def test_streams_do_not_matter_to_single_records():
     streams = dataclasses.replace(CONFIG, n_streams=4)
     one, other = (RowOrder(SETS, [1, 3], c, 0) for c in (CONFIG, streams))

@@ -1,6 +1,6 @@
 """Self-attention: by kernels that never store the weights, or plainly.
 
-On a TPU that is the splash kernel of JAX, and on an NVIDIA GPU that of cuDNN. A device
+On a TPU that is `trainer.models.attention_on_tpu`, and on an NVIDIA GPU cuDNN. A device
 says by itself which it is, also one that a program is only compiled for. Elsewhere, in
 float32, and outside of `trainer.distributed.sharding.tracing_for`, weights are stored.
 """
@@ -12,15 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask,
-)
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from trainer.config import AttentionKind, ComputeConfig, TransformerConfig
 from trainer.distributed.sharding import BATCH_AXES
+from trainer.models import attention_on_tpu
 from trainer.models.layers import (
     PLAIN,
     Linear,
@@ -30,8 +27,6 @@ from trainer.models.layers import (
 )
 
 MIXED = "mixed_values"  # name of what attention returns, for `Remat`
-N_LANES = 128  # the kernel of the TPU takes multiples of this many tokens
-MAX_QUERIES, MAX_KEYS = 512, 1152  # in a block of that kernel
 
 Heads = Float[Array, "b t heads c"]
 
@@ -103,7 +98,7 @@ def find_kernel(kind: AttentionKind, dtype: jnp.dtype) -> Kernel | None:
 def kernel_of(device: jax.sharding.AbstractDevice) -> Kernel | None:
     """Returns the kernel of a device, or None if it has none."""
     if device.platform == "tpu":
-        return splash
+        return pallas
     return cudnn if device.device_kind.startswith("NVIDIA") else None
 
 
@@ -153,7 +148,7 @@ def cudnn(
     return mixed[:, :t]
 
 
-def splash(
+def pallas(
     query: Heads,
     key: Heads,
     value: Heads,
@@ -161,72 +156,7 @@ def splash(
     *,
     is_interpreted: bool = False,
 ) -> Heads:
-    """The kernel of JAX for TPUs.
-
-    Rows of few tokens are put into one block, where each sees only itself: two of a
-    local crop or a text. Tokens are padded to whole blocks.
-    """
-    b, t, n_heads, c = query.shape
-    n_rows = max(n for n in range(1, max(N_LANES // t, 1) + 1) if b % n == 0)
-    n_tokens = -(-n_rows * t // N_LANES) * N_LANES
-
-    def to_blocks(x: Array) -> Array:
-        rows = x.reshape(b // n_rows, n_rows * t, *x.shape[2:])
-        missing = (0, n_tokens - n_rows * t)
-        return jnp.pad(rows, ((0, 0), missing, *[(0, 0)] * (rows.ndim - 2)))
-
-    attend = _splash_kernel(n_heads, n_tokens, is_interpreted=is_interpreted)
-    scaled = query * (1 / math.sqrt(c))
-    blocks = [jnp.swapaxes(to_blocks(x), 1, 2) for x in (scaled, key, value)]
-    segments = _segments((b, t), n_rows, n_tokens, is_valid)
-    mixed = jax.vmap(attend)(*blocks, segments)
-    mixed = jnp.swapaxes(mixed, 1, 2)[:, : n_rows * t]
-    return mixed.reshape(b, t, n_heads, c)
-
-
-def _segments(
-    shape: tuple[int, int],
-    n_rows: int,
-    n_tokens: int,
-    is_valid: Bool[Array, "b t"] | None,
-) -> splash_attention_kernel.SegmentIds:
-    """Numbers of rows in their block: tokens see keys of their own number alone.
-
-    Tokens that fill the block have a number of their own, and padding has -1 as keys.
-    """
-    b, t = shape
-    numbers = jnp.repeat(jnp.arange(n_rows, dtype=jnp.int32), t)
-    missing = n_tokens - len(numbers)
-    numbers = jnp.pad(numbers, (0, missing), constant_values=n_rows)
-    queries = jnp.broadcast_to(numbers, (b // n_rows, n_tokens))
-    if is_valid is None:
-        return splash_attention_kernel.SegmentIds(queries, queries)
-    is_key = is_valid.reshape(b // n_rows, n_rows * t)
-    is_key = jnp.pad(is_key, ((0, 0), (0, missing)), constant_values=True)
-    return splash_attention_kernel.SegmentIds(queries, jnp.where(is_key, queries, -1))
-
-
-def _splash_kernel(
-    n_heads: int, n_tokens: int, *, is_interpreted: bool
-) -> splash_attention_kernel.SplashAttentionKernel:
-    """Attention of one block of rows, `[heads, t, c]`; it does not divide logits."""
-    n_queries, n_keys = (_block(n_tokens, most) for most in (MAX_QUERIES, MAX_KEYS))
-    mask = splash_attention_mask.FullMask((n_tokens, n_tokens))
-    return splash_attention_kernel.make_splash_mha_single_device(
-        splash_attention_mask.MultiHeadMask([mask] * n_heads),
-        block_sizes=splash_attention_kernel.BlockSizes(
-            block_q=n_queries,
-            block_kv=n_keys,
-            block_q_dkv=n_queries,
-            block_kv_dkv=n_keys,
-            use_fused_bwd_kernel=True,
-        ),
-        residual_checkpoint_name=MIXED,
-        interpret=is_interpreted,
-    )
-
-
-def _block(n_tokens: int, most: int) -> int:
-    """The largest size of a block that divides the tokens evenly."""
-    sizes = range(N_LANES, min(most, n_tokens) + 1, N_LANES)
-    return max(size for size in sizes if n_tokens % size == 0)
+    """The kernel of `trainer.models.attention_on_tpu`."""
+    flat = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
+    mixed = attention_on_tpu.mix(query.shape[2], is_interpreted, *flat, is_valid)
+    return checkpoint_name(mixed, MIXED).reshape(query.shape)

@@ -176,8 +176,8 @@ class Linear(nnx.Module):
             out = einsum_to_float32("nd,dk->nk", rows, kernel)
         else:
             out = rows @ kernel
-        batch = x.shape[: x.ndim - self._n_contracted]
-        return out.reshape(*batch, *bias.shape) + bias
+        out = out + bias.reshape(-1)
+        return out.reshape(*x.shape[: x.ndim - self._n_contracted], *bias.shape)
 
 
 class LayerNorm(nnx.Module):

@@ -4,26 +4,37 @@ Nothing runs on a GPU or TPU here: for those, programs are only lowered.
 """
 
 import functools
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 
 from trainer.config import AttentionKind, FeedForward, TransformerConfig
 from trainer.distributed.sharding import BATCH_AXES
 from trainer.models import attention
 from trainer.models.layers import ParamMaker
 
-# Rows, tokens, heads, channels and what is padded. Two rows of 51 tokens share a block;
-# 3 rows do not; 130 tokens take two blocks; 72 channels are those of So400m.
+# Rows, tokens, heads, channels and whether some are padded. Rows of 51 or 64 tokens
+# share a program, two heads of 64 channels do, and 270 queries are taken in two parts.
+# Heads of 72 channels are those of So400m, and stay together.
 CASES = {
-    "local crops": (4, 51, 2, 64, False),
+    "local crops": (4, 51, 4, 64, False),
     "texts": (4, 64, 2, 64, True),
     "odd rows": (3, 13, 2, 8, True),
-    "two blocks": (1, 130, 1, 72, False),
+    "two parts": (1, 270, 2, 72, True),
 }
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
 
@@ -72,7 +83,7 @@ def test_the_kernel_of_tpus_has_values_and_gradients_of_plain_attention(case, dt
 
     @jax.jit
     def run(heads, slopes):
-        kernel = functools.partial(attention.splash, is_interpreted=True)
+        kernel = functools.partial(attention.pallas, is_interpreted=True)
         mixed, pull_back = jax.vjp(lambda *heads: kernel(*heads, is_valid), *heads)
         return mixed, pull_back(slopes)
 
@@ -101,6 +112,48 @@ def test_attention_without_a_kernel_is_plain_attention(dtype):
     np.testing.assert_allclose(ours, weights, atol=TOLERANCES[dtype])
 
 
+def on_mesh():
+    """Output and gradient by the kernel on four devices, and the number of gathers."""
+    attention.kernel_of = lambda _: functools.partial(
+        attention.pallas, is_interpreted=True
+    )
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 2), BATCH_AXES)
+    module, *inputs = example(jnp.bfloat16, n_rows=8)
+
+    def run(x, is_valid):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            out, pull_back = jax.vjp(lambda x: module(x, is_valid), x)
+            return out, *pull_back(out)
+
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    inputs = jax.device_put(inputs, rows)
+    compiled = jax.jit(run).lower(*inputs).compile()
+    found = [np.float32(x).tolist() for x in compiled(*inputs)]
+    return found, compiled.as_text().count("all-gather")
+
+
+def test_devices_run_the_kernel_on_their_own_rows():
+    code = (
+        "import json; from tests.trainer.models import test_attention as cases; "
+        "print(json.dumps(cases.on_mesh()))"
+    )
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found, n_gathers = json.loads(done.stdout.splitlines()[-1])
+    assert n_gathers == 0
+    module, x, is_valid = example(jnp.bfloat16, n_rows=8)
+    out, pull_back = jax.vjp(lambda x: module(x, is_valid), x)
+    for ours, theirs in zip(found, (out, *pull_back(out)), strict=True):
+        tolerance = 1e-2 * np.abs(np.float32(theirs)).max()
+        np.testing.assert_allclose(ours, np.float32(theirs), atol=tolerance)
+
+
 def example(dtype, n_rows=2):
     config = TransformerConfig(
         width=16, n_layers=1, n_heads=2, mlp_dim=8, feed_forward=FeedForward.GELU
@@ -123,7 +176,7 @@ def on(device):
 def test_the_device_that_is_traced_for_chooses_the_kernel():
     found = functools.partial(attention.find_kernel, AttentionKind.AUTO)
     assert found(jnp.bfloat16) is None
-    for device, kernel in ((TPU, attention.splash), (H100, attention.cudnn)):
+    for device, kernel in ((TPU, attention.pallas), (H100, attention.cudnn)):
         with on(device):
             assert found(jnp.bfloat16) is kernel
             assert found(jnp.float32) is None

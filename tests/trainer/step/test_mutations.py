@@ -376,6 +376,20 @@ MUTATIONS = (
         ATTENTION,
     ),
     Mutation(
+        "products of attention's gradient in float32",
+        "models/layers.py",
+        "    if x.dtype == jnp.float32:\n        with",
+        "    if True:\n        with",
+        "step/test_product_types.py",
+    ),
+    Mutation(
+        "products of the prototypes' gradient in float32",
+        "step/prototype_loss.py",
+        "dlogits = (slope * (q - p)).astype(x.dtype)",
+        "dlogits = slope * (q - p)",
+        "step/test_product_types.py",
+    ),
+    Mutation(
         "plain attention that sees padding",
         "models/attention.py",
         "if is_valid is not None:\n            lowest",

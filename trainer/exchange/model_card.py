@@ -53,9 +53,11 @@ cls, patches = session.run(None, {{"pixel_values": images}})
     Format.STABLEHLO: f"""\
 ```python
 import jax.export
+import safetensors.numpy
 
 program = open("FOLDER/{stablehlo.FILE}", "rb").read()
-cls, patches = jax.export.deserialize(program).call(images)
+weights = safetensors.numpy.load_file("FOLDER/{stablehlo.WEIGHTS}")
+cls, patches = jax.export.deserialize(program).call(weights, images)
 ```
 
 {_IMAGE_ENCODER}""",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from trainer import export
@@ -47,7 +48,8 @@ def run_onnx(folder, images):
 def run_stablehlo(folder, images):
     program = jax.export.deserialize((folder / stablehlo.FILE).read_bytes())
     assert program.platforms == ("cpu", "cuda", "tpu")
-    return program.call(images)
+    weights = safetensors.numpy.load_file(folder / stablehlo.WEIGHTS)
+    return program.call(weights, images)
 
 
 def ours(work, images):

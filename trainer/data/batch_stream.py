@@ -10,15 +10,20 @@ import functools
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import grain
-import numpy as np
 from absl import flags
 
 from trainer.config import RunConfig
 from trainer.data.batches import Batch, ViewSample
 from trainer.data.row_order import RowOrder, n_streams
+from trainer.data.shared_rows import SharedRows
+
+# Parts of a process beside those in work: in its hand and its queue, in hand and queue
+# of the thread that Grain reads each process with, being copied, and one to spare.
+_N_WAITING = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +46,26 @@ class BatchParts:
         return self.view.config.batch_size
 
     def __call__(self, number: int) -> Batch:
-        step, part = divmod(number, self.n_parts)
-        rows = range(self.shard_index, self.n_rows, self.shard_count)
-        rows = rows[part :: self.n_parts]
-        batch = self.view.empty_rows(len(rows))
-        first = step * self.n_rows
-        self.view.fill(batch, [self.order(first + row) for row in rows])
+        batch = self.view.empty_rows(len(self._rows(number)))
+        self.fill(batch, number)
         return batch
+
+    def fill(self, batch: Batch, number: int) -> None:
+        """Writes a part into a batch of its size."""
+        first = number // self.n_parts * self.n_rows
+        rows = [self.order(first + row) for row in self._rows(number)]
+        self.view.fill(batch, rows)
+
+    def fill_shared(self, number: int, shared: SharedRows) -> int:
+        """Writes a part to its place, and returns its number."""
+        batch = shared.begin(number, len(self._rows(number)))
+        self.fill(batch, number)
+        shared.finish(number)
+        return number
+
+    def _rows(self, number: int) -> range:
+        rows = range(self.shard_index, self.n_rows, self.shard_count)
+        return rows[number % self.n_parts :: self.n_parts]
 
 
 def make_parts(
@@ -79,21 +97,31 @@ class BatchStream(grain.DatasetIterator[Batch]):
         self._next_row = 0
 
     @functools.cached_property
-    def _made(self) -> grain.DatasetIterator[Batch]:
-        run, n_parts = self._run, self._parts.n_parts
-        first = self._next_row // self._parts.n_rows * n_parts
+    def _shared(self) -> SharedRows:
+        """Places for the parts that Grain has in work or waiting."""
+        parts, n_places = self._parts, self._run.n_threads + _N_WAITING
+        n_rows = -(-parts.n_rows // (parts.shard_count * parts.n_parts))
+        rows = parts.view.empty_rows(0)
+        return SharedRows(rows, n_rows, parts.n_parts * n_places)
+
+    @functools.cached_property
+    def _made(self) -> grain.DatasetIterator[Any]:
+        """Batches, or from loader processes the numbers of their parts."""
+        run, parts = self._run, self._parts
+        first = self._next_row // parts.n_rows * parts.n_parts
         numbers = grain.MapDataset.range(first, sys.maxsize)
-        made = numbers.map(self._parts).to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=run.n_threads, prefetch_buffer_size=run.n_threads
-            )
+        options = grain.ReadOptions(
+            num_threads=run.n_threads, prefetch_buffer_size=run.n_threads
         )
-        if run.n_workers:
-            # Grain's workers read absl flags, which only absl's programs parse.
-            flags.FLAGS.mark_as_parsed()
-            # Each makes every n-th part: the same rows of every batch.
-            made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=n_parts))
-        return iter(made)
+        if not run.n_workers:
+            return iter(numbers.map(parts).to_iter_dataset(options))
+        # Grain's workers read absl flags, which only absl's programs parse.
+        flags.FLAGS.mark_as_parsed()
+        write = functools.partial(parts.fill_shared, shared=self._shared)
+        written = numbers.map(write).to_iter_dataset(options)
+        # Each makes every n-th part: the same rows of every batch.
+        processes = grain.MultiprocessingOptions(num_workers=parts.n_parts)
+        return iter(written.mp_prefetch(processes))
 
     @property
     def n_parts(self) -> int:
@@ -101,9 +129,21 @@ class BatchStream(grain.DatasetIterator[Batch]):
         return self._parts.n_parts
 
     def __next__(self) -> Batch:
-        parts = [next(self._made) for _ in range(self._parts.n_parts)]
+        made = next(self._made)
+        batch = self._join(made) if self._run.n_workers else made
         self._next_row += self._parts.n_rows
-        return parts[0] if len(parts) == 1 else _join(parts)
+        return batch
+
+    def _join(self, number: int) -> Batch:
+        """A batch, of which each part has every `n_parts`-th row."""
+        parts = self._parts
+        batch = parts.view.empty_rows(parts.n_rows // parts.shard_count)
+        for part in range(parts.n_parts):
+            if part:
+                number = next(self._made)
+            rows = {name: x[part :: parts.n_parts] for name, x in batch.items()}
+            self._shared.copy(number, rows)
+        return batch
 
     def get_state(self) -> dict[str, int]:
         """Returns the position of the next row in the stream of all rows."""
@@ -112,26 +152,16 @@ class BatchStream(grain.DatasetIterator[Batch]):
     def set_state(self, state: Mapping[str, int]) -> None:
         """Goes on from a state, of any number of hosts, workers and threads."""
         self.close()
-        self.__dict__.pop("_made", None)
+        for name in ("_made", "_shared"):
+            self.__dict__.pop(name, None)
         self._next_row = state["global_next_index"]
 
     def close(self) -> None:
         """Ends workers and threads."""
         if "_made" in self.__dict__:
             self._made.close()
-
-
-def _join(parts: Sequence[Batch]) -> Batch:
-    """A batch, of which each part has every `len(parts)`-th row."""
-    n_rows = sum(len(part["sample_id"]) for part in parts)
-    batch = {
-        name: np.empty((n_rows, *rows.shape[1:]), rows.dtype)
-        for name, rows in parts[0].items()
-    }
-    for number, part in enumerate(parts):
-        for name, rows in part.items():
-            batch[name][number :: len(parts)] = rows
-    return batch
+        if "_shared" in self.__dict__:
+            self._shared.close()
 
 
 def stream_batches(

@@ -88,20 +88,20 @@ class ViewSample:
         decoding is never in the processor's caches, which costs a tenth of all time.
         Raises RecordError if too many records in a row are broken.
         """
-        works = {}
+        works: dict[int, _Work] = {}
         for number, row in enumerate(rows):
             out = {name: values[number] for name, values in batch.items()}
             salt = self._salt(row.position // len(self.shards.part(row.record)))
             works[number] = _Work(out, row.record, row.block, salt)
-        broken = []
+        broken: list[tuple[Batch, Row]] = []
         for step in self._steps:
             for number, work in [*works.items()]:
                 try:
                     step(work)
                 except ValueError:
                     broken.append((works.pop(number).out, rows[number]))
-        for out, row in broken:
-            self._replace(out, row)
+        for unwritten, row in broken:
+            self._replace(unwritten, row)
 
     @property
     def _steps(self) -> "Sequence[Callable[[_Work], None]]":

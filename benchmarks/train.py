@@ -65,7 +65,8 @@ class Step:
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=cut)
             for name, (shape, dtype) in batch_shapes(settings).items()
         }
-        return step.lower(state.abstract_state(self.state), batch).compile()
+        shapes = state.abstract_state(settings, self._optimizer, self.mesh)
+        return step.lower(shapes, batch).compile()
 
 
 def with_batch_size(settings: TrainConfig, batch_size: int) -> TrainConfig:

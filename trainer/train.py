@@ -5,7 +5,7 @@
 
 Run again, the same command resumes where it stopped, bit for bit, and does nothing if
 the run is finished. The workdir holds `config.json`, `tokenizer.model`,
-`metrics.jsonl`, TensorBoard events and `checkpoints/`.
+`metrics.jsonl`, TensorBoard events, `checkpoints/` and `compiled/`.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ command_line.begin(__name__, train_parser)
 
 import grain
 import jax
+import optax
 from jax.sharding import Mesh
 
 from trainer.config import TrainConfig
@@ -53,6 +54,7 @@ from trainer.pretrained.starting_point import (
     initial_state,
 )
 from trainer.step.optimizer import check_frozen, decaying, make_optimizer
+from trainer.step.state import State, abstract_state
 from trainer.step.terms.declared import declared_terms, untrained
 from trainer.step.train_step import make_train_step
 
@@ -76,6 +78,7 @@ def train(job: Job) -> None:
     Raises EvaluationError at the end if evaluations have failed.
     """
     config, run, mesh = job.config, job.config.run, job.mesh
+    _keep_compiled(job.folder)
     optimizer = make_optimizer(config.optimizer, config.n_steps)
     train_step = make_train_step(config, optimizer, mesh, job.start.teacher_model)
     evaluations = Evaluations(config, Encoder(config, job.view.tokenizer, mesh))
@@ -86,8 +89,7 @@ def train(job: Job) -> None:
         Preemption() as preemption,
         Profiler(job.folder, run.n_profiled_steps) as profiler,
     ):
-        state = initial_state(config, optimizer, mesh, job.start)
-        state = saved.resume(state, stream)
+        state = _first_state(job, optimizer, saved, stream)
         first_step = int(state["step"])
         with _open_log(job, first_step) as log:
             skipped = _count_skipped(job, first_step, log)
@@ -116,6 +118,29 @@ def train(job: Job) -> None:
                         saved.wait()
                         evaluations.measure(step, state, log, run.evaluations)
     evaluations.check()
+
+
+def _keep_compiled(folder: pathlib.Path) -> None:
+    """Lets a run that resumes load what it compiled, if JAX has no cache already."""
+    if not jax.config.jax_compilation_cache_dir:
+        place = str(folder.absolute() / workdir.COMPILED)
+        jax.config.update("jax_compilation_cache_dir", place)
+
+
+def _first_state(
+    job: Job,
+    optimizer: optax.GradientTransformation,
+    saved: Checkpoints,
+    stream: grain.DatasetIterator,
+) -> State:
+    """That of the latest checkpoint; without one the untrained, which it saves."""
+    config, mesh, start = job.config, job.mesh, job.start
+    shapes = abstract_state(config, optimizer, mesh, start.teacher_model)
+    state = saved.resume(shapes, stream)
+    if state is None:
+        state = initial_state(config, optimizer, mesh, start)
+        saved.save(state, stream)
+    return state
 
 
 def _open_stream(job: Job) -> grain.DatasetIterator[Batch]:

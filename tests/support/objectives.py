@@ -139,11 +139,13 @@ class Run:
         (loss, (metrics, _)), gradients = jax.device_get(found)
         return {"loss": loss, **metrics}, gradients
 
-    def trained(self, n_steps: int) -> tuple[dict, list[dict]]:
+    def trained(
+        self, n_steps: int, rows: dict[str, np.ndarray] | None = None
+    ) -> tuple[dict, list[dict]]:
         """State and metrics after steps on one repeated batch, on the host."""
         train_step = make_train_step(self.config, self.optimizer, self.mesh)
         state, history = self.initial(), []
-        rows = batch()
+        rows = batch() if rows is None else rows
         if self.mesh is not None:
             rows = sharding.to_devices(self.mesh, rows)
         for _ in range(n_steps):

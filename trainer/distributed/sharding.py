@@ -5,13 +5,17 @@ one row of `fsdp` share one copy of parameters, optimizer and teacher, sharded b
 `RULES`.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax import Array
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.tree_util import keystr
 
 BATCH_AXES = ("data", "fsdp")
@@ -31,13 +35,34 @@ def make_mesh(n_fsdp: int = 1) -> Mesh:
 
     Raises ValueError if `n_fsdp` does not divide their number.
     """
-    devices = np.array(jax.devices())
-    if len(devices) % n_fsdp:
+    return Mesh(arrange_devices(jax.devices(), n_fsdp), BATCH_AXES)
+
+
+def arrange_devices(devices: Sequence[Any], n_fsdp: int) -> np.ndarray:
+    """Returns devices by the axes of the mesh.
+
+    The devices of a row share parameters, which they exchange several times a step: on
+    TPUs they are neighbors in the torus, and of one slice. Slices exchange gradients
+    alone.
+    """
+    is_tpu = devices[0].platform == "tpu"
+    n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    n_slices = n_slices if is_tpu else 1
+    n_devices = len(devices) // n_slices
+    if n_devices % n_fsdp:
+        of_what = "devices" if n_slices == 1 else "devices of a slice"
         raise ValueError(
-            f"compute.n_fsdp={n_fsdp}: expected a divisor of the number of devices, "
-            f"{len(devices)}"
+            f"compute.n_fsdp={n_fsdp}: expected a divisor of the number of {of_what}, "
+            f"{n_devices}"
         )
-    return Mesh(devices.reshape(-1, n_fsdp), BATCH_AXES)
+    shape = (n_devices // n_fsdp, n_fsdp)
+    if n_slices == 1:
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        shape, (n_slices, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def check_batch(mesh: Mesh, batch_size: int, n_microbatches: int = 1) -> None:
@@ -60,6 +85,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def tracing_for(mesh: Mesh | None) -> AbstractContextManager[None]:
+    """Says which mesh the functions that are traced inside run on; see `shard_rows`."""
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def shard_rows(x: Array) -> Array:
+    """Returns `x`, its first axis sharded as that of a batch, and its gradient's too.
+
+    Without this the compiler may rather copy activations to all devices that share
+    parameters than gather the parameters. Outside of `tracing_for` it does nothing.
+    """
+    return _constrain(x, PartitionSpec(BATCH_AXES))
+
+
+def gather(x: Array) -> Array:
+    """Returns `x`, whole on every device, and its gradient's too.
+
+    For what a loop reads in every round: the compiler would gather it there each time.
+    """
+    return _constrain(x, PartitionSpec())
+
+
+def _constrain(x: Array, spec: PartitionSpec) -> Array:
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
 def state_sharding(mesh: Mesh, shapes: Any) -> Any:
     """Returns a sharding for every array of a state, from its path and shape."""
     return jax.tree_util.tree_map_with_path(
@@ -68,6 +123,23 @@ def state_sharding(mesh: Mesh, shapes: Any) -> Any:
         ),
         shapes,
     )
+
+
+def with_places(mesh: Mesh, shapes: Any) -> Any:
+    """Returns the shapes of a state, or of a part of it, with their shardings."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        state_sharding(mesh, shapes),
+    )
+
+
+def place_array(values: np.ndarray, place: Sharding) -> Array:
+    """Places an array that every process has; each keeps its own part.
+
+    Not with `device_put`: over processes it compares all values.
+    """
+    return jax.make_array_from_callback(values.shape, place, lambda part: values[part])
 
 
 def to_devices(mesh: Mesh, batch: Any) -> Any:

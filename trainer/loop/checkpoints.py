@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from trainer.step.state import State, abstract_state
+from trainer.step.state import State
 
 
 class CheckpointError(ValueError):
@@ -87,38 +87,37 @@ class Checkpoints:
         remedy = "the same command goes on from the latest checkpoint"
         return _explain(self._folder, remedy)
 
-    def resume(self, state: State, batches: grain.DatasetIterator) -> State:
+    def resume(self, shapes: State, batches: grain.DatasetIterator) -> State | None:
         """Returns the latest state, and sets `batches` to continue after it.
 
-        Without a checkpoint, returns `state` and saves it as the first one. Raises
-        CheckpointError if the latest checkpoint is damaged, or of another state.
+        Every array is read into the sharding that `shapes` gives it, see
+        `trainer.step.state.abstract_state`. Returns None if there is no checkpoint.
+        Raises CheckpointError if the latest one is damaged, or of another state.
         """
         step = self._manager.latest_step()
         if step is None:
-            self.save(state, batches)
-            return state
+            return None
         remedy = (
             "expected a whole checkpoint, remove the folder to go on from the one"
             " before"
         )
-        place, shapes = self._folder / str(step), abstract_state(state)
+        place = self._folder / str(step)
         with _explain(place, remedy):
             path = _literal_path(self._folder) / str(step) / "training"
             found = _kinds(_read_structure(path))
-        wanted = {name: value for name, value in shapes.items() if name != "params"}
-        _check_same_state(place, found, _kinds(wanted))
+        training = {name: value for name, value in shapes.items() if name != "params"}
+        _check_same_state(place, found, _kinds(training))
         with _explain(place, remedy):
-            restored = self._restore(step, shapes)
+            restored = self._restore(step, shapes["params"], training)
         batches.set_state(restored["data"])
         return {"params": restored["params"], **restored["training"]}
 
-    def _restore(self, step: int, shapes: State) -> Mapping[str, Any]:
-        params = shapes.pop("params")
+    def _restore(self, step: int, params: dict, training: dict) -> Mapping[str, Any]:
         return self._manager.restore(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(params),
-                training=ocp.args.StandardRestore(shapes),
+                training=ocp.args.StandardRestore(training),
                 data=ocp.args.JsonRestore(),
             ),
         )

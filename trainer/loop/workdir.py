@@ -22,6 +22,7 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+COMPILED = "compiled"  # programs, which a run that resumes loads
 
 # May change when a run resumes: results differ by no more than rounding.
 _MAY_DIFFER = ("run", "compute")

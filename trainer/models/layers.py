@@ -61,10 +61,15 @@ ZEROS, ONES = constant(0.0), constant(1.0)
 
 
 class ParamMaker:
-    """Makes parameters in the order of the calls; without a seed, only their shapes."""
+    """Makes parameters in the order of the calls; without a seed, only their shapes.
 
-    def __init__(self, rng_seed: int | None):
+    If it is lazy, a parameter is a function that draws it, so that a large model need
+    not exist at once.
+    """
+
+    def __init__(self, rng_seed: int | None, *, is_lazy: bool = False):
         self._rng_seed = rng_seed
+        self._is_lazy = is_lazy
         self._n_made = 0
 
     def __call__(self, init: Init, *shape: int) -> nnx.Param[Array]:
@@ -72,7 +77,8 @@ class ParamMaker:
             return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
         self._n_made += 1
         rng = np.random.default_rng([self._rng_seed, self._n_made])
-        return nnx.Param(jnp.asarray(init(rng, shape)))
+        draw = functools.partial(init, rng, shape)
+        return nnx.Param(draw if self._is_lazy else jnp.asarray(draw()))
 
     def kernel(self, inputs: Shape, outputs: Shape) -> nnx.Param[Array]:
         """Makes a Xavier-uniform kernel: one matrix from all inputs to all outputs."""

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from trainer.config import ComputeConfig, HeadConfig
+from trainer.distributed.sharding import gather, shard_rows
 from trainer.models.layers import (
     PLAIN,
     Linear,
@@ -73,7 +74,7 @@ class PrototypeHead(nnx.Module):
         x = tokens.astype(self._dtype)
         for layer in hidden:
             x = jax.nn.gelu(layer(x))
-        return l2_normalize(narrow(x, jnp.float32)).astype(self._dtype)
+        return shard_rows(l2_normalize(narrow(x, jnp.float32)).astype(self._dtype))
 
 
 class Prototypes(nnx.Module):
@@ -88,7 +89,7 @@ class Prototypes(nnx.Module):
 
     def __call__(self) -> Float[Array, "bottleneck k"]:
         """Returns the columns, float32."""
-        return l2_normalize(self.kernel[...].T).T
+        return gather(l2_normalize(self.kernel[...].T).T)
 
 
 def head_flops(config: HeadConfig, width: int) -> int:

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, Key
 
 from trainer.config import PAD_ID, ComputeConfig, TextConfig
+from trainer.distributed.sharding import shard_rows
 from trainer.models.layers import PLAIN, LayerNorm, ParamMaker, normal
 from trainer.models.transformer import Transformer, transformer_flops
 
@@ -46,7 +47,7 @@ class TextEncoder(nnx.Module):
         x = self.transformer(x.astype(self._dtype), is_valid, keys)
         x = self.text_encoder_norm(x.astype(jnp.float32))
         weights = is_valid[..., None].astype(x.dtype)
-        return (x * weights).sum(axis=1) / (weights.sum(axis=1) + 1e-8)
+        return shard_rows((x * weights).sum(axis=1) / (weights.sum(axis=1) + 1e-8))
 
 
 class TokenEmbedding(nnx.Module):

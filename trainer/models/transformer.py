@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, Key
 
 from trainer.config import ComputeConfig, FeedForward, Remat, TransformerConfig
+from trainer.distributed.sharding import shard_rows
 from trainer.models.attention import Attention, is_mixed_values
 from trainer.models.layers import (
     PLAIN,
@@ -78,10 +79,11 @@ class Transformer(nnx.Module):
         ) -> tuple[Float[Array, "b t d"], None]:
             block, rate = layer
             drop = None if keys is None or rate is None else Drop(keys, *rate)
-            return nnx.merge(graph, block)(x, is_valid, drop), None
+            return shard_rows(nnx.merge(graph, block)(x, is_valid, drop)), None
 
         # The loop already keeps XLA from merging the second computation with the first.
         apply = _rematerialize(apply, self._remat, prevent_cse=not self._is_scanned)
+        x = shard_rows(x)
         if self._is_scanned:
             layers = zip(params, rates, strict=True)
             stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *layers)

@@ -8,6 +8,7 @@ parameters an export holds.
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
@@ -122,8 +123,17 @@ def abstract_params(config: ModelConfig, *, has_head: bool = False) -> dict:
 
 def init_params(config: ModelConfig, rng_seed: int, *, has_head: bool = False) -> dict:
     """Returns the parameters of an untrained model, as a nested dictionary."""
-    model = TwoTower(config, ParamMaker(rng_seed), has_head=has_head)
-    return nnx.to_pure_dict(nnx.state(model))
+    draws = param_draws(config, rng_seed, has_head=has_head)
+    return jax.tree.map(lambda draw: jnp.asarray(draw()), draws)
+
+
+def param_draws(config: ModelConfig, rng_seed: int, *, has_head: bool = False) -> dict:
+    """Returns functions, each of which draws a parameter of an untrained model.
+
+    Call each once.
+    """
+    make = ParamMaker(rng_seed, is_lazy=True)
+    return nnx.to_pure_dict(nnx.state(TwoTower(config, make, has_head=has_head)))
 
 
 def resize_positions(params: dict, grid: tuple[int, int]) -> dict:

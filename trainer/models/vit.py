@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from trainer.config import ComputeConfig, VisionConfig
+from trainer.distributed.sharding import shard_rows
 from trainer.models.layers import (
     PLAIN,
     ZEROS,
@@ -140,7 +141,7 @@ class Encoder(nnx.Module):
         self, tokens: Float[Array, "b t d"], grid: tuple[int, int]
     ) -> VisionOutput:
         """Applies the final norm to the output of a block."""
-        tokens = self.encoder_norm(tokens.astype(jnp.float32))
+        tokens = shard_rows(self.encoder_norm(tokens.astype(jnp.float32)))
         patches = tokens[:, self.n_prefix_tokens :].reshape(tokens.shape[0], *grid, -1)
         return VisionOutput(tokens[:, :N_CLS_TOKENS], patches)
 

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 
 from trainer.config import Ema, InitParts, ModelConfig, TrainConfig
 from trainer.config_files import differences
+from trainer.distributed import sharding
 from trainer.models import two_tower
 from trainer.pretrained import vocabulary
 from trainer.pretrained.trained_model import TrainedModel, find_trained_model
 from trainer.step import teacher
-from trainer.step.state import State, init_state, place_on_mesh
-from trainer.step.terms.kept import initial_kept
+from trainer.step.state import State, init_params, with_params
 
 # Parameters that only self-supervision has.
 _OF_PATCHES = {"head", "mask_token"}
@@ -65,36 +65,43 @@ def initial_state(
     mesh: Mesh,
     origins: StartingPoint,
 ) -> State:
-    """Returns the state before the first step, on the devices of a mesh."""
-    state = init_state(config, optimizer)
+    """Returns the state before the first step, on the devices of a mesh.
+
+    Every array is made or read in its place, one after the other.
+    """
+    trained = {}
     if origins.start is not None:
-        state = _start_from(state, config, origins.start)
-        kept = initial_kept(config, state["params"])
-        state |= {"terms": kept["terms"]} if "terms" in kept else {}
+        trained = _trained_params(config, origins.start, mesh)
+    params = init_params(config, mesh, left_out=trained) | trained
+    state = with_params(config, optimizer, params, mesh)
     if origins.teacher is not None:
-        kept, centers = origins.teacher.teacher()
-        state = {**state, "teacher": kept, "centers": centers}
-    return place_on_mesh(state, mesh)
+        kept, centers = origins.teacher.teacher(mesh)
+        return {**state, "teacher": kept, "centers": centers}
+    if origins.start is not None and config.init_parts is InitParts.ALL:
+        return state | _trained_teacher(config, origins.start, mesh)
+    return state
 
 
-def _start_from(state: State, config: TrainConfig, start: TrainedModel) -> State:
-    """The same state with the trained parameters, and positions resized to the grid."""
-    ssl, grid = config.self_supervision, config.model.vision.position_grid
-    shapes = two_tower.abstract_params(start.config.model, has_head=ssl.is_on)
+def _trained_params(config: TrainConfig, start: TrainedModel, mesh: Mesh) -> dict:
+    """The parameters that come from a trained model, positions resized to the grid."""
+    has_head = config.self_supervision.is_on
+    shapes = two_tower.abstract_params(start.config.model, has_head=has_head)
     if config.init_parts is not InitParts.ALL:
         is_both = config.init_parts is InitParts.TOWERS
         taken = shapes.keys() - _OF_PATCHES if is_both else {str(config.init_parts)}
-        found = start.params({name: shapes[name] for name in taken})
-        params = state["params"] | two_tower.resize_positions(found, grid)
-        return {**state, "params": params, "teacher": teacher.init_teacher(params, ssl)}
-    params = two_tower.resize_positions(start.params(shapes), grid)
-    state = {**state, "params": params}
-    if ssl.is_on and ssl.ema is not Ema.FROZEN:
-        taught, centers = start.teacher()
-        taught = two_tower.resize_positions(taught, grid)
-        kept = {name: taught[name] for name in teacher.averaged_modules(ssl)}
-        state = {**state, "teacher": kept, "centers": centers}
-    return state
+        shapes = {name: shapes[name] for name in taken}
+    params = start.params(sharding.with_places(mesh, shapes))
+    return two_tower.resize_positions(params, config.model.vision.position_grid)
+
+
+def _trained_teacher(config: TrainConfig, start: TrainedModel, mesh: Mesh) -> State:
+    """What the state takes from the teacher of a trained model."""
+    names = teacher.averaged_modules(config.self_supervision)
+    if not names:
+        return {}
+    taught, centers = start.teacher(mesh, names)
+    taught = two_tower.resize_positions(taught, config.model.vision.position_grid)
+    return {"teacher": taught, "centers": centers}
 
 
 def _check_start(config: TrainConfig, start: TrainedModel) -> None:

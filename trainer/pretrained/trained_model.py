@@ -7,9 +7,13 @@ it.
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 
 from trainer.config import (
     CropConfig,
@@ -19,6 +23,7 @@ from trainer.config import (
     TrainConfig,
     Weights,
 )
+from trainer.distributed import sharding
 from trainer.exchange import exported_weights, formats
 from trainer.exchange.exported_weights import ExportedWeights
 from trainer.loop import checkpoints, workdir
@@ -46,7 +51,10 @@ class TrainedModel:
         return dataclasses.replace(self, weights=weights)
 
     def params(self, shapes: dict) -> dict:
-        """Reads the modules of `shapes`; see `two_tower.abstract_params`."""
+        """Reads the modules of `shapes`; see `two_tower.abstract_params`.
+
+        Where these have shardings, so have the arrays.
+        """
         taught = {"vision"} if self.weights is Weights.TEACHER else set[str]()
         kept = {name: shapes[name] for name in shapes.keys() & taught}
         own = {name: shapes[name] for name in shapes.keys() - taught}
@@ -60,22 +68,29 @@ class TrainedModel:
         folder = self.folder / workdir.CHECKPOINTS
         return checkpoints.part_names(folder, self.step, "params")
 
-    def teacher(self) -> tuple[dict, dict]:
+    def teacher(
+        self, mesh: Mesh | None = None, names: Collection[str] = teacher.MODULES
+    ) -> tuple[dict, dict]:
         """Reads image encoder and head as they taught at this step, and the centers.
 
-        For the student of a frozen teacher they are its own.
+        For the student of a frozen teacher they are its own. Reads only the modules
+        of `names`, onto a mesh if there is one.
         """
         shapes = two_tower.abstract_params(self.config.model, has_head=True)
         ssl = self.config.self_supervision
+        wanted = {name: shapes[name] for name in names}
         kept = {
-            "teacher": {name: shapes[name] for name in teacher.averaged_modules(ssl)},
+            "teacher": {
+                name: wanted.pop(name)
+                for name in teacher.averaged_modules(ssl)
+                if name in wanted
+            },
             "centers": jax.eval_shape(
                 lambda: teacher.init_centers(self.config.model.head, ssl)
             ),
         }
-        stored = self._load("training", kept)
-        rest = {"vision", "head"} - stored["teacher"].keys()
-        own = self.params({name: shapes[name] for name in rest}) if rest else {}
+        stored = self._load("training", _placed(mesh, kept))
+        own = self.params(_placed(mesh, wanted)) if wanted else {}
         return {**own, **stored["teacher"]}, stored["centers"]
 
     def exported_weights(self) -> ExportedWeights:
@@ -106,9 +121,12 @@ class ImportedModel(TrainedModel):
     model: ExportedWeights
 
     def params(self, shapes: dict) -> dict:
-        """Returns the modules of `shapes`."""
+        """Returns the modules of `shapes`; see `TrainedModel.params`."""
         found = self.model.params()
-        return {name: jax.tree.map(jnp.asarray, found[name]) for name in shapes}
+        return {
+            name: jax.tree.map(_place, found[name], part)
+            for name, part in shapes.items()
+        }
 
     def module_names(self) -> set[str]:
         """Returns the names of the modules of the export."""
@@ -117,6 +135,16 @@ class ImportedModel(TrainedModel):
     def exported_weights(self) -> ExportedWeights:
         """Returns the weights as they were read."""
         return self.model
+
+
+def _placed(mesh: Mesh | None, shapes: dict) -> dict:
+    return shapes if mesh is None else sharding.with_places(mesh, shapes)
+
+
+def _place(values: np.ndarray, shape: jax.ShapeDtypeStruct) -> Array:
+    if shape.sharding is None:
+        return jnp.asarray(values)
+    return sharding.place_array(np.asarray(values), shape.sharding)
 
 
 def find_trained_model(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from trainer.config import Ema, ModelConfig, TrainConfig
 from trainer.data.batches import Batch
+from trainer.distributed.sharding import tracing_for
 from trainer.models import two_tower
 from trainer.models.layers import l2_normalize
 from trainer.models.two_tower import TwoTower
@@ -80,13 +81,16 @@ class Objective:
         """((loss, (metrics, statistics)), gradient of the parameters)."""
         batch = self._with_keys(batch, state)
         n_parts = self._config.compute.n_microbatches
-        if n_parts == 1:
-            return jax.value_and_grad(self._loss, has_aux=True)(params, state, batch)
-        return self._gradients_in_parts(params, state, _split_batch(batch, n_parts))
+        with tracing_for(self._mesh):
+            if n_parts == 1:
+                loss = jax.value_and_grad(self._loss, has_aux=True)
+                return loss(params, state, batch)
+            return self._gradients_in_parts(params, state, _split_batch(batch, n_parts))
 
     def terms(self, params: dict, state: State, batch: Batch) -> tuple:
         """(terms, further metrics, statistics for `next_kept`) of a whole batch."""
-        _, found = self._whole(params, state, batch)
+        with tracing_for(self._mesh):
+            _, found = self._whole(params, state, batch)
         return found.terms, found.metrics, found.statistics
 
     def _loss(self, params: dict, state: State, batch: Batch) -> tuple:

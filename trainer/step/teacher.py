@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from trainer.config import Ema, HeadConfig, SelfSupervisionConfig
 
 CENTERS = ("cls", "patch")
+MODULES = ("vision", "head")  # of a teacher
 
 
 def init_teacher(params: dict, config: SelfSupervisionConfig) -> dict:
@@ -30,7 +31,7 @@ def averaged_modules(config: SelfSupervisionConfig) -> tuple[str, ...]:
     """Names the modules that the teacher averages; a frozen teacher averages none."""
     if not config.is_on or config.ema is Ema.FROZEN:
         return ()
-    return ("vision", "head") if config.ema is Ema.FULL else ("head",)
+    return MODULES if config.ema is Ema.FULL else ("head",)
 
 
 def init_centers(

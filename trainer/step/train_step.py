@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data.batches import Batch
+from trainer.distributed import sharding
 from trainer.step import teacher
 from trainer.step.objective import Objective
 from trainer.step.optimizer import gradient_norms, skip_nonfinite
-from trainer.step.state import State
+from trainer.step.state import State, abstract_state
 from trainer.step.terms.kept import next_kept
 from trainer.step.terms.term import Metrics
 
@@ -30,7 +31,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the jitted step. It donates its state: use the one that it returns.
 
-    `teacher_model` is the model of a frozen teacher.
+    On a mesh, the state comes and goes in the shardings of `abstract_state`, so that
+    one compilation serves all steps. `teacher_model` is the model of a frozen teacher.
     """
     objective = Objective(config, mesh, teacher_model)
     ssl = config.self_supervision
@@ -57,4 +59,13 @@ def make_train_step(
             return skip_nonfinite(state, after, metrics)
         return after, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    if mesh is None:
+        return jax.jit(train_step, donate_argnums=0)
+    shapes = abstract_state(config, optimizer, mesh, teacher_model)
+    places = jax.tree.map(lambda x: x.sharding, shapes)
+    return jax.jit(
+        train_step,
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )

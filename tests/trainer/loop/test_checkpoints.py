@@ -55,11 +55,10 @@ def test_a_folder_of_any_name_gives_back_what_it_holds(tmp_path, stream, name):
     assert checkpoints.part_names(folder, 1, "params") == {"layer"}
 
 
-def test_without_a_checkpoint_the_given_state_becomes_the_first(tmp_path, stream):
-    state = make_state(0)
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path, stream):
     with checkpoints.Checkpoints(tmp_path, n_kept=2) as saved:
-        assert saved.resume(state, stream) is state
-    assert checkpoints.find_steps(tmp_path) == [0]
+        assert saved.resume(make_state(0), stream) is None
+    assert checkpoints.find_steps(tmp_path) == []
 
 
 def test_the_latest_are_kept_and_the_untrained_one(tmp_path, stream):

@@ -165,6 +165,27 @@ MUTATIONS = (
         "step/test_losses_on_devices.py",
     ),
     Mutation(
+        "activations left to the compiler",
+        "distributed/sharding.py",
+        "return _constrain(x, PartitionSpec(BATCH_AXES))",
+        "return x",
+        "step/test_sharded_step.py",
+    ),
+    Mutation(
+        "the state comes back in other shardings",
+        "step/train_step.py",
+        "out_shardings=(places, sharding.replicated(mesh)),",
+        "out_shardings=sharding.replicated(mesh),",
+        "step/test_sharded_step.py",
+    ),
+    Mutation(
+        "parameters shared across slices",
+        "distributed/sharding.py",
+        "        shape, (n_slices, 1), devices, allow_split_physical_axes=True",
+        "        shape, (1, n_slices), devices, allow_split_physical_axes=True",
+        "distributed/test_sharding.py",
+    ),
+    Mutation(
         "mask inverted in the loss",
         "step/losses.py",
         "masked = mean_where(mask, cross_entropy)",

@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH_BIN := .venv-torch/bin
+AOT_BIN := .venv-aot/bin
 CLOUD_BIN := .venv-cloud/bin
 VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 AZURITE := azurite@3.35.0
 PRISM := github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
-.PHONY: demo ablation test test-slow test-torch test-cloud test-flink test-browser check docs install models
+.PHONY: demo ablation test test-slow test-torch test-aot test-cloud test-flink test-browser check docs install models
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo --output demo
@@ -26,6 +27,11 @@ test-slow: .venv/installed
 # The Hugging Face models in PyTorch are the oracle of these.
 test-torch: .venv-torch/installed
 	$(TORCH_BIN)/python -m pytest -m torch -n auto --dist loadfile
+
+# Compiles train steps for TPUs, with the TPU compiler and without TPUs; takes an hour on
+# two cores.
+test-aot: .venv-aot/installed
+	$(AOT_BIN)/python -m pytest -m aot
 
 # Object stores and a Prism of this machine, and Dataflow's graph of a job that is not
 # submitted.
@@ -83,6 +89,11 @@ models: .venv/installed
 	    npm install --silent --prefix .engines $(AZURITE); \
 	else echo "npm is missing: no Azurite, so tests of az:// are skipped"; fi
 	@if command -v go >/dev/null && command -v npm >/dev/null; then touch $@; fi
+
+.venv-aot/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-aot
+	$(AOT_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,aot]'
+	touch $@
 
 .venv-torch/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv-torch

@@ -64,6 +64,7 @@ setup(
         "transformers>=5.14",
     ],
     extras_require={
+        "aot": ["jax[tpu]>=0.10,<0.11"],
         "cloud-tests": ["apache-beam[gcp]"],
         "gcp": ["apache-beam[gcp]"],
         "gemini": ["google-genai>=3"],

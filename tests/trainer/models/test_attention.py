@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import (
     AbstractDevice,
@@ -22,10 +23,18 @@ from jax.sharding import (
     PartitionSpec,
 )
 
-from trainer.config import AttentionKind, FeedForward, TransformerConfig
+from tests.support.jaxprs import equations
+from trainer.config import (
+    AttentionKind,
+    ComputeConfig,
+    FeedForward,
+    Remat,
+    TransformerConfig,
+)
 from trainer.distributed.sharding import BATCH_AXES
 from trainer.models import attention
 from trainer.models.layers import ParamMaker
+from trainer.models.transformer import Transformer
 
 # Rows, tokens, heads, channels and whether some are padded. Rows of 51 or 64 tokens
 # share a program, two heads of 64 channels do, and 270 queries are taken in two parts.
@@ -36,6 +45,9 @@ CASES = {
     "odd rows": (3, 13, 2, 8, True),
     "two parts": (1, 270, 2, 72, True),
 }
+CONFIG = TransformerConfig(
+    width=16, n_layers=1, n_heads=2, mlp_dim=8, feed_forward=FeedForward.GELU
+)
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
 
 
@@ -155,12 +167,9 @@ def test_devices_run_the_kernel_on_their_own_rows():
 
 
 def example(dtype, n_rows=2):
-    config = TransformerConfig(
-        width=16, n_layers=1, n_heads=2, mlp_dim=8, feed_forward=FeedForward.GELU
-    )
     x = np.random.default_rng(1).normal(size=(n_rows, 5, 16))
     is_valid = jnp.arange(5) < 1 + jnp.arange(n_rows)[:, None]
-    return attention.Attention(config, ParamMaker(0)), jnp.asarray(x, dtype), is_valid
+    return attention.Attention(CONFIG, ParamMaker(0)), jnp.asarray(x, dtype), is_valid
 
 
 TPU = AbstractDevice("TPU v5p", 1, "tpu")
@@ -219,3 +228,23 @@ def test_kernels_and_their_gradients_are_lowered(
     assert text.count(f"@{target}") == 2
     b, t, n_heads, _, _ = CASES[case]
     assert f"{b}x{n_heads}x{t}x{t}xf32" not in text
+
+
+@pytest.mark.parametrize("device", [TPU, H100], ids=["tpu", "cuda"])
+@pytest.mark.parametrize(
+    ("remat", "n_calls"), [(Remat.DOTS, 3), (Remat.DOTS_AND_ATTENTION, 2)]
+)
+def test_what_a_kernel_returns_can_be_kept(cudnn_versions, device, remat, n_calls):
+    """Otherwise the backward pass runs it again."""
+    compute = ComputeConfig(remat=remat)
+    graph, params = nnx.split(Transformer(CONFIG, ParamMaker(0), compute))
+    _, x, is_valid = example(jnp.bfloat16)
+
+    def loss(params):
+        return nnx.merge(graph, params)(x, is_valid).astype(jnp.float32).sum()
+
+    with on(device):
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(params)
+    names = [equation.primitive.name for equation in equations(jaxpr)]
+    kernels = "pallas_call", "dot_product_attention"
+    assert sum(name.startswith(kernels) for name in names) == n_calls

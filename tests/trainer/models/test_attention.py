@@ -43,7 +43,7 @@ CASES = {
     "local crops": (4, 51, 4, 64, False),
     "texts": (4, 64, 2, 64, True),
     "odd rows": (3, 13, 2, 8, True),
-    "two parts": (1, 270, 2, 72, True),
+    "two parts": (1, 270, 2, 72, False),
 }
 CONFIG = TransformerConfig(
     width=16, n_layers=1, n_heads=2, mlp_dim=8, feed_forward=FeedForward.GELU

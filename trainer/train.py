@@ -140,6 +140,9 @@ def _first_state(
     if state is None:
         state = initial_state(config, optimizer, mesh, start)
         saved.save(state, stream)
+    elif start.teacher is not None:
+        kept, _ = start.teacher.teacher(mesh)
+        state = {**state, "teacher": kept}
     return state
 
 
@@ -159,6 +162,7 @@ def _open_checkpoints(job: Job) -> Checkpoints:
         job.folder / workdir.CHECKPOINTS,
         run.n_checkpoints_kept,
         run.n_steps_per_kept_checkpoint,
+        left_out=() if job.start.teacher is None else ("teacher",),
     )
 
 
@@ -219,10 +223,12 @@ def prepare(
     check_trackers(config.run.trackers)
     _check_trained(config)
     steps = find_steps(folder / workdir.CHECKPOINTS)
-    found = find_starting_point(config, is_new=not steps)
+    found = find_starting_point(
+        config, is_new=not steps, teacher_step=workdir.teacher_step(folder)
+    )
     step = max(steps, default=0)
     missing = missing_evaluations(folder, config, step)
-    workdir.claim(folder, config, shards.fingerprint, step)
+    workdir.claim(folder, config, shards.fingerprint, step, found.teacher_fingerprint)
     return Job(config, folder, view, mesh, found, missing)
 
 

@@ -9,11 +9,12 @@ resume with others. Step 0, the untrained model, is always kept.
 import atexit
 import contextlib
 import functools
+import hashlib
 import pathlib
 import tempfile
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self
 
 import grain
@@ -31,8 +32,17 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one workdir. A context; leaving it waits for all writing."""
 
-    def __init__(self, folder: pathlib.Path, n_kept: int, n_steps_per_kept: int = 0):
-        """Keeps the latest, and those of every `n_steps_per_kept` steps, if not 0."""
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        n_kept: int,
+        n_steps_per_kept: int = 0,
+        left_out: Collection[str] = (),
+    ):
+        """Keeps the latest, and those of every `n_steps_per_kept` steps, if not 0.
+
+        `left_out` are parts of the state that are found elsewhere.
+        """
         kept: list[checkpoint_managers.PreservationPolicy] = [
             checkpoint_managers.LatestN(n_kept),
             checkpoint_managers.CustomSteps([0]),
@@ -45,6 +55,7 @@ class Checkpoints:
         )
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._left_out = {"params", *left_out}
         self._manager = ocp.CheckpointManager(_literal_path(folder), options=options)
 
     def __enter__(self) -> Self:
@@ -64,7 +75,7 @@ class Checkpoints:
 
         Raises CheckpointError if this checkpoint or the one before cannot be written.
         """
-        training = {name: value for name, value in state.items() if name != "params"}
+        training = self._training_of(state)
         with self._writing():
             self._manager.save(
                 int(state["step"]),
@@ -74,6 +85,10 @@ class Checkpoints:
                     data=ocp.args.JsonSave(batches.get_state()),
                 ),
             )
+
+    def _training_of(self, state: State) -> State:
+        """What the item `training` holds."""
+        return {k: part for k, part in state.items() if k not in self._left_out}
 
     def wait(self) -> None:
         """Waits until the last save is complete.
@@ -88,11 +103,12 @@ class Checkpoints:
         return _explain(self._folder, remedy)
 
     def resume(self, shapes: State, batches: grain.DatasetIterator) -> State | None:
-        """Returns the latest state, and sets `batches` to continue after it.
+        """Returns the latest state without the parts that are left out.
 
-        Every array is read into the sharding that `shapes` gives it, see
-        `trainer.step.state.abstract_state`. Returns None if there is no checkpoint.
-        Raises CheckpointError if the latest one is damaged, or of another state.
+        Sets `batches` to continue after it. Every array is read into the sharding that
+        `shapes` gives it, see `trainer.step.state.abstract_state`. Returns None if
+        there is no checkpoint. Raises CheckpointError if the latest one is damaged, or
+        of another state.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -105,7 +121,7 @@ class Checkpoints:
         with _explain(place, remedy):
             path = _literal_path(self._folder) / str(step) / "training"
             found = _kinds(_read_structure(path))
-        training = {name: value for name, value in shapes.items() if name != "params"}
+        training = self._training_of(shapes)
         _check_same_state(place, found, _kinds(training))
         with _explain(place, remedy):
             restored = self._restore(step, shapes["params"], training)
@@ -133,6 +149,17 @@ def find_steps(folder: pathlib.Path) -> list[int]:
 def part_names(folder: pathlib.Path, step: int, item: str) -> set[str]:
     """Returns the names of the parts of an item of one checkpoint."""
     return set(_read_structure(_literal_path(folder) / str(step) / item))
+
+
+def digest(folder: pathlib.Path, step: int) -> str:
+    """SHA-256 of the lists of files of a checkpoint, whose names are drawn at random.
+
+    So it tells checkpoints apart without reading their arrays.
+    """
+    found = hashlib.sha256()
+    for item in ("params", "training"):
+        found.update((folder / str(step) / item / "manifest.ocdbt").read_bytes())
+    return found.hexdigest()
 
 
 def _read_structure(path: pathlib.Path) -> Mapping[str, Any]:

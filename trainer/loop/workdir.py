@@ -11,6 +11,9 @@ import json
 import os
 import pathlib
 import shutil
+import types
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -27,6 +30,7 @@ COMPILED = "compiled"  # programs, which a run that resumes loads
 # May change when a run resumes: results differ by no more than rounding.
 _MAY_DIFFER = ("run", "compute")
 
+_UNKNOWN: Mapping[str, Any] = types.MappingProxyType({})
 _EARLIER = "; a workdir that an earlier version wrote must be trained again"
 
 
@@ -37,19 +41,23 @@ def metrics_file_name() -> str:
 
 
 def claim(
-    workdir: pathlib.Path, config: TrainConfig, shards: str, step: int = 0
+    workdir: pathlib.Path,
+    config: TrainConfig,
+    shards: str,
+    step: int = 0,
+    teacher: Mapping[str, Any] = _UNKNOWN,
 ) -> None:
     """Makes a workdir for `config`, or checks that it is one already.
 
-    `shards` is the fingerprint of the shards; `step` is the one that the run resumes
-    from. Raises ValueError as `find_changes` does. All processes of a run check, and
-    one writes.
+    `shards` is the fingerprint of the shards, and `teacher` that of a frozen teacher;
+    `step` is the one that the run resumes from. Raises ValueError as `find_changes`
+    does. All processes of a run check, and one writes.
     """
     path = workdir / CONFIG
-    contents = _contents(config, shards)
+    contents = _contents(config, shards, teacher)
     if path.exists():
         noted = list(_read(path).get("changes", ()))
-        if changed := find_changes(workdir, config, shards):
+        if changed := find_changes(workdir, config, shards, teacher):
             noted.append({"after_step": step, "fields": changed})
         contents |= {"changes": noted} if noted else {}
     if is_first():
@@ -61,16 +69,22 @@ def claim(
 
 
 def find_changes(
-    workdir: pathlib.Path, config: TrainConfig, shards: str
+    workdir: pathlib.Path,
+    config: TrainConfig,
+    shards: str,
+    teacher: Mapping[str, Any] = _UNKNOWN,
 ) -> dict[str, list[object]]:
     """Returns the fields of `config` that differ from a workdir's: name to [old, new].
 
-    Only `run` and `compute` may differ; the path of the tokenizer does not count.
-    Raises ValueError, which names the field, if the workdir was made with another
-    configuration, other shards or another tokenizer.
+    Only `run` and `compute` may differ; the path of the tokenizer does not count, nor
+    does a frozen teacher without a fingerprint. Raises ValueError, which names the
+    field, if the workdir was made with another configuration, other shards, another
+    tokenizer or another teacher.
     """
     path = workdir / CONFIG
-    old, new = _read(path), _contents(config, shards)
+    old, new = _read(path), _contents(config, shards, teacher)
+    if not teacher:
+        old["fingerprints"].pop("teacher", None)
     _check_same(path, old, new)
     before, now = (
         {name: contents["config"][name] for name in _MAY_DIFFER}
@@ -97,9 +111,19 @@ def shards_fingerprint(workdir: pathlib.Path) -> str:
     return _read(workdir / CONFIG)["fingerprints"]["shards"]
 
 
-def _contents(config: TrainConfig, shards: str) -> dict:
+def teacher_step(workdir: pathlib.Path) -> int | None:
+    """The step of the frozen teacher that a run was started with; None without one."""
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    return _read(path)["fingerprints"].get("teacher", {}).get("step")
+
+
+def _contents(config: TrainConfig, shards: str, teacher: Mapping[str, Any]) -> dict:
     digest = tokenizer_digest(pathlib.Path(config.data.tokenizer))
-    fingerprints = {"shards": shards, "tokenizer": digest}
+    fingerprints: dict[str, Any] = {"shards": shards, "tokenizer": digest}
+    if teacher:
+        fingerprints["teacher"] = dict(teacher)
     return {"config": to_dict(config), "fingerprints": fingerprints}
 
 

@@ -1,7 +1,8 @@
 """What a run takes from trained models: its first parameters, or its teacher.
 
 `init_from` is read once, before the first step of a new run. The frozen teacher of
-`teacher_from` becomes part of the state, and of every checkpoint.
+`teacher_from` becomes part of the state, and is read again when the run resumes: no
+checkpoint holds it.
 """
 
 import dataclasses
@@ -43,18 +44,28 @@ class StartingPoint:
         """The model of the frozen teacher, if there is one."""
         return None if self.teacher is None else self.teacher.config.model
 
+    @property
+    def teacher_fingerprint(self) -> Mapping[str, Any]:
+        """Step and digest of the frozen teacher; {} if there is none."""
+        if self.teacher is None:
+            return {}
+        return {"step": self.teacher.step, "digest": self.teacher.digest()}
 
-def find_starting_point(config: TrainConfig, *, is_new: bool = True) -> StartingPoint:
+
+def find_starting_point(
+    config: TrainConfig, *, is_new: bool = True, teacher_step: int | None = None
+) -> StartingPoint:
     """Finds the models of a run. Raises ValueError if one is missing or does not fit.
 
-    A run that is not new resumes from its own checkpoint, whatever it started from.
+    A run that is not new resumes from its own checkpoint, whatever it started from. The
+    frozen teacher is that of `teacher_step`, or the latest.
     """
     start, frozen = None, None
     if config.init_from and is_new:
         start = find_trained_model(pathlib.Path(config.init_from))
         _check_start(config, start)
     if config.self_supervision.ema is Ema.FROZEN:
-        frozen = find_trained_model(pathlib.Path(config.teacher_from))
+        frozen = find_trained_model(pathlib.Path(config.teacher_from), teacher_step)
         _check_teacher(config, frozen)
     return StartingPoint(start, frozen)
 

@@ -93,6 +93,10 @@ class TrainedModel:
         own = self.params(_placed(mesh, wanted)) if wanted else {}
         return {**own, **stored["teacher"]}, stored["centers"]
 
+    def digest(self) -> str:
+        """Tells this checkpoint from others; see `checkpoints.digest`."""
+        return checkpoints.digest(self.folder / workdir.CHECKPOINTS, self.step)
+
     def exported_weights(self) -> ExportedWeights:
         """Returns both towers as they are exported."""
         has_head = self.config.self_supervision.is_on
@@ -168,7 +172,8 @@ def find_trained_model(
         raise ValueError(f"{folder}: no checkpoint, expected a workdir with some")
     step = found[-1] if step is None else step
     if step not in found:
-        raise ValueError(f"step {step}: expected one of {', '.join(map(str, found))}")
+        steps = ", ".join(map(str, found))
+        raise ValueError(f"{folder}, step {step}: expected one of {steps}")
     return TrainedModel(folder, config, step)
 
 

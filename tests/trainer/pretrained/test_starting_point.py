@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -69,20 +70,76 @@ def assert_same(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_student_trains_and_its_teacher_stays(tmp_path, tiny, export, workdir_of):
+@pytest.fixture(scope="module")
+def student_run(tmp_path_factory, tiny, export, workdir_of):
+    """Its configuration, and a function that trains in a workdir: to step 6."""
     config = student_of(tiny, workdir_of(tiny))
-    recipe = write_recipe(tmp_path, config)
-    flags = ["--config", recipe, "--data", export, "--workdir", tmp_path / "work"]
-    train.main([str(flag) for flag in flags])
+    recipe = write_recipe(tmp_path_factory.mktemp("student"), config)
+
+    def run(workdir):
+        flags = ["--config", recipe, "--data", export, "--workdir", workdir]
+        train.main([str(flag) for flag in flags])
+        return find_trained_model(workdir)
+
+    return config, run
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory, student_run):
+    return student_run[1](tmp_path_factory.mktemp("trained"))
+
+
+def test_a_student_trains_and_no_checkpoint_holds_its_teacher(student_run, student):
+    config, _ = student_run
     before = initial(config)
-    student = find_trained_model(tmp_path / "work")
     assert student.step == config.n_steps
-    kept = {"teacher": before["teacher"]}
-    stored = checkpoints.load_item(student.folder / "checkpoints", 6, "training", kept)
-    assert_same(stored, kept)
+    names = checkpoints.part_names(student.folder / "checkpoints", 6, "training")
+    assert names == {"centers", "opt_state", "step"}
     params = student.params(before["params"])
     with pytest.raises(AssertionError):
         assert_same(params["vision"], before["params"]["vision"])
+
+
+@pytest.fixture
+def stopped(tmp_path, student_run, student):
+    """A student's workdir after step 3, and the checkpoints of its teacher."""
+    teacher_steps = pathlib.Path(student_run[0].teacher_from, "checkpoints")
+    shutil.copytree(student.folder, tmp_path / "work")
+    shutil.rmtree(tmp_path / "work" / "checkpoints" / "6")
+    shutil.copytree(teacher_steps, tmp_path / "kept")
+    yield tmp_path / "work", teacher_steps
+    shutil.rmtree(teacher_steps)
+    shutil.copytree(tmp_path / "kept", teacher_steps)
+
+
+def another(tiny, workdir_of):
+    """The checkpoint of a model with other parameters."""
+    return workdir_of(dataclasses.replace(tiny, rng_seed=1)) / "checkpoints" / "6"
+
+
+def test_a_resumed_student_has_the_teacher_that_it_started_with(
+    stopped, student_run, student, tiny, workdir_of
+):
+    """Though that has been trained on."""
+    workdir, teacher_steps = stopped
+    shutil.copytree(another(tiny, workdir_of), teacher_steps / "9")
+    shapes = initial(student_of(tiny, student.folder))["params"]
+    assert_same(student_run[1](workdir).params(shapes), student.params(shapes))
+
+
+def test_another_teacher_in_its_place_is_refused(
+    stopped, student_run, tiny, workdir_of, capsys
+):
+    workdir, teacher_steps = stopped
+    shutil.rmtree(teacher_steps / "6")
+    shutil.copytree(another(tiny, workdir_of), teacher_steps / "6")
+    with pytest.raises(SystemExit, match="2"):
+        student_run[1](workdir)
+    assert "fingerprints.teacher.digest=" in capsys.readouterr().err
+    (teacher_steps / "6").rename(teacher_steps / "9")
+    with pytest.raises(SystemExit, match="2"):
+        student_run[1](workdir)
+    assert ", step 6: expected one of 9" in capsys.readouterr().err
 
 
 def test_a_teacher_is_what_taught(tiny, teacher_run):

@@ -110,7 +110,7 @@ def compile_step(
 
 def sent_gb(program: str, rounds: hlo.Rounds | None = None) -> dict[str, float]:
     """Returns what a chip sends in a step, by kind of exchange."""
-    found: dict[str, float] = collections.Counter()
+    found: collections.defaultdict[str, float] = collections.defaultdict(float)
     for one in hlo.collectives(program, rounds):
         found[one.kind] += one.sent_bytes / 1e9
     return dict(found)
@@ -118,7 +118,7 @@ def sent_gb(program: str, rounds: hlo.Rounds | None = None) -> dict[str, float]:
 
 def compute_s(program: str, rounds: hlo.Rounds | None = None) -> dict[str, float]:
     """Returns the compiler's estimate of the time of a chip's own work, by part."""
-    found: dict[str, float] = collections.Counter()
+    found: collections.defaultdict[str, float] = collections.defaultdict(float)
     for one in hlo.operations(program, rounds):
         seconds = one.n_runs * one.estimated_cycles / V5P.clock_hz
         found[_part(one.path)] += seconds

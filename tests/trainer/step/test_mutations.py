@@ -399,8 +399,8 @@ MUTATIONS = (
     Mutation(
         "products of attention's gradient in float32",
         "models/layers.py",
-        "    if x.dtype == jnp.float32:\n        with",
-        "    if True:\n        with",
+        "return _einsum_of_low_precision(spec, x, y)\n",
+        "return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)\n",
         "step/test_product_types.py",
     ),
     Mutation(

@@ -329,8 +329,9 @@ MUTATIONS = (
     Mutation(
         "rows of loader processes one after another",
         "data/batch_stream.py",
-        "rows = rows[part :: self.n_parts]",
-        "n = len(rows) // self.n_parts; rows = rows[part * n : (part + 1) * n]",
+        "return rows[number % self.n_parts :: self.n_parts]",
+        "n = len(rows) // self.n_parts; i = number % self.n_parts\n"
+        "        return rows[i * n : (i + 1) * n]",
         "data/test_pod_input.py",
     ),
     Mutation(

@@ -5,6 +5,8 @@ nothing apart an entropy of ln k; the terms then stay at ln k, their value at ch
 """
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from trainer.configs import demo
 pytestmark = pytest.mark.slow
 
 N_SCENES, N_STEPS = 512, 400
-PAPERS = {
+PAPERS: dict[str, dict[str, Any]] = {
     "tips": {"ema": Ema.FULL, "patch_loss": PatchLoss.IBOT},
     "tipsv2": {"ema": Ema.HEAD, "patch_loss": PatchLoss.IBOT_PLUS_PLUS},
 }

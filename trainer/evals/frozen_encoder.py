@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from trainer.config import TrainConfig
 from trainer.data.text_tokenizer import Tokenizer
-from trainer.distributed.sharding import batch_sharding, replicated
+from trainer.distributed.sharding import batch_sharding, replicated, tracing_for
 from trainer.models import dpt
 from trainer.models.layers import ParamMaker
 from trainer.models.text_encoder import TextEncoder
@@ -105,7 +105,8 @@ class Encoder:
 
         def run(params: dict, rows: Array) -> Any:
             rows = jax.lax.with_sharding_constraint(rows, cut)
-            return encode(nnx.merge(graph, params), rows)
+            with tracing_for(self._mesh):
+                return encode(nnx.merge(graph, params), rows)
 
         return jax.jit(run, out_shardings=replicated(self._mesh))
 

@@ -214,7 +214,7 @@ def test_data_that_do_not_fit_exit_with_2_and_one_line(
         ),
         (
             ("cards", "--set", "steps=1"),
-            "no field 'steps' (nearest: n_steps), expected one of size_px",
+            "no field 'steps' (nearest: n_steps), expected one of weights",
         ),
     ],
 )

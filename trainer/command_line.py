@@ -60,6 +60,16 @@ _DISTRIBUTED = (
 )
 
 
+def local_path(value: str) -> pathlib.Path:
+    """Returns a path. Refuses addresses, of which it would make a local folder."""
+    if "://" in value:
+        raise argparse.ArgumentTypeError(
+            f"{value}: expected a path on disks, which all processes share; object"
+            " stores hold training shards alone"
+        )
+    return pathlib.Path(value)
+
+
 def train_parser() -> Parser:
     """Returns the parser of `python -m trainer.train`."""
     parser = Parser(
@@ -85,7 +95,7 @@ def train_parser() -> Parser:
     parser.add_argument(
         "--workdir",
         required=True,
-        type=pathlib.Path,
+        type=local_path,
         metavar="DIR",
         help="where checkpoints and metrics go; made if it does not exist",
     )
@@ -149,7 +159,7 @@ def export_parser() -> Parser:
     parser.add_argument(
         "--output",
         required=True,
-        type=pathlib.Path,
+        type=local_path,
         metavar="DIR",
         help="the folder that is made",
     )
@@ -192,7 +202,7 @@ def pictures_parser() -> Parser:
     parser.add_argument(
         "--output",
         required=True,
-        type=pathlib.Path,
+        type=local_path,
         metavar="FOLDER",
         help="the folder that is made; RUN/pictures is shown in the report of a run",
     )
@@ -233,7 +243,7 @@ def _add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        type=pathlib.Path,
+        type=local_path,
         metavar="DIR",
         help="a workdir of trainer.train, WORKDIR/checkpoints/STEP, or an export",
     )

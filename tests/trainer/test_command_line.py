@@ -37,6 +37,19 @@ def test_help_and_wrong_flags_do_without_jax(command, flag, code):
     assert done.stdout.splitlines()[-1] == f"exit code {code} []"
 
 
+@pytest.mark.parametrize(
+    "parser", [command_line.train_parser, command_line.evaluate_parser]
+)
+def test_a_folder_of_an_object_store_is_refused(parser, capsys):
+    flags = {"--config": "a.py", "--data": "b", "--workdir": "gs://bucket/run"}
+    if parser is command_line.evaluate_parser:
+        flags = {"--checkpoint": "gs://bucket/run", "--task": "c", "--data": "b"}
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args([part for flag in flags.items() for part in flag])
+    message = "gs://bucket/run: expected a path on disks, which all processes share"
+    assert message in capsys.readouterr().err
+
+
 def test_the_words_of_the_flags_are_those_of_the_code():
     assert set(command_line.TASKS) == set(TASKS)
     assert set(command_line.PUBLIC_SETS) == set(public_sets.RECIPES)

@@ -38,6 +38,16 @@ def is_export(path: pathlib.Path) -> bool:
     return hugging_face.is_folder(path) or npz.is_pair(path)
 
 
+def check_is_read(folder: pathlib.Path) -> None:
+    """Raises ValueError for a folder of a form that is written alone."""
+    for file in (onnx_graph.FILE, stablehlo.FILE):
+        if (folder / file).exists():
+            raise ValueError(
+                f"{folder}: holds {file}, expected a workdir, or an export as"
+                f" {', '.join(READ)}"
+            )
+
+
 def read(path: pathlib.Path) -> ExportedWeights:
     """Reads an export. Raises ValueError if something is wrong with it."""
     is_folder = hugging_face.is_folder(path)

@@ -15,7 +15,7 @@ from trainer.config import Ema, Text, TrainConfig, Weights
 from trainer.config_files import to_dict
 from trainer.exchange import onnx_graph, stablehlo
 from trainer.exchange.exported_weights import Arrays, ExportedWeights, exported_text
-from trainer.exchange.formats import Format
+from trainer.exchange.formats import READ, Format
 from trainer.loop import workdir
 
 _HF = """\
@@ -71,7 +71,7 @@ def render_card(model: ExportedWeights, form: Format, training: str) -> str:
     return f"""\
 ---
 {"library_name: transformers" if form is Format.HF else "tags: [tips]"}
-pipeline_tag: zero-shot-image-classification
+pipeline_tag: {_pipeline(form)}
 ---
 
 # TIPS model, {vision.width} wide, {vision.n_layers} + {text.n_layers} layers
@@ -107,6 +107,13 @@ begin and end tokens, padded with id 0. Cosines are divided by the temperature,
 Not stated. It is for the owner of these weights to choose one, with the rights in the
 training data in mind, and to write it here.
 """
+
+
+def _pipeline(form: Format) -> str:
+    """What Hugging Face lists it for."""
+    return (
+        "zero-shot-image-classification" if form in READ else "image-feature-extraction"
+    )
 
 
 def describe_run(

@@ -18,6 +18,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from recipes.user_code import UserCodeError, call
+from recipes.validation import require
 from trainer.config import TrainConfig
 from trainer.config_files import to_dict
 from trainer.distributed.processes import is_first
@@ -158,6 +159,7 @@ def open_trackers(
 
 def check_trackers(names: Sequence[str]) -> None:
     """Raises ValueError, with one line for the user, unless all can be found."""
+    require(len(set(names)) == len(names), f"run.trackers={names}", "names that differ")
     for name in names:
         find_tracker(name)
 
@@ -166,8 +168,8 @@ def find_tracker(name: str) -> Any:
     """Returns the class of a tracker. Raises ValueError if there is none."""
     package, kind = _NAMED.get(name, (name.partition(":")[0], None))
     try:
-        module = importlib.import_module(package)
-    except (ImportError, ValueError) as error:
+        module = call(importlib.import_module, package)
+    except UserCodeError as error:
         expected = (
             f"the extra [{package}] to be installed"
             if kind
@@ -177,6 +179,10 @@ def find_tracker(name: str) -> Any:
             error
         )
     kind = kind or getattr(module, name.partition(":")[2], None)
-    if not isinstance(kind, type):
-        raise ValueError(f"run.trackers: {name}: expected MODULE:CLASS of a tracker")
+    is_tracker = isinstance(kind, type) and {"write", "close"} <= set(dir(kind))
+    if not is_tracker:
+        raise ValueError(
+            f"run.trackers: {name}: expected MODULE:CLASS of a tracker, with write and"
+            " close"
+        )
     return kind

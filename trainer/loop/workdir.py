@@ -144,6 +144,8 @@ def _comparable(contents: dict) -> dict:
     """The contents that must not differ: without `run`, `compute`, and paths."""
     config = {k: v for k, v in contents["config"].items() if k not in _MAY_DIFFER}
     config["data"] = {k: v for k, v in config["data"].items() if k != "tokenizer"}
+    if "teacher" in contents["fingerprints"]:
+        del config["teacher_from"]
     return {"config": config, "fingerprints": contents["fingerprints"]}
 
 

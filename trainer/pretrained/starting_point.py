@@ -62,12 +62,19 @@ def find_starting_point(
     """
     start, frozen = None, None
     if config.init_from and is_new:
-        start = find_trained_model(pathlib.Path(config.init_from))
+        start = _find("init_from", config.init_from)
         _check_start(config, start)
     if config.self_supervision.ema is Ema.FROZEN:
-        frozen = find_trained_model(pathlib.Path(config.teacher_from), teacher_step)
+        frozen = _find("teacher_from", config.teacher_from, teacher_step)
         _check_teacher(config, frozen)
     return StartingPoint(start, frozen)
+
+
+def _find(setting: str, place: str, step: int | None = None) -> TrainedModel:
+    try:
+        return find_trained_model(pathlib.Path(place), step)
+    except ValueError as error:
+        raise ValueError(f"{setting}={place}: {error}") from error
 
 
 def initial_state(

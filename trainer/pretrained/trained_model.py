@@ -166,6 +166,7 @@ def find_trained_model(
         folder, step = checkpoint.parent.parent, int(checkpoint.name)
     else:
         folder = checkpoint
+    formats.check_is_read(folder)
     config = workdir.load_config(folder)
     found = checkpoints.find_steps(folder / workdir.CHECKPOINTS)
     if not found:

@@ -78,7 +78,10 @@ def test_another_runtime_gives_the_same(tmp_path, work, form, size_px):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=3e-5)
     card = (folder / "README.md").read_text()
     assert "The image encoder alone" in card
+    assert "pipeline_tag: image-feature-extraction" in card
     assert not (folder / "tokenizer.model").exists()
+    with pytest.raises(ValueError, match="expected a workdir, or an export as hf, sc"):
+        find_trained_model(folder)
 
 
 @pytest.mark.parametrize("form", formats.READ)

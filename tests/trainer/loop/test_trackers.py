@@ -145,6 +145,24 @@ def test_a_tracker_that_is_not_there_is_named(name, message):
         check_trackers([name])
 
 
+def test_a_tracker_twice_is_refused():
+    with pytest.raises(ValueError, match=r"run\.trackers=.*: expected names that dif"):
+        check_trackers(["tensorboard", "tensorboard"])
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "def ("])
+def test_a_module_that_fails_is_one_line(tmp_path, monkeypatch, source):
+    (tmp_path / "failing_tracker.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"run\.trackers: failing_tracker:X: .*; exp"):
+        check_trackers(["failing_tracker:X"])
+
+
+def test_a_class_that_writes_nothing_is_no_tracker():
+    with pytest.raises(ValueError, match="of a tracker, with write and close"):
+        check_trackers(["json:JSONDecoder"])
+
+
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"expected the extra \[wandb\] to be inst"):

@@ -127,6 +127,18 @@ def test_a_resumed_student_has_the_teacher_that_it_started_with(
     assert_same(student_run[1](workdir).params(shapes), student.params(shapes))
 
 
+def test_a_teacher_may_be_moved(stopped, student_run, student, tmp_path, export):
+    workdir, teacher_steps = stopped
+    shutil.copytree(teacher_steps.parent, tmp_path / "moved")
+    config = student_of(student_run[0], tmp_path / "moved")
+    recipe = write_recipe(tmp_path, config)
+    flags = ["--config", recipe, "--data", export, "--workdir", workdir]
+    train.main([str(flag) for flag in flags])
+    shapes = initial(config)["params"]
+    found = find_trained_model(workdir)
+    assert_same(found.params(shapes), student.params(shapes))
+
+
 def test_another_teacher_in_its_place_is_refused(
     stopped, student_run, tiny, workdir_of, capsys
 ):

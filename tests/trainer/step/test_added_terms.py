@@ -118,6 +118,26 @@ def test_a_term_that_does_not_fit_is_named(changes, message):
         Objective(config(**changes))
 
 
+class Misspelled(KoLeo):
+    reach = frozenset({"vison"})
+
+
+def test_a_reach_that_is_no_group_of_parameters_is_named():
+    settings = config(terms=(AddedTerm(term=f"{__name__}:Misspelled", weight=1.0),))
+    message = r"terms\[0\]=koleo: reach=\['vison'\], expected groups of parameters: "
+    with pytest.raises(ValueError, match=message):
+        Objective(settings)
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "def ("])
+def test_a_module_of_a_term_that_fails_is_one_line(tmp_path, monkeypatch, source):
+    (tmp_path / "failing_term.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = config(terms=(AddedTerm(term="failing_term:X", weight=1.0),))
+    with pytest.raises(ValueError, match=r"term=failing_term:X: .*; expected MODULE:C"):
+        Objective(settings)
+
+
 def test_the_example_adds_its_term_and_the_settings_of_its_recipe():
     (added,) = loss_term.get_config().terms
     objective = Run(config(terms=(added,))).objective

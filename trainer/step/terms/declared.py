@@ -2,9 +2,11 @@
 
 import collections
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from recipes.user_code import UserCodeError, call
 from trainer.config import AddedTerm, Ema, Text, TrainConfig
+from trainer.models.two_tower import abstract_params
 from trainer.step.terms.contrastive import Contrastive
 from trainer.step.terms.distillation import Distillation
 from trainer.step.terms.patch import Patch
@@ -32,6 +34,7 @@ def declared_terms(config: TrainConfig) -> tuple[Weighted, ...]:
     if ssl.patch_weight > 0:
         terms.append(Weighted(ssl.patch_weight, Patch(ssl, model.head)))
     added = [_added_term(number, one) for number, one in enumerate(config.terms)]
+    _check_reach(config, added)
     check_added(config, terms, added)
     return (*terms, *added)
 
@@ -71,15 +74,28 @@ def _added_term(number: int, added: AddedTerm) -> Weighted:
     name = f"terms[{number}].term={added.term}"
     module, _, attribute = added.term.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), attribute, None)
-    except (ImportError, TypeError, ValueError) as error:
+        kind = getattr(call(importlib.import_module, module), attribute, None)
+    except UserCodeError as error:
         raise ValueError(f"{name}: {error}; expected MODULE:CLASS of a term") from error
     if not (isinstance(kind, type) and issubclass(kind, BatchTerm | PartTerm)):
         raise ValueError(f"{name}: expected MODULE:CLASS of a BatchTerm or a PartTerm")
     try:
-        return Weighted(added.weight, kind(**added.settings))
-    except (TypeError, ValueError) as error:
+        return Weighted(added.weight, call(kind, **added.settings))
+    except UserCodeError as error:
         raise ValueError(f"terms[{number}].settings: {error}") from error
+
+
+def _check_reach(config: TrainConfig, added: Sequence[Weighted]) -> None:
+    """Raises ValueError if a term says that it reaches what is not there."""
+    if not added:
+        return
+    groups = abstract_params(config.model, has_head=config.self_supervision.is_on)
+    for number, (_, term) in enumerate(added):
+        if unknown := sorted(term.reach - groups.keys()):
+            raise ValueError(
+                f"terms[{number}]={term.name}: reach={unknown}, expected groups of"
+                f" parameters: {', '.join(groups)}"
+            )
 
 
 def check_added(

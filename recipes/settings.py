@@ -31,9 +31,11 @@ class Settings:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if check_ranges := cls.__dict__.get("__post_init__"):
+            # mypy knows no methods that are replaced.
             cls.__post_init__ = _after_types(check_ranges)  # type: ignore[assignment]
 
     def __new__(cls, *_: Any, **named: Any) -> typing.Self:
+        # Every subclass is a dataclass, which mypy cannot know of this one.
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for name in named:
             if name not in known:

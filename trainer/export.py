@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 from recipes import command_line
+from recipes.validation import require
 from trainer.command_line import export_parser
 
 command_line.begin(__name__, export_parser)
@@ -73,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flags.image_size_px is not None:
             model = formats.with_image_size(model, flags.image_size_px)
         form = Format(flags.format)
+        require(
+            form is Format.HF or flags.gelu == "tanh",
+            f"--gelu {flags.gelu}",
+            f"tanh with --format {form}, which does not say it",
+        )
         formats.check(model, tokenizer, form)
     with command_line.exits(command_line.FAILED, OSError):
         export(found, model, form, flags.output, gelu=flags.gelu)

@@ -102,14 +102,14 @@ def forward_flops(
         View.LOCAL: data.n_local_crops
         * vision_flops(model.vision, data.local_crop.size_px),
     }
-    views = sum(view_to_flops[view] for view in student_views(config, terms))
+    views = student_views(config, terms)
     module_to_flops = {
-        "vision": views,
+        "vision": sum(view_to_flops[view] for view in views),
         "text": len(texts(terms)) * text_flops(model.text),
     }
     still = frozen_modules(abstract_params(model, has_head=ssl.is_on), config.optimizer)
     # The mask token learns through a frozen image encoder.
-    still -= {"vision"} if View.MASKED in student_views(config, terms) else set()
+    still -= {"vision"} if View.MASKED in views else set()
     frozen = sum(n for module, n in module_to_flops.items() if module in still)
     trained = sum(module_to_flops.values()) - frozen
     if ssl.ema is not Ema.HEAD and any(term.needs_teacher for term in terms):

@@ -358,6 +358,10 @@ def error_of(capsys, *flags):
         ({"--step": 5}, "step 5: expected one of 6"),
         ({"--image-size-px": 30}, "image size 30: expected a multiple of 14 px"),
         ({"--output": "WORK"}, "exists, expected a new folder"),
+        (
+            {"--format": "scenic", "--gelu": "exact"},
+            "--gelu exact: expected tanh with --format scenic, which does not say it",
+        ),
         ({"--format": "tflite"}, "invalid choice: 'tflite'"),
     ],
 )
